@@ -1,0 +1,181 @@
+"""What a recipe may say about text: where it comes from, how it is cleaned, how it becomes tokens."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from configs.base import Config, Name
+
+Language = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=35)]
+"""A language tag as the corpus writes it, for example `sw`, `swh_Latn` or `zh-Hant`; `und` is undetermined."""
+
+
+class _Source(Config):
+    name: Name
+    """Name of the source: it appears in counts, in the mixture and in the lineage."""
+
+    language: Language = "und"
+    """Language of every document, unless `language_field` or `language_column` says it document by document."""
+
+
+class _FieldSource(_Source):
+    text_field: str = "text"
+    """Field that holds the text."""
+
+    id_field: str | None = None
+    """Field that holds a stable id. Without one the id is the file's name and the record's place in it."""
+
+    language_field: str | None = None
+    """Field that holds the language tag of a document."""
+
+    metadata_fields: tuple[str, ...] = ()
+    """Fields to carry along with each document."""
+
+
+class JsonLinesSource(_FieldSource):
+    """JSON lines: one object a line, UTF-8; `.gz` and `.zst` are decompressed as they are read."""
+
+    kind: Literal["json_lines"]
+    """JSON lines, plain, .gz or .zst."""
+
+    paths: tuple[str, ...] = Field(min_length=1)
+    """Files or glob patterns, relative to the directory the command is run in."""
+
+
+class ParquetSource(_FieldSource):
+    """Parquet files, read a row group at a time."""
+
+    kind: Literal["parquet"]
+    """Apache Parquet."""
+
+    paths: tuple[str, ...] = Field(min_length=1)
+    """Files or glob patterns, relative to the directory the command is run in."""
+
+
+class PlainTextSource(_Source):
+    """Plain UTF-8 text files; `.gz` and `.zst` are decompressed as they are read."""
+
+    kind: Literal["plain_text"]
+    """Plain UTF-8 text."""
+
+    paths: tuple[str, ...] = Field(min_length=1)
+    """Files or glob patterns, relative to the directory the command is run in."""
+
+    document: Literal["file", "paragraph", "line"] = "paragraph"
+    """What one document is: the whole file, a run of lines between blank lines, or a line."""
+
+
+class HuggingFaceSource(_FieldSource):
+    """A Hugging Face dataset, streamed."""
+
+    kind: Literal["hugging_face"]
+    """A dataset on the Hugging Face Hub or in a local directory."""
+
+    path: str
+    """Hub name (`owner/name`) or local directory: one that `save_to_disk` wrote, or one of data files."""
+
+    subset: str | None = None
+    """Configuration name of the dataset, often a language."""
+
+    split: str = "train"
+    """Split to read."""
+
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    """Commit of the dataset on the Hub, all 40 hex digits. Needed for a Hub name: a branch may move."""
+
+    streaming: bool = True
+    """Read over the network as needed; false downloads the split first."""
+
+
+class PackageTextSource(_Source):
+    """A delimited text file inside an installed Python package, read in place."""
+
+    kind: Literal["package_text"]
+    """A delimited text file inside an installed Python package."""
+
+    package: str
+    """Import name of the installed package."""
+
+    path: str
+    """File inside the package, relative to the package's directory."""
+
+    delimiter: str = Field(default="\t", min_length=1, max_length=1)
+    """Character between columns. There is no quoting: the last named column takes the rest of the line."""
+
+    text_column: int = Field(default=0, ge=0)
+    """Column of the text, from 0."""
+
+    language_column: int | None = Field(default=None, ge=0)
+    """Column of the language tag, from 0."""
+
+
+class DocstringsSource(_Source):
+    """Docstrings of installed Python packages, parsed from their source files without importing them."""
+
+    kind: Literal["docstrings"]
+    """Docstrings of installed Python packages."""
+
+    packages: tuple[str, ...] = Field(min_length=1)
+    """Import names of the packages."""
+
+
+Source = Annotated[
+    JsonLinesSource | ParquetSource | PlainTextSource | HuggingFaceSource | PackageTextSource | DocstringsSource,
+    Field(discriminator="kind"),
+]
+
+
+class HeldOutConfig(Config):
+    """Documents kept from training, for evaluation."""
+
+    documents_per_language: int = Field(default=100, ge=1)
+    """Documents of each language to hold out."""
+
+    max_fraction: float = Field(default=0.1, gt=0, le=0.5)
+    """At most this share of a language's documents is held out, so a small language keeps its text for training."""
+
+
+class CleanConfig(Config):
+    """Read sources, normalise, drop, de-duplicate, hold out."""
+
+    sources: tuple[Source, ...] = Field(min_length=1)
+    """Where documents come from. Of exact duplicates the first one, in this order, is kept."""
+
+    min_characters: int = Field(default=20, ge=1)
+    """Documents with fewer characters after normalisation are dropped."""
+
+    max_characters: int = Field(default=1_000_000, ge=1)
+    """Documents with more characters after normalisation are dropped."""
+
+    max_unreadable: int = Field(default=0, ge=0)
+    """How many unreadable documents (invalid UTF-8, broken JSON, a missing field) are tolerated in all."""
+
+    held_out: HeldOutConfig = HeldOutConfig()
+    """Which documents training never sees."""
+
+    shard_bytes: int = Field(default=256 * 2**20, ge=1)
+    """Bytes of UTF-8 text after which a new output shard is begun."""
+
+
+class TrainTokenizerConfig(Config):
+    """A SentencePiece BPE tokenizer with byte fallback, split digits and no normalisation of its own."""
+
+    vocab_size: int = Field(ge=300, le=1_000_000)
+    """Number of pieces, the 256 bytes and the special pieces among them."""
+
+    sample_bytes: int = Field(default=200 * 2**20, ge=1)
+    """Bytes of text to learn from, over all languages."""
+
+    temperature: float = Field(default=3.0, ge=1)
+    """A language's share of the sample is its share of the corpus to the power 1/temperature: 1 keeps the corpus's
+    proportions, larger values favour small languages."""
+
+    character_coverage: float = Field(default=0.9995, gt=0.9, le=1)
+    """Share of the sample's characters that get a piece of their own; the rest are written as bytes."""
+
+    seed: int = 0
+    """Seed of the sample's order."""
+
+
+class TokenizeConfig(Config):
+    """Token shards in Megatron's .bin/.idx format; each document is followed by the end-of-text piece."""

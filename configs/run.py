@@ -1,0 +1,110 @@
+"""The root of a recipe: which steps, wired how, on which pools."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from configs.base import Config, Name
+from configs.data import CleanConfig, TokenizeConfig, TrainTokenizerConfig
+from configs.evaluation import EvaluateConfig, ExportConfig, ReportConfig
+from configs.training import TrainConfig
+
+
+class _Step(Config):
+    inputs: dict[str, Name] = {}
+    """For each input of the stage, the name of the step that makes it."""
+
+    pool: Name = "default"
+    """Pool of the cluster file to run on. Placement, so it never enters a fingerprint."""
+
+
+class CleanStep(_Step):
+    """Sources to clean documents."""
+
+    stage: Literal["clean"]
+    """Read sources, normalise, drop, de-duplicate, hold out."""
+
+    config: CleanConfig
+    """The stage's settings."""
+
+
+class TrainTokenizerStep(_Step):
+    """Clean documents to a tokenizer."""
+
+    stage: Literal["train_tokenizer"]
+    """Learn a SentencePiece tokenizer."""
+
+    config: TrainTokenizerConfig
+    """The stage's settings."""
+
+
+class TokenizeStep(_Step):
+    """Clean documents to token shards."""
+
+    stage: Literal["tokenize"]
+    """Write token shards."""
+
+    config: TokenizeConfig = TokenizeConfig()
+    """The stage's settings."""
+
+
+class TrainStep(_Step):
+    """Token shards to a trained model."""
+
+    stage: Literal["train"]
+    """Train a decoder."""
+
+    config: TrainConfig
+    """The stage's settings."""
+
+
+class EvaluateStep(_Step):
+    """A trained model to scores."""
+
+    stage: Literal["evaluate"]
+    """Score a checkpoint on held-out text."""
+
+    config: EvaluateConfig = EvaluateConfig()
+    """The stage's settings."""
+
+
+class ExportStep(_Step):
+    """A trained model to a Hugging Face directory."""
+
+    stage: Literal["export"]
+    """Write a Hugging Face model directory."""
+
+    config: ExportConfig = ExportConfig()
+    """The stage's settings."""
+
+
+class ReportStep(_Step):
+    """Everything to one HTML page."""
+
+    stage: Literal["report"]
+    """Write the report."""
+
+    config: ReportConfig = ReportConfig()
+    """The stage's settings."""
+
+
+Step = Annotated[
+    CleanStep | TrainTokenizerStep | TokenizeStep | TrainStep | EvaluateStep | ExportStep | ReportStep,
+    Field(discriminator="stage"),
+]
+
+
+class RunConfig(Config):
+    """A recipe: everything that decides what is made."""
+
+    name: Name
+    """Name of the run."""
+
+    store: str = Field(default="store", min_length=1)
+    """Directory of the artifacts, relative to the directory the command is run in."""
+
+    steps: dict[Name, Step] = Field(min_length=1)
+    """The steps by name. Each names its stage, its inputs and its settings."""
+
+    outputs: tuple[Name, ...] = ()
+    """Steps whose artifacts are wanted. Empty: the steps that no other step takes as input."""

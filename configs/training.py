@@ -1,0 +1,136 @@
+"""What a recipe may say about a model and how it is trained. Placement is not here: see configs/cluster.py."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue
+
+from configs.base import Config, Name
+
+
+class ModelConfig(Config):
+    """A decoder, by its `transformers` configuration."""
+
+    architecture: str = "llama"
+    """`model_type` of a causal language model in transformers, for example `llama`, `qwen3` or `olmo2`."""
+
+    hidden_size: int = Field(ge=8)
+    """Width of the residual stream."""
+
+    intermediate_size: int = Field(ge=8)
+    """Width of the feed-forward layer."""
+
+    num_layers: int = Field(ge=1)
+    """Number of decoder layers."""
+
+    num_attention_heads: int = Field(ge=1)
+    """Number of query heads."""
+
+    num_key_value_heads: int | None = Field(default=None, ge=1)
+    """Number of key and value heads; as many as query heads if left out."""
+
+    tie_word_embeddings: bool = False
+    """Use one matrix for the input embedding and the output layer."""
+
+    overrides: dict[str, JsonValue] = {}
+    """Further keys of the transformers configuration, by their names there."""
+
+
+class OptimizerConfig(Config):
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101). Vectors, such as norms and biases, get no weight decay."""
+
+    learning_rate: float = Field(gt=0)
+    """Peak learning rate."""
+
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled weight decay of matrices."""
+
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the second moment."""
+
+    epsilon: float = Field(default=1e-8, gt=0)
+    """Added to the root of the second moment."""
+
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+    """The global gradient is scaled down to this norm."""
+
+
+class CosineSchedule(Config):
+    """Linear warm-up, then half a cosine down to a floor (arXiv 1608.03983)."""
+
+    kind: Literal["cosine"]
+    """Half a cosine."""
+
+    num_warmup_steps: int = Field(ge=0)
+    """Optimizer steps of linear warm-up."""
+
+    floor: float = Field(default=0.1, ge=0, le=1)
+    """Learning rate at the end, as a fraction of the peak."""
+
+
+class WsdSchedule(Config):
+    """Warm-up, stable, decay: linear warm-up, a constant, then a linear decay (arXiv 2404.06395)."""
+
+    kind: Literal["wsd"]
+    """Warm-up, stable, decay."""
+
+    num_warmup_steps: int = Field(ge=0)
+    """Optimizer steps of linear warm-up."""
+
+    num_decay_steps: int = Field(ge=0)
+    """Optimizer steps of the final linear decay."""
+
+    floor: float = Field(default=0.0, ge=0, le=1)
+    """Learning rate at the end, as a fraction of the peak."""
+
+
+Schedule = Annotated[CosineSchedule | WsdSchedule, Field(discriminator="kind")]
+
+
+class MixtureConfig(Config):
+    """How often each stream of text, one source in one language, is drawn."""
+
+    source_weights: dict[Name, float] = {}
+    """Relative weight of each source by name. Empty: by its number of tokens. If given, every source is named."""
+
+    temperature: float = Field(default=1.0, ge=1)
+    """Within a source a language's share is its share of tokens to the power 1/temperature."""
+
+
+class TrainConfig(Config):
+    """Pre-training of a decoder on packed sequences."""
+
+    model: ModelConfig
+    """The network."""
+
+    sequence_length: int = Field(ge=8)
+    """Tokens a sequence; documents are packed end to end."""
+
+    global_batch_size: int = Field(ge=1)
+    """Sequences an optimizer step, over all ranks."""
+
+    num_steps: int = Field(ge=1)
+    """Optimizer steps."""
+
+    optimizer: OptimizerConfig
+    """AdamW's settings."""
+
+    schedule: Schedule
+    """The learning rate over the steps."""
+
+    mixture: MixtureConfig = MixtureConfig()
+    """How often each source and language is drawn."""
+
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Number format of the forward and backward pass; the optimizer's weights and moments are fp32 in both."""
+
+    seed: int = Field(default=0, ge=0)
+    """Seed of the initial weights and of the order of the data."""
+
+    checkpoint_every_steps: int = Field(default=500, ge=1)
+    """Optimizer steps between checkpoints. There is always one after the last step."""
+
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """How many of the newest checkpoints stay on disk."""
