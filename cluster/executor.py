@@ -1,0 +1,67 @@
+"""How a stage asks for compute without knowing who provides it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from cluster.placement import Placement
+
+T = TypeVar("T")
+R = TypeVar("R")
+A = TypeVar("A")
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of the processes of a gang."""
+
+    index: int
+    world_size: int
+    device: str
+    """`cuda` or `cpu`."""
+
+    num_threads: int
+    host: str
+    """Address of rank 0, where the ranks meet."""
+
+    port: int
+    attempt: int
+    """How often the gang was started before in this call."""
+
+    def environment(self) -> dict[str, str]:
+        """Variables that torch.distributed and DeepSpeed read. Each rank sees one GPU, its own, as device 0."""
+        return {
+            "RANK": str(self.index),
+            "WORLD_SIZE": str(self.world_size),
+            "LOCAL_RANK": "0",
+            "LOCAL_SIZE": str(self.world_size),
+            "MASTER_ADDR": self.host,
+            "MASTER_PORT": str(self.port),
+            "DS_ACCELERATOR": self.device,
+            "OMP_NUM_THREADS": str(self.num_threads),
+        }
+
+
+class Executor(Protocol):
+    """Something that runs functions of ours: a Ray cluster, or this process."""
+
+    def placement(self) -> Placement:
+        """What the pool's settings come to on the machines there are."""
+        ...
+
+    def map(self, fn: Callable[[T], R], items: Sequence[T], *, label: str, on_device: bool = False) -> Iterator[R]:
+        """Apply `fn` to independent items, in any order of execution, yielding results in the order of `items`.
+
+        `fn` and the items are picklable; `fn` may run twice on an item if a worker is lost, so what it writes must
+        not depend on how often it ran. An exception of `fn` ends the whole. `on_device`: each item has a GPU of its
+        own, where there are any.
+        """
+        ...
+
+    def gang(self, fn: Callable[[Rank, A], R], argument: A, *, label: str) -> R:
+        """Call `fn(rank, argument)` once a rank, all at the same time; the result is rank 0's.
+
+        The ranks start and fail together. If one is lost all are started again, so `fn` must go on from what it
+        has saved. An exception of `fn` is not retried.
+        """
+        ...

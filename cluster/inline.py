@@ -1,0 +1,60 @@
+"""The executor that is this process: for tests, a debugger, and machines without Ray."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from cluster.executor import Rank
+from cluster.network import free_port
+from cluster.placement import Placement, place
+from cluster.progress import Meter
+from configs.cluster import PoolConfig, WandbConfig
+
+T = TypeVar("T")
+R = TypeVar("R")
+A = TypeVar("A")
+
+
+class InlineExecutor:
+    """One item after the other; a gang of one rank."""
+
+    def __init__(self, pool: PoolConfig, *, wandb: WandbConfig | None = None) -> None:
+        self._pool, self._wandb = pool, wandb
+
+    def placement(self) -> Placement:
+        """One rank with all cores of this process, on a GPU if there is one."""
+        alone = self._pool.model_copy(update={"num_ranks": 1, "cpus_per_rank": None})
+        num_cpus = len(os.sched_getaffinity(0))
+        return place(alone, num_cpus=num_cpus, num_gpus=min(1, count_gpus()), wandb=self._wandb)
+
+    def map(self, fn: Callable[[T], R], items: Sequence[T], *, label: str, on_device: bool = False) -> Iterator[R]:
+        """See Executor."""
+        with Meter(label, len(items)) as meter:
+            for item in items:
+                yield fn(item)
+                meter.advance()
+
+    def gang(self, fn: Callable[[Rank, A], R], argument: A, *, label: str) -> R:
+        """See Executor; there is no worker to lose, so nothing is started again."""
+        placement = self.placement()
+        rank = Rank(0, 1, placement.device, placement.cpus_per_rank, "127.0.0.1", free_port(), attempt=0)
+        before = dict(os.environ)
+        os.environ.update(rank.environment())
+        try:
+            return fn(rank, argument)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def count_gpus() -> int:
+    """GPUs that the NVIDIA driver lists and CUDA_VISIBLE_DEVICES leaves, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())

@@ -1,0 +1,49 @@
+"""Progress for people: a bar on a terminal, else one line every few seconds. On standard error."""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Meter:
+    """Progress of one piece of work; a context manager."""
+
+    def __init__(self, label: str, total: int) -> None:
+        self._label, self._total, self._done = label, total, 0
+        self._spoke = time.monotonic()
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    def __enter__(self) -> "Meter":
+        console = Console(stderr=True)
+        if console.is_terminal and self._total > 1:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+            times = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+            self._bar = Progress(*columns, *times, console=console, transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task(f"  {self._label}", total=self._total, note="")
+        return self
+
+    def update(self, done: int, note: str = "") -> None:
+        """Say that `done` of the total are done; `note` is shown beside it."""
+        self._done = done
+        if self._bar:
+            self._bar.update(self._task, completed=done, note=note)
+        elif time.monotonic() - self._spoke >= SECONDS_BETWEEN_LINES:
+            self._spoke = time.monotonic()
+            print(f"  {self._label}: {done}/{self._total} {note}".rstrip(), file=sys.stderr, flush=True)
+
+    def advance(self) -> None:
+        """Say that one more is done."""
+        self.update(self._done + 1)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()

@@ -1,0 +1,102 @@
+"""pydantic's errors in the words of somebody who writes a recipe: what is wrong, what is allowed, what was meant."""
+
+import types
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+Location = tuple[str | int, ...]
+
+
+def explain(model: type[BaseModel], tree: Mapping[str, Any], error: Mapping[str, Any]) -> tuple[Location, str]:
+    """Where an error stands in the file, and one sentence about it."""
+    location, fields = _walk(model, tree, error["loc"])
+    name = ".".join(map(str, location)) or "the file"
+    given, context = error.get("input"), error.get("ctx", {})
+    match error["type"]:
+        case "extra_forbidden":
+            return location, f"unknown key {location[-1]!r} in {_parent(location)}{_suggest(location[-1], fields)}"
+        case "missing":
+            return location, f"{name} is missing; it is required"
+        case "literal_error":
+            allowed = str(context["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
+            return location, f"{name} is {given!r}{_suggest(given, allowed)}"
+        case "union_tag_invalid":
+            allowed = str(context["expected_tags"]).replace("'", "").split(", ")
+            key = str(context["discriminator"]).strip("'")
+            return (*location, key), f"{name}.{key} is {context['tag']!r}{_suggest(context['tag'], allowed)}"
+        case "union_tag_not_found":
+            key = str(context["discriminator"]).strip("'")
+            return location, f"{name}.{key} is missing; it says which kind this is"
+        case _:
+            return location, f"{name} is {_short(given)}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _walk(model: Any, tree: Any, loc: Location) -> tuple[Location, list[str]]:
+    """`loc` without the tags that pydantic adds for unions, and the keys allowed beside its last one."""
+    annotation, location = model, []
+    fields: list[str] = []
+    for key in loc:
+        members = _members(annotation)
+        if (chosen := _tagged(members, key)) is not None and not _has(tree, key):
+            annotation = chosen
+            continue
+        annotation = members[0]
+        fields = list(annotation.model_fields) if _is_model(annotation) else []
+        location.append(key)
+        annotation = _into(annotation, key)
+        tree = tree[key] if _has(tree, key) else None
+    return tuple(location), fields
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The types a value may have, without None."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [m for arg in get_args(annotation) if arg is not type(None) for m in _members(arg)]
+    return [annotation]
+
+
+def _tagged(members: list[Any], tag: object) -> Any:
+    """The member of a union whose kind or stage is `tag`."""
+    for member in members:
+        for field in member.model_fields.values() if _is_model(member) else ():
+            if len(members) > 1 and get_origin(field.annotation) is Literal and tag in get_args(field.annotation):
+                return member
+    return None
+
+
+def _into(annotation: Any, key: str | int) -> Any:
+    if _is_model(annotation):
+        field = annotation.model_fields.get(key)
+        return field.annotation if field else None
+    arguments = get_args(annotation)
+    return (arguments[1] if get_origin(annotation) is dict else arguments[0]) if arguments else None
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _has(tree: Any, key: str | int) -> bool:
+    if isinstance(key, int):
+        return isinstance(tree, list) and key < len(tree)
+    return isinstance(tree, dict) and key in tree
+
+
+def _parent(location: Location) -> str:
+    return ".".join(map(str, location[:-1])) or "the file"
+
+
+def _suggest(word: object, allowed: list[str]) -> str:
+    close = get_close_matches(str(word), allowed, n=1)
+    meant = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{meant} (allowed: {', '.join(allowed)})" if allowed else meant
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,27 @@
+"""Strings on which tokenizers that agree on prose have been seen to part."""
+
+ADVERSARIAL = (
+    "",
+    " ",
+    "   leading and trailing   ",
+    "tabs\tand\nnew\n\nlines",
+    "\u2581already a meta space\u2581",
+    "<unk> </s> <pad> <s> spelled out",
+    "<0x41> spelled like a byte",
+    "1234567890 3.14159 1e-10 ٣٤٥ 一二三",
+    r"\frac{\partial f}{\partial x} = \sum_{i=0}^{n} \alpha_i x^{i} \quad \text{where } $x \in \mathbb{R}^n$",
+    "def f(x):\n    return {k: v for k, v in x.items()}  # comment",
+    "👩‍👩‍👧‍👦 👋🏽 🇰🇪 🏳️‍🌈",
+    "नमस्ते क्षत्रिय বাংলা தமிழ் සිංහල မြန်မာ ខ្មែរ ไทย ລາວ",
+    "مرحبا بالعالم \u200f\u200eRTL\u202b mixed \u202c שלום עולם",
+    "می\u200cخواهم ಕ್ಷ ക്ഷ ज्ञ",
+    "e\u0301 versus é, ﬁ ligature, Å angstrom, ½ ² ™",
+    "zero\u0000nul \u0001 control \u007f del \ufeff bom",
+    "\u00a0no-break\u2003em\u3000ideographic\u200bzero width",
+    "𝕸𝖆𝖙𝖍 𐍈 𒀀 𠜎 🜁",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "ＦＵＬＬ ｗｉｄｔｈ ﾊﾝｶｸ カタカナ",
+    "https://example.org/a?b=c&d=%20#frag user@example.org",
+    "ĲĳǅǄ İiIı ßẞ Σςσ",
+    "\U000e0001\U000e0041tags \ufffd replacement \ufffe",
+)

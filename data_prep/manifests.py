@@ -1,0 +1,121 @@
+"""What data_prep publishes: clean documents, a tokenizer, token shards."""
+
+from pydantic import BaseModel, ConfigDict
+
+from configs.base import Manifest
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CorpusCount(_Entry):
+    """Documents of one source in one language: read = kept + held out + dropped, by reason."""
+
+    source: str
+    language: str
+    num_read: int
+    num_kept: int
+    num_held_out: int
+    dropped: dict[str, int]
+    """Reason -> number of documents."""
+
+    kept_bytes: int
+    """UTF-8 bytes of the kept documents."""
+
+
+class CorpusShard(_Entry):
+    """A file of documents of one source, ordered by language: JSON lines, Zstandard."""
+
+    path: str
+    source: str
+    num_documents: int
+
+
+class UnreadableRecord(_Entry):
+    """A record that gave no document."""
+
+    where: str
+    reason: str
+
+
+class CleanCorpus(Manifest):
+    """Clean documents: the training shards and one file of held-out documents."""
+
+    shards: tuple[CorpusShard, ...]
+    held_out: str
+    """File of the held-out documents of every language, in the format of a shard."""
+
+    counts: tuple[CorpusCount, ...]
+    """By source and language."""
+
+    unreadable: tuple[UnreadableRecord, ...]
+
+    def summary(self) -> str:
+        read, kept = sum(c.num_read for c in self.counts), sum(c.num_kept for c in self.counts)
+        held = sum(c.num_held_out for c in self.counts)
+        languages = len({c.language for c in self.counts})
+        lost = f", {len(self.unreadable):,} unreadable" if self.unreadable else ""
+        return f"{read:,} documents in {languages} languages: {kept:,} kept, {held:,} held out{lost}"
+
+
+class Certificate(_Entry):
+    """Proof that SentencePiece and the exported tokenizer.json gave the same ids, and for which files."""
+
+    num_texts: int
+    num_languages: int
+    model_sha256: str
+    tokenizer_json_sha256: str
+
+
+class TrainedTokenizer(Manifest):
+    """`tokenizer.model` (SentencePiece) and `hugging_face/` (tokenizer.json and its config)."""
+
+    vocab_size: int
+    eos_id: int
+    pad_id: int
+    sample_bytes: dict[str, int]
+    """Language -> bytes of text that were learned from."""
+
+    certificate: Certificate
+
+    def summary(self) -> str:
+        proof = f"{self.certificate.num_texts:,} texts in {self.certificate.num_languages} languages"
+        return f"{self.vocab_size:,} pieces; SentencePiece and tokenizer.json give equal ids on {proof}"
+
+
+class Segment(_Entry):
+    """The documents of one language, side by side in a token shard."""
+
+    language: str
+    num_documents: int
+    num_tokens: int
+    num_bytes: int
+    """UTF-8 bytes of the text."""
+
+
+class TokenShard(_Entry):
+    """`<path>.bin` and `<path>.idx`; the segments follow each other in the file."""
+
+    path: str
+    source: str
+    segments: tuple[Segment, ...]
+
+
+class TokenizedCorpus(Manifest):
+    """Token shards in Megatron's format; every document ends with the end-of-text piece."""
+
+    shards: tuple[TokenShard, ...]
+    vocab_size: int
+    eos_id: int
+    unigram_entropy: float
+    """Entropy of the pieces' frequencies, nats a token: the loss of the best model that ignores context."""
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(segment.num_tokens for shard in self.shards for segment in shard.segments)
+
+    def summary(self) -> str:
+        text = sum(segment.num_bytes for shard in self.shards for segment in shard.segments)
+        entropy = f"unigram entropy {self.unigram_entropy:.2f} nats"
+        return f"{self.num_tokens:,} tokens, {text / self.num_tokens:.2f} bytes a token, {entropy}"

@@ -1,0 +1,87 @@
+"""A Hugging Face dataset: a Hub name at a fixed commit, or a local directory."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from configs.base import UserError
+from configs.data import HuggingFaceSource
+from data_prep.document import Digest, Document, Unreadable
+from data_prep.sources import files
+
+
+def parts(config: HuggingFaceSource) -> tuple[str, ...]:
+    """The dataset as a whole: its Hub name, or the absolute path of its directory."""
+    return (str(Path(config.path).absolute()) if Path(config.path).is_dir() else config.path,)
+
+
+def identity(config: HuggingFaceSource, digest: Digest) -> JsonValue:
+    """The commit on the Hub, or name and digest of every file in the directory except hidden ones."""
+    root = Path(config.path)
+    if root.is_dir():
+        return {name: files.digest_of(config.name, str(root / name), digest) for name in _data_files(config, root)}
+    if config.revision is None:
+        raise UserError(
+            f"source '{config.name}': '{config.path}' is no directory here, so it is a name on the Hub, "
+            "where a branch may move; give the dataset's 40-digit commit as `revision`"
+        )
+    return {"path": config.path, "revision": config.revision}
+
+
+def read(config: HuggingFaceSource, part: str) -> Iterator[Document | Unreadable]:
+    """Records of the split in its order, numbered from 1."""
+    for number, record in _records(config, part):
+        yield files.to_document(config, record, f"{config.path}:{number}")
+
+
+def _data_files(config: HuggingFaceSource, root: Path) -> list[str]:
+    paths = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    names = sorted(path.as_posix() for path in paths if not any(piece.startswith(".") for piece in path.parts))
+    if not names:
+        raise UserError(f"source '{config.name}': the directory '{config.path}' is empty; put a dataset there")
+    return names
+
+
+def _records(config: HuggingFaceSource, part: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    number = 0
+    try:
+        for number, record in enumerate(_open(config, part), 1):
+            yield number, record
+    except UserError:
+        raise
+    # Only the library's code runs in this block, and it passes on whatever HTTP, Arrow and each file format raise.
+    except Exception as error:
+        cause = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"source '{config.name}': the dataset '{config.path}' cannot be read after record {number} "
+            f"({type(error).__name__}: {cause}); check its path, subset, split and revision, and the network"
+        ) from error
+
+
+def _open(config: HuggingFaceSource, part: str) -> Any:
+    """The split with the columns that the config names."""
+    import datasets
+
+    if (Path(part) / "state.json").is_file() or (Path(part) / "dataset_dict.json").is_file():
+        split = _saved_split(config, datasets.load_from_disk(part))
+    else:
+        split = datasets.load_dataset(
+            part, config.subset, split=config.split, revision=config.revision, streaming=config.streaming
+        )
+    # A streamed dataset may not know its columns before it is read.
+    return (
+        split.select_columns(files.check_columns(config, config.path, split.column_names)) if split.features else split
+    )
+
+
+def _saved_split(config: HuggingFaceSource, saved: Any) -> Any:
+    """What `save_to_disk` wrote: splits by name, or one split that may know its name."""
+    named = saved if isinstance(saved, dict) else {str(saved.split or config.split): saved}
+    if config.split not in named:
+        raise UserError(
+            f"source '{config.name}': '{config.path}' has no split '{config.split}' but {', '.join(named)}; "
+            "set `split` to one of these"
+        )
+    return named[config.split]

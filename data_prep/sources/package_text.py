@@ -1,0 +1,75 @@
+"""A delimited text file inside an installed Python package, found without importing the package."""
+
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from configs.base import UserError
+from configs.data import PackageTextSource
+from data_prep.document import Digest, Document, Unreadable
+from data_prep.sources import files
+
+_SAMPLE_PACKAGES = ("eld", "scipy", "sympy", "networkx", "sklearn")
+
+
+def parts(config: PackageTextSource) -> tuple[str, ...]:
+    """The file, as `package/path`; a process finds it in its own environment."""
+    _locate(config)
+    return (f"{config.package}/{config.path}",)
+
+
+def identity(config: PackageTextSource, digest: Digest) -> JsonValue:
+    """The package's name and the digest of the file."""
+    return {"package": config.package, "file": files.digest_of(config.name, _locate(config), digest)}
+
+
+def read(config: PackageTextSource, part: str) -> Iterator[Document | Unreadable]:
+    """Lines of the file; a document's number is its line. Empty lines hold none."""
+    for number, line in files.read_lines(config.name, _locate(config)):
+        if line:
+            yield _to_document(config, line, f"{part}:{number}")
+
+
+def package_directory(source: str, package: str) -> Path:
+    """Directory of an installed package. Raises UserError if there is no such package."""
+    if not package.isidentifier():  # find_spec imports the parents of a dotted name
+        raise UserError(f"source '{source}': '{package}' is no top-level import name; write one such as 'scipy'")
+    spec = find_spec(package)
+    if spec is None:
+        name = "'concord[sample]'" if package in _SAMPLE_PACKAGES else "the distribution that has it"
+        raise UserError(f"source '{source}': the package '{package}' is not installed here; pip install {name}")
+    if spec.origin is None or not spec.submodule_search_locations or not Path(spec.origin).is_file():
+        raise UserError(f"source '{source}': '{package}' is not a directory with an __init__.py; name one that is")
+    return Path(os.path.abspath(spec.origin)).parent
+
+
+def _locate(config: PackageTextSource) -> str:
+    root = package_directory(config.name, config.package)
+    # By name, not by resolving links: some installers link every file to a cache outside the package.
+    path = os.path.normpath(root / config.path)
+    if not path.startswith(f"{root}{os.sep}"):
+        raise UserError(f"source '{config.name}': '{config.path}' leaves the package; write a path inside it")
+    if not os.path.isfile(path):
+        raise UserError(
+            f"source '{config.name}': the package '{config.package}' has no file '{config.path}'; "
+            f"look in {root} or install the version that has it"
+        )
+    return path
+
+
+def _to_document(config: PackageTextSource, line: bytes, where: str) -> Document | Unreadable:
+    last = max(config.text_column, config.language_column or 0)
+    try:
+        columns = line.decode().split(config.delimiter, last)
+    except UnicodeDecodeError:
+        return Unreadable(where, "invalid_utf8")
+    if len(columns) <= last:
+        return Unreadable(where, "missing_field")
+    tag = None if config.language_column is None else columns[config.language_column]
+    language = files.check_language(tag, config.language)
+    if language is None:
+        return Unreadable(where, "bad_language")
+    return Document(f"{config.name}/{where}", columns[config.text_column], language, config.name)

@@ -1,0 +1,56 @@
+"""The lm-eval door: scores the continuation task on a local file, with no network."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # lm-eval looks datasets and metrics up on the hub even when all is local
+import lm_eval
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from eval.continuation import Question
+
+TASK = "continuation"
+BATCH_SIZE = 32
+
+
+def right_answers(
+    questions: list[Question], file: Path, *, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> list[bool]:
+    """Whether the model gives the true continuation the highest log-likelihood, question by question.
+
+    Writes the questions to `file`, which lm-eval reads.
+    """
+    file.write_text("".join(f"{json.dumps(asdict(question))}\n" for question in questions), encoding="utf-8")
+    task = {
+        "task": TASK,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(file)}, "cache_dir": str(file.with_suffix(".cache"))},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{context}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "{{answer}}",
+        "target_delimiter": "",
+        "metric_list": [{"metric": "acc"}],
+        "metadata": {"version": 1},
+    }
+    results = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH_SIZE, device=str(model.device)),
+        tasks=[task],
+        task_manager=TaskManager(include_defaults=False),
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    samples = sorted(results["samples"][TASK], key=lambda sample: sample["doc_id"])
+    if len(samples) != len(questions):
+        raise RuntimeError(f"lm-eval scored {len(samples)} of {len(questions)} questions")
+    return [bool(sample["acc"]) for sample in samples]
+
+
+def version() -> str:
+    """lm-eval's version."""
+    return str(lm_eval.__version__)

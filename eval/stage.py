@@ -1,0 +1,127 @@
+"""The stage that scores a trained model on held-out documents. Imports nothing heavy: the workers do."""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.executor import Executor
+from cluster.files import write_text
+from configs.base import Artifact, UserError
+from configs.evaluation import EvaluateConfig
+from data_prep.corpus_files import read_documents
+from data_prep.document import Document
+from data_prep.manifests import CleanCorpus, TrainedTokenizer
+from eval.continuation import Question, make_questions
+from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores
+from eval.work import Paths, Texts, score_questions, score_texts
+from training.manifests import TrainedModel
+
+TEXTS_PER_ITEM = 400
+QUESTIONS = "continuation.jsonl"
+SAMPLES = "samples.jsonl"
+
+
+@dataclass(frozen=True)
+class _Item:
+    """Texts or questions to score, and where the answer is kept once it is there."""
+
+    paths: Paths
+    work: Texts | tuple[Question, ...]
+    done: Path
+
+
+def evaluate(
+    config: EvaluateConfig,
+    *,
+    model: Artifact[TrainedModel],
+    tokenizer: Artifact[TrainedTokenizer],
+    corpus: Artifact[CleanCorpus],
+    out: Path,
+    executor: Executor,
+) -> Scores:
+    """Bits per byte by language, and the continuation task."""
+    documents = list(read_documents(corpus.dir / corpus.manifest.held_out))
+    if not documents:
+        raise UserError(
+            "no document is held out, so there is nothing to evaluate on; raise held_out.max_fraction or add text"
+        )
+    chosen = _first_of_each_language(documents, config.documents_per_language)
+    questions = make_questions(documents, config.multiple_choice) if config.multiple_choice else []
+    paths = Paths(model.dir / model.manifest.checkpoint, tokenizer.dir, out / QUESTIONS)
+    work: list[Any] = [tuple(questions)] if questions else []
+    work += [Texts(tuple(d.text for d in chosen[i : i + TEXTS_PER_ITEM])) for i in range(0, len(chosen), TEXTS_PER_ITEM)]
+    items = [_Item(paths, part, out / "parts" / f"{i:05d}.json") for i, part in enumerate(work)]
+    answers = list(executor.map(_score, items, label="evaluating", on_device=True))
+    right = answers.pop(0) if questions else {}
+    nats = [value for answer in answers for value in answer["nats"]]
+    _write_samples(out / SAMPLES, chosen, nats, questions, right.get("right", []))
+    return Scores(
+        bits_per_byte=_bits_per_byte(chosen, nats),
+        multiple_choice=_multiple_choice(questions, right, config) if questions else None,
+    )
+
+
+def _score(item: _Item) -> dict[str, Any]:
+    if not item.done.exists():
+        score = score_texts if isinstance(item.work, Texts) else score_questions
+        write_text(item.done, json.dumps(score(item.paths, item.work)))  # type: ignore[operator]
+    answer: dict[str, Any] = json.loads(item.done.read_text(encoding="utf-8"))
+    return answer
+
+
+def _first_of_each_language(documents: list[Document], limit: int | None) -> list[Document]:
+    seen: defaultdict[str, int] = defaultdict(int)
+    chosen = []
+    for document in documents:
+        seen[document.language] += 1
+        if limit is None or seen[document.language] <= limit:
+            chosen.append(document)
+    return chosen
+
+
+def _bits_per_byte(documents: list[Document], nats: list[float]) -> dict[str, BitsPerByte]:
+    from eval.metrics import bits_per_byte
+
+    totals: defaultdict[str, list[float]] = defaultdict(lambda: [0, 0, 0.0])
+    for document, value in zip(documents, nats, strict=True):
+        total = totals[document.language]
+        total[0] += 1
+        total[1] += len(document.text.encode())
+        total[2] += value
+    return {
+        language: BitsPerByte(num_documents=int(n), num_bytes=int(size), bits_per_byte=bits_per_byte(total, int(size)))
+        for language, (n, size, total) in sorted(totals.items())
+    }
+
+
+def _multiple_choice(questions: list[Question], answer: dict[str, Any], config: EvaluateConfig) -> MultipleChoice:
+    by_language: defaultdict[str, list[bool]] = defaultdict(list)
+    for question, right in zip(questions, answer["right"], strict=True):
+        by_language[question.language].append(right)
+    assert config.multiple_choice is not None
+    return MultipleChoice(
+        chance=1 / config.multiple_choice.num_choices,
+        total=Accuracy(num_questions=len(questions), num_right=sum(answer["right"])),
+        by_language={
+            language: Accuracy(num_questions=len(rights), num_right=sum(rights))
+            for language, rights in sorted(by_language.items())
+        },
+        lm_eval_version=answer["lm_eval_version"],
+    )
+
+
+def _write_samples(
+    path: Path, documents: list[Document], nats: list[float], questions: list[Question], right: list[bool]
+) -> None:
+    """Every single answer, so that anybody can compute other statistics."""
+    rows: list[dict[str, Any]] = [
+        {"task": "bits_per_byte", "document": d.id, "language": d.language, "num_bytes": len(d.text.encode()), "nats": n}
+        for d, n in zip(documents, nats, strict=True)
+    ]
+    rows += [
+        {"task": "continuation", "document": q.document, "language": q.language, "answer": q.answer, "right": r}
+        for q, r in zip(questions, right, strict=True)
+    ]
+    write_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))

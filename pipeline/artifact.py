@@ -1,0 +1,110 @@
+"""Finished work on disk. A directory is an artifact exactly when it holds record.json."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from cluster.files import write_text
+from configs.base import Artifact, Manifest, UserError
+
+RECORD = "record.json"
+M = TypeVar("M", bound=Manifest)
+
+
+class FileEntry(BaseModel):
+    """Size and checksum of a file of the artifact."""
+
+    num_bytes: int
+    sha256: str
+
+
+class Input(BaseModel):
+    """An artifact that this one was made from: its directory's name in the store, and its identity."""
+
+    artifact: str
+    fingerprint: str
+
+
+class Record(BaseModel):
+    """Lineage: what was made, from what, by which recipe, code and packages, when, where, how long it took."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    step: str
+    stage: str
+    version: int
+    fingerprint: str
+    config: dict[str, JsonValue]
+    observed: JsonValue
+    inputs: dict[str, Input]
+    manifest: dict[str, JsonValue]
+    files: dict[str, FileEntry]
+    started: datetime
+    seconds: float
+    """Wall time of the attempt that finished it."""
+
+    attempts: int
+    """How many times the work was begun, the last time included."""
+
+    placement: dict[str, JsonValue]
+    code: str
+    """Commit of Concord, with `+changes` if the tree had uncommitted ones; its version if it is not a checkout."""
+
+    packages: dict[str, str]
+    host: str
+
+
+def commit(path: Path, record: Record) -> None:
+    """Write the record last and atomically: a crash before this leaves no artifact."""
+    write_text(path / RECORD, record.model_dump_json(indent=2))
+
+
+def read_record(path: Path) -> Record | None:
+    """The record of the artifact at `path`, or None if the work there is unfinished or absent."""
+    try:
+        text = (path / RECORD).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return Record.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(
+            f"{path / RECORD} is not a record this version of Concord can read ({error.error_count()} problems); "
+            "delete the directory to have it made again"
+        ) from error
+
+
+def load_artifact(path: Path, manifest: type[M]) -> Artifact[M] | None:
+    """The artifact at `path`, or None if the work there is unfinished or absent."""
+    record = read_record(path)
+    if record is None:
+        return None
+    return Artifact(path, manifest.model_validate_json(json.dumps(record.manifest)))
+
+
+def describe_files(path: Path) -> dict[str, FileEntry]:
+    """Every file under `path` but the record and hidden ones, by relative path."""
+    return {str(file.relative_to(path)): _describe(file) for file in _files(path)}
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(path: Path) -> Iterator[Path]:
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and file.name != RECORD and not file.name.startswith("."):
+            yield file
+
+
+def _describe(file: Path) -> FileEntry:
+    return FileEntry(num_bytes=file.stat().st_size, sha256=sha256_of(file))
+

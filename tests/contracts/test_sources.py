@@ -1,0 +1,147 @@
+"""What holds for every kind of source in READERS."""
+
+import hashlib
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from configs.base import UserError
+from configs.data import Source
+from data_prep.document import Document, Unreadable
+from data_prep.readers import READERS
+
+MISSING = {
+    "json_lines": {"paths": ("none/*.jsonl",)},
+    "parquet": {"paths": ("none/*.parquet",)},
+    "plain_text": {"paths": ("none.txt",)},
+    "hugging_face": {"path": "owner/name"},
+    "package_text": {"package": "no_such_package"},
+    "docstrings": {"packages": ("no_such_package",)},
+}
+"""What makes the example of a kind name an input that is not there."""
+
+
+def json_lines(root: Path) -> dict[str, Any]:
+    for name in "ba":
+        (root / f"{name}.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n{"text": 3}\n')
+    return {"paths": ["*.jsonl"]}
+
+
+def parquet(root: Path) -> dict[str, Any]:
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    for name in "ba":
+        write_table(pyarrow.table({"text": ["one", None, "two"]}), root / f"{name}.parquet", row_group_size=2)
+    return {"paths": ["*.parquet"]}
+
+
+def plain_text(root: Path) -> dict[str, Any]:
+    for name in "ba":
+        (root / f"{name}.txt").write_bytes(b"one\n\ntwo\ntwo\n\n\xff\n")
+    return {"paths": ["*.txt"]}
+
+
+def hugging_face(root: Path) -> dict[str, Any]:
+    import datasets
+
+    datasets.Dataset.from_dict({"text": ["one", None, "two"]}).save_to_disk(root / "saved")
+    return {"path": "saved"}
+
+
+def package_text(root: Path) -> dict[str, Any]:
+    _package(root)
+    return {"package": "concord_example", "path": "data/lines.txt", "text_column": 1, "language_column": 0}
+
+
+def docstrings(root: Path) -> dict[str, Any]:
+    _package(root)
+    return {"packages": ["concord_example"]}
+
+
+def _package(root: Path) -> None:
+    (root / "concord_example" / "data").mkdir(parents=True)
+    (root / "concord_example" / "__init__.py").write_text('"""One."""\n\n\ndef two():\n    """Two."""\n')
+    (root / "concord_example" / "broken.py").write_text("def\n")
+    (root / "concord_example" / "data" / "lines.txt").write_text("en\tone\nsw\tmbili\nalone\n")
+
+
+EXAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    function.__name__: function
+    for function in (json_lines, parquet, plain_text, hugging_face, package_text, docstrings)
+}
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(params=sorted(READERS))
+def source(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    assert request.param in EXAMPLES, f"give {request.param} an example in EXAMPLES and in MISSING"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    fields = {"kind": request.param, "name": "example", **EXAMPLES[request.param](tmp_path)}
+    adapter: TypeAdapter[Any] = TypeAdapter(Source)
+    return adapter.validate_python(fields)
+
+
+def read_all(source: Any) -> list[Document | Unreadable]:
+    reader = READERS[source.kind]
+    return [record for part in reader.parts(source) for record in reader.read(source, part)]
+
+
+def test_parts_are_stable_ordered_and_distinct(source: Any) -> None:
+    parts = READERS[source.kind].parts(source)
+    assert parts == READERS[source.kind].parts(source) == tuple(sorted(set(parts)))
+    assert parts
+
+
+def test_identity_is_stable_and_json(source: Any) -> None:
+    identity = READERS[source.kind].identity(source, digest)
+    assert json.loads(json.dumps(identity)) == identity == READERS[source.kind].identity(source, digest)
+
+
+def test_reading_twice_gives_equal_records(source: Any) -> None:
+    assert read_all(source) == read_all(source)
+
+
+def test_records_are_documents_of_the_source_and_unreadable_ones(source: Any) -> None:
+    records = read_all(source)
+    documents = [record for record in records if isinstance(record, Document)]
+    unreadable = [record for record in records if isinstance(record, Unreadable)]
+    assert len(documents) + len(unreadable) == len(records)
+    assert len(documents) >= 2
+    assert {document.source for document in documents} == {"example"}
+    assert all(document.text and document.language for document in documents)
+    assert all(record.where and record.reason.isidentifier() for record in unreadable)
+    assert unreadable
+
+
+def test_ids_are_unique_and_free_of_absolute_paths(source: Any, tmp_path: Path) -> None:
+    ids = [record.id for record in read_all(source) if isinstance(record, Document)]
+    assert len(set(ids)) == len(ids)
+    assert all(identifier.startswith("example/") and str(tmp_path) not in identifier for identifier in ids)
+
+
+def test_parts_are_read_alike_from_another_directory(
+    source: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, expected = READERS[source.kind], read_all(source)
+    parts, copy = reader.parts(source), pickle.loads(pickle.dumps(source))
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert [record for part in parts for record in reader.read(copy, part)] == expected
+
+
+def test_missing_input_is_one_line_that_names_the_source(source: Any) -> None:
+    reader, missing = READERS[source.kind], source.model_copy(update=MISSING[source.kind])
+    with pytest.raises(UserError) as caught:
+        reader.parts(missing)
+        reader.identity(missing, digest)
+    assert "source 'example'" in str(caught.value)
+    assert "\n" not in str(caught.value)

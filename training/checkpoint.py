@@ -1,0 +1,163 @@
+"""Checkpoints: fragments of the fp32 weights and both Adam moments, keyed by parameter name and offset.
+
+    step-00000200/
+      rank-00000-of-00002.safetensors   what rank 0 owned: tensors `<master|exp_avg|exp_avg_sq>/<name>@<offset>`
+      rank-00001-of-00002.safetensors
+      config.json                       the transformers configuration of the model
+      checkpoint.json                   step, tokens, shapes, checksums
+
+All files are written into a hidden directory which gets its name, in one rename, when every rank's file and the
+record are on disk. Loading runs no code: safetensors and JSON only, and each file's checksum is checked.
+"""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from cluster.files import sync, write_text
+from configs.base import UserError
+from training.engine import MOMENTS, Fragment
+
+RECORD = "checkpoint.json"
+MODEL_CONFIG = "config.json"
+_NAME = re.compile(r"step-(\d{8})")
+
+
+class CheckpointRecord(BaseModel):
+    """What a checkpoint says of itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    step: int
+    """Optimizer steps taken."""
+
+    num_tokens: int
+    """Tokens that the loss was taken over."""
+
+    world_size: int
+    shapes: dict[str, tuple[int, ...]]
+    """Of every parameter, by name."""
+
+    sha256: dict[str, str]
+    """Of every other file."""
+
+
+def save_fragments(directory: Path, fragments: Iterator[Fragment], *, rank: int, world_size: int) -> str:
+    """Write what one rank owns into an unfinished checkpoint; the file's SHA-256."""
+    tensors = {
+        f"{kind}/{fragment.name}@{fragment.offset}": tensor.detach().cpu().contiguous()
+        for fragment in fragments
+        for kind, tensor in fragment.tensors.items()
+    }
+    path = directory / _rank_file(rank, world_size)
+    save_file(tensors, path)
+    sync(path)
+    return _sha256(path)
+
+
+def begin(directory: Path) -> Path:
+    """An empty directory to gather the files of the checkpoint `directory` in."""
+    gathering = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(gathering, ignore_errors=True)
+    gathering.mkdir(parents=True)
+    return gathering
+
+
+def checksums(gathering: Path, of_ranks: list[str]) -> dict[str, str]:
+    """SHA-256 of every file but the record, by name; the ranks' are known from writing them."""
+    ranks = {_rank_file(rank, len(of_ranks)): sha256 for rank, sha256 in enumerate(of_ranks)}
+    return ranks | {MODEL_CONFIG: _sha256(gathering / MODEL_CONFIG)}
+
+
+def finish(gathering: Path, directory: Path, record: CheckpointRecord) -> None:
+    """Give a checkpoint whose files are all written its name."""
+    write_text(gathering / RECORD, record.model_dump_json(indent=2))
+    shutil.rmtree(directory, ignore_errors=True)  # a damaged one, or this run would have gone on from it
+    gathering.rename(directory)
+    sync(directory.parent)
+
+
+def keep_newest(root: Path, number: int) -> None:
+    """Delete all but the newest `number` checkpoints under `root`."""
+    for directory in _directories(root)[number:]:
+        gone = directory.with_name(f".{directory.name}.deleted")
+        directory.rename(gone)  # so that a half-deleted one is never taken for a checkpoint
+        shutil.rmtree(gone)
+
+
+def newest(root: Path) -> tuple[Path, CheckpointRecord, list[str]] | None:
+    """The newest whole checkpoint under `root`, and a sentence about each newer one that is damaged."""
+    complaints: list[str] = []
+    for directory in _directories(root):
+        try:
+            return directory, read_record(directory), complaints
+        except UserError as error:
+            complaints.append(str(error))
+    return None
+
+
+def read_record(directory: Path) -> CheckpointRecord:
+    """The record, once every file's checksum has been found right. Raises UserError on any damage."""
+    try:
+        record = CheckpointRecord.model_validate_json((directory / RECORD).read_text(encoding="utf-8"))
+        for name, sha256 in record.sha256.items():
+            if _sha256(directory / name) != sha256:
+                raise UserError(f"checkpoint {directory} is damaged: {name} has changed since it was written")
+    except (OSError, ValidationError) as error:
+        raise UserError(f"checkpoint {directory} is damaged: {' '.join(str(error).split())[:200]}") from error
+    return record
+
+
+def load_fragments(directory: Path, record: CheckpointRecord, fragments: Iterator[Fragment], *, rank: int) -> None:
+    """Copy what this rank saved into the fragments it owns now. The world size must be that of the checkpoint."""
+    with safe_open(directory / _rank_file(rank, record.world_size), framework="pt") as file:
+        for fragment in fragments:
+            for kind, tensor in fragment.tensors.items():
+                tensor.copy_(file.get_tensor(f"{kind}/{fragment.name}@{fragment.offset}"))
+
+
+def load_weights(directory: Path) -> dict[str, torch.Tensor]:
+    """Every parameter by name, fp32, on the CPU, put together from the fragments of all ranks."""
+    record = read_record(directory)
+    flat = {name: torch.full((torch.Size(shape).numel(),), torch.nan) for name, shape in record.shapes.items()}
+    for rank in range(record.world_size):
+        with safe_open(directory / _rank_file(rank, record.world_size), framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+                kind, _, rest = key.partition("/")
+                name, _, offset = rest.rpartition("@")
+                if kind not in MOMENTS:
+                    tensor = file.get_tensor(key)
+                    flat[name][int(offset) : int(offset) + tensor.numel()] = tensor
+    if missing := [name for name, tensor in flat.items() if tensor.isnan().any()]:
+        raise UserError(f"checkpoint {directory} lacks parts of {missing[0]}, or they are not numbers")
+    return {name: tensor.view(record.shapes[name]) for name, tensor in flat.items()}
+
+
+def _directories(root: Path) -> list[Path]:
+    """Named checkpoints, newest first."""
+    if not root.is_dir():
+        return []
+    return sorted((path for path in root.iterdir() if _NAME.fullmatch(path.name)), reverse=True)
+
+
+def directory_of(root: Path, step: int) -> Path:
+    """Where the checkpoint after `step` optimizer steps belongs."""
+    return root / f"step-{step:08d}"
+
+
+def _rank_file(rank: int, world_size: int) -> str:
+    return f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

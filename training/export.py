@@ -1,0 +1,57 @@
+"""The stage that writes a Hugging Face model directory, which transformers loads with no code of ours."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.executor import Executor
+from configs.base import Artifact
+from configs.evaluation import ExportConfig
+from data_prep.manifests import TrainedTokenizer
+from data_prep.train_tokenizer import HUGGING_FACE, check_certificate
+from training.manifests import ExportedModel, TrainedModel
+
+MODEL = "model"
+
+
+@dataclass(frozen=True)
+class _Item:
+    checkpoint: Path
+    tokenizer: Path
+    model: Path
+    dtype: str
+
+
+def export(
+    config: ExportConfig,
+    *,
+    model: Artifact[TrainedModel],
+    tokenizer: Artifact[TrainedTokenizer],
+    out: Path,
+    executor: Executor,
+) -> ExportedModel:
+    """Weights in safetensors, the configuration and the certified tokenizer, side by side."""
+    check_certificate(tokenizer)
+    checkpoint, files = model.dir / model.manifest.checkpoint, tokenizer.dir / HUGGING_FACE
+    item = _Item(checkpoint, files, out / MODEL, config.dtype)
+    (num_bytes,) = executor.map(_export, [item], label="exporting")
+    parameters = model.manifest.num_parameters
+    return ExportedModel(path=MODEL, dtype=config.dtype, num_parameters=parameters, num_bytes=num_bytes)
+
+
+def _export(item: _Item) -> int:
+    """Write the directory anew; its size in bytes."""
+    import torch
+
+    from training.load import load_model
+
+    shutil.rmtree(item.model, ignore_errors=True)
+    model = load_model(item.checkpoint).to(getattr(torch, item.dtype))
+    model.config.use_cache = True
+    model.save_pretrained(item.model)
+    for file in item.tokenizer.iterdir():
+        shutil.copy(file, item.model / file.name)
+    files = list(item.model.iterdir())
+    for file in files:
+        file.chmod(0o644)  # transformers 5.23 writes weights that only their owner can read
+    return sum(file.stat().st_size for file in files)

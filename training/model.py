@@ -1,0 +1,57 @@
+"""The network: a causal language model by its transformers configuration."""
+
+from difflib import get_close_matches
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from configs.base import UserError
+from configs.training import TrainConfig
+
+
+def model_config(config: TrainConfig, *, vocab_size: int, eos_id: int, pad_id: int) -> PretrainedConfig:
+    """The transformers configuration. Raises UserError on an architecture or a key that transformers lacks."""
+    model = config.model
+    if model.architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        close = get_close_matches(model.architecture, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, n=3)
+        raise UserError(
+            f"model.architecture is {model.architecture!r}, which transformers has no causal language model for"
+            + (f"; did you mean {' or '.join(close)}?" if close else "; see its list of model types")
+        )
+    keys = {
+        "vocab_size": vocab_size,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.intermediate_size,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_attention_heads,
+        "num_key_value_heads": model.num_key_value_heads or model.num_attention_heads,
+        "tie_word_embeddings": model.tie_word_embeddings,
+        "max_position_embeddings": config.sequence_length,
+        "bos_token_id": eos_id,
+        "eos_token_id": eos_id,
+        "pad_token_id": pad_id,
+    } | model.overrides
+    try:
+        result: PretrainedConfig = AutoConfig.for_model(model.architecture, **keys)
+        known = set(type(result)().to_dict()) | set(type(result).attribute_map)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"transformers refuses the model of this recipe: {' '.join(str(error).split())}") from error
+    if unknown := sorted(model.overrides.keys() - known):
+        close = get_close_matches(unknown[0], known, n=3)
+        raise UserError(
+            f"model.overrides.{unknown[0]} is no key of {model.architecture}'s configuration"
+            + (f"; did you mean {' or '.join(close)}?" if close else "")
+        )
+    return result
+
+
+def build_model(config: PretrainedConfig, *, seed: int) -> PreTrainedModel:
+    """A freshly initialised model in fp32, the same on every rank. Raises UserError on sizes that do not fit."""
+    torch.manual_seed(seed)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    except (ValueError, AssertionError, RuntimeError) as error:
+        raise UserError(f"transformers cannot build the model of this recipe: {' '.join(str(error).split())}") from error
+    model.config.use_cache = False
+    return model
