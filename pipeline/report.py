@@ -6,7 +6,7 @@ from cluster.executor import Executor
 from configs.base import Artifact, Manifest
 from configs.evaluation import ReportConfig
 from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
-from eval.manifests import ExportedModel, Scores
+from eval.manifests import Scores
 from pipeline.artifact import Record, load_artifact
 from pipeline.lineage import ancestry, duration
 from pipeline.markup import NOTHING, Html, element, facts
@@ -20,7 +20,7 @@ from pipeline.report_results import (
 )
 from pipeline.report_sections import check_section, environment_section, lineage_section, time_section
 from pipeline.report_style import STYLE
-from training.manifests import TrainedModel
+from training.manifests import ExportedModel, TrainedModel
 
 _PATH = "report.html"
 _PARTS = {

@@ -11,7 +11,7 @@ from training.model import build_model
 
 def load_model(directory: Path) -> PreTrainedModel:
     """The model of a checkpoint, fp32, on the CPU, ready for evaluation."""
-    weights = checkpoint.load_weights(directory)
+    weights = load_weights(directory)
     model = build_model(AutoConfig.from_pretrained(directory), seed=0)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     model.tie_weights()

@@ -12,12 +12,12 @@ import pytest
 from configs.base import Artifact, Manifest
 from configs.evaluation import ReportConfig
 from data_prep.manifests import CleanCorpus, CorpusCount, Segment, TokenizedCorpus, TokenShard, UnreadableRecord
-from eval.manifests import Accuracy, BitsPerByte, ExportedModel, MultipleChoice, Scores
+from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores
 from pipeline.artifact import FileEntry, Input, Record, commit
 from pipeline.report import Report, outcome, report
 from pipeline.report_results import wilson
 from pipeline.report_sections import flatten
-from training.manifests import TrainedModel
+from training.manifests import ExportedModel, TrainedModel
 
 LANGUAGES = [f"l{i:02}" for i in range(64)]
 EVIL = "<script>alert(1)</script>"

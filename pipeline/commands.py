@@ -1,0 +1,128 @@
+"""What the commands do, given where to print."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from configs.base import ConfigError, Manifest
+from configs.cluster import ClusterConfig
+from configs.load import Loaded, Problem, load, shipped
+from configs.run import RunConfig
+from pipeline.artifact import load_artifact
+from pipeline.digests import Digests
+from pipeline.lease import holder
+from pipeline.plan import Plan, PlannedStep, make_plan, wiring_problems
+from pipeline.runner import ATTEMPTS, Runner, check_store
+from pipeline.stages import STAGES
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe that can be run: what is to be made, and where."""
+
+    plan: Plan
+    store: Path
+    loaded: Loaded[RunConfig]
+
+
+def run_recipe(recipe: Path, cluster: str, overrides: tuple[str, ...], out: Console) -> None:
+    """Make what is missing, and say what there is."""
+    start = time.perf_counter()
+    ready = prepare(recipe, overrides)
+    machines = load(shipped("clusters", cluster), ClusterConfig).config
+    _check_pools(ready, machines, cluster)
+
+    from cluster.connect import executor_for
+
+    def end(step: PlannedStep, manifest: Manifest, seconds: float | None) -> None:
+        word = "reused" if seconds is None else f"{seconds:.1f} s"
+        out.print(f"[bold]{step.name}[/]  {manifest.summary()}  [dim]{step.artifact}, {word}[/]")
+
+    def begin(step: PlannedStep) -> None:
+        out.print(f"[bold]{step.name}[/]  [dim]making {step.artifact}[/]")
+
+    runner = Runner(ready.plan, STAGES, ready.store, lambda pool: executor_for(machines, pool), begin, end)
+    runner.run()
+    out.print(f"done in {time.perf_counter() - start:.1f} s: {', '.join(ready.plan.outputs)} in {ready.store}")
+
+
+def show_plan(recipe: Path, overrides: tuple[str, ...], out: Console) -> None:
+    """One line a step: reuse, make, or not needed."""
+    ready = prepare(recipe, overrides)
+    needed = _needed(ready)
+    for step in ready.plan.steps.values():
+        word = needed.get(step.name, "not needed")
+        made_from = f" <- {', '.join(step.inputs.values())}" if step.inputs else ""
+        out.print(f"{word:<10}  [bold]{step.name}[/]{made_from}  [dim]{step.artifact}[/]")
+    count = sum(word == "make" for word in needed.values())
+    out.print(f"{count} to make, {len(needed) - count} to reuse, in {ready.store}")
+
+
+def show_status(recipe: Path, overrides: tuple[str, ...], out: Console) -> None:
+    """One line a step: done, being made and by whom, begun, or not begun."""
+    ready = prepare(recipe, overrides)
+    for step in ready.plan.steps.values():
+        out.print(f"[bold]{step.name}[/]  {_state(step, ready.store)}  [dim]{step.artifact}[/]")
+
+
+def prepare(recipe: Path, overrides: tuple[str, ...]) -> Prepared:
+    """Read, check, look at the sources, plan. Raises ConfigError or UserError."""
+    loaded = load(shipped("recipes", str(recipe)), RunConfig, overrides)
+    loaded.fail(wiring_problems(loaded.config, STAGES))
+    store = Path(loaded.config.store).absolute()
+    digests = Digests(store)
+    observed = {
+        name: observe(step.config, digests)
+        for name, step in loaded.config.steps.items()
+        if (observe := STAGES[step.stage].observe) is not None
+    }
+    if store.exists():
+        digests.save()
+    return Prepared(make_plan(loaded.config, STAGES, observed), store, loaded)
+
+
+def _check_pools(ready: Prepared, machines: ClusterConfig, cluster: str) -> None:
+    steps = ready.plan.steps.values()
+    missing = [step for step in steps if step.pool not in machines.pools]
+    ready.loaded.fail(
+        Problem(
+            ("steps", step.name, "pool"),
+            f"step {step.name!r} wants pool {step.pool!r}, which cluster {cluster!r} does not have "
+            f"(it has: {', '.join(machines.pools)})",
+        )
+        for step in missing
+    )
+
+
+def _needed(ready: Prepared) -> dict[str, str]:
+    """`reuse` or `make` for each step that the wanted outputs need, as the runner would decide."""
+    words: dict[str, str] = {}
+
+    def need(name: str) -> None:
+        if name in words:
+            return
+        step = ready.plan.steps[name]
+        exists = load_artifact(ready.store / step.artifact, STAGES[step.stage].output) is not None
+        words[name] = "reuse" if exists else "make"
+        for source in step.inputs.values() if not exists else ():
+            need(source)
+
+    for output in ready.plan.outputs:
+        need(output)
+    return words
+
+
+def _state(step: PlannedStep, store: Path) -> str:
+    path = store / step.artifact
+    artifact = load_artifact(path, STAGES[step.stage].output)
+    if artifact is not None:
+        return f"done: {artifact.manifest.summary()}"
+    from training.metrics import FILE, last_metrics
+
+    line = last_metrics(path / FILE)
+    progress = f", step {line.step}, loss {line.loss:.3f}" if line else ""
+    if (who := holder(store, step.artifact)) is not None:
+        return f"being made by {who}{progress}"
+    return f"begun and stopped{progress}" if (path / ATTEMPTS).exists() else "not begun"

@@ -1,0 +1,40 @@
+"""SHA-256 of source files, remembered in the store until a file's size, time or place changes."""
+
+import json
+import os
+from pathlib import Path
+
+from cluster.files import write_text
+from pipeline.artifact import sha256_of
+
+FILE = ".digests.json"
+
+
+class Digests:
+    """A callable from a path to the SHA-256 of its bytes."""
+
+    def __init__(self, store: Path) -> None:
+        self._path = store / FILE
+        self._known = self._load()
+        self._changed = False
+
+    def __call__(self, path: Path) -> str:
+        stat = path.stat()
+        seen = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        key = os.path.abspath(path)
+        if key not in self._known or self._known[key][:3] != seen:
+            self._known[key] = [*seen, sha256_of(path)]
+            self._changed = True
+        return str(self._known[key][3])
+
+    def save(self) -> None:
+        """Remember what was found; needs a store that can be written."""
+        if self._changed:
+            write_text(self._path, json.dumps(self._known))
+
+    def _load(self) -> dict[str, list[int | str]]:
+        try:
+            known: dict[str, list[int | str]] = json.loads(self._path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):  # only a memory: it is made again
+            return {}
+        return known

@@ -1,0 +1,154 @@
+"""Walk a plan from the wanted outputs backwards: reuse what exists, make what does not, stop at the first failure."""
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from cluster.executor import Executor
+from cluster.files import write_text
+from cluster.placement import Placement
+from configs.base import Artifact, Manifest, UserError
+from pipeline.artifact import Input, Record, commit, describe_files, load_artifact
+from pipeline.lease import lease
+from pipeline.plan import Plan, PlannedStep
+from pipeline.provenance import code_version, package_versions
+from pipeline.stage import Stage
+
+ATTEMPTS = ".attempts"
+
+
+@dataclass
+class Runner:
+    """One run of a plan on a store."""
+
+    plan: Plan
+    stages: Mapping[str, Stage]
+    store: Path
+    executor_for: Callable[[str], Executor]
+    """From a pool's name."""
+
+    on_begin: Callable[[PlannedStep], None] = lambda step: None
+    on_end: Callable[[PlannedStep, Manifest, float | None], None] = lambda step, manifest, seconds: None
+    """Called once a step that was needed; the seconds are None for an artifact that was there already."""
+
+    done: dict[str, Artifact[Manifest]] = field(default_factory=dict)
+
+    def run(self) -> dict[str, Artifact[Manifest]]:
+        """The artifacts that were needed, by step name. Raises StepError at the first step that fails."""
+        check_store(self.store)
+        for name in self.plan.outputs:
+            self._need(name)
+        return self.done
+
+    def _need(self, name: str) -> Artifact[Manifest]:
+        """The artifact of a step. What it was made from is looked at only if it has to be made."""
+        if name in self.done:
+            return self.done[name]
+        step = self.plan.steps[name]
+        path, kind = self.store / step.artifact, self.stages[step.stage].output
+        artifact = load_artifact(path, kind)
+        if artifact is not None:
+            self.on_end(step, artifact.manifest, None)
+        else:
+            inputs = {slot: self._need(source) for slot, source in step.inputs.items()}
+            artifact = self._make(step, path, inputs)
+        self.done[name] = artifact
+        return artifact
+
+    def _make(self, step: PlannedStep, path: Path, inputs: Mapping[str, Artifact[Manifest]]) -> Artifact[Manifest]:
+        stage = self.stages[step.stage]
+        with lease(self.store, step.artifact, step=step.name):
+            finished = load_artifact(path, stage.output)  # another run may have made it while this one waited
+            if finished is not None:
+                self.on_end(step, finished.manifest, None)
+                return finished
+            self.on_begin(step)
+            try:
+                return self._attempt(step, path, inputs)
+            except OSError as error:
+                raise _explain(step, error) from error
+            except UserError as error:
+                raise UserError(f"step {step.name!r}: {error}") from error
+
+    def _attempt(self, step: PlannedStep, path: Path, inputs: Mapping[str, Artifact[Manifest]]) -> Artifact[Manifest]:
+        attempts = _count_attempt(path)
+        started, clock = datetime.now(UTC), time.perf_counter()
+        executor = self.executor_for(step.pool)
+        manifest = self.stages[step.stage].run(step.config, **inputs, out=path, executor=executor)
+        seconds = round(time.perf_counter() - clock, 3)
+        (path / ATTEMPTS).unlink()
+        commit(path, self._record(step, manifest, path, executor.placement(), attempts, started, seconds))
+        self.on_end(step, manifest, seconds)
+        return Artifact(path, manifest)
+
+    def _record(
+        self,
+        step: PlannedStep,
+        manifest: Manifest,
+        path: Path,
+        placement: Placement,
+        attempts: int,
+        started: datetime,
+        seconds: float,
+    ) -> Record:
+        made_from = {slot: self.plan.steps[source] for slot, source in step.inputs.items()}
+        return Record(
+            step=step.name,
+            stage=step.stage,
+            version=step.version,
+            fingerprint=step.fingerprint,
+            config=step.config.model_dump(mode="json"),
+            observed=step.observed,
+            inputs={slot: Input(artifact=s.artifact, fingerprint=s.fingerprint) for slot, s in made_from.items()},
+            manifest=manifest.model_dump(mode="json"),
+            files=describe_files(path),
+            started=started,
+            seconds=seconds,
+            attempts=attempts,
+            placement=TypeAdapter(dict).dump_python(asdict(placement), mode="json"),
+            code=code_version(),
+            packages=package_versions(),
+            host=socket.gethostname(),
+        )
+
+
+def check_store(store: Path) -> None:
+    """Raise UserError if the store cannot be written."""
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        probe = store / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"the store {store} cannot be written ({error.strerror}); give another with --set store=DIR"
+        ) from error
+
+
+def _count_attempt(path: Path) -> int:
+    """How often making the artifact at `path` was begun, this time included."""
+    path.mkdir(parents=True, exist_ok=True)
+    file = path / ATTEMPTS
+    before = int(file.read_text(encoding="utf-8")) if file.exists() else 0
+    write_text(file, str(before + 1))
+    return before + 1
+
+
+def _explain(step: PlannedStep, error: OSError) -> UserError:
+    where = f"step {step.name!r}"
+    file = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"{where}: the disk is full{file}; free space, or give another store with --set store=DIR, and run this "
+            "again: what is finished is kept"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(f"{where}: no permission{file}: {error.strerror}; change it, or give another store")
+    return UserError(f"{where}: the system refused{file}: {error.strerror or error}; run this again once it is mended")

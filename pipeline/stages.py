@@ -1,0 +1,20 @@
+"""Every stage Concord knows. The only module that imports the stage packages."""
+
+from data_prep.clean import clean, observe_sources
+from data_prep.tokenize import tokenize
+from data_prep.train_tokenizer import train_tokenizer
+from eval.stage import evaluate
+from pipeline.report import report
+from pipeline.stage import stage
+from training.export import export
+from training.stage import train
+
+STAGES = {
+    "clean": stage(clean, version=1, observe=observe_sources),
+    "train_tokenizer": stage(train_tokenizer, version=1),
+    "tokenize": stage(tokenize, version=1),
+    "train": stage(train, version=1),
+    "evaluate": stage(evaluate, version=1),
+    "export": stage(export, version=1),
+    "report": stage(report, version=1),
+}
