@@ -23,9 +23,9 @@ class ConfigError(UserError):
 
 
 class Config(BaseModel):
-    """What a user may write. Frozen, and an unknown key is an error, never ignored."""
+    """What a user may write. Frozen. An unknown key is an error, never ignored; so is a number that is not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Manifest(BaseModel):

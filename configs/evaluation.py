@@ -8,16 +8,16 @@ from configs.base import Config
 
 
 class MultipleChoiceConfig(Config):
-    """Which text goes on here? Made from held-out documents: the true second half against those of others."""
+    """Which of these is real text? The second half of a held-out document against other orders of its words."""
 
     questions_per_language: int = Field(default=25, ge=1)
     """At most this many questions a language."""
 
     num_choices: int = Field(default=4, ge=2, le=10)
-    """Continuations to choose from, the true one among them; chance is one over this."""
+    """Orders to choose from, the real one among them; chance is one over this."""
 
     seed: int = 0
-    """Seed of the wrong continuations and of the order of the choices."""
+    """Seed of the wrong orders and of the place of the real one."""
 
 
 class EvaluateConfig(Config):
@@ -27,7 +27,7 @@ class EvaluateConfig(Config):
     """At most this many held-out documents a language for bits per byte; all of them if left out."""
 
     multiple_choice: MultipleChoiceConfig | None = MultipleChoiceConfig()
-    """The continuation task, run by lm-eval; null leaves it out."""
+    """the word-order task, run by lm-eval; null leaves it out."""
 
 
 class ExportConfig(Config):

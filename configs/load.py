@@ -53,6 +53,13 @@ class _Origin:
                 return f"{self.path}:{line}"
         return str(self.path)
 
+    def replace(self, location: Location, override: str) -> None:
+        """Note that an override gave the value at `location`: nothing below it stands in the file any more."""
+        depth = len(location)
+        self.lines = {at: line for at, line in self.lines.items() if at[:depth] != location}
+        self.overrides = {at: text for at, text in self.overrides.items() if at[:depth] != location}
+        self.overrides[location] = override
+
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's core schema: in YAML 1.1 the language code `no` is false, 1e-3 a string and 12:30 a number."""
@@ -60,13 +67,25 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
-    ("bool", r"true|false", "tf"),
-    ("null", r"null|~|", ["n", "~", ""]),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})\Z"), list(_first))
+_BASES = {"0o": 8, "0x": 16}
+
+
+def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    text = str(loader.construct_scalar(node))
+    return int(text, _BASES.get(text[:2], 10))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _int)
 
 
 def load(path: Path, model: type[C], overrides: tuple[str, ...] = ()) -> Loaded[C]:
@@ -94,14 +113,14 @@ def shipped(kind: str, name: str) -> Path:
     known = sorted(file.stem for file in (SHIPPED / kind).glob("*.yaml"))
     if name in known:
         return SHIPPED / kind / f"{name}.yaml"
-    raise ConfigError(f"no {kind} file is named {name!r}; there are: {', '.join(known)}; or give a path to a .yaml file")
+    there = ", ".join(known)
+    raise ConfigError(f"no {kind} file is named {name!r}; there are: {there}; or give a path to a .yaml file")
 
 
 def parse(text: str) -> Any:
     """The value of a YAML text, by the same rules as in a file."""
     loader = _Loader(text)
-    node = loader.get_single_node()
-    return None if node is None else _construct(loader, node, (), {})
+    return _construct(loader, loader.get_single_node(), (), {})
 
 
 def _echoes(error: dict[str, Any], errors: list[dict[str, Any]]) -> bool:
@@ -112,75 +131,99 @@ def _echoes(error: dict[str, Any], errors: list[dict[str, Any]]) -> bool:
 
 
 def _read(path: Path, origin: _Origin) -> dict[str, Any]:
+    origin.lines[()] = 1
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
+        tree = _construct(loader, node, (), origin.lines)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give the path of a YAML file, or a shipped name") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    except yaml.constructor.ConstructorError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: {error.problem}") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: not YAML: {error.problem}; check the indentation and the quotes") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(node, yaml.MappingNode):
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deep, or an alias holds itself; write it flatter") from None
+    if not isinstance(tree, dict):
         raise ConfigError(f"{path}: must hold keys and values, such as `name: my-run`")
-    origin.lines[()] = 1
-    tree: dict[str, Any] = _construct(loader, node, (), origin.lines, str(path))
     return tree
 
 
-def _construct(
-    loader: _Loader, node: yaml.Node, at: Location, lines: dict[Location, int], path: str = "--set"
-) -> Any:
-    """The value of `node`, noting the line of each key and item. Raises ConfigError on a key given twice."""
+def _construct(loader: _Loader, node: yaml.Node | None, at: Location, lines: dict[Location, int]) -> Any:
+    """The value of `node`, noting the line of each key and item. Raises ConstructorError on what cannot be one."""
     if isinstance(node, yaml.SequenceNode):
         for i, child in enumerate(node.value):
             lines[(*at, i)] = child.start_mark.line + 1
-        return [_construct(loader, child, (*at, i), lines, path) for i, child in enumerate(node.value)]
+        return [_construct(loader, child, (*at, i), lines) for i, child in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node)
+        return None if node is None else _scalar(loader, node)
     mapping: dict[str, Any] = {}
     for key_node, child in node.value:
-        key, line = str(key_node.value), key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise _refuse(key_node, "a key must be a single word, not a list or a mapping")
+        key = str(key_node.value)
+        if key == "<<":
+            raise _refuse(key_node, "YAML 1.2 has no merge key `<<`; write the keys out, or alias a whole value")
         if key in mapping:
-            raise ConfigError(f"{path}:{line}: key {key!r} is given twice; the first is on line {lines[(*at, key)]}")
-        lines[(*at, key)] = line
-        mapping[key] = _construct(loader, child, (*at, key), lines, path)
+            raise _refuse(key_node, f"key {key!r} is given twice; the first is on line {lines[(*at, key)]}")
+        lines[(*at, key)] = key_node.start_mark.line + 1
+        mapping[key] = _construct(loader, child, (*at, key), lines)
     return mapping
+
+
+def _scalar(loader: _Loader, node: yaml.Node) -> Any:
+    try:
+        return loader.construct_object(node)
+    except yaml.YAMLError:
+        raise _refuse(node, f"unknown tag {node.tag!r}; quote the value if it is text") from None
+    except (ValueError, KeyError, AttributeError):  # what yaml's constructors let through
+        raise _refuse(node, f"not a value of type {node.tag.rpartition(':')[2]!r}; quote it if it is text") from None
+
+
+def _refuse(node: yaml.Node, problem: str) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark)
 
 
 def _override(tree: dict[str, Any], override: str, origin: _Origin) -> None:
     dotted, equals, value = override.partition("=")
     if not equals or not all(dotted.split(".")):
         raise ConfigError(f"--set {override}: must look like key.key=value, for example steps.model.config.seed=1")
-    *parents, leaf = dotted.split(".")
     node: Any = tree
-    for depth, key in enumerate(parents):
-        node = _child(node, key, ".".join(parents[:depth]), override)
-    if not isinstance(node, (dict, list)):
-        raise ConfigError(f"--set {override}: {'.'.join(parents)} holds {node!r}, which has no keys")
+    at: Location = ()
+    *parents, leaf = dotted.split(".")
+    for word in parents:
+        key = _key(node, word, at, override)
+        if at == ("steps",) and key not in node:
+            raise ConfigError(f"--set {override}: no step is named {word!r}; there are: {', '.join(node)}")
+        if isinstance(node, dict) and node.get(key) is None:
+            node[key] = {}
+        node, at = node[key], (*at, key)
+    key = _key(node, leaf, at, override)
     try:
-        node[_index(node, leaf, override) if isinstance(node, list) else leaf] = parse(value)
-    except yaml.YAMLError:
+        node[key] = parse(value)
+    except yaml.constructor.ConstructorError as error:
+        raise ConfigError(f"--set {override}: {error.problem}") from None
+    except (yaml.YAMLError, RecursionError):
         raise ConfigError(f"--set {override}: the value is not YAML; quote it") from None
-    origin.overrides[tuple(int(key) if key.isdigit() else key for key in (*parents, leaf))] = override
+    origin.replace((*at, key), override)
 
 
-def _child(node: Any, key: str, at: str, override: str) -> Any:
+def _key(node: Any, word: str, at: Location, override: str) -> str | int:
+    """`word` as a key of `node`, which stands at `at`."""
     if isinstance(node, list):
-        return node[_index(node, key, override)]
+        return _index(node, word, override)
     if not isinstance(node, dict):
-        raise ConfigError(f"--set {override}: {at} holds {node!r}, which has no keys")
-    if at == "steps" and key not in node:
-        raise ConfigError(f"--set {override}: no step is named {key!r}; there are: {', '.join(node)}")
-    if node.get(key) is None:
-        node[key] = {}
-    return node[key]
+        raise ConfigError(f"--set {override}: {'.'.join(map(str, at))} holds {node!r}, which has no keys")
+    return word
 
 
 def _index(node: list[Any], key: str, override: str) -> int:
-    if not key.isdigit() or int(key) >= len(node):
+    if not key.isdecimal() or int(key) >= len(node):
         raise ConfigError(f"--set {override}: {key!r} is not an item; there are items 0 to {len(node) - 1}")
     return int(key)

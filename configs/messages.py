@@ -35,13 +35,15 @@ def explain(model: type[BaseModel], tree: Mapping[str, Any], error: Mapping[str,
 
 
 def _walk(model: Any, tree: Any, loc: Location) -> tuple[Location, list[str]]:
-    """`loc` without the tags that pydantic adds for unions, and the keys allowed beside its last one."""
+    """`loc` without the tags that pydantic adds for unions and keys, and the keys allowed beside its last one."""
     annotation, location = model, []
     fields: list[str] = []
     for key in loc:
         members = _members(annotation)
         if (chosen := _tagged(members, key)) is not None and not _has(tree, key):
             annotation = chosen
+            continue
+        if key == "[key]" or not (_has(tree, key) or _is_model(members[0])):
             continue
         annotation = members[0]
         fields = list(annotation.model_fields) if _is_model(annotation) else []

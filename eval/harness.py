@@ -1,4 +1,4 @@
-"""The lm-eval door: scores the continuation task on a local file, with no network."""
+"""The lm-eval door: scores the word-order task on a local file, with no network."""
 
 import json
 import os
@@ -11,16 +11,16 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eval.continuation import Question
+from eval.word_order import Question
 
-TASK = "continuation"
+TASK = "word_order"
 BATCH_SIZE = 32
 
 
 def right_answers(
     questions: list[Question], file: Path, *, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> list[bool]:
-    """Whether the model gives the true continuation the highest log-likelihood, question by question.
+    """Whether the model gives the real text the highest log-likelihood, question by question.
 
     Writes the questions to `file`, which lm-eval reads.
     """

@@ -29,7 +29,7 @@ class Accuracy(_Entry):
 
 
 class MultipleChoice(_Entry):
-    """The continuation task, scored by lm-eval (`acc`: the choice with the highest log-likelihood)."""
+    """the word-order task, scored by lm-eval (`acc`: the choice with the highest log-likelihood)."""
 
     chance: float
     total: Accuracy
@@ -56,4 +56,4 @@ class Scores(Manifest):
         line = f"{self.mean_bits_per_byte:.3f} bits a byte over {len(ordered)} languages (best {best}, worst {worst})"
         if (task := self.multiple_choice) is None:
             return line
-        return f"{line}; right continuation {task.total.accuracy:.1%} (chance {task.chance:.0%})"
+        return f"{line}; word order {task.total.accuracy:.1%} (chance {task.chance:.0%})"

@@ -13,13 +13,13 @@ from configs.evaluation import EvaluateConfig
 from data_prep.corpus_files import read_documents
 from data_prep.document import Document
 from data_prep.manifests import CleanCorpus, TrainedTokenizer
-from eval.continuation import Question, make_questions
+from eval.word_order import Question, make_questions
 from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores
 from eval.work import Paths, Texts, score_questions, score_texts
 from training.manifests import TrainedModel
 
 TEXTS_PER_ITEM = 400
-QUESTIONS = "continuation.jsonl"
+QUESTIONS = "word_order.jsonl"
 SAMPLES = "samples.jsonl"
 
 
@@ -41,7 +41,7 @@ def evaluate(
     out: Path,
     executor: Executor,
 ) -> Scores:
-    """Bits per byte by language, and the continuation task."""
+    """Bits per byte by language, and the word-order task."""
     documents = list(read_documents(corpus.dir / corpus.manifest.held_out))
     if not documents:
         raise UserError(
@@ -121,7 +121,7 @@ def _write_samples(
         for d, n in zip(documents, nats, strict=True)
     ]
     rows += [
-        {"task": "continuation", "document": q.document, "language": q.language, "answer": q.answer, "right": r}
+        {"task": "word_order", "document": q.document, "language": q.language, "answer": q.answer, "right": r}
         for q, r in zip(questions, right, strict=True)
     ]
     write_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.train_tokenizer import HUGGING_FACE, MODEL
-from eval.continuation import Question
+from eval.word_order import Question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -68,16 +68,13 @@ def commit(path: Path, record: Record) -> None:
 def read_record(path: Path) -> Record | None:
     """The record of the artifact at `path`, or None if the work there is unfinished or absent."""
     try:
-        text = (path / RECORD).read_text(encoding="utf-8")
+        text = (path / RECORD).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         return Record.model_validate_json(text)
     except ValidationError as error:
-        raise UserError(
-            f"{path / RECORD} is not a record this version of Concord can read ({error.error_count()} problems); "
-            "delete the directory to have it made again"
-        ) from error
+        raise _unreadable(path, error) from error
 
 
 def load_artifact(path: Path, manifest: type[M]) -> Artifact[M] | None:
@@ -85,7 +82,10 @@ def load_artifact(path: Path, manifest: type[M]) -> Artifact[M] | None:
     record = read_record(path)
     if record is None:
         return None
-    return Artifact(path, manifest.model_validate_json(json.dumps(record.manifest)))
+    try:
+        return Artifact(path, manifest.model_validate_json(json.dumps(record.manifest)))
+    except ValidationError as error:
+        raise _unreadable(path, error) from error
 
 
 def describe_files(path: Path) -> dict[str, FileEntry]:
@@ -99,6 +99,13 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _unreadable(path: Path, error: ValidationError) -> UserError:
+    return UserError(
+        f"{path / RECORD} is not a record this version of Concord can read ({error.error_count()} problems); "
+        "delete the directory to have it made again"
+    )
+
+
 def _files(path: Path) -> Iterator[Path]:
     for file in sorted(path.rglob("*")):
         if file.is_file() and file.name != RECORD and not file.name.startswith("."):
@@ -107,4 +114,3 @@ def _files(path: Path) -> Iterator[Path]:
 
 def _describe(file: Path) -> FileEntry:
     return FileEntry(num_bytes=file.stat().st_size, sha256=sha256_of(file))
-

@@ -4,9 +4,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import JsonValue
 from rich.console import Console
+from rich.markup import escape
 
-from configs.base import ConfigError, Manifest
+from configs.base import Manifest, UserError
 from configs.cluster import ClusterConfig
 from configs.load import Loaded, Problem, load, shipped
 from configs.run import RunConfig
@@ -14,7 +16,7 @@ from pipeline.artifact import load_artifact
 from pipeline.digests import Digests
 from pipeline.lease import holder
 from pipeline.plan import Plan, PlannedStep, make_plan, wiring_problems
-from pipeline.runner import ATTEMPTS, Runner, check_store
+from pipeline.runner import ATTEMPTS, Runner
 from pipeline.stages import STAGES
 
 
@@ -30,22 +32,24 @@ class Prepared:
 def run_recipe(recipe: Path, cluster: str, overrides: tuple[str, ...], out: Console) -> None:
     """Make what is missing, and say what there is."""
     start = time.perf_counter()
-    ready = prepare(recipe, overrides)
     machines = load(shipped("clusters", cluster), ClusterConfig).config
+    ready = prepare(recipe, overrides)
     _check_pools(ready, machines, cluster)
 
     from cluster.connect import executor_for
 
     def end(step: PlannedStep, manifest: Manifest, seconds: float | None) -> None:
         word = "reused" if seconds is None else f"{seconds:.1f} s"
-        out.print(f"[bold]{step.name}[/]  {manifest.summary()}  [dim]{step.artifact}, {word}[/]")
+        out.print(f"[bold]{step.name}[/]  {escape(manifest.summary())}  [dim]{step.artifact}, {word}[/]")
 
     def begin(step: PlannedStep) -> None:
         out.print(f"[bold]{step.name}[/]  [dim]making {step.artifact}[/]")
 
     runner = Runner(ready.plan, STAGES, ready.store, lambda pool: executor_for(machines, pool), begin, end)
     runner.run()
-    out.print(f"done in {time.perf_counter() - start:.1f} s: {', '.join(ready.plan.outputs)} in {ready.store}")
+    out.print(
+        f"done in {time.perf_counter() - start:.1f} s: {', '.join(ready.plan.outputs)} in {escape(str(ready.store))}"
+    )
 
 
 def show_plan(recipe: Path, overrides: tuple[str, ...], out: Console) -> None:
@@ -57,14 +61,14 @@ def show_plan(recipe: Path, overrides: tuple[str, ...], out: Console) -> None:
         made_from = f" <- {', '.join(step.inputs.values())}" if step.inputs else ""
         out.print(f"{word:<10}  [bold]{step.name}[/]{made_from}  [dim]{step.artifact}[/]")
     count = sum(word == "make" for word in needed.values())
-    out.print(f"{count} to make, {len(needed) - count} to reuse, in {ready.store}")
+    out.print(f"{count} to make, {len(needed) - count} to reuse, in {escape(str(ready.store))}")
 
 
 def show_status(recipe: Path, overrides: tuple[str, ...], out: Console) -> None:
     """One line a step: done, being made and by whom, begun, or not begun."""
     ready = prepare(recipe, overrides)
     for step in ready.plan.steps.values():
-        out.print(f"[bold]{step.name}[/]  {_state(step, ready.store)}  [dim]{step.artifact}[/]")
+        out.print(f"[bold]{step.name}[/]  {escape(_state(step, ready.store))}  [dim]{step.artifact}[/]")
 
 
 def prepare(recipe: Path, overrides: tuple[str, ...]) -> Prepared:
@@ -72,15 +76,24 @@ def prepare(recipe: Path, overrides: tuple[str, ...]) -> Prepared:
     loaded = load(shipped("recipes", str(recipe)), RunConfig, overrides)
     loaded.fail(wiring_problems(loaded.config, STAGES))
     store = Path(loaded.config.store).absolute()
-    digests = Digests(store)
-    observed = {
-        name: observe(step.config, digests)
-        for name, step in loaded.config.steps.items()
-        if (observe := STAGES[step.stage].observe) is not None
-    }
-    if store.exists():
-        digests.save()
+    observed = _observe(loaded, store)
     return Prepared(make_plan(loaded.config, STAGES, observed), store, loaded)
+
+
+def _observe(loaded: Loaded[RunConfig], store: Path) -> dict[str, JsonValue]:
+    """What the sources hold, by step name."""
+    digests = Digests(store)
+    seen: dict[str, JsonValue] = {}
+    problems: list[Problem] = []
+    for name, step in loaded.config.steps.items():
+        if (observe := STAGES[step.stage].observe) is not None:
+            try:
+                seen[name] = observe(step.config, digests)
+            except UserError as error:
+                problems.append(Problem(("steps", name, "config"), str(error)))
+    digests.save()
+    loaded.fail(problems)
+    return seen
 
 
 def _check_pools(ready: Prepared, machines: ClusterConfig, cluster: str) -> None:
@@ -121,7 +134,7 @@ def _state(step: PlannedStep, store: Path) -> str:
         return f"done: {artifact.manifest.summary()}"
     from training.metrics import FILE, last_metrics
 
-    line = last_metrics(path / FILE)
+    line = last_metrics(path / FILE) if path.is_dir() else None
     progress = f", step {line.step}, loss {line.loss:.3f}" if line else ""
     if (who := holder(store, step.artifact)) is not None:
         return f"being made by {who}{progress}"

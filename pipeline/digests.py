@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from cluster.files import write_text
@@ -28,13 +29,14 @@ class Digests:
         return str(self._known[key][3])
 
     def save(self) -> None:
-        """Remember what was found; needs a store that can be written."""
-        if self._changed:
-            write_text(self._path, json.dumps(self._known))
+        """Remember what was found, if there is a store and it can be written."""
+        if self._changed and self._path.parent.is_dir():
+            with suppress(OSError):  # only a memory: files are read again
+                write_text(self._path, json.dumps(self._known))
 
     def _load(self) -> dict[str, list[int | str]]:
         try:
             known: dict[str, list[int | str]] = json.loads(self._path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):  # only a memory: it is made again
+        except (OSError, ValueError):  # only a memory: it is made again
             return {}
-        return known
+        return known if isinstance(known, dict) else {}

@@ -28,6 +28,11 @@ def lease(store: Path, artifact: str, *, step: str) -> Iterator[None]:
             raise UserError(
                 f"step {step!r} is being made by {_read(path)}; wait for it, or stop it and run this again"
             ) from None
+        except OSError as error:
+            raise UserError(
+                f"the file system of the store cannot lock {path} ({error.strerror}); mount it with locks (flock), or "
+                "give another store with --set store=DIR"
+            ) from error
         file.truncate(0)
         file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}))
         file.flush()
@@ -35,6 +40,7 @@ def lease(store: Path, artifact: str, *, step: str) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would leave it to a child that was forked meanwhile
 
 
 def holder(store: Path, artifact: str) -> str | None:
@@ -44,7 +50,7 @@ def holder(store: Path, artifact: str) -> str | None:
         with path.open("r", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except BlockingIOError:
         return _read(path)

@@ -15,6 +15,7 @@ from pipeline.artifact import RECORD, Record, read_record
 GONE = "(no longer in the store)"
 _LINE_CHARACTERS = 110
 _MAX_OBSERVED = 12
+_MAX_NAMED = 6
 
 
 def ancestry(directory: Path) -> dict[str, Record]:
@@ -76,7 +77,7 @@ def observed_lines(observed: JsonValue) -> list[str]:
         case None:
             return []
         case dict():
-            lines = [f"{key}: {_compact(value)}" for key, value in observed.items()]
+            lines = [f"{_compact(key)}: {_compact(value)}" for key, value in observed.items()]
         case list():
             lines = [_compact(value) for value in observed]
         case _:
@@ -121,7 +122,18 @@ def _details(record: Record) -> Iterator[str]:
 
 
 def _compact(value: JsonValue) -> str:
-    return _cut(shorten(json.dumps(value, ensure_ascii=False)))
+    """Names and values in a row; of many files the first few, and how many there are."""
+    match value:
+        case dict():
+            parts = [f"{json.dumps(key, ensure_ascii=False)[1:-1]} {_compact(inner)}" for key, inner in value.items()]
+        case list():
+            parts = [_compact(inner) for inner in value]
+        case str():
+            return _cut(shorten(json.dumps(value, ensure_ascii=False)[1:-1]))
+        case _:
+            return json.dumps(value)
+    rest = len(parts) - _MAX_NAMED
+    return ", ".join(parts if rest <= 0 else [*parts[:_MAX_NAMED], f"and {rest:,} more"])
 
 
 def _cut(text: str) -> str:

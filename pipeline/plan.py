@@ -69,7 +69,8 @@ def _step_problems(run: RunConfig, stages: Mapping[str, Stage], name: str) -> li
     wanted = stages[step.stage].inputs
     problems = [
         Problem((*at, slot), f"step {name!r}: stage {step.stage!r} has no input {slot!r}{_hint(slot, wanted)}")
-        for slot in step.inputs.keys() - wanted.keys()
+        for slot in step.inputs
+        if slot not in wanted
     ]
     for slot, kind in wanted.items():
         problems += _slot_problems(run, stages, name, slot, kind.__name__, (*at, slot))

@@ -14,13 +14,13 @@ from pipeline.report_data import data_section
 from pipeline.report_results import (
     bits_section,
     multiple_choice_section,
-    read_metrics,
     training_seconds,
     training_section,
 )
 from pipeline.report_sections import check_section, environment_section, lineage_section, time_section
 from pipeline.report_style import STYLE
 from training.manifests import ExportedModel, TrainedModel
+from training.metrics import FILE, read_metrics
 
 _PATH = "report.html"
 _PARTS = {
@@ -58,7 +58,7 @@ def report(
 ) -> Report:
     """Write `report.html`. Everything in it comes from the artifacts and the records of their ancestors."""
     records = _lineage([corpus.dir, tokens.dir, model.dir, scores.dir, export.dir])
-    metrics = read_metrics(model.dir / "metrics.jsonl")
+    metrics = read_metrics(model.dir / FILE)
     inputs = (corpus, tokens, model, scores, export)
     summaries = {artifact.dir.resolve().name: artifact.manifest.summary() for artifact in inputs}
     page = render_page(

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import JsonValue
 
 from data_prep.manifests import TokenizedCorpus
 from eval.manifests import Accuracy, MultipleChoice, Scores
@@ -12,27 +11,10 @@ from pipeline.charts import Bar, Reference, bar_chart, line_chart
 from pipeline.markup import NOTHING, Html, element, facts, section, table
 from pipeline.report_sections import figure, flatten, split
 from training.manifests import TrainedModel
+from training.metrics import StepMetrics
 
 _Z = 1.959964
 """Quantile of the normal distribution that leaves 2.5% above."""
-
-
-class StepMetrics(BaseModel):
-    """What the report shows of a line of metrics.jsonl. `loss` is in nats a token."""
-
-    model_config = ConfigDict(frozen=True)
-
-    step: int
-    loss: float
-    learning_rate: float
-    tokens_per_second: float
-    seconds: dict[str, float]
-
-
-def read_metrics(path: Path) -> list[StepMetrics]:
-    """The lines of metrics.jsonl, in order."""
-    with path.open(encoding="utf-8") as lines:
-        return [StepMetrics.model_validate_json(line) for line in lines if line.strip()]
 
 
 def training_seconds(metrics: Sequence[StepMetrics]) -> dict[str, float]:
@@ -103,11 +85,7 @@ def multiple_choice_section(task: MultipleChoice | None) -> Html:
     )
     heads = ("Language", "Right", "Accuracy", "95% interval")
     rows = [_answers(language, accuracy) for language, accuracy in sorted(task.by_language.items())]
-    size = max(10, -(-len(rows) // 3))
-    tables = [
-        table(f"{rows[i][0]} to {rows[i : i + size][-1][0]}", heads, rows[i : i + size])
-        for i in range(0, len(rows), size)
-    ]
+    tables = [table(f"{run[0][0]} to {run[-1][0]}", heads, run) for run in split(rows)]
     return section("choice", "Multiple choice", element("p", text), element("div", *tables, class_="side"))
 
 

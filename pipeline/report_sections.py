@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from typing import TypeVar
 
 from pydantic import JsonValue
 
@@ -12,6 +13,7 @@ from pipeline.lineage import GONE, duration, observed_lines, shorten, when
 from pipeline.markup import NOTHING, Html, code, element, facts, join, section, table
 
 Records = Mapping[str, Record]
+T = TypeVar("T")
 
 
 def lineage_section(records: Records, summaries: Mapping[str, str]) -> Html:
@@ -137,7 +139,7 @@ def _setting(value: JsonValue) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def split(rows: Sequence[Bar], columns: int = 3, *, least: int = 10) -> list[Sequence[Bar]]:
+def split(rows: Sequence[T], columns: int = 3, *, least: int = 10) -> list[Sequence[T]]:
     """The rows in up to `columns` runs side by side, each of at least `least` rows where there are so many."""
     size = max(least, -(-len(rows) // columns))
     return [rows[i : i + size] for i in range(0, len(rows), size)]

@@ -41,7 +41,7 @@ class Runner:
     done: dict[str, Artifact[Manifest]] = field(default_factory=dict)
 
     def run(self) -> dict[str, Artifact[Manifest]]:
-        """The artifacts that were needed, by step name. Raises StepError at the first step that fails."""
+        """The artifacts that were needed, by step name. Raises UserError at the first step that fails."""
         check_store(self.store)
         for name in self.plan.outputs:
             self._need(name)
@@ -64,24 +64,25 @@ class Runner:
 
     def _make(self, step: PlannedStep, path: Path, inputs: Mapping[str, Artifact[Manifest]]) -> Artifact[Manifest]:
         stage = self.stages[step.stage]
-        with lease(self.store, step.artifact, step=step.name):
-            finished = load_artifact(path, stage.output)  # another run may have made it while this one waited
-            if finished is not None:
-                self.on_end(step, finished.manifest, None)
-                return finished
-            self.on_begin(step)
-            try:
+        try:
+            with lease(self.store, step.artifact, step=step.name):
+                finished = load_artifact(path, stage.output)  # another run may have just made it
+                if finished is not None:
+                    self.on_end(step, finished.manifest, None)
+                    return finished
+                self.on_begin(step)
                 return self._attempt(step, path, inputs)
-            except OSError as error:
-                raise _explain(step, error) from error
-            except UserError as error:
-                raise UserError(f"step {step.name!r}: {error}") from error
+        except OSError as error:
+            raise _explain(step, error) from error
 
     def _attempt(self, step: PlannedStep, path: Path, inputs: Mapping[str, Artifact[Manifest]]) -> Artifact[Manifest]:
         attempts = _count_attempt(path)
         started, clock = datetime.now(UTC), time.perf_counter()
-        executor = self.executor_for(step.pool)
-        manifest = self.stages[step.stage].run(step.config, **inputs, out=path, executor=executor)
+        try:
+            executor = self.executor_for(step.pool)
+            manifest = self.stages[step.stage].run(step.config, **inputs, out=path, executor=executor)
+        except UserError as error:
+            raise type(error)(f"step {step.name!r}: {error}") from error
         seconds = round(time.perf_counter() - clock, 3)
         (path / ATTEMPTS).unlink()
         commit(path, self._record(step, manifest, path, executor.placement(), attempts, started, seconds))

@@ -53,7 +53,7 @@ def join(rank: Rank) -> torch.device:
 def leave() -> None:
     """Leave the process group."""
     if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+        deepspeed.comm.destroy_process_group()  # torch's own would leave DeepSpeed holding dead groups
 
 
 def make_engine(model: PreTrainedModel, config: TrainConfig, *, zero_stage: int) -> deepspeed.DeepSpeedEngine:
@@ -76,16 +76,27 @@ def set_learning_rate(engine: deepspeed.DeepSpeedEngine, rate: float) -> None:
         group["lr"] = rate
 
 
+def take_step(engine: deepspeed.DeepSpeedEngine) -> float:
+    """Take the optimizer step that the last backward pass completed; the norm of the global gradient before clipping."""
+    if engine.zero_optimization_stage() > 0 or engine.bfloat16_enabled():
+        engine.step()
+        return float(engine.get_global_grad_norm())
+    # without ZeRO, in fp32, DeepSpeed clips but does not say the norm
+    gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+    norm = float(torch.nn.utils.get_total_norm(gradients))
+    engine.step()
+    return norm
+
+
 def set_step(engine: deepspeed.DeepSpeedEngine, step: int) -> None:
     """Say that the optimizer has taken `step` steps, which Adam's bias correction depends on."""
     base = _base(engine)
-    for group in base.param_groups:
-        for tensor in group["params"]:
-            state = base.state[tensor]
-            for moment in MOMENTS:
-                if moment not in state:
-                    state[moment] = torch.zeros_like(tensor)
-            state["step"] = torch.tensor(float(step))  # a tensor of its own for each: DeepSpeed shared one
+    for master in _masters(engine):
+        state = base.state[master]
+        for moment in MOMENTS:
+            if moment not in state:
+                state[moment] = torch.zeros_like(master)
+        state["step"] = torch.tensor(float(step))  # a tensor of its own for each: DeepSpeed shared one
 
 
 def fragments(engine: deepspeed.DeepSpeedEngine) -> Iterator[Fragment]:
@@ -126,13 +137,28 @@ def _base(engine: deepspeed.DeepSpeedEngine) -> torch.optim.Optimizer:
     return getattr(engine.optimizer, "optimizer", engine.optimizer)
 
 
+def _masters(engine: deepspeed.DeepSpeedEngine) -> list[torch.Tensor]:
+    """The fp32 tensors that AdamW steps on this rank."""
+    stage = engine.zero_optimization_stage()
+    if stage == 3:
+        return list(engine.optimizer.fp32_partitioned_groups_flat)
+    if stage > 0:
+        return _partitions(engine.optimizer)
+    return [master for _, _, master in _replicas(engine)]
+
+
+def _partitions(optimizer: Any) -> list[torch.Tensor]:
+    """One flat fp32 tensor a parameter group, in stages 1 and 2; DeepSpeed has two classes for them."""
+    if hasattr(optimizer, "fp32_groups_flat_partition"):
+        return list(optimizer.fp32_groups_flat_partition)
+    return list(optimizer.single_partition_of_fp32_groups)
+
+
 def _of_stages_1_and_2(optimizer: Any, name: str, parameter: Any) -> Iterator[Fragment]:
     mapping = parameter._hp_mapping
     if mapping is None:  # this rank owns nothing of it
         return
-    is_bf16_optimizer = hasattr(optimizer, "fp32_groups_flat_partition")
-    flats = optimizer.fp32_groups_flat_partition if is_bf16_optimizer else optimizer.single_partition_of_fp32_groups
-    flat = flats[mapping.param_group_index]
+    flat = _partitions(optimizer)[mapping.param_group_index]
     where, state = mapping.hp_fragment_address, optimizer.optimizer.state[flat]
     tensors = {key: state[key].narrow(0, where.start, where.numel) for key in MOMENTS}
     master = flat.data.narrow(0, where.start, where.numel)

@@ -10,7 +10,7 @@ from cluster.files import write_text
 from configs.base import UserError
 from training import checkpoint
 from training.batches import Batches, MicroBatch
-from training.engine import fragments, join, leave, make_engine, publish, set_learning_rate, set_step
+from training.engine import fragments, join, leave, make_engine, publish, set_learning_rate, set_step, take_step
 from training.job import Job
 from training.manifests import TrainedModel
 from training.metrics import FILE, MetricsFile, StepMetrics, Stopwatch, read_metrics
@@ -27,12 +27,12 @@ def train_rank(rank: Rank, job: Job) -> TrainedModel:
     """Train from the newest whole checkpoint, or from the start, to the last step."""
     device = join(rank)
     try:
-        return _Trainer(rank, job, device).run()
+        return Trainer(rank, job, device).run()
     finally:
         leave()
 
 
-class _Trainer:
+class Trainer:
     """The state of training on one rank."""
 
     def __init__(self, rank: Rank, job: Job, device: torch.device) -> None:
@@ -86,7 +86,7 @@ class _Trainer:
                 self.engine.backward(loss_sum * self.rank.world_size / num_targets, scale_wrt_gas=False)
             loss += loss_sum.detach()
         with self.watch.part("optimizer"):
-            self.engine.step()
+            gradient_norm = take_step(self.engine)
             torch.distributed.all_reduce(loss)
             mean_loss = loss.item() / num_targets
         self.step += 1
@@ -96,7 +96,7 @@ class _Trainer:
             step=self.step,
             loss=mean_loss,
             learning_rate=learning_rate,
-            gradient_norm=float(self.engine.get_global_grad_norm()),
+            gradient_norm=gradient_norm,
             num_tokens=self.num_tokens,
             tokens_per_second=round(num_targets / (time.perf_counter() - start), 1),
             seconds=self.watch.take(),

@@ -106,7 +106,7 @@ def test_render_lineage_shows_short_settings_and_what_sources_held(store: Path):
     text = render_lineage(store / "train")
     assert "vocab_size 8192" in text
     assert "77" not in text
-    assert 'source news: {"a.jsonl": "fedcba987654"}' in text
+    assert "source news: a.jsonl fedcba987654" in text
 
 
 def test_render_lineage_indents_inputs_under_what_was_made_from_them(store: Path):
@@ -131,7 +131,17 @@ def test_observed_lines_are_few_and_short():
     assert lines[-1] == "and 28 more"
     assert max(map(len, lines)) < 140
     assert observed_lines(None) == []
-    assert observed_lines(["a", 1]) == ['"a"', "1"]
+    assert observed_lines(["a", 1]) == ["a", "1"]
+
+
+def test_observed_lines_count_the_files_of_a_source_and_name_the_first():
+    (line,) = observed_lines({"news": {f"{i}.txt": DIGEST for i in range(1006)}})
+    assert line.startswith("news: 0.txt fedcba987654, 1.txt fedcba987654, ")
+    assert line.endswith(", and 1,000 more")
+
+
+def test_observed_lines_cannot_move_the_cursor_of_a_terminal():
+    assert not any(character < " " for line in observed_lines({"a\x1b[2J\n": {"b\x1b": "c\x07"}}) for character in line)
 
 
 def test_shorten_cuts_digests_and_commits_only():

@@ -15,8 +15,6 @@ from data_prep.manifests import CleanCorpus, CorpusCount, Segment, TokenizedCorp
 from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores
 from pipeline.artifact import FileEntry, Input, Record, commit
 from pipeline.report import Report, outcome, report
-from pipeline.report_results import wilson
-from pipeline.report_sections import flatten
 from training.manifests import ExportedModel, TrainedModel
 
 LANGUAGES = [f"l{i:02}" for i in range(64)]
@@ -232,16 +230,3 @@ def test_outcome_says_above_when_the_loss_is_worse_than_no_context(tmp_path: Pat
     made = _make(tmp_path)
     worse = made["model"].manifest.model_copy(update={"final_loss": 8.0})
     assert "0.75 above the unigram entropy" in outcome(worse, made["scores"].manifest)
-
-
-def test_wilson_matches_a_published_example_and_stays_within_bounds():
-    # Newcombe, Statistics in Medicine 17 (1998), table I: 81 of 263, and 0 of 20.
-    assert wilson(num_right=81, num_questions=263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert wilson(num_right=0, num_questions=20) == pytest.approx((0, 0.1611), abs=5e-5)
-    assert wilson(num_right=2, num_questions=2)[1] == 1.0
-    assert wilson(num_right=0, num_questions=0) == (0.0, 1.0)
-
-
-def test_flatten_names_settings_as_the_command_line_does():
-    settings: dict[str, Any] = {"a": {"b": {"c": 1}}, "d": "x", "e": None, "f": [1, "y"], "g": True}
-    assert flatten(settings) == [("a.b.c", "1"), ("d", "x"), ("f", '[1, "y"]'), ("g", "true")]

@@ -1,0 +1,65 @@
+import pytest
+
+from cluster.placement import place
+from configs.base import ConfigError
+from configs.cluster import PoolConfig, WandbConfig
+
+
+def placed(num_cpus: int, num_gpus: int = 0, **settings):
+    return place(PoolConfig(**settings), num_cpus=num_cpus, num_gpus=num_gpus, wandb=None)
+
+
+@pytest.mark.parametrize(
+    ("num_cpus", "num_gpus", "settings", "layout"),
+    [
+        (1, 0, {}, (1, 1, "cpu")),
+        (2, 0, {}, (1, 2, "cpu")),
+        (8, 0, {}, (4, 2, "cpu")),
+        (7, 0, {}, (3, 2, "cpu")),
+        (16, 1, {}, (1, 16, "cuda")),
+        (16, 4, {}, (4, 4, "cuda")),
+        (16, 4, {"num_ranks": 2}, (2, 8, "cuda")),
+        (16, 4, {"cpus_per_rank": 1}, (4, 1, "cuda")),
+        (4, 0, {"num_ranks": 4}, (4, 1, "cpu")),
+        (4, 0, {"num_ranks": 1, "cpus_per_rank": 3}, (1, 3, "cpu")),
+    ],
+)
+def test_ranks_and_cores_follow_from_the_machines(num_cpus, num_gpus, settings, layout):
+    placement = placed(num_cpus, num_gpus, **settings)
+    assert (placement.num_ranks, placement.cpus_per_rank, placement.device) == layout
+
+
+@pytest.mark.parametrize("num_gpus", [0, 1, 2, 3, 8])
+@pytest.mark.parametrize("num_cpus", [8, 9, 31, 64])
+def test_a_pool_that_asks_for_nothing_always_fits(num_cpus, num_gpus):
+    placement = placed(num_cpus, num_gpus)
+    assert 1 <= placement.num_ranks * placement.cpus_per_rank <= num_cpus
+
+
+@pytest.mark.parametrize(
+    ("num_cpus", "num_gpus", "settings"),
+    [
+        (2, 0, {"num_ranks": 3}),
+        (4, 0, {"num_ranks": 2, "cpus_per_rank": 3}),
+        (64, 2, {"num_ranks": 4}),
+        (8, 2, {"cpus_per_rank": 5}),
+    ],
+)
+def test_a_pool_that_asks_for_more_than_there_is_is_refused(num_cpus, num_gpus, settings):
+    with pytest.raises(ConfigError) as caught:
+        placed(num_cpus, num_gpus, **settings)
+    assert f"there are {num_cpus} cores and {num_gpus} GPUs; lower num_ranks" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_task_never_wants_more_cores_than_there_are():
+    assert placed(2, cpus_per_task=8).cpus_per_task == 2
+    assert placed(16, cpus_per_task=8).cpus_per_task == 8
+
+
+def test_the_other_settings_are_passed_on():
+    pool = PoolConfig(zero_stage=3, micro_batch_size=2, max_restarts=0, start_timeout_seconds=1.5)
+    wandb = WandbConfig(project="p")
+    placement = place(pool, num_cpus=2, num_gpus=0, wandb=wandb)
+    assert (placement.zero_stage, placement.micro_batch_size, placement.max_restarts) == (3, 2, 0)
+    assert (placement.start_timeout_seconds, placement.wandb) == (1.5, wandb)

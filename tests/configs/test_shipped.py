@@ -1,0 +1,39 @@
+import pytest
+
+from cluster.placement import place
+from configs.cluster import ClusterConfig
+from configs.load import SHIPPED, load
+from configs.run import RunConfig
+from pipeline.plan import make_plan, wiring_problems
+from pipeline.stages import STAGES
+
+RECIPES = sorted((SHIPPED / "recipes").glob("*.yaml"))
+CLUSTERS = sorted((SHIPPED / "clusters").glob("*.yaml"))
+
+
+def test_recipes_and_clusters_ship():
+    assert {"smoke"} <= {path.stem for path in RECIPES}
+    assert {"inline", "local"} <= {path.stem for path in CLUSTERS}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_loads_and_plans(path):
+    run = load(path, RunConfig).config
+    assert wiring_problems(run, STAGES) == []
+    plan = make_plan(run, STAGES, observed={})
+    assert list(plan.steps) and set(plan.steps) == set(run.steps)
+    assert set(plan.outputs) <= set(run.steps)
+    assert run.name == path.stem
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_pools_of_a_shipped_recipe_are_in_the_default_cluster(path):
+    pools = load(SHIPPED / "clusters" / "local.yaml", ClusterConfig).config.pools
+    assert {step.pool for step in load(path, RunConfig).config.steps.values()} <= set(pools)
+
+
+@pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: path.stem)
+def test_a_shipped_cluster_loads_and_its_default_pool_fits_a_laptop(path):
+    cluster = load(path, ClusterConfig).config
+    placed = place(cluster.pools["default"], num_cpus=2, num_gpus=0, wandb=cluster.wandb)
+    assert placed.num_ranks * placed.cpus_per_rank <= 2

@@ -1,0 +1,191 @@
+import errno
+import json
+import os
+import shutil
+
+import pytest
+
+from configs.base import ConfigError, UserError
+from pipeline.artifact import RECORD
+from tests.pipeline.toys import Bind, Repeat, Text, ToyStep, Write, instead_of, planned, recipe, repeat, run
+
+
+def artifacts(store) -> list[str]:
+    return sorted(path.parent.name.split("-")[0] for path in store.glob(f"*/{RECORD}"))
+
+
+def failing(error: Exception, text: str | None = None):
+    """The stage `repeat`, dying of `error` after it has perhaps written half of its work."""
+
+    def half(config, *, text, out, executor):
+        (out / "half.txt").write_text("half")
+        raise error
+
+    return instead_of("repeat", half)
+
+
+def test_every_step_is_made_after_its_inputs_and_from_them(tmp_path):
+    outcome = run(tmp_path)
+    assert outcome.made == ["first", "twice", "other", "book"]
+    book = outcome.artifacts["book"]
+    assert (book.dir / book.manifest.path).read_text() == "a book\none one \ntwo "
+
+
+def test_a_second_run_reuses_and_changes_nothing(tmp_path):
+    first = run(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in first.artifacts["book"].dir.rglob("*")}
+    again = run(tmp_path)
+    assert (again.made, again.reused) == ([], ["book"])
+    assert again.artifacts["book"] == first.artifacts["book"]
+    assert {path: path.stat().st_mtime_ns for path in first.artifacts["book"].dir.rglob("*")} == before
+
+
+def test_a_change_makes_only_what_depends_on_it(tmp_path):
+    run(tmp_path)
+    changed = planned(recipe(twice=ToyStep("repeat", Repeat(times=3), {"text": "first"})))
+    outcome = run(tmp_path, changed)
+    assert outcome.made == ["twice", "book"]
+    assert outcome.reused == ["first", "other"]
+
+
+def test_a_change_taken_back_finds_the_earlier_work(tmp_path):
+    run(tmp_path)
+    run(tmp_path, planned(recipe(book=ToyStep("bind", Bind(title="x"), {"left": "twice", "right": "other"}))))
+    assert run(tmp_path).made == []
+
+
+def test_another_pool_reuses(tmp_path):
+    run(tmp_path)
+    moved = planned(recipe(first=ToyStep("write", Write(text="one "), pool="big")))
+    assert run(tmp_path, moved).made == []
+
+
+def test_a_wanted_artifact_that_exists_needs_nothing_below_it(tmp_path):
+    first = run(tmp_path)
+    for name in ("first", "other", "twice"):
+        shutil.rmtree(first.artifacts[name].dir)
+    outcome = run(tmp_path)
+    assert (outcome.made, outcome.reused) == ([], ["book"])
+
+
+def test_only_what_the_wanted_outputs_need_is_made(tmp_path):
+    outcome = run(tmp_path, planned(recipe(extra=ToyStep("write", Write(text="x")))))
+    assert "extra" in outcome.made
+    wanted = planned(recipe(other=ToyStep("write", Write(text="new"))))
+    assert run(tmp_path, type(wanted)(wanted.steps, ("twice",))).made == []
+
+
+def test_two_steps_of_one_identity_are_made_once(tmp_path):
+    outcome = run(tmp_path, planned(recipe(other=ToyStep("write", Write(text="one ")))))
+    assert (outcome.made, outcome.reused) == (["first", "twice", "book"], ["other"])
+
+
+def test_an_unfinished_directory_is_gone_on_with(tmp_path):
+    path = run(tmp_path).artifacts["twice"].dir
+    (path / RECORD).unlink()
+    shutil.rmtree(tmp_path / planned().steps["book"].artifact)
+    (path / "shard-0.txt").write_text("done before")
+    seen = []
+
+    def resume(config, *, text, out, executor):
+        seen.append((out / "shard-0.txt").read_text())
+        return repeat(config, text=text, out=out, executor=executor)
+
+    outcome = run(tmp_path, stages=instead_of("repeat", resume))
+    assert outcome.made == ["twice", "book"]
+    assert seen == ["done before"]
+    assert outcome.artifacts["twice"].dir == path
+
+
+def test_attempts_are_counted_over_failures(tmp_path):
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path, stages=failing(ZeroDivisionError()))
+    record = json.loads((run(tmp_path).artifacts["twice"].dir / RECORD).read_text(encoding="utf-8"))
+    assert record["attempts"] == 3
+
+
+def test_a_failure_names_the_step_and_keeps_what_was_finished(tmp_path):
+    with pytest.raises(UserError) as caught:
+        run(tmp_path, stages=failing(UserError("the text is too dull; write another")))
+    assert str(caught.value) == "step 'twice': the text is too dull; write another"
+    assert artifacts(tmp_path) == ["write"]
+    assert (tmp_path / planned().steps["twice"].artifact / "half.txt").exists()
+    assert run(tmp_path).made == ["twice", "other", "book"]
+
+
+def test_a_config_error_of_a_stage_stays_one(tmp_path):
+    with pytest.raises(ConfigError, match=r"^step 'twice': the pool is too big$"):
+        run(tmp_path, stages=failing(ConfigError("the pool is too big")))
+
+
+def test_a_bug_in_a_stage_is_not_dressed_up(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, stages=failing(ZeroDivisionError("ours")))
+    assert artifacts(tmp_path) == ["write"]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the disk is full"),
+        (errno.EACCES, "no permission"),
+        (errno.EROFS, "no permission"),
+        (errno.EIO, "the system refused"),
+    ],
+)
+def test_a_refusal_of_the_system_is_one_sentence(tmp_path, number, words):
+    with pytest.raises(UserError) as caught:
+        run(tmp_path, stages=failing(OSError(number, os.strerror(number), "/data/shard.bin")))
+    message = str(caught.value)
+    assert message.startswith(f"step 'twice': {words} (/data/shard.bin)")
+    assert "\n" not in message
+    assert artifacts(tmp_path) == ["write"]
+
+
+def test_a_stage_may_not_hand_over_files_it_did_not_finish(tmp_path):
+    """A stage whose last act fails leaves no record, however much it wrote."""
+
+    def late(config, *, text, out, executor):
+        repeat(config, text=text, out=out, executor=executor)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stages=instead_of("repeat", late))
+    assert artifacts(tmp_path) == ["write"]
+
+
+@pytest.mark.parametrize("below", ["store", "store/deeper/still"])
+def test_a_store_that_cannot_be_written_is_one_sentence(tmp_path, below):
+    (tmp_path / "store").write_text("a file")
+    with pytest.raises(UserError) as caught:
+        run(tmp_path / below)
+    assert str(caught.value).startswith(f"the store {tmp_path / below} cannot be written (")
+    assert "--set store=" in str(caught.value)
+
+
+def test_a_lock_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / ".leases").write_text("a file where a directory should be")
+    with pytest.raises(UserError, match=r"^step 'first': .*\.leases"):
+        run(tmp_path)
+
+
+def test_a_damaged_record_stops_the_run_in_one_sentence(tmp_path):
+    (run(tmp_path).artifacts["book"].dir / RECORD).write_text("{")
+    with pytest.raises(UserError, match=r"delete the directory to have it made again$"):
+        run(tmp_path)
+
+
+def test_a_new_version_of_a_manifest_is_not_read_by_guess(tmp_path):
+    record = run(tmp_path).artifacts["book"].dir / RECORD
+    tree = json.loads(record.read_text(encoding="utf-8"))
+    record.write_text(json.dumps(tree | {"manifest": {"pages": 3}}))
+    with pytest.raises(UserError, match="not a record this version of Concord can read"):
+        run(tmp_path)
+
+
+def test_no_hidden_file_of_the_runner_is_left_in_a_finished_artifact(tmp_path):
+    for artifact in run(tmp_path).artifacts.values():
+        assert isinstance(artifact.manifest, Text)
+        assert [path.name for path in artifact.dir.iterdir() if path.name.startswith(".")] == []

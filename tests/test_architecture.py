@@ -1,0 +1,129 @@
+"""The shape of the code, read from its text: layers, doors, cycles, docstrings, sizes, and what stays unimported."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = ["configs", "cluster", "data_prep", "training", "eval", "pipeline"]
+DOORS = {
+    "ray": {"cluster/ray_executor.py", "cluster/ray_gang.py"},
+    "deepspeed": {"training/engine.py"},
+    "sentencepiece": {"data_prep/tokenizer.py"},
+    "tokenizers": {"data_prep/tokenizer.py"},
+    "lm_eval": {"eval/harness.py"},
+    "wandb": {"training/wandb_log.py"},
+    "datasets": {"data_prep/sources/hugging_face.py"},
+    "yaml": {"configs/load.py"},
+    "typer": {"pipeline/cli.py"},
+}
+HEAVY = ["torch", "ray", "deepspeed", "transformers", "datasets", "wandb", "lm_eval", "sentencepiece", "tokenizers"]
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 250, 50
+
+FILES = {str(path.relative_to(ROOT)): path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))}
+CODE = sorted(name for name in FILES if not name.endswith("__init__.py"))
+TREES = {name: ast.parse(FILES[name].read_text(encoding="utf-8")) for name in CODE}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def imported(node: ast.AST) -> list[str]:
+    """Dotted names that an import statement may load: `from a import b` may mean the module a.b."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "relative imports hide where a name comes from"
+        return [name for alias in node.names for name in (str(node.module), f"{node.module}.{alias.name}")]
+    return []
+
+
+def top_level(tree: ast.AST) -> Iterator[ast.AST]:
+    """Nodes that run when the module is imported: not the bodies of functions, nor what only type checkers read."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        if not isinstance(node, Function | ast.Lambda):
+            yield from top_level(node)
+
+
+def module_of(name: str) -> str:
+    return name.removesuffix(".py").replace("/", ".")
+
+
+def undocumented(tree: ast.Module) -> list[str]:
+    """Public classes and functions of a module without a docstring."""
+    named = [node for node in tree.body if isinstance(node, Function | ast.ClassDef) and node.name[0] != "_"]
+    return [node.name for node in named if ast.get_docstring(node) is None]
+
+
+def test_reading_imports_sees_every_form():
+    guarded = "if TYPE_CHECKING:\n    import z\n"
+    tree = ast.parse(f"import a.b\n{guarded}def f():\n    from c import d\ntry:\n    from e.f import g\nfinally: 0")
+    assert {n for node in ast.walk(tree) for n in imported(node)} == {"a.b", "z", "c", "c.d", "e.f", "e.f.g"}
+    assert {n for node in top_level(tree) for n in imported(node)} == {"a.b", "e.f", "e.f.g"}
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_a_module_imports_only_packages_below_its_own(name):
+    layer = name.split("/")[0]
+    above = {*LAYERS[LAYERS.index(layer) + 1 :], "tests", "benchmarks"}
+    used = {module.split(".")[0] for node in ast.walk(TREES[name]) for module in imported(node)}
+    assert not above & used
+
+
+def test_modules_import_each_other_in_no_circle():
+    modules = {module_of(name): name for name in CODE}
+    graph = {
+        module: {used for node in top_level(TREES[name]) for used in imported(node) if used in modules}
+        for module, name in modules.items()
+    }
+    assert any(graph.values())
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_a_heavy_library_is_imported_behind_its_door_only(library):
+    users = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if library in [module.split(".")[0] for module in imported(node)]
+    }
+    assert users == DOORS[library]
+
+
+@pytest.mark.parametrize("module", ["pipeline.stages", "pipeline.cli", "pipeline.commands"])
+def test_the_command_loads_nothing_heavy_before_it_is_needed(module):
+    program = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    ).stdout.split()
+    assert module in loaded
+    assert not set(HEAVY) & set(loaded)
+
+
+def test_init_files_are_empty():
+    assert [name for name, path in FILES.items() if path.name == "__init__.py" and path.read_bytes()] == []
+
+
+def test_tests_are_no_packages():
+    assert list((ROOT / "tests").rglob("__init__.py")) == []
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_a_module_and_what_is_public_in_it_say_what_they_are(name):
+    assert ast.get_docstring(TREES[name])
+    assert undocumented(TREES[name]) == []
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_files_and_functions_stay_short(name):
+    assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
+    sizes = {f.name: (f.end_lineno or 0) - f.lineno + 1 for f in ast.walk(TREES[name]) if isinstance(f, Function)}
+    assert {function: lines for function, lines in sizes.items() if lines > MAX_FUNCTION_LINES} == {}

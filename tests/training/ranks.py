@@ -1,0 +1,115 @@
+"""Several ranks on this machine, each a fresh process, and a small job for them."""
+
+import multiprocessing
+from multiprocessing import connection
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cluster.executor import Rank
+from cluster.network import free_port
+from cluster.placement import Placement
+from configs.base import Artifact
+from configs.training import TrainConfig
+from data_prep.manifests import Certificate, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
+from data_prep.shards import dtype_for, write_shard
+from training.job import Job
+
+VOCAB = 320
+GRACE_SECONDS = 10
+
+
+def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
+    """`fn(rank, *args)` on each rank; results in rank order, or the exit code of a rank that gave none."""
+    context = multiprocessing.get_context("spawn")
+    port = free_port()
+    pipes = [context.Pipe(duplex=False) for _ in range(world_size)]
+    ranks = [Rank(i, world_size, "cpu", 1, "127.0.0.1", port, attempt=0) for i in range(world_size)]
+    processes = [
+        context.Process(target=_enter, args=(fn, rank, send, args)) for rank, (_, send) in zip(ranks, pipes, strict=True)
+    ]
+    for process, (_, send) in zip(processes, pipes, strict=True):
+        process.start()
+        send.close()
+    waiting = {process.sentinel: process for process in processes}
+    results: list[Any] = [None] * world_size
+    while waiting:
+        for ready in connection.wait([*waiting, *(receive for receive, _ in pipes if not receive.closed)]):
+            if ready in waiting:
+                gone = waiting.pop(ready)
+                gone.join()
+                if gone.exitcode != 0:  # the others may wait for it in a collective for ever
+                    _end(list(waiting.values()))
+        for number, (receive, _) in enumerate(pipes):
+            results[number] = results[number] or _receive(receive)
+    return [process.exitcode if result is None else result[0] for process, result in zip(processes, results, strict=True)]
+
+
+def _enter(fn: Callable[..., Any], rank: Rank, send: Any, args: tuple[Any, ...]) -> None:
+    import os
+
+    os.environ.update(rank.environment())
+    send.send((fn(rank, *args),))
+
+
+def _receive(receive: Any) -> Any:
+    try:
+        return None if receive.closed or not receive.poll() else receive.recv()
+    except EOFError:
+        receive.close()
+        return None
+
+
+def _end(processes: list[Any]) -> None:
+    for process in processes:
+        process.join(timeout=GRACE_SECONDS)
+        process.kill()
+
+
+def tiny_config(**changes: Any) -> TrainConfig:
+    """A model of some thousand parameters, of sizes that no world size divides."""
+    settings: dict[str, Any] = {
+        "model": {
+            "hidden_size": 24,
+            "intermediate_size": 40,
+            "num_layers": 2,
+            "num_attention_heads": 3,
+            "tie_word_embeddings": True,
+        },
+        "sequence_length": 16,
+        "global_batch_size": 5,
+        "num_steps": 6,
+        "optimizer": {"learning_rate": 0.01},
+        "schedule": {"kind": "cosine", "num_warmup_steps": 2},
+        "precision": "fp32",
+        "checkpoint_every_steps": 2,
+    }
+    return TrainConfig.model_validate(settings | changes)
+
+
+def tiny_corpus(directory: Path) -> Artifact[TokenizedCorpus]:
+    """Two shards, two sources, three languages; repetitive, so that a model learns it."""
+    random = np.random.default_rng(0)
+    shards = []
+    for name, source, languages in (("a", "web", ["de", "sw"]), ("b", "web", ["sw"]), ("c", "science", ["en"])):
+        documents, segments = [], []
+        for language in languages:
+            own = [[*(3 + random.integers(0, 40, size=random.integers(5, 60)) ** 2 % 300).tolist(), 1] for _ in range(9)]
+            documents += own
+            tokens = sum(map(len, own))
+            segments.append(Segment(language=language, num_documents=9, num_tokens=tokens, num_bytes=3 * tokens))
+        write_shard(directory / name, documents, dtype_for(VOCAB))
+        shards.append(TokenShard(path=name, source=source, segments=tuple(segments)))
+    manifest = TokenizedCorpus(shards=tuple(shards), vocab_size=VOCAB, eos_id=1, unigram_entropy=3.5)
+    return Artifact(directory, manifest)
+
+
+def tiny_job(directory: Path, config: TrainConfig, *, world_size: int, zero_stage: int, name: str = "out") -> Job:
+    """A job on the tiny corpus; the same `directory` gives the same corpus."""
+    (directory / name).mkdir(parents=True, exist_ok=True)
+    certificate = Certificate(num_texts=0, num_languages=0, model_sha256="", tokenizer_json_sha256="")
+    tokenizer = TrainedTokenizer(vocab_size=VOCAB, eos_id=1, pad_id=2, sample_bytes={}, certificate=certificate)
+    placement = Placement(world_size, "cpu", 1, 1, zero_stage, 2, 0, 60.0, None)
+    corpus = tiny_corpus(directory / "corpus")
+    return Job(config, corpus, Artifact(directory, tokenizer), directory / name, placement)
