@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from configs.base import UserError
 from configs.data import HuggingFaceSource
 from data_prep.document import Digest, Document, Unreadable
-from data_prep.sources import files
+from data_prep.sources import files, records
 
 
 def parts(config: HuggingFaceSource) -> tuple[str, ...]:
@@ -33,7 +33,7 @@ def identity(config: HuggingFaceSource, digest: Digest) -> JsonValue:
 def read(config: HuggingFaceSource, part: str) -> Iterator[Document | Unreadable]:
     """Records of the split in its order, numbered from 1."""
     for number, record in _records(config, part):
-        yield files.to_document(config, record, f"{config.path}:{number}")
+        yield records.to_document(config, record, f"{config.path}:{number}")
 
 
 def _data_files(config: HuggingFaceSource, root: Path) -> list[str]:
@@ -72,7 +72,9 @@ def _open(config: HuggingFaceSource, part: str) -> Any:
         )
     # A streamed dataset may not know its columns before it is read.
     return (
-        split.select_columns(files.check_columns(config, config.path, split.column_names)) if split.features else split
+        split.select_columns(records.check_columns(config, config.path, split.column_names))
+        if split.features
+        else split
     )
 
 

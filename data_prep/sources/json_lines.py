@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from configs.data import JsonLinesSource
 from data_prep.document import Digest, Document, Unreadable
-from data_prep.sources import files
+from data_prep.sources import files, records
 
 
 def parts(config: JsonLinesSource) -> tuple[str, ...]:
@@ -28,7 +28,7 @@ def read(config: JsonLinesSource, part: str) -> Iterator[Document | Unreadable]:
         if line.strip():
             record = _parse(line)
             where = f"{name}:{number}"
-            yield Unreadable(where, record) if isinstance(record, str) else files.to_document(config, record, where)
+            yield Unreadable(where, record) if isinstance(record, str) else records.to_document(config, record, where)
 
 
 def _parse(line: bytes) -> dict[str, Any] | str:

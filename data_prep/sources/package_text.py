@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from configs.base import UserError
 from configs.data import PackageTextSource
 from data_prep.document import Digest, Document, Unreadable
-from data_prep.sources import files
+from data_prep.sources import files, records
 
 _SAMPLE_PACKAGES = ("eld", "scipy", "sympy", "networkx", "sklearn")
 
@@ -69,7 +69,7 @@ def _to_document(config: PackageTextSource, line: bytes, where: str) -> Document
     if len(columns) <= last:
         return Unreadable(where, "missing_field")
     tag = None if config.language_column is None else columns[config.language_column]
-    language = files.check_language(tag, config.language)
+    language = records.check_language(tag, config.language)
     if language is None:
         return Unreadable(where, "bad_language")
     return Document(f"{config.name}/{where}", columns[config.text_column], language, config.name)

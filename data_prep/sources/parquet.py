@@ -7,7 +7,7 @@ from pydantic import JsonValue
 
 from configs.data import ParquetSource
 from data_prep.document import Digest, Document, Unreadable
-from data_prep.sources import files
+from data_prep.sources import files, records
 
 _BATCH_ROWS = 1024
 
@@ -29,7 +29,7 @@ def read(config: ParquetSource, part: str) -> Iterator[Document | Unreadable]:
         for record in _records(batch):
             number += 1
             where = f"{name}:{number}"
-            yield Unreadable(where, record) if isinstance(record, str) else files.to_document(config, record, where)
+            yield Unreadable(where, record) if isinstance(record, str) else records.to_document(config, record, where)
 
 
 def _batches(config: ParquetSource, part: str) -> Iterator[Any]:
@@ -39,7 +39,7 @@ def _batches(config: ParquetSource, part: str) -> Iterator[Any]:
     rows = 0
     try:
         with parquet.ParquetFile(part) as file:
-            columns = files.check_columns(config, files.display(part), file.schema_arrow.names)
+            columns = records.check_columns(config, files.display(part), file.schema_arrow.names)
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
                     yield batch

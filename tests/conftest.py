@@ -1,0 +1,18 @@
+"""What all tests share: one Ray for the session."""
+
+from collections.abc import Iterator
+
+import pytest
+from configs.cluster import PoolConfig
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A private Ray on this machine, started when the first test asks for it."""
+    import ray
+
+    from cluster.ray_executor import RayExecutor
+
+    RayExecutor(PoolConfig(num_ranks=1), address="local").placement()
+    yield
+    ray.shutdown()

@@ -1,0 +1,193 @@
+"""What every executor keeps to: the same tests over Ray and over this process."""
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cluster.executor import Executor, Rank
+from cluster.inline import InlineExecutor
+from configs.base import ConfigError, UserError
+from configs.cluster import PoolConfig
+
+MakeExecutor = Callable[..., Executor]
+
+
+@pytest.fixture(params=["inline", "ray"])
+def make(request) -> MakeExecutor:
+    """From a pool's settings to an executor."""
+    if request.param == "inline":
+        return lambda **pool: InlineExecutor(PoolConfig(**pool))
+    return ray_maker(request)
+
+
+@pytest.fixture
+def make_ray(request) -> MakeExecutor:
+    return ray_maker(request)
+
+
+def ray_maker(request) -> MakeExecutor:
+    request.getfixturevalue("ray_cluster")
+    from cluster.ray_executor import RayExecutor
+
+    return lambda **pool: RayExecutor(PoolConfig(**pool), address="local")
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def refuse_seven(number: int) -> int:
+    if number == 7:
+        raise UserError("line 7 is wrong; mend it")
+    return number
+
+
+def fill_disk(path: str) -> None:
+    raise OSError(28, "No space left on device", path)
+
+
+def fail(number: int) -> None:
+    raise ZeroDivisionError(f"bug on {number}")
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """Kills its worker the first `times` times."""
+
+    marks: Path
+    number: int
+    times: int = 1
+
+
+def die_then_work(item: Deadly) -> int:
+    mark = item.marks / f"{item.number}-{len(list(item.marks.glob(f'{item.number}-*')))}"
+    if item.number == 2 and len(list(item.marks.glob(f"{item.number}-*"))) < item.times:
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item.number
+
+
+def describe(rank: Rank, argument: str) -> tuple[str, Rank, dict[str, str]]:
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR", "OMP_NUM_THREADS")
+    return argument, rank, {name: os.environ[name] for name in names}
+
+
+def leave_a_mark(rank: Rank, marks: Path) -> int:
+    (marks / f"attempt-{rank.attempt}-rank-{rank.index}").touch()
+    return rank.attempt
+
+
+def die_at_first(rank: Rank, marks: Path) -> int:
+    """Rank 1 of the first attempt is killed while rank 0 waits for it, as in a collective."""
+    leave_a_mark(rank, marks)
+    if rank.attempt == 0 and rank.index == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if rank.attempt == 0:
+        signal.pause()
+    return rank.attempt
+
+
+def die_always(rank: Rank, argument: None) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuse(rank: Rank, argument: None) -> None:
+    if rank.index == rank.world_size - 1:
+        raise UserError("the last rank refuses; change it")
+    raise RuntimeError("a collective failed because a peer left")
+
+
+def test_map_gives_results_in_the_order_of_the_items(make):
+    assert list(make().map(square, range(50), label="squaring")) == [n * n for n in range(50)]
+
+
+def test_map_of_nothing_is_nothing(make):
+    assert list(make().map(square, [], label="squaring")) == []
+
+
+def test_map_passes_a_users_error_on_as_it_was(make):
+    with pytest.raises(UserError) as caught:
+        list(make().map(refuse_seven, range(10), label="checking"))
+    assert type(caught.value) is UserError and str(caught.value) == "line 7 is wrong; mend it"
+
+
+def test_map_passes_the_systems_error_on_with_its_number(make):
+    with pytest.raises(OSError) as caught:
+        list(make().map(fill_disk, ["/some/file"], label="writing"))
+    assert (caught.value.errno, caught.value.filename) == (28, "/some/file")
+
+
+def test_map_shows_where_our_own_bug_is(make):
+    with pytest.raises(ZeroDivisionError, match="bug on 3"):
+        list(make().map(fail, [3], label="failing"))
+
+
+def test_map_goes_on_after_a_lost_worker(make_ray, tmp_path):
+    items = [Deadly(tmp_path, number) for number in range(5)]
+    assert list(make_ray(max_restarts=2).map(die_then_work, items, label="dying")) == [0, 1, 2, 3, 4]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_map_gives_up_after_max_restarts(make_ray, tmp_path):
+    items = [Deadly(tmp_path, 2, times=100)]
+    with pytest.raises(UserError, match="died 2 times"):
+        list(make_ray(max_restarts=1).map(die_then_work, items, label="dying"))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_map_holds_few_items_in_flight(make, tmp_path):
+    results = make().map(touch, [tmp_path / str(n) for n in range(100)], label="touching")
+    next(results)
+    assert len(list(tmp_path.iterdir())) < 20
+    results.close()
+
+
+def touch(path: Path) -> None:
+    path.touch()
+
+
+def test_gang_gives_each_rank_its_place_and_returns_rank_0s_result(make):
+    argument, rank, environment = make(num_ranks=1).gang(describe, "hello", label="describing")
+    assert (argument, rank.index, rank.world_size, rank.attempt, rank.device) == ("hello", 0, 1, 0, "cpu")
+    assert environment == {name: rank.environment()[name] for name in environment}
+
+
+def test_gang_passes_a_users_error_on_and_does_not_start_again(make):
+    with pytest.raises(UserError, match=r"^the last rank refuses; change it$"):
+        make(num_ranks=1).gang(refuse, None, label="refusing")
+
+
+def test_gang_tells_a_users_error_from_what_followed_it(make_ray):
+    with pytest.raises(UserError, match=r"^the last rank refuses; change it$"):
+        make_ray(num_ranks=2).gang(refuse, None, label="refusing")
+
+
+def test_gang_starts_all_ranks_and_starts_them_again_together(make_ray, tmp_path):
+    assert make_ray(num_ranks=2, max_restarts=1).gang(die_at_first, tmp_path, label="dying") == 1
+    assert {"attempt-1-rank-0", "attempt-1-rank-1"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_gang_gives_up_after_max_restarts(make_ray):
+    with pytest.raises(UserError, match="died, after 1 restarts"):
+        make_ray(num_ranks=1, max_restarts=1).gang(die_always, None, label="dying")
+
+
+def test_gang_frees_what_it_took(make_ray, tmp_path):
+    for _ in range(3):
+        make_ray(num_ranks=2).gang(leave_a_mark, tmp_path, label="marking")
+
+
+def test_more_ranks_than_cores_are_refused(make_ray):
+    with pytest.raises(ConfigError, match="999 ranks"):
+        make_ray(num_ranks=999).placement()
+
+
+def test_a_ray_that_does_not_answer_gives_one_sentence():
+    from cluster.network import free_port
+    from cluster.ray_connection import check_answers
+
+    with pytest.raises(ConfigError, match="no Ray answers at"):
+        check_answers(f"127.0.0.1:{free_port()}")
