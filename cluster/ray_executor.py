@@ -24,6 +24,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 A = TypeVar("A")
 
+
 class RayExecutor:
     """Work on a Ray cluster: `local` starts a private one for the life of this process."""
 

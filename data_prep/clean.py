@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from cluster.executor import Executor
 from configs.base import UserError
 from configs.data import CleanConfig
-from data_prep.clean_parts import DROPPED, HELD_OUT, Part, Scan, Written, scan_part, write_part
+from data_prep.clean_parts import DROPPED, HELD_OUT, Fates, Part, Scan, scan_part, write_part
 from data_prep.corpus_files import read_documents, write_documents
 from data_prep.document import Digest
 from data_prep.manifests import CleanCorpus, CorpusCount
@@ -44,13 +44,21 @@ def clean(config: CleanConfig, *, out: Path, executor: Executor) -> CleanCorpus:
     _check_not_empty(counts)
     held_out = (document for part in parts for document in read_documents(part.held_out_file))
     write_documents(out / HELD_OUT_FILE, held_out)
-    shutil.rmtree(out / "parts")
+    _discard(out / "parts")
     return CleanCorpus(
         shards=tuple(shard for result in written for shard in result.shards),
         held_out=HELD_OUT_FILE,
         counts=counts,
         unreadable=tuple(record for scan in scans for record in scan.unreadable),
     )
+
+
+def _discard(directory: Path) -> None:
+    """Delete as a whole: a restart must not go on from half of it."""
+    gone = directory.with_name(f".{directory.name}.deleted")
+    shutil.rmtree(gone, ignore_errors=True)
+    directory.rename(gone)
+    shutil.rmtree(gone)
 
 
 def _refuse_equal_names(config: CleanConfig) -> None:
@@ -69,12 +77,12 @@ def _check_unreadable(config: CleanConfig, scans: Iterable[Scan]) -> None:
     if len(unreadable) > config.max_unreadable:
         shown = ", ".join(f"{record.where} ({record.reason})" for record in unreadable[:5])
         raise UserError(
-            f"{len(unreadable)} or more records cannot be read, and max_unreadable is {config.max_unreadable}: {shown}; "
-            "mend them or raise max_unreadable"
+            f"{len(unreadable)} or more records cannot be read, and max_unreadable is {config.max_unreadable}: "
+            f"{shown}; mend them or raise max_unreadable"
         )
 
 
-def _decide(config: CleanConfig, scans: list[Scan]) -> list[np.ndarray]:
+def _decide(config: CleanConfig, scans: list[Scan]) -> list[Fates]:
     """The fate of each scanned document, part by part: kept, held out or dropped as a duplicate.
 
     Of equal texts the first is kept. Held out are each language's documents with the smallest digests, which is
@@ -92,7 +100,7 @@ def _decide(config: CleanConfig, scans: list[Scan]) -> list[np.ndarray]:
     return np.split(fate, np.cumsum([len(scan.digests) for scan in scans])[:-1])
 
 
-def _count(scans: list[Scan], fates: list[np.ndarray]) -> tuple[CorpusCount, ...]:
+def _count(scans: list[Scan], fates: list[Fates]) -> tuple[CorpusCount, ...]:
     totals: dict[tuple[str, str], Counter[str]] = {}
     for scan, fate in zip(scans, fates, strict=True):
         for (language, reason), number in scan.dropped.items():

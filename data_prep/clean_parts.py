@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from cluster.files import whole_file
 from configs.data import CleanConfig, Source
@@ -19,6 +20,8 @@ from data_prep.readers import READERS
 
 HELD_OUT, DROPPED = 1, 2
 """Fates of a document; 0 is kept."""
+
+Fates = npt.NDArray[np.int8]
 
 DIGEST_BYTES = 16
 
@@ -66,13 +69,13 @@ class Scan:
     """What one part holds: a digest, a language and a size for each document, in order; and what was dropped."""
 
     source: str
-    digests: np.ndarray
+    digests: npt.NDArray[np.void]
     """(n,) of 16 bytes each."""
 
-    languages: np.ndarray
+    languages: npt.NDArray[np.str_]
     """(n,) strings."""
 
-    sizes: np.ndarray
+    sizes: npt.NDArray[np.int64]
     """(n,) UTF-8 bytes."""
 
     dropped: Counter[tuple[str, str]]
@@ -154,9 +157,7 @@ def write_part(part: Part) -> Written:
     return Written(tuple(CorpusShard.model_validate(row) for row in rows))
 
 
-def _batches(
-    part: Part, judged: Iterator[tuple[int, Document]], held_out: list[Document]
-) -> Iterator[list[Document]]:
+def _batches(part: Part, judged: Iterator[tuple[int, Document]], held_out: list[Document]) -> Iterator[list[Document]]:
     batch: list[Document] = []
     size = 0
     for fate, document in judged:
@@ -175,9 +176,7 @@ def _batches(
 def _write_shard(part: Part, number: int, documents: list[Document]) -> CorpusShard:
     path = f"shards/{part.source.name}-{part.index:06d}-{number:05d}.jsonl.zst"
     documents.sort(key=lambda document: document.language)  # stable: within a language the order is the source's
-    return CorpusShard(
-        path=path, source=part.source.name, num_documents=write_documents(part.out / path, documents)
-    )
+    return CorpusShard(path=path, source=part.source.name, num_documents=write_documents(part.out / path, documents))
 
 
 def _save_scan(part: Part, scan: Scan) -> None:

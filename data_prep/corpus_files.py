@@ -17,11 +17,11 @@ LEVEL = 3
 def write_documents(path: Path, documents: Iterable[Document]) -> int:
     """Write a shard whole; the number of documents."""
     count = 0
-    with whole_file(path) as partial, partial.open("wb") as file:
-        with zstandard.ZstdCompressor(level=LEVEL).stream_writer(file, closefd=False) as stream:
-            for document in documents:
-                stream.write(_encode(document))
-                count += 1
+    compressor = zstandard.ZstdCompressor(level=LEVEL)
+    with whole_file(path) as partial, partial.open("wb") as file, compressor.stream_writer(file, closefd=False) as out:
+        for document in documents:
+            out.write(_encode(document))
+            count += 1
     return count
 
 

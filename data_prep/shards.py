@@ -16,17 +16,18 @@ import numpy.typing as npt
 from cluster.files import whole_file
 
 MAGIC = b"MMIDIDX\x00\x00"
-DTYPE_CODES = {np.dtype("<u2"): 8, np.dtype("<i4"): 4}
+DTYPE_CODES: dict[np.dtype[np.integer], int] = {np.dtype("<u2"): 8, np.dtype("<i4"): 4}
+_HEADER = struct.Struct("<9sQBQQ")
 UINT16_LIMIT = 65_500
 """Megatron-LM uses uint16 below this vocabulary size."""
 
 
-def dtype_for(vocab_size: int) -> np.dtype[np.generic]:
+def dtype_for(vocab_size: int) -> np.dtype[np.integer]:
     """Two bytes an id where they suffice, else four."""
     return np.dtype("<u2") if vocab_size < UINT16_LIMIT else np.dtype("<i4")
 
 
-def write_shard(prefix: Path, documents: Iterable[list[int]], dtype: np.dtype[np.generic]) -> None:
+def write_shard(prefix: Path, documents: Iterable[list[int]], dtype: np.dtype[np.integer]) -> None:
     """Write `<prefix>.bin`, then `<prefix>.idx`, each whole."""
     lengths: list[int] = []
     with whole_file(_with(prefix, ".bin")) as partial, partial.open("wb") as file:
@@ -37,23 +38,37 @@ def write_shard(prefix: Path, documents: Iterable[list[int]], dtype: np.dtype[np
     offsets = np.zeros(len(sizes), dtype="<i8")
     np.cumsum(sizes[:-1] * np.int64(dtype.itemsize), out=offsets[1:])
     with whole_file(_with(prefix, ".idx")) as partial, partial.open("wb") as file:
-        file.write(MAGIC + struct.pack("<QBQQ", 1, DTYPE_CODES[dtype], len(sizes), len(sizes) + 1))
+        file.write(_HEADER.pack(MAGIC, 1, DTYPE_CODES[dtype], len(sizes), len(sizes) + 1))
         file.write(sizes.tobytes() + offsets.tobytes() + np.arange(len(sizes) + 1, dtype="<i8").tobytes())
 
 
-def open_tokens(prefix: Path) -> npt.NDArray[np.generic]:
+def open_tokens(prefix: Path) -> npt.NDArray[np.integer]:
     """All ids of a shard, (num_tokens,), mapped from disk. Raises ValueError if the pair is damaged."""
-    with _with(prefix, ".idx").open("rb") as file:
-        header = file.read(len(MAGIC) + 25)
-        if len(header) < len(MAGIC) + 25 or not header.startswith(MAGIC):
-            raise ValueError(f"{prefix}.idx is not a Megatron index")
-        _, code, num_sequences, _ = struct.unpack("<QBQQ", header[len(MAGIC) :])
-        num_tokens = int(np.frombuffer(file.read(4 * num_sequences), dtype="<i4").sum(dtype=np.int64))
-    dtype = next(dtype for dtype, known in DTYPE_CODES.items() if known == code)
+    dtype, num_tokens = _read_index(prefix)
     size = _with(prefix, ".bin").stat().st_size
     if size != num_tokens * dtype.itemsize:
         raise ValueError(f"{prefix}.bin has {size} bytes, its index says {num_tokens * dtype.itemsize}")
+    if num_tokens == 0:
+        return np.empty(0, dtype=dtype)  # an empty file cannot be mapped
     return np.memmap(_with(prefix, ".bin"), dtype=dtype, mode="r", shape=(num_tokens,))
+
+
+def _read_index(prefix: Path) -> tuple[np.dtype[np.integer], int]:
+    """The dtype and the number of ids."""
+    path = _with(prefix, ".idx")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = file.read(_HEADER.size)
+        if len(header) < _HEADER.size or not header.startswith(MAGIC):
+            raise ValueError(f"{path} is not a Megatron index")
+        _, version, code, num_sequences, num_bounds = _HEADER.unpack(header)
+        dtypes = [dtype for dtype, known in DTYPE_CODES.items() if known == code]
+        if version != 1 or not dtypes:
+            raise ValueError(f"{path} has version {version} and dtype code {code}, which are none of ours")
+        if size != _HEADER.size + 12 * num_sequences + 8 * num_bounds:
+            raise ValueError(f"{path} has {size} bytes, which its header does not account for")
+        num_tokens = int(np.frombuffer(file.read(4 * num_sequences), dtype="<i4").sum(dtype=np.int64))
+    return dtypes[0], num_tokens
 
 
 def _with(prefix: Path, suffix: str) -> Path:

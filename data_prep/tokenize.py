@@ -7,6 +7,7 @@ from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from cluster.executor import Executor
 from cluster.files import whole_file
@@ -35,7 +36,7 @@ class _Item:
 @dataclass(frozen=True)
 class _Tokenized:
     segments: tuple[Segment, ...]
-    counts: np.ndarray
+    counts: npt.NDArray[np.int64]
     """(vocab_size,) how often each id occurs."""
 
 
@@ -64,7 +65,7 @@ def tokenize(
     )
 
 
-def entropy(counts: np.ndarray) -> float:
+def entropy(counts: npt.NDArray[np.int64]) -> float:
     """Shannon entropy in nats of the distribution that `counts` is proportional to."""
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())

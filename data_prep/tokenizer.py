@@ -99,9 +99,7 @@ def differing(model: Path, hugging_face: Path, texts: list[str]) -> list[str]:
     return [text for text, ids in zip(texts, reference, strict=True) if exported.encode(text).ids != ids]
 
 
-def _merges(
-    processor: sentencepiece.SentencePieceProcessor, pieces: dict[str, int]
-) -> list[tuple[str, str]]:
+def _merges(processor: sentencepiece.SentencePieceProcessor, pieces: dict[str, int]) -> list[tuple[str, str]]:
     """Every pair of pieces that makes a piece, in the order in which SentencePiece would join them."""
     merges = []
     for piece, rank in pieces.items():

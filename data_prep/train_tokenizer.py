@@ -1,6 +1,7 @@
 """The stage that learns a tokenizer and proves that its export gives the same ids."""
 
 import hashlib
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,9 +58,7 @@ def train_tokenizer(
     held_out = corpus.dir / corpus.manifest.held_out
     learning = _Learning(tuple(draw.sample for draw in draws), held_out, config, out)
     (certificate,) = executor.map(_learn, [learning], label="learning the tokenizer")
-    for draw in draws:
-        draw.sample.unlink()
-    (out / "sample").rmdir()
+    shutil.rmtree(out / "sample")  # with what a killed worker may have left half-written in it
     from data_prep.tokenizer import EOS_ID, PAD_ID
 
     return TrainedTokenizer(
@@ -105,7 +104,9 @@ def _draw(draw: _Draw) -> Counter[str]:
 
 def _is_drawn(document: Document, draw: _Draw) -> bool:
     """By a hash of the id, so that it depends on nothing but the document and the seed."""
-    key = hashlib.blake2b(document.id.encode(), digest_size=8, salt=draw.seed.to_bytes(16, "little")).digest()
+    key = hashlib.blake2b(
+        document.id.encode(), digest_size=8, salt=draw.seed.to_bytes(16, "little", signed=True)
+    ).digest()
     return int.from_bytes(key, "little") < draw.rates[document.language] * 2**64
 
 
@@ -113,10 +114,7 @@ def _learn(learning: _Learning) -> Certificate:
     from data_prep.tokenizer import differing, export_hugging_face, learn
 
     lines = (
-        line
-        for sample in learning.samples
-        for document in read_documents(sample)
-        for line in document.text.split("\n")
+        line for sample in learning.samples for document in read_documents(sample) for line in document.text.split("\n")
     )
     model = learn(lines, learning.config)
     with whole_file(learning.out / MODEL) as partial:

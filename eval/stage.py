@@ -13,8 +13,8 @@ from configs.evaluation import EvaluateConfig
 from data_prep.corpus_files import read_documents
 from data_prep.document import Document
 from data_prep.manifests import CleanCorpus, TrainedTokenizer
-from eval.word_order import Question, make_questions
 from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores
+from eval.word_order import Question, make_questions
 from eval.work import Paths, Texts, score_questions, score_texts
 from training.manifests import TrainedModel
 
@@ -51,7 +51,8 @@ def evaluate(
     questions = make_questions(documents, config.multiple_choice) if config.multiple_choice else []
     paths = Paths(model.dir / model.manifest.checkpoint, tokenizer.dir, out / QUESTIONS)
     work: list[Any] = [tuple(questions)] if questions else []
-    work += [Texts(tuple(d.text for d in chosen[i : i + TEXTS_PER_ITEM])) for i in range(0, len(chosen), TEXTS_PER_ITEM)]
+    texts = [document.text for document in chosen]
+    work += [Texts(tuple(texts[i : i + TEXTS_PER_ITEM])) for i in range(0, len(texts), TEXTS_PER_ITEM)]
     items = [_Item(paths, part, out / "parts" / f"{i:05d}.json") for i, part in enumerate(work)]
     answers = list(executor.map(_score, items, label="evaluating", on_device=True))
     right = answers.pop(0) if questions else {}
@@ -65,8 +66,9 @@ def evaluate(
 
 def _score(item: _Item) -> dict[str, Any]:
     if not item.done.exists():
-        score = score_texts if isinstance(item.work, Texts) else score_questions
-        write_text(item.done, json.dumps(score(item.paths, item.work)))  # type: ignore[operator]
+        work = item.work
+        score = score_texts(item.paths, work) if isinstance(work, Texts) else score_questions(item.paths, work)
+        write_text(item.done, json.dumps(score))
     answer: dict[str, Any] = json.loads(item.done.read_text(encoding="utf-8"))
     return answer
 
@@ -116,12 +118,11 @@ def _write_samples(
     path: Path, documents: list[Document], nats: list[float], questions: list[Question], right: list[bool]
 ) -> None:
     """Every single answer, so that anybody can compute other statistics."""
-    rows: list[dict[str, Any]] = [
-        {"task": "bits_per_byte", "document": d.id, "language": d.language, "num_bytes": len(d.text.encode()), "nats": n}
-        for d, n in zip(documents, nats, strict=True)
-    ]
-    rows += [
-        {"task": "word_order", "document": q.document, "language": q.language, "answer": q.answer, "right": r}
-        for q, r in zip(questions, right, strict=True)
-    ]
+    rows: list[dict[str, Any]] = []
+    for d, n in zip(documents, nats, strict=True):
+        size = len(d.text.encode())
+        rows.append({"task": "bits_per_byte", "document": d.id, "language": d.language, "num_bytes": size, "nats": n})
+    for q, r in zip(questions, right, strict=True):
+        row = {"task": "word_order", "document": q.document, "language": q.language, "answer": q.answer, "right": r}
+        rows.append(row)
     write_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))

@@ -40,9 +40,9 @@ def score_texts(paths: Paths, work: Texts) -> dict[str, Any]:
 
 def score_questions(paths: Paths, work: tuple[Question, ...]) -> dict[str, Any]:
     """`right`: whether each question was answered rightly; `lm_eval_version`."""
-    from eval.harness import right_answers, version
-
     from transformers import AutoTokenizer
+
+    from eval.harness import right_answers, version
 
     tokenizer = AutoTokenizer.from_pretrained(paths.tokenizer / HUGGING_FACE)
     right = right_answers(list(work), paths.questions, model=_model(paths.checkpoint), tokenizer=tokenizer)

@@ -1,5 +1,6 @@
 """From places in the order to tokens: which rank reads what, and how much each step weighs."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,7 +49,9 @@ class Batches:
         self._runs = _runs_by_stream(corpus)
         keys = [key for key, runs in self._runs.items() if sum(run.num_tokens for run in runs) > 1]
         self._streams = [_TokenStream(self._runs[key]) for key in keys]
-        sizes = [(*key, stream.num_samples(config.sequence_length)) for key, stream in zip(keys, self._streams)]
+        sizes = [
+            (*key, stream.num_samples(config.sequence_length)) for key, stream in zip(keys, self._streams, strict=True)
+        ]
         _check(sizes, config)
         weights = stream_weights(sizes, config.mixture)
         self.streams = [Stream(*size, weight) for size, weight in zip(sizes, weights, strict=True)]
@@ -64,17 +67,18 @@ class Batches:
     def micro_batches(self, step: int, *, rank: int, world_size: int, size: int) -> Iterator[MicroBatch]:
         """What `rank` reads in optimizer step `step`: equally many batches on every rank.
 
-        Sample i of the step goes to rank i mod world_size. A rank that runs out repeats its first sample, or the
-        step's, with no loss on it.
+        Sample i of the step goes to rank i mod world_size. A rank that runs out reads the step's first sample, with
+        no loss on it.
         """
         batch = self._config.global_batch_size
         mine = list(range(rank, batch, world_size))
-        num_batches = -(-(-(-batch // world_size)) // size)
-        per_batch = -(-len(mine) // num_batches) if mine else 1
+        num_batches = math.ceil(math.ceil(batch / world_size) / size)
+        per_batch = math.ceil(len(mine) / num_batches)
         chosen = self._samples(step)
         for number in range(num_batches):
             rows = mine[number * per_batch : (number + 1) * per_batch]
-            yield self._read([(int(chosen.stream[i]), int(chosen.index[i])) for i in rows or [0]], bears_loss=bool(rows))
+            samples = [(int(chosen.stream[i]), int(chosen.index[i])) for i in rows or [0]]
+            yield self._read(samples, bears_loss=bool(rows))
 
     def _samples(self, step: int) -> Samples:
         first = step * self._config.global_batch_size

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -90,7 +90,9 @@ def keep_newest(root: Path, number: int) -> None:
     """Delete all but the newest `number` checkpoints under `root`."""
     for directory in _directories(root)[number:]:
         gone = directory.with_name(f".{directory.name}.deleted")
+        shutil.rmtree(gone, ignore_errors=True)
         directory.rename(gone)  # so that a half-deleted one is never taken for a checkpoint
+    for gone in root.glob(".step-*.deleted"):  # also what a killed run left half-deleted
         shutil.rmtree(gone)
 
 
@@ -112,7 +114,7 @@ def read_record(directory: Path) -> CheckpointRecord:
         for name, sha256 in record.sha256.items():
             if _sha256(directory / name) != sha256:
                 raise UserError(f"checkpoint {directory} is damaged: {name} has changed since it was written")
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError) as error:  # pydantic's ValidationError is a ValueError
         raise UserError(f"checkpoint {directory} is damaged: {' '.join(str(error).split())[:200]}") from error
     return record
 

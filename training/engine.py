@@ -77,7 +77,7 @@ def set_learning_rate(engine: deepspeed.DeepSpeedEngine, rate: float) -> None:
 
 
 def take_step(engine: deepspeed.DeepSpeedEngine) -> float:
-    """Take the optimizer step that the last backward pass completed; the norm of the global gradient before clipping."""
+    """Take the optimizer step that the last backward pass completed; the norm of the gradient before clipping."""
     if engine.zero_optimization_stage() > 0 or engine.bfloat16_enabled():
         engine.step()
         return float(engine.get_global_grad_norm())
@@ -134,7 +134,8 @@ def _groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, Any]]
 
 def _base(engine: deepspeed.DeepSpeedEngine) -> torch.optim.Optimizer:
     """The AdamW inside DeepSpeed's wrapper, if there is a wrapper; its parameters are the fp32 masters."""
-    return getattr(engine.optimizer, "optimizer", engine.optimizer)
+    base: torch.optim.Optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    return base
 
 
 def _masters(engine: deepspeed.DeepSpeedEngine) -> list[torch.Tensor]:
@@ -204,4 +205,3 @@ def _share_from_rank_0(engine: deepspeed.DeepSpeedEngine) -> None:
         for tensor in (master.data, *(base.state[master][key] for key in MOMENTS)):
             torch.distributed.broadcast(tensor, src=0)
         parameter.data.copy_(master.data)
-

@@ -28,8 +28,8 @@ class TrainedModel(Manifest):
         margin = self.unigram_entropy - self.final_loss
         side = "below" if margin >= 0 else "above"
         return (
-            f"{self.num_parameters / 1e6:.1f}M parameters, {self.num_steps:,} steps, {self.num_tokens:,} tokens: loss from "
-            f"{self.first_loss:.2f} to {self.final_loss:.2f}, {abs(margin):.2f} nats {side} the unigram entropy"
+            f"{self.num_parameters / 1e6:.1f}M parameters, {self.num_steps:,} steps, {self.num_tokens:,} tokens: loss "
+            f"from {self.first_loss:.2f} to {self.final_loss:.2f}, {abs(margin):.2f} nats {side} the unigram entropy"
         )
 
 

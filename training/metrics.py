@@ -20,7 +20,7 @@ _TAIL_BYTES = 4096
 class StepMetrics(BaseModel):
     """What one optimizer step gave."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")  # or they come back as null
 
     step: int
     """From 1."""

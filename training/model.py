@@ -52,6 +52,8 @@ def build_model(config: PretrainedConfig, *, seed: int) -> PreTrainedModel:
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     except (ValueError, AssertionError, RuntimeError) as error:
-        raise UserError(f"transformers cannot build the model of this recipe: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"transformers cannot build the model of this recipe: {' '.join(str(error).split())}"
+        ) from error
     model.config.use_cache = False
     return model

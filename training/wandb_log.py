@@ -5,7 +5,7 @@ import os
 import uuid
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from cluster.files import write_text
 from configs.cluster import WandbConfig
@@ -62,7 +62,7 @@ class WandbLog:
             self._run.finish(exit_code=0 if error is None else 1)
 
 
-def _mode(config: WandbConfig) -> str:
+def _mode(config: WandbConfig) -> Literal["online", "offline"]:
     if config.mode != "auto":
         return config.mode
     import wandb

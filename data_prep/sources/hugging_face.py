@@ -70,12 +70,9 @@ def _open(config: HuggingFaceSource, part: str) -> Any:
         split = datasets.load_dataset(
             part, config.subset, split=config.split, revision=config.revision, streaming=config.streaming
         )
-    # A streamed dataset may not know its columns before it is read.
-    return (
-        split.select_columns(records.check_columns(config, config.path, split.column_names))
-        if split.features
-        else split
-    )
+    if not split.features:  # a streamed dataset may not know its columns before it is read
+        return split
+    return split.select_columns(records.check_columns(config, config.path, split.column_names))
 
 
 def _saved_split(config: HuggingFaceSource, saved: Any) -> Any:

@@ -27,7 +27,8 @@ def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
     pipes = [context.Pipe(duplex=False) for _ in range(world_size)]
     ranks = [Rank(i, world_size, "cpu", 1, "127.0.0.1", port, attempt=0) for i in range(world_size)]
     processes = [
-        context.Process(target=_enter, args=(fn, rank, send, args)) for rank, (_, send) in zip(ranks, pipes, strict=True)
+        context.Process(target=_enter, args=(fn, rank, send, args))
+        for rank, (_, send) in zip(ranks, pipes, strict=True)
     ]
     for process, (_, send) in zip(processes, pipes, strict=True):
         process.start()
@@ -43,7 +44,9 @@ def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
                     _end(list(waiting.values()))
         for number, (receive, _) in enumerate(pipes):
             results[number] = results[number] or _receive(receive)
-    return [process.exitcode if result is None else result[0] for process, result in zip(processes, results, strict=True)]
+    return [
+        process.exitcode if result is None else result[0] for process, result in zip(processes, results, strict=True)
+    ]
 
 
 def _enter(fn: Callable[..., Any], rank: Rank, send: Any, args: tuple[Any, ...]) -> None:
@@ -95,7 +98,9 @@ def tiny_corpus(directory: Path) -> Artifact[TokenizedCorpus]:
     for name, source, languages in (("a", "web", ["de", "sw"]), ("b", "web", ["sw"]), ("c", "science", ["en"])):
         documents, segments = [], []
         for language in languages:
-            own = [[*(3 + random.integers(0, 40, size=random.integers(5, 60)) ** 2 % 300).tolist(), 1] for _ in range(9)]
+            own = [
+                [*(3 + random.integers(0, 40, size=random.integers(5, 60)) ** 2 % 300).tolist(), 1] for _ in range(9)
+            ]
             documents += own
             tokens = sum(map(len, own))
             segments.append(Segment(language=language, num_documents=9, num_tokens=tokens, num_bytes=3 * tokens))

@@ -51,7 +51,10 @@ def plain_torch(job: Job) -> tuple[dict[str, torch.Tensor], list[float], list[fl
     model = build_model(model_config(config, vocab_size=VOCAB, eos_id=1, pad_id=2), seed=config.seed)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]
-    groups = [{"params": matrices, "weight_decay": config.optimizer.weight_decay}, {"params": vectors, "weight_decay": 0}]
+    groups = [
+        {"params": matrices, "weight_decay": config.optimizer.weight_decay},
+        {"params": vectors, "weight_decay": 0},
+    ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
     batches, losses, norms = Batches(job.tokens, config), [], []
     for step in range(config.num_steps):
@@ -61,7 +64,9 @@ def plain_torch(job: Job) -> tuple[dict[str, torch.Tensor], list[float], list[fl
         tokens, targets = torch.from_numpy(batch.tokens), torch.from_numpy(batch.tokens[:, 1:]).clone()
         for row, length in enumerate(batch.lengths):
             targets[row, length:] = -100
-        loss = torch.nn.functional.cross_entropy(model(input_ids=tokens[:, :-1]).logits.flatten(0, 1), targets.flatten())
+        loss = torch.nn.functional.cross_entropy(
+            model(input_ids=tokens[:, :-1]).logits.flatten(0, 1), targets.flatten()
+        )
         optimizer.zero_grad()
         loss.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.max_gradient_norm)))
