@@ -1,0 +1,51 @@
+"""Small sources on disk, and the cleaning of them, for the tests of data_prep and eval."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cluster.inline import InlineExecutor
+from configs.base import Artifact
+from configs.cluster import PoolConfig
+from configs.data import CleanConfig
+from data_prep.clean import clean
+from data_prep.corpus_files import read_documents
+from data_prep.document import Document
+from data_prep.manifests import CleanCorpus
+
+INLINE = InlineExecutor(PoolConfig())
+
+
+def write_lines(path: Path, rows: Iterable[tuple[str, str] | str]) -> str:
+    """A file of JSON lines: (language, text), or a line as it is; the path, as a source takes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [row if isinstance(row, str) else json.dumps({"language": row[0], "text": row[1]}) for row in rows]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return str(path)
+
+
+def source(name: str, *paths: str) -> dict[str, Any]:
+    return {"kind": "json_lines", "name": name, "paths": paths, "language_field": "language"}
+
+
+def clean_config(*sources: dict[str, Any], **changes: Any) -> CleanConfig:
+    return CleanConfig.model_validate({"sources": sources, "min_characters": 3} | changes)
+
+
+def cleaned(out: Path, config: CleanConfig) -> Artifact[CleanCorpus]:
+    return Artifact(out, clean(config, out=out, executor=INLINE))
+
+
+def kept(corpus: Artifact[CleanCorpus]) -> list[Document]:
+    """The documents of all shards, in order."""
+    return [document for shard in corpus.manifest.shards for document in read_documents(corpus.dir / shard.path)]
+
+
+def held_out(corpus: Artifact[CleanCorpus]) -> list[Document]:
+    return list(read_documents(corpus.dir / corpus.manifest.held_out))
+
+
+def sentences(number: int, *, of: str = "words") -> list[str]:
+    """Distinct made-up sentences."""
+    return [f"{of} number {i}: {' '.join(str(i * k % 97) for k in range(1, 12))}" for i in range(number)]
