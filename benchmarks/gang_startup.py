@@ -96,7 +96,8 @@ def main() -> None:
             results.append(row["first_step"])
             print(json.dumps({"system": name, **row}), flush=True)
     medians = {name: statistics.median(results) for name, results in seconds.items()}
-    print(json.dumps({"median_first_step_seconds": medians, "ratio": round(medians["concord"] / medians["ray_train"], 2)}))
+    ratio = round(medians["concord"] / medians["ray_train"], 2)
+    print(json.dumps({"median_first_step_seconds": medians, "ratio": ratio}))
 
 
 if __name__ == "__main__":

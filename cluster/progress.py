@@ -10,6 +10,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 SECONDS_BETWEEN_LINES = 5.0
 
 
+def say(text: str) -> None:
+    """A line beside the progress."""
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
 class Meter:
     """Progress of one piece of work; a context manager."""
 
@@ -36,7 +41,7 @@ class Meter:
             self._bar.update(self._task, completed=done, note=note)
         elif time.monotonic() - self._spoke >= SECONDS_BETWEEN_LINES:
             self._spoke = time.monotonic()
-            print(f"  {self._label}: {done}/{self._total} {note}".rstrip(), file=sys.stderr, flush=True)
+            say(f"{self._label}: {done}/{self._total} {note}".rstrip())
 
     def advance(self) -> None:
         """Say that one more is done."""

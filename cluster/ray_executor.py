@@ -3,7 +3,6 @@
 Ray Train was measured and left out: `benchmarks/gang_startup.py` compares the two in one run.
 """
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -14,7 +13,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, Worker
 
 from cluster.executor import Rank
 from cluster.placement import Placement, place
-from cluster.progress import Meter
+from cluster.progress import Meter, say
 from cluster.ray_connection import connect, first_line
 from cluster.ray_gang import RanksLost, run_gang
 from configs.base import UserError
@@ -65,7 +64,7 @@ class RayExecutor:
                 result: R = run_gang(fn, argument, placement, attempt=attempt, label=label)
                 return result
             except RanksLost as lost:
-                print(f"  {label}: {lost}; starting all ranks again", file=sys.stderr, flush=True)
+                say(f"{label}: {lost}; starting all ranks again")
                 cause = lost
         restarts = f"after {placement.max_restarts} restarts"
         raise UserError(f"{label}: {cause}, {restarts}; look for what kills it, such as too little memory")

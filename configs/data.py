@@ -170,7 +170,7 @@ class TrainTokenizerConfig(Config):
     """A language's share of the sample is its share of the corpus to the power 1/temperature: 1 keeps the corpus's
     proportions, larger values favour small languages."""
 
-    character_coverage: float = Field(default=0.9995, gt=0.9, le=1)
+    character_coverage: float = Field(default=0.9995, ge=0.98, le=1)
     """Share of the sample's characters that get a piece of their own; the rest are written as bytes."""
 
     seed: int = 0

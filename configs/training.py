@@ -1,8 +1,8 @@
 """What a recipe may say about a model and how it is trained. Placement is not here: see configs/cluster.py."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from configs.base import Config, Name
 
@@ -134,3 +134,10 @@ class TrainConfig(Config):
 
     keep_checkpoints: int = Field(default=2, ge=1)
     """How many of the newest checkpoints stay on disk."""
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Self:
+        decay = self.schedule.num_decay_steps if isinstance(self.schedule, WsdSchedule) else 0
+        if self.schedule.num_warmup_steps + decay > self.num_steps:
+            raise ValueError(f"the schedule's warm-up and decay take longer than num_steps ({self.num_steps})")
+        return self

@@ -25,7 +25,7 @@ MAX_LINE_BYTES = 100_000
 
 
 def learn(lines: Iterable[str], config: TrainTokenizerConfig) -> bytes:
-    """A SentencePiece model. Deterministic in the lines and their order. Raises UserError on a bad vocab_size."""
+    """A SentencePiece model, deterministic in the lines and their order. Raises UserError on a bad size or no text."""
     model = BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -123,6 +123,8 @@ def _pieces_of(lines: Iterable[str]) -> Iterator[str]:
 
 def _explain(error: RuntimeError, config: TrainTokenizerConfig) -> Exception:
     text = str(error)
+    if "sentences_.empty()" in text or "all_chars_count" in text:
+        return UserError("the sample holds no text to learn a tokenizer from; raise sample_bytes or add text")
     if match := re.search(r"value <= (\d+)", text):
         most = f"the text allows at most {int(match[1]):,}"
         return UserError(f"vocab_size is {config.vocab_size:,}, but {most}; lower vocab_size or add text")

@@ -34,6 +34,9 @@ class MultipleChoice(_Entry):
     chance: float
     total: Accuracy
     by_language: dict[str, Accuracy]
+    num_left_out: int
+    """Questions that did not fit into the model's context."""
+
     lm_eval_version: str
 
 

@@ -55,12 +55,13 @@ def evaluate(
     work += [Texts(tuple(texts[i : i + TEXTS_PER_ITEM])) for i in range(0, len(texts), TEXTS_PER_ITEM)]
     items = [_Item(paths, part, out / "parts" / f"{i:05d}.json") for i, part in enumerate(work)]
     answers = list(executor.map(_score, items, label="evaluating", on_device=True))
-    right = answers.pop(0) if questions else {}
+    answered = answers.pop(0) if questions else {"right": []}
+    asked = [pair for pair in zip(questions, answered["right"], strict=True) if pair[1] is not None]
     nats = [value for answer in answers for value in answer["nats"]]
-    _write_samples(out / SAMPLES, chosen, nats, questions, right.get("right", []))
+    _write_samples(out / SAMPLES, chosen, nats, asked)
     return Scores(
         bits_per_byte=_bits_per_byte(chosen, nats),
-        multiple_choice=_multiple_choice(questions, right, config) if questions else None,
+        multiple_choice=_multiple_choice(asked, len(questions) - len(asked), answered, config) if asked else None,
     )
 
 
@@ -98,31 +99,34 @@ def _bits_per_byte(documents: list[Document], nats: list[float]) -> dict[str, Bi
     }
 
 
-def _multiple_choice(questions: list[Question], answer: dict[str, Any], config: EvaluateConfig) -> MultipleChoice:
+def _multiple_choice(
+    asked: list[tuple[Question, bool]], num_left_out: int, answered: dict[str, Any], config: EvaluateConfig
+) -> MultipleChoice:
     by_language: defaultdict[str, list[bool]] = defaultdict(list)
-    for question, right in zip(questions, answer["right"], strict=True):
+    for question, right in asked:
         by_language[question.language].append(right)
     assert config.multiple_choice is not None
     return MultipleChoice(
         chance=1 / config.multiple_choice.num_choices,
-        total=Accuracy(num_questions=len(questions), num_right=sum(answer["right"])),
+        total=Accuracy(num_questions=len(asked), num_right=sum(right for _, right in asked)),
         by_language={
             language: Accuracy(num_questions=len(rights), num_right=sum(rights))
             for language, rights in sorted(by_language.items())
         },
-        lm_eval_version=answer["lm_eval_version"],
+        num_left_out=num_left_out,
+        lm_eval_version=answered["lm_eval_version"],
     )
 
 
 def _write_samples(
-    path: Path, documents: list[Document], nats: list[float], questions: list[Question], right: list[bool]
+    path: Path, documents: list[Document], nats: list[float], asked: list[tuple[Question, bool]]
 ) -> None:
     """Every single answer, so that anybody can compute other statistics."""
     rows: list[dict[str, Any]] = []
     for d, n in zip(documents, nats, strict=True):
         size = len(d.text.encode())
         rows.append({"task": "bits_per_byte", "document": d.id, "language": d.language, "num_bytes": size, "nats": n})
-    for q, r in zip(questions, right, strict=True):
+    for q, r in asked:
         row = {"task": "word_order", "document": q.document, "language": q.language, "answer": q.answer, "right": r}
         rows.append(row)
     write_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))

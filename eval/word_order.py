@@ -14,7 +14,7 @@ from configs.evaluation import MultipleChoiceConfig
 from data_prep.document import Document
 
 MIN_UNITS = 5
-"""Words, or characters in text without spaces, in the half that is shuffled."""
+"""Words, or characters where words are few or not set apart, in the half that is shuffled."""
 
 MAX_UNITS = 40
 
@@ -50,7 +50,7 @@ def make_questions(documents: Iterable[Document], config: MultipleChoiceConfig) 
 def _question(document: Document, config: MultipleChoiceConfig) -> Question | None:
     words = document.text.split()
     glue = " " if len(words) >= 2 * MIN_UNITS else ""
-    units = words if glue else list("".join(words))
+    units = words if glue else list(" ".join(words))
     half = len(units) // 2
     second = units[half : half + MAX_UNITS]
     if len(second) < MIN_UNITS:

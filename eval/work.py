@@ -39,14 +39,24 @@ def score_texts(paths: Paths, work: Texts) -> dict[str, Any]:
 
 
 def score_questions(paths: Paths, work: tuple[Question, ...]) -> dict[str, Any]:
-    """`right`: whether each question was answered rightly; `lm_eval_version`."""
+    """`right`: whether each question was answered rightly, None if it does not fit into the model's context;
+    `lm_eval_version`."""
     from transformers import AutoTokenizer
 
     from eval.harness import right_answers, version
 
-    tokenizer = AutoTokenizer.from_pretrained(paths.tokenizer / HUGGING_FACE)
-    right = right_answers(list(work), paths.questions, model=_model(paths.checkpoint), tokenizer=tokenizer)
-    return {"right": right, "lm_eval_version": version()}
+    tokenizer, model = AutoTokenizer.from_pretrained(paths.tokenizer / HUGGING_FACE), _model(paths.checkpoint)
+    longest = int(model.config.max_position_embeddings)
+    fitting = [question for question in work if _num_tokens(question, tokenizer) <= longest]
+    answers = iter(right_answers(fitting, paths.questions, model=model, tokenizer=tokenizer) if fitting else [])
+    kept = set(fitting)
+    return {"right": [next(answers) if q in kept else None for q in work], "lm_eval_version": version()}
+
+
+def _num_tokens(question: Question, tokenizer: Any) -> int:
+    """Of the longest choice after the context, cut as lm-eval cuts them."""
+    context = len(tokenizer(question.context).input_ids)
+    return max(len(tokenizer(question.context + choice).input_ids) - context for choice in question.choices)
 
 
 @lru_cache(maxsize=1)

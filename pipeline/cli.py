@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from configs.base import UserError
+from configs.base import ConfigError, UserError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -72,7 +72,7 @@ def schema(
 
     models: dict[str, Any] = {"recipe": RunConfig, "cluster": ClusterConfig}
     if kind not in models:
-        raise UserError(f"there is no schema of {kind!r}; ask for `recipe` or `cluster`")
+        raise ConfigError(f"there is no schema of {kind!r}; ask for `recipe` or `cluster`")
     print(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema"} | models[kind].model_json_schema()))
 
 
@@ -83,6 +83,3 @@ def main() -> None:
     except UserError as error:
         print(f"concord: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("concord: interrupted; run the same command to go on", file=sys.stderr)
-        sys.exit(130)

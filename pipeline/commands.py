@@ -20,6 +20,12 @@ from pipeline.runner import ATTEMPTS, Runner
 from pipeline.stages import STAGES
 
 
+class Interrupted(UserError):
+    """The user pressed Ctrl-C."""
+
+    exit_code = 130  # 128 + SIGINT, as shells have it
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A recipe that can be run: what is to be made, and where."""
@@ -46,7 +52,10 @@ def run_recipe(recipe: Path, cluster: str, overrides: tuple[str, ...], out: Cons
         out.print(f"[bold]{step.name}[/]  [dim]making {step.artifact}[/]")
 
     runner = Runner(ready.plan, STAGES, ready.store, lambda pool: executor_for(machines, pool), begin, end)
-    runner.run()
+    try:
+        runner.run()
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; run the same command to go on") from None
     out.print(
         f"done in {time.perf_counter() - start:.1f} s: {', '.join(ready.plan.outputs)} in {escape(str(ready.store))}"
     )

@@ -123,7 +123,7 @@ def _header(
         ("tokens trained on", _count(model.num_tokens)),
         ("steps", f"{model.num_steps:,}"),
         (
-            f"right continuations, chance {task.chance:.0%}" if task else "right continuations",
+            f"real text told from shuffled, chance {task.chance:.0%}" if task else "real text told from shuffled",
             f"{task.total.accuracy:.1%}" if task and task.total.num_questions else NOTHING,
         ),
         ("wall time of all steps", duration(sum(record.seconds for record in records.values()))),

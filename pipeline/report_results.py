@@ -79,7 +79,8 @@ def multiple_choice_section(task: MultipleChoice | None) -> Html:
         return section("choice", "Multiple choice", element("p", "The recipe left this task out."))
     low, high = wilson(num_right=task.total.num_right, num_questions=task.total.num_questions)
     text = (
-        f"Which text goes on here? {task.total.num_right:,} of {task.total.num_questions:,} right, "
+        f"Which of {round(1 / task.chance)} is the real text, and not its words in another order? "
+        f"{task.total.num_right:,} of {task.total.num_questions:,} right, "
         f"{_share(task.total)} (95% interval {low:.1%} to {high:.1%}); chance gives {task.chance:.1%}. "
         f"{_verdict(low, high, task.chance)} Scored by lm-eval {task.lm_eval_version}."
     )

@@ -11,15 +11,18 @@ record are on disk. Loading runs no code: safetensors and JSON only, and each fi
 """
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from cluster.files import sync, write_text
@@ -59,15 +62,21 @@ def save_fragments(directory: Path, fragments: Iterator[Fragment], *, rank: int,
         for kind, tensor in fragment.tensors.items()
     }
     path = directory / _rank_file(rank, world_size)
-    save_file(tensors, path)
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # it hides the system's error in its text
+        if code := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+        raise
     sync(path)
     return _sha256(path)
 
 
 def begin(directory: Path) -> Path:
     """An empty directory to gather the files of the checkpoint `directory` in."""
+    for stale in directory.parent.glob(".step-*"):
+        shutil.rmtree(stale)
     gathering = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(gathering, ignore_errors=True)
     gathering.mkdir(parents=True)
     return gathering
 
@@ -96,15 +105,15 @@ def keep_newest(root: Path, number: int) -> None:
         shutil.rmtree(gone)
 
 
-def newest(root: Path) -> tuple[Path, CheckpointRecord, list[str]] | None:
-    """The newest whole checkpoint under `root`, and a sentence about each newer one that is damaged."""
+def newest(root: Path) -> tuple[tuple[Path, CheckpointRecord] | None, list[str]]:
+    """The newest whole checkpoint under `root`, and a sentence about each newer one, which is damaged."""
     complaints: list[str] = []
     for directory in _directories(root):
         try:
-            return directory, read_record(directory), complaints
+            return (directory, read_record(directory)), complaints
         except UserError as error:
             complaints.append(str(error))
-    return None
+    return None, complaints
 
 
 def read_record(directory: Path) -> CheckpointRecord:
@@ -119,12 +128,53 @@ def read_record(directory: Path) -> CheckpointRecord:
     return record
 
 
-def load_fragments(directory: Path, record: CheckpointRecord, fragments: Iterator[Fragment], *, rank: int) -> None:
-    """Copy what this rank saved into the fragments it owns now. The world size must be that of the checkpoint."""
-    with safe_open(directory / _rank_file(rank, record.world_size), framework="pt") as file:
+def load_fragments(directory: Path, record: CheckpointRecord, fragments: Iterator[Fragment]) -> None:
+    """Fill the fragments that this rank owns now, whatever ranks and ZeRO stage wrote the checkpoint.
+
+    Reads only the stretches that are needed. Raises UserError if one is not in the checkpoint.
+    """
+    with ExitStack() as stack:
+        saved = _saved_pieces(directory, record, stack)
         for fragment in fragments:
             for kind, tensor in fragment.tensors.items():
-                tensor.copy_(file.get_tensor(f"{kind}/{fragment.name}@{fragment.offset}"))
+                filled = 0
+                for piece in saved.get(f"{kind}/{fragment.name}", []):
+                    filled += _copy_overlap(piece, fragment.offset, tensor)
+                if filled != tensor.numel():
+                    raise UserError(
+                        f"checkpoint {directory} lacks part of {kind}/{fragment.name}; it is of another model"
+                    )
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A fragment in a file."""
+
+    file: Any
+    key: str
+    offset: int
+    numel: int
+
+
+def _saved_pieces(directory: Path, record: CheckpointRecord, stack: ExitStack) -> dict[str, list[_Piece]]:
+    pieces: dict[str, list[_Piece]] = {}
+    for rank in range(record.world_size):
+        file = stack.enter_context(safe_open(directory / _rank_file(rank, record.world_size), framework="pt"))
+        for key in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+            name, _, offset = key.rpartition("@")
+            (numel,) = file.get_slice(key).get_shape()
+            pieces.setdefault(name, []).append(_Piece(file, key, int(offset), numel))
+    return pieces
+
+
+def _copy_overlap(piece: _Piece, offset: int, tensor: torch.Tensor) -> int:
+    """Copy what `piece` holds of the stretch that begins at `offset`; the number of elements."""
+    start, stop = max(offset, piece.offset), min(offset + tensor.numel(), piece.offset + piece.numel)
+    if start >= stop:
+        return 0
+    values = piece.file.get_slice(piece.key)[start - piece.offset : stop - piece.offset]
+    tensor[start - offset : stop - offset].copy_(values)
+    return stop - start
 
 
 def load_weights(directory: Path) -> dict[str, torch.Tensor]:

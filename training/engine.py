@@ -7,8 +7,10 @@ tests/training/test_engine.py.
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
+from io import StringIO
 from typing import Any
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -65,7 +67,8 @@ def make_engine(model: PreTrainedModel, config: TrainConfig, *, zero_stage: int)
         eps=config.optimizer.epsilon,
     )
     settings = deepspeed_config(config, zero_stage=zero_stage)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    with redirect_stdout(StringIO()):  # DeepSpeed prints the memory in use, eight times
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     set_step(engine, 0)
     return engine
 

@@ -42,12 +42,14 @@ def export(
 def _export(item: _Item) -> int:
     """Write the directory anew; its size in bytes."""
     import torch
+    from transformers.utils import logging
 
     from training.load import load_model
 
     shutil.rmtree(item.model, ignore_errors=True)
     model = load_model(item.checkpoint).to(getattr(torch, item.dtype))
     model.config.use_cache = True
+    logging.disable_progress_bar()
     model.save_pretrained(item.model)
     for file in item.tokenizer.iterdir():
         shutil.copy(file, item.model / file.name)

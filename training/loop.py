@@ -15,6 +15,7 @@ from training.job import Job
 from training.manifests import TrainedModel
 from training.metrics import FILE, MetricsFile, StepMetrics, Stopwatch, read_metrics
 from training.model import build_model, model_config
+from training.notices import notify
 from training.schedule import learning_rate_factor
 from training.wandb_log import WandbLog
 
@@ -159,19 +160,14 @@ class Trainer:
 
     def _restore(self) -> tuple[int, int]:
         """The step and the tokens of the checkpoint gone on from; zeros at the start."""
-        found = checkpoint.newest(self.checkpoints)
+        found, complaints = checkpoint.newest(self.checkpoints)
+        if self.rank.index == 0:
+            where = found[0].name if found else "the start"
+            notify(self.job.out, [f"{text}; going on from {where}" for text in complaints])
         if found is None:
             return 0, 0
-        directory, record, complaints = found
-        if self.rank.index == 0:
-            for complaint in complaints:
-                print(f"{complaint}; going on from {directory.name}", flush=True)
-        if record.world_size != self.rank.world_size:
-            raise UserError(
-                f"checkpoint {directory} was written by {record.world_size} ranks and this run has "
-                f"{self.rank.world_size}; set num_ranks to {record.world_size} in the cluster file"
-            )
-        checkpoint.load_fragments(directory, record, fragments(self.engine), rank=self.rank.index)
+        directory, record = found
+        checkpoint.load_fragments(directory, record, fragments(self.engine))
         set_step(self.engine, record.step)
         publish(self.engine)
         return record.step, record.num_tokens

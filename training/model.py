@@ -3,6 +3,7 @@
 from difflib import get_close_matches
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -35,7 +36,7 @@ def model_config(config: TrainConfig, *, vocab_size: int, eos_id: int, pad_id: i
     try:
         result: PretrainedConfig = AutoConfig.for_model(model.architecture, **keys)
         known = set(type(result)().to_dict()) | set(type(result).attribute_map)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, StrictDataclassError) as error:
         raise UserError(f"transformers refuses the model of this recipe: {' '.join(str(error).split())}") from error
     if unknown := sorted(model.overrides.keys() - known):
         close = get_close_matches(unknown[0], known, n=3)
@@ -43,7 +44,21 @@ def model_config(config: TrainConfig, *, vocab_size: int, eos_id: int, pad_id: i
             f"model.overrides.{unknown[0]} is no key of {model.architecture}'s configuration"
             + (f"; did you mean {' or '.join(close)}?" if close else "")
         )
+    _check_sizes(config, result, vocab_size)
     return result
+
+
+def _check_sizes(config: TrainConfig, result: PretrainedConfig, vocab_size: int) -> None:
+    """What transformers builds without a word, and fails on in the first forward pass."""
+    heads, shared = config.model.num_attention_heads, config.model.num_key_value_heads or 1
+    if heads % shared:
+        raise UserError(
+            f"model.num_attention_heads is {heads}, which is no multiple of model.num_key_value_heads, {shared}"
+        )
+    if result.vocab_size < vocab_size:
+        raise UserError(
+            f"model.overrides.vocab_size is {result.vocab_size}, but the tokenizer has {vocab_size}; leave it out"
+        )
 
 
 def build_model(config: PretrainedConfig, *, seed: int) -> PreTrainedModel:
@@ -51,7 +66,7 @@ def build_model(config: PretrainedConfig, *, seed: int) -> PreTrainedModel:
     torch.manual_seed(seed)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-    except (ValueError, AssertionError, RuntimeError) as error:
+    except (ValueError, KeyError, AssertionError, RuntimeError) as error:
         raise UserError(
             f"transformers cannot build the model of this recipe: {' '.join(str(error).split())}"
         ) from error

@@ -10,6 +10,7 @@ from data_prep.train_tokenizer import check_certificate
 from training.job import Job
 from training.manifests import TrainedModel
 from training.metrics import FILE
+from training.notices import pass_on
 from training.watch import watch_metrics
 
 
@@ -24,7 +25,7 @@ def train(
     """Train on a gang of ranks; a lost rank costs the steps since the last checkpoint."""
     check_certificate(tokenizer)
     job = Job(config, tokens, tokenizer, out, executor.placement())
-    with watch_metrics(out / FILE, num_steps=config.num_steps):
+    with pass_on(out), watch_metrics(out / FILE, num_steps=config.num_steps):
         return executor.gang(_train_rank, job, label="training")
 
 

@@ -51,9 +51,15 @@ class WandbLog:
             return
         row = metrics.model_dump(exclude={"seconds", "time"})
         row |= {f"seconds/{part}": value for part, value in metrics.seconds.items()}
-        self._run.log(row)
+        self._run.log(row, step=metrics.step)
         self._last_step = metrics.step
-        write_text(self._state, json.dumps({"id": self._id, "last_step": self._last_step}))
+        self._note()
+
+    def _note(self) -> None:
+        """Remember what was logged; without waiting for the disk, at every step that would cost more than it saves."""
+        partial = self._state.with_suffix(".partial")
+        partial.write_text(json.dumps({"id": self._id, "last_step": self._last_step}), encoding="utf-8")
+        partial.replace(self._state)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

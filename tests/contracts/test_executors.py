@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from cluster.executor import Executor, Rank
 from cluster.inline import InlineExecutor
 from configs.base import ConfigError, UserError

@@ -1,7 +1,9 @@
 """Small sources on disk, and the cleaning of them, for the tests of data_prep and eval."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +51,17 @@ def held_out(corpus: Artifact[CleanCorpus]) -> list[Document]:
 def sentences(number: int, *, of: str = "words") -> list[str]:
     """Distinct made-up sentences."""
     return [f"{of} number {i}: {' '.join(str(i * k % 97) for k in range(1, 12))}" for i in range(number)]
+
+
+def eld_sentences(per_language: int) -> list[tuple[str, str]]:
+    """(language, sentence) of 60 languages, from the installed package eld."""
+    spec = find_spec("eld")
+    assert spec is not None and spec.origin is not None
+    lines = (Path(spec.origin).parent / "tests" / "data" / "big-test.txt").read_text(encoding="utf-8").splitlines()
+    seen: Counter[str] = Counter()
+    chosen = []
+    for language, _, text in (line.partition("\t") for line in lines if "\t" in line):
+        seen[language] += 1
+        if seen[language] <= per_language:
+            chosen.append((language, text))
+    return chosen

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def draws(order: Order, start: int, stop: int) -> list[tuple[int, int]]:
 
 def permutation(size: int, *, seed: int = 0, epoch: int = 0) -> list[int]:
     order = Order(streams((size,)), seed=seed)
-    return order.samples(epoch * size, (epoch + 1) * size).index.tolist()
+    return [int(index) for index in order.samples(epoch * size, (epoch + 1) * size).index]
 
 
 sizes_strategy = st.lists(st.integers(1, 60), min_size=1, max_size=5).map(tuple)
@@ -44,7 +45,9 @@ seeds = st.integers(0, 2**63)
 
 @given(sizes_strategy, seeds, st.data())
 @settings(max_examples=60, deadline=None)
-def test_order_reads_every_sample_once_an_epoch_of_its_stream(sizes: tuple[int, ...], seed: int, data: st.DataObject):
+def test_order_reads_every_sample_once_an_epoch_of_its_stream(
+    sizes: tuple[int, ...], seed: int, data: st.DataObject
+) -> None:
     weights = tuple(data.draw(st.lists(st.floats(0.05, 1), min_size=len(sizes), max_size=len(sizes))))
     order = Order(streams(sizes, weights), seed=seed)
     places = 4 * sum(sizes)
@@ -60,22 +63,24 @@ def test_order_reads_every_sample_once_an_epoch_of_its_stream(sizes: tuple[int, 
 
 @given(st.integers(1, 500), seeds, st.integers(0, 2**40))
 @settings(max_examples=60, deadline=None)
-def test_permutation_is_a_bijection_in_any_epoch(size: int, seed: int, epoch: int):
+def test_permutation_is_a_bijection_in_any_epoch(size: int, seed: int, epoch: int) -> None:
     assert sorted(permutation(size, seed=seed, epoch=epoch)) == list(range(size))
 
 
 @given(seeds, st.integers(0, 10**13), st.lists(st.integers(0, 300), min_size=2, max_size=6))
 @settings(max_examples=60, deadline=None)
-def test_a_sample_does_not_depend_on_how_the_range_is_cut(seed: int, start: int, cuts: list[int]):
+def test_a_sample_does_not_depend_on_how_the_range_is_cut(seed: int, start: int, cuts: list[int]) -> None:
     order = Order(streams(SIZES), seed=seed)
     ends = [start + cut for cut in sorted(cuts)]
-    pieces = [row for low, high in zip(ends, ends[1:], strict=False) for row in rows(order.samples(low, high))]
+    pieces = [row for low, high in pairwise(ends) for row in rows(order.samples(low, high))]
     assert pieces == rows(Order(streams(SIZES), seed=seed).samples(ends[0], ends[-1]))
 
 
 @given(seeds, st.integers(1, 7), st.integers(1, 5), st.integers(1, 4))
 @settings(max_examples=30, deadline=None)
-def test_samples_of_a_step_do_not_depend_on_ranks_and_micro_batches(seed: int, batch: int, world_size: int, micro: int):
+def test_samples_of_a_step_do_not_depend_on_ranks_and_micro_batches(
+    seed: int, batch: int, world_size: int, micro: int
+) -> None:
     order = Order(streams(SIZES), seed=seed)
     for step in (0, 3, 10**9):
         whole = rows(order.samples(step * batch, (step + 1) * batch))
@@ -87,7 +92,7 @@ def test_samples_of_a_step_do_not_depend_on_ranks_and_micro_batches(seed: int, b
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_one_stream_extended_half_way_from_1_to_1_5_epochs_repeats_nothing(seed: int):
+def test_one_stream_extended_half_way_from_1_to_1_5_epochs_repeats_nothing(seed: int) -> None:
     size = 1000
     planned = draws(Order(streams((size,)), seed=seed), 0, size)
     extended = Order(streams((size,)), seed=seed)
@@ -99,7 +104,7 @@ def test_one_stream_extended_half_way_from_1_to_1_5_epochs_repeats_nothing(seed:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_mixture_extended_half_way_from_1_to_1_5_epochs_repeats_nothing(seed: int):
+def test_a_mixture_extended_half_way_from_1_to_1_5_epochs_repeats_nothing(seed: int) -> None:
     sizes, total = SIZES, sum(SIZES)
     half = draws(Order(streams(sizes), seed=seed), 0, total // 2)
     extended = Order(streams(sizes), seed=seed)
@@ -116,14 +121,14 @@ def test_a_mixture_extended_half_way_from_1_to_1_5_epochs_repeats_nothing(seed: 
 
 @given(sizes_strategy, seeds, st.integers(0, 400))
 @settings(max_examples=60, deadline=None)
-def test_counts_equal_counting(sizes: tuple[int, ...], seed: int, k: int):
+def test_counts_equal_counting(sizes: tuple[int, ...], seed: int, k: int) -> None:
     order = Order(streams(sizes), seed=seed)
     counted = Counter(stream for stream, _, _ in rows(order.samples(0, k)))
     assert order.counts(k).tolist() == [counted[i] for i in range(len(sizes))]
 
 
 @pytest.mark.parametrize("start", [10**12, 2**40 - 7, 10**15 + 1])
-def test_counts_far_out_grow_by_what_is_drawn(start: int):
+def test_counts_far_out_grow_by_what_is_drawn(start: int) -> None:
     order = Order(streams(SIZES), seed=3)
     stop = start + 5000
     counted = Counter(stream for stream, _, _ in rows(order.samples(start, stop)))
@@ -133,7 +138,7 @@ def test_counts_far_out_grow_by_what_is_drawn(start: int):
 
 @given(seeds, st.integers(1, 10**9) | st.integers(1, 10**14), st.lists(st.floats(0.001, 1), min_size=2, max_size=8))
 @settings(max_examples=150, deadline=None)
-def test_shares_are_kept_at_any_place(seed: int, k: int, weights: list[float]):
+def test_shares_are_kept_at_any_place(seed: int, k: int, weights: list[float]) -> None:
     order = Order(streams((7,) * len(weights), tuple(weights)), seed=seed)
     exact = [Fraction(weight) / sum(map(Fraction, weights)) * k for weight in weights]
     away = max(abs(count - share) for count, share in zip(order.counts(k).tolist(), exact, strict=True))
@@ -142,19 +147,19 @@ def test_shares_are_kept_at_any_place(seed: int, k: int, weights: list[float]):
 
 
 @pytest.mark.parametrize(("one", "other"), [({"seed": 0}, {"seed": 1}), ({"epoch": 0}, {"epoch": 1})])
-def test_seeds_and_epochs_shuffle_differently(one: dict[str, int], other: dict[str, int]):
+def test_seeds_and_epochs_shuffle_differently(one: dict[str, int], other: dict[str, int]) -> None:
     first, second = permutation(1000, **one), permutation(1000, **other)
     assert sum(a == b for a, b in zip(first, second, strict=True)) < 12  # one on average
     assert abs(float(np.corrcoef(first, second)[0, 1])) < 0.15
 
 
-def test_streams_of_one_size_shuffle_differently():
+def test_streams_of_one_size_shuffle_differently() -> None:
     order = rows(Order(streams((500, 500)), seed=0).samples(0, 1000))
     first, second = ([index for stream, _, index in order if stream == i] for i in (0, 1))
     assert sum(a == b for a, b in zip(first, second, strict=False)) < 12
 
 
-def test_large_permutations_look_random():
+def test_large_permutations_look_random() -> None:
     size, trials = 1000, 40
     shuffles = np.array([permutation(size, seed=seed) for seed in range(trials)])
     assert (shuffles == np.arange(size)).sum() < 3 * trials  # one fixed point each on average
@@ -166,7 +171,7 @@ def test_large_permutations_look_random():
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_small_permutations_take_every_form(size: int):
+def test_small_permutations_take_every_form(size: int) -> None:
     epochs = 3000
     forms = Order(streams((size,)), seed=0).samples(0, epochs * size).index.reshape(epochs, size)
     assert len(np.unique(forms, axis=0)) == math.factorial(size)
@@ -176,22 +181,22 @@ def test_small_permutations_take_every_form(size: int):
 
 @given(st.integers(0, 60), st.integers(1, 90), st.integers(0, 200), st.integers(0, 200))
 @settings(max_examples=200, deadline=None)
-def test_floor_sum_equals_adding_up(n: int, m: int, a: int, b: int):
+def test_floor_sum_equals_adding_up(n: int, m: int, a: int, b: int) -> None:
     assert _floor_sum(n, m, a, b) == sum((a * i + b) // m for i in range(n))
 
 
 SHARES = [("web", "de", 800), ("web", "sw", 100), ("science", "en", 100)]
 
 
-def test_weights_without_a_mixture_follow_the_text():
+def test_weights_without_a_mixture_follow_the_text() -> None:
     assert stream_weights(SHARES, MixtureConfig()) == pytest.approx([0.8, 0.1, 0.1])
 
 
-def test_temperature_evens_out_languages_within_a_source_only():
+def test_temperature_evens_out_languages_within_a_source_only() -> None:
     weights = stream_weights(SHARES, MixtureConfig(temperature=3))
     assert weights == pytest.approx([0.9 * 2 / 3, 0.9 / 3, 0.1])  # cube roots of 8 and 1
 
 
-def test_source_weights_are_relative_and_shared_out_by_language():
+def test_source_weights_are_relative_and_shared_out_by_language() -> None:
     weights = stream_weights(SHARES, MixtureConfig(source_weights={"web": 1, "science": 3}))
     assert weights == pytest.approx([0.25 * 8 / 9, 0.25 / 9, 0.75])

@@ -35,7 +35,7 @@ def megatron(prefix: Path) -> tuple[list[list[int]], dict[str, Any]]:
 @pytest.mark.parametrize(
     ("vocab_size", "code", "bytes_a_token"), [(300, 8, 2), (65_499, 8, 2), (65_500, 4, 4), (10**6, 4, 4)]
 )
-def test_shard_is_what_megatron_reads(tmp_path: Path, vocab_size: int, code: int, bytes_a_token: int):
+def test_shard_is_what_megatron_reads(tmp_path: Path, vocab_size: int, code: int, bytes_a_token: int) -> None:
     write_shard(tmp_path / "s", DOCUMENTS, dtype_for(vocab_size))
     documents, index = megatron(tmp_path / "s")
     assert documents == DOCUMENTS
@@ -43,27 +43,27 @@ def test_shard_is_what_megatron_reads(tmp_path: Path, vocab_size: int, code: int
     assert (tmp_path / "s.bin").stat().st_size == bytes_a_token * sum(map(len, DOCUMENTS))
 
 
-def test_ids_above_16_bits_survive(tmp_path: Path):
+def test_ids_above_16_bits_survive(tmp_path: Path) -> None:
     write_shard(tmp_path / "s", [[65_535, 65_536], [999_999]], dtype_for(10**6))
     assert megatron(tmp_path / "s")[0] == [[65_535, 65_536], [999_999]]
     assert open_tokens(tmp_path / "s").tolist() == [65_535, 65_536, 999_999]
 
 
-def test_an_id_that_does_not_fit_is_refused_and_leaves_nothing(tmp_path: Path):
+def test_an_id_that_does_not_fit_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OverflowError):
         write_shard(tmp_path / "s", [[70_000]], dtype_for(300))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("vocab_size", [300, 70_000])
-def test_tokens_read_back_end_to_end(tmp_path: Path, vocab_size: int):
+def test_tokens_read_back_end_to_end(tmp_path: Path, vocab_size: int) -> None:
     write_shard(tmp_path / "with.dots-1", DOCUMENTS, dtype_for(vocab_size))
     tokens = open_tokens(tmp_path / "with.dots-1")
     assert tokens.tolist() == [token for document in DOCUMENTS for token in document]
     assert tokens.dtype == dtype_for(vocab_size)
 
 
-def test_an_empty_shard_reads_back_as_nothing(tmp_path: Path):
+def test_an_empty_shard_reads_back_as_nothing(tmp_path: Path) -> None:
     write_shard(tmp_path / "s", [], dtype_for(300))
     assert megatron(tmp_path / "s") == ([], {"version": 1, "code": 8, "bounds": [0]})
     assert open_tokens(tmp_path / "s").tolist() == []
@@ -97,9 +97,20 @@ def damage(path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["empty", "cut", "cut in the header", "cut in the lengths", "longer", "magic", "version", "dtype", "count", "length"],
+    [
+        "empty",
+        "cut",
+        "cut in the header",
+        "cut in the lengths",
+        "longer",
+        "magic",
+        "version",
+        "dtype",
+        "count",
+        "length",
+    ],
 )
-def test_a_damaged_index_is_an_error(tmp_path: Path, kind: str):
+def test_a_damaged_index_is_an_error(tmp_path: Path, kind: str) -> None:
     write_shard(tmp_path / "s", DOCUMENTS, dtype_for(300))
     damage(tmp_path / "s.idx", kind)
     with pytest.raises(ValueError, match=r"/s\.(idx|bin) "):
@@ -107,7 +118,7 @@ def test_a_damaged_index_is_an_error(tmp_path: Path, kind: str):
 
 
 @pytest.mark.parametrize("kind", ["empty", "cut", "longer"])
-def test_a_damaged_payload_is_an_error(tmp_path: Path, kind: str):
+def test_a_damaged_payload_is_an_error(tmp_path: Path, kind: str) -> None:
     write_shard(tmp_path / "s", DOCUMENTS, dtype_for(300))
     damage(tmp_path / "s.bin", kind)
     with pytest.raises(ValueError, match=r"/s\.bin has"):

@@ -114,7 +114,7 @@ def _make(
     bits = {la: BitsPerByte(num_documents=10, num_bytes=99, bits_per_byte=1 + i) for i, la in enumerate(languages)}
     answers = {la: Accuracy(num_questions=2, num_right=1) for la in languages}
     total = Accuracy(num_questions=100, num_right=50)
-    task = MultipleChoice(chance=0.25, total=total, by_language=answers, lm_eval_version="0.4.9")
+    task = MultipleChoice(chance=0.25, total=total, by_language=answers, num_left_out=0, lm_eval_version="0.4.9")
     files = {"model/config.json": FileEntry(num_bytes=2, sha256=SHA)}
     made = {
         "corpus": _put(store, "clean", _corpus(languages)),

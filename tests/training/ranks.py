@@ -1,12 +1,13 @@
 """Several ranks on this machine, each a fresh process, and a small job for them."""
 
 import multiprocessing
-from multiprocessing import connection
 from collections.abc import Callable
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from cluster.executor import Rank
 from cluster.network import free_port
 from cluster.placement import Placement

@@ -1,5 +1,6 @@
 """Which tokens each rank reads in each step."""
 
+import math
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -70,7 +71,7 @@ def rows(batches: Batches, step: int, *, world_size: int = 1, size: int = 100) -
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_ranks_share_a_step_without_loss_or_repeat(tmp_path: Path, world_size: int, size: int):
+def test_ranks_share_a_step_without_loss_or_repeat(tmp_path: Path, world_size: int, size: int) -> None:
     for batch_size in (5, 3, 8):
         batches = Batches(corpus(tmp_path), config(global_batch_size=batch_size))
         for step in range(6):
@@ -82,15 +83,15 @@ def test_ranks_share_a_step_without_loss_or_repeat(tmp_path: Path, world_size: i
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 7])
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_every_rank_has_equally_many_micro_batches(tmp_path: Path, world_size: int, size: int):
+def test_every_rank_has_equally_many_micro_batches(tmp_path: Path, world_size: int, size: int) -> None:
     batches = Batches(corpus(tmp_path), config())
     counts = {
         len(list(batches.micro_batches(0, rank=rank, world_size=world_size, size=size))) for rank in range(world_size)
     }
-    assert counts == {-(-(-(-5 // world_size)) // size)}
+    assert counts == {math.ceil(math.ceil(5 / world_size) / size)}
 
 
-def test_rows_are_cut_from_the_streams_across_shards(tmp_path: Path):
+def test_rows_are_cut_from_the_streams_across_shards(tmp_path: Path) -> None:
     batches = Batches(corpus(tmp_path), config())
     expected = {
         tuple(tokens[start : start + LENGTH + 1])
@@ -103,7 +104,7 @@ def test_rows_are_cut_from_the_streams_across_shards(tmp_path: Path):
 
 
 @pytest.mark.parametrize("layout", [LAYOUT, [("web", [("de", 33), ("en", 4)]), ("web", [("en", 29)])]])
-def test_in_an_epoch_each_token_but_a_streams_first_is_a_target_once(tmp_path: Path, layout: Layout):
+def test_in_an_epoch_each_token_but_a_streams_first_is_a_target_once(tmp_path: Path, layout: Layout) -> None:
     """One batch is as long as the corpus; per stream, what is drawn by then is its first epoch."""
     streams = plain_streams(layout)
     num_samples = {key: -(-(len(tokens) - 1) // LENGTH) for key, tokens in streams.items()}
@@ -112,7 +113,7 @@ def test_in_an_epoch_each_token_but_a_streams_first_is_a_target_once(tmp_path: P
     pairs = {pair: key for key, tokens in streams.items() for pair in pairwise(tokens)}
     for step in range(20 * sum(num_samples.values())):
         (row,) = rows(batches, step)
-        key = pairs[row[:2]]
+        key = pairs[row[0], row[1]]
         if left[key] > 0:
             left[key] -= 1
             targets.update(row[1:])
@@ -120,7 +121,7 @@ def test_in_an_epoch_each_token_but_a_streams_first_is_a_target_once(tmp_path: P
     assert targets == Counter(token for tokens in streams.values() for token in tokens[1:])
 
 
-def test_padding_bears_no_loss_and_reads_no_other_stream(tmp_path: Path):
+def test_padding_bears_no_loss_and_reads_no_other_stream(tmp_path: Path) -> None:
     batches = Batches(corpus(tmp_path), config(global_batch_size=8))
     streams = [set(tokens) for tokens in plain_streams().values()]
     short = 0
@@ -133,14 +134,14 @@ def test_padding_bears_no_loss_and_reads_no_other_stream(tmp_path: Path):
     assert short
 
 
-def test_a_run_extended_half_way_goes_on_as_the_longer_run_would(tmp_path: Path):
+def test_a_run_extended_half_way_goes_on_as_the_longer_run_would(tmp_path: Path) -> None:
     made = corpus(tmp_path)
     planned, extended = (Batches(made, config(num_steps=steps)) for steps in (10, 15))
     assert [rows(planned, step) for step in range(5)] == [rows(extended, step) for step in range(5)]
     assert [rows(planned, step) for step in range(5, 10)] == [rows(extended, step) for step in range(5, 10)]
 
 
-def test_half_an_epoch_and_the_next_share_no_row(tmp_path: Path):
+def test_half_an_epoch_and_the_next_share_no_row(tmp_path: Path) -> None:
     layout: Layout = [("web", [("de", 100 * LENGTH + 1)]), ("web", [("de", 100 * LENGTH)])]
     batches = Batches(corpus(tmp_path, layout), config(global_batch_size=10))
     first = [row for step in range(10) for row in rows(batches, step)]
@@ -149,13 +150,13 @@ def test_half_an_epoch_and_the_next_share_no_row(tmp_path: Path):
     assert len(set(first) | set(second)) == 200
 
 
-def test_order_depends_on_the_seed(tmp_path: Path):
+def test_order_depends_on_the_seed(tmp_path: Path) -> None:
     made = tiny_corpus(tmp_path)
     one, same, other = (Batches(made, tiny_config(seed=seed)) for seed in (1, 1, 2))
     assert rows(one, 0) == rows(same, 0) != rows(other, 0)
 
 
-def test_source_weights_steer_what_is_read(tmp_path: Path):
+def test_source_weights_steer_what_is_read(tmp_path: Path) -> None:
     mixture = {"source_weights": {"web": 1, "science": 3}}
     batches = Batches(corpus(tmp_path), config(global_batch_size=4, mixture=mixture))
     science = set(plain_streams()["science", "en"])
@@ -163,7 +164,7 @@ def test_source_weights_steer_what_is_read(tmp_path: Path):
     assert sum(found) == pytest.approx(75, abs=2)
 
 
-def test_a_stream_of_one_token_is_left_out(tmp_path: Path):
+def test_a_stream_of_one_token_is_left_out(tmp_path: Path) -> None:
     batches = Batches(corpus(tmp_path, [("web", [("de", 50), ("sw", 1)])]), config())
     assert [(stream.language, stream.num_samples) for stream in batches.streams] == [("de", 7)]
 
@@ -178,7 +179,7 @@ def test_a_stream_of_one_token_is_left_out(tmp_path: Path):
         ({"mixture": {"source_weights": {"web": -1, "science": 1}}}, "positive"),
     ],
 )
-def test_what_cannot_be_mixed_is_one_line(tmp_path: Path, changes: dict[str, Any], says: str):
+def test_what_cannot_be_mixed_is_one_line(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says) as caught:
         Batches(corpus(tmp_path), config(**changes))
     assert "\n" not in str(caught.value)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from cluster.executor import Rank
+from tests.training.ranks import VOCAB, run_ranks, tiny_config, tiny_job
 from training.batches import Batches
 from training.checkpoint import load_weights
 from training.engine import join, leave
@@ -15,8 +17,6 @@ from training.loop import Trainer, train_rank
 from training.metrics import FILE, read_metrics
 from training.model import build_model, model_config
 from training.schedule import learning_rate_factor
-
-from tests.training.ranks import VOCAB, run_ranks, tiny_config, tiny_job
 
 CASES = [(stage, precision) for stage in (0, 1, 2, 3) for precision in ("fp32", "bf16")]
 
@@ -137,6 +137,20 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(trained, tmp_pat
     file.write_bytes(data)
     assert run_ranks(train_all, 2, [job]) == [None, None]
     assert torch.equal(weights(job, 6)["model.norm.weight"], weights(calm, 6)["model.norm.weight"])
+    assert "step-00000004 is damaged: rank-00001" in (job.out / "notices.txt").read_text()
+
+
+@pytest.mark.parametrize(("stage", "world_size"), [(0, 1), (3, 3)])
+def test_a_checkpoint_of_another_stage_and_world_size_is_gone_on_from(trained, tmp_path, stage, world_size):
+    calm = trained[1, "fp32"]
+    killed = tiny_job(tmp_path, calm.config, world_size=2, zero_stage=1)
+    run_ranks(train_and_die, 2, killed, 5)
+    job = tiny_job(tmp_path, calm.config, world_size=world_size, zero_stage=stage)
+    assert run_ranks(train_all, world_size, [job]) == [None] * world_size
+    before = [line.loss for line in read_metrics(calm.out / FILE)]
+    assert [line.loss for line in read_metrics(job.out / FILE)] == pytest.approx(before, rel=1e-5)
+    for name, tensor in weights(job, 6).items():
+        torch.testing.assert_close(tensor, weights(calm, 6)[name], rtol=1e-4, atol=1e-5)
 
 
 def test_the_loss_falls(tmp_path):
