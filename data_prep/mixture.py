@@ -5,8 +5,8 @@ A stream is one source in one language, cut into samples. Two independent parts 
 * *Which stream*: the k-th point of a golden-ratio Kronecker sequence, frac(c + k / phi), falls into the interval
   that the stream owns on the circle, as long as its weight. Such a sequence is of low discrepancy (Niederreiter,
   Random Number Generation and Quasi-Monte Carlo Methods, 1992, ch. 3): after any k draws each stream has had its
-  share to within a few samples (a few dozen beyond 10**10 draws, where the 64 bits of the ratio show). How often a stream was drawn before k is a floor sum, found in
-  O(log) steps like a greatest common divisor.
+  share to within a few samples (a few dozen beyond 10**10 draws, where the 64 bits of the ratio show). How often a
+  stream was drawn before k is a floor sum, found in O(log) steps like a greatest common divisor.
 * *Which of its samples*: the j-th draw of a stream of n samples is number j mod n of epoch j // n, sent through a
   permutation keyed by (seed, stream, epoch): a Feistel network with cycle walking (Black and Rogaway, Ciphers with
   Arbitrary Finite Domains, CT-RSA 2002). Every epoch visits every sample once.

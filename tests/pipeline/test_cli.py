@@ -81,7 +81,7 @@ def test_a_schema_is_json_and_refuses_unknown_keys(concord, kind):
 
 def test_an_unknown_schema_is_refused(concord):
     code, out, err = concord("schema", "recipes")
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert err.startswith("concord: there is no schema of 'recipes'")
 
 
