@@ -51,7 +51,8 @@ def run_recipe(recipe: Path, cluster: str, overrides: tuple[str, ...], out: Cons
     def begin(step: PlannedStep) -> None:
         out.print(f"[bold]{step.name}[/]  [dim]making {step.artifact}[/]")
 
-    runner = Runner(ready.plan, STAGES, ready.store, lambda pool: executor_for(machines, pool), begin, end)
+    digest = Digests(ready.store)
+    runner = Runner(ready.plan, STAGES, ready.store, lambda pool: executor_for(machines, pool), digest, begin, end)
     try:
         runner.run()
     except KeyboardInterrupt:

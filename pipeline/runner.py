@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from cluster.executor import Executor
 from cluster.files import write_text
 from cluster.placement import Placement
 from configs.base import Artifact, Manifest, UserError
+from data_prep.document import Digest
 from pipeline.artifact import Input, Record, commit, describe_files, load_artifact
 from pipeline.lease import lease
 from pipeline.plan import Plan, PlannedStep
@@ -33,6 +35,9 @@ class Runner:
     store: Path
     executor_for: Callable[[str], Executor]
     """From a pool's name."""
+
+    digest: Digest
+    """Of source files, to see whether they changed while they were read."""
 
     on_begin: Callable[[PlannedStep], None] = lambda step: None
     on_end: Callable[[PlannedStep, Manifest, float | None], None] = lambda step, manifest, seconds: None
@@ -80,7 +85,11 @@ class Runner:
         started, clock = datetime.now(UTC), time.perf_counter()
         try:
             executor = self.executor_for(step.pool)
-            manifest = self.stages[step.stage].run(step.config, **inputs, out=path, executor=executor)
+            stage = self.stages[step.stage]
+        manifest = stage.run(step.config, **inputs, out=path, executor=executor)
+        if stage.observe is not None and stage.observe(step.config, self.digest) != step.observed:
+            shutil.rmtree(path)  # what was read is of neither state
+            raise UserError("the sources changed while they were read; run this again once they are at rest")
         except UserError as error:
             raise type(error)(f"step {step.name!r}: {error}") from error
         seconds = round(time.perf_counter() - clock, 3)

@@ -9,8 +9,8 @@ from pydantic import JsonValue
 
 from cluster.executor import Executor
 from configs.base import Artifact, Config, Manifest
+from data_prep.document import Digest
 
-Digest = Callable[[Path], str]
 Observe = Callable[[Any, Digest], JsonValue]
 
 

@@ -2,12 +2,28 @@ import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
+from cluster.executor import Executor
 from configs.base import ConfigError, UserError
-from pipeline.artifact import RECORD
-from tests.pipeline.toys import Bind, Repeat, Text, ToyStep, Write, instead_of, planned, recipe, repeat, run
+from pipeline.artifact import RECORD, sha256_of
+from pipeline.stage import stage
+from tests.pipeline.toys import (
+    STAGES,
+    Bind,
+    Repeat,
+    Text,
+    ToyStep,
+    Write,
+    instead_of,
+    planned,
+    recipe,
+    repeat,
+    run,
+    write,
+)
 
 
 def artifacts(store) -> list[str]:
@@ -189,3 +205,24 @@ def test_no_hidden_file_of_the_runner_is_left_in_a_finished_artifact(tmp_path):
     for artifact in run(tmp_path).artifacts.values():
         assert isinstance(artifact.manifest, Text)
         assert [path.name for path in artifact.dir.iterdir() if path.name.startswith(".")] == []
+
+
+def test_sources_that_change_while_they_are_read_make_no_artifact(tmp_path):
+    source = tmp_path / "source.txt"
+    source.write_text("before")
+
+    def observe(config: Write, digest) -> str:
+        return digest(source)
+
+    def careless(config: Write, *, out: Path, executor: Executor) -> Text:
+        source.write_text("after")
+        return write(config, out=out, executor=executor)
+
+    stages = STAGES | {"write": stage(careless, version=1, observe=observe)}
+    plan = planned(stages=stages, first=sha256_of(source), other=sha256_of(source))
+    with pytest.raises(UserError, match="'first': the sources changed while they were read") as caught:
+        run(tmp_path / "store", plan, stages)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "store").glob("write-*"))
+    again = planned(stages=stages, first=sha256_of(source), other=sha256_of(source))
+    assert run(tmp_path / "store", again, stages).made == ["first", "twice", "other", "book"]

@@ -11,6 +11,7 @@ from cluster.executor import Executor
 from cluster.inline import InlineExecutor
 from configs.base import Artifact, Config, Manifest
 from configs.cluster import PoolConfig
+from pipeline.artifact import sha256_of
 from pipeline.plan import Plan, make_plan
 from pipeline.runner import Runner
 from pipeline.stage import Stage, stage
@@ -113,6 +114,6 @@ def run(store: Path, plan: Plan | None = None, stages: Mapping[str, Stage] = STA
         (outcome.reused if seconds is None else outcome.made).append(step.name)
 
     executor = InlineExecutor(PoolConfig())
-    runner = Runner(plan or planned(stages=stages), stages, store, lambda pool: executor, on_end=end)
+    runner = Runner(plan or planned(stages=stages), stages, store, lambda pool: executor, sha256_of, on_end=end)
     outcome.artifacts = runner.run()
     return outcome
