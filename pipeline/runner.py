@@ -83,13 +83,9 @@ class Runner:
     def _attempt(self, step: PlannedStep, path: Path, inputs: Mapping[str, Artifact[Manifest]]) -> Artifact[Manifest]:
         attempts = _count_attempt(path)
         started, clock = datetime.now(UTC), time.perf_counter()
+        executor = self.executor_for(step.pool)
         try:
-            executor = self.executor_for(step.pool)
-            stage = self.stages[step.stage]
-        manifest = stage.run(step.config, **inputs, out=path, executor=executor)
-        if stage.observe is not None and stage.observe(step.config, self.digest) != step.observed:
-            shutil.rmtree(path)  # what was read is of neither state
-            raise UserError("the sources changed while they were read; run this again once they are at rest")
+            manifest = self._run_stage(step, path, inputs, executor)
         except UserError as error:
             raise type(error)(f"step {step.name!r}: {error}") from error
         seconds = round(time.perf_counter() - clock, 3)
@@ -97,6 +93,16 @@ class Runner:
         commit(path, self._record(step, manifest, path, executor.placement(), attempts, started, seconds))
         self.on_end(step, manifest, seconds)
         return Artifact(path, manifest)
+
+    def _run_stage(
+        self, step: PlannedStep, path: Path, inputs: Mapping[str, Artifact[Manifest]], executor: Executor
+    ) -> Manifest:
+        stage = self.stages[step.stage]
+        manifest = stage.run(step.config, **inputs, out=path, executor=executor)
+        if stage.observe is not None and stage.observe(step.config, self.digest) != step.observed:
+            shutil.rmtree(path)  # what was read is of neither state
+            raise UserError("the sources changed while they were read; run this again once they are at rest")
+        return manifest
 
     def _record(
         self,
