@@ -45,8 +45,11 @@ class Rank:
 class Executor(Protocol):
     """Something that runs functions of ours: a Ray cluster, or this process."""
 
+    used: Placement | None
+    """The placement, once it was asked for: None while no machine has been looked at."""
+
     def placement(self) -> Placement:
-        """What the pool's settings come to on the machines there are."""
+        """What the pool's settings come to on the machines there are. Starts or joins Ray, if it takes Ray."""
         ...
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], *, label: str, on_device: bool = False) -> Iterator[R]:

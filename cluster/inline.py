@@ -22,15 +22,18 @@ class InlineExecutor:
 
     def __init__(self, pool: PoolConfig, *, wandb: WandbConfig | None = None) -> None:
         self._pool, self._wandb = pool, wandb
+        self.used: Placement | None = None
 
     def placement(self) -> Placement:
         """One rank with all cores of this process, on a GPU if there is one."""
         alone = self._pool.model_copy(update={"num_ranks": 1, "cpus_per_rank": None})
         num_cpus = len(os.sched_getaffinity(0))
-        return place(alone, num_cpus=num_cpus, num_gpus=min(1, count_gpus()), wandb=self._wandb)
+        self.used = place(alone, num_cpus=num_cpus, num_gpus=min(1, count_gpus()), wandb=self._wandb)
+        return self.used
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], *, label: str, on_device: bool = False) -> Iterator[R]:
         """See Executor."""
+        self.placement()
         with Meter(label, len(items)) as meter:
             for item in items:
                 yield fn(item)

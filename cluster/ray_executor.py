@@ -29,13 +29,15 @@ class RayExecutor:
 
     def __init__(self, pool: PoolConfig, *, address: str, wandb: WandbConfig | None = None) -> None:
         self._pool, self._address, self._wandb = pool, address, wandb
+        self.used: Placement | None = None
 
     def placement(self) -> Placement:
         """What the pool's settings come to on the cluster."""
         connect(self._address)
         there = ray.cluster_resources()
         num_cpus, num_gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
-        return place(self._pool, num_cpus=num_cpus, num_gpus=num_gpus, wandb=self._wandb)
+        self.used = place(self._pool, num_cpus=num_cpus, num_gpus=num_gpus, wandb=self._wandb)
+        return self.used
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], *, label: str, on_device: bool = False) -> Iterator[R]:
         """See Executor. At most two items a slot are in flight."""

@@ -53,6 +53,8 @@ class Record(BaseModel):
     """How many times the work was begun, the last time included."""
 
     placement: dict[str, JsonValue]
+    """How it was laid out on hardware; empty if the stage asked for none."""
+
     code: str
     """Commit of Concord, with `+changes` if the tree had uncommitted ones; its version if it is not a checkout."""
 

@@ -90,7 +90,7 @@ class Runner:
             raise type(error)(f"step {step.name!r}: {error}") from error
         seconds = round(time.perf_counter() - clock, 3)
         (path / ATTEMPTS).unlink()
-        commit(path, self._record(step, manifest, path, executor.placement(), attempts, started, seconds))
+        commit(path, self._record(step, manifest, path, executor.used, attempts, started, seconds))
         self.on_end(step, manifest, seconds)
         return Artifact(path, manifest)
 
@@ -109,7 +109,7 @@ class Runner:
         step: PlannedStep,
         manifest: Manifest,
         path: Path,
-        placement: Placement,
+        placement: Placement | None,
         attempts: int,
         started: datetime,
         seconds: float,
@@ -128,7 +128,7 @@ class Runner:
             started=started,
             seconds=seconds,
             attempts=attempts,
-            placement=TypeAdapter(dict).dump_python(asdict(placement), mode="json"),
+            placement=TypeAdapter(dict).dump_python(asdict(placement) if placement else {}, mode="json"),
             code=code_version(),
             packages=package_versions(),
             host=socket.gethostname(),

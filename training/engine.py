@@ -44,8 +44,9 @@ class Fragment:
 def join(rank: Rank) -> torch.device:
     """Join the ranks' process group; the device of this rank."""
     deepspeed_logger.setLevel(logging.ERROR)
-    # DeepSpeed would compile, for half a minute and with a C++ compiler, a CPU kernel that only inference calls.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if rank.device == "cpu":
+        # DeepSpeed would compile, for half a minute and with a C++ compiler, a kernel that only inference calls.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     torch.set_num_threads(rank.num_threads)
     backend = "nccl" if rank.device == "cuda" else "gloo"
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=COLLECTIVE_TIMEOUT)
