@@ -1,12 +1,19 @@
 """Starting a private Ray, or joining one that runs."""
 
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.exceptions import LocalRayletDiedError, RaySystemError
 
 from cluster.network import answers
-from configs.base import ConfigError
+from configs.base import ConfigError, UserError
+
+SECONDS_BETWEEN_CHECKS = 5.0
+"""How often, while waiting for Ray, to look whether it lives."""
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Of a private Ray. Stages pass files, not objects, so little is enough, and /dev/shm is small in containers."""
@@ -19,13 +26,18 @@ def connect(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": True}
     if address == "local":
+        if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray wants to keep one in the home directory
         ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
         return
     check_answers(address)
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError) as error:
-        raise ConfigError(f"cannot join the Ray at {address!r}: {first_line(error)}") from error
+        raise ConfigError(
+            f"cannot join the Ray at {address!r} ({first_line(error)}); its version must be {ray.__version__}; if it "
+            "wants a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) here as there"
+        ) from error
 
 
 def check_answers(address: str) -> None:
@@ -35,6 +47,21 @@ def check_answers(address: str) -> None:
             f"no Ray answers at {address!r}; check `ray_address` (host:port of the head node, as `ray start --head` "
             "prints it) and that the head node is up"
         )
+
+
+def check_alive(label: str) -> None:
+    """Raise UserError if every node of the Ray is dead: its driver may live on and wait for ever."""
+    if not any(node["Alive"] for node in ray.nodes()):
+        raise UserError(f"{label}: Ray itself has died; run the same command to go on")
+
+
+@contextmanager
+def ray_failures(label: str) -> Iterator[None]:
+    """Turn the death of Ray itself, as its driver sees it, into a sentence."""
+    try:
+        yield
+    except (LocalRayletDiedError, RaySystemError) as error:
+        raise UserError(f"{label}: Ray itself has died ({first_line(error)}); run the same command to go on") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, Worker
 from cluster.executor import Rank
 from cluster.placement import Placement, place
 from cluster.progress import Meter, say
-from cluster.ray_connection import connect, first_line
+from cluster.ray_connection import SECONDS_BETWEEN_CHECKS, check_alive, connect, first_line, ray_failures
 from cluster.ray_gang import RanksLost, run_gang
 from configs.base import UserError
 from configs.cluster import PoolConfig, WandbConfig
@@ -63,7 +63,8 @@ class RayExecutor:
         placement = self.placement()
         for attempt in range(placement.max_restarts + 1):
             try:
-                result: R = run_gang(fn, argument, placement, attempt=attempt, label=label)
+                with ray_failures(label):
+                    result: R = run_gang(fn, argument, placement, attempt=attempt, label=label)
                 return result
             except RanksLost as lost:
                 say(f"{label}: {lost}; starting all ranks again")
@@ -74,7 +75,10 @@ class RayExecutor:
 
 def _result(reference: Any, label: str, max_restarts: int) -> Any:
     try:
-        return ray.get(reference)
+        with ray_failures(label):
+            while not ray.wait([reference], timeout=SECONDS_BETWEEN_CHECKS)[0]:
+                check_alive(label)
+            return ray.get(reference)
     except RayTaskError as error:
         raise (error.cause if isinstance(error.cause, (UserError, OSError)) else error) from None
     except (WorkerCrashedError, OutOfMemoryError, RayActorError) as error:

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,6 +15,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from cluster.executor import Rank
 from cluster.network import free_port
 from cluster.placement import Placement
+from cluster.ray_connection import SECONDS_BETWEEN_CHECKS, check_alive, first_line
 from configs.base import UserError
 
 R = TypeVar("R")
@@ -34,8 +37,16 @@ class _RankProcess:
         return socket.gethostbyname(ray.util.get_node_ip_address()), free_port()
 
     def run(self, fn: Callable[[Rank, A], R], rank: Rank, argument: A) -> R:
+        threading.Thread(target=_end_without, args=(os.getppid(),), daemon=True).start()
         os.environ.update(rank.environment())
         return fn(rank, argument)
+
+
+def _end_without(raylet: int) -> None:
+    """End this process soon after its raylet: nothing else would, and its run may have been started again."""
+    while os.getppid() == raylet:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def run_gang(fn: Callable[[Rank, A], R], argument: A, placement: Placement, *, attempt: int, label: str) -> R:
@@ -51,7 +62,7 @@ def run_gang(fn: Callable[[Rank, A], R], argument: A, placement: Placement, *, a
         host, port = _get(actors[0].address.remote())
         world = placement.num_ranks, placement.device, placement.cpus_per_rank, host, port, attempt
         calls = [actor.run.remote(fn, Rank(index, *world), argument) for index, actor in enumerate(actors)]
-        result: R = _together(calls)
+        result: R = _together(calls, label)
         return result
     finally:
         for actor in actors:
@@ -62,21 +73,35 @@ def run_gang(fn: Callable[[Rank, A], R], argument: A, placement: Placement, *, a
 def _reserve(placement: Placement, gpus: int, label: str) -> PlacementGroup:
     bundle = {"CPU": float(placement.cpus_per_rank)} | ({"GPU": float(gpus)} if gpus else {})
     group = placement_group([bundle] * placement.num_ranks, strategy="PACK")
-    if not group.wait(placement.start_timeout_seconds):
-        remove_placement_group(group)
-        free = {kind: amount for kind, amount in ray.available_resources().items() if kind in ("CPU", "GPU")}
-        raise UserError(
-            f"{label}: {placement.num_ranks} times {bundle} did not become free in "
-            f"{placement.start_timeout_seconds:g} s (free now: {free}); wait for other work, or ask for less"
-        )
+    deadline = time.monotonic() + placement.start_timeout_seconds
+    while not _is_ready(group, min(SECONDS_BETWEEN_CHECKS, placement.start_timeout_seconds), label):
+        check_alive(label)
+        if time.monotonic() > deadline:
+            remove_placement_group(group)
+            free = {kind: amount for kind, amount in ray.available_resources().items() if kind in ("CPU", "GPU")}
+            raise UserError(
+                f"{label}: {placement.num_ranks} times {bundle} did not become free in "
+                f"{placement.start_timeout_seconds:g} s (free now: {free}); wait for other work, or ask for less"
+            )
     return group
 
 
-def _together(calls: list[Any]) -> Any:
+def _is_ready(group: PlacementGroup, timeout_seconds: float, label: str) -> bool:
+    try:
+        return bool(group.wait(timeout_seconds))
+    except Exception as error:  # Ray raises no narrower one, when its node is gone
+        raise UserError(
+            f"{label}: Ray itself has failed ({first_line(error)}); run the same command to go on"
+        ) from error
+
+
+def _together(calls: list[Any], label: str) -> Any:
     """The first call's result once all have returned; the most telling failure once one has failed."""
     pending = list(calls)
     while pending:
-        done, pending = ray.wait(pending, num_returns=1)
+        done, pending = ray.wait(pending, num_returns=1, timeout=SECONDS_BETWEEN_CHECKS)
+        if not done:
+            check_alive(label)
         try:
             ray.get(done)
         except (RayActorError, RayTaskError) as first:

@@ -114,7 +114,9 @@ def shipped(kind: str, name: str) -> Path:
     if name in known:
         return SHIPPED / kind / f"{name}.yaml"
     there = ", ".join(known)
-    raise ConfigError(f"no {kind} file is named {name!r}; there are: {there}; or give a path to a .yaml file")
+    raise ConfigError(
+        f"no {kind.removesuffix('s')} is named {name!r}; there are: {there}; or give a path to a .yaml file"
+    )
 
 
 def parse(text: str) -> Any:

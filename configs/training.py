@@ -92,7 +92,7 @@ Schedule = Annotated[CosineSchedule | WsdSchedule, Field(discriminator="kind")]
 class MixtureConfig(Config):
     """How often each stream of text, one source in one language, is drawn."""
 
-    source_weights: dict[Name, float] = {}
+    source_weights: dict[Name, Annotated[float, Field(ge=1e-6, le=1e6)]] = {}
     """Relative weight of each source by name. Empty: by its number of tokens. If given, every source is named."""
 
     temperature: float = Field(default=1.0, ge=1)
@@ -126,7 +126,7 @@ class TrainConfig(Config):
     precision: Literal["bf16", "fp32"] = "bf16"
     """Number format of the forward and backward pass; the optimizer's weights and moments are fp32 in both."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the initial weights and of the order of the data."""
 
     checkpoint_every_steps: int = Field(default=500, ge=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cluster.executor import Executor
 from cluster.files import whole_file
-from configs.base import Artifact
+from configs.base import Artifact, UserError
 from configs.data import TrainTokenizerConfig
 from data_prep.adversarial import ADVERSARIAL
 from data_prep.corpus_files import read_documents, write_documents
@@ -133,14 +133,16 @@ def _learn(learning: _Learning) -> Certificate:
 
 
 def check_certificate(tokenizer: Artifact[TrainedTokenizer]) -> None:
-    """Raise ValueError if the tokenizer's files are not those that were certified."""
+    """Raise UserError if the tokenizer's files are not those that were certified."""
     certificate = tokenizer.manifest.certificate
     for name, sha256 in (
         (MODEL, certificate.model_sha256),
         (f"{HUGGING_FACE}/tokenizer.json", certificate.tokenizer_json_sha256),
     ):
         if _sha256(tokenizer.dir / name) != sha256:
-            raise ValueError(f"{tokenizer.dir / name} is not the file that was certified")
+            raise UserError(
+                f"{tokenizer.dir / name} is not the file that was certified; delete its artifact to have it made again"
+            )
 
 
 def _some_of_each_language(held_out: Path) -> dict[str, list[str]]:

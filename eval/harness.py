@@ -1,14 +1,17 @@
 """The lm-eval door: scores the word-order task on a local file, with no network."""
 
+import glob
 import json
 import os
 from dataclasses import asdict
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # lm-eval looks datasets and metrics up on the hub even when all is local
+os.environ["TQDM_DISABLE"] = "1"
 import lm_eval
+from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
+from lm_eval.tasks import TaskManager, get_task_dict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eval.word_order import Question
@@ -28,7 +31,10 @@ def right_answers(
     task = {
         "task": TASK,
         "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(file)}, "cache_dir": str(file.with_suffix(".cache"))},
+        "dataset_kwargs": {
+            "data_files": {"test": glob.escape(str(file))},
+            "cache_dir": str(file.with_suffix(".cache")),
+        },
         "test_split": "test",
         "output_type": "multiple_choice",
         "doc_to_text": "{{context}}",
@@ -38,13 +44,13 @@ def right_answers(
         "metric_list": [{"metric": "acc"}],
         "metadata": {"version": 1},
     }
-    results = lm_eval.simple_evaluate(
-        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH_SIZE, device=str(model.device)),
-        tasks=[task],
-        task_manager=TaskManager(include_defaults=False),
+    results = evaluate(  # simple_evaluate would also look for git and take seconds to describe the machine
+        lm=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH_SIZE, device=str(model.device)),
+        task_dict=get_task_dict([task], TaskManager(include_defaults=False)),
         bootstrap_iters=0,
         log_samples=True,
     )
+    assert results is not None  # it is on other ranks than the first, and there is one
     samples = sorted(results["samples"][TASK], key=lambda sample: sample["doc_id"])
     if len(samples) != len(questions):
         raise RuntimeError(f"lm-eval scored {len(samples)} of {len(questions)} questions")

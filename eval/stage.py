@@ -1,6 +1,7 @@
 """The stage that scores a trained model on held-out documents. Imports nothing heavy: the workers do."""
 
 import json
+import shutil
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,8 @@ def evaluate(
     asked = [pair for pair in zip(questions, answered["right"], strict=True) if pair[1] is not None]
     nats = [value for answer in answers for value in answer["nats"]]
     _write_samples(out / SAMPLES, chosen, nats, asked)
+    shutil.rmtree(out / "parts")
+    shutil.rmtree(paths.questions.with_suffix(".cache"), ignore_errors=True)  # lm-eval's copy of the questions
     return Scores(
         bits_per_byte=_bits_per_byte(chosen, nats),
         multiple_choice=_multiple_choice(asked, len(questions) - len(asked), answered, config) if asked else None,

@@ -110,7 +110,8 @@ def _unreadable(path: Path, error: ValidationError) -> UserError:
 
 def _files(path: Path) -> Iterator[Path]:
     for file in sorted(path.rglob("*")):
-        if file.is_file() and file.name != RECORD and not file.name.startswith("."):
+        inside = file.relative_to(path)
+        if file.is_file() and inside != Path(RECORD) and not any(part.startswith(".") for part in inside.parts):
             yield file
 
 

@@ -21,12 +21,12 @@ class Digests:
 
     def __call__(self, path: Path) -> str:
         stat = path.stat()
-        seen = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        seen = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev, stat.st_ino]
         key = os.path.abspath(path)
-        if key not in self._known or self._known[key][:3] != seen:
+        if key not in self._known or self._known[key][:-1] != seen:
             self._known[key] = [*seen, sha256_of(path)]
             self._changed = True
-        return str(self._known[key][3])
+        return str(self._known[key][-1])
 
     def save(self) -> None:
         """Remember what was found, if there is a store and it can be written."""

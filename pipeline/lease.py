@@ -4,12 +4,15 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from configs.base import UserError
+
+_TRIES = 10
 
 
 @contextmanager
@@ -23,7 +26,7 @@ def lease(store: Path, artifact: str, *, step: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file.fileno())
         except BlockingIOError:
             raise UserError(
                 f"step {step!r} is being made by {_read(path)}; wait for it, or stop it and run this again"
@@ -41,6 +44,15 @@ def lease(store: Path, artifact: str, *, step: str) -> Iterator[None]:
         finally:
             file.truncate(0)
             fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would leave it to a child that was forked meanwhile
+
+
+def _lock(descriptor: int) -> None:
+    """Take the lock; one that is held for a moment only is somebody's look at `status`."""
+    for _ in range(_TRIES - 1):
+        with suppress(BlockingIOError):
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.05)
+    return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def holder(store: Path, artifact: str) -> str | None:

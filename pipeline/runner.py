@@ -89,8 +89,8 @@ class Runner:
         except UserError as error:
             raise type(error)(f"step {step.name!r}: {error}") from error
         seconds = round(time.perf_counter() - clock, 3)
-        (path / ATTEMPTS).unlink()
         commit(path, self._record(step, manifest, path, executor.used, attempts, started, seconds))
+        (path / ATTEMPTS).unlink()
         self.on_end(step, manifest, seconds)
         return Artifact(path, manifest)
 
@@ -167,4 +167,6 @@ def _explain(step: PlannedStep, error: OSError) -> UserError:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"{where}: no permission{file}: {error.strerror}; change it, or give another store")
+    if error.errno == errno.ENOENT:
+        return UserError(f"{where}: a file is missing{file}; delete the artifact it belongs to, to have it made again")
     return UserError(f"{where}: the system refused{file}: {error.strerror or error}; run this again once it is mended")

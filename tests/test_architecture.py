@@ -1,6 +1,7 @@
 """The shape of the code, read from its text: layers, doors, cycles, docstrings, sizes, and what stays unimported."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -127,3 +128,14 @@ def test_files_and_functions_stay_short(name):
     assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
     sizes = {f.name: (f.end_lineno or 0) - f.lineno + 1 for f in ast.walk(TREES[name]) if isinstance(f, Function)}
     assert {function: lines for function, lines in sizes.items() if lines > MAX_FUNCTION_LINES} == {}
+
+
+def test_the_readmes_map_names_every_module_and_nothing_else():
+    text = (ROOT / "README.md").read_text()
+    rows = [line for line in text[text.index("## The house") :].splitlines() if line.startswith("| `")]
+    named = {word.rstrip("*/") for row in rows for word in re.findall(r"`([^`]+)`", row.split("|")[1])}
+    modules = {path.stem for package in LAYERS for path in (ROOT / package).glob("*.py") if path.stem != "__init__"}
+    grouped = {name for name in modules if name.startswith("report")}
+    assert modules - grouped <= named, "not in the README's map"
+    others = {"report", "recipes", "clusters", "sources", "gang_startup", "first_step", "kill_storm"}
+    assert named - modules - others - {"Makefile", "constraints.txt", ".ci/run"} == set(), "named, but not there"

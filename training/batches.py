@@ -147,5 +147,3 @@ def _check(sizes: list[tuple[str, str, int]], config: TrainConfig) -> None:
             f"mixture.source_weights must name each source once; it differs from the corpus in {', '.join(wrong)} "
             f"(the corpus has: {', '.join(sorted(there))})"
         )
-    if any(weight <= 0 for weight in named.values()):
-        raise UserError("mixture.source_weights must be positive; leave a source out of `clean` to leave it out")

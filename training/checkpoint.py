@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -62,14 +62,21 @@ def save_fragments(directory: Path, fragments: Iterator[Fragment], *, rank: int,
         for kind, tensor in fragment.tensors.items()
     }
     path = directory / _rank_file(rank, world_size)
-    try:
+    with system_errors(path):
         save_file(tensors, path)
-    except SafetensorError as error:  # it hides the system's error in its text
+    sync(path)
+    return _sha256(path)
+
+
+@contextmanager
+def system_errors(path: Path) -> Iterator[None]:
+    """Raise the OSError, such as a full disk, that safetensors hides in the text of its own."""
+    try:
+        yield
+    except SafetensorError as error:
         if code := re.search(r"os error (\d+)", str(error)):
             raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
         raise
-    sync(path)
-    return _sha256(path)
 
 
 def begin(directory: Path) -> Path:

@@ -1,7 +1,7 @@
 """The deepspeed door: an engine for a model, and the fp32 state that this rank owns, wherever ZeRO has put it.
 
 Everything private of DeepSpeed that Concord touches is in this file, read from 0.19.8 and held by
-tests/training/test_engine.py.
+tests/training/test_loop.py.
 """
 
 import logging

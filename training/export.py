@@ -44,15 +44,17 @@ def _export(item: _Item) -> int:
     import torch
     from transformers.utils import logging
 
+    from training.checkpoint import system_errors
     from training.load import load_model
 
     shutil.rmtree(item.model, ignore_errors=True)
     model = load_model(item.checkpoint).to(getattr(torch, item.dtype))
     model.config.use_cache = True
     logging.disable_progress_bar()
-    model.save_pretrained(item.model)
+    with system_errors(item.model):
+        model.save_pretrained(item.model)
     for file in item.tokenizer.iterdir():
-        shutil.copy(file, item.model / file.name)
+        (item.model / file.name).write_bytes(file.read_bytes())
     files = list(item.model.iterdir())
     for file in files:
         file.chmod(0o644)  # transformers 5.23 writes weights that only their owner can read

@@ -52,9 +52,10 @@ class Trainer:
 
     def run(self) -> TrainedModel:
         """The loop."""
-        log_wandb = self.job.placement.wandb if self.rank.index == 0 else None
-        with WandbLog(log_wandb, self.job.out, name=self.job.out.name) as wandb:
-            metrics = MetricsFile(self.job.out / FILE, step=self.step) if self.rank.index == 0 else None
+        out = self.job.out
+        metrics = MetricsFile(out / FILE, step=self.step) if self.rank.index == 0 else None
+        settings, so_far = (self.job.placement.wandb, read_metrics(out / FILE)) if metrics else (None, [])
+        with WandbLog(settings, out, name=out.name, so_far=so_far) as wandb:
             while self.step < self.config.num_steps:
                 line = self._train_step()
                 if metrics:
@@ -73,6 +74,7 @@ class Trainer:
     def _train_step(self) -> StepMetrics:
         """One optimizer step: the gradient is the mean over the step's targets, whatever each rank's share."""
         start = time.perf_counter()
+        self._seed()
         learning_rate = self._learning_rate()
         set_learning_rate(self.engine, learning_rate)
         num_targets = self.batches.num_targets(self.step)
@@ -103,6 +105,11 @@ class Trainer:
             seconds=self.watch.take(),
             time=time.time(),
         )
+
+    def _seed(self) -> None:
+        """Of dropout, where a model has it: by step and rank alone, so that a resumed run draws the same."""
+        place = self.step * self.rank.world_size + self.rank.index
+        torch.manual_seed((self.config.seed * 0x9E3779B97F4A7C15 + place) % 2**63)
 
     def _learning_rate(self) -> float:
         factor = learning_rate_factor(self.config.schedule, self.step, num_steps=self.config.num_steps)

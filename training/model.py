@@ -44,8 +44,20 @@ def model_config(config: TrainConfig, *, vocab_size: int, eos_id: int, pad_id: i
             f"model.overrides.{unknown[0]} is no key of {model.architecture}'s configuration"
             + (f"; did you mean {' or '.join(close)}?" if close else "")
         )
+    _check_fields(config, known)
     _check_sizes(config, result, vocab_size)
     return result
+
+
+def _check_fields(config: TrainConfig, known: set[str]) -> None:
+    """Refuse an architecture that would leave out what the recipe says."""
+    given = {"hidden_size", "intermediate_size", "num_attention_heads"}
+    given |= {"num_key_value_heads"} if config.model.num_key_value_heads else set()
+    if ignored := sorted(given - known):
+        raise UserError(
+            f"{config.model.architecture}'s configuration has no {ignored[0]}, so that key of the recipe would be "
+            "ignored; choose an architecture that has it, such as llama"
+        )
 
 
 def _check_sizes(config: TrainConfig, result: PretrainedConfig, vocab_size: int) -> None:
@@ -65,10 +77,27 @@ def build_model(config: PretrainedConfig, *, seed: int) -> PreTrainedModel:
     """A freshly initialised model in fp32, the same on every rank. Raises UserError on sizes that do not fit."""
     torch.manual_seed(seed)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     except (ValueError, KeyError, AssertionError, RuntimeError) as error:
         raise UserError(
             f"transformers cannot build the model of this recipe: {' '.join(str(error).split())}"
         ) from error
     model.config.use_cache = False
+    _check_causal(model)
     return model
+
+
+@torch.no_grad()
+def _check_causal(model: PreTrainedModel) -> None:
+    """Refuse a model that looks ahead, as encoders do: its losses and scores would mean nothing."""
+    model.eval()
+    ids = torch.arange(8)[None] % model.config.vocab_size
+    other = ids.clone()
+    other[0, -1] = model.config.vocab_size - 1
+    seen, unseen = model(input_ids=ids).logits[:, :-1], model(input_ids=other).logits[:, :-1]
+    model.train()
+    if not torch.allclose(seen, unseen, atol=1e-5):
+        raise UserError(
+            f"architecture {model.config.model_type!r} looks at tokens to come, so it is no decoder; choose a decoder, "
+            "such as llama, or see whether `overrides: {is_decoder: true}` makes it one"
+        )

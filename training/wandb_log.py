@@ -1,7 +1,7 @@
 """The wandb door: a copy of metrics.jsonl on Weights & Biases. One run for one artifact, each step logged once."""
 
-import json
 import os
+import shutil
 import uuid
 from pathlib import Path
 from types import TracebackType
@@ -15,11 +15,14 @@ from training.metrics import StepMetrics
 class WandbLog:
     """Logs steps to a wandb run that a restart continues. A context manager; does nothing if not configured."""
 
-    def __init__(self, config: WandbConfig | None, directory: Path, *, name: str) -> None:
-        self._config, self._directory, self._name = config, directory, name
-        self._state = directory / "wandb.json"
+    def __init__(self, config: WandbConfig | None, directory: Path, *, name: str, so_far: list[StepMetrics]) -> None:
+        """`so_far` are the steps that a restart goes on after; those that wandb does not have are logged first.
+
+        A killed process takes what wandb had buffered with it, so wandb itself is asked what it has. Offline that is
+        nothing: the file of a killed process is a fragment, which a new one takes the place of.
+        """
+        self._config, self._directory, self._name, self._so_far = config, directory, name, so_far
         self._run: Any = None
-        self._last_step = 0
 
     def __enter__(self) -> "WandbLog":
         if self._config is None:
@@ -27,45 +30,47 @@ class WandbLog:
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
-        if not self._state.exists():
-            write_text(self._state, json.dumps({"id": uuid.uuid4().hex[:12], "last_step": 0}))
-        state = json.loads(self._state.read_text(encoding="utf-8"))
-        self._id, self._last_step = state["id"], state["last_step"]
+        mode = _mode(self._config)
+        if mode == "offline":
+            for fragment in (self._directory / "wandb").glob("offline-run-*"):
+                shutil.rmtree(fragment)
         self._run = wandb.init(
             project=self._config.project,
             entity=self._config.entity,
-            id=self._id,
+            id=_run_id(self._directory),
             name=self._name,
             resume="allow",
-            mode=_mode(self._config),
+            mode=mode,
             dir=str(self._directory),
             settings=wandb.Settings(x_disable_stats=True, console="off"),
         )
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
+        for metrics in self._so_far:
+            self.log(metrics)
         return self
 
     def log(self, metrics: StepMetrics) -> None:
-        """Copy a step, unless it was copied before a restart."""
-        if self._run is None or metrics.step <= self._last_step:
+        """Copy a step, unless wandb has it."""
+        if self._run is None or metrics.step < self._run.step:  # the first step it lacks
             return
         row = metrics.model_dump(exclude={"seconds", "time"})
         row |= {f"seconds/{part}": value for part, value in metrics.seconds.items()}
         self._run.log(row, step=metrics.step)
-        self._last_step = metrics.step
-        self._note()
-
-    def _note(self) -> None:
-        """Remember what was logged; without waiting for the disk, at every step that would cost more than it saves."""
-        partial = self._state.with_suffix(".partial")
-        partial.write_text(json.dumps({"id": self._id, "last_step": self._last_step}), encoding="utf-8")
-        partial.replace(self._state)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._run is not None:
             self._run.finish(exit_code=0 if error is None else 1)
+
+
+def _run_id(directory: Path) -> str:
+    """Made once for an artifact, so that a restart continues the run."""
+    path = directory / "wandb.id"
+    if not path.exists():
+        write_text(path, uuid.uuid4().hex[:12])
+    return path.read_text(encoding="utf-8")
 
 
 def _mode(config: WandbConfig) -> Literal["online", "offline"]:

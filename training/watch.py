@@ -1,6 +1,7 @@
 """Progress of training for whoever started it: follows metrics.jsonl, wherever the ranks run."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +26,10 @@ def watch_metrics(path: Path, *, num_steps: int) -> Iterator[None]:
 
 
 def _follow(path: Path, num_steps: int, done: threading.Event) -> None:
+    started = time.time()
     with Meter("training", num_steps) as meter:
         while not done.wait(SECONDS_BETWEEN_LOOKS):
-            if (line := last_metrics(path)) is not None:
+            if (line := last_metrics(path)) is not None and line.time >= started:  # not of an attempt before
                 meter.update(line.step, _note(line))
 
 

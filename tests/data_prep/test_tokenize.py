@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.inline import InlineExecutor
-from configs.base import Artifact
+from configs.base import Artifact, UserError
 from configs.cluster import PoolConfig
 from configs.data import TokenizeConfig, TrainTokenizerConfig
 from data_prep.corpus_files import read_documents
@@ -123,7 +123,7 @@ def test_a_tokenizer_that_changed_is_refused(tmp_path: Path, inputs: Inputs) -> 
     corpus, tokenizer = inputs
     certificate = tokenizer.manifest.certificate.model_copy(update={"model_sha256": "0" * 64})
     changed = Artifact(tokenizer.dir, tokenizer.manifest.model_copy(update={"certificate": certificate}))
-    with pytest.raises(ValueError, match="certified"):
+    with pytest.raises(UserError, match="certified"):
         run(tmp_path, (corpus, changed))
 
 

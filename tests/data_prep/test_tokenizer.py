@@ -153,5 +153,5 @@ def test_certificate_refuses_a_changed_file(tmp_path: Path, tokenizer: Artifact[
     changed = bytearray((tmp_path / name).read_bytes())
     changed[len(changed) // 2] ^= 1
     (tmp_path / name).write_bytes(changed)
-    with pytest.raises(ValueError, match=re.escape(name)):
+    with pytest.raises(UserError, match=re.escape(name)):
         check_certificate(copy)

@@ -131,9 +131,15 @@ def test_lm_eval_answers_every_question_as_a_direct_computation_does(made: Made,
 
 
 def test_finished_scores_are_not_computed_again(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = run_evaluate(made, tmp_path)
-    monkeypatch.setattr("eval.stage.score_texts", None)
-    assert run_evaluate(made, tmp_path) == scores
+    with monkeypatch.context() as broken:
+        broken.setattr("eval.stage._write_samples", None)  # it ends when all is scored and nothing is written yet
+        with pytest.raises(TypeError):
+            run_evaluate(made, tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr("eval.stage.score_texts", None)
+        scores = run_evaluate(made, tmp_path)
+    assert scores == run_evaluate(made, tmp_path / "again")
+    assert {path.name for path in tmp_path.iterdir()} <= {"again", "samples.jsonl", "word_order.jsonl"}
 
 
 def test_no_held_out_document_is_one_line(made: Made, tmp_path: Path) -> None:

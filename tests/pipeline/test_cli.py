@@ -128,7 +128,7 @@ def test_a_changed_source_is_another_corpus(place, concord):
             "--set outputs=[corpse]: no step is named 'corpse'; did you mean 'corpus'?",
         ),
         ((), ("--set", "steps.corpus.pool=big"), "--set steps.corpus.pool=big: step 'corpus' wants pool 'big', which"),
-        ((), ("--cluster", "lokal"), "no clusters file is named 'lokal'; there are: "),
+        ((), ("--cluster", "lokal"), "no cluster is named 'lokal'; there are: "),
         ((), ("--set", "name"), "--set name: must look like key.key=value"),
     ],
     ids=["typo", "stage", "missing source", "miswired", "output", "pool", "cluster", "bad --set"],
