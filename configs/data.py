@@ -1,8 +1,9 @@
 """What a recipe may say about text: where it comes from, how it is cleaned, how it becomes tokens."""
 
-from typing import Annotated, Literal
+from collections import Counter
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.base import Config, Name
 
@@ -155,6 +156,15 @@ class CleanConfig(Config):
 
     shard_bytes: int = Field(default=256 * 2**20, ge=1)
     """Bytes of UTF-8 text after which a new output shard is begun."""
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        repeated = [name for name, n in Counter(source.name for source in self.sources).items() if n > 1]
+        if repeated:
+            raise ValueError(f"two sources are named {repeated[0]!r}; give each a name of its own")
+        if self.min_characters > self.max_characters:
+            raise ValueError(f"min_characters, {self.min_characters}, is above max_characters, {self.max_characters}")
+        return self
 
 
 class TrainTokenizerConfig(Config):

@@ -30,6 +30,8 @@ def explain(model: type[BaseModel], tree: Mapping[str, Any], error: Mapping[str,
         case "union_tag_not_found":
             key = str(context["discriminator"]).strip("'")
             return location, f"{name}.{key} is missing; it says which kind this is"
+        case "value_error":  # a validator of ours, which has said it all
+            return location, f"{name}: {context['error']}"
         case _:
             return location, f"{name} is {_short(given)}: {error['msg'][0].lower()}{error['msg'][1:]}"
 

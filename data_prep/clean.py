@@ -32,7 +32,6 @@ def observe_sources(config: CleanConfig, digest: Digest) -> JsonValue:
 
 def clean(config: CleanConfig, *, out: Path, executor: Executor) -> CleanCorpus:
     """Every document that is read is kept, held out or dropped for a counted reason."""
-    _refuse_equal_names(config)
     parts = _parts(config, out)
     scans = list(executor.map(scan_part, parts, label="reading sources"))
     _check_unreadable(config, scans)
@@ -59,12 +58,6 @@ def _discard(directory: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
     directory.rename(gone)
     shutil.rmtree(gone)
-
-
-def _refuse_equal_names(config: CleanConfig) -> None:
-    repeated = [name for name, n in Counter(source.name for source in config.sources).items() if n > 1]
-    if repeated:
-        raise UserError(f"two sources are named {repeated[0]!r}; give each a name of its own")
 
 
 def _parts(config: CleanConfig, out: Path) -> list[Part]:

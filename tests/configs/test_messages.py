@@ -91,3 +91,14 @@ steps:
 def test_a_long_value_is_shown_short(tmp_path):
     (line,) = [line for line in lines_of(tmp_path, f"name: {'x' * 5000}\n") if "name is" in line]
     assert len(line) < 200
+
+
+def test_what_a_validator_refuses_is_said_in_its_words(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "name: x\nsteps:\n  corpus:\n    stage: clean\n    config:\n      min_characters: 50\n      max_characters: 10\n"
+        "      sources: [{name: w, kind: json_lines, paths: [a]}]\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(path, RunConfig)
+    assert str(caught.value) == f"{path}:5: steps.corpus.config: min_characters, 50, is above max_characters, 10"

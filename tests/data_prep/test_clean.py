@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from configs.base import UserError
 from data_prep.normalize import normalize
@@ -182,5 +183,5 @@ def test_a_corpus_with_nothing_left_is_an_error(tmp_path: Path, rows: list[tuple
 
 def test_two_sources_of_one_name_are_an_error(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", MIXED)
-    with pytest.raises(UserError, match="two sources are named 'web'"):
+    with pytest.raises(ValidationError, match="two sources are named 'web'"):
         cleaned(tmp_path / "out", clean_config(source("web", path), source("web", path)))
