@@ -96,7 +96,8 @@ def test_a_long_value_is_shown_short(tmp_path):
 def test_what_a_validator_refuses_is_said_in_its_words(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text(
-        "name: x\nsteps:\n  corpus:\n    stage: clean\n    config:\n      min_characters: 50\n      max_characters: 10\n"
+        "name: x\nsteps:\n  corpus:\n    stage: clean\n    config:\n      min_characters: 50\n"
+        "      max_characters: 10\n"
         "      sources: [{name: w, kind: json_lines, paths: [a]}]\n"
     )
     with pytest.raises(ConfigError) as caught:
