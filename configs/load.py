@@ -95,14 +95,21 @@ def load(path: Path, model: type[C], overrides: tuple[str, ...] = ()) -> Loaded[
     """
     origin = _Origin(path)
     tree = _read(path, origin)
+    problems = []
     for override in overrides:
-        _override(tree, override, origin)
+        try:
+            _override(tree, override, origin)
+        except ConfigError as error:
+            problems.append(str(error))
     try:
-        return Loaded(model.model_validate(tree), origin)
+        config = model.model_validate(tree)
     except ValidationError as error:
         details = [dict(detail) for detail in error.errors(include_url=False)]
-        problems = [explain(model, tree, detail) for detail in details if not _echoes(detail, details)]
-        raise ConfigError("\n".join(f"{origin.where(at)}: {text}" for at, text in problems)) from None
+        found = [explain(model, tree, detail) for detail in details if not _echoes(detail, details)]
+        problems += [f"{origin.where(at)}: {text}" for at, text in found]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return Loaded(config, origin)
 
 
 def shipped(kind: str, name: str) -> Path:

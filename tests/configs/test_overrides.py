@@ -113,3 +113,13 @@ def test_problems_of_the_file_and_of_overrides_come_together(recipe):
     in_file, in_override = sorted(refusal(recipe, f"{MODEL}.seed=-1"), reverse=True)
     assert in_file.startswith(f"{recipe}:14: {MODEL}.num_steps is 0")
     assert in_override.startswith(f"--set {MODEL}.seed=-1: ")
+
+
+def test_all_wrong_overrides_are_told_at_once_with_what_is_wrong_in_the_file(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("nmae: x\nsteps: {tokens: {stage: tokenize}}\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path, RunConfig, ("nonsense", "steps.modl.config.x=1", "steps.tokens.config.y=2"))
+    lines = str(caught.value).splitlines()
+    for start in ("--set nonsense:", "--set steps.modl.config.x=1:", "--set steps.tokens.config.y=2:", f"{path}:1:"):
+        assert any(line.startswith(start) for line in lines), start
