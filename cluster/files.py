@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, whatever is killed and however full the disk is."""
 
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -38,3 +39,9 @@ def write_text(path: Path, text: str) -> None:
     """Write a small text file whole."""
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from cluster.executor import Executor
-from cluster.files import whole_file
+from cluster.files import sha256_of, whole_file
 from configs.base import Artifact, UserError
 from configs.data import TrainTokenizerConfig
 from data_prep.adversarial import ADVERSARIAL
@@ -127,8 +127,8 @@ def _learn(learning: _Learning) -> Certificate:
     return Certificate(
         num_texts=len(texts),
         num_languages=len(by_language),
-        model_sha256=_sha256(learning.out / MODEL),
-        tokenizer_json_sha256=_sha256(learning.out / HUGGING_FACE / "tokenizer.json"),
+        model_sha256=sha256_of(learning.out / MODEL),
+        tokenizer_json_sha256=sha256_of(learning.out / HUGGING_FACE / "tokenizer.json"),
     )
 
 
@@ -139,7 +139,7 @@ def check_certificate(tokenizer: Artifact[TrainedTokenizer]) -> None:
         (MODEL, certificate.model_sha256),
         (f"{HUGGING_FACE}/tokenizer.json", certificate.tokenizer_json_sha256),
     ):
-        if _sha256(tokenizer.dir / name) != sha256:
+        if sha256_of(tokenizer.dir / name) != sha256:
             raise UserError(
                 f"{tokenizer.dir / name} is not the file that was certified; delete its artifact to have it made again"
             )
@@ -150,7 +150,3 @@ def _some_of_each_language(held_out: Path) -> dict[str, list[str]]:
     for document in read_documents(held_out):
         texts[document.language].append(document.text)
     return {language: list(islice(own, CERTIFIED_PER_LANGUAGE)) for language, own in texts.items()}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

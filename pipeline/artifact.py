@@ -1,6 +1,5 @@
 """Finished work on disk. A directory is an artifact exactly when it holds record.json."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from datetime import datetime
@@ -9,7 +8,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from cluster.files import write_text
+from cluster.files import sha256_of, write_text
 from configs.base import Artifact, Manifest, UserError
 
 RECORD = "record.json"
@@ -93,12 +92,6 @@ def load_artifact(path: Path, manifest: type[M]) -> Artifact[M] | None:
 def describe_files(path: Path) -> dict[str, FileEntry]:
     """Every file under `path` but the record and hidden ones, by relative path."""
     return {str(file.relative_to(path)): _describe(file) for file in _files(path)}
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unreadable(path: Path, error: ValidationError) -> UserError:

@@ -5,8 +5,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from cluster.files import write_text
-from pipeline.artifact import sha256_of
+from cluster.files import sha256_of, write_text
 
 FILE = ".digests.json"
 

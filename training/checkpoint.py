@@ -10,7 +10,6 @@ All files are written into a hidden directory which gets its name, in one rename
 record are on disk. Loading runs no code: safetensors and JSON only, and each file's checksum is checked.
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -25,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from cluster.files import sync, write_text
+from cluster.files import sha256_of, sync, write_text
 from configs.base import UserError
 from training.engine import MOMENTS, Fragment
 
@@ -65,7 +64,7 @@ def save_fragments(directory: Path, fragments: Iterator[Fragment], *, rank: int,
     with system_errors(path):
         save_file(tensors, path)
     sync(path)
-    return _sha256(path)
+    return sha256_of(path)
 
 
 @contextmanager
@@ -91,7 +90,7 @@ def begin(directory: Path) -> Path:
 def checksums(gathering: Path, of_ranks: list[str]) -> dict[str, str]:
     """SHA-256 of every file but the record, by name; the ranks' are known from writing them."""
     ranks = {_rank_file(rank, len(of_ranks)): sha256 for rank, sha256 in enumerate(of_ranks)}
-    return ranks | {MODEL_CONFIG: _sha256(gathering / MODEL_CONFIG)}
+    return ranks | {MODEL_CONFIG: sha256_of(gathering / MODEL_CONFIG)}
 
 
 def finish(gathering: Path, directory: Path, record: CheckpointRecord) -> None:
@@ -128,7 +127,7 @@ def read_record(directory: Path) -> CheckpointRecord:
     try:
         record = CheckpointRecord.model_validate_json((directory / RECORD).read_text(encoding="utf-8"))
         for name, sha256 in record.sha256.items():
-            if _sha256(directory / name) != sha256:
+            if sha256_of(directory / name) != sha256:
                 raise UserError(f"checkpoint {directory} is damaged: {name} has changed since it was written")
     except (OSError, ValueError) as error:  # pydantic's ValidationError is a ValueError
         raise UserError(f"checkpoint {directory} is damaged: {' '.join(str(error).split())[:200]}") from error
@@ -215,8 +214,3 @@ def directory_of(root: Path, step: int) -> Path:
 
 def _rank_file(rank: int, world_size: int) -> str:
     return f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from cluster.executor import Executor
+from cluster.files import sha256_of
 from configs.base import ConfigError, UserError
-from pipeline.artifact import RECORD, sha256_of
+from pipeline.artifact import RECORD
 from pipeline.stage import stage
 from tests.pipeline.toys import (
     STAGES,

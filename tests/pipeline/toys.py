@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster.executor import Executor
+from cluster.files import sha256_of
 from cluster.inline import InlineExecutor
 from configs.base import Artifact, Config, Manifest
 from configs.cluster import PoolConfig
-from pipeline.artifact import sha256_of
 from pipeline.plan import Plan, make_plan
 from pipeline.runner import Runner
 from pipeline.stage import Stage, stage
