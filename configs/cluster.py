@@ -26,6 +26,26 @@ class PoolConfig(Config):
     micro_batch_size: int = Field(default=8, ge=1)
     """Sequences of one forward and backward pass on one rank; the rest of the batch is accumulated."""
 
+    offload_optimizer: bool = False
+    """Keep the optimizer's weights and moments in host memory and update them there (DeepSpeed's CPUAdam, which is
+    compiled at first use). For ZeRO stages 1 to 3."""
+
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass instead of keeping them: less memory, about a third more time."""
+
+    compile: bool = False
+    """Compile each layer with torch.compile: faster steps after a slower first one. For ZeRO stages 0 to 2."""
+
+    attention: Literal["sdpa", "flex_attention", "eager"] = "sdpa"
+    """Which of transformers' implementations of attention."""
+
+    hang_timeout_seconds: float = Field(default=600, gt=0)
+    """A rank that makes no progress for so long is ended, with the stack of every rank written down; the first step,
+    which may compile, gets three times as long."""
+
+    warm_spares: bool = True
+    """Keep, for each rank, a process that has the libraries loaded, to take its place when ranks are lost."""
+
     max_restarts: int = Field(default=3, ge=0)
     """How often a lost worker or a lost group of ranks is started again before the step fails."""
 
@@ -57,6 +77,9 @@ class ClusterConfig(Config):
 
     pools: dict[Name, PoolConfig] = {"default": PoolConfig()}
     """Pools by name; a step's `pool` names one."""
+
+    grace_seconds: float = Field(default=60, gt=0)
+    """On SIGTERM or SIGUSR1 (pre-emption) training saves a checkpoint and ends, within this time, with exit code 75."""
 
     wandb: WandbConfig | None = None
     """Where to copy training metrics; null keeps them in metrics.jsonl alone."""

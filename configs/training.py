@@ -31,12 +31,19 @@ class ModelConfig(Config):
     tie_word_embeddings: bool = False
     """Use one matrix for the input embedding and the output layer."""
 
+    router_balance: float = Field(default=0.01, ge=0)
+    """Weight of the load-balancing loss of a mixture of experts; without experts it does nothing."""
+
     overrides: dict[str, JsonValue] = {}
     """Further keys of the transformers configuration, by their names there."""
 
 
 class OptimizerConfig(Config):
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101). Vectors, such as norms and biases, get no weight decay."""
+    """How the weights are updated. Vectors, such as norms and biases, get no weight decay."""
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    """`adamw` (Loshchilov and Hutter, arXiv 1711.05101), or `muon` for the matrices inside the layers (Jordan et al.,
+    2024, kellerjordan.github.io/posts/muon) with AdamW for embeddings, the output layer and vectors."""
 
     learning_rate: float = Field(gt=0)
     """Peak learning rate."""
@@ -52,6 +59,12 @@ class OptimizerConfig(Config):
 
     epsilon: float = Field(default=1e-8, gt=0)
     """Added to the root of the second moment."""
+
+    muon_momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Momentum of Muon; AdamW does not use it."""
+
+    muon_learning_rate: float = Field(default=0.02, gt=0)
+    """Peak learning rate of the matrices that Muon updates; it follows the same schedule."""
 
     max_gradient_norm: float = Field(default=1.0, gt=0)
     """The global gradient is scaled down to this norm."""
@@ -99,6 +112,63 @@ class MixtureConfig(Config):
     """Within a source a language's share is its share of tokens to the power 1/temperature."""
 
 
+class InitConfig(Config):
+    """What training starts from, instead of random weights."""
+
+    path: str = Field(min_length=1)
+    """A Hugging Face model directory, a checkpoint of Concord's, or a `train` artifact (its last checkpoint)."""
+
+    mode: Literal["weights", "continue"] = "weights"
+    """`weights`: a new training from these weights. `continue`: a checkpoint's training goes on, with its optimizer
+    state, step count and place in the order of the data, so that no sample is repeated or left out; num_steps counts
+    from that training's start."""
+
+    tokenizer: str | None = None
+    """Directory with the `tokenizer.json` that the weights were trained with, where it is not the recipe's: rows of
+    pieces that both have are kept, a new piece gets the mean of the rows of the old pieces that spell it. Left out:
+    the one in `path`, if it has one."""
+
+
+class RetentionConfig(Config):
+    """Which checkpoints stay on disk. One that an evaluation is reading stays as well."""
+
+    newest: int = Field(default=2, ge=1)
+    """So many of the newest."""
+
+    every_steps: int | None = Field(default=None, ge=1)
+    """Also each whose step is a multiple of this."""
+
+    best: int = Field(default=0, ge=0)
+    """Also so many of those with the lowest training loss, over the steps since the checkpoint before."""
+
+
+class SpikeConfig(Config):
+    """When the loss has left its course: by the median and the median absolute deviation of the last steps."""
+
+    window_steps: int = Field(default=128, ge=16)
+    """Steps that the loss is compared with; there is no verdict before half of them have been taken."""
+
+    threshold: float = Field(default=10.0, gt=0)
+    """A step is a spike if its loss is so many robust standard deviations (1.4826 MAD) above the median."""
+
+    patience_steps: int = Field(default=3, ge=1)
+    """So many spikes in a row make the run roll back."""
+
+
+class StabilityConfig(Config):
+    """How a run minds itself. A step whose loss or gradient is not finite leaves the weights as they are."""
+
+    max_skipped_steps: int = Field(default=3, ge=0)
+    """More steps in a row without finite loss and gradient make the run roll back."""
+
+    spikes: SpikeConfig | None = SpikeConfig()
+    """When a rise of the loss makes the run roll back; null: never."""
+
+    max_rollbacks: int = Field(default=3, ge=0)
+    """How often to go back to a checkpoint from before the trouble, leaving out the data that was read during it.
+    After that the run fails."""
+
+
 class TrainConfig(Config):
     """Pre-training of a decoder on packed sequences."""
 
@@ -106,7 +176,7 @@ class TrainConfig(Config):
     """The network."""
 
     sequence_length: int = Field(ge=8)
-    """Tokens a sequence; documents are packed end to end."""
+    """Tokens a sequence; documents are packed end to end, and none attends to another."""
 
     global_batch_size: int = Field(ge=1)
     """Sequences an optimizer step, over all ranks."""
@@ -132,8 +202,17 @@ class TrainConfig(Config):
     checkpoint_every_steps: int = Field(default=500, ge=1)
     """Optimizer steps between checkpoints. There is always one after the last step."""
 
-    keep_checkpoints: int = Field(default=2, ge=1)
-    """How many of the newest checkpoints stay on disk."""
+    retention: RetentionConfig = RetentionConfig()
+    """Which checkpoints stay on disk."""
+
+    stability: StabilityConfig = StabilityConfig()
+    """What happens when the loss is not finite, or leaves its course."""
+
+    init_from: InitConfig | None = None
+    """Weights, or a whole training, to start from; null: random weights."""
+
+    freeze: tuple[str, ...] = ()
+    """Patterns, such as `model.layers.*`, of the names of parameters that are not trained."""
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:

@@ -13,8 +13,8 @@ from cluster.files import whole_file
 
 FILE = "metrics.jsonl"
 
-_TAIL_BYTES = 4096
-"""More than any line."""
+_TAIL_BYTES = 1 << 20
+"""More than any line, which grows with the number of languages in a step."""
 
 
 class StepMetrics(BaseModel):
@@ -28,9 +28,27 @@ class StepMetrics(BaseModel):
     loss: float
     """Mean over the step's targets on all ranks, nats a token."""
 
+    bits_per_byte: float
+    """The loss in bits over the bytes of text that its targets stand for, at each stream's mean bytes a token."""
+
+    nats: dict[str, float]
+    """Sum of the token losses by `source/language`, of the streams that the step read."""
+
+    targets: dict[str, int]
+    """Number of targets by `source/language`."""
+
     learning_rate: float
     gradient_norm: float
     """Of the global gradient, before clipping."""
+
+    updated: bool
+    """False: loss or gradient were not finite, so the weights stayed as they were."""
+
+    num_skipped: int
+    """Steps without an update since the start of training."""
+
+    num_rollbacks: int
+    """Roll-backs since the start of training."""
 
     num_tokens: int
     """Targets since the start of training."""
@@ -38,8 +56,15 @@ class StepMetrics(BaseModel):
     tokens_per_second: float
     """Targets of this step over its wall time."""
 
+    mfu: float | None
+    """Model FLOPs utilisation: training/flops.py. None on a device whose peak is not in the table."""
+
+    memory_bytes: int
+    """Most memory rank 0 has held so far: of the GPU, or resident without one."""
+
     seconds: dict[str, float]
-    """Wall time of rank 0 by part; `checkpoint` is that of the checkpoint after the step before."""
+    """Wall time of rank 0 by part: data, forward, backward, optimizer, communication (what the other parts waited for
+    other ranks, and not in them), checkpoint (how long the loop stood still for the one after the step before)."""
 
     time: float
     """Unix time at the end of the step."""

@@ -10,8 +10,9 @@ import numpy as np
 
 from cluster.executor import Rank
 from cluster.network import free_port
-from cluster.placement import Placement
+from cluster.placement import place
 from configs.base import Artifact
+from configs.cluster import PoolConfig
 from configs.training import TrainConfig
 from data_prep.manifests import Certificate, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
 from data_prep.shards import dtype_for, write_shard
@@ -111,11 +112,12 @@ def tiny_corpus(directory: Path) -> Artifact[TokenizedCorpus]:
     return Artifact(directory, manifest)
 
 
-def tiny_job(directory: Path, config: TrainConfig, *, world_size: int, zero_stage: int, name: str = "out") -> Job:
+def tiny_job(directory: Path, config: TrainConfig, *, world_size: int, zero_stage: int, name: str = "out", **pool_settings: Any) -> Job:
     """A job on the tiny corpus; the same `directory` gives the same corpus."""
     (directory / name).mkdir(parents=True, exist_ok=True)
     certificate = Certificate(num_texts=0, num_languages=0, model_sha256="", tokenizer_json_sha256="")
     tokenizer = TrainedTokenizer(vocab_size=VOCAB, eos_id=1, pad_id=2, sample_bytes={}, certificate=certificate)
-    placement = Placement(world_size, "cpu", 1, 1, zero_stage, 2, 0, 60.0, None)
+    pool = PoolConfig(num_ranks=world_size, cpus_per_rank=1, zero_stage=zero_stage, micro_batch_size=2, **pool_settings)
+    placement = place(pool, num_cpus=world_size, num_gpus=0, wandb=None)
     corpus = tiny_corpus(directory / "corpus")
     return Job(config, corpus, Artifact(directory, tokenizer), directory / name, placement)
