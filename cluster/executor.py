@@ -61,10 +61,11 @@ class Executor(Protocol):
         """
         ...
 
-    def gang(self, fn: Callable[[Rank, A], R], argument: A, *, label: str) -> R:
+    def gang(self, fn: Callable[[Rank, A], R], argument: A, *, label: str, warm: Callable[[], None] | None = None) -> R:
         """Call `fn(rank, argument)` once a rank, all at the same time; the result is rank 0's.
 
         The ranks start and fail together. If one is lost all are started again, so `fn` must go on from what it
-        has saved. An exception of `fn` is not retried.
+        has saved. An exception of `fn` is not retried. `warm`, picklable, imports what `fn` will: with it, and where
+        the placement has `warm_spares`, processes that have called it stand by for the ranks.
         """
         ...

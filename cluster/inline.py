@@ -39,8 +39,8 @@ class InlineExecutor:
                 yield fn(item)
                 meter.advance()
 
-    def gang(self, fn: Callable[[Rank, A], R], argument: A, *, label: str) -> R:
-        """See Executor; there is no worker to lose, so nothing is started again."""
+    def gang(self, fn: Callable[[Rank, A], R], argument: A, *, label: str, warm: Callable[[], None] | None = None) -> R:
+        """See Executor; there is no worker to lose, so nothing is started again and nothing stands by."""
         placement = self.placement()
         rank = Rank(0, 1, placement.device, placement.cpus_per_rank, "127.0.0.1", free_port(), attempt=0)
         before = dict(os.environ)

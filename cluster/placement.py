@@ -30,7 +30,7 @@ class Placement:
     wandb: WandbConfig | None
 
 
-def place(pool: PoolConfig, *, num_cpus: int, num_gpus: int, wandb: WandbConfig | None, grace_seconds: float = 60) -> Placement:
+def place(pool: PoolConfig, *, num_cpus: int, num_gpus: int, wandb: WandbConfig | None) -> Placement:
     """Lay a pool out on `num_cpus` cores and `num_gpus` GPUs. Raises ConfigError if it asks for more than there is."""
     _check(pool)
     num_ranks = pool.num_ranks or num_gpus or max(1, num_cpus // 2)
@@ -55,13 +55,18 @@ def place(pool: PoolConfig, *, num_cpus: int, num_gpus: int, wandb: WandbConfig 
         warm_spares=pool.warm_spares,
         max_restarts=pool.max_restarts,
         start_timeout_seconds=pool.start_timeout_seconds,
-        grace_seconds=grace_seconds,
+        grace_seconds=pool.grace_seconds,
         wandb=wandb,
     )
 
 
 def _check(pool: PoolConfig) -> None:
     if pool.compile and pool.zero_stage == 3:
-        raise ConfigError("the pool sets `compile` with ZeRO stage 3, which gathers weights layer by layer; use one of the two")
+        raise ConfigError(
+            "the pool sets `compile` with ZeRO stage 3, which gathers weights by layer; use stage 0 to 2 or leave "
+            "`compile` out"
+        )
     if pool.offload_optimizer and pool.zero_stage == 0:
-        raise ConfigError("the pool sets `offload_optimizer` with ZeRO stage 0, which cannot do it; use stage 1, 2 or 3")
+        raise ConfigError(
+            "the pool sets `offload_optimizer` with ZeRO stage 0, which cannot do it; use stage 1, 2 or 3"
+        )

@@ -2,6 +2,8 @@
 
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,16 +30,31 @@ def connect(address: str) -> None:
     if address == "local":
         if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray wants to keep one in the home directory
-        ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+        with own_sigterm():
+            ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
         return
     check_answers(address)
     try:
-        ray.init(address=address, **quiet)
+        with own_sigterm():
+            ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError) as error:
         raise ConfigError(
             f"cannot join the Ray at {address!r} ({first_line(error)}); its version must be {ray.__version__}; if it "
             "wants a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) here as there"
         ) from error
+
+
+@contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Keep this process's way with SIGTERM: Ray would put one in its place that ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def check_answers(address: str) -> None:

@@ -14,8 +14,10 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, Worker
 from cluster.executor import Rank
 from cluster.placement import Placement, place
 from cluster.progress import Meter, say
-from cluster.ray_connection import SECONDS_BETWEEN_CHECKS, check_alive, connect, first_line, ray_failures
-from cluster.ray_gang import RanksLost, run_gang
+from cluster.ray_connection import connect, first_line, ray_failures
+from cluster.ray_gang import Gang
+from cluster.ray_verdict import RanksLost
+from cluster.ray_wait import Watch
 from configs.base import UserError
 from configs.cluster import PoolConfig, WandbConfig
 
@@ -58,17 +60,16 @@ class RayExecutor:
                 yield _result(waiting.popleft(), label, placement.max_restarts)
                 meter.advance()
 
-    def gang(self, fn: Callable[[Rank, A], R], argument: A, *, label: str) -> R:
+    def gang(self, fn: Callable[[Rank, A], R], argument: A, *, label: str, warm: Callable[[], None] | None = None) -> R:
         """See Executor. Lost ranks are started again at most `max_restarts` times."""
         placement = self.placement()
-        for attempt in range(placement.max_restarts + 1):
-            try:
-                with ray_failures(label):
-                    result: R = run_gang(fn, argument, placement, attempt=attempt, label=label)
-                return result
-            except RanksLost as lost:
-                say(f"{label}: {lost}; starting all ranks again")
-                cause = lost
+        with ray_failures(label), Gang(placement, label=label, warm=warm) as gang:
+            for attempt in range(placement.max_restarts + 1):
+                try:
+                    return gang.run(fn, argument, attempt=attempt)
+                except RanksLost as lost:
+                    say(f"{label}: {lost}; starting all ranks again")
+                    cause = lost
         restarts = f"after {placement.max_restarts} restarts"
         raise UserError(f"{label}: {cause}, {restarts}; look for what kills it, such as too little memory")
 
@@ -76,8 +77,9 @@ class RayExecutor:
 def _result(reference: Any, label: str, max_restarts: int) -> Any:
     try:
         with ray_failures(label):
-            while not ray.wait([reference], timeout=SECONDS_BETWEEN_CHECKS)[0]:
-                check_alive(label)
+            watch = Watch(label)
+            while not watch.turn([reference])[0]:
+                pass
             return ray.get(reference)
     except RayTaskError as error:
         raise (error.cause if isinstance(error.cause, (UserError, OSError)) else error) from None

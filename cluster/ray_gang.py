@@ -1,134 +1,153 @@
-"""One attempt of a gang on Ray: a placement group, an actor a rank, and the end of all when one ends badly."""
+"""A gang on Ray: a placement group, an actor a rank, spares, and the end of all when one ends badly."""
 
-import os
-import socket
-import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.exceptions import RayTaskError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.executor import Rank
-from cluster.network import free_port
 from cluster.placement import Placement
-from cluster.ray_connection import SECONDS_BETWEEN_CHECKS, check_alive, first_line
+from cluster.ray_places import gpus_per_rank, reserve, stands
+from cluster.ray_rank import RankProcess, Whereabouts
+from cluster.ray_spares import Spares
+from cluster.ray_verdict import DEATHS, RanksLost, lost, verdict
+from cluster.ray_wait import Watch
 from configs.base import UserError
 
 R = TypeVar("R")
 A = TypeVar("A")
 
 LAST_WORDS_SECONDS = 5.0
-"""How long to wait, once a rank has failed, for the others to say why: a lost peer shows as a failed collective."""
+"""How long to wait, once a rank has failed without a cause of its own, for the death of a peer that explains it."""
 
 
-class RanksLost(Exception):
-    """A process of the gang died; nothing in `fn` raised on its own account."""
+class Gang:
+    """What a gang holds on Ray from one attempt to the next; a context manager that leaves no process behind."""
 
+    def __init__(self, placement: Placement, *, label: str, warm: Callable[[], None] | None) -> None:
+        self._placement, self._label = placement, label
+        self._group: PlacementGroup | None = None
+        self._actors: list[Any] = []
+        self._where: list[Whereabouts] = []
+        self._spares = Spares(self._make_spare, warm, label=label) if warm and placement.warm_spares else None
 
-class _RankProcess:
-    """The actor of one rank."""
+    def __enter__(self) -> Self:
+        return self
 
-    def address(self) -> tuple[str, int]:
-        """Where the ranks may meet, if this one is rank 0."""
-        return socket.gethostbyname(ray.util.get_node_ip_address()), free_port()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._release()
 
-    def run(self, fn: Callable[[Rank, A], R], rank: Rank, argument: A) -> R:
-        threading.Thread(target=_end_without, args=(os.getppid(),), daemon=True).start()
-        os.environ.update(rank.environment())
-        return fn(rank, argument)
+    def run(self, fn: Callable[[Rank, A], R], argument: A, *, attempt: int) -> R:
+        """Rank 0's result. Raises RanksLost if a process died, else what a rank raised."""
+        try:
+            self._assemble()
+            host, port = self._where[0].address, self._where[0].port
+            placement = self._placement
+            world = placement.num_ranks, placement.device, placement.cpus_per_rank, host, port, attempt
+            ranks = [Rank(index, *world) for index in range(placement.num_ranks)]
+            calls = [actor.run.remote(fn, rank, argument) for actor, rank in zip(self._actors, ranks, strict=True)]
+            result: R = self._together(calls, ranks)
+            return result
+        finally:
+            self._end_ranks()
 
+    def _assemble(self) -> None:
+        """Have a process for each rank, on nodes that live."""
+        self._hold()
+        try:
+            self._start()
+        except RanksLost:
+            if self._group is None or stands(self._group):
+                raise
+            self._end_ranks()  # the death of a node becomes known after that of its processes
+            self._hold()
+            self._start()
 
-def _end_without(raylet: int) -> None:
-    """End this process soon after its raylet: nothing else would, and its run may have been started again."""
-    while os.getppid() == raylet:
-        time.sleep(1.0)
-    os._exit(1)
+    def _hold(self) -> None:
+        """Have a placement group: that of the attempt before, if its nodes live."""
+        if self._group is not None and not stands(self._group):
+            self._release()
+        if self._group is None:
+            self._group = reserve(self._placement, label=self._label)
 
+    def _release(self) -> None:
+        if self._spares:
+            self._spares.end()
+        if self._group is not None:
+            remove_placement_group(self._group)
+            self._group = None
 
-def run_gang(fn: Callable[[Rank, A], R], argument: A, placement: Placement, *, attempt: int, label: str) -> R:
-    """Rank 0's result. Raises RanksLost if a process died, else what a rank raised."""
-    gpus = 1 if placement.device == "cuda" else 0
-    group = _reserve(placement, gpus, label)
-    actors: list[Any] = []
-    try:
-        for index in range(placement.num_ranks):
-            strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
-            options = {"num_cpus": placement.cpus_per_rank, "num_gpus": gpus, "scheduling_strategy": strategy}
-            actors.append(ray.remote(_RankProcess).options(**options).remote())
-        host, port = _get(actors[0].address.remote())
-        world = placement.num_ranks, placement.device, placement.cpus_per_rank, host, port, attempt
-        calls = [actor.run.remote(fn, Rank(index, *world), argument) for index, actor in enumerate(actors)]
-        result: R = _together(calls, label)
-        return result
-    finally:
-        for actor in actors:
+    def _end_ranks(self) -> None:
+        for actor in self._actors:
             ray.kill(actor)
-        remove_placement_group(group)
+        self._actors = []
 
+    def _start(self) -> None:
+        """A process for each rank, a spare where there is one; returns when all have said where they are."""
+        indices = range(self._placement.num_ranks)
+        before: list[Whereabouts | None] = [*self._where] or [None for _ in indices]
+        spares = self._spares.take() if self._spares else {}
+        self._actors = [spares[index] if index in spares else self._make(index) for index in indices]
+        reports = [actor.report.remote(last) for actor, last in zip(self._actors, before, strict=True)]
+        self._where = [self._locate(i, report, before[i], is_spare=i in spares) for i, report in enumerate(reports)]
 
-def _reserve(placement: Placement, gpus: int, label: str) -> PlacementGroup:
-    bundle = {"CPU": float(placement.cpus_per_rank)} | ({"GPU": float(gpus)} if gpus else {})
-    group = placement_group([bundle] * placement.num_ranks, strategy="PACK")
-    deadline = time.monotonic() + placement.start_timeout_seconds
-    while not _is_ready(group, min(SECONDS_BETWEEN_CHECKS, placement.start_timeout_seconds), label):
-        check_alive(label)
-        if time.monotonic() > deadline:
-            remove_placement_group(group)
-            free = {kind: amount for kind, amount in ray.available_resources().items() if kind in ("CPU", "GPU")}
-            raise UserError(
-                f"{label}: {placement.num_ranks} times {bundle} did not become free in "
-                f"{placement.start_timeout_seconds:g} s (free now: {free}); wait for other work, or ask for less"
-            )
-    return group
-
-
-def _is_ready(group: PlacementGroup, timeout_seconds: float, label: str) -> bool:
-    try:
-        return bool(group.wait(timeout_seconds))
-    except Exception as error:  # Ray raises no narrower one, when its node is gone
-        raise UserError(
-            f"{label}: Ray itself has failed ({first_line(error)}); run the same command to go on"
-        ) from error
-
-
-def _together(calls: list[Any], label: str) -> Any:
-    """The first call's result once all have returned; the most telling failure once one has failed."""
-    pending = list(calls)
-    while pending:
-        done, pending = ray.wait(pending, num_returns=1, timeout=SECONDS_BETWEEN_CHECKS)
-        if not done:
-            check_alive(label)
+    def _locate(self, index: int, report: Any, before: Whereabouts | None, *, is_spare: bool) -> Whereabouts:
         try:
-            ray.get(done)
-        except (RayActorError, RayTaskError) as first:
-            raise _most_telling(first, pending) from None
-    return ray.get(calls[0])
+            where: Whereabouts = self._wait_for(report)
+            return where
+        except DEATHS as error:
+            if not is_spare:
+                raise lost(index, None, error) from None
+        self._actors[index] = self._make(index)  # in place of a spare that has died unseen
+        return self._locate(index, self._actors[index].report.remote(before), before, is_spare=False)
 
+    def _make(self, index: int) -> Any:
+        placement = self._placement
+        return self._actor(index, num_cpus=placement.cpus_per_rank, num_gpus=gpus_per_rank(placement))
 
-def _most_telling(first: Exception, pending: list[Any]) -> Exception:
-    """A user's error before a lost rank before any other: the others often fail because of it."""
-    failures = [first]
-    done, _ = ray.wait(pending, num_returns=len(pending), timeout=LAST_WORDS_SECONDS) if pending else ([], [])
-    for call in done:
-        try:
-            ray.get(call)
-        except (RayActorError, RayTaskError) as error:
-            failures.append(error)
-    causes = [error.cause for error in failures if isinstance(error, RayTaskError)]
-    for cause in causes:
-        if isinstance(cause, (UserError, OSError)) and not isinstance(cause, ConnectionError):
-            return cause
-    if any(isinstance(error, RayActorError) for error in failures):
-        return RanksLost("a rank's process died")
-    return first
+    def _make_spare(self, index: int) -> Any:
+        return self._actor(index, num_cpus=0, num_gpus=0)  # it takes no place of its own
 
+    def _actor(self, index: int, *, num_cpus: int, num_gpus: int) -> Any:
+        assert self._group is not None
+        strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
+        options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "scheduling_strategy": strategy}
+        return ray.remote(RankProcess).options(**options).remote()
 
-def _get(reference: Any) -> Any:
-    try:
+    def _wait_for(self, reference: Any) -> Any:
+        watch, deadline = Watch(self._label), time.monotonic() + self._placement.start_timeout_seconds
+        while not watch.turn([reference])[0]:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{self._label}: the processes of the ranks did not start in "
+                    f"{self._placement.start_timeout_seconds:g} s; look at the nodes' load and at Ray's logs"
+                )
         return ray.get(reference)
-    except RayActorError:
-        raise RanksLost("rank 0's process died at the start") from None
+
+    def _together(self, calls: list[Any], ranks: list[Rank]) -> Any:
+        """The first call's result once all have returned; the most telling failure as soon as it is known."""
+        watch, began, pending = Watch(self._label), time.monotonic(), calls
+        failures: dict[int, Exception] = {}
+        deadline = float("inf")
+        while pending and time.monotonic() < deadline:
+            ready, pending = watch.turn(pending)
+            for call in ready:
+                try:
+                    ray.get(call)
+                except (*DEATHS, RayTaskError) as error:
+                    failures[calls.index(call)] = error
+                    deadline = min(deadline, time.monotonic() + LAST_WORDS_SECONDS)
+            if answer := verdict(failures, self._where):
+                raise answer from None
+            if self._spares and pending and not failures and ranks[0].attempt < self._placement.max_restarts:
+                self._spares.tend(ranks, self._where, since=began)
+        if failures:
+            raise next(iter(failures.values()))
+        return ray.get(calls[0])

@@ -43,6 +43,9 @@ class PoolConfig(Config):
     """A rank that makes no progress for so long is ended, with the stack of every rank written down; the first step,
     which may compile, gets three times as long."""
 
+    grace_seconds: float = Field(default=60, gt=0)
+    """On SIGTERM or SIGUSR1 (pre-emption) training saves a checkpoint and ends, within this time, with exit code 75."""
+
     warm_spares: bool = True
     """Keep, for each rank, a process that has the libraries loaded, to take its place when ranks are lost."""
 
@@ -77,9 +80,6 @@ class ClusterConfig(Config):
 
     pools: dict[Name, PoolConfig] = {"default": PoolConfig()}
     """Pools by name; a step's `pool` names one."""
-
-    grace_seconds: float = Field(default=60, gt=0)
-    """On SIGTERM or SIGUSR1 (pre-emption) training saves a checkpoint and ends, within this time, with exit code 75."""
 
     wandb: WandbConfig | None = None
     """Where to copy training metrics; null keeps them in metrics.jsonl alone."""

@@ -11,11 +11,13 @@ A stream is one source in one language, cut into samples. Two independent parts 
   permutation keyed by (seed, stream, epoch): a Feistel network with cycle walking (Black and Rogaway, Ciphers with
   Arbitrary Finite Domains, CT-RSA 2002). Every epoch visits every sample once.
 
-Neither part knows the world size, the micro-batch or how long training will last.
+Neither part knows the world size, the micro-batch or how long training will last. Both can be turned around: from a
+sample to its draws, by the network run backwards, and from a draw to its place, by bisection.
 """
 
 import hashlib
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -44,6 +46,11 @@ class Stream:
     num_samples: int
     weight: float
 
+    @property
+    def key(self) -> str:
+        """`source/language`."""
+        return f"{self.source}/{self.language}"
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -63,7 +70,7 @@ class Order:
     """The order over the given streams. Methods are pure; the streams' sequence and the seed are its identity."""
 
     def __init__(self, streams: Sequence[Stream], *, seed: int) -> None:
-        self._streams = streams
+        self.streams = streams
         self._seed = seed
         self._sizes = np.array([stream.num_samples for stream in streams], dtype=np.int64)
         self._bounds = _bounds([stream.weight for stream in streams])
@@ -72,23 +79,58 @@ class Order:
 
     def counts(self, k: int) -> Ints:
         """How many of the first `k` samples are of each stream."""
-        return np.array([self._count(i, k) for i in range(len(self._streams))], dtype=np.int64)
+        counts = self._counts(range(len(self.streams)), k)
+        return np.array(list(counts.values()), dtype=np.int64)
 
     def samples(self, start: int, stop: int) -> Samples:
         """The samples at places `start` to `stop - 1`."""
         places = np.arange(start, stop, dtype=np.uint64)
         points = places * np.uint64(_STRIDE) + np.uint64(self._offset)  # modulo 2**64
         stream = np.searchsorted(self._upper, points, side="left").astype(np.int64)
-        drawn = {int(i): self._count(int(i), start) for i in np.unique(stream)}
+        drawn = self._counts(np.unique(stream).tolist(), start)
         draw = np.array([drawn[i] for i in stream.tolist()], dtype=np.int64) + _earlier_equals(stream)
         epoch, position = np.divmod(draw, self._sizes[stream])
         keys = self._keys(stream, epoch)
         index = _permute(position.astype(np.uint64), self._sizes[stream].astype(np.uint64), keys)
         return Samples(stream, epoch, index.astype(np.int64))
 
+    def place_of(self, stream: int, draw: int) -> int:
+        """The place at which draw number `draw`, from 0, of a stream stands."""
+        width = self._bounds[stream + 1] - self._bounds[stream]
+        guess, reach = (draw + 1) * _CIRCLE // width, _CIRCLE // width + 1  # a draw is never far from its share
+        while not self._count(stream, max(0, guess - reach)) <= draw < self._count(stream, guess + reach):
+            reach *= 2
+        low = max(0, guess - reach)
+        return low - 1 + bisect_left(range(low, guess + reach), draw + 1, key=lambda k: self._count(stream, k))
+
+    def draws_of(self, stream: int, index: int, num_draws: int) -> list[int]:
+        """Which of the first `num_draws` draws of a stream, from 0, give its sample `index`: one an epoch, in order."""
+        epochs = np.arange(-(-num_draws // int(self._sizes[stream])), dtype=np.int64)
+        draws = self._draws(np.full_like(epochs, stream), np.full_like(epochs, index), epochs)
+        return [draw for draw in draws.tolist() if draw < num_draws]
+
+    def num_draws_of(self, index: Ints, num_draws: Ints) -> Ints:
+        """How many of the first `num_draws[i]` draws of each stream i give its sample `index[i]`."""
+        epochs = num_draws // self._sizes  # so many whole ones, each with one such draw
+        return epochs + (self._draws(np.arange(len(self._sizes)), index, epochs) < num_draws)
+
+    def _draws(self, stream: Ints, index: Ints, epoch: Ints) -> Ints:
+        """Which draw of its stream gives each sample in the given epoch."""
+        sizes = self._sizes[stream]
+        position = _unpermute(index.astype(np.uint64), sizes.astype(np.uint64), self._keys(stream, epoch))
+        draws: Ints = epoch * sizes + position.astype(np.int64)
+        return draws
+
     def _count(self, stream: int, k: int) -> int:
-        low, high = self._bounds[stream], self._bounds[stream + 1]
-        return _points_below(high, k, self._offset) - _points_below(low, k, self._offset)
+        return self._counts([stream], k)[stream]
+
+    def _counts(self, streams: Iterable[int], k: int) -> dict[int, int]:
+        """How many of the first `k` samples are of each of the given streams."""
+        turns: dict[int, int] = {}  # of the first k points past each bound; neighbours share one
+        for i in (end for stream in streams for end in (stream, stream + 1)):
+            if i not in turns:
+                turns[i] = _floor_sum(k, _CIRCLE, _STRIDE, self._offset - self._bounds[i] + _CIRCLE)
+        return {stream: turns[stream] - turns[stream + 1] for stream in streams}
 
     def _keys(self, stream: Ints, epoch: Ints) -> UInts:
         pairs = list(zip(stream.tolist(), epoch.tolist(), strict=True))
@@ -96,8 +138,7 @@ class Order:
         return np.array([keys[pair] for pair in pairs], dtype=np.uint64)
 
     def _key(self, stream: int, epoch: int) -> int:
-        name = self._streams[stream]
-        return _hash(f"{self._seed}/{name.source}/{name.language}/{epoch}")
+        return _hash(f"{self._seed}/{self.streams[stream].key}/{epoch}")
 
 
 def stream_weights(sizes: Sequence[tuple[str, str, int]], mixture: MixtureConfig) -> list[float]:
@@ -122,12 +163,6 @@ def _bounds(weights: Sequence[float]) -> list[int]:
     """Ends of the streams' intervals on a circle of 2**64 points, the first at 0 and the last at 2**64."""
     sums = list(accumulate(weights))
     return [0, *(round(partial / sums[-1] * _CIRCLE) for partial in sums[:-1]), _CIRCLE]
-
-
-def _points_below(bound: int, k: int, offset: int) -> int:
-    """How many of the first k points of the sequence lie in [0, bound)."""
-    crossings = _floor_sum(k, _CIRCLE, _STRIDE, offset)
-    return crossings - _floor_sum(k, _CIRCLE, _STRIDE, offset - bound + _CIRCLE) + k
 
 
 def _floor_sum(n: int, m: int, a: int, b: int) -> int:
@@ -155,20 +190,40 @@ def _earlier_equals(values: Ints) -> Ints:
 
 def _permute(position: UInts, size: UInts, key: UInts) -> UInts:
     """Send each position in [0, size) through the permutation of [0, size) that its key names."""
+    return _walk(_feistel, position, size, key)
+
+
+def _unpermute(index: UInts, size: UInts, key: UInts) -> UInts:
+    """The position that `_permute` sends to each index."""
+    return _walk(_feistel_inverse, index, size, key)
+
+
+def _walk(turn: Callable[[UInts, UInts, UInts], UInts], start: UInts, size: UInts, key: UInts) -> UInts:
+    """Take turns from each start in [0, size) until back in [0, size)."""
     half = np.array([max(1, -(-int(n - 1).bit_length() // 2)) for n in size.tolist()], dtype=np.uint64)
-    value = _feistel(position, half, key)
+    rounds = np.arange(_ROUNDS, dtype=np.uint64) * np.uint64(_STRIDE)  # modulo 2**64
+    keys = _mix(rounds[:, np.newaxis] + key)
+    value = turn(start, half, keys)
     while (outside := value >= size).any():  # cycle walking: under 4 turns on average, as 4 ** half < 4 * size
-        value[outside] = _feistel(value[outside], half[outside], key[outside])
+        value[outside] = turn(value[outside], half[outside], keys[:, outside])
     return value
 
 
-def _feistel(value: UInts, half: UInts, key: UInts) -> UInts:
-    """A permutation of [0, 4 ** half)."""
+def _feistel(value: UInts, half: UInts, keys: UInts) -> UInts:
+    """A permutation of [0, 4 ** half), by one key a round."""
     mask = (np.uint64(1) << half) - np.uint64(1)
     left, right = value >> half, value & mask
-    for number in range(_ROUNDS):
-        round_key = key + np.uint64(number * _STRIDE % _CIRCLE)
-        left, right = right, left ^ (_mix(right ^ _mix(round_key)) & mask)
+    for key in keys:
+        left, right = right, left ^ (_mix(right ^ key) & mask)
+    return (left << half) | right
+
+
+def _feistel_inverse(value: UInts, half: UInts, keys: UInts) -> UInts:
+    """The permutation that undoes `_feistel`."""
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = value >> half, value & mask
+    for key in keys[::-1]:
+        right, left = left, right ^ (_mix(left ^ key) & mask)
     return (left << half) | right
 
 

@@ -44,7 +44,8 @@ def write_shard(prefix: Path, documents: Iterable[list[int]], dtype: np.dtype[np
 
 def open_tokens(prefix: Path) -> npt.NDArray[np.integer]:
     """All ids of a shard, (num_tokens,), mapped from disk. Raises ValueError if the pair is damaged."""
-    dtype, num_tokens = _read_index(prefix)
+    dtype, lengths = _read_index(prefix)
+    num_tokens = int(lengths.sum(dtype=np.int64))
     size = _with(prefix, ".bin").stat().st_size
     if size != num_tokens * dtype.itemsize:
         raise ValueError(f"{prefix}.bin has {size} bytes, its index says {num_tokens * dtype.itemsize}")
@@ -53,8 +54,13 @@ def open_tokens(prefix: Path) -> npt.NDArray[np.integer]:
     return np.memmap(_with(prefix, ".bin"), dtype=dtype, mode="r", shape=(num_tokens,))
 
 
-def _read_index(prefix: Path) -> tuple[np.dtype[np.integer], int]:
-    """The dtype and the number of ids."""
+def document_lengths(prefix: Path) -> npt.NDArray[np.int64]:
+    """The number of ids of each document of a shard, in order. Raises ValueError if the index is damaged."""
+    return _read_index(prefix)[1].astype(np.int64)
+
+
+def _read_index(prefix: Path) -> tuple[np.dtype[np.integer], npt.NDArray[np.int32]]:
+    """The dtype, and the number of ids of each document."""
     path = _with(prefix, ".idx")
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -67,8 +73,7 @@ def _read_index(prefix: Path) -> tuple[np.dtype[np.integer], int]:
             raise ValueError(f"{path} has version {version} and dtype code {code}, which are none of ours")
         if size != _HEADER.size + 12 * num_sequences + 8 * num_bounds:
             raise ValueError(f"{path} has {size} bytes, which its header does not account for")
-        num_tokens = int(np.frombuffer(file.read(4 * num_sequences), dtype="<i4").sum(dtype=np.int64))
-    return dtypes[0], num_tokens
+        return dtypes[0], np.frombuffer(file.read(4 * num_sequences), dtype="<i4")
 
 
 def _with(prefix: Path, suffix: str) -> Path:

@@ -9,11 +9,16 @@ import re
 from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import sentencepiece
 
 from configs.base import UserError
 from configs.data import TrainTokenizerConfig
+from data_prep.pieces import Pieces, byte_level, read_settings, special_pieces, without_prefix
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 UNK, EOS, PAD = "<unk>", "</s>", "<pad>"
 UNK_ID, EOS_ID, PAD_ID = 0, 1, 2
@@ -97,6 +102,68 @@ def differing(model: Path, hugging_face: Path, texts: list[str]) -> list[str]:
     exported.encode_special_tokens = True
     reference = encode(load(model), texts)
     return [text for text, ids in zip(texts, reference, strict=True) if exported.encode(text).ids != ids]
+
+
+def read_pieces(directory: Path) -> Pieces:
+    """The pieces of the tokenizer.json in `directory`, of any kind that the tokenizers library reads."""
+    tokenizer, settings = _read(directory)
+    decoder = json.dumps(settings.get("decoder"))
+    roles, added = _roles(directory, tokenizer, settings), tokenizer.get_added_tokens_decoder()
+    special = {number for number, token in added.items() if token.special} | set(roles.values())
+    pieces = {number: piece for piece, number in tokenizer.get_vocab().items()}
+    texts: list[bytes | None] = [None] * (max(pieces) + 1)
+    byte_ids: dict[int, int] = {}
+    for number in pieces.keys() - special:
+        piece = pieces[number]
+        if number in added:
+            texts[number] = added[number].content.encode()
+        elif '"ByteLevel"' in decoder:
+            texts[number] = text = byte_level(piece)
+            byte_ids |= {text[0]: number} if len(text) == 1 else {}
+        elif '"ByteFallback"' in decoder and re.fullmatch("<0x[0-9A-F]{2}>", piece):
+            byte_ids[int(piece[3:5], 16)] = number
+        else:
+            texts[number] = _decode(tokenizer, piece)
+    return Pieces(texts, byte_ids, roles)
+
+
+def split_with(directory: Path, texts: list[str]) -> list[list[int]]:
+    """Ids of each text as it stands inside a line, with no special or unknown piece."""
+    tokenizer, settings = _read(directory)
+    unknown = _roles(directory, tokenizer, settings).get("unk")
+    encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+    return [[number for number in text.ids if number != unknown] for text in encoded]
+
+
+def _read(directory: Path) -> "tuple[Tokenizer, dict[str, Any]]":
+    """The tokenizer without what it would put before, after or in place of a text, and its settings."""
+    from tokenizers import Tokenizer
+
+    path = directory / "tokenizer.json"
+    settings = without_prefix(read_settings(path))
+    try:
+        tokenizer = Tokenizer.from_str(json.dumps(settings))
+    except Exception as error:  # the library has no narrower class
+        raise UserError(
+            f"{path} is no tokenizer that the tokenizers library reads ({error}); fetch it again"
+        ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    return tokenizer, settings
+
+
+def _roles(directory: Path, tokenizer: "Tokenizer", settings: dict[str, Any]) -> dict[str, int]:
+    """Ids of the special pieces, by role; a tokenizer's model says itself which piece is for what it cannot write."""
+    unknown = settings["model"].get("unk_token")
+    named = ({"unk": unknown} if unknown else {}) | special_pieces(directory)
+    ids = {role: tokenizer.token_to_id(piece) if isinstance(piece, str) else piece for role, piece in named.items()}
+    return {role: number for role, number in ids.items() if number is not None}
+
+
+def _decode(tokenizer: "Tokenizer", piece: str) -> bytes:
+    """By the tokenizer's own decoder, after a letter: decoders strip the space that begins a text."""
+    return (tokenizer.decoder.decode(["a", piece]).removeprefix("a") if tokenizer.decoder else piece).encode()
 
 
 def _merges(processor: sentencepiece.SentencePieceProcessor, pieces: dict[str, int]) -> list[tuple[str, str]]:

@@ -63,6 +63,25 @@ def lineage(
 
 
 @app.command()
+def seen(
+    checkpoint: Annotated[
+        Path, typer.Option("--checkpoint", metavar="DIRECTORY", help="A checkpoint, or a finished training: its last.")
+    ],
+    document: Annotated[
+        str | None, typer.Option("--document", metavar="ID", help="Say when this document was read.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say how much of each source and language a checkpoint has read, or when it read a document."""
+    from pipeline.show_seen import show_document, show_seen
+
+    if document is None:
+        show_seen(checkpoint, out, as_json=as_json)
+    else:
+        show_document(checkpoint, document, out, as_json=as_json)
+
+
+@app.command()
 def schema(
     kind: Annotated[str, typer.Argument(help="`recipe` or `cluster`.", metavar="KIND")] = "recipe",
 ) -> None:

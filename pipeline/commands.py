@@ -1,8 +1,10 @@
 """What the commands do, given where to print."""
 
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from pydantic import JsonValue
 from rich.console import Console
@@ -14,16 +16,23 @@ from configs.load import Loaded, Problem, load, shipped
 from configs.run import RunConfig
 from pipeline.artifact import load_artifact
 from pipeline.digests import Digests
-from pipeline.lease import holder
 from pipeline.plan import Plan, PlannedStep, make_plan, wiring_problems
-from pipeline.runner import ATTEMPTS, Runner
+from pipeline.runner import Runner
 from pipeline.stages import STAGES
+from pipeline.status import step_state
+from training.control import RESUME_ME
 
 
 class Interrupted(UserError):
     """The user pressed Ctrl-C."""
 
     exit_code = 130  # 128 + SIGINT, as shells have it
+
+
+class Terminated(UserError):
+    """Somebody else, such as a scheduler, ended the run."""
+
+    exit_code = RESUME_ME
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,7 @@ def run_recipe(recipe: Path, cluster: str, overrides: tuple[str, ...], out: Cons
 
     digest = Digests(ready.store)
     runner = Runner(ready.plan, STAGES, ready.store, lambda pool: executor_for(machines, pool), digest, begin, end)
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         runner.run()
     except KeyboardInterrupt:
@@ -60,6 +70,11 @@ def run_recipe(recipe: Path, cluster: str, overrides: tuple[str, ...], out: Cons
     out.print(
         f"done in {time.perf_counter() - start:.1f} s: {', '.join(ready.plan.outputs)} in {escape(str(ready.store))}"
     )
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """Training asks for a checkpoint first: training/control.py."""
+    raise Terminated("terminated; run the same command to go on")
 
 
 def show_plan(recipe: Path, overrides: tuple[str, ...], out: Console) -> None:
@@ -75,10 +90,13 @@ def show_plan(recipe: Path, overrides: tuple[str, ...], out: Console) -> None:
 
 
 def show_status(recipe: Path, overrides: tuple[str, ...], out: Console) -> None:
-    """One line a step: done, being made and by whom, begun, or not begun."""
+    """One line a step: done, being made and by whom, begun, or not begun; and below it, how a training is going."""
     ready = prepare(recipe, overrides)
     for step in ready.plan.steps.values():
-        out.print(f"[bold]{step.name}[/]  {escape(_state(step, ready.store))}  [dim]{step.artifact}[/]")
+        state, rows = step_state(step, ready.store)
+        out.print(f"[bold]{step.name}[/]  {escape(state)}  [dim]{step.artifact}[/]")
+        for name, value in rows:
+            out.print(f"  [dim]{name:<13}[/]  {escape(value)}")
 
 
 def prepare(recipe: Path, overrides: tuple[str, ...]) -> Prepared:
@@ -135,17 +153,3 @@ def _needed(ready: Prepared) -> dict[str, str]:
     for output in ready.plan.outputs:
         need(output)
     return words
-
-
-def _state(step: PlannedStep, store: Path) -> str:
-    path = store / step.artifact
-    artifact = load_artifact(path, STAGES[step.stage].output)
-    if artifact is not None:
-        return f"done: {artifact.manifest.summary()}"
-    from training.metrics import FILE, last_metrics
-
-    line = last_metrics(path / FILE) if path.is_dir() else None
-    progress = f", step {line.step}, loss {line.loss:.3f}" if line else ""
-    if (who := holder(store, step.artifact)) is not None:
-        return f"being made by {who}{progress}"
-    return f"begun and stopped{progress}" if (path / ATTEMPTS).exists() else "not begun"

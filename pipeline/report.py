@@ -11,16 +11,13 @@ from pipeline.artifact import Record, load_artifact
 from pipeline.lineage import ancestry, duration
 from pipeline.markup import NOTHING, Html, element, facts
 from pipeline.report_data import data_section
-from pipeline.report_results import (
-    bits_section,
-    multiple_choice_section,
-    training_seconds,
-    training_section,
-)
+from pipeline.report_results import bits_section, multiple_choice_section
 from pipeline.report_sections import check_section, environment_section, lineage_section, time_section
 from pipeline.report_style import STYLE
+from pipeline.report_training import training_section
 from training.manifests import ExportedModel, TrainedModel
 from training.metrics import FILE, read_metrics
+from training.summary import seconds_by_part
 
 _PATH = "report.html"
 _PARTS = {
@@ -69,7 +66,7 @@ def report(
         training_section(model.manifest, tokens.manifest, metrics, records[model.dir.resolve().name].config),
         bits_section(scores.manifest),
         multiple_choice_section(scores.manifest.multiple_choice),
-        time_section(records, training_seconds(metrics)),
+        time_section(records, seconds_by_part(metrics)),
         environment_section(records),
         check_section(records, export.dir.resolve().name),
     ).encode()

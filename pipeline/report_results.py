@@ -1,26 +1,14 @@
-"""The parts of the report about the model: training, bits per byte, multiple choice."""
+"""The parts of the report about what the model scored: bits per byte, multiple choice."""
 
 import math
-from collections.abc import Sequence
 
-from pydantic import JsonValue
-
-from data_prep.manifests import TokenizedCorpus
 from eval.manifests import Accuracy, MultipleChoice, Scores
-from pipeline.charts import Bar, Reference, bar_chart, line_chart
-from pipeline.markup import NOTHING, Html, element, facts, section, table
-from pipeline.report_sections import figure, flatten, split
-from training.manifests import TrainedModel
-from training.metrics import StepMetrics
+from pipeline.charts import Bar, Reference, bar_chart
+from pipeline.markup import NOTHING, Html, element, section, table
+from pipeline.report_sections import figure, split
 
 _Z = 1.959964
 """Quantile of the normal distribution that leaves 2.5% above."""
-
-
-def training_seconds(metrics: Sequence[StepMetrics]) -> dict[str, float]:
-    """Seconds of each part of a step, summed over steps."""
-    names = dict.fromkeys(name for step in metrics for name in step.seconds)
-    return {name: sum(step.seconds.get(name, 0.0) for step in metrics) for name in names}
 
 
 def wilson(*, num_right: int, num_questions: int) -> tuple[float, float]:
@@ -31,26 +19,6 @@ def wilson(*, num_right: int, num_questions: int) -> tuple[float, float]:
     centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def training_section(
-    model: TrainedModel, tokens: TokenizedCorpus, metrics: Sequence[StepMetrics], config: dict[str, JsonValue]
-) -> Html:
-    """Settings, the loss against what a model of no context would reach, learning rate and speed."""
-    note = (
-        "Dashed: the loss of the best model that ignores context (unigram entropy), and of one that finds every piece "
-        "of the vocabulary equally likely (its logarithm). The number at the end is the last step's loss; the "
-        "final loss is the mean of the last ten."
-    )
-    return section(
-        "training",
-        "Training",
-        element("p", model.summary(), "."),
-        figure("Loss", note, _loss(model, tokens, metrics)),
-        element("div", *_small_charts(metrics), class_="side"),
-        element("h3", "Settings"),
-        facts(flatten(config), class_="facts settings"),
-    )
 
 
 def bits_section(scores: Scores) -> Html:
@@ -88,33 +56,6 @@ def multiple_choice_section(task: MultipleChoice | None) -> Html:
     rows = [_answers(language, accuracy) for language, accuracy in sorted(task.by_language.items())]
     tables = [table(f"{run[0][0]} to {run[-1][0]}", heads, run) for run in split(rows)]
     return section("choice", "Multiple choice", element("p", text), element("div", *tables, class_="side"))
-
-
-def _loss(model: TrainedModel, tokens: TokenizedCorpus, metrics: Sequence[StepMetrics]) -> Html:
-    references = (
-        Reference("ln(vocabulary)", math.log(tokens.vocab_size)),
-        Reference("unigram entropy", model.unigram_entropy),
-    )
-    return line_chart(
-        [(step.step, step.loss) for step in metrics],
-        title=f"Loss by step, from {model.first_loss:.2f} to {model.final_loss:.2f} nats a token",
-        x_label="step",
-        y_label="nats a token",
-        references=references,
-        height=320,
-    )
-
-
-def _small_charts(metrics: Sequence[StepMetrics]) -> list[Html]:
-    rate = [(step.step, step.learning_rate) for step in metrics]
-    speed = [(step.step, step.tokens_per_second) for step in metrics]
-    return [
-        figure(name, "", line_chart(points, title=title, x_label="step", y_label=unit, from_zero=True, height=150))
-        for name, title, unit, points in (
-            ("Learning rate", "Learning rate by step", "", rate),
-            ("Speed", "Tokens a second by step", "tokens a second", speed),
-        )
-    ]
 
 
 def _answers(language: str, accuracy: Accuracy) -> tuple[str, ...]:

@@ -7,13 +7,14 @@ from eval.stage import evaluate
 from pipeline.report import report
 from pipeline.stage import stage
 from training.export import export
+from training.initial import observe_initial
 from training.stage import train
 
 STAGES = {
     "clean": stage(clean, version=1, observe=observe_sources),
     "train_tokenizer": stage(train_tokenizer, version=1),
     "tokenize": stage(tokenize, version=1),
-    "train": stage(train, version=1),
+    "train": stage(train, version=2, observe=observe_initial),
     "evaluate": stage(evaluate, version=1),
     "export": stage(export, version=1),
     "report": stage(report, version=1),

@@ -1,14 +1,15 @@
-"""The deepspeed door: an engine for a model, and the fp32 state that this rank owns, wherever ZeRO has put it.
+"""The deepspeed door: the process group, and an engine for a network.
 
-Everything private of DeepSpeed that Concord touches is in this file, read from 0.19.8 and held by
-tests/training/test_loop.py.
+Everything private of DeepSpeed that Concord touches is in this file, training/fragments.py and training/muon.py, was
+read from 0.19.8, and is held by tests/training/test_loop.py and test_elastic.py.
 """
 
 import logging
+import math
 import os
-from collections.abc import Iterator
+import shutil
+import warnings
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from datetime import timedelta
 from io import StringIO
 from typing import Any
@@ -17,39 +18,30 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 import deepspeed
 import torch
 from deepspeed.utils import logger as deepspeed_logger
-from transformers import PreTrainedModel
 
 from cluster.executor import Rank
+from cluster.placement import Placement
+from configs.base import UserError
 from configs.training import TrainConfig
 from training.deepspeed_config import deepspeed_config
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-
-
-@dataclass(frozen=True)
-class Fragment:
-    """A stretch of one parameter's fp32 state. The tensors are views: writing to them changes the engine."""
-
-    name: str
-    """Of the parameter."""
-
-    offset: int
-    """First element, in the flattened parameter."""
-
-    tensors: dict[str, torch.Tensor]
-    """`master` and both moments, one-dimensional and of one length."""
+from training.fragments import base_optimizer, masters
+from training.muon import MuonWithAdamW
+from training.network import Network
+from training.optimizers import MOMENTS, make_optimizer
+from training.timing import COLLECTIVES, Stopwatch
 
 
-def join(rank: Rank) -> torch.device:
-    """Join the ranks' process group; the device of this rank."""
+def join(rank: Rank, *, timeout_seconds: float) -> torch.device:
+    """Join the ranks' process group; the device of this rank. A collective may take twice the timeout of a hang."""
     deepspeed_logger.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*is deprecated. Please use `torch.distributed", category=FutureWarning)
     if rank.device == "cpu":
         # DeepSpeed would compile, for half a minute and with a C++ compiler, a kernel that only inference calls.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     torch.set_num_threads(rank.num_threads)
     backend = "nccl" if rank.device == "cuda" else "gloo"
-    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=COLLECTIVE_TIMEOUT)
+    timeout = timedelta(seconds=max(60.0, 2 * timeout_seconds))
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
     return torch.device(rank.device, 0) if rank.device == "cuda" else torch.device("cpu")
 
 
@@ -59,153 +51,103 @@ def leave() -> None:
         deepspeed.comm.destroy_process_group()  # torch's own would leave DeepSpeed holding dead groups
 
 
-def make_engine(model: PreTrainedModel, config: TrainConfig, *, zero_stage: int) -> deepspeed.DeepSpeedEngine:
+def make_engine(network: Network, config: TrainConfig, placement: Placement) -> deepspeed.DeepSpeedEngine:
     """An engine whose optimizer has taken no step and whose moments are zero."""
-    optimizer = torch.optim.AdamW(
-        _groups(model, config.optimizer.weight_decay),
-        lr=0.0,  # DeepSpeed takes a step of its own to allocate state; at rate zero it changes no weight
-        betas=(config.optimizer.beta1, config.optimizer.beta2),
-        eps=config.optimizer.epsilon,
-    )
-    settings = deepspeed_config(config, zero_stage=zero_stage)
+    cpu_adam = _cpu_adam() if placement.offload_optimizer and config.optimizer.kind == "adamw" else None
+    optimizer = make_optimizer(network.model, config, cpu_adam=cpu_adam)
+    settings = deepspeed_config(config, placement)
     with redirect_stdout(StringIO()):  # DeepSpeed prints the memory in use, eight times
-        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
-    set_step(engine, 0)
+        engine, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=settings)
+    if isinstance(optimizer, MuonWithAdamW):
+        optimizer.attach(engine)
+    set_num_updates(engine, 0)
     return engine
 
 
+def time_communication(watch: Stopwatch) -> None:
+    """Let the time of DeepSpeed's collectives be counted as such from now on."""
+    backend = deepspeed.comm.comm.cdb
+    for name in COLLECTIVES:
+        call = getattr(type(backend), name).__get__(backend)
+        setattr(backend, name, watch.timed(call))
+
+
 def set_learning_rate(engine: deepspeed.DeepSpeedEngine, rate: float) -> None:
-    """Set the learning rate of the next optimizer step."""
+    """Set the learning rate of the next optimizer step; a group may have its own scale."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["scale"]
 
 
-def take_step(engine: deepspeed.DeepSpeedEngine) -> float:
-    """Take the optimizer step that the last backward pass completed; the norm of the gradient before clipping."""
-    if engine.zero_optimization_stage() > 0 or engine.bfloat16_enabled():
+def take_step(engine: deepspeed.DeepSpeedEngine, *, loss_is_finite: bool) -> tuple[float, bool]:
+    """Take the optimizer step that the last backward pass completed, if loss and gradient are finite.
+
+    Returns the norm of the global gradient before clipping, and whether the weights were updated. All ranks agree.
+    """
+    optimizer, wrapped = engine.optimizer, engine.zero_optimization_stage() > 0 or engine.bfloat16_enabled()
+    if wrapped and not loss_is_finite and hasattr(optimizer, "clear_hp_grads"):  # stage 1 in bf16
+        optimizer.clear_hp_grads()
+        optimizer.clear_lp_grads()
+        return float("nan"), False
+    if wrapped:
+        _discard_if(optimizer, not loss_is_finite)
         engine.step()
-        return float(engine.get_global_grad_norm())
-    # without ZeRO, in fp32, DeepSpeed clips but does not say the norm
+        norm = float(engine.get_global_grad_norm())
+        return (norm, True) if not optimizer.overflow else (float("nan"), False)
+    # without ZeRO, in fp32, DeepSpeed clips but neither says the norm nor looks at it
     gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
     norm = float(torch.nn.utils.get_total_norm(gradients))
-    engine.step()
-    return norm
+    updated = loss_is_finite and math.isfinite(norm)
+    if updated:
+        engine.step()
+    else:
+        engine.zero_grad()
+    return norm, updated
 
 
-def set_step(engine: deepspeed.DeepSpeedEngine, step: int) -> None:
-    """Say that the optimizer has taken `step` steps, which Adam's bias correction depends on."""
-    base = _base(engine)
-    for master in _masters(engine):
+def set_num_updates(engine: deepspeed.DeepSpeedEngine, number: int) -> None:
+    """Say how many updates the optimizer has made, which Adam's bias correction depends on; allocate its moments."""
+    base = base_optimizer(engine)
+    for master, group in masters(engine):
         state = base.state[master]
-        for moment in MOMENTS:
+        for moment in MOMENTS[base.param_groups[group]["muon"]]:
             if moment not in state:
                 state[moment] = torch.zeros_like(master)
-        state["step"] = torch.tensor(float(step))  # a tensor of its own for each: DeepSpeed shared one
+        old = state.get("step")
+        if not base.param_groups[group]["muon"]:  # each its own: DeepSpeed shared one tensor
+            state["step"] = number if isinstance(old, int) else torch.tensor(float(number), device=master.device)
 
 
-def fragments(engine: deepspeed.DeepSpeedEngine) -> Iterator[Fragment]:
-    """The fp32 state that this rank owns. Over all ranks each element of each parameter is there once."""
-    stage = engine.zero_optimization_stage()
-    for name, parameter in engine.module.named_parameters():
-        if stage == 3:
-            yield from _of_stage_3(engine.optimizer, name, parameter)
-        elif stage > 0:
-            yield from _of_stages_1_and_2(engine.optimizer, name, parameter)
-    if stage == 0 and torch.distributed.get_rank() == 0:
-        yield from _of_stage_0(engine)
+def _discard_if(optimizer: Any, unwanted: bool) -> None:
+    """Have the optimizer's own check say whether the step is to be left out.
+
+    The norm, which is looked at in any case, tells of a gradient that is not finite, so a pass over it is saved.
+    """
+
+    def verdict(*_: Any, **__: Any) -> bool:
+        optimizer.overflow = unwanted
+        return unwanted
+
+    if hasattr(optimizer, "overflow_checker"):  # bf16 without ZeRO
+        optimizer.overflow_checker.check = verdict
+    elif hasattr(optimizer, "check_grad_overflow"):  # stages 1 and 2
+        optimizer.check_grad_overflow, optimizer.check_overflow = True, verdict
+    elif hasattr(optimizer, "fp32_partitioned_groups_flat"):  # stage 3
+        honest = type(optimizer)._overflow_check_and_loss_scale_update
+
+        def check(update_scale: bool = True) -> bool:
+            verdict()
+            return unwanted if not update_scale else bool(honest(optimizer, update_scale))
+
+        optimizer._overflow_check_and_loss_scale_update = check
 
 
-def publish(engine: deepspeed.DeepSpeedEngine) -> None:
-    """Make the forward pass use the master weights, after fragments were written to. Collective."""
-    stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
-    if stage == 3:
-        for parameter in engine.module.parameters():
-            master = optimizer._get_fp32_opt_state_partition(parameter, release_swap_buffers=False)[0]
-            parameter.ds_tensor.data.copy_(master)
-    elif stage > 0:
-        optimizer.update_lp_params()
-    else:
-        _share_from_rank_0(engine)
+def _cpu_adam() -> Any:
+    """DeepSpeed's Adam for host memory, compiled if it was not yet. Raises UserError if it cannot be."""
+    if shutil.which(os.environ.get("CXX", "c++")) is None or shutil.which("ninja") is None:
+        raise UserError(
+            "offload_optimizer needs a C++ compiler and ninja, to compile DeepSpeed's CPUAdam; on Debian or Ubuntu: "
+            "apt-get install g++ ninja-build, or set offload_optimizer: false in the cluster file"
+        )
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-
-def _groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, Any]]:
-    named = list(model.named_parameters())
-    matrices = [parameter for _, parameter in named if parameter.ndim > 1]
-    vectors = [parameter for _, parameter in named if parameter.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
-
-
-def _base(engine: deepspeed.DeepSpeedEngine) -> torch.optim.Optimizer:
-    """The AdamW inside DeepSpeed's wrapper, if there is a wrapper; its parameters are the fp32 masters."""
-    base: torch.optim.Optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    return base
-
-
-def _masters(engine: deepspeed.DeepSpeedEngine) -> list[torch.Tensor]:
-    """The fp32 tensors that AdamW steps on this rank."""
-    stage = engine.zero_optimization_stage()
-    if stage == 3:
-        return list(engine.optimizer.fp32_partitioned_groups_flat)
-    if stage > 0:
-        return _partitions(engine.optimizer)
-    return [master for _, _, master in _replicas(engine)]
-
-
-def _partitions(optimizer: Any) -> list[torch.Tensor]:
-    """One flat fp32 tensor a parameter group, in stages 1 and 2; DeepSpeed has two classes for them."""
-    if hasattr(optimizer, "fp32_groups_flat_partition"):
-        return list(optimizer.fp32_groups_flat_partition)
-    return list(optimizer.single_partition_of_fp32_groups)
-
-
-def _of_stages_1_and_2(optimizer: Any, name: str, parameter: Any) -> Iterator[Fragment]:
-    mapping = parameter._hp_mapping
-    if mapping is None:  # this rank owns nothing of it
-        return
-    flat = _partitions(optimizer)[mapping.param_group_index]
-    where, state = mapping.hp_fragment_address, optimizer.optimizer.state[flat]
-    tensors = {key: state[key].narrow(0, where.start, where.numel) for key in MOMENTS}
-    master = flat.data.narrow(0, where.start, where.numel)
-    yield Fragment(name, mapping.lp_fragment_address.start, {"master": master, **tensors})
-
-
-def _of_stage_3(optimizer: Any, name: str, parameter: Any) -> Iterator[Fragment]:
-    size = parameter.ds_tensor.numel()
-    offset = torch.distributed.get_rank() * size
-    owned = min(size, parameter.ds_numel - offset)  # the last ranks hold padding
-    if owned <= 0:
-        return
-
-    def own(key: str | None) -> torch.Tensor:
-        part = optimizer._get_fp32_opt_state_partition(parameter, release_swap_buffers=False, optim_state_key=key)[0]
-        return part.data.narrow(0, 0, owned)  # type: ignore[no-any-return]
-
-    yield Fragment(name, offset, {"master": own(None), **{key: own(key) for key in MOMENTS}})
-
-
-def _of_stage_0(engine: deepspeed.DeepSpeedEngine) -> Iterator[Fragment]:
-    base = _base(engine)
-    for name, _, master in _replicas(engine):
-        state = {key: base.state[master][key].view(-1) for key in MOMENTS}
-        yield Fragment(name, 0, {"master": master.data.view(-1), **state})
-
-
-def _replicas(engine: deepspeed.DeepSpeedEngine) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-    """(name, parameter, fp32 master) without ZeRO; in fp32 the parameter is its own master."""
-    names = {parameter: name for name, parameter in engine.module.named_parameters()}
-    low = getattr(engine.optimizer, "fp16_groups", None)
-    if low is None:
-        yield from ((name, parameter, parameter) for parameter, name in names.items())
-        return
-    for parameters, masters in zip(low, engine.optimizer.fp32_groups, strict=True):
-        for parameter, master in zip(parameters, masters, strict=True):
-            yield names[parameter], parameter, master
-
-
-def _share_from_rank_0(engine: deepspeed.DeepSpeedEngine) -> None:
-    base = _base(engine)
-    for _, parameter, master in _replicas(engine):
-        for tensor in (master.data, *(base.state[master][key] for key in MOMENTS)):
-            torch.distributed.broadcast(tensor, src=0)
-        parameter.data.copy_(master.data)
+    return DeepSpeedCPUAdam

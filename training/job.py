@@ -18,3 +18,5 @@ class Job:
     tokenizer: Artifact[TrainedTokenizer]
     out: Path
     placement: Placement
+    session: str
+    """Of training/attempts.py."""

@@ -7,12 +7,14 @@ from transformers import AutoConfig, PreTrainedModel
 from configs.base import UserError
 from training.checkpoint import load_weights
 from training.model import build_model
+from training.retention import hold
 
 
 def load_model(directory: Path) -> PreTrainedModel:
-    """The model of a checkpoint, fp32, on the CPU, ready for evaluation."""
-    weights = load_weights(directory)
-    model = build_model(AutoConfig.from_pretrained(directory), seed=0)
+    """The model of a checkpoint, fp32, on the CPU, ready for evaluation. The checkpoint is held while it is read."""
+    with hold(directory):
+        weights = load_weights(directory)
+        model = build_model(AutoConfig.from_pretrained(directory), seed=0)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     model.tie_weights()
     untied = set(missing) - set(model.all_tied_weights_keys)

@@ -1,194 +1,238 @@
 """Training on one rank, top to bottom."""
 
-import time
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from cluster.executor import Rank
-from cluster.files import write_text
-from configs.base import UserError
 from training import checkpoint
-from training.batches import Batches, MicroBatch
-from training.engine import fragments, join, leave, make_engine, publish, set_learning_rate, set_step, take_step
+from training.attempts import read_attempts
+from training.batches import Batches
+from training.build import device_name, memory_bytes
+from training.control import Stopped, StopRequest
+from training.course import Course
+from training.engine import join, leave, set_learning_rate, time_communication
+from training.flops import flops_per_token, peak_flops
+from training.fragments import owned_fragments
 from training.job import Job
 from training.manifests import TrainedModel
-from training.metrics import FILE, MetricsFile, StepMetrics, Stopwatch, read_metrics
-from training.model import build_model, model_config
-from training.notices import notify
+from training.metrics import FILE, read_metrics, recent_metrics
+from training.notices import Notices
+from training.position import take
+from training.records import CheckpointRecord
+from training.rollbacks import read_rollbacks
+from training.saver import Saver
 from training.schedule import learning_rate_factor
-from training.wandb_log import WandbLog
+from training.scribe import Scribe
+from training.seen import tokens_read
+from training.stability import Stability, Trouble, memory_steps
+from training.step import Outcome, Signals, Stepper
+from training.summary import summarise
+from training.timing import Stopwatch
+from training.watchdog import FIRST_STEP, Watchdog
 
-CHECKPOINTS = "checkpoints"
-IGNORED = -100
-"""Target that bears no loss."""
+_NOT_OWN_WORK = ("communication", "checkpoint", "other")
+"""Parts of a step that say nothing about how fast a rank is."""
 
 
-def train_rank(rank: Rank, job: Job) -> TrainedModel:
-    """Train from the newest whole checkpoint, or from the start, to the last step."""
-    device = join(rank)
-    try:
-        return Trainer(rank, job, device).run()
-    finally:
-        leave()
+def train_rank(rank: Rank, job: Job) -> TrainedModel | None:
+    """Train from the newest whole checkpoint, or from the start, to the last step; rank 0 says what came of it."""
+    request = StopRequest(job.out, watches_file=rank.index == 0)
+    timeout = job.placement.hang_timeout_seconds
+    with Watchdog(job.out, rank, timeout_seconds=timeout) as dog:
+        device = join(rank, timeout_seconds=timeout)
+        try:
+            return Trainer(rank, job, device, dog, request).run()
+        finally:
+            leave()
 
 
 class Trainer:
     """The state of training on one rank."""
 
-    def __init__(self, rank: Rank, job: Job, device: torch.device) -> None:
+    def __init__(self, rank: Rank, job: Job, device: torch.device, dog: Watchdog, request: StopRequest) -> None:
         self.rank, self.job, self.config, self.device = rank, job, job.config, device
+        self.dog, self.request, self.notices = dog, request, Notices(job.out)
         self.batches = Batches(job.tokens, job.config)
-        tokenizer = job.tokenizer.manifest
-        self.model_config = model_config(
-            job.config, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id
-        )
-        model = build_model(self.model_config, seed=job.config.seed)
-        self.shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-        self.engine = make_engine(model, job.config, zero_stage=job.placement.zero_stage)
-        self.checkpoints = job.out / CHECKPOINTS
-        self.step, self.num_tokens = self._restore()
-        self.watch = Stopwatch()
+        self.order = self.batches.order_record()
+        self.watch = Stopwatch(device)
+        time_communication(self.watch)
+        self.course = Course(rank, job, self.order, dog, self.notices)
+        hosts = self.course.hosts()
+        self.scribe = self._make_scribe(hosts) if rank.index == 0 else None
+        self.nats, self.targets, self.own_seconds = 0.0, 0, 0.0
+        self._set_off()
 
-    def run(self) -> TrainedModel:
-        """The loop."""
-        out = self.job.out
-        metrics = MetricsFile(out / FILE, step=self.step) if self.rank.index == 0 else None
-        settings, so_far = (self.job.placement.wandb, read_metrics(out / FILE)) if metrics else (None, [])
-        with WandbLog(settings, out, name=out.name, so_far=so_far) as wandb:
-            while self.step < self.config.num_steps:
-                line = self._train_step()
-                if metrics:
-                    metrics.append(line)
-                    wandb.log(line)
-                last = self.step == self.config.num_steps
-                if last or self.step % self.config.checkpoint_every_steps == 0:
-                    if metrics:
-                        metrics.sync()
-                    with self.watch.part("checkpoint"):
-                        self._save()
-            if metrics:
-                metrics.close()
+    def run(self) -> TrainedModel | None:
+        """The loop; rank 0 says what came of it."""
+        if self.scribe is None:
+            self._train()
+            return None
+        with self.scribe:
+            self._train()
         return self._manifest()
 
-    def _train_step(self) -> StepMetrics:
-        """One optimizer step: the gradient is the mean over the step's targets, whatever each rank's share."""
-        start = time.perf_counter()
+    def _train(self) -> None:
+        patience = FIRST_STEP
+        if self.scribe:
+            self.scribe.start_clock()
+        while self.course.progress.step < self.config.num_steps:
+            outcome = self._step(patience)
+            patience = 1.0
+            if (trouble := self.stability.judge(outcome.loss, updated=outcome.updated)) is not None:
+                self._roll_back(trouble)
+                continue
+            last = self.course.progress.step == self.config.num_steps
+            if last or outcome.stop or self.course.progress.step % self.config.checkpoint_every_steps == 0:
+                self._save()
+            if outcome.stop and not last:
+                self._end_save()
+                raise Stopped(
+                    f"stopped after step {self.course.progress.step}, which is saved; run the same command to go on"
+                )
+        self._end_save()
+
+    def _step(self, patience: float) -> Outcome:
+        places, position = take(self.course.progress.position, self.config.global_batch_size)
+        batch = self.batches.batch(places)
         self._seed()
-        learning_rate = self._learning_rate()
-        set_learning_rate(self.engine, learning_rate)
-        num_targets = self.batches.num_targets(self.step)
-        loss = torch.zeros((), device=self.device)
-        batches = self._micro_batches()
-        for i, batch in enumerate(batches):
-            self.engine.set_gradient_accumulation_boundary(i == len(batches) - 1)
-            with self.watch.part("forward"):
-                loss_sum = self._loss_sum(batch)
-            with self.watch.part("backward"):
-                # DeepSpeed averages over ranks, so each rank's share is scaled by their number.
-                self.engine.backward(loss_sum * self.rank.world_size / num_targets, scale_wrt_gas=False)
-            loss += loss_sum.detach()
-        with self.watch.part("optimizer"):
-            gradient_norm = take_step(self.engine)
-            torch.distributed.all_reduce(loss)
-            mean_loss = loss.item() / num_targets
-        self.step += 1
-        self.num_tokens += num_targets
-        self._check(mean_loss)
-        return StepMetrics(
-            step=self.step,
-            loss=mean_loss,
-            learning_rate=learning_rate,
-            gradient_norm=gradient_norm,
-            num_tokens=self.num_tokens,
-            tokens_per_second=round(num_targets / (time.perf_counter() - start), 1),
-            seconds=self.watch.take(),
-            time=time.time(),
+        factor = learning_rate_factor(self.config.schedule, self.course.progress.step, num_steps=self.config.num_steps)
+        learning_rate = self.config.optimizer.learning_rate * factor
+        set_learning_rate(self.course.engine, learning_rate)
+        signals = Signals(self.request.asked(), self.saver.failed, self.own_seconds)
+        outcome = self.stepper.take(batch, signals, self.dog, patience=patience)
+        self.saver.advance(outcome.num_failed)
+        self.recent.append(places[0].start)
+        self.course.progress = replace(
+            self.course.progress,
+            step=self.course.progress.step + 1,
+            num_updates=self.course.progress.num_updates + outcome.updated,
+            num_tokens=self.course.progress.num_tokens + batch.num_targets,
+            position=position,
         )
+        self.nats, self.targets = self.nats + sum(outcome.nats), self.targets + batch.num_targets
+        seconds = self.watch.take()
+        self.own_seconds = sum(value for part, value in seconds.items() if part not in _NOT_OWN_WORK)
+        if self.scribe:
+            self.scribe.write(
+                outcome,
+                batch,
+                progress=self.course.progress,
+                first_place=self.recent[-1],
+                learning_rate=learning_rate,
+                seconds=seconds,
+                memory=memory_bytes(self.device),
+            )
+        return outcome
 
     def _seed(self) -> None:
         """Of dropout, where a model has it: by step and rank alone, so that a resumed run draws the same."""
-        place = self.step * self.rank.world_size + self.rank.index
+        place = self.course.progress.step * self.rank.world_size + self.rank.index
         torch.manual_seed((self.config.seed * 0x9E3779B97F4A7C15 + place) % 2**63)
 
-    def _learning_rate(self) -> float:
-        factor = learning_rate_factor(self.config.schedule, self.step, num_steps=self.config.num_steps)
-        return self.config.optimizer.learning_rate * factor
-
-    def _micro_batches(self) -> list[MicroBatch]:
-        size = self.job.placement.micro_batch_size
-        with self.watch.part("data"):
-            world_size = self.rank.world_size
-            return list(self.batches.micro_batches(self.step, rank=self.rank.index, world_size=world_size, size=size))
-
-    def _loss_sum(self, batch: MicroBatch) -> torch.Tensor:
-        """Sum of the token losses of a micro-batch, in nats, fp32."""
-        tokens = torch.from_numpy(batch.tokens).to(self.device)
-        lengths = torch.from_numpy(batch.lengths).to(self.device)
-        inputs, targets = tokens[:, :-1], tokens[:, 1:].clone()
-        targets[torch.arange(targets.shape[1], device=self.device) >= lengths[:, None]] = IGNORED
-        logits = self.engine(input_ids=inputs).logits
-        flat = logits.flatten(0, 1).float()
-        return torch.nn.functional.cross_entropy(flat, targets.flatten(), ignore_index=IGNORED, reduction="sum")
-
-    def _check(self, loss: float) -> None:
-        if loss != loss or loss in (float("inf"), float("-inf")):
-            raise UserError(
-                f"the loss of step {self.step} is {loss}; lower the learning rate or lengthen the warm-up, and look at "
-                f"{FILE} for when it began"
-            )
-
     def _save(self) -> None:
-        """Write a checkpoint together; rank 0 names it once all have written."""
-        directory = checkpoint.directory_of(self.checkpoints, self.step)
-        gathering = [checkpoint.begin(directory)] if self.rank.index == 0 else [None]
-        torch.distributed.broadcast_object_list(gathering, src=0)
-        assert gathering[0] is not None
-        world_size = self.rank.world_size
-        owned = fragments(self.engine)
-        sha256 = checkpoint.save_fragments(gathering[0], owned, rank=self.rank.index, world_size=world_size)
-        checksums: list[str] = [""] * world_size
-        torch.distributed.all_gather_object(checksums, sha256)
-        if self.rank.index == 0:
-            self._name(gathering[0], directory, checksums)
-        torch.distributed.barrier()
-
-    def _name(self, gathering: Path, directory: Path, checksums: list[str]) -> None:
-        write_text(gathering / checkpoint.MODEL_CONFIG, self.model_config.to_json_string())
-        record = checkpoint.CheckpointRecord(
-            step=self.step,
-            num_tokens=self.num_tokens,
+        """Begin a checkpoint. The loop stands still for the copy, and for the end of the one before."""
+        self._finish_save()
+        record = CheckpointRecord(
+            step=self.course.progress.step,
+            num_updates=self.course.progress.num_updates,
+            num_tokens=self.course.progress.num_tokens,
+            tokens_read=tokens_read(self.order, self.course.progress.position),
+            position=self.course.progress.position,
+            order=self.order,
+            global_batch_size=self.config.global_batch_size,
+            num_rollbacks=self.course.progress.num_rollbacks,
+            loss=self.nats / max(1, self.targets),
             world_size=self.rank.world_size,
-            shapes=self.shapes,
-            sha256=checkpoint.checksums(gathering, checksums),
+            zero_stage=self.job.placement.zero_stage,
+            shapes=self.course.built.shapes,
+            files={},
         )
-        checkpoint.finish(gathering, directory, record)
-        checkpoint.keep_newest(self.checkpoints, self.config.keep_checkpoints)
+        with self.watch.part("checkpoint"):
+            self.saver.begin(record, owned_fragments(self.course.engine))
+        self.nats, self.targets = 0.0, 0
 
-    def _restore(self) -> tuple[int, int]:
-        """The step and the tokens of the checkpoint gone on from; zeros at the start."""
-        found, complaints = checkpoint.newest(self.checkpoints)
-        if self.rank.index == 0:
-            where = found[0].name if found else "the start"
-            notify(self.job.out, [f"{text}; going on from {where}" for text in complaints])
-        if found is None:
-            return 0, 0
-        directory, record = found
-        checkpoint.load_fragments(directory, record, fragments(self.engine))
-        set_step(self.engine, record.step)
-        publish(self.engine)
-        return record.step, record.num_tokens
+    def _finish_save(self) -> None:
+        """Wait for the checkpoint under way, if there is one. Collective."""
+        with self.watch.part("checkpoint"):
+            self._while_waiting(self.saver.wait_for_files)
+            num_failed = torch.tensor(int(self.saver.failed), device=self.device)
+            torch.distributed.all_reduce(num_failed)
+            self.saver.advance(int(num_failed))
+            self._while_waiting(self.saver.wait)
+            self.saver.advance(int(self.saver.failed))
+
+    def _end_save(self) -> None:
+        """Wait for the last checkpoint of all. Raises OSError if it could not be written."""
+        self._finish_save()
+        if self.saver.failure:
+            raise self.saver.failure
+
+    def _while_waiting(self, wait: Callable[[float], bool]) -> None:
+        """Wait, as long as blocks are written: a slow disk is no hang."""
+        blocks = -1
+        while not wait(0.2):
+            if self.saver.num_blocks != blocks:
+                blocks = self.saver.num_blocks
+                self.dog.beat("the writing of a checkpoint")
+
+    def _roll_back(self, trouble: Trouble) -> None:
+        """Go on from a checkpoint before the trouble, leaving out the data that was read during it. Collective."""
+        self._finish_save()
+        self.course.roll_back(trouble, first_place=self.recent[-trouble.num_steps])
+        if self.scribe:
+            self.scribe.file.cut(self.course.progress.step)
+        self._set_off()
+
+    def _set_off(self) -> None:
+        """Be ready to go on from where the course is. Collective."""
+        config, step = self.config, self.course.progress.step
+        rows = self.job.placement.micro_batch_size
+        self.stepper = Stepper(self.course.engine, self.batches, self.rank, self.device, rows=rows, watch=self.watch)
+        self.saver = Saver(
+            self.course.root,
+            rank=self.rank.index,
+            world_size=self.rank.world_size,
+            attempt=self.course.attempt,
+            model_config=self.course.built.config.to_json_string(),
+            before=self.scribe.file.sync if self.scribe else lambda: None,
+            after=lambda: checkpoint.retain(self.course.root, config.retention),
+            tell=self.notices.tell,
+            pinned=self.device.type == "cuda",
+        )
+        lines = recent_metrics(self.job.out / FILE, up_to=step, count=memory_steps(config.stability))
+        self.stability = Stability(config.stability, [(line.loss, line.updated) for line in lines])
+        self.recent = deque([line.first_place for line in lines], maxlen=memory_steps(config.stability))
+        """Where the data of each of the last steps begins."""
+        self.nats, self.targets = 0.0, 0
+        torch.distributed.barrier()  # all have read the lines before rank 0 writes on
+
+    def _make_scribe(self, hosts: list[str]) -> Scribe:
+        built, name = self.course.built, device_name(self.device)
+        flops = flops_per_token(built.config.to_dict(), built.shapes, sequence_length=self.config.sequence_length)
+        return Scribe(
+            self.rank,
+            self.job,
+            self.order,
+            self.notices,
+            progress=self.course.progress,
+            device=name,
+            hosts=hosts,
+            flops_per_token=flops,
+            peak=peak_flops(name),
+        )
 
     def _manifest(self) -> TrainedModel:
-        losses = [line.loss for line in read_metrics(self.job.out / FILE)]
-        recent = losses[-10:]
+        directory = checkpoint.directory_of(self.course.root, self.course.progress.step)
+        attempts, rollbacks = read_attempts(self.job.out), read_rollbacks(self.job.out)
         return TrainedModel(
             architecture=self.config.model.architecture,
-            num_parameters=sum(torch.Size(shape).numel() for shape in self.shapes.values()),
-            num_steps=self.step,
-            num_tokens=self.num_tokens,
-            checkpoint=str(checkpoint.directory_of(self.checkpoints, self.step).relative_to(self.job.out)),
-            first_loss=losses[0],
-            final_loss=sum(recent) / len(recent),
+            num_parameters=sum(torch.Size(shape).numel() for shape in self.course.built.shapes.values()),
+            num_steps=self.course.progress.step,
+            num_tokens=self.course.progress.num_tokens,
+            checkpoint=str(directory.relative_to(self.job.out)),
             unigram_entropy=self.job.tokens.manifest.unigram_entropy,
+            **summarise(read_metrics(self.job.out / FILE), attempts=attempts, rollbacks=rollbacks),
         )

@@ -2,14 +2,13 @@
 
 import json
 import os
-import time
+import threading
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
-
-from cluster.files import whole_file
 
 FILE = "metrics.jsonl"
 
@@ -50,6 +49,9 @@ class StepMetrics(BaseModel):
     num_rollbacks: int
     """Roll-backs since the start of training."""
 
+    first_place: int
+    """Where the step's data begins in the order of samples."""
+
     num_tokens: int
     """Targets since the start of training."""
 
@@ -71,31 +73,74 @@ class StepMetrics(BaseModel):
 
 
 class MetricsFile:
-    """The file of one run, open for appending."""
+    """The file of one run, open for appending. A full disk delays lines, and loses none while this process lives."""
 
     def __init__(self, path: Path, *, step: int) -> None:
         """Keep the lines up to `step`, which a checkpoint holds, and drop what came after it."""
-        kept = [line for line in _lines(path) if line.step <= step]
-        with whole_file(path) as partial:
-            partial.write_text("".join(f"{line.model_dump_json()}\n" for line in kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("a+b", buffering=0)
+        self._lock = threading.Lock()
+        self._unwritten = b""
+        self.lost_steps = 0
+        """Lines that were dropped."""
+        self.lost_until: float | None = None
+        """Unix time of the last of them."""
+        self.cut(step)
+
+    def cut(self, step: int) -> None:
+        """Drop the lines after `step`, and one that was being written when a process was killed."""
+        end, self._unwritten, whole = 0, b"", True
+        self.lost_steps, self.lost_until = 0, None
+        for raw in _raw_lines(Path(self._file.name)):
+            try:
+                line = json.loads(raw)
+            except json.JSONDecodeError:
+                break
+            if line["step"] <= step:
+                end, whole = end + len(raw), raw.endswith(b"\n")
+            else:
+                self.lost_steps, self.lost_until = self.lost_steps + 1, line["time"]
+        self._file.truncate(end)
+        if not whole:
+            self._unwritten = b"\n"
 
     def append(self, metrics: StepMetrics) -> None:
         """Add a line and hand it to the system, so that a killed process loses none."""
-        self._file.write(f"{metrics.model_dump_json()}\n")
-        self._file.flush()
+        with self._lock:
+            self._unwritten += f"{metrics.model_dump_json()}\n".encode()
+            with suppress(OSError):  # it stays in _unwritten; `sync` raises it before a checkpoint could hide it
+                self._flush()
 
     def sync(self) -> None:
-        """Wait until the lines are on disk: a checkpoint must not outlive the metrics before it."""
+        """Wait until all lines are on disk: a checkpoint must not outlive the metrics before it. Raises OSError."""
+        with self._lock:
+            self._flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Write what is left, and close."""
+        self.sync()
         self._file.close()
+
+    def _flush(self) -> None:
+        while self._unwritten:
+            self._unwritten = self._unwritten[os.write(self._file.fileno(), self._unwritten) :]
 
 
 def read_metrics(path: Path) -> list[StepMetrics]:
     """Every whole line, in order."""
     return list(_lines(path))
+
+
+def recent_metrics(path: Path, *, up_to: int, count: int) -> list[StepMetrics]:
+    """The last `count` lines of steps up to `up_to`, in order."""
+    kept: deque[bytes] = deque(maxlen=count)
+    for raw in _raw_lines(path):
+        try:
+            if json.loads(raw)["step"] <= up_to:
+                kept.append(raw)
+        except json.JSONDecodeError:  # the line that was being written when the process was killed
+            break
+    return [StepMetrics.model_validate(json.loads(raw)) for raw in kept]
 
 
 def last_metrics(path: Path) -> StepMetrics | None:
@@ -109,30 +154,15 @@ def last_metrics(path: Path) -> StepMetrics | None:
     return StepMetrics.model_validate_json(whole.rpartition(b"\n")[2]) if whole else None
 
 
-class Stopwatch:
-    """Wall time by named part."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Add the time of the block to `name`."""
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-    def take(self) -> dict[str, float]:
-        """The times since the last call, rounded to 0.1 ms; starts again from nothing."""
-        taken, self.seconds = self.seconds, {}
-        return {name: round(value, 4) for name, value in taken.items()}
-
-
 def _lines(path: Path) -> Iterator[StepMetrics]:
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for raw in _raw_lines(path):
         try:
-            yield StepMetrics.model_validate(json.loads(line))
+            yield StepMetrics.model_validate(json.loads(raw))
         except json.JSONDecodeError:  # the line that was being written when the process was killed
             return
+
+
+def _raw_lines(path: Path) -> Iterator[bytes]:
+    if path.exists():
+        with path.open("rb") as file:
+            yield from file

@@ -1,10 +1,14 @@
 """The network: a causal language model by its transformers configuration."""
 
+import os
+import shutil
+import sys
 from difflib import get_close_matches
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from configs.base import UserError
@@ -73,8 +77,14 @@ def _check_sizes(config: TrainConfig, result: PretrainedConfig, vocab_size: int)
         )
 
 
-def build_model(config: PretrainedConfig, *, seed: int) -> PreTrainedModel:
-    """A freshly initialised model in fp32, the same on every rank. Raises UserError on sizes that do not fit."""
+def build_model(
+    config: PretrainedConfig, *, seed: int, attention: str | None = None, activation_checkpointing: bool = False
+) -> PreTrainedModel:
+    """A freshly initialised model in fp32, the same on every rank.
+
+    `attention` names one of transformers' implementations, or leaves the choice to it; with `activation_checkpointing`
+    each layer's activations are computed again in the backward pass. Raises UserError on what does not fit together.
+    """
     torch.manual_seed(seed)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
@@ -84,7 +94,47 @@ def build_model(config: PretrainedConfig, *, seed: int) -> PreTrainedModel:
         ) from error
     model.config.use_cache = False
     _check_causal(model)
+    if attention is not None:  # only now: flex attention would have to be compiled for the check
+        _set_attention(model, attention)
+    if activation_checkpointing:
+        _checkpoint_activations(model)
     return model
+
+
+def _set_attention(model: PreTrainedModel, attention: str) -> None:
+    if attention == "flex_attention" and not torch.cuda.is_available():
+        raise UserError(
+            "the pool's attention is 'flex_attention', which PyTorch can train with only on a GPU; choose sdpa or eager"
+        )
+    try:
+        model.set_attn_implementation(attention)
+    except ValueError as error:
+        raise UserError(
+            f"the pool's attention is {attention!r}, which transformers lacks for architecture "
+            f"{model.config.model_type!r}; choose another, such as eager"
+        ) from error
+
+
+def _checkpoint_activations(model: PreTrainedModel) -> None:
+    if not model.supports_gradient_checkpointing:
+        raise UserError(
+            f"the pool sets activation_checkpointing, which transformers lacks for architecture "
+            f"{model.config.model_type!r}; leave it out"
+        )
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def compile_layers(model: PreTrainedModel) -> None:
+    """Compile each decoder layer in place, at its first call. Raises UserError without a C++ compiler on the CPU."""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if not torch.cuda.is_available() and shutil.which(compiler) is None:
+        raise UserError(
+            f"the pool sets `compile`, which needs a C++ compiler on the CPU, and there is no {compiler!r}; "
+            "install one, name it in the environment variable CXX, or set `compile: false`"
+        )
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.compile(dynamic=False)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What training says of itself on disk, in types that import nothing heavy: checkpoints, places in the data, roll-backs."""
+"""What training says of itself on disk, in types that import nothing heavy."""
 
 from typing import Literal
 

@@ -1,5 +1,6 @@
 """The stage that trains a model. Imports nothing heavy: the ranks do."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from cluster.executor import Executor, Rank
@@ -7,6 +8,9 @@ from configs.base import Artifact
 from configs.training import TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
 from data_prep.train_tokenizer import check_certificate
+from training.attempts import Why, begin_session, end_session
+from training.control import Stopped, stop_on_signal
+from training.initial import with_absolute_paths
 from training.job import Job
 from training.manifests import TrainedModel
 from training.metrics import FILE
@@ -22,14 +26,39 @@ def train(
     out: Path,
     executor: Executor,
 ) -> TrainedModel:
-    """Train on a gang of ranks; a lost rank costs the steps since the last checkpoint."""
+    """Train on a gang of ranks; a lost rank costs the steps since the last checkpoint.
+
+    Raises Stopped when a signal asked for it and the work is saved.
+    """
     check_certificate(tokenizer)
-    job = Job(config, tokens, tokenizer, out, executor.placement())
-    with pass_on(out), watch_metrics(out / FILE, num_steps=config.num_steps):
-        return executor.gang(_train_rank, job, label="training")
+    placement = executor.placement()
+    session = begin_session(out)
+    why: Why = "failed"
+    job = Job(with_absolute_paths(config), tokens, tokenizer, out, placement, session)
+    try:
+        with (
+            pass_on(out),
+            watch_metrics(out / FILE, num_steps=config.num_steps),
+            stop_on_signal(out, grace_seconds=placement.grace_seconds),
+        ):
+            model = executor.gang(_train_rank, job, label="training", warm=_import_libraries)
+        why = "finished"
+    except (Stopped, KeyboardInterrupt):
+        why = "stopped"
+        raise
+    finally:
+        with suppress(OSError):  # on a full disk the session ends with its last sign of life, as if it had been killed
+            end_session(out, session=session, why=why)
+    assert model is not None, "rank 0 gives the manifest"
+    return model
 
 
-def _train_rank(rank: Rank, job: Job) -> TrainedModel:
+def _train_rank(rank: Rank, job: Job) -> TrainedModel | None:
     from training.loop import train_rank
 
     return train_rank(rank, job)
+
+
+def _import_libraries() -> None:
+    """What a rank imports, so that a spare process has it."""
+    import training.loop  # noqa: F401

@@ -23,6 +23,7 @@ class WandbLog:
         """
         self._config, self._directory, self._name, self._so_far = config, directory, name, so_far
         self._run: Any = None
+        self._next = 0
 
     def __enter__(self) -> "WandbLog":
         if self._config is None:
@@ -44,6 +45,7 @@ class WandbLog:
             dir=str(self._directory),
             settings=wandb.Settings(x_disable_stats=True, console="off"),
         )
+        self._next = self._run.step  # the first step it lacks
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
         for metrics in self._so_far:
@@ -51,18 +53,25 @@ class WandbLog:
         return self
 
     def log(self, metrics: StepMetrics) -> None:
-        """Copy a step, unless wandb has it."""
-        if self._run is None or metrics.step < self._run.step:  # the first step it lacks
+        """Copy a step, unless wandb has it: it takes no step twice, even when a roll-back does."""
+        if self._run is None or metrics.step < self._next:
             return
-        row = metrics.model_dump(exclude={"seconds", "time"})
-        row |= {f"seconds/{part}": value for part, value in metrics.seconds.items()}
-        self._run.log(row, step=metrics.step)
+        self._run.log(_row(metrics), step=metrics.step)
+        self._next = metrics.step + 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._run is not None:
             self._run.finish(exit_code=0 if error is None else 1)
+
+
+def _row(metrics: StepMetrics) -> dict[str, Any]:
+    """The step's numbers under flat names; what is not known is left out."""
+    row = metrics.model_dump(exclude={"seconds", "nats", "targets", "time"}, exclude_none=True)
+    row |= {f"seconds/{part}": value for part, value in metrics.seconds.items()}
+    by_stream = {stream: metrics.nats[stream] / number for stream, number in metrics.targets.items() if number}
+    return row | {f"loss_by_stream/{stream}": loss for stream, loss in by_stream.items()}
 
 
 def _run_id(directory: Path) -> str:

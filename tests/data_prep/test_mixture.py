@@ -200,3 +200,39 @@ def test_temperature_evens_out_languages_within_a_source_only() -> None:
 def test_source_weights_are_relative_and_shared_out_by_language() -> None:
     weights = stream_weights(SHARES, MixtureConfig(source_weights={"web": 1, "science": 3}))
     assert weights == pytest.approx([0.25 * 8 / 9, 0.25 / 9, 0.75])
+
+
+@given(sizes_strategy, seeds, st.data())
+@settings(max_examples=60, deadline=None)
+def test_place_of_a_draw_is_where_counting_finds_it(sizes: tuple[int, ...], seed: int, data: st.DataObject) -> None:
+    weights = tuple(data.draw(st.lists(st.floats(0.05, 1), min_size=len(sizes), max_size=len(sizes))))
+    order = Order(streams(sizes, weights), seed=seed)
+    stream_at = order.samples(0, 300).stream.tolist()
+    for stream in range(len(sizes)):
+        places = [place for place, drawn in enumerate(stream_at) if drawn == stream]
+        assert [order.place_of(stream, draw) for draw in range(len(places))] == places
+
+
+@given(seeds, st.integers(0, 10**13), st.integers(0, 4))
+@settings(max_examples=60, deadline=None)
+def test_place_of_a_draw_far_out_holds_that_draw(seed: int, draw: int, stream: int) -> None:
+    order = Order(streams(SIZES), seed=seed)
+    (sample,) = rows(order.samples(place := order.place_of(stream, draw), place + 1))
+    assert order.counts(place)[stream] == draw
+    assert sample[:2] == (stream, draw // SIZES[stream])
+
+
+@given(sizes_strategy, seeds, st.integers(0, 250), st.data())
+@settings(max_examples=60, deadline=None)
+def test_draws_of_a_sample_are_those_that_reading_finds(
+    sizes: tuple[int, ...], seed: int, num_places: int, data: st.DataObject
+) -> None:
+    order = Order(streams(sizes), seed=seed)
+    read: dict[int, list[int]] = {stream: [] for stream in range(len(sizes))}
+    for stream, _, index in rows(order.samples(0, num_places)):
+        read[stream].append(index)
+    chosen = [data.draw(st.integers(0, size - 1)) for size in sizes]
+    expected = [[i for i, index in enumerate(read[stream]) if index == chosen[stream]] for stream in read]
+    assert [order.draws_of(stream, chosen[stream], len(read[stream])) for stream in read] == expected
+    counted = order.num_draws_of(np.array(chosen), order.counts(num_places))
+    assert counted.tolist() == [len(draws) for draws in expected]

@@ -15,7 +15,9 @@ from data_prep.manifests import CleanCorpus, CorpusCount, Segment, TokenizedCorp
 from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores
 from pipeline.artifact import FileEntry, Input, Record, commit
 from pipeline.report import Report, outcome, report
+from tests.training.test_metrics import line
 from training.manifests import ExportedModel, TrainedModel
+from training.records import Rollback
 
 LANGUAGES = [f"l{i:02}" for i in range(64)]
 EVIL = "<script>alert(1)</script>"
@@ -110,6 +112,15 @@ def _make(
         first_loss=9.0,
         final_loss=6.0,
         unigram_entropy=7.25,
+        bits_per_byte=1.5,
+        loss_by_language={language: 5 + i / 100 for i, language in enumerate(languages)},
+        loss_by_source={EVIL: 6.0},
+        tokens_per_second=6000.0,
+        mfu=None,
+        goodput=0.912,
+        num_restarts=2,
+        num_skipped=1,
+        rollbacks=(Rollback(at_step=19, to_step=15, skipped=(1_000, 4_200), reason=EVIL, time=1.0),),
     )
     bits = {la: BitsPerByte(num_documents=10, num_bytes=99, bits_per_byte=1 + i) for i, la in enumerate(languages)}
     answers = {la: Accuracy(num_questions=2, num_right=1) for la in languages}
@@ -131,10 +142,8 @@ def _make(
             files=files,
         ),
     }
-    seconds = {"data": 0.0, "forward": 0.5}
-    line = {"gradient_norm": 1.0, "num_tokens": 2048, "seconds": seconds, "time": 1.0, "tokens_per_second": 6000.0}
-    lines = [json.dumps({"step": i + 1, "loss": 9 - i / 10, "learning_rate": 1e-4, **line}) for i in range(steps)]
-    (made["model"].dir / "metrics.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    lines = [f"{line(i + 1, loss=9 - i / 10).model_dump_json()}\n" for i in range(steps)]
+    (made["model"].dir / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
     return made
 
 
@@ -166,9 +175,9 @@ def test_report_links_lead_somewhere_and_ids_are_unique(tmp_path: Path):
     assert {value.removeprefix("#") for value in page.values("href")} <= set(ids)
 
 
-def test_report_shows_every_language_in_data_bits_and_choices(tmp_path: Path):
+def test_report_shows_every_language_in_data_losses_bits_and_choices(tmp_path: Path):
     words = _Page(_page(tmp_path, _make(tmp_path))).words
-    assert all(words.count(language) >= 3 for language in LANGUAGES)
+    assert all(words.count(language) >= 4 for language in LANGUAGES)
 
 
 def test_report_escapes_what_comes_from_data(tmp_path: Path):
@@ -189,6 +198,27 @@ def test_report_tells_the_outcome_and_the_numbers(tmp_path: Path):
     assert f"{SHA}  model/config.json" in text
     assert "2.8.0, 2.9.0" in text
     assert "Every document read is accounted for" in text
+
+
+def test_report_tells_how_training_went(tmp_path: Path):
+    made = _make(tmp_path, languages=["sw", "yo"])
+    text = " ".join(_Page(_page(tmp_path, made)).words)
+    assert "91.2% of the time of training went into steps that stand (goodput), with 2 restarts." in text
+    assert "was 6,000 tokens a second; model FLOPs utilisation is unknown for this device." in text
+    assert "Nats a token over the last 10 steps" in text
+    assert "Loss by language, sw to yo" in text
+    assert f"Roll-backs Reason At step Back to step Samples left out {EVIL} 19 15 3,200" in text
+    assert "Gradient norm by step" in text
+
+
+def test_report_of_a_smooth_training_has_its_mfu_and_no_roll_backs(tmp_path: Path):
+    made = _make(tmp_path, languages=["sw"])
+    smooth = made["model"].manifest.model_copy(update={"mfu": 0.413, "num_restarts": 0, "rollbacks": ()})
+    made["model"] = Artifact(made["model"].dir, smooth)
+    text = " ".join(_Page(_page(tmp_path, made)).words)
+    assert "a model FLOPs utilisation (MFU) of 41.3% of the bf16 peak" in text
+    assert "without a restart" in text
+    assert "Roll-backs" not in text
 
 
 def test_report_says_when_documents_were_lost(tmp_path: Path):

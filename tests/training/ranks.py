@@ -1,7 +1,9 @@
 """Several ranks on this machine, each a fresh process, and a small job for them."""
 
 import multiprocessing
+import os
 from collections.abc import Callable
+from functools import cache
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from configs.cluster import PoolConfig
 from configs.training import TrainConfig
 from data_prep.manifests import Certificate, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
 from data_prep.shards import dtype_for, write_shard
+from training.attempts import begin_session
 from training.job import Job
 
 VOCAB = 320
@@ -24,7 +27,7 @@ GRACE_SECONDS = 10
 
 def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
     """`fn(rank, *args)` on each rank; results in rank order, or the exit code of a rank that gave none."""
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     port = free_port()
     pipes = [context.Pipe(duplex=False) for _ in range(world_size)]
     ranks = [Rank(i, world_size, "cpu", 1, "127.0.0.1", port, attempt=0) for i in range(world_size)]
@@ -51,9 +54,16 @@ def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
     ]
 
 
-def _enter(fn: Callable[..., Any], rank: Rank, send: Any, args: tuple[Any, ...]) -> None:
-    import os
+@cache
+def _context() -> Any:
+    """Ranks are forked off a process that has the libraries loaded and has done nothing with them."""
+    os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["training.loop"])
+    return context
 
+
+def _enter(fn: Callable[..., Any], rank: Rank, send: Any, args: tuple[Any, ...]) -> None:
     os.environ.update(rank.environment())
     send.send((fn(rank, *args),))
 
@@ -112,7 +122,9 @@ def tiny_corpus(directory: Path) -> Artifact[TokenizedCorpus]:
     return Artifact(directory, manifest)
 
 
-def tiny_job(directory: Path, config: TrainConfig, *, world_size: int, zero_stage: int, name: str = "out", **pool_settings: Any) -> Job:
+def tiny_job(
+    directory: Path, config: TrainConfig, *, world_size: int, zero_stage: int, name: str = "out", **pool_settings: Any
+) -> Job:
     """A job on the tiny corpus; the same `directory` gives the same corpus."""
     (directory / name).mkdir(parents=True, exist_ok=True)
     certificate = Certificate(num_texts=0, num_languages=0, model_sha256="", tokenizer_json_sha256="")
@@ -120,4 +132,6 @@ def tiny_job(directory: Path, config: TrainConfig, *, world_size: int, zero_stag
     pool = PoolConfig(num_ranks=world_size, cpus_per_rank=1, zero_stage=zero_stage, micro_batch_size=2, **pool_settings)
     placement = place(pool, num_cpus=world_size, num_gpus=0, wandb=None)
     corpus = tiny_corpus(directory / "corpus")
-    return Job(config, corpus, Artifact(directory, tokenizer), directory / name, placement)
+    return Job(
+        config, corpus, Artifact(directory, tokenizer), directory / name, placement, begin_session(directory / name)
+    )

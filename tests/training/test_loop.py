@@ -1,4 +1,4 @@
-"""Training end to end on two CPU ranks: gradients, the loss, kill and resume."""
+"""Training end to end on two CPU ranks: gradients against plain PyTorch, kills, resuming, stopping."""
 
 import os
 import signal
@@ -7,42 +7,32 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.executor import Rank
 from tests.training.ranks import VOCAB, run_ranks, tiny_config, tiny_job
+from tests.training.trials import (
+    courses,
+    lines,
+    train_all,
+    train_and_be_told_to_stop,
+    train_and_die,
+    weights,
+)
 from training.batches import Batches
-from training.checkpoint import load_weights
-from training.engine import join, leave
 from training.job import Job
-from training.loop import Trainer, train_rank
-from training.metrics import FILE, read_metrics
+from training.loop import train_rank
 from training.model import build_model, model_config
 from training.schedule import learning_rate_factor
 
 CASES = [(stage, precision) for stage in (0, 1, 2, 3) for precision in ("fp32", "bf16")]
 
 
-def weights(job: Job, step: int) -> dict[str, torch.Tensor]:
-    return load_weights(job.out / "checkpoints" / f"step-{step:08d}")
-
-
-def train_all(rank: Rank, jobs: list[Job]) -> None:
-    device = join(rank)
-    for job in jobs:
-        Trainer(rank, job, device).run()
-    leave()
-
-
-def train_and_die(rank: Rank, job: Job, step: int) -> None:
-    """Rank 1 is killed when it asks for the data of step `step`, from 0."""
-    honest = Batches.micro_batches
-
-    def deadly(self, at, **layout):
-        if at == step and rank.index == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return honest(self, at, **layout)
-
-    Batches.micro_batches = deadly
-    train_rank(rank, job)
+def losses_by_document(model, tokens: torch.Tensor, length: int) -> list[torch.Tensor]:
+    """Token losses of one row, each document run by itself: no mask, no packing."""
+    starts = [0, *[i for i in range(1, length) if tokens[i] == 1], length]
+    found = []
+    for start, stop in zip(starts, starts[1:], strict=False):
+        logits = model(input_ids=tokens[None, start:stop]).logits[0]
+        found.append(torch.nn.functional.cross_entropy(logits, tokens[start + 1 : stop + 1], reduction="sum"))
+    return found
 
 
 def plain_torch(job: Job) -> tuple[dict[str, torch.Tensor], list[float], list[float]]:
@@ -57,16 +47,15 @@ def plain_torch(job: Job) -> tuple[dict[str, torch.Tensor], list[float], list[fl
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
     batches, losses, norms = Batches(job.tokens, config), [], []
+    size = config.global_batch_size
     for step in range(config.num_steps):
         for group in optimizer.param_groups:
             group["lr"] = 0.01 * learning_rate_factor(config.schedule, step, num_steps=config.num_steps)
-        (batch,) = batches.micro_batches(step, rank=0, world_size=1, size=100)
-        tokens, targets = torch.from_numpy(batch.tokens), torch.from_numpy(batch.tokens[:, 1:]).clone()
-        for row, length in enumerate(batch.lengths):
-            targets[row, length:] = -100
-        loss = torch.nn.functional.cross_entropy(
-            model(input_ids=tokens[:, :-1]).logits.flatten(0, 1), targets.flatten()
-        )
+        chosen = batches.batch((range(step * size, (step + 1) * size),))
+        (batch,) = batches.micro_batches(chosen, rank=0, world_size=1, size=100)
+        rows = zip(torch.from_numpy(batch.tokens), batch.lengths.tolist(), strict=True)
+        loss = sum(loss for row, length in rows for loss in losses_by_document(model, row, length))
+        loss = loss / int(batch.lengths.sum())
         optimizer.zero_grad()
         loss.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.max_gradient_norm)))
@@ -90,24 +79,32 @@ def trained(tmp_path_factory) -> dict[tuple[int, str], Job]:
 def test_every_zero_stage_gives_the_gradients_of_plain_pytorch(trained, stage):
     job = trained[stage, "fp32"]
     reference, losses, norms = plain_torch(job)
-    lines = read_metrics(job.out / FILE)
-    assert [line.loss for line in lines] == pytest.approx(losses, rel=1e-5)
-    assert [line.gradient_norm for line in lines] == pytest.approx(norms, rel=1e-4)
+    assert [line.loss for line in lines(job)] == pytest.approx(losses, rel=1e-5)
+    assert [line.gradient_norm for line in lines(job)] == pytest.approx(norms, rel=1e-4)
     for name, tensor in weights(job, job.config.num_steps).items():
-        torch.testing.assert_close(tensor, reference[name].detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(tensor, reference[name].detach(), rtol=1e-3, atol=5e-5)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_bf16_training_follows_fp32(trained, stage):
-    exact = [line.loss for line in read_metrics(trained[stage, "fp32"].out / FILE)]
-    rounded = [line.loss for line in read_metrics(trained[stage, "bf16"].out / FILE)]
+    exact = [line.loss for line in lines(trained[stage, "fp32"])]
+    rounded = [line.loss for line in lines(trained[stage, "bf16"])]
     assert rounded == pytest.approx(exact, abs=0.05)
     assert rounded != exact
 
 
-def test_only_the_newest_checkpoints_stay(trained):
-    job = trained[1, "fp32"]
-    assert sorted(path.name for path in (job.out / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
+def test_the_parts_of_a_line_add_up(trained):
+    job = trained[2, "fp32"]
+    for line in lines(job):
+        assert line.loss == pytest.approx(sum(line.nats.values()) / sum(line.targets.values()))
+        assert line.bits_per_byte == pytest.approx(line.loss / torch.log(torch.tensor(2.0)).item() / 3)
+        assert {"data", "forward", "backward", "optimizer", "communication"} <= line.seconds.keys()
+        assert line.updated
+        assert line.mfu is None, "no CPU is in the table of peaks"
+        assert line.memory_bytes > 1e8
+    total = lines(job)[-1].num_tokens
+    assert total == sum(sum(line.targets.values()) for line in lines(job))
+    assert any("checkpoint" in line.seconds for line in lines(job))
 
 
 @pytest.mark.parametrize(("stage", "precision"), [(1, "bf16"), (3, "bf16"), (0, "bf16"), (2, "fp32")])
@@ -116,12 +113,9 @@ def test_a_killed_and_resumed_run_is_bit_identical(trained, tmp_path, stage, pre
     job = tiny_job(tmp_path, calm.config, world_size=2, zero_stage=stage)
     killed = run_ranks(train_and_die, 2, job, 5)
     assert killed[1] == -signal.SIGKILL
-    assert len(read_metrics(job.out / FILE)) == 5, "the kill must come after a checkpoint, with a step to redo"
+    assert len(lines(job)) == 5, "the kill must come after a checkpoint, with a step to redo"
     assert run_ranks(train_all, 2, [job]) == [None, None]
-    again, before = read_metrics(job.out / FILE), read_metrics(calm.out / FILE)
-    assert [(line.step, line.loss, line.gradient_norm) for line in again] == [
-        (line.step, line.loss, line.gradient_norm) for line in before
-    ]
+    assert courses(job) == courses(calm)
     reference = weights(calm, 6)
     for name, tensor in weights(job, 6).items():
         assert torch.equal(tensor, reference[name]), name
@@ -131,13 +125,23 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(trained, tmp_pat
     calm = trained[1, "fp32"]
     job = tiny_job(tmp_path, calm.config, world_size=2, zero_stage=1)
     run_ranks(train_and_die, 2, job, 5)
-    file = next((job.out / "checkpoints" / "step-00000004").glob("rank-00001*"))
+    file = job.out / "checkpoints" / "step-00000004" / "rank-00001-of-00002.safetensors"
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
     assert run_ranks(train_all, 2, [job]) == [None, None]
     assert torch.equal(weights(job, 6)["model.norm.weight"], weights(calm, 6)["model.norm.weight"])
     assert "step-00000004 is damaged: rank-00001" in (job.out / "notices.txt").read_text()
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_begins_again(trained, tmp_path):
+    calm = trained[1, "fp32"]
+    job = tiny_job(tmp_path, calm.config, world_size=2, zero_stage=1)
+    run_ranks(train_and_die, 2, job, 5)
+    for file in job.out.glob("checkpoints/*/rank-00000-of-00002.safetensors"):
+        os.truncate(file, file.stat().st_size - 1)
+    assert run_ranks(train_all, 2, [job]) == [None, None]
+    assert courses(job) == courses(calm)
 
 
 @pytest.mark.parametrize(("stage", "world_size"), [(0, 1), (3, 3)])
@@ -147,13 +151,24 @@ def test_a_checkpoint_of_another_stage_and_world_size_is_gone_on_from(trained, t
     run_ranks(train_and_die, 2, killed, 5)
     job = tiny_job(tmp_path, calm.config, world_size=world_size, zero_stage=stage)
     assert run_ranks(train_all, world_size, [job]) == [None] * world_size
-    before = [line.loss for line in read_metrics(calm.out / FILE)]
-    assert [line.loss for line in read_metrics(job.out / FILE)] == pytest.approx(before, rel=1e-5)
+    assert [line.first_place for line in lines(job)] == [line.first_place for line in lines(calm)]
+    assert [line.loss for line in lines(job)] == pytest.approx([line.loss for line in lines(calm)], rel=1e-5)
     for name, tensor in weights(job, 6).items():
         torch.testing.assert_close(tensor, weights(calm, 6)[name], rtol=1e-4, atol=1e-5)
 
 
-def test_the_loss_falls(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_one_rank_saves_and_stops_all(trained, tmp_path, number):
+    calm = trained[1, "bf16"]
+    job = tiny_job(tmp_path, calm.config, world_size=2, zero_stage=1)
+    said = run_ranks(train_and_be_told_to_stop, 2, job, 1, number)
+    assert said == ["Stopped 75: stopped after step 3, which is saved; run the same command to go on"] * 2
+    assert (job.out / "checkpoints" / "step-00000003").is_dir()
+    assert run_ranks(train_all, 2, [job]) == [None, None]
+    assert courses(job) == courses(calm)
+
+
+def test_the_loss_falls(tmp_path: Path):
     config = tiny_config(num_steps=40, checkpoint_every_steps=100)
     job = tiny_job(tmp_path, config, world_size=1, zero_stage=1)
     (manifest,) = run_ranks(train_rank, 1, job)

@@ -1,12 +1,13 @@
 """metrics.jsonl through kills and restarts."""
 
+import errno
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from training.metrics import MetricsFile, StepMetrics, Stopwatch, last_metrics, read_metrics
+from training.metrics import MetricsFile, StepMetrics, last_metrics, read_metrics
 from training.watch import watch_metrics
 
 
@@ -14,10 +15,19 @@ def line(step: int, **changes: Any) -> StepMetrics:
     values = {
         "step": step,
         "loss": 1 / 3,
+        "first_place": 0,
+        "bits_per_byte": 0.25,
+        "nats": {"web/sw": 1.0, "web/yo": 4.0},
+        "targets": {"web/sw": 5, "web/yo": 10},
         "learning_rate": 1e-17,
         "gradient_norm": 2.0,
+        "updated": True,
+        "num_skipped": 0,
+        "num_rollbacks": 0,
         "num_tokens": 10**13,
         "tokens_per_second": 5.0,
+        "mfu": None,
+        "memory_bytes": 2**30,
         "seconds": {"data": 0.1, "forward": 0.2},
         "time": 1.7e9,
     }
@@ -52,6 +62,43 @@ def test_lines_after_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> Non
     write(tmp_path / "m", range(1, 8))
     write(tmp_path / "m", range(6, 9), resumed_at=5)
     assert steps(tmp_path / "m") == list(range(1, 9))
+
+
+def test_what_was_dropped_on_resume_is_counted(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "m", step=0)
+    assert (file.lost_steps, file.lost_until) == (0, None)
+    for step in range(1, 8):
+        file.append(line(step, time=100.0 + step))
+    file.close()
+    file = MetricsFile(tmp_path / "m", step=5)
+    assert (file.lost_steps, file.lost_until) == (2, 107.0)
+    file.close()
+
+
+def test_a_roll_back_drops_the_lines_after_it(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "m", step=0)
+    for step in range(1, 8):
+        file.append(line(step))
+    file.cut(5)
+    file.append(line(6, learning_rate=0.5))
+    file.close()
+    assert read_metrics(tmp_path / "m") == [*map(line, range(1, 6)), line(6, learning_rate=0.5)]
+
+
+def test_a_full_disk_delays_lines_and_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    file = MetricsFile(tmp_path / "m", step=0)
+    with monkeypatch.context() as patched:
+        patched.setattr("training.metrics.os.write", full)
+        file.append(line(1))
+        with pytest.raises(OSError, match="No space"):
+            file.sync()
+    assert steps(tmp_path / "m") == []
+    file.append(line(2))
+    file.close()
+    assert steps(tmp_path / "m") == [1, 2]
 
 
 def test_a_run_from_the_start_drops_everything(tmp_path: Path) -> None:
@@ -102,17 +149,6 @@ def test_last_metrics_is_the_last_whole_line(tmp_path: Path) -> None:
 
 def test_reading_what_is_not_there_gives_nothing(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "m") == []
-
-
-def test_stopwatch_adds_up_and_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 1.0, 10.0, 12.5, 20.0, 20.25])
-    monkeypatch.setattr("training.metrics.time.perf_counter", lambda: next(clock))
-    watch = Stopwatch()
-    for name in ("data", "data", "forward"):
-        with watch.part(name):
-            pass
-    assert watch.take() == {"data": 3.5, "forward": 0.25}
-    assert watch.take() == {}
 
 
 def test_watching_ends_with_the_block_and_lets_errors_rise(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""What the failures of a gang's ranks come to."""
+
+import pytest
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
+
+from cluster.ray_rank import Whereabouts
+from cluster.ray_verdict import RanksLost, verdict
+from configs.base import UserError
+
+WHERE = [Whereabouts("n", f"host-{index}", f"10.0.0.{index}", 1, 1, 1, None) for index in range(2)]
+
+
+def raised(cause: Exception) -> RayTaskError:
+    return RayTaskError("run", "a traceback", cause)
+
+
+def died(detail: str = "Worker unexpectedly exits with a connection error code 2. End of file.") -> ActorDiedError:
+    error = ActorDiedError()
+    error.error_msg = f"The actor is dead because its worker process has died. Worker exit detail: {detail}"
+    return error
+
+
+def test_a_users_error_is_told_before_a_death():
+    cause = UserError("this is wrong; mend it")
+    assert verdict({0: died(), 1: raised(cause)}, WHERE) is cause
+
+
+def test_the_systems_error_is_told_but_a_lost_connection_is_not():
+    full = OSError(28, "No space left on device")
+    assert verdict({0: raised(ConnectionResetError("peer")), 1: raised(full)}, WHERE) is full
+
+
+def test_a_death_is_told_before_what_followed_from_it():
+    answer = verdict({0: raised(RuntimeError("Connection closed by peer")), 1: died()}, WHERE)
+    assert isinstance(answer, RanksLost) and "rank 1's process on host-1 (10.0.0.1) died" in str(answer)
+
+
+@pytest.mark.parametrize("cause", [RuntimeError("Connection closed by peer"), ConnectionResetError("peer")])
+def test_there_is_no_verdict_while_a_failure_may_have_another_cause(cause):
+    assert verdict({0: raised(cause)}, WHERE) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (died(), "killed, or crashed"),
+        (died("Worker exits with an exit code 1. The process receives a SIGTERM."), "SIGTERM"),
+        (died("Worker exits unexpectedly. Worker exits with an exit code 4."), "exit code 4"),
+        (died("The actor died because its node has died. Node Id: 1"), "its node is gone"),
+        (OutOfMemoryError("1 worker(s) were killed due to the node running low on memory."), "low on memory"),
+    ],
+)
+def test_how_a_rank_died_is_told(error, said):
+    assert said in str(verdict({0: error}, WHERE))

@@ -1,0 +1,169 @@
+"""What ranks do in tests of training, and what is then read from disk."""
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file
+
+from cluster.executor import Rank
+from training import rank_file
+from training.checkpoint import load_weights
+from training.control import StopRequest
+from training.engine import join, leave
+from training.fragments import owned_fragments
+from training.job import Job
+from training.loop import Trainer, train_rank
+from training.manifests import TrainedModel
+from training.metrics import FILE, StepMetrics, read_metrics
+from training.step import Stepper
+from training.watchdog import Watchdog
+
+State = dict[str, dict[str, npt.NDArray[np.float32]]]
+"""Kind -> parameter -> all of its elements."""
+
+
+def weights(job: Job, step: int) -> dict[str, torch.Tensor]:
+    return load_weights(job.out / "checkpoints" / f"step-{step:08d}")
+
+
+def lines(job: Job) -> list[StepMetrics]:
+    return read_metrics(job.out / FILE)
+
+
+def courses(job: Job) -> list[tuple[int, float, float]]:
+    return [(line.step, line.loss, line.gradient_norm) for line in lines(job)]
+
+
+def trainer(rank: Rank, job: Job) -> Trainer:
+    dog = Watchdog(job.out, rank, timeout_seconds=60)
+    return Trainer(rank, job, torch.device("cpu"), dog, StopRequest(job.out, watches_file=rank.index == 0))
+
+
+def train_all(rank: Rank, jobs: list[Job]) -> None:
+    join(rank, timeout_seconds=60)
+    for job in jobs:
+        trainer(rank, job).run()
+    leave()
+
+
+def before_step(step: int, do: Callable[[Rank], None]) -> None:
+    """Have a rank do something when it is to take optimizer step `step`, from 0, for the first time."""
+    honest, seen = Stepper.take, [0]
+
+    def take(self: Any, *arguments: Any, **named: Any) -> Any:
+        if seen[0] == step:
+            do(self._rank)
+        seen[0] += 1
+        return honest(self, *arguments, **named)
+
+    Stepper.take = take  # type: ignore[method-assign]
+
+
+def train_and_die(rank: Rank, job: Job, step: int) -> None:
+    """Rank 1 is killed before step `step`."""
+    before_step(step, lambda own: os.kill(os.getpid(), signal.SIGKILL) if own.index == 1 else None)
+    train_rank(rank, job)
+
+
+def train_and_be_told_to_stop(rank: Rank, job: Job, step: int, number: int) -> str:
+    """Rank 1 gets a signal before step `step`; what the ranks raise."""
+    before_step(step, lambda own: os.kill(os.getpid(), number) if own.index == 1 else None)
+    try:
+        train_rank(rank, job)
+    except Exception as error:
+        return f"{type(error).__name__} {getattr(error, 'exit_code', None)}: {error}"
+    return "finished"
+
+
+def train_and_hang(rank: Rank, job: Job, step: int) -> None:
+    """Rank 1 sleeps instead of taking step `step`."""
+
+    def sleep_for_ever(own: Rank) -> None:
+        if own.index == 1:
+            time.sleep(1000)
+
+    before_step(step, sleep_for_ever)
+    train_rank(rank, job)
+
+
+def train_with_poison(rank: Rank, job: Job, places: list[int], what: str) -> None:
+    """The step whose data begins at one of the places has a loss or a gradient that is not finite, or a huge loss."""
+    from training.network import Network
+
+    honest, forward, now = Stepper.take, Network.forward, [False]
+
+    def take(self: Any, batch: Any, *arguments: Any, **named: Any) -> Any:
+        now[0] = int(batch.index.sum() * 1000 + batch.stream.sum()) in poisoned
+        return honest(self, batch, *arguments, **named)
+
+    def poisoned_forward(self: Any, *arguments: Any) -> Any:
+        objective, nats = forward(self, *arguments)
+        if not now[0] or rank.index:
+            return objective, nats
+        if what == "gradient":
+            objective.register_hook(lambda gradient: gradient * float("nan"))
+            return objective, nats
+        return objective, nats * (float("inf") if what == "loss" else 50.0)
+
+    Stepper.take, Network.forward = take, poisoned_forward  # type: ignore[method-assign, assignment]
+    join(rank, timeout_seconds=60)
+    subject = trainer(rank, job)
+    batches = [subject.batches.batch((range(place, place + job.config.global_batch_size),)) for place in places]
+    poisoned = {int(batch.index.sum() * 1000 + batch.stream.sum()) for batch in batches}
+    try:
+        subject.run()
+    finally:
+        leave()
+
+
+def train_on_a_full_disk(rank: Rank, job: Job, step: int) -> TrainedModel | None:
+    """While the checkpoint of step `step` is written, rank 1 has no space left."""
+    honest = rank_file.write
+
+    def write(prefix: Path, *arguments: Any, **named: Any) -> None:
+        if f"step-{step:08d}" in str(prefix) and rank.index == 1:
+            prefix.with_suffix(".safetensors").write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(prefix))
+        honest(prefix, *arguments, **named)
+
+    rank_file.write = write
+    return train_rank(rank, job)
+
+
+def state_held(rank: Rank, job: Job) -> list[tuple[str, str, int, npt.NDArray[np.float32]]]:
+    """What the rank has once it has gone on from the newest checkpoint: (kind, name, offset, elements)."""
+    join(rank, timeout_seconds=60)
+    held = [
+        (kind, fragment.name, fragment.offset, tensor.float().numpy().copy())
+        for fragment in owned_fragments(trainer(rank, job).course.engine)
+        for kind, tensor in fragment.tensors.items()
+    ]
+    leave()
+    return held
+
+
+def put_together(pieces: list[tuple[str, str, int, npt.NDArray[np.float32]]]) -> State:
+    """The whole state; each element must be there once."""
+    state: State = {}
+    for kind, name, offset, values in sorted(pieces, key=lambda piece: piece[:3]):
+        whole = state.setdefault(kind, {}).get(name, np.empty(0, np.float32))
+        assert len(whole) == offset, (kind, name, offset)
+        state[kind][name] = np.concatenate([whole, values])
+    return state
+
+
+def state_on_disk(directory: Path) -> State:
+    """By the safetensors library, not by our own reader."""
+    pieces = []
+    for path in directory.glob("*.safetensors"):
+        for key, tensor in load_file(path).items():
+            pieces.append((*rank_file.split_key(key), tensor.float().numpy()))
+    return put_together(pieces)

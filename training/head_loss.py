@@ -1,0 +1,135 @@
+"""The output layer with its loss, which never holds the logits of all tokens."""
+
+from math import ceil
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+CPU_CHUNK_ELEMENTS = 2**21
+"""Logits held at a time, 8 MiB: the fastest of 2 to 64 MiB at 8,192 pieces."""
+
+GPU_CHUNK_ELEMENTS = 2**28
+"""1 GiB: the gradient of a large weight, added to once a chunk, should cost little beside the products."""
+
+MIN_CHUNK_TOKENS = 256
+"""With fewer, adding up the gradient of a large weight would take longer than the products."""
+
+
+class LossHead(torch.nn.Module):
+    """An output layer, linear in the hidden states, that gives the logits or the losses of the tokens.
+
+    It shares the parameters of `layer`, and their names.
+    """
+
+    def __init__(self, layer: torch.nn.Linear, *, softcap: float | None, max_tokens: int) -> None:
+        """`softcap` bounds the logits that the losses are taken of (arXiv 2408.00118, section 2)."""
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+        self._softcap, self._max_tokens, self._vocab_size = softcap, max_tokens, layer.out_features
+
+    def forward(self, hidden: torch.Tensor, targets: torch.Tensor | None = None) -> Any:
+        """Logits without the cap, (..., vocabulary); or with targets (n,) of hidden (n, width), the sum of the losses,
+        which alone has a gradient, and the losses (n,), in nats and fp32.
+
+        The loss is taken in here because ZeRO-3 holds the weight for the length of this call.
+        """
+        if targets is None:
+            return F.linear(hidden, self.weight, self.bias)
+        # by what is the same on all ranks, never by the number of targets
+        num_chunks = _num_chunks(self._max_tokens, self._vocab_size, hidden.device.type)
+        arguments = (hidden, self.weight, self.bias, targets, self._softcap, num_chunks)
+        return _TokenLosses.apply(*arguments, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+
+
+def _num_chunks(max_tokens: int, vocab_size: int, device: str) -> int:
+    elements = CPU_CHUNK_ELEMENTS if device == "cpu" else GPU_CHUNK_ELEMENTS
+    return ceil(max_tokens / max(elements // vocab_size, MIN_CHUNK_TOKENS))
+
+
+class _TokenLosses(torch.autograd.Function):
+    """Cross entropy of a linear layer, whose gradients are made in the forward pass, so that logits are needed once.
+
+    The method of Liger Kernel's fused linear cross entropy (arXiv 2410.10989, section 3.2).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        softcap: float | None,
+        num_chunks: int,
+        differentiate: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        given = (hidden, weight, bias)
+        gradients = [
+            torch.zeros_like(tensor, dtype=tensor.dtype if tensor is hidden else torch.float32)
+            if differentiate and needed and tensor is not None
+            else None
+            for tensor, needed in zip(given, ctx.needs_input_grad, strict=False)
+        ]
+        # products of bf16 took 20 times as long on a CPU without instructions for them
+        dtype = torch.float32 if hidden.device.type == "cpu" else hidden.dtype
+        weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        losses = hidden.new_empty(len(targets), dtype=torch.float32)
+        for rows in torch.arange(len(targets)).tensor_split(num_chunks):
+            where = slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)
+            part = hidden[where].to(dtype)
+            logits = F.linear(part, weight, bias).float()
+            losses[where], slope = _losses_and_slope(logits, targets[where], softcap=softcap)
+            _add_gradients(gradients, slope, part=part, weight=weight, where=where)
+        ctx.gradients, ctx.dtypes = gradients, [None if tensor is None else tensor.dtype for tensor in given]
+        ctx.mark_non_differentiable(losses)
+        return losses.sum(), losses
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None  # scaled in place, so they serve once
+        return (
+            *(
+                None if gradient is None else gradient.mul_(upstream).to(dtype)
+                for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
+            ),
+            *(None,) * 4,
+        )
+
+
+def _losses_and_slope(
+    logits: torch.Tensor, targets: torch.Tensor, *, softcap: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The losses (n,), and the derivative of their sum by the uncapped logits (n, vocabulary), which it overwrites."""
+    if not len(targets):
+        return logits[:, 0], logits
+    capped = None
+    if softcap is not None:
+        capped = logits.div_(softcap).tanh_()
+        logits = capped * softcap
+    column = targets[:, None]
+    top, target = logits.amax(1, keepdim=True), logits.gather(1, column)
+    total = logits.sub_(top).exp_().sum(1, keepdim=True)
+    slope = logits.div_(total).scatter_add_(1, column, logits.new_full((1, 1), -1.0).expand_as(column))
+    return (total.log() + top - target)[:, 0], slope if capped is None else slope.mul_(1 - capped.square_())
+
+
+def _add_gradients(
+    gradients: list[torch.Tensor | None],
+    slope: torch.Tensor,
+    *,
+    part: torch.Tensor,
+    weight: torch.Tensor,
+    where: slice,
+) -> None:
+    """Set the rows `where` of the hidden states' gradient, and add to those of weight and bias, in fp32."""
+    of_hidden, of_weight, of_bias = gradients
+    if of_bias is not None:
+        of_bias.add_(slope.sum(0))
+    slope = slope.to(part.dtype)
+    if of_hidden is not None:
+        of_hidden[where] = slope @ weight
+    if of_weight is not None and part.dtype == torch.float32:
+        of_weight.addmm_(slope.T, part)
+    elif of_weight is not None:
+        of_weight.add_(slope.T @ part)

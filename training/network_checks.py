@@ -1,0 +1,89 @@
+"""What is tried on a model before it is trained: whether it keeps documents apart, and how its logits come about."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from configs.base import UserError
+
+Run = Callable[[torch.nn.Module, torch.Tensor], Any]
+"""Of the model or its body, on token ids (rows, length), with the documents' positions: its outputs."""
+
+LENGTH, FIRST, SECOND = 16, 6, 10
+"""Of the rows that are tried, and where in each of the two a document begins."""
+
+TOLERANCE = 1e-3
+"""Difference of two ways to the same numbers in fp32, by the largest of them."""
+
+
+@contextmanager
+def probing(model: PreTrainedModel) -> Iterator[None]:
+    """Run `model` without gradients or dropout, with eager attention if its own would have to be compiled."""
+    training, attention = model.training, model.config._attn_implementation
+    model.eval()
+    if attention == "flex_attention":
+        model.set_attn_implementation("eager")
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+        if attention == "flex_attention":
+            model.set_attn_implementation(attention)
+
+
+def check_documents(run: Run, model: PreTrainedModel, *, eos_id: int) -> None:
+    """Raise UserError unless a document's hidden states are the same behind another document and alone."""
+    apart = False
+    if "position_ids" in inspect.signature(model.base_model.forward).parameters:
+        ids = (_ids(model, rows=2) + eos_id + 1) % model.config.vocab_size  # no eos among them
+        ids[0, FIRST] = ids[1, SECOND] = eos_id
+        documents = ((0, FIRST), (1, SECOND))
+        packed = run(model.base_model, ids).last_hidden_state
+        alone = [run(model.base_model, ids[row : row + 1, start:]).last_hidden_state[0] for row, start in documents]
+        apart = all(_close(packed[row, start:], alone[row]) for row, start in documents)
+    if not apart:
+        raise UserError(
+            f"architecture {model.config.model_type!r} lets a document see those before it in the sequence, which "
+            "would train it on unrelated text; choose one with attention only, such as llama"
+        )
+
+
+def check_router(run: Run, model: PreTrainedModel) -> None:
+    """Raise UserError if the experts' router does not show what the balance term needs."""
+    logits = run(model.base_model, _ids(model, rows=1)).router_logits or ()
+    top_k = getattr(model.config, "num_experts_per_tok", None)
+    shown = isinstance(top_k, int) and all(layer.ndim == 2 and len(layer) == LENGTH for layer in logits)
+    # such a bias, as in DeepSeek-V3, chooses others than those with the highest logits
+    if not shown or any(name.endswith("e_score_correction_bias") for name in model.state_dict()):
+        raise UserError(
+            f"architecture {model.config.model_type!r} does not show how its experts are chosen, so that "
+            "model.router_balance cannot be kept to; set it to 0"
+        )
+
+
+def is_linear_in_hidden(run: Run, model: PreTrainedModel) -> bool:
+    """Whether the logits are what the output layer makes of the hidden states, but for a soft cap."""
+    layer, ids, cap = model.get_output_embeddings(), _ids(model, rows=1), softcap_of(model)
+    if type(layer) is not torch.nn.Linear:
+        return False
+    logits = layer(run(model.base_model, ids).last_hidden_state)
+    return _close(logits if cap is None else cap * torch.tanh(logits / cap), run(model, ids).logits)
+
+
+def softcap_of(model: PreTrainedModel) -> float | None:
+    """The bound of the logits, if the model has one (arXiv 2408.00118, section 2)."""
+    cap: float | None = getattr(model.config, "final_logit_softcapping", None)
+    return cap
+
+
+def _ids(model: PreTrainedModel, *, rows: int) -> torch.Tensor:
+    return torch.arange(rows * LENGTH).view(rows, LENGTH).remainder(model.config.vocab_size)
+
+
+def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return float((one - other).abs().max()) <= TOLERANCE * float(other.abs().max())
