@@ -6,9 +6,11 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray
+from ray._private import services
 from ray.exceptions import LocalRayletDiedError, RaySystemError
 
 from cluster.network import answers
@@ -30,7 +32,8 @@ def connect(address: str) -> None:
     if address == "local":
         if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray wants to keep one in the home directory
-        with own_sigterm():
+        os.environ.setdefault("RAY_worker_niceness", "0")  # or all of our work would give way to anybody's, at nice 15
+        with own_sigterm(), _groups_of_their_own():
             ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
         return
     check_answers(address)
@@ -55,6 +58,20 @@ def own_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _groups_of_their_own() -> Iterator[None]:
+    """Start Ray's processes in process groups of their own.
+
+    Schedulers and `timeout` send SIGTERM to a whole group: Ray would end before a checkpoint is saved.
+    """
+    honest = services.ConsolePopen
+    services.ConsolePopen = partial(honest, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = honest
 
 
 def check_answers(address: str) -> None:

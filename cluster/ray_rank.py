@@ -21,6 +21,9 @@ R = TypeVar("R")
 A = TypeVar("A")
 
 SECONDS_BETWEEN_KILLS = 0.01
+NICENESS = 10
+"""Of a spare that gets ready: a tenth of a busy core."""
+
 GPUS = "CUDA_VISIBLE_DEVICES"
 
 
@@ -64,10 +67,10 @@ class RankProcess:
         return Whereabouts(node, socket.gethostname(), address, free_port(), me, born, os.environ.get(GPUS))
 
     def stand_by(self, warm: Callable[[], None], rank: Rank, gpus: str | None) -> None:
-        """Get ready to take a rank's place: `warm()` in its environment, while the cores have nothing else to do."""
+        """Get ready to take a rank's place: `warm()` in its environment, mostly while the cores have little to do."""
         os.environ.update(rank.environment() | ({} if gpus is None else {GPUS: gpus}))
         with ThreadPoolExecutor(max_workers=1) as aside:
-            aside.submit(_when_idle, warm).result()
+            aside.submit(_politely, warm).result()
 
     def run(self, fn: Callable[[Rank, A], R], rank: Rank, argument: A) -> R:
         """The rank's work."""
@@ -92,9 +95,10 @@ def birth_of(pid: int) -> int | None:
     return None if state in "ZX" else int(fields[18])
 
 
-def _when_idle(work: Callable[[], None]) -> None:
-    # Of this thread alone: who may not raise priorities could not take the whole process out of SCHED_IDLE again.
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+def _politely(work: Callable[[], None]) -> None:
+    # Of this thread alone: who may not raise priorities could not take the whole process back. SCHED_IDLE would never
+    # get done on a machine whose cores all train.
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
     work()
 
 

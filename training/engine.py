@@ -11,12 +11,14 @@ import shutil
 import warnings
 from contextlib import redirect_stdout
 from datetime import timedelta
+from importlib import import_module
 from io import StringIO
 from typing import Any
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 import deepspeed
 import torch
+from deepspeed.runtime import compiler
 from deepspeed.utils import logger as deepspeed_logger
 
 from cluster.executor import Rank
@@ -29,6 +31,19 @@ from training.muon import MuonWithAdamW
 from training.network import Network
 from training.optimizers import MOMENTS, make_optimizer
 from training.timing import COLLECTIVES, Stopwatch
+
+
+def _import_muon_without_its_compiler() -> None:
+    """DeepSpeed asks each optimizer whether it is its Muon; importing that calls torch.compile, for 2.8 s."""
+    honest = compiler.compile
+    compiler.compile = lambda *_, **__: lambda function: function
+    try:
+        import_module("deepspeed.runtime.zero.muon.original_muon")
+    finally:
+        compiler.compile = honest
+
+
+_import_muon_without_its_compiler()
 
 
 def join(rank: Rank, *, timeout_seconds: float) -> torch.device:

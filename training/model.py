@@ -77,6 +77,11 @@ def _check_sizes(config: TrainConfig, result: PretrainedConfig, vocab_size: int)
         )
 
 
+def import_architecture(name: str) -> None:
+    """Load the modules of an architecture, which transformers leaves to its first use."""
+    AutoModelForCausalLM._model_mapping[type(AutoConfig.for_model(name))]
+
+
 def build_model(
     config: PretrainedConfig, *, seed: int, attention: str | None = None, activation_checkpointing: bool = False
 ) -> PreTrainedModel:

@@ -1,6 +1,7 @@
 """The stage that trains a model. Imports nothing heavy: the ranks do."""
 
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from cluster.executor import Executor, Rank
@@ -41,7 +42,7 @@ def train(
             watch_metrics(out / FILE, num_steps=config.num_steps),
             stop_on_signal(out, grace_seconds=placement.grace_seconds),
         ):
-            model = executor.gang(_train_rank, job, label="training", warm=_import_libraries)
+            model = executor.gang(_train_rank, job, label="training", warm=partial(_warm, config.model.architecture))
         why = "finished"
     except (Stopped, KeyboardInterrupt):
         why = "stopped"
@@ -59,6 +60,10 @@ def _train_rank(rank: Rank, job: Job) -> TrainedModel | None:
     return train_rank(rank, job)
 
 
-def _import_libraries() -> None:
-    """What a rank imports, so that a spare process has it."""
-    import training.loop  # noqa: F401
+def _warm(architecture: str) -> None:
+    """Import what a rank does, so that a spare process has it."""
+    import training.loop
+    from training.model import import_architecture
+
+    assert training.loop
+    import_architecture(architecture)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def losses_by_document(model, tokens: torch.Tensor, length: int) -> list[torch.T
     """Token losses of one row, each document run by itself: no mask, no packing."""
     starts = [0, *[i for i in range(1, length) if tokens[i] == 1], length]
     found = []
-    for start, stop in zip(starts, starts[1:], strict=False):
+    for start, stop in pairwise(starts):
         logits = model(input_ids=tokens[None, start:stop]).logits[0]
         found.append(torch.nn.functional.cross_entropy(logits, tokens[start + 1 : stop + 1], reduction="sum"))
     return found
