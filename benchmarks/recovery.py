@@ -2,11 +2,12 @@
 
     python benchmarks/recovery.py STORE [--after 120] [--repeats 1]
 
-STORE holds the data of a smoke run. Both train its model on two ranks of one thread, with ZeRO stage 1 in bf16 and a
-checkpoint every second step, each in a fresh process with a private Ray. Rank 1 is killed `--after` seconds after the
-first step. One JSON line a run: seconds by part, each up to its last rank (detection: the driver knows; restart: the
-ranks' function is entered; imports; load: model, engine and checkpoint; first step), the step that training went back
-to, and the newest checkpoint that was complete at the kill. Then the ratio of the medians.
+STORE holds the data of a smoke run. Both train its model on two ranks of one thread, with ZeRO stage 1 in fp32, two
+sequences of 64 tokens a rank and a checkpoint every second step, each in a fresh process with a private Ray. Rank 1 is
+killed `--after` seconds after the first step. One JSON line a run: seconds by part, each up to its last rank
+(detection: the driver knows; restart: the ranks' function is entered; imports; load: model, engine and checkpoint;
+first step), the step that training went back to, and the newest checkpoint that was complete at the kill. Then the
+ratio of the medians.
 """
 
 import argparse
@@ -26,6 +27,7 @@ ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "configs" / "recipes" / "smoke.yaml"
 EVENTS, METRICS = "events.jsonl", "metrics.jsonl"
 CHECKPOINT_EVERY_STEPS = 2
+ROWS, LENGTH = 2, 64
 NUM_STEPS = 100_000
 """More than are ever taken: the run is ended when it has been measured."""
 
@@ -65,7 +67,12 @@ def concord(store: Path, out: Path) -> None:
             return super().gang(_on_rank, (fn, argument, out), **how)
 
     cluster.ray_executor.say = lambda text: note(out, "driver says", text=text)
-    settings = (f"num_steps={NUM_STEPS}", f"checkpoint_every_steps={CHECKPOINT_EVERY_STEPS}")
+    settings = (
+        f"num_steps={NUM_STEPS}",
+        f"checkpoint_every_steps={CHECKPOINT_EVERY_STEPS}",
+        f"sequence_length={LENGTH}",
+        f"global_batch_size={2 * ROWS}",
+    )
     recipe = load(RECIPE, RunConfig, tuple(f"steps.model.config.{setting}" for setting in settings)).config
     tokens = load_artifact(next(store.glob("tokenize-*")), TokenizedCorpus)
     tokenizer = load_artifact(next(store.glob("train_tokenizer-*")), TrainedTokenizer)
@@ -128,7 +135,7 @@ def _on_worker(config: dict[str, str]) -> None:
             step = engine.load_checkpoint(directory)[1]["step"]
     while step < NUM_STEPS:
         began = time.time()
-        ids = torch.randint(0, 8192, (4, 256), generator=torch.Generator().manual_seed(2 * step + rank))
+        ids = torch.randint(0, 8192, (ROWS, LENGTH), generator=torch.Generator().manual_seed(2 * step + rank))
         engine.backward(engine(input_ids=ids, labels=ids).loss)
         engine.step()
         step += 1
@@ -157,7 +164,7 @@ def _engine() -> Any:
         model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=8192, tie_word_embeddings=True, **shape))
         optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
         zero = {"stage": 1}
-        settings = {"train_micro_batch_size_per_gpu": 4, "bf16": {"enabled": True}, "zero_optimization": zero}
+        settings = {"train_micro_batch_size_per_gpu": ROWS, "zero_optimization": zero}
         return deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
 
     return make

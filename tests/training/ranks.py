@@ -129,7 +129,9 @@ def tiny_job(
     (directory / name).mkdir(parents=True, exist_ok=True)
     certificate = Certificate(num_texts=0, num_languages=0, model_sha256="", tokenizer_json_sha256="")
     tokenizer = TrainedTokenizer(vocab_size=VOCAB, eos_id=1, pad_id=2, sample_bytes={}, certificate=certificate)
-    pool = PoolConfig(num_ranks=world_size, cpus_per_rank=1, zero_stage=zero_stage, micro_batch_size=2, **pool_settings)
+    pool = PoolConfig(
+        num_ranks=world_size, cpus_per_rank=1, zero_stage=zero_stage, **{"micro_batch_size": 2} | pool_settings
+    )
     placement = place(pool, num_cpus=world_size, num_gpus=0, wandb=None)
     corpus = tiny_corpus(directory / "corpus")
     return Job(
