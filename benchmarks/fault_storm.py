@@ -28,6 +28,20 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
+
+from configs.base import Artifact, UserError
+from configs.cluster import PoolConfig
+from configs.training import TrainConfig
+from data_prep.manifests import Certificate, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
+from data_prep.shards import dtype_for, write_shard
+from data_prep.train_tokenizer import HUGGING_FACE, MODEL
+from training.attempts import Attempt, goodput, read_attempts
+from training.manifests import TrainedModel
+from training.metrics import FILE as METRICS
+from training.metrics import StepMetrics, last_metrics, read_metrics
+from training.stage import train
+
 ROOT = Path(__file__).parent.parent
 VOCAB = 512
 CHECKPOINT_EVERY_STEPS, HANG_TIMEOUT_SECONDS, GRACE_SECONDS = 10, 5.0, 20.0
@@ -42,12 +56,6 @@ RAYLET = re.compile(r"\S*/raylet/raylet ")
 
 def write_inputs(directory: Path) -> None:
     """Tokens of two sources in three languages, and what stands for their tokenizer."""
-    import numpy as np
-
-    from data_prep.manifests import Certificate, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
-    from data_prep.shards import dtype_for, write_shard
-    from data_prep.train_tokenizer import HUGGING_FACE, MODEL
-
     random, shards = np.random.default_rng(0), []
     for source, language in (("web", "de"), ("web", "sw"), ("science", "en")):
         sizes = random.integers(20, 300, size=200)
@@ -70,11 +78,6 @@ def write_inputs(directory: Path) -> None:
 def drive(inputs: Path, out: Path, *, ranks: int, stage: int, steps: int) -> None:
     """The driver: train on, and write the manifest beside `out` at the end."""
     from cluster.ray_executor import RayExecutor
-    from configs.base import Artifact, UserError
-    from configs.cluster import PoolConfig
-    from configs.training import TrainConfig
-    from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
-    from training.stage import train
 
     shape = {"hidden_size": 128, "intermediate_size": 352, "num_layers": 4, "num_attention_heads": 4}
     config = TrainConfig.model_validate(
@@ -90,25 +93,14 @@ def drive(inputs: Path, out: Path, *, ranks: int, stage: int, steps: int) -> Non
             "retention": {"newest": 3},
         }
     )
-    pool = PoolConfig.model_validate(
-        {
-            "num_ranks": ranks,
-            "cpus_per_rank": 1,
-            "zero_stage": stage,
-            "hang_timeout_seconds": HANG_TIMEOUT_SECONDS,
-            "grace_seconds": GRACE_SECONDS,
-            "max_restarts": 1000,
-        }
-    )
+    patience = {"hang_timeout_seconds": HANG_TIMEOUT_SECONDS, "grace_seconds": GRACE_SECONDS, "max_restarts": 1000}
+    pool = PoolConfig.model_validate({"num_ranks": ranks, "cpus_per_rank": 1, "zero_stage": stage, **patience})
     tokens = TokenizedCorpus.model_validate_json((inputs / "tokens.json").read_bytes())
     tokenizer = TrainedTokenizer.model_validate_json((inputs / "tokenizer.json").read_bytes())
+    executor = RayExecutor(pool, address="local")
     try:
         model = train(
-            config,
-            tokens=Artifact(inputs, tokens),
-            tokenizer=Artifact(inputs, tokenizer),
-            out=out,
-            executor=RayExecutor(pool, address="local"),
+            config, tokens=Artifact(inputs, tokens), tokenizer=Artifact(inputs, tokenizer), out=out, executor=executor
         )
     except UserError as error:
         print(error, file=sys.stderr)
@@ -123,7 +115,9 @@ class Run:
     out: Path
     command: list[str]
     ranks: int
-    exit_codes: list[int] = field(default_factory=list)
+    exits: list[tuple[int, float]] = field(default_factory=list)
+    """Of drivers that did not end well since the last fault: exit code and Unix time."""
+
     drivers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self) -> None:
@@ -146,7 +140,7 @@ class Run:
         """Whether a driver ended well; one that ended otherwise is noted, and the command given again."""
         code = self.drivers[-1].poll()
         if code is not None and code != 0:
-            self.exit_codes.append(code)
+            self.exits.append((code, time.time()))
             self.start()
         return code == 0
 
@@ -156,16 +150,14 @@ class Run:
         while not (result := found()):
             if self.finished():
                 return None
-            if time.monotonic() > deadline or len(self.exit_codes) > 3:
+            if time.monotonic() > deadline or len(self.exits) > 3:
                 raise SystemExit(f"training does not go on: {self.log.read_text(errors='replace')[-3000:]}")
             time.sleep(0.02)
         return result
 
-    def last(self) -> Any:
+    def last(self) -> StepMetrics | None:
         """The line of the last step."""
-        from training.metrics import FILE, last_metrics
-
-        return last_metrics(self.out / FILE)
+        return last_metrics(self.out / METRICS)
 
     def step(self) -> int:
         """The last step."""
@@ -201,34 +193,18 @@ def processes() -> Iterator[tuple[int, int, str]]:
             yield int(pid), int(session), args
 
 
-def kill_rank(run: Run, random: Random) -> None:
-    """SIGKILL."""
-    os.kill(random.choice(run.pids(RANK)), signal.SIGKILL)
-
-
-def kill_driver(run: Run, random: Random) -> None:
-    """SIGKILL; its ranks may live for a second more."""
-    run.drivers[-1].kill()
-
-
-def kill_raylet(run: Run, random: Random) -> None:
-    """SIGKILL."""
-    os.kill(run.pids(RAYLET)[0], signal.SIGKILL)
-
-
-def terminate(run: Run, random: Random) -> dict[str, Any]:
-    """SIGTERM to the driver, which must end within its grace."""
-    began = time.monotonic()
-    run.drivers[-1].terminate()
-    run.drivers[-1].wait(timeout=GRACE_SECONDS + 10)
-    return {"exit_seconds": round(time.monotonic() - began, 2)}
+def signal_rank(run: Run, random: Random, number: signal.Signals) -> int:
+    """Send a signal to some rank, as soon as there is one; its process."""
+    pid = random.choice(run.wait_for(lambda: run.pids(RANK)))
+    os.kill(pid, number)
+    return int(pid)
 
 
 def damage(run: Run, random: Random) -> dict[str, Any]:
     """Kill a rank, and flip a bit of the newest checkpoint, or cut a file of it, before it is loaded."""
     from training.checkpoint import named
 
-    kill_rank(run, random)
+    signal_rank(run, random, signal.SIGKILL)
     time.sleep(0.3)  # the save that was under way may still end
     newest = named(run.out / "checkpoints")[0]
     file = random.choice(sorted(path for path in newest.iterdir() if path.stat().st_size))
@@ -265,8 +241,7 @@ def fill_disk(run: Run, random: Random) -> dict[str, Any]:
 def freeze(run: Run, random: Random) -> dict[str, Any]:
     """SIGSTOP for longer than the watchdog waits."""
     before = set(run.out.glob("stacks/*/*"))
-    pid = random.choice(run.pids(RANK))
-    os.kill(pid, signal.SIGSTOP)
+    pid = signal_rank(run, random, signal.SIGSTOP)
     time.sleep(HANG_TIMEOUT_SECONDS + 2)
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGCONT)  # so that it writes its stack, too
@@ -275,44 +250,47 @@ def freeze(run: Run, random: Random) -> dict[str, Any]:
     return {"stacks": len(set(run.out.glob("stacks/*/*")) - before)}
 
 
-FAULTS: dict[str, tuple[Callable[[Run, Random], dict[str, Any] | None], list[int]]] = {
-    "rank killed": (kill_rank, []),
-    "driver killed": (kill_driver, [-signal.SIGKILL]),
-    "raylet killed": (kill_raylet, [1]),
-    "driver terminated": (terminate, [75]),
+FAULTS: dict[str, tuple[Callable[[Run, Random], Any], list[int]]] = {
+    "rank killed": (lambda run, random: signal_rank(run, random, signal.SIGKILL), []),
+    "driver killed": (lambda run, _: run.drivers[-1].kill(), [-signal.SIGKILL]),
+    "raylet killed": (lambda run, _: os.kill(run.pids(RAYLET)[0], signal.SIGKILL), [1]),
+    "driver terminated": (lambda run, _: run.drivers[-1].terminate(), [75]),
     "checkpoint damaged": (damage, []),
     "rank frozen": (freeze, []),
-    "disk full": (fill_disk, [1]),  # if it was the last save
+    "disk full": (fill_disk, [1]),  # if the last checkpoint of all was due
 }
-"""What is done, and how the driver ends by it, if it does."""
+"""What is done, and with which exit code the driver ends by it, if it does."""
 
 
 def strike(run: Run, name: str, random: Random) -> dict[str, Any]:
     """One fault, and what comes after it until training makes progress again."""
-    from training.attempts import Attempt, read_attempts
 
     def attempts() -> list[Attempt]:
         return [event for event in read_attempts(run.out) if isinstance(event, Attempt)]
 
     do, must = FAULTS[name]
     before, step, began = len(attempts()), run.step(), time.time()
-    found = do(run, random) or {}
+    done = do(run, random)
+    over = time.time()
 
-    def next_step() -> Any:
+    def next_step() -> StepMetrics | bool:
         fresh = attempts()[before:]
-        since = fresh[-1].time if fresh else (began if do is fill_disk else time.time())
+        since = fresh[-1].time if fresh else over if name == "disk full" else float("inf")
         return (line := run.last()) is not None and line.time > since and line
 
     line = run.wait_for(next_step)
-    codes, run.exit_codes = run.exit_codes, []
+    exits, run.exits = run.exits, []
+    codes, seconds = [code for code, _ in exits], [round(moment - began, 2) for _, moment in exits]
+    in_time = name != "driver terminated" or max(seconds, default=0.0) <= GRACE_SECONDS
     return {
         "fault": name,
         "at_step": step,
         "seconds": line and round(line.time - began, 2),
         "lost_steps": sum(attempt.lost_steps for attempt in attempts()[before:]),
         "exit_codes": codes,
-        "as_it_must": codes in ([], must),
-        **found,
+        "exit_seconds": seconds,
+        "as_it_must": codes in ([], must) and in_time,
+        **(done if isinstance(done, dict) else {}),
     }
 
 
@@ -322,27 +300,27 @@ def storm(run: Run, names: list[str], random: Random) -> list[dict[str, Any]]:
     deck: list[str] = []
     run.start()
     run.wait_for(lambda: run.step() > 0)
-    while True:
-        until = time.monotonic() + random.uniform(*PAUSE_SECONDS)
-        if run.wait_for(lambda until=until: time.monotonic() > until) is None:
-            return rows
+    while run.wait_for(_alarm(random.uniform(*PAUSE_SECONDS))):
         deck = deck or random.sample(names, len(names))
         rows.append(strike(run, deck.pop(), random))
         print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def _alarm(seconds: float) -> Callable[[], bool]:
+    until = time.monotonic() + seconds
+    return lambda: time.monotonic() > until
 
 
 def compare(calm: Run, stormy: Run) -> dict[str, Any]:
     """Final weights, and the lines of all steps."""
-    from training.attempts import goodput, read_attempts
     from training.checkpoint import load_weights
-    from training.manifests import TrainedModel
-    from training.metrics import FILE, read_metrics
 
     models, lines, weights = [], [], []
     for run in (calm, stormy):
         model = TrainedModel.model_validate_json(run.out.with_suffix(".json").read_bytes())
         models.append(model)
-        lines.append(read_metrics(run.out / FILE))
+        lines.append(read_metrics(run.out / METRICS))
         weights.append(load_weights(run.out / model.checkpoint))
     courses = [[(line.step, line.loss, line.gradient_norm, line.nats) for line in some] for some in lines]
     same = weights[0].keys() == weights[1].keys() and all((weights[1][k] == w).all() for k, w in weights[0].items())
@@ -363,10 +341,19 @@ def mount(directory: Path, stack: ExitStack) -> bool:
     options = ["-t", "tmpfs", "-o", f"size={DISK_MEBIBYTES}m", "tmpfs", str(directory)]
     done = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
     if done.returncode == 0:
-        stack.callback(subprocess.run, ["umount", str(directory)], check=True)
+        stack.callback(_unmount, directory)
     else:
         print(json.dumps({"left_out": "disk full", "why": done.stderr.strip()}), flush=True)
     return done.returncode == 0
+
+
+def _unmount(directory: Path) -> None:
+    deadline = time.monotonic() + 10.0  # threads of a killed process may hold its files for a moment more
+    while subprocess.run(["umount", str(directory)], check=False, capture_output=True).returncode != 0:
+        if time.monotonic() > deadline:
+            subprocess.run(["umount", "--lazy", str(directory)], check=True)
+            return
+        time.sleep(0.1)
 
 
 def show(directory: Path, options: argparse.Namespace) -> bool:

@@ -13,10 +13,9 @@ from data_prep.find_document import TokenRange, find_document
 from data_prep.manifests import CleanCorpus, TokenizedCorpus
 from pipeline.artifact import load_artifact, read_record
 from training.position import num_read
-from training.records import CheckpointRecord
+from training.records import CHECKPOINT_FILE, CheckpointRecord
 from training.seen import Reading, document_readings, tokens_read
 
-RECORD = "checkpoint.json"
 M = TypeVar("M", bound=Manifest)
 
 
@@ -78,21 +77,21 @@ class DocumentSeen:
 def find_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint at `path`, or the last one of the finished training there. Raises UserError if there is none."""
     directory = path.resolve()
-    if not (directory / RECORD).is_file():
+    if not (directory / CHECKPOINT_FILE).is_file():
         training = read_record(directory)
         if training is None or training.stage != "train":
             raise UserError(
-                f"{path} is neither a checkpoint, which holds {RECORD}, nor a finished training; name a directory such "
-                "as store/train-0123456789ab/checkpoints/step-00000200"
+                f"{path} is neither a checkpoint, which holds {CHECKPOINT_FILE}, nor a finished training; name a "
+                "directory such as store/train-0123456789ab/checkpoints/step-00000200"
             )
         directory /= str(training.manifest["checkpoint"])
     try:
-        return Checkpoint(directory, CheckpointRecord.model_validate_json((directory / RECORD).read_bytes()))
+        return Checkpoint(directory, CheckpointRecord.model_validate_json((directory / CHECKPOINT_FILE).read_bytes()))
     except (OSError, ValidationError) as error:
         problem = error.strerror if isinstance(error, OSError) else f"{error.error_count()} problems"
         raise UserError(
-            f"{directory / RECORD} is not a record that this version of Concord can read ({problem}); name another "
-            "checkpoint of the training"
+            f"{directory / CHECKPOINT_FILE} is not a record that this version of Concord can read ({problem}); name "
+            "another checkpoint of the training"
         ) from error
 
 

@@ -15,6 +15,7 @@ from training.attempts import Attempt, Goodput, goodput, read_attempts, step_sec
 from training.flops import peak_flops
 from training.manifests import counted
 from training.metrics import FILE, StepMetrics, read_metrics
+from training.records import CHECKPOINT_FILE
 from training.summary import seconds_by_part
 
 _RECENT_STEPS = 20
@@ -94,6 +95,6 @@ def _parts(metrics: Sequence[StepMetrics]) -> str:
 def _newest_checkpoint(directory: Path) -> str:
     # By name alone: training/checkpoint.py, which would read them, loads torch.
     steps = [
-        int(path.parent.name.removeprefix("step-")) for path in directory.glob("checkpoints/step-*/checkpoint.json")
+        int(path.parent.name.removeprefix("step-")) for path in directory.glob(f"checkpoints/step-*/{CHECKPOINT_FILE}")
     ]
     return f"step {max(steps):,}" if steps else "none yet"

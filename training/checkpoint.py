@@ -28,10 +28,9 @@ from configs.base import UserError
 from configs.training import RetentionConfig
 from training.fragments import Fragment
 from training.rank_file import Entry, RankFile, Stretch, split_key, stem
-from training.records import CheckpointRecord
+from training.records import CHECKPOINT_FILE, CheckpointRecord
 from training.retention import hold, kept, unless_held
 
-RECORD = "checkpoint.json"
 MODEL_CONFIG = "config.json"
 _NAME = re.compile(r"step-\d{8,}")
 
@@ -66,7 +65,7 @@ def clear_unfinished(root: Path) -> None:
 def finish(gathering: Path, directory: Path, record: CheckpointRecord) -> None:
     """Give a checkpoint whose rank files are all on disk its record and its name."""
     record = record.model_copy(update={"files": {MODEL_CONFIG: checksum(gathering / MODEL_CONFIG)}})
-    write_text(gathering / RECORD, record.model_dump_json(indent=2))
+    write_text(gathering / CHECKPOINT_FILE, record.model_dump_json(indent=2))
     if directory.exists():  # a damaged one, or this run would have gone on from it
         discard(directory)
     gathering.rename(directory)
@@ -121,7 +120,7 @@ def newest(root: Path) -> Path | None:
 def read_record(directory: Path) -> CheckpointRecord:
     """The record, once the small files have been found right. Raises UserError if they are not."""
     try:
-        record = CheckpointRecord.model_validate_json((directory / RECORD).read_text(encoding="utf-8"))
+        record = CheckpointRecord.model_validate_json((directory / CHECKPOINT_FILE).read_text(encoding="utf-8"))
         for name, expected in record.files.items():
             if checksum(directory / name) != expected:
                 raise UserError(f"checkpoint {directory} is damaged: {name} has changed since it was written")

@@ -69,7 +69,7 @@ def _loads_weights(engine: Any) -> bool:
     On CPUs, where gathering 440 MB over gloo took 1.3 s and reading them 0.2 s; a cluster's links are faster than its
     file system.
     """
-    return 0 < engine.zero_optimization_stage() < 3 and engine.device.type == "cpu"
+    return bool(0 < engine.zero_optimization_stage() < 3 and engine.device.type == "cpu")
 
 
 def _held(engine: Any) -> Iterator[Fragment]:

@@ -10,9 +10,9 @@ from configs.base import UserError
 from configs.training import InitConfig, TrainConfig
 from data_prep.document import Digest
 from data_prep.train_tokenizer import HUGGING_FACE
-from training.records import CheckpointRecord
+from training.records import CHECKPOINT_FILE, CheckpointRecord
 
-CHECKPOINT, TOKENIZER = "checkpoint.json", "tokenizer.json"
+TOKENIZER = "tokenizer.json"
 _TOKENIZER_FILES = (TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")
 _CONFIG, _WEIGHTS, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _HOLDS_WEIGHTS = {"train": "checkpoint", "export": "path"}
@@ -42,7 +42,7 @@ R = TypeVar("R", bound=BaseModel)
 
 
 def find_initial(path: Path) -> Path:
-    """The directory of the weights: a Hugging Face model or a checkpoint of ours, which holds `CHECKPOINT`.
+    """The directory of the weights: a Hugging Face model or a checkpoint of ours, which holds `CHECKPOINT_FILE`.
 
     `path` may also be an artifact of `train` or `export`; of one that is unfinished, the newest checkpoint is taken.
     Raises UserError if there are none.
@@ -53,7 +53,7 @@ def find_initial(path: Path) -> Path:
         if record.stage not in _HOLDS_WEIGHTS:
             raise _error(path, f"was made by stage {record.stage!r}, which makes no weights; name one of `train`")
         return path / str(record.manifest[_HOLDS_WEIGHTS[record.stage]])
-    if (path / CHECKPOINT).is_file() or weight_files(path):
+    if (path / CHECKPOINT_FILE).is_file() or weight_files(path):
         return path
     if (path / "checkpoints").is_dir():
         return _newest(path)
@@ -61,15 +61,15 @@ def find_initial(path: Path) -> Path:
         raise _error(path, f"holds a pickle, {pickles[0]}, which runs code when it is read; save it as safetensors")
     raise _error(
         path,
-        f"holds neither {_CONFIG} with {_WEIGHTS} or {_INDEX}, nor {CHECKPOINT}, nor checkpoints/; name a Hugging Face "
-        "model directory, a checkpoint, or an artifact of `train` or `export`",
+        f"holds neither {_CONFIG} with {_WEIGHTS} or {_INDEX}, nor {CHECKPOINT_FILE}, nor checkpoints/; name a Hugging "
+        "Face model directory, a checkpoint, or an artifact of `train` or `export`",
     )
 
 
 def find_checkpoint(init: InitConfig) -> Path:
     """The checkpoint whose training goes on. Raises UserError if the path does not lead to one of ours."""
     found = find_initial(Path(init.path))
-    if not (found / CHECKPOINT).is_file():
+    if not (found / CHECKPOINT_FILE).is_file():
         raise _error(
             found, "holds weights but no optimizer state to continue with; set mode: weights, or name a checkpoint"
         )
@@ -80,7 +80,7 @@ def find_tokenizer(init: InitConfig) -> Path | None:
     """The directory with the `TOKENIZER` of the weights, if it can be found: named, beside them, or by lineage."""
     if init.tokenizer is None:
         weights = find_initial(Path(init.path))
-        places = [*_lineage(weights)] if (weights / CHECKPOINT).is_file() else [weights]
+        places = [*_lineage(weights)] if (weights / CHECKPOINT_FILE).is_file() else [weights]
         return next((place for place in places if (place / TOKENIZER).is_file()), None)
     for place in (Path(init.tokenizer), Path(init.tokenizer) / HUGGING_FACE):
         if (place / TOKENIZER).is_file():
@@ -130,8 +130,8 @@ def _identity(path: Path, digest: Digest) -> JsonValue:
     found = find_initial(path)
     if record := _artifact_record(path):
         return {"fingerprint": record.fingerprint}
-    if (found / CHECKPOINT).is_file():
-        return _digests([found / CHECKPOINT, found / _CONFIG], digest)
+    if (found / CHECKPOINT_FILE).is_file():
+        return _digests([found / CHECKPOINT_FILE, found / _CONFIG], digest)
     return _digests([found / _CONFIG, *weight_files(found)], digest)
 
 
@@ -152,7 +152,7 @@ def _newest(path: Path) -> Path:
 
 def _lineage(checkpoint: Path) -> list[Path]:
     """Where the tokenizer of a checkpoint should be, by the records of its artifact and of the tokens it has read."""
-    record = _read(checkpoint / CHECKPOINT, CheckpointRecord)
+    record = _read(checkpoint / CHECKPOINT_FILE, CheckpointRecord)
     artifact = checkpoint.resolve().parent.parent
     store = artifact.parent
     found = filter(None, map(_artifact_record, (artifact, store / record.order.tokens)))

@@ -14,7 +14,8 @@ from data_prep.manifests import TrainedTokenizer
 from data_prep.train_tokenizer import HUGGING_FACE
 from training.checkpoint import load_weights
 from training.hugging_face import read_tensors
-from training.initial import CHECKPOINT, find_initial, find_tokenizer
+from training.initial import find_initial, find_tokenizer
+from training.records import CHECKPOINT_FILE
 from training.vocabulary import Rows, match_rows, move_rows
 
 _OF_NO_EFFECT = re.compile(
@@ -34,7 +35,7 @@ def load_initial(model: PreTrainedModel, init: InitConfig, *, tokenizer: Artifac
     source = _configuration(directory)
     old, new = find_tokenizer(init), tokenizer.dir / HUGGING_FACE
     rows = match_rows(old, new) if old else None
-    is_ours = (directory / CHECKPOINT).is_file()
+    is_ours = (directory / CHECKPOINT_FILE).is_file()
     tensors = _read_checkpoint(directory) if is_ours else read_tensors(directory, model)
     filling = _Filling(model, directory, rows)
     for name, tensor in tensors:
