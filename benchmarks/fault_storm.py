@@ -36,7 +36,7 @@ from configs.training import TrainConfig
 from data_prep.manifests import Certificate, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
 from data_prep.shards import dtype_for, write_shard
 from data_prep.train_tokenizer import HUGGING_FACE, MODEL
-from training.attempts import Attempt, goodput, read_attempts
+from training.attempts import Attempt, goodput, read_attempts, step_seconds
 from training.manifests import TrainedModel
 from training.metrics import FILE as METRICS
 from training.metrics import StepMetrics, last_metrics, read_metrics
@@ -221,21 +221,20 @@ def damage(run: Run, random: Random) -> dict[str, Any]:
     return {"file": f"{newest.name}/{file.name}", "how": "cut" if cut else "bit flipped", "at_byte": place}
 
 
-def fill_disk(run: Run, random: Random) -> dict[str, Any]:
+def fill_disk(run: Run, random: Random) -> None:
     """Leave no space for a second, in which a checkpoint is due."""
-    before = run.notices("could not be written")
-    run.wait_for(lambda: run.step() % CHECKPOINT_EVERY_STEPS >= CHECKPOINT_EVERY_STEPS - 2)
-    filler = run.out / "filler"
+    run.wait_for(lambda: run.step() % CHECKPOINT_EVERY_STEPS == CHECKPOINT_EVERY_STEPS - 1)
+    line, filler = run.last(), run.out / "filler"
+    assert line is not None
     try:
         with suppress(OSError), filler.open("wb", buffering=0) as file:
             for size in (1 << 20, 1 << 12):
                 with suppress(OSError):
                     while file.write(bytes(size)) == size:
                         pass
-        time.sleep(1.0)
+        time.sleep(1.0 + step_seconds(line))
     finally:
         filler.unlink()
-    return {"failed_saves": run.notices("could not be written") - before}
 
 
 def freeze(run: Run, random: Random) -> dict[str, Any]:
@@ -333,6 +332,8 @@ def compare(calm: Run, stormy: Run) -> dict[str, Any]:
         "calm_goodput": round(models[0].goodput, 3),
         "restarts": whole.num_restarts,
         "lost_steps": whole.lost_steps,
+        "failed_saves": stormy.notices("could not be written"),
+        "damage_found": stormy.notices("is damaged"),
     }
 
 

@@ -76,10 +76,15 @@ def trained(tmp_path_factory) -> dict[tuple[int, str], Job]:
     return jobs
 
 
+@pytest.fixture(scope="module")
+def plain(trained):
+    return plain_torch(trained[0, "fp32"])
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_every_zero_stage_gives_the_gradients_of_plain_pytorch(trained, stage):
+def test_every_zero_stage_gives_the_gradients_of_plain_pytorch(trained, plain, stage):
     job = trained[stage, "fp32"]
-    reference, losses, norms = plain_torch(job)
+    reference, losses, norms = plain
     assert [line.loss for line in lines(job)] == pytest.approx(losses, rel=1e-5)
     assert [line.gradient_norm for line in lines(job)] == pytest.approx(norms, rel=1e-4)
     for name, tensor in weights(job, job.config.num_steps).items():
