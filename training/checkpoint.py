@@ -65,7 +65,7 @@ def clear_unfinished(root: Path) -> None:
 def finish(gathering: Path, directory: Path, record: CheckpointRecord) -> None:
     """Give a checkpoint whose rank files are all on disk its record and its name."""
     record = record.model_copy(update={"files": {MODEL_CONFIG: checksum(gathering / MODEL_CONFIG)}})
-    write_text(gathering / CHECKPOINT_FILE, record.model_dump_json(indent=2))
+    write_text(gathering / CHECKPOINT_FILE, record.sealed().model_dump_json(indent=2))
     if directory.exists():  # a damaged one, or this run would have gone on from it
         discard(directory)
     gathering.rename(directory)

@@ -8,11 +8,13 @@ import logging
 import math
 import os
 import shutil
+import sys
 import warnings
 from contextlib import redirect_stdout
 from datetime import timedelta
 from importlib import import_module
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -158,6 +160,7 @@ def _discard_if(optimizer: Any, unwanted: bool) -> None:
 
 def _cpu_adam() -> Any:
     """DeepSpeed's Adam for host memory, compiled if it was not yet. Raises UserError if it cannot be."""
+    os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)  # the ninja that came with DeepSpeed
     if shutil.which(os.environ.get("CXX", "c++")) is None or shutil.which("ninja") is None:
         raise UserError(
             "offload_optimizer needs a C++ compiler and ninja, to compile DeepSpeed's CPUAdam; on Debian or Ubuntu: "

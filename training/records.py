@@ -1,8 +1,9 @@
 """What training says of itself on disk, in types that import nothing heavy."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+import xxhash
+from pydantic import BaseModel, ConfigDict, model_validator
 
 CHECKPOINT_FILE = "checkpoint.json"
 """A CheckpointRecord, in the directory of the checkpoint."""
@@ -97,3 +98,19 @@ class CheckpointRecord(_Frozen):
 
     files: dict[str, str]
     """Checksum (xxh3-128, hex) of every other file but the weights, whose checksums stand in the indices."""
+
+    checksum: str = ""
+    """Of all that stands above."""
+
+    @model_validator(mode="after")
+    def _is_as_it_was_written(self) -> Self:
+        if self.checksum and self.checksum != self._sum():
+            raise ValueError("the record has changed since it was written")
+        return self
+
+    def sealed(self) -> Self:
+        """The same with its checksum."""
+        return self.model_copy(update={"checksum": self._sum()})
+
+    def _sum(self) -> str:
+        return xxhash.xxh3_128_hexdigest(self.model_dump_json(exclude={"checksum"}).encode())

@@ -174,6 +174,6 @@ def _explain(pending: _Pending, error: OSError) -> str:
     if pending.named:
         return f"older checkpoints could not be deleted ({error.strerror}); training goes on, and tries again"
     return (
-        f"the checkpoint of step {pending.record.step} could not be written ({error.strerror}); training goes on, and "
-        "the checkpoints before it are kept"
+        f"the checkpoint of step {pending.record.step} could not be written ({error.strerror}); the checkpoints before "
+        "it are kept, and training goes on while it has steps to take"
     )

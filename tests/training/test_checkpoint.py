@@ -238,7 +238,9 @@ def test_a_rank_without_space_makes_all_give_the_save_up(tmp_path: Path, monkeyp
         assert [saver.failure is None for saver in ranks] == [step != 2] * 2
     assert names(tmp_path) == ["step-00000001", "step-00000003"]
     (text,) = said
-    assert text.startswith("the checkpoint of step 2 could not be written (No space left on device); training goes on")
+    assert text.startswith(
+        "the checkpoint of step 2 could not be written (No space left on device); the checkpoints before"
+    )
 
 
 def test_metrics_that_cannot_be_written_keep_the_checkpoint_back(tmp_path: Path) -> None:
@@ -388,6 +390,18 @@ def test_a_damaged_record_is_one_line(tmp_path: Path, content: bytes | None) -> 
         checkpoint.read_record(directory)
     assert "\n" not in str(caught.value)
     assert checkpoint.newest(tmp_path) is None
+
+
+def test_a_number_of_the_record_that_has_changed_is_noticed(tmp_path: Path) -> None:
+    path = save(tmp_path, 4, state()) / CHECKPOINT_FILE
+    text = path.read_text()
+    for name in ("step", "num_updates", "num_tokens", "next_place", "loss", "world_size"):
+        before, mark, after = text.partition(f'"{name}": ')
+        path.write_text(before + mark + ("5" if after[0] != "5" else "6") + after[1:])
+        with pytest.raises(UserError, match="step-00000004 is damaged"):
+            checkpoint.read_record(path.parent)
+    path.write_text(text)
+    assert checkpoint.read_record(path.parent).step == 4
 
 
 @pytest.mark.parametrize("flaw", ["missing", "nan"])

@@ -106,4 +106,4 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path):
     assert sorted(path.name for path in (job.out / "checkpoints").glob("step*")) == ["step-00000002", "step-00000006"]
     assert not list((job.out / "checkpoints").glob(".step*"))
     said = (job.out / "notices.txt").read_text()
-    assert "the checkpoint of step 4 could not be written (No space left on device); training goes on" in said
+    assert "the checkpoint of step 4 could not be written (No space left on device); the checkpoints before" in said
