@@ -77,13 +77,8 @@ def concord(store: Path, out: Path) -> None:
     tokens = load_artifact(next(store.glob("tokenize-*")), TokenizedCorpus)
     tokenizer = load_artifact(next(store.glob("train_tokenizer-*")), TrainedTokenizer)
     pool = PoolConfig(num_ranks=2, cpus_per_rank=1, zero_stage=1, micro_batch_size=4)
-    train(
-        recipe.steps["model"].config,
-        tokens=tokens,
-        tokenizer=tokenizer,
-        out=out,
-        executor=Noting(pool, address="local"),
-    )
+    config, executor = recipe.steps["model"].config, Noting(pool, address="local")
+    train(config, tokens=tokens, tokenizer=tokenizer, out=out, executor=executor)
 
 
 def _on_rank(rank: Any, given: tuple[Any, Any, Path]) -> Any:
@@ -107,13 +102,8 @@ def ray_train(store: Path, out: Path) -> None:
             note(out, "lost")
 
     ray.init(address="local", include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    run_config = RunConfig(
-        storage_path=str(out),
-        name="run",
-        failure_config=FailureConfig(max_failures=3),
-        checkpoint_config=CheckpointConfig(num_to_keep=2),
-        callbacks=[Noting()],
-    )
+    policies = {"failure_config": FailureConfig(max_failures=3), "checkpoint_config": CheckpointConfig(num_to_keep=2)}
+    run_config = RunConfig(storage_path=str(out), name="run", callbacks=[Noting()], **policies)
     config = {"out": str(out)}
     scaling = ScalingConfig(num_workers=2)
     TorchTrainer(_on_worker, train_loop_config=config, scaling_config=scaling, run_config=run_config).fit()
@@ -163,8 +153,7 @@ def _engine() -> Any:
         shape = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 2, "num_attention_heads": 4}
         model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=8192, tie_word_embeddings=True, **shape))
         optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
-        zero = {"stage": 1}
-        settings = {"train_micro_batch_size_per_gpu": ROWS, "zero_optimization": zero}
+        settings = {"train_micro_batch_size_per_gpu": ROWS, "zero_optimization": {"stage": 1}}
         return deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
 
     return make
@@ -193,8 +182,7 @@ def measure(system: str, store: Path, *, after_seconds: float) -> dict[str, Any]
         out = Path(directory)
         command = [sys.executable, __file__, str(store), "--only", system, "--out", directory]
         environment = os.environ | {"RAY_TRAIN_V2_ENABLED": "1", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-        paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        environment["PYTHONPATH"] = paths
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         log = out / "log"
         with log.open("wb") as file:
             process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
@@ -243,9 +231,8 @@ def main() -> None:
     if arguments.out:
         globals()[arguments.only](arguments.store, arguments.out)
         return
-    seconds: dict[str, list[float]] = {
-        name: [] for name in ([arguments.only] if arguments.only else ["concord", "ray_train"])
-    }
+    names = [arguments.only] if arguments.only else ["concord", "ray_train"]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(arguments.repeats):
         for name, results in seconds.items():
             row = measure(name, arguments.store, after_seconds=arguments.after)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from configs.base import ConfigError
-from configs.cluster import PoolConfig, WandbConfig
+from configs.cluster import PoolConfig, RetentionConfig, WandbConfig
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Placement:
     activation_checkpointing: bool
     compile: bool
     attention: str
+    retention: RetentionConfig
     hang_timeout_seconds: float
     warm_spares: bool
     max_restarts: int
@@ -51,6 +52,7 @@ def place(pool: PoolConfig, *, num_cpus: int, num_gpus: int, wandb: WandbConfig 
         activation_checkpointing=pool.activation_checkpointing,
         compile=pool.compile,
         attention=pool.attention,
+        retention=pool.retention,
         hang_timeout_seconds=pool.hang_timeout_seconds,
         warm_spares=pool.warm_spares,
         max_restarts=pool.max_restarts,

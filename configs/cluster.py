@@ -7,6 +7,19 @@ from pydantic import Field
 from configs.base import Config, Name
 
 
+class RetentionConfig(Config):
+    """Which checkpoints stay on disk. One that an evaluation is reading stays as well."""
+
+    newest: int = Field(default=2, ge=1)
+    """So many of the newest."""
+
+    every_steps: int | None = Field(default=None, ge=1)
+    """Also each whose step is a multiple of this."""
+
+    best: int = Field(default=0, ge=0)
+    """Also so many of those with the lowest training loss, over the steps since the checkpoint before."""
+
+
 class PoolConfig(Config):
     """How training and parallel work use one kind of machine."""
 
@@ -27,8 +40,8 @@ class PoolConfig(Config):
     """Sequences of one forward and backward pass on one rank; the rest of the batch is accumulated."""
 
     offload_optimizer: bool = False
-    """Keep the optimizer's weights and moments in host memory and update them there (DeepSpeed's CPUAdam, which is
-    compiled at first use). For ZeRO stages 1 to 3."""
+    """Keep the optimizer's weights and moments in host memory and update them there (AdamW by DeepSpeed's CPUAdam,
+    which is compiled at first use). For ZeRO stages 1 to 3."""
 
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them: less memory, about a third more time."""
@@ -37,7 +50,10 @@ class PoolConfig(Config):
     """Compile each layer with torch.compile: faster steps after a slower first one. For ZeRO stages 0 to 2."""
 
     attention: Literal["sdpa", "flex_attention", "eager"] = "sdpa"
-    """Which of transformers' implementations of attention."""
+    """Which of transformers' implementations of attention; `flex_attention` needs a GPU."""
+
+    retention: RetentionConfig = RetentionConfig()
+    """Which checkpoints stay on disk."""
 
     hang_timeout_seconds: float = Field(default=600, gt=0)
     """A rank that makes no progress for so long is ended, with the stack of every rank written down; the first step,

@@ -129,19 +129,6 @@ class InitConfig(Config):
     the one in `path`, if it has one."""
 
 
-class RetentionConfig(Config):
-    """Which checkpoints stay on disk. One that an evaluation is reading stays as well."""
-
-    newest: int = Field(default=2, ge=1)
-    """So many of the newest."""
-
-    every_steps: int | None = Field(default=None, ge=1)
-    """Also each whose step is a multiple of this."""
-
-    best: int = Field(default=0, ge=0)
-    """Also so many of those with the lowest training loss, over the steps since the checkpoint before."""
-
-
 class SpikeConfig(Config):
     """When the loss has left its course: by the median and the median absolute deviation of the last steps."""
 
@@ -185,7 +172,7 @@ class TrainConfig(Config):
     """Optimizer steps."""
 
     optimizer: OptimizerConfig
-    """AdamW's settings."""
+    """How the weights are updated."""
 
     schedule: Schedule
     """The learning rate over the steps."""
@@ -201,9 +188,6 @@ class TrainConfig(Config):
 
     checkpoint_every_steps: int = Field(default=500, ge=1)
     """Optimizer steps between checkpoints. There is always one after the last step."""
-
-    retention: RetentionConfig = RetentionConfig()
-    """Which checkpoints stay on disk."""
 
     stability: StabilityConfig = StabilityConfig()
     """What happens when the loss is not finite, or leaves its course."""

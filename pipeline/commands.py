@@ -62,7 +62,8 @@ def run_recipe(recipe: Path, cluster: str, overrides: tuple[str, ...], out: Cons
 
     digest = Digests(ready.store)
     runner = Runner(ready.plan, STAGES, ready.store, lambda pool: executor_for(machines, pool), digest, begin, end)
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _terminate)
     try:
         runner.run()
     except KeyboardInterrupt:

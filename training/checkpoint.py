@@ -25,13 +25,16 @@ from safetensors import SafetensorError
 
 from cluster.files import sync, write_text
 from configs.base import UserError
-from configs.training import RetentionConfig
+from configs.cluster import RetentionConfig
 from training.fragments import Fragment
 from training.rank_file import Entry, RankFile, Stretch, split_key, stem
 from training.records import CHECKPOINT_FILE, CheckpointRecord
 from training.retention import hold, kept, unless_held
 
 MODEL_CONFIG = "config.json"
+DAMAGED = ".damaged-"
+"""What the name of a checkpoint that was found damaged, and passed over, begins with."""
+
 _NAME = re.compile(r"step-\d{8,}")
 
 
@@ -104,17 +107,6 @@ def named(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     return sorted((path for path in root.iterdir() if _NAME.fullmatch(path.name)), key=step_of, reverse=True)
-
-
-def newest(root: Path) -> Path | None:
-    """The newest checkpoint under `root` whose record can be read; its weights are verified when they are."""
-    for directory in named(root):
-        try:
-            read_record(directory)
-        except UserError:
-            continue
-        return directory
-    return None
 
 
 def read_record(directory: Path) -> CheckpointRecord:

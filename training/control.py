@@ -53,8 +53,8 @@ class StopRequest:
 def stop_on_signal(out: Path, *, grace_seconds: float) -> Iterator[None]:
     """During the block, SIGTERM and SIGUSR1 ask the ranks to save and stop; after the grace the block is left.
 
-    Raises Stopped in the block when the grace is over. Signals reach the main thread only; in another, this does
-    nothing.
+    Raises Stopped in the block when the grace is over, and at its end if it ends well all the same. Signals reach the
+    main thread only; in another, this does nothing.
     """
     (out / STOP_FILE).unlink(missing_ok=True)
     if not _may_set_signals():
@@ -82,7 +82,12 @@ def stop_on_signal(out: Path, *, grace_seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+        asked = (out / STOP_FILE).exists()
         (out / STOP_FILE).unlink(missing_ok=True)
+    if asked:
+        raise Stopped(
+            "the training has ended, and what comes after it was asked to wait; run the same command to go on"
+        )
 
 
 def _may_set_signals() -> bool:

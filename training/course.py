@@ -19,7 +19,7 @@ from training.manifests import counted
 from training.metrics import FILE as METRICS
 from training.notices import Notices
 from training.records import OrderRecord, Rollback
-from training.restore import Progress, drop_void, load_checkpoint, progress_of, restore
+from training.restore import Progress, drop_void, load_checkpoint, progress_of, restore, set_aside_newer
 from training.rollbacks import add_rollback, position_after, read_rollbacks
 from training.stability import Trouble
 from training.watchdog import FIRST_STEP, Watchdog
@@ -34,12 +34,11 @@ class Course:
         self._rank, self._job, self._order, self._dog, self._notices = rank, job, order, dog, notices
         self.root = job.out / CHECKPOINTS
         self.first, self._continued = self._beginning()
-        self.built = self._build(initial=not checkpoint.named(self.root))
-        self._fresh = True
-        self.attempt = ""
-        """A word that is the same on all ranks, and another one after each `resume`."""
-        self.progress = self.first
-        self.resume()
+        self.attempt, has_checkpoints = self._clear_and_agree()
+        self.built = self._build(initial=not has_checkpoints)
+        self._as_built = not has_checkpoints
+        """Whether the engine has the weights that the run begins with."""
+        self.progress = self._load()
 
     @property
     def engine(self) -> object:
@@ -48,12 +47,8 @@ class Course:
 
     def resume(self) -> None:
         """Load the newest checkpoint that counts, or begin where this run began."""
-        self._dog.beat("loading a checkpoint", patience=FIRST_STEP)
-        self.attempt = self._clear_and_agree()
-        rollbacks = read_rollbacks(self._job.out)
-        found = restore(self.engine, self.root, first=self.first, rollbacks=rollbacks, tell=self._tell)
-        self.progress = self._begin_again(len(rollbacks)) if found is None else found
-        self._fresh = False
+        self.attempt, _ = self._clear_and_agree()
+        self.progress = self._load()
 
     def roll_back(self, trouble: Trouble, *, first_place: int) -> None:
         """Resume from before the trouble, whose data begins at `first_place`, and leave that data out. Collective.
@@ -90,13 +85,24 @@ class Course:
         torch.distributed.all_gather_object(names, socket.gethostname())
         return names
 
-    def _begin_again(self, num_rollbacks: int) -> Progress:
-        if not self._fresh or checkpoint.named(self.root):  # what was loaded in part is still in the engine
+    def _load(self) -> Progress:
+        self._dog.beat("loading a checkpoint", patience=FIRST_STEP)
+        rollbacks = read_rollbacks(self._job.out)
+        found = restore(self.engine, self.root, first=self.first, rollbacks=rollbacks, tell=self._tell)
+        progress = self._begin_again(rollbacks) if found is None else found
+        self._as_built = False
+        if self._rank.index == 0:
+            set_aside_newer(self.root, progress.step)
+        torch.distributed.barrier()
+        return progress
+
+    def _begin_again(self, rollbacks: list[Rollback]) -> Progress:
+        if not self._as_built or checkpoint.named(self.root):  # what was loaded in part is still in the engine
             self.built = self._build(initial=True)
         if self._continued is not None:
             load_checkpoint(self.engine, self._continued)
-        position = position_after(self.first.position, read_rollbacks(self._job.out))
-        return replace(self.first, position=position, num_rollbacks=self.first.num_rollbacks + num_rollbacks)
+        position = position_after(self.first.position, rollbacks)
+        return replace(self.first, position=position, num_rollbacks=self.first.num_rollbacks + len(rollbacks))
 
     def _beginning(self) -> tuple[Progress, Path | None]:
         """Where this run began, and the checkpoint of another that it continues."""
@@ -117,14 +123,18 @@ class Course:
         self._dog.beat("building the model", patience=FIRST_STEP)
         return build(self._job, initial=initial, tell=self._tell)
 
-    def _clear_and_agree(self) -> str:
-        """A word for this attempt, once rank 0 has removed what does not count. Collective."""
-        word = [uuid.uuid4().hex[:8]]
+    def _clear_and_agree(self) -> tuple[str, bool]:
+        """A word that is the same on all ranks and new each time, and whether there are checkpoints. Collective.
+
+        Rank 0 has removed what does not count by then.
+        """
+        agreed: list[tuple[str, bool]] = [("", False)]
         if self._rank.index == 0:
             checkpoint.clear_unfinished(self.root)
             drop_void(self.root, read_rollbacks(self._job.out), before=self.first.num_rollbacks)
-        torch.distributed.broadcast_object_list(word, src=0)
-        return word[0]
+            agreed = [(uuid.uuid4().hex[:8], bool(checkpoint.named(self.root)))]
+        torch.distributed.broadcast_object_list(agreed, src=0)
+        return agreed[0]
 
     def _tell(self, text: str) -> None:
         """Say it once, not once a rank."""

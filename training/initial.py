@@ -44,7 +44,7 @@ R = TypeVar("R", bound=BaseModel)
 def find_initial(path: Path) -> Path:
     """The directory of the weights: a Hugging Face model or a checkpoint of ours, which holds `CHECKPOINT_FILE`.
 
-    `path` may also be an artifact of `train` or `export`; of one that is unfinished, the newest checkpoint is taken.
+    `path` may also be a finished artifact of `train` or `export`.
     Raises UserError if there are none.
     """
     if not path.is_dir():
@@ -56,7 +56,7 @@ def find_initial(path: Path) -> Path:
     if (path / CHECKPOINT_FILE).is_file() or weight_files(path):
         return path
     if (path / "checkpoints").is_dir():
-        return _newest(path)
+        raise _error(path, "is a training that is not finished; name one of its checkpoints, in checkpoints/")
     if pickles := sorted(file.name for ending in ("bin", "pt", "pth") for file in path.glob(f"*.{ending}")):
         raise _error(path, f"holds a pickle, {pickles[0]}, which runs code when it is read; save it as safetensors")
     raise _error(
@@ -140,14 +140,6 @@ def _digests(files: list[Path], digest: Digest) -> JsonValue:
         return {file.name: digest(file) for file in files}
     except OSError as error:
         raise _error(Path(str(error.filename)), f"cannot be read ({error.strerror}); mend that") from error
-
-
-def _newest(path: Path) -> Path:
-    from training.checkpoint import newest
-
-    if (found := newest(path / "checkpoints")) is None:
-        raise _error(path, "holds no whole checkpoint yet; let its training write one, or name another")
-    return found
 
 
 def _lineage(checkpoint: Path) -> list[Path]:

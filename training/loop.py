@@ -76,8 +76,6 @@ class Trainer:
 
     def _train(self) -> None:
         patience = FIRST_STEP
-        if self.scribe:
-            self.scribe.start_clock()
         while self.course.progress.step < self.config.num_steps:
             outcome = self._step(patience)
             patience = 1.0
@@ -198,7 +196,7 @@ class Trainer:
             attempt=self.course.attempt,
             model_config=self.course.built.config.to_json_string(),
             before=self.scribe.file.sync if self.scribe else lambda: None,
-            after=lambda: checkpoint.retain(self.course.root, config.retention),
+            after=lambda: checkpoint.retain(self.course.root, self.job.placement.retention),
             tell=self.notices.tell,
             pinned=self.device.type == "cuda",
         )
@@ -208,6 +206,9 @@ class Trainer:
         """Where the data of each of the last steps begins."""
         self.nats, self.targets = 0.0, 0
         torch.distributed.barrier()  # all have read the lines before rank 0 writes on
+        self.watch.take()  # what went before is of no step
+        if self.scribe:
+            self.scribe.start_clock()
 
     def _make_scribe(self, hosts: list[str]) -> Scribe:
         built, name = self.course.built, device_name(self.device)

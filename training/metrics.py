@@ -56,7 +56,7 @@ class StepMetrics(BaseModel):
     """Targets since the start of training."""
 
     tokens_per_second: float
-    """Targets of this step over its wall time."""
+    """Targets of this step over its wall time, without the time it stood still for a checkpoint."""
 
     mfu: float | None
     """Model FLOPs utilisation: training/flops.py. None on a device whose peak is not in the table."""
@@ -65,7 +65,7 @@ class StepMetrics(BaseModel):
     """Most memory rank 0 has held so far: of the GPU, or resident without one."""
 
     seconds: dict[str, float]
-    """Wall time of rank 0 by part: data, forward, backward, optimizer, communication (what the other parts waited for
+    """Wall time of rank 0 by part: data, forward, backward, optimizer, other, communication (what these waited for
     other ranks, and not in them), checkpoint (how long the loop stood still for the one after the step before)."""
 
     time: float

@@ -145,7 +145,10 @@ class RankFile:
         self._file.seek(self._sums.header_bytes + start)
         got = 0
         while got < len(view):
-            got += self._file.readinto(view[got:]) or self._ended()
+            try:
+                got += self._file.readinto(view[got:]) or self._ended()
+            except OSError as error:
+                raise self._damaged(f"{self._path.name}: {error.strerror}") from error
         self._check(view, number + 1)
 
     def _ended(self) -> int:

@@ -1,5 +1,6 @@
 """Where training goes on: the newest checkpoint that is whole and counts, the one it continues from, or the start."""
 
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from training import checkpoint
 from training.engine import set_num_updates
 from training.fragments import needed_fragments, publish
 from training.records import CheckpointRecord, Position, Rollback
+from training.retention import hold
 from training.rollbacks import counts, position_after
 
 
@@ -58,7 +60,10 @@ def restore(
                 return _resume(engine, record, rollbacks, before=first.num_rollbacks)
             continue  # it is of a course that was left
         for text in dict.fromkeys(text for text in problems if text):
-            tell(f"{text}; going on from the one before, or from the start if there is none")
+            tell(
+                f"{text}; it is kept as {checkpoint.DAMAGED}{directory.name}, and training goes on from the one "
+                "before, or from the start if there is none"
+            )
     return None
 
 
@@ -70,9 +75,19 @@ def drop_void(root: Path, rollbacks: list[Rollback], *, before: int) -> None:
                 checkpoint.discard(directory)
 
 
+def set_aside_newer(root: Path, step: int) -> None:
+    """Take checkpoints after `step`, which were found damaged, out of the way of those to come. For one rank to do."""
+    for directory in checkpoint.named(root):
+        if checkpoint.step_of(directory) > step:
+            aside = directory.with_name(f"{checkpoint.DAMAGED}{directory.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            directory.rename(aside)
+
+
 def load_checkpoint(engine: object, directory: Path) -> Progress:
     """Load one checkpoint and no other. Collective. Raises UserError on every rank if any finds it damaged."""
-    record, problem = _load(engine, directory, [], before=0)
+    with hold(directory):
+        record, problem = _load(engine, directory, [], before=0)
     problems: list[str | None] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(problems, problem)
     if found := [text for text in problems if text]:

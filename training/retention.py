@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from configs.training import RetentionConfig
+from configs.cluster import RetentionConfig
 
 _LEASES = ".leases"
 

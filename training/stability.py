@@ -27,28 +27,31 @@ class Stability:
         """`so_far`: loss, and whether the weights were updated, of the steps before; the last ones suffice."""
         self._config = config
         self._losses: deque[float] = deque(maxlen=config.spikes.window_steps if config.spikes else 1)
-        self._skipped = self._spikes = 0
+        self._skipped = self._spikes = self._bad = 0  # in a row; bad: either
         for loss, updated in so_far:
             self.judge(loss, updated=updated)
 
     def judge(self, loss: float, *, updated: bool) -> Trouble | None:
         """Take a step into account; what to go back for, if anything."""
-        self._skipped = 0 if updated else self._skipped + 1
+        self._skipped, self._bad = (0, self._bad) if updated else (self._skipped + 1, self._bad + 1)
         if self._skipped > self._config.max_skipped_steps:
-            return Trouble(self._skipped, f"{self._skipped} steps in a row without finite loss and gradient")
+            return Trouble(self._bad, f"{self._skipped} steps in a row without finite loss and gradient")
         rule = self._config.spikes
-        if rule is None or not updated:
+        if not updated:
+            return None
+        if rule is None:
+            self._bad = 0
             return None
         score = spike_score(loss, self._losses, rule)
         if score <= rule.threshold:
-            self._spikes = 0
+            self._spikes = self._bad = 0
             self._losses.append(loss)
             return None
-        self._spikes += 1
+        self._spikes, self._bad = self._spikes + 1, self._bad + 1
         if self._spikes < rule.patience_steps:
             return None
         course = f"{score:.1f} robust standard deviations above its median, {median(self._losses):.4g}"
-        return Trouble(self._spikes, f"the loss was {loss:.4g}, {course}")
+        return Trouble(self._bad, f"the loss was {loss:.4g}, {course}")
 
 
 def spike_score(loss: float, before: Iterable[float], rule: SpikeConfig) -> float:
@@ -65,5 +68,6 @@ def spike_score(loss: float, before: Iterable[float], rule: SpikeConfig) -> floa
 
 
 def memory_steps(config: StabilityConfig) -> int:
-    """How many of the last steps a judgement looks at; of more, nothing is kept."""
-    return 4 * (config.spikes.window_steps if config.spikes else 1) + config.max_skipped_steps + 1
+    """How many of the last steps a judgement looks at, and trouble may be made of."""
+    window, patience = (config.spikes.window_steps, config.spikes.patience_steps) if config.spikes else (1, 1)
+    return 4 * window + (patience + 1) * (config.max_skipped_steps + 1)

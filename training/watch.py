@@ -26,10 +26,12 @@ def watch_metrics(path: Path, *, num_steps: int) -> Iterator[None]:
 
 
 def _follow(path: Path, num_steps: int, done: threading.Event) -> None:
-    started = time.time()
+    started, shown = time.time(), 0
     with Meter("training", num_steps) as meter:
         while not done.wait(SECONDS_BETWEEN_LOOKS):
-            if (line := last_metrics(path)) is not None and line.time >= started:  # not of an attempt before
+            line = last_metrics(path)
+            if line is not None and line.time >= started and line.step != shown:  # nor one of a run before
+                shown = line.step
                 meter.update(line.step, _note(line))
 
 

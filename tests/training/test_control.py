@@ -13,7 +13,7 @@ from training.control import RESUME_ME, STOP_FILE, Stopped, StopRequest, stop_on
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_to_the_driver_reaches_the_rank_that_looks(tmp_path: Path, number: int) -> None:
     before = signal.getsignal(number)
-    with stop_on_signal(tmp_path, grace_seconds=60):
+    with pytest.raises(Stopped), stop_on_signal(tmp_path, grace_seconds=60):
         request = StopRequest(tmp_path, watches_file=True)
         assert not request.asked()
         os.kill(os.getpid(), number)
@@ -34,8 +34,8 @@ def test_the_driver_gives_up_when_the_grace_is_over(tmp_path: Path) -> None:
     assert caught.value.exit_code == RESUME_ME == 75
 
 
-def test_a_training_that_ends_within_the_grace_is_not_disturbed(tmp_path: Path) -> None:
-    with stop_on_signal(tmp_path, grace_seconds=0.05):
+def test_a_training_that_ends_of_itself_within_the_grace_stops_the_run_too(tmp_path: Path) -> None:
+    with pytest.raises(Stopped, match="the training has ended"), stop_on_signal(tmp_path, grace_seconds=0.05):
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 

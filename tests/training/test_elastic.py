@@ -11,6 +11,8 @@ import pytest
 from configs.base import UserError
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from tests.training.trials import courses, lines, put_together, state_held, state_on_disk, train_all, weights
+from training.records import Rollback
+from training.rollbacks import add_rollback
 
 STEPS = 4
 SMALL = {
@@ -166,3 +168,17 @@ def test_a_training_on_another_order_is_not_continued(tmp_path):
     assert "mode: weights" in said
     (said,) = run_ranks(refusal, 1, continued(kind, tmp_path, place, num_steps=4))
     assert "it must be greater than 4" in said
+
+
+def test_a_rollback_to_the_start_that_was_killed_starts_from_the_given_weights(tmp_path):
+    kind = Kind(1, 1, "fp32")
+    origin = kind.job(tmp_path)
+    assert run_ranks(train_all, 1, [origin]) == [None]
+    start = {"init_from": {"path": str(origin.out / "checkpoints" / "step-00000004")}}
+    job = Kind(1, 1, "fp32", changes=start).job(tmp_path, name="again")
+    assert run_ranks(train_all, 1, [job]) == [None]
+    whole = courses(job)
+    assert whole[0][1] < courses(origin)[0][1] - 0.1, "it starts from trained weights"
+    add_rollback(job.out, Rollback(at_step=4, to_step=0, skipped=(1000, 1005), reason="made up", time=0.0))
+    assert run_ranks(train_all, 1, [job]) == [None], "the checkpoints are void now"
+    assert courses(job) == whole

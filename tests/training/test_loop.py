@@ -108,6 +108,9 @@ def test_the_parts_of_a_line_add_up(trained):
         assert line.updated
         assert line.mfu is None, "no CPU is in the table of peaks"
         assert line.memory_bytes > 1e8
+        working = sum(seconds for part, seconds in line.seconds.items() if part != "checkpoint")
+        wall = sum(line.targets.values()) / line.tokens_per_second
+        assert working == pytest.approx(wall, rel=0.3, abs=0.01)
     total = lines(job)[-1].num_tokens
     assert total == sum(sum(line.targets.values()) for line in lines(job))
     assert any("checkpoint" in line.seconds for line in lines(job))
@@ -138,6 +141,19 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(trained, tmp_pat
     assert run_ranks(train_all, 2, [job]) == [None, None]
     assert torch.equal(weights(job, 6)["model.norm.weight"], weights(calm, 6)["model.norm.weight"])
     assert "step-00000004 is damaged: rank-00001" in (job.out / "notices.txt").read_text()
+    assert (job.out / "checkpoints" / ".damaged-step-00000004").is_dir()
+
+
+def test_a_damaged_checkpoint_ahead_costs_no_later_one(trained, tmp_path):
+    calm = trained[1, "fp32"]
+    job = tiny_job(tmp_path, calm.config, world_size=2, zero_stage=1, retention={"newest": 1})
+    assert run_ranks(train_all, 2, [job]) == [None, None]
+    last = job.out / "checkpoints" / "step-00000006"
+    os.truncate(last / "rank-00000-of-00002.safetensors", 100)
+    run_ranks(train_and_be_told_to_stop, 2, job, 1, signal.SIGTERM)
+    assert [path.name for path in (job.out / "checkpoints").glob("step-*")] == ["step-00000003"]
+    assert run_ranks(train_all, 2, [job]) == [None, None]
+    assert courses(job) == courses(calm)
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_begins_again(trained, tmp_path):

@@ -68,6 +68,26 @@ def test_steps_that_are_not_finite_are_counted_in_a_row() -> None:
     assert (trouble.num_steps, trouble.reason) == (3, "3 steps in a row without finite loss and gradient")
 
 
+def test_spikes_and_steps_that_are_not_finite_are_one_trouble() -> None:
+    judge = Stability(CONFIG, [(loss, True) for loss in falling(100)])
+    verdicts = [
+        judge.judge(12.0 if updated else float("nan"), updated=updated) for updated in (True, False) * 2 + (True,)
+    ]
+    assert verdicts[:4] == [None] * 4
+    assert verdicts[4] is not None
+    assert verdicts[4].num_steps == 5
+
+
+def test_trouble_is_never_longer_than_what_is_remembered() -> None:
+    rule = SpikeConfig(window_steps=16, threshold=8, patience_steps=100)
+    config = StabilityConfig(spikes=rule, max_skipped_steps=2)
+    judge = Stability(config, [(loss, True) for loss in falling(100)])
+    verdicts = [judge.judge(12.0 if step % 3 == 2 else float("nan"), updated=step % 3 == 2) for step in range(300)]
+    (trouble,) = [verdict for verdict in verdicts[:300] if verdict is not None][:1]
+    assert trouble.num_steps == 300
+    assert trouble.num_steps <= memory_steps(config)
+
+
 def test_a_judgement_resumed_from_the_last_steps_goes_on_alike() -> None:
     course = [(loss, True) for loss in falling(400)]
     whole, resumed = Stability(CONFIG, course), Stability(CONFIG, course[-memory_steps(CONFIG) :])

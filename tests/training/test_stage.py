@@ -14,6 +14,7 @@ from data_prep.manifests import Certificate, TrainedTokenizer
 from data_prep.train_tokenizer import HUGGING_FACE, MODEL
 from tests.training.ranks import VOCAB, run_ranks, tiny_config, tiny_corpus
 from tests.training.trials import before_step
+from training import control
 from training.attempts import Attempt, End, read_attempts
 from training.checkpoint import load_weights
 from training.metrics import FILE, read_metrics
@@ -49,6 +50,7 @@ def in_process(rank: Rank, directory: Path, name: str) -> None:
 
 def in_process_and_told_to_stop(rank: Rank, directory: Path, name: str) -> str:
     """The process that runs it all gets SIGTERM before the third step."""
+    control.SECONDS_BETWEEN_LOOKS = 0.0  # steps are quicker than its looks for the file would be
     before_step(2, lambda own: os.kill(os.getpid(), signal.SIGTERM))
     try:
         in_process(rank, directory, name)

@@ -23,13 +23,12 @@ QUIET = {"spikes": None, "max_skipped_steps": 3}
 
 @pytest.mark.parametrize(
     ("stage", "precision"),
-    [(0, "fp32"), (0, "bf16"), (1, "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16")],
+    [(stage, precision) for stage in (0, 1, 2, 3) for precision in ("fp32", "bf16")],
 )
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_leaves_the_weights_alone(tmp_path, stage, precision, what):
     config = tiny_config(precision=precision, stability=QUIET, checkpoint_every_steps=1, num_steps=4)
-    config = config.model_copy(update={"retention": config.retention.model_copy(update={"newest": 9})})
-    job = tiny_job(tmp_path, config, world_size=2, zero_stage=stage)
+    job = tiny_job(tmp_path, config, world_size=2, zero_stage=stage, retention={"newest": 9})
     assert run_ranks(train_with_poison, 2, job, [2 * BATCH], what) == [None, None]
     assert [line.updated for line in lines(job)] == [True, True, False, True]
     assert [line.num_skipped for line in lines(job)] == [0, 0, 1, 1]
