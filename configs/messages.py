@@ -32,6 +32,10 @@ def explain(model: type[BaseModel], tree: Mapping[str, Any], error: Mapping[str,
             return location, f"{name}.{key} is missing; it says which kind this is"
         case "value_error":  # a validator of ours, which has said it all
             return location, f"{name}: {context['error']}"
+        case "tuple_type" | "list_type":
+            return location, f"{name} is {_short(given)}, but it must be a list"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return location, f"{name} is {_short(given)}, but it must be a mapping of keys to values"
         case _:
             return location, f"{name} is {_short(given)}: {error['msg'][0].lower()}{error['msg'][1:]}"
 

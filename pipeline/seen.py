@@ -77,6 +77,8 @@ class DocumentSeen:
 def find_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint at `path`, or the last one of the finished training there. Raises UserError if there is none."""
     directory = path.resolve()
+    if not directory.exists():
+        raise UserError(f"{path} does not exist (seen from {Path.cwd()}); see what `ls` shows beside it")
     if not (directory / CHECKPOINT_FILE).is_file():
         training = read_record(directory)
         if training is None or training.stage != "train":

@@ -37,7 +37,7 @@ class Course:
         self.attempt, has_checkpoints = self._clear_and_agree()
         self.built = self._build(initial=not has_checkpoints)
         self._as_built = not has_checkpoints
-        """Whether the engine has the weights that the run begins with."""
+        """Whether the engine has the weights that the run begins with, and not what a damaged checkpoint left in it."""
         self.progress = self._load()
 
     @property
@@ -97,7 +97,7 @@ class Course:
         return progress
 
     def _begin_again(self, rollbacks: list[Rollback]) -> Progress:
-        if not self._as_built or checkpoint.named(self.root):  # what was loaded in part is still in the engine
+        if not self._as_built:
             self.built = self._build(initial=True)
         if self._continued is not None:
             load_checkpoint(self.engine, self._continued)

@@ -48,7 +48,7 @@ def find_initial(path: Path) -> Path:
     Raises UserError if there are none.
     """
     if not path.is_dir():
-        raise _error(path, f"is no directory (seen from {Path.cwd()}); correct it")
+        raise _error(path, f"is no directory that exists (seen from {Path.cwd()}); correct it")
     if record := _artifact_record(path):
         if record.stage not in _HOLDS_WEIGHTS:
             raise _error(path, f"was made by stage {record.stage!r}, which makes no weights; name one of `train`")

@@ -88,7 +88,8 @@ class Saver:
     @property
     def failed(self) -> bool:
         """Whether this rank could not do its part of the save under way; to be summed over ranks for `advance`."""
-        return self._pending is not None and self._pending.error is not None
+        pending = self._pending
+        return pending is not None and pending.error is not None and not pending.named
 
     def advance(self, num_failed: int) -> None:
         """Take note of what became of the save under way, if it ended; if a rank failed, all give it up."""
@@ -97,8 +98,11 @@ class Saver:
             self.failure = OSError(errno.EIO, "another rank could not write its part of the checkpoint")
             if pending is not None:
                 self._give_up(pending)
-        elif pending is not None and self.wait(0) and pending.error is None:
-            self._pending, self.failure = None, None
+        elif pending is not None and self.wait(0):
+            if pending.error is None:
+                self._pending, self.failure = None, None
+            elif pending.named:  # old ones could not be deleted
+                self._give_up(pending)
 
     def wait_for_files(self, seconds: float) -> bool:
         """Whether this rank has done its part, after waiting for it for at most so long."""

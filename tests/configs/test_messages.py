@@ -25,6 +25,12 @@ steps:
 """
 
 
+def test_lists_and_mappings_are_called_so(tmp_path):
+    lines = lines_of(tmp_path, "name: toy\nsteps: {a: {stage: train, config: {freeze: layers, init_from: x}}}\n")
+    assert any(line.endswith("steps.a.config.freeze is 'layers', but it must be a list") for line in lines)
+    assert any("init_from is 'x', but it must be a mapping of keys to values" in line for line in lines)
+
+
 def lines_of(tmp_path, text: str, model=RunConfig) -> list[str]:
     path = tmp_path / "toy.yaml"
     path.write_text(text, encoding="utf-8")

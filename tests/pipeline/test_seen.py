@@ -231,8 +231,9 @@ def test_a_held_out_document_is_one_sentence(checkpoint: Path, concord: Concord,
 
 
 def test_what_is_no_checkpoint_is_one_sentence(tmp_path: Path, concord: Concord, made: Made) -> None:
-    for path in (tmp_path, tmp_path / "nowhere", made.corpus.dir):
+    for path in (tmp_path, made.corpus.dir):
         one_sentence(concord("seen", "--checkpoint", path), f"{path} is neither a checkpoint")
+    one_sentence(concord("seen", "--checkpoint", tmp_path / "nowhere"), "nowhere does not exist")
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"format": 1}', "[]", "\xff"])

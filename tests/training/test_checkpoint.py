@@ -263,6 +263,23 @@ def test_metrics_that_cannot_be_written_keep_the_checkpoint_back(tmp_path: Path)
     assert "could not be written" in said[0]
 
 
+def test_old_checkpoints_that_cannot_be_deleted_are_told_of_and_the_new_one_stands(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    said: list[str] = []
+    ranks = savers(tmp_path, 2, said=said, after=refuse)
+    for rank, saver in enumerate(ranks):
+        saver.begin(record(1, world_size=2), shares(state(), rank, 2))
+    assert ranks[0].wait(10)
+    settle(ranks)
+    assert [saver.failure for saver in ranks] == [None, None]
+    assert names(tmp_path) == ["step-00000001"]
+    assert said == [
+        "older checkpoints could not be deleted (Operation not permitted); training goes on, and tries again"
+    ]
+
+
 def test_an_error_of_our_own_making_is_raised(tmp_path: Path) -> None:
     def wrong() -> None:
         raise KeyError("ours")
