@@ -182,3 +182,30 @@ def test_a_rollback_to_the_start_that_was_killed_starts_from_the_given_weights(t
     add_rollback(job.out, Rollback(at_step=4, to_step=0, skipped=(1000, 1005), reason="made up", time=0.0))
     assert run_ranks(train_all, 1, [job]) == [None], "the checkpoints are void now"
     assert courses(job) == whole
+
+
+ARCHITECTURES = {
+    "llama": {},
+    "qwen3": {"head_dim": 8},
+    "olmo2": {},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 8},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+}
+
+
+def test_every_architecture_trains_alike_in_every_layout(tmp_path):
+    courses_of = {}
+    for world_size, stage in [(1, 0), (2, 3), (3, 2)]:
+        jobs = [
+            Kind(
+                world_size,
+                stage,
+                "fp32",
+                changes={"model": {**SMALL, "architecture": name, "overrides": keys, "tie_word_embeddings": False}},
+            ).job(tmp_path, name=f"{name}-{world_size}-{stage}")
+            for name, keys in ARCHITECTURES.items()
+        ]
+        assert run_ranks(train_all, world_size, jobs) == [None] * world_size
+        for name, job in zip(ARCHITECTURES, jobs, strict=True):
+            losses = [line.loss for line in lines(job)]
+            assert losses == pytest.approx(courses_of.setdefault(name, losses), rel=2e-5), (name, world_size, stage)

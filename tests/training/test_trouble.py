@@ -11,6 +11,7 @@ from tests.training.trials import (
     train_all,
     train_and_hang,
     train_on_a_full_disk,
+    train_with_a_collective_too_many,
     train_with_poison,
     weights,
 )
@@ -93,6 +94,12 @@ def test_a_hang_ends_with_the_stack_of_every_rank(tmp_path):
     assert "sleep_for_ever" in texts[1]
     assert "all_reduce" in texts[0] or "backward" in texts[0]
     assert "made no progress for 3 s" in (job.out / "notices.txt").read_text()
+
+
+def test_unequal_collectives_end_as_a_hang_or_an_error(tmp_path):
+    job = tiny_job(tmp_path, tiny_config(), world_size=2, zero_stage=1, hang_timeout_seconds=3)
+    assert run_ranks(train_with_a_collective_too_many, 2, job, 3) == [1, 1]
+    assert len(lines(job)) == 3
 
 
 def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path):

@@ -94,6 +94,12 @@ def train_and_hang(rank: Rank, job: Job, step: int) -> None:
     train_rank(rank, job)
 
 
+def train_with_a_collective_too_many(rank: Rank, job: Job, step: int) -> None:
+    """Rank 1 waits for a collective that rank 0 never joins."""
+    before_step(step, lambda own: torch.distributed.barrier() if own.index == 1 else None)
+    train_rank(rank, job)
+
+
 def train_with_poison(rank: Rank, job: Job, places: list[int], what: str) -> None:
     """The step whose data begins at one of the places has a loss or a gradient that is not finite, or a huge loss."""
     from training.network import Network
