@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
+from zstandard import ZstdError
+
 from configs.base import Artifact, UserError
 from data_prep.corpus_files import read_documents
 from data_prep.manifests import CleanCorpus, TokenizedCorpus
@@ -32,7 +34,14 @@ def find_document(name: str, *, corpus: Artifact[CleanCorpus], tokens: Artifact[
             f"document {name!r} is of no source of {corpus.dir.name}: an id is the name of its source, a slash and "
             f"its name there, and the sources are {', '.join(sorted(known))}"
         )
-    if found := list(_ranges(name, source, corpus, tokens)):
+    try:
+        found = list(_ranges(name, source, corpus, tokens))
+    except (OSError, ValueError, ZstdError) as error:
+        raise UserError(
+            f"the text or tokens of {corpus.dir.name} and {tokens.dir.name} cannot be read "
+            f"({' '.join(str(error).split())}); delete the damaged artifact to have it made again"
+        ) from error
+    if found:
         return found
     raise UserError(f"document {name!r} is not in the training text: {_fate(name, source, corpus)}")
 

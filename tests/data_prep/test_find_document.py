@@ -1,10 +1,12 @@
 """From the id of a document to its tokens, or to what became of it."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from configs.base import UserError
+from configs.base import Artifact, UserError
 from data_prep.find_document import find_document
 from data_prep.tokenizer import encode, load
 from data_prep.train_tokenizer import MODEL
@@ -69,3 +71,22 @@ def test_a_document_that_is_not_in_the_text_is_said_to_be_so(made: Made, name: s
         find_document(document, corpus=made.corpus, tokens=made.tokens)
     assert says in str(caught.value)
     assert repr(document) in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["index gone", "index cut", "text gone", "text cut"])
+def test_damaged_files_are_one_sentence(tmp_path: Path, made: Made, damage: str) -> None:
+    copies = {part: tmp_path / part for part in ("corpus", "tokens")}
+    for part, place in copies.items():
+        shutil.copytree(getattr(made, part).dir, place)
+    corpus, tokens = Artifact(copies["corpus"], made.corpus.manifest), Artifact(copies["tokens"], made.tokens.manifest)
+    what, how = damage.split()
+    shard = made.tokens.manifest.shards[0].path
+    path = tokens.dir / f"{shard}.idx" if what == "index" else corpus.dir / made.corpus.manifest.shards[0].path
+    if how == "gone":
+        path.unlink()
+    else:
+        os.truncate(path, path.stat().st_size // 2)
+    document = kept(made.corpus)[0].id
+    with pytest.raises(UserError, match=r"cannot be read .*; delete the damaged artifact") as caught:
+        find_document(document, corpus=corpus, tokens=tokens)
+    assert "\n" not in str(caught.value)
