@@ -29,7 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.storm_faults import FAULTS, GRACE_SECONDS, Run, drive
+from benchmarks.storm_faults import FAULTS, GRACE_SECONDS, Over, Run, drive
 from data_prep.manifests import Certificate, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
 from data_prep.shards import dtype_for, write_shard
 from data_prep.train_tokenizer import HUGGING_FACE, MODEL
@@ -105,7 +105,10 @@ def storm(run: Run, names: list[str], random: Random) -> list[dict[str, Any]]:
     run.wait_for(lambda: run.step() > 0)
     while run.wait_for(_alarm(random.uniform(*PAUSE_SECONDS))):
         deck = deck or random.sample(names, len(names))
-        rows.append(strike(run, deck.pop(), random))
+        try:
+            rows.append(strike(run, deck.pop(), random))
+        except Over:
+            break
         print(json.dumps(rows[-1]), flush=True)
     return rows
 

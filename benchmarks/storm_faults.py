@@ -148,11 +148,23 @@ def processes() -> Iterator[tuple[int, int, str]]:
             yield int(pid), int(session), args
 
 
-def signal_rank(run: Run, random: Random, number: signal.Signals) -> int:
-    """Send a signal to some rank, as soon as there is one; its process."""
-    pid = random.choice(run.wait_for(lambda: run.pids(RANK)))
+class Over(Exception):
+    """Training has ended before it could be struck."""
+
+
+def send(run: Run, random: Random, what: re.Pattern[str], number: signal.Signals) -> int:
+    """Send a signal to some such process, as soon as there is one; its id."""
+    found = run.wait_for(lambda: run.pids(what))
+    if not found:
+        raise Over
+    pid = int(random.choice(found))
     os.kill(pid, number)
-    return int(pid)
+    return pid
+
+
+def signal_rank(run: Run, random: Random, number: signal.Signals) -> int:
+    """Send a signal to some rank."""
+    return send(run, random, RANK, number)
 
 
 def damage(run: Run, random: Random) -> dict[str, Any]:
@@ -207,7 +219,7 @@ def freeze(run: Run, random: Random) -> dict[str, Any]:
 FAULTS: dict[str, tuple[Callable[[Run, Random], Any], list[int]]] = {
     "rank killed": (lambda run, random: signal_rank(run, random, signal.SIGKILL), []),
     "driver killed": (lambda run, _: run.drivers[-1].kill(), [-signal.SIGKILL]),
-    "raylet killed": (lambda run, _: os.kill(run.pids(RAYLET)[0], signal.SIGKILL), [1]),
+    "raylet killed": (lambda run, random: send(run, random, RAYLET, signal.SIGKILL), [1]),
     "driver terminated": (lambda run, _: run.drivers[-1].terminate(), [75]),
     "checkpoint damaged": (damage, []),
     "rank frozen": (freeze, []),
