@@ -68,8 +68,14 @@ def before_step(step: int, do: Callable[[Rank], None]) -> None:
 
 
 def train_and_die(rank: Rank, job: Job, step: int) -> None:
-    """Rank 1 is killed before step `step`."""
-    before_step(step, lambda own: os.kill(os.getpid(), signal.SIGKILL) if own.index == 1 else None)
+    """Rank 1 is killed before step `step`, when the checkpoint under way has its name."""
+
+    def die(own: Rank) -> None:
+        while own.index == 1:
+            if not list(job.out.glob("checkpoints/.step-*")):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    before_step(step, die)
     train_rank(rank, job)
 
 
