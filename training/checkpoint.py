@@ -159,15 +159,6 @@ def load_weights(directory: Path) -> dict[str, torch.Tensor]:
     return {name: tensor.view(record.shapes[name]) for name, tensor in flat.items()}
 
 
-def verify(directory: Path) -> CheckpointRecord:
-    """The record, once every byte of every file has been read and found right. Raises UserError on any damage."""
-    record = read_record(directory)
-    for file in _rank_files(directory, record):
-        with closing(file):
-            file.verify()
-    return record
-
-
 def checksum(path: Path) -> str:
     """Of a small file: xxh3-128, in hex."""
     return xxhash.xxh3_128_hexdigest(path.read_bytes())

@@ -133,12 +133,6 @@ class RankFile:
                     held = number
                 _copy(buffer, number * size, stretch)
 
-    def verify(self) -> None:
-        """Read all of it. Raises UserError if a checksum is wrong."""
-        buffer = bytearray(self._sums.block_bytes)
-        for number in range(len(self._sums.xxh3_64) - 1):
-            self._load(number, buffer)
-
     def _load(self, number: int, buffer: bytearray) -> None:
         start = number * self._sums.block_bytes
         view = memoryview(buffer)[: min(self._sums.block_bytes, self._sums.data_bytes - start)]
