@@ -41,7 +41,7 @@ def first_step(started: float) -> dict[str, float]:
 def concord(started: float) -> None:
     """The gang of cluster/ray_executor.py."""
     from cluster.ray_executor import RayExecutor
-    from configs.cluster import PoolConfig
+    from configs.pools import PoolConfig
 
     executor = RayExecutor(PoolConfig(num_ranks=2), address="local")
     print(json.dumps(executor.gang(_on_rank, started, label="measuring")))

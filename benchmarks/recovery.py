@@ -55,8 +55,8 @@ def note(out: Path, event: str, **entries: Any) -> None:
 def concord(store: Path, out: Path) -> None:
     """The train stage on RayExecutor, with notes of when the ranks' function is entered."""
     import cluster.ray_executor
-    from configs.cluster import PoolConfig
     from configs.load import load
+    from configs.pools import PoolConfig
     from configs.run import RunConfig
     from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
     from pipeline.artifact import load_artifact

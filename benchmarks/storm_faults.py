@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from configs.base import Artifact, UserError
-from configs.cluster import PoolConfig
+from configs.pools import PoolConfig
 from configs.training import TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
 from training.attempts import step_seconds

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -10,7 +11,9 @@ from cluster.executor import Rank
 from cluster.network import free_port
 from cluster.placement import Placement, place
 from cluster.progress import Meter
-from configs.cluster import PoolConfig, WandbConfig
+from cluster.topology import Node
+from configs.cluster import WandbConfig
+from configs.pools import PoolConfig
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,9 +29,8 @@ class InlineExecutor:
 
     def placement(self) -> Placement:
         """One rank with all cores of this process, on a GPU if there is one."""
-        alone = self._pool.model_copy(update={"num_ranks": 1, "cpus_per_rank": None})
-        num_cpus = len(os.sched_getaffinity(0))
-        self.used = place(alone, num_cpus=num_cpus, num_gpus=min(1, count_gpus()), wandb=self._wandb)
+        alone = self._pool.model_copy(update={"num_ranks": 1, "min_ranks": None, "cpus_per_rank": None})
+        self.used = place(alone, [this_machine(min(1, count_gpus()))], wandb=self._wandb)
         return self.used
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], *, label: str, on_device: bool = False) -> Iterator[R]:
@@ -50,6 +52,12 @@ class InlineExecutor:
         finally:
             os.environ.clear()
             os.environ.update(before)
+
+
+def this_machine(num_gpus: int) -> Node:
+    """The machine that this process runs on, as far as it may use it."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Node(socket.gethostname(), len(os.sched_getaffinity(0)), num_gpus, memory)
 
 
 def count_gpus() -> int:

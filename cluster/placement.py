@@ -1,9 +1,13 @@
 """From a pool's settings and the machines there are to how work is laid out. Pure; nothing of it is identity."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cluster.topology import Node
 from configs.base import ConfigError
-from configs.cluster import PoolConfig, RetentionConfig, WandbConfig
+from configs.cluster import WandbConfig
+from configs.pools import PoolConfig, RetentionConfig
 
 
 @dataclass(frozen=True)
@@ -11,6 +15,9 @@ class Placement:
     """How a step is laid out on hardware."""
 
     num_ranks: int
+    min_ranks: int
+    """Training goes on with so few when nodes are lost; it is num_ranks where it is not elastic."""
+
     device: str
     """`cuda` or `cpu`."""
 
@@ -31,23 +38,25 @@ class Placement:
     wandb: WandbConfig | None
 
 
-def place(pool: PoolConfig, *, num_cpus: int, num_gpus: int, wandb: WandbConfig | None) -> Placement:
-    """Lay a pool out on `num_cpus` cores and `num_gpus` GPUs. Raises ConfigError if it asks for more than there is."""
+def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None) -> Placement:
+    """Lay a pool out on its nodes. Raises ConfigError if it asks for more than there is."""
     _check(pool)
-    num_ranks = pool.num_ranks or num_gpus or max(1, num_cpus // 2)
-    cpus_per_rank = pool.cpus_per_rank or max(1, num_cpus // num_ranks)
-    if num_ranks * cpus_per_rank > num_cpus or (num_gpus and num_ranks > num_gpus):
+    device = "cuda" if any(node.num_gpus for node in nodes) else "cpu"
+    num_ranks = pool.num_ranks or _default_ranks(nodes, device)
+    cpus_per_rank = pool.cpus_per_rank or _even_share(nodes, num_ranks, device)
+    if not num_ranks or num_ranks > slots(nodes, cpus_per_rank=cpus_per_rank, device=device):
         raise ConfigError(
-            f"the pool wants {num_ranks} ranks of {cpus_per_rank} CPU cores, but there are {num_cpus} cores and "
-            f"{num_gpus} GPUs; lower num_ranks or cpus_per_rank in the cluster file"
+            f"the pool wants {num_ranks or 'any'} ranks of {cpus_per_rank} CPU cores, but there are "
+            f"{describe(nodes)}; lower num_ranks or cpus_per_rank in the cluster file"
         )
     return Placement(
         num_ranks=num_ranks,
-        device="cuda" if num_gpus else "cpu",
+        min_ranks=pool.min_ranks or num_ranks,
+        device=device,
         cpus_per_rank=cpus_per_rank,
-        cpus_per_task=min(pool.cpus_per_task, num_cpus),
-        zero_stage=pool.zero_stage,
-        micro_batch_size=pool.micro_batch_size,
+        cpus_per_task=min(pool.cpus_per_task, max(node.num_cpus for node in nodes)),
+        zero_stage=1 if pool.zero_stage is None else pool.zero_stage,
+        micro_batch_size=pool.micro_batch_size or 8,
         offload_optimizer=pool.offload_optimizer,
         activation_checkpointing=pool.activation_checkpointing,
         compile=pool.compile,
@@ -60,6 +69,39 @@ def place(pool: PoolConfig, *, num_cpus: int, num_gpus: int, wandb: WandbConfig 
         grace_seconds=pool.grace_seconds,
         wandb=wandb,
     )
+
+
+def slots(nodes: Sequence[Node], *, cpus_per_rank: int, device: str) -> int:
+    """How many ranks fit, each on one node with its cores and, on GPUs, a GPU of its own."""
+    kinds = Counter((node.num_cpus, node.num_gpus) for node in nodes)
+    return sum(
+        count * (min(cpus // cpus_per_rank, gpus) if device == "cuda" else cpus // cpus_per_rank)
+        for (cpus, gpus), count in kinds.items()
+    )
+
+
+def describe(nodes: Sequence[Node]) -> str:
+    """The machines in a few words: `2 nodes with 8 cores and 4 GPUs, 1 node with 2 cores`."""
+    kinds = Counter((node.num_cpus, node.num_gpus) for node in nodes)
+    words = [
+        f"{count} node{'s' if count > 1 else ''} with {cpus} cores" + (f" and {gpus} GPUs" if gpus else "")
+        for (cpus, gpus), count in kinds.items()
+    ]
+    return ", ".join(words) or "no nodes"
+
+
+def _default_ranks(nodes: Sequence[Node], device: str) -> int:
+    """One a GPU, or without GPUs one for each two cores of a node."""
+    if device == "cuda":
+        return sum(min(node.num_gpus, node.num_cpus) for node in nodes)
+    return sum(max(1, node.num_cpus // 2) for node in nodes if node.num_cpus)
+
+
+def _even_share(nodes: Sequence[Node], num_ranks: int, device: str) -> int:
+    """The most cores that every rank can have."""
+    most = max((node.num_cpus for node in nodes), default=1)
+    fitting = (c for c in range(most, 0, -1) if slots(nodes, cpus_per_rank=c, device=device) >= num_ranks)
+    return next(fitting, 1)
 
 
 def _check(pool: PoolConfig) -> None:

@@ -16,10 +16,12 @@ from cluster.placement import Placement, place
 from cluster.progress import Meter, say
 from cluster.ray_connection import connect, first_line, ray_failures
 from cluster.ray_gang import Gang
+from cluster.ray_nodes import nodes_of
 from cluster.ray_verdict import RanksLost
 from cluster.ray_wait import Watch
 from configs.base import UserError
-from configs.cluster import PoolConfig, WandbConfig
+from configs.cluster import WandbConfig
+from configs.pools import PoolConfig
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,9 +38,7 @@ class RayExecutor:
     def placement(self) -> Placement:
         """What the pool's settings come to on the cluster."""
         connect(self._address)
-        there = ray.cluster_resources()
-        num_cpus, num_gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
-        self.used = place(self._pool, num_cpus=num_cpus, num_gpus=num_gpus, wandb=self._wandb)
+        self.used = place(self._pool, nodes_of(self._pool), wandb=self._wandb)
         return self.used
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], *, label: str, on_device: bool = False) -> Iterator[R]:

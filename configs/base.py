@@ -22,6 +22,24 @@ class ConfigError(UserError):
     exit_code = 2
 
 
+class StartUpError(UserError):
+    """What is needed to begin did not come: the cluster did not answer, or its resources did not become free."""
+
+    exit_code = 69  # sysexits' EX_UNAVAILABLE
+
+
+class InfrastructureError(UserError):
+    """Machines, or Ray itself, have failed: the same work may well succeed when it is begun again."""
+
+    exit_code = 71  # sysexits' EX_OSERR
+
+
+class OutOfMemory(UserError):
+    """A machine or a GPU ran out of memory: beginning again would end the same way."""
+
+    exit_code = 73
+
+
 class Config(BaseModel):
     """What a user may write. Frozen. An unknown key is an error, never ignored; so is a number that is not finite."""
 

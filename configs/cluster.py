@@ -1,75 +1,28 @@
 """What a cluster file may say: where work runs. Placement, never identity, so nothing here is hashed."""
 
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from configs.base import Config, Name
+from configs.launchers import Launcher, LocalLauncher
+from configs.pools import PoolConfig
+
+SECRET_NAME = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
+"""Names of environment variables whose values are secrets."""
 
 
-class RetentionConfig(Config):
-    """Which checkpoints stay on disk. One that an evaluation is reading stays as well."""
-
-    newest: int = Field(default=2, ge=1)
-    """So many of the newest."""
-
-    every_steps: int | None = Field(default=None, ge=1)
-    """Also each whose step is a multiple of this."""
-
-    best: int = Field(default=0, ge=0)
-    """Also so many of those with the lowest training loss, over the steps since the checkpoint before."""
+def _no_secret(name: str) -> str:
+    if SECRET_NAME.search(name) and not name.endswith("_PATH"):
+        raise ValueError(
+            f"{name} is a secret, which no file may hold: set it in the environment, and name it in `pass_environment`"
+        )
+    return name
 
 
-class PoolConfig(Config):
-    """How training and parallel work use one kind of machine."""
-
-    num_ranks: int | None = Field(default=None, ge=1)
-    """Training processes. Left out: one a GPU, or without GPUs one for each two CPU cores."""
-
-    cpus_per_rank: int | None = Field(default=None, ge=1)
-    """CPU cores, and threads, of a training process. Left out: the cores shared evenly among the ranks."""
-
-    cpus_per_task: int = Field(default=1, ge=1)
-    """CPU cores of one item of parallel work, such as cleaning one file."""
-
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    """DeepSpeed ZeRO stage: what is sharded over the ranks. 0 nothing, 1 optimizer state, 2 also gradients,
-    3 also parameters."""
-
-    micro_batch_size: int = Field(default=8, ge=1)
-    """Sequences of one forward and backward pass on one rank; the rest of the batch is accumulated."""
-
-    offload_optimizer: bool = False
-    """Keep the optimizer's weights and moments in host memory and update them there (AdamW by DeepSpeed's CPUAdam,
-    which is compiled at first use). For ZeRO stages 1 to 3."""
-
-    activation_checkpointing: bool = False
-    """Recompute activations in the backward pass instead of keeping them: less memory, about a third more time."""
-
-    compile: bool = False
-    """Compile each layer with torch.compile: faster steps after a slower first one. For ZeRO stages 0 to 2."""
-
-    attention: Literal["sdpa", "flex_attention", "eager"] = "sdpa"
-    """Which of transformers' implementations of attention; `flex_attention` needs a GPU."""
-
-    retention: RetentionConfig = RetentionConfig()
-    """Which checkpoints stay on disk."""
-
-    hang_timeout_seconds: float = Field(default=600, gt=0)
-    """A rank that makes no progress for so long is ended, with the stack of every rank written down; the first step,
-    which may compile, gets three times as long."""
-
-    grace_seconds: float = Field(default=60, gt=0)
-    """On SIGTERM or SIGUSR1 (pre-emption) training saves a checkpoint and ends, within this time, with exit code 75."""
-
-    warm_spares: bool = True
-    """Keep, for each rank, a process that has the libraries loaded, to take its place when ranks are lost."""
-
-    max_restarts: int = Field(default=3, ge=0)
-    """How often a lost worker or a lost group of ranks is started again before the step fails."""
-
-    start_timeout_seconds: float = Field(default=300, gt=0)
-    """How long to wait for the resources of a group of ranks."""
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
+"""Name of an environment variable."""
 
 
 class WandbConfig(Config):
@@ -85,6 +38,36 @@ class WandbConfig(Config):
     """`auto` is online when an API key is there, else offline."""
 
 
+class RetriesConfig(Config):
+    """How often a run that was submitted is begun again by itself, by what ended it. A user's error, running out of
+    memory and a bug end it at once."""
+
+    infrastructure: int = Field(default=5, ge=0)
+    """Ray or a node has failed, or the driver was killed."""
+
+    preemption: int = Field(default=100, ge=0)
+    """Somebody else asked for the machines."""
+
+    start_up: int = Field(default=3, ge=0)
+    """The resources did not come in time, or the cluster did not answer."""
+
+    backoff_seconds: float = Field(default=5, ge=0)
+    """Wait before the first of a class; doubled each time."""
+
+    max_backoff_seconds: float = Field(default=300, ge=0)
+    """No wait is longer."""
+
+
+class StorageConfig(Config):
+    """For a store that is a URL."""
+
+    work_dir: str = Field(default=".concord", min_length=1)
+    """A directory that all nodes share: what is being made, and a cache of what is in the store."""
+
+    num_transfers: int = Field(default=8, ge=1)
+    """Files sent or fetched at a time."""
+
+
 class ClusterConfig(Config):
     """Where a run takes place."""
 
@@ -94,8 +77,26 @@ class ClusterConfig(Config):
     ray_address: str = "local"
     """`local` starts a private Ray on this machine for the time of the run; `host:port` joins a running one."""
 
+    launcher: Launcher = LocalLauncher()
+    """How `concord submit` starts the run."""
+
     pools: dict[Name, PoolConfig] = {"default": PoolConfig()}
     """Pools by name; a step's `pool` names one."""
+
+    storage: StorageConfig = StorageConfig()
+    """How a store that is a URL is used."""
+
+    environment: dict[Annotated[VariableName, AfterValidator(_no_secret)], str] = {}
+    """Variables for the driver and all it starts, such as NCCL_SOCKET_IFNAME."""
+
+    pass_environment: tuple[VariableName, ...] = ("WANDB_API_KEY", "HF_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    """Variables that `concord submit` passes on from its own environment, secrets among them, where they are set."""
+
+    time_limit_minutes: float | None = Field(default=None, gt=0)
+    """A submitted run that takes longer, over all its attempts, saves a checkpoint and ends."""
+
+    retries: RetriesConfig = RetriesConfig()
+    """How often a submitted run is begun again by itself."""
 
     wandb: WandbConfig | None = None
     """Where to copy training metrics; null keeps them in metrics.jsonl alone."""

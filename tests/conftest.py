@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from configs.cluster import PoolConfig
+from configs.pools import PoolConfig
 
 
 @pytest.fixture(scope="session")

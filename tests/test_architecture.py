@@ -15,7 +15,7 @@ LAYERS = ["configs", "cluster", "data_prep", "training", "eval", "pipeline"]
 DOORS = {
     "ray": {
         f"cluster/ray_{name}.py"
-        for name in ("connection", "executor", "gang", "places", "rank", "spares", "verdict", "wait")
+        for name in ("connection", "executor", "gang", "nodes", "places", "rank", "spares", "verdict", "wait")
     },
     "deepspeed": {"training/engine.py"},
     "sentencepiece": {"data_prep/tokenizer.py"},

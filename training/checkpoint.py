@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 
 from cluster.files import sync, write_text
 from configs.base import UserError
-from configs.cluster import RetentionConfig
+from configs.pools import RetentionConfig
 from training.fragments import Fragment
 from training.rank_file import Entry, RankFile, Stretch, split_key, stem
 from training.records import CHECKPOINT_FILE, CheckpointRecord

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from configs.cluster import RetentionConfig
+from configs.pools import RetentionConfig
 
 _LEASES = ".leases"
 

@@ -1,12 +1,18 @@
 import pytest
 
 from cluster.placement import place
+from cluster.topology import Node
 from configs.base import ConfigError
-from configs.cluster import PoolConfig, WandbConfig
+from configs.cluster import WandbConfig
+from configs.pools import PoolConfig
 
 
 def placed(num_cpus: int, num_gpus: int = 0, **settings):
-    return place(PoolConfig(**settings), num_cpus=num_cpus, num_gpus=num_gpus, wandb=None)
+    return place(PoolConfig(**settings), [machine(num_cpus, num_gpus)], wandb=None)
+
+
+def machine(num_cpus: int, num_gpus: int = 0) -> Node:
+    return Node("host", num_cpus, num_gpus, memory_bytes=2**34)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +54,8 @@ def test_a_pool_that_asks_for_nothing_always_fits(num_cpus, num_gpus):
 def test_a_pool_that_asks_for_more_than_there_is_is_refused(num_cpus, num_gpus, settings):
     with pytest.raises(ConfigError) as caught:
         placed(num_cpus, num_gpus, **settings)
-    assert f"there are {num_cpus} cores and {num_gpus} GPUs; lower num_ranks" in str(caught.value)
+    gpus = f" and {num_gpus} GPUs" if num_gpus else ""
+    assert f"there are 1 node with {num_cpus} cores{gpus}; lower num_ranks" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -60,6 +67,25 @@ def test_a_task_never_wants_more_cores_than_there_are():
 def test_the_other_settings_are_passed_on():
     pool = PoolConfig(zero_stage=3, micro_batch_size=2, max_restarts=0, start_timeout_seconds=1.5)
     wandb = WandbConfig(project="p")
-    placement = place(pool, num_cpus=2, num_gpus=0, wandb=wandb)
+    placement = place(pool, [machine(2)], wandb=wandb)
     assert (placement.zero_stage, placement.micro_batch_size, placement.max_restarts) == (3, 2, 0)
     assert (placement.start_timeout_seconds, placement.wandb) == (1.5, wandb)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "settings", "layout"),
+    [
+        ([1, 1], {}, (2, 1)),
+        ([3, 3], {}, (2, 3)),
+        ([2, 4], {}, (3, 2)),
+        ([4, 4], {"num_ranks": 3}, (3, 2)),
+    ],
+)
+def test_a_rank_lies_on_one_node(cpus, settings, layout):
+    placement = place(PoolConfig(**settings), [machine(count) for count in cpus], wandb=None)
+    assert (placement.num_ranks, placement.cpus_per_rank) == layout
+
+
+def test_cores_of_several_nodes_are_no_cores_of_one_rank():
+    with pytest.raises(ConfigError, match="2 nodes with 2 cores"):
+        place(PoolConfig(num_ranks=1, cpus_per_rank=3), [machine(2), machine(2)], wandb=None)

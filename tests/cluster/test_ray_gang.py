@@ -18,7 +18,7 @@ from cluster.executor import Rank
 from cluster.ray_executor import RayExecutor
 from cluster.ray_rank import NICENESS, birth_of
 from configs.base import UserError
-from configs.cluster import PoolConfig
+from configs.pools import PoolConfig
 
 ROOT = Path(__file__).parent.parent.parent
 NUM_RANKS = 2
@@ -157,7 +157,7 @@ def test_an_error_of_the_driver_ends_all_processes(gang, place):
 def test_a_killed_driver_leaves_no_process(place):
     program = (
         "import sys; from functools import partial; from pathlib import Path; from cluster import ray_spares\n"
-        "from cluster.ray_executor import RayExecutor; from configs.cluster import PoolConfig\n"
+        "from cluster.ray_executor import RayExecutor; from configs.pools import PoolConfig\n"
         "from tests.cluster.test_ray_gang import get_warm, hold_still\n"
         "ray_spares.START_AFTER_SECONDS = 0.0\n"
         "gang = RayExecutor(PoolConfig(num_ranks=2, cpus_per_rank=1), address='local').gang\n"

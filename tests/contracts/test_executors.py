@@ -11,7 +11,7 @@ import pytest
 from cluster.executor import Executor, Rank
 from cluster.inline import InlineExecutor
 from configs.base import ConfigError, UserError
-from configs.cluster import PoolConfig
+from configs.pools import PoolConfig
 
 MakeExecutor = Callable[..., Executor]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from cluster.inline import InlineExecutor
 from configs.base import Artifact
-from configs.cluster import PoolConfig
 from configs.data import CleanConfig
+from configs.pools import PoolConfig
 from data_prep.clean import clean
 from data_prep.corpus_files import read_documents
 from data_prep.document import Document

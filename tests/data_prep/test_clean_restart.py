@@ -10,8 +10,8 @@ import pytest
 
 from cluster.executor import Executor
 from cluster.inline import InlineExecutor
-from configs.cluster import PoolConfig
 from configs.data import CleanConfig
+from configs.pools import PoolConfig
 from data_prep import clean as stage
 from data_prep.clean_parts import write_part
 from data_prep.readers import READERS

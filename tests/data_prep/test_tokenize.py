@@ -10,8 +10,8 @@ import pytest
 
 from cluster.inline import InlineExecutor
 from configs.base import Artifact, UserError
-from configs.cluster import PoolConfig
 from configs.data import TokenizeConfig, TrainTokenizerConfig
+from configs.pools import PoolConfig
 from data_prep.corpus_files import read_documents
 from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
 from data_prep.shards import open_tokens

@@ -11,7 +11,7 @@ from cluster.executor import Executor
 from cluster.files import sha256_of
 from cluster.inline import InlineExecutor
 from configs.base import Artifact, Config, Manifest
-from configs.cluster import PoolConfig
+from configs.pools import PoolConfig
 from pipeline.plan import Plan, make_plan
 from pipeline.runner import Runner
 from pipeline.stage import Stage, stage

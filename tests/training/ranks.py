@@ -14,7 +14,7 @@ from cluster.executor import Rank
 from cluster.network import free_port
 from cluster.placement import place
 from configs.base import Artifact
-from configs.cluster import PoolConfig
+from configs.pools import PoolConfig
 from configs.training import TrainConfig
 from data_prep.manifests import Certificate, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
 from data_prep.shards import dtype_for, write_shard

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from cluster.executor import Rank
 from configs.base import UserError
-from configs.cluster import RetentionConfig
+from configs.pools import RetentionConfig
 from tests.training.ranks import run_ranks, tiny_config
 from training import checkpoint, rank_file
 from training.fragments import Fragment

@@ -9,7 +9,7 @@ from cluster.executor import Executor, Rank
 from cluster.files import sha256_of
 from cluster.inline import InlineExecutor
 from configs.base import Artifact
-from configs.cluster import PoolConfig
+from configs.pools import PoolConfig
 from data_prep.manifests import Certificate, TrainedTokenizer
 from data_prep.train_tokenizer import HUGGING_FACE, MODEL
 from tests.training.ranks import VOCAB, run_ranks, tiny_config, tiny_corpus

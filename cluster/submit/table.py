@@ -1,0 +1,21 @@
+"""The launchers, by their kind in a cluster file."""
+
+from importlib import import_module
+
+from cluster.submit.launcher import Launcher
+from configs.cluster import ClusterConfig
+
+LAUNCHERS = {
+    "local": "cluster.submit.local.LocalProcess",
+    "ray": "cluster.submit.ray_jobs.RayJobs",
+    "slurm": "cluster.submit.slurm.Slurm",
+    "kubernetes": "cluster.submit.kubernetes.Kubernetes",
+}
+"""Module and class, imported when used: Ray's takes a second."""
+
+
+def launcher_for(cluster: ClusterConfig) -> Launcher:
+    """The launcher that a cluster file asks for."""
+    module, _, name = LAUNCHERS[cluster.launcher.kind].rpartition(".")
+    made: Launcher = getattr(import_module(module), name)(cluster.launcher)
+    return made
