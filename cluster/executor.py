@@ -11,6 +11,13 @@ R = TypeVar("R")
 A = TypeVar("A")
 
 
+class Resized(Exception):
+    """What every rank raises once it was asked to make way for another number of ranks, and has saved its work.
+
+    It is no failure: the gang is started again with as many ranks as fit by then.
+    """
+
+
 @dataclass(frozen=True)
 class Rank:
     """One of the processes of a gang."""
@@ -42,6 +49,10 @@ class Rank:
         }
 
 
+class Resized(Exception):
+    """What the ranks of a gang raise when they have saved, to be started again on another number of ranks."""
+
+
 class Executor(Protocol):
     """Something that runs functions of ours: a Ray cluster, or this process."""
 
@@ -61,11 +72,26 @@ class Executor(Protocol):
         """
         ...
 
-    def gang(self, fn: Callable[[Rank, A], R], argument: A, *, label: str, warm: Callable[[], None] | None = None) -> R:
+    def gang(
+        self,
+        fn: Callable[[Rank, A], R],
+        argument: A,
+        *,
+        label: str,
+        warm: Callable[[], None] | None = None,
+        resize: Callable[[], None] | None = None,
+    ) -> R:
         """Call `fn(rank, argument)` once a rank, all at the same time; the result is rank 0's.
 
         The ranks start and fail together. If one is lost all are started again, so `fn` must go on from what it
         has saved. An exception of `fn` is not retried. `warm`, picklable, imports what `fn` will: with it, and where
         the placement has `warm_spares`, processes that have called it stand by for the ranks.
+
+        Where the placement is elastic, an attempt may have fewer ranks than the one before, or more: `world_size`
+        says how many. `resize`, called in this process at most once an attempt, asks the ranks that work to save and
+        raise Resized, because more would fit; without it a gang never grows. Ranks that end first have ended well.
+
+        Raises StartUpError if the ranks' places do not come in time, InfrastructureError if ranks are lost more often
+        than `max_restarts` or Ray itself dies, and OutOfMemory.
         """
         ...

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from cluster.executor import Executor
+from cluster.fence import Fence
 from cluster.files import write_text
 from cluster.placement import Placement
 from configs.base import Artifact, Manifest, UserError
@@ -43,6 +44,9 @@ class Runner:
     on_end: Callable[[PlannedStep, Manifest, float | None], None] = lambda step, manifest, seconds: None
     """Called once a step that was needed; the seconds are None for an artifact that was there already."""
 
+    take_over: bool = False
+    """Pass over another process that makes a step, and fence it off."""
+
     done: dict[str, Artifact[Manifest]] = field(default_factory=dict)
 
     def run(self) -> dict[str, Artifact[Manifest]]:
@@ -70,17 +74,19 @@ class Runner:
     def _make(self, step: PlannedStep, path: Path, inputs: Mapping[str, Artifact[Manifest]]) -> Artifact[Manifest]:
         stage = self.stages[step.stage]
         try:
-            with lease(self.store, step.artifact, step=step.name):
+            with lease(self.store, step.artifact, step=step.name, take_over=self.take_over) as fence:
                 finished = load_artifact(path, stage.output)  # another run may have just made it
                 if finished is not None:
                     self.on_end(step, finished.manifest, None)
                     return finished
                 self.on_begin(step)
-                return self._attempt(step, path, inputs)
+                return self._attempt(step, path, inputs, fence)
         except OSError as error:
             raise _explain(step, error) from error
 
-    def _attempt(self, step: PlannedStep, path: Path, inputs: Mapping[str, Artifact[Manifest]]) -> Artifact[Manifest]:
+    def _attempt(
+        self, step: PlannedStep, path: Path, inputs: Mapping[str, Artifact[Manifest]], fence: Fence
+    ) -> Artifact[Manifest]:
         attempts = _count_attempt(path)
         started, clock = datetime.now(UTC), time.perf_counter()
         executor = self.executor_for(step.pool)
@@ -89,6 +95,7 @@ class Runner:
         except UserError as error:
             raise type(error)(f"step {step.name!r}: {error}") from error
         seconds = round(time.perf_counter() - clock, 3)
+        fence.check()
         commit(path, self._record(step, manifest, path, executor.used, attempts, started, seconds))
         (path / ATTEMPTS).unlink()
         self.on_end(step, manifest, seconds)

@@ -1,4 +1,4 @@
-"""How a running training is asked to stop: a file beside the metrics, or a signal to a rank itself.
+"""How a running training is asked to save, or to stop: a file beside the metrics, or a signal to a rank itself.
 
 Whoever started the ranks may be on another machine, so a file in the run's directory carries its wish; rank 0 looks
 for it, and the loop tells the others in the collective it makes anyway.
@@ -7,8 +7,9 @@ for it, and the loop tells the others in the collective it makes anyway.
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -17,6 +18,8 @@ from cluster.progress import say
 from configs.base import UserError
 
 STOP_FILE = ".stop"
+SAVE_FILE = ".save"
+RESIZE_FILE = ".resize"
 SECONDS_BETWEEN_LOOKS = 0.25
 RESUME_ME = 75
 """Exit code of a run that stopped for others' sake and goes on when started again: sysexits' EX_TEMPFAIL."""
@@ -28,35 +31,64 @@ class Stopped(UserError):
     exit_code = RESUME_ME
 
 
-class StopRequest:
-    """What one rank knows of a wish to stop."""
+@dataclass(frozen=True)
+class Wishes:
+    """What is wanted of training, besides going on."""
 
-    def __init__(self, out: Path, *, watches_file: bool) -> None:
-        self._path, self._watches = out / STOP_FILE, watches_file
-        self._asked, self._looked = False, 0.0
+    stop: bool = False
+    """Save, and end."""
+
+    save: bool = False
+    """Save, and go on."""
+
+    resize: bool = False
+    """Save, and end to be started again on another number of ranks."""
+
+
+class Requests:
+    """What one rank knows of others' wishes."""
+
+    def __init__(self, out: Path, *, watches_files: bool, on_look: Callable[[], None] = lambda: None) -> None:
+        """`on_look` is called as often as files are looked for, and may raise."""
+        self._out, self._watches, self._on_look = out, watches_files, on_look
+        self._signalled, self._seen, self._looked = False, Wishes(), 0.0
         for number in (signal.SIGTERM, signal.SIGUSR1) if _may_set_signals() else ():
             if getattr(signal.getsignal(number), "__module__", "") != __name__:  # else this is the asking process
-                signal.signal(number, self._signalled)
+                signal.signal(number, self._signal)
 
-    def asked(self) -> bool:
-        """Whether this rank has heard of it. Looks for the file at most four times a second."""
-        if self._watches and not self._asked and time.monotonic() - self._looked >= SECONDS_BETWEEN_LOOKS:
+    def look(self) -> Wishes:
+        """What is wanted by now. Looks for files at most four times a second."""
+        if self._watches and time.monotonic() - self._looked >= SECONDS_BETWEEN_LOOKS:
             self._looked = time.monotonic()
-            self._asked = self._path.exists()
-        return self._asked
+            self._on_look()
+            self._seen = Wishes(*((self._out / name).exists() for name in (STOP_FILE, SAVE_FILE, RESIZE_FILE)))
+        return replace(self._seen, stop=self._seen.stop or self._signalled)
 
-    def _signalled(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+    def saved(self) -> None:
+        """A save has begun, which is what was wanted."""
+        if self._watches and self._seen.save:
+            (self._out / SAVE_FILE).unlink(missing_ok=True)
+            self._seen = replace(self._seen, save=False)
+
+    def _signal(self, number: int, frame: FrameType | None) -> None:
+        self._signalled = True
+
+
+def ask_to_resize(out: Path) -> None:
+    """Ask the training in `out` to save and end, to be started again on another number of ranks."""
+    write_text(out / RESIZE_FILE, "")
 
 
 @contextmanager
 def stop_on_signal(out: Path, *, grace_seconds: float) -> Iterator[None]:
     """During the block, SIGTERM and SIGUSR1 ask the ranks to save and stop; after the grace the block is left.
+    SIGUSR2 asks them to save and go on.
 
     Raises Stopped in the block when the grace is over, and at its end if it ends well all the same. Signals reach the
     main thread only; in another, this does nothing.
     """
-    (out / STOP_FILE).unlink(missing_ok=True)
+    for name in (STOP_FILE, SAVE_FILE, RESIZE_FILE):
+        (out / name).unlink(missing_ok=True)
     if not _may_set_signals():
         yield
         return
@@ -74,7 +106,11 @@ def stop_on_signal(out: Path, *, grace_seconds: float) -> Iterator[None]:
             "on from the newest checkpoint, and give it more with grace_seconds in the cluster file"
         )
 
-    handlers = {signal.SIGTERM: ask, signal.SIGUSR1: ask, signal.SIGALRM: give_up}
+    def save(number: int, frame: FrameType | None) -> None:
+        say("training: SIGUSR2 received; saving a checkpoint after this step")
+        write_text(out / SAVE_FILE, "")
+
+    handlers = {signal.SIGTERM: ask, signal.SIGUSR1: ask, signal.SIGUSR2: save, signal.SIGALRM: give_up}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield

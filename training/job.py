@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.fence import Fence
 from cluster.placement import Placement
 from configs.base import Artifact
 from configs.training import TrainConfig
@@ -20,3 +21,6 @@ class Job:
     placement: Placement
     session: str
     """Of training/attempts.py."""
+
+    fence: Fence
+    """Checked before each commit."""

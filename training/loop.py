@@ -6,30 +6,28 @@ from dataclasses import replace
 
 import torch
 
-from cluster.executor import Rank
+from cluster.executor import Rank, Resized
 from training import checkpoint
-from training.attempts import read_attempts
 from training.batches import Batches
 from training.build import device_name, memory_bytes
-from training.control import Stopped, StopRequest
+from training.control import Requests, Stopped, Wishes
 from training.course import Course
 from training.engine import join, leave, set_learning_rate, time_communication
 from training.flops import flops_per_token, peak_flops
 from training.fragments import owned_fragments
 from training.job import Job
 from training.manifests import TrainedModel
-from training.metrics import FILE, read_metrics, recent_metrics
+from training.metrics import FILE, recent_metrics
 from training.notices import Notices
 from training.position import take
 from training.records import CheckpointRecord
-from training.rollbacks import read_rollbacks
 from training.saver import Saver
 from training.schedule import learning_rate_factor
 from training.scribe import Scribe
 from training.seen import tokens_read
 from training.stability import Stability, Trouble, memory_steps
 from training.step import Outcome, Signals, Stepper
-from training.summary import summarise
+from training.summary import trained_model
 from training.timing import Stopwatch
 from training.watchdog import FIRST_STEP, Watchdog
 
@@ -39,12 +37,12 @@ _NOT_OWN_WORK = ("communication", "checkpoint", "other")
 
 def train_rank(rank: Rank, job: Job) -> TrainedModel | None:
     """Train from the newest whole checkpoint, or from the start, to the last step; rank 0 says what came of it."""
-    request = StopRequest(job.out, watches_file=rank.index == 0)
+    requests = Requests(job.out, watches_files=rank.index == 0, on_look=job.fence.check)
     timeout = job.placement.hang_timeout_seconds
     with Watchdog(job.out, rank, timeout_seconds=timeout) as dog:
         device = join(rank, timeout_seconds=timeout)
         try:
-            return Trainer(rank, job, device, dog, request).run()
+            return Trainer(rank, job, device, dog, requests).run()
         finally:
             leave()
 
@@ -52,9 +50,9 @@ def train_rank(rank: Rank, job: Job) -> TrainedModel | None:
 class Trainer:
     """The state of training on one rank."""
 
-    def __init__(self, rank: Rank, job: Job, device: torch.device, dog: Watchdog, request: StopRequest) -> None:
+    def __init__(self, rank: Rank, job: Job, device: torch.device, dog: Watchdog, requests: Requests) -> None:
         self.rank, self.job, self.config, self.device = rank, job, job.config, device
-        self.dog, self.request, self.notices = dog, request, Notices(job.out)
+        self.dog, self.requests, self.notices = dog, requests, Notices(job.out)
         self.batches = Batches(job.tokens, job.config)
         self.order = self.batches.order_record()
         self.watch = Stopwatch(device)
@@ -72,7 +70,14 @@ class Trainer:
             return None
         with self.scribe:
             self._train()
-        return self._manifest()
+        progress = self.course.progress
+        return trained_model(
+            self.job,
+            self.course.built.shapes,
+            num_steps=progress.step,
+            num_tokens=progress.num_tokens,
+            checkpoint=checkpoint.directory_of(self.course.root, progress.step),
+        )
 
     def _train(self) -> None:
         patience = FIRST_STEP
@@ -83,14 +88,18 @@ class Trainer:
                 self._roll_back(trouble)
                 continue
             last = self.course.progress.step == self.config.num_steps
-            if last or outcome.stop or self.course.progress.step % self.config.checkpoint_every_steps == 0:
+            due = self.course.progress.step % self.config.checkpoint_every_steps == 0
+            if last or due or outcome.wishes != Wishes():
                 self._save()
-            if outcome.stop and not last:
-                self._end_save()
-                raise Stopped(
-                    f"stopped after step {self.course.progress.step}, which is saved; run the same command to go on"
-                )
+            if not last:
+                self._end_if_wanted(outcome.wishes)
         self._end_save()
+
+    def _end_if_wanted(self, wishes: Wishes) -> None:
+        if wishes.stop or wishes.resize:
+            self._end_save()
+            saved = f"stopped after step {self.course.progress.step}, which is saved"
+            raise Stopped(f"{saved}; run the same command to go on") if wishes.stop else Resized(saved)
 
     def _step(self, patience: float) -> Outcome:
         places, position = take(self.course.progress.position, self.config.global_batch_size)
@@ -99,7 +108,7 @@ class Trainer:
         factor = learning_rate_factor(self.config.schedule, self.course.progress.step, num_steps=self.config.num_steps)
         learning_rate = self.config.optimizer.learning_rate * factor
         set_learning_rate(self.course.engine, learning_rate)
-        signals = Signals(self.request.asked(), self.saver.failed, self.own_seconds)
+        signals = Signals(self.requests.look(), self.saver.failed, self.own_seconds)
         outcome = self.stepper.take(batch, signals, self.dog, patience=patience)
         self.saver.advance(outcome.num_failed)
         self.recent.append(places[0].start)
@@ -151,6 +160,7 @@ class Trainer:
         with self.watch.part("checkpoint"):
             self.saver.begin(record, owned_fragments(self.course.engine))
         self.nats, self.targets = 0.0, 0
+        self.requests.saved()
 
     def _finish_save(self) -> None:
         """Wait for the checkpoint under way, if there is one. Collective."""
@@ -168,6 +178,12 @@ class Trainer:
         if self.saver.failure:
             raise self.saver.failure
 
+    def _before_name(self) -> None:
+        """What comes before a checkpoint gets its name, in rank 0's thread that writes it."""
+        self.job.fence.check()
+        if self.scribe:
+            self.scribe.file.sync()
+
     def _while_waiting(self, wait: Callable[[float], bool]) -> None:
         """Wait, as long as blocks are written: a slow disk is no hang."""
         blocks = -1
@@ -179,6 +195,7 @@ class Trainer:
     def _roll_back(self, trouble: Trouble) -> None:
         """Go on from a checkpoint before the trouble, leaving out the data that was read during it. Collective."""
         self._finish_save()
+        self.job.fence.check()
         self.course.roll_back(trouble, first_place=self.recent[-trouble.num_steps])
         if self.scribe:
             self.scribe.file.cut(self.course.progress.step)
@@ -195,7 +212,7 @@ class Trainer:
             world_size=self.rank.world_size,
             attempt=self.course.attempt,
             model_config=self.course.built.config.to_json_string(),
-            before=self.scribe.file.sync if self.scribe else lambda: None,
+            before=self._before_name,
             after=lambda: checkpoint.retain(self.course.root, self.job.placement.retention),
             tell=self.notices.tell,
             pinned=self.device.type == "cuda",
@@ -223,17 +240,4 @@ class Trainer:
             hosts=hosts,
             flops_per_token=flops,
             peak=peak_flops(name),
-        )
-
-    def _manifest(self) -> TrainedModel:
-        directory = checkpoint.directory_of(self.course.root, self.course.progress.step)
-        attempts, rollbacks = read_attempts(self.job.out), read_rollbacks(self.job.out)
-        return TrainedModel(
-            architecture=self.config.model.architecture,
-            num_parameters=sum(torch.Size(shape).numel() for shape in self.course.built.shapes.values()),
-            num_steps=self.course.progress.step,
-            num_tokens=self.course.progress.num_tokens,
-            checkpoint=str(directory.relative_to(self.job.out)),
-            unigram_entropy=self.job.tokens.manifest.unigram_entropy,
-            **summarise(read_metrics(self.job.out / FILE), attempts=attempts, rollbacks=rollbacks),
         )

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from cluster.executor import Executor, Rank
+from cluster.fence import fence_of
 from configs.base import Artifact
 from configs.training import TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
@@ -35,7 +36,7 @@ def train(
     placement = executor.placement()
     session = begin_session(out)
     why: Why = "failed"
-    job = Job(with_absolute_paths(config), tokens, tokenizer, out, placement, session)
+    job = Job(with_absolute_paths(config), tokens, tokenizer, out, placement, session, fence_of(out))
     try:
         with (
             pass_on(out),

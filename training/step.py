@@ -8,6 +8,7 @@ import torch
 
 from cluster.executor import Rank
 from training.batches import Batch, Batches, MicroBatch
+from training.control import Wishes
 from training.engine import take_step
 from training.timing import Stopwatch
 from training.watchdog import Watchdog
@@ -25,8 +26,8 @@ class Outcome:
 
     gradient_norm: float
     updated: bool
-    stop: bool
-    """Whether any rank was asked to stop."""
+    wishes: Wishes
+    """What any rank was asked for."""
 
     num_failed: int
     """Ranks that could not do their part of the checkpoint under way."""
@@ -39,7 +40,7 @@ class Outcome:
 class Signals:
     """What a rank has to tell the others, in a step."""
 
-    stop: bool
+    wishes: Wishes
     failed: bool
     """Its part of the checkpoint under way."""
 
@@ -79,8 +80,9 @@ class Stepper:
         dog.beat("the optimizer's step", patience=patience)
         with self._watch.part("optimizer"):
             norm, updated = take_step(self._engine, loss_is_finite=math.isfinite(loss))
-        stop, failed, *own_seconds = numbers[len(by_stream) :]
-        return Outcome(loss, by_stream, norm, updated, stop > 0, int(failed), own_seconds)
+        stop, save, resize, failed, *own_seconds = numbers[len(by_stream) :]
+        wishes = Wishes(stop > 0, save > 0, resize > 0)
+        return Outcome(loss, by_stream, norm, updated, wishes, int(failed), own_seconds)
 
     def _read(self, batch: Batch) -> list[MicroBatch]:
         world_size = self._rank.world_size
@@ -91,10 +93,11 @@ class Stepper:
         return tokens.to(self._device, non_blocking=True), lengths.to(self._device, non_blocking=True)
 
     def _share(self, nats: torch.Tensor, signals: Signals) -> list[float]:
-        """Sums over ranks: the nats by stream, stop, failed; then each rank's own seconds."""
+        """Sums over ranks: the nats by stream, each wish, failed; then each rank's own seconds."""
         own = torch.zeros(self._rank.world_size, dtype=torch.float64)
         own[self._rank.index] = signals.own_seconds
-        flags = torch.tensor([signals.stop, signals.failed], dtype=torch.float64)
+        wishes = signals.wishes
+        flags = torch.tensor([wishes.stop, wishes.save, wishes.resize, signals.failed], dtype=torch.float64)
         vector = torch.cat([nats, flags.to(self._device), own.to(self._device)])
         torch.distributed.all_reduce(vector)
         numbers: list[float] = vector.tolist()

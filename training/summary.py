@@ -2,14 +2,18 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean, median
 from typing import TypedDict
 
 from configs.base import UserError
-from training.attempts import Event, goodput
-from training.metrics import StepMetrics
+from training.attempts import Event, goodput, read_attempts
+from training.job import Job
+from training.manifests import TrainedModel
+from training.metrics import FILE, StepMetrics, read_metrics
 from training.records import Rollback
+from training.rollbacks import read_rollbacks
 
 
 class RunSummary(TypedDict):
@@ -26,6 +30,22 @@ class RunSummary(TypedDict):
     num_restarts: int
     num_skipped: int
     rollbacks: tuple[Rollback, ...]
+
+
+def trained_model(
+    job: Job, shapes: Mapping[str, tuple[int, ...]], *, num_steps: int, num_tokens: int, checkpoint: Path
+) -> TrainedModel:
+    """What a training that has taken its last step publishes. `shapes` are of its parameters, by name."""
+    attempts, rollbacks = read_attempts(job.out), read_rollbacks(job.out)
+    return TrainedModel(
+        architecture=job.config.model.architecture,
+        num_parameters=sum(math.prod(shape) for shape in shapes.values()),
+        num_steps=num_steps,
+        num_tokens=num_tokens,
+        checkpoint=str(checkpoint.relative_to(job.out)),
+        unigram_entropy=job.tokens.manifest.unigram_entropy,
+        **summarise(read_metrics(job.out / FILE), attempts=attempts, rollbacks=rollbacks),
+    )
 
 
 def summarise(

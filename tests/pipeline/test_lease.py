@@ -2,14 +2,18 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+import time
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from configs.base import UserError
-from pipeline.lease import holder, lease
-from tests.pipeline.toys import planned, run
+from cluster.executor import Executor
+from cluster.fence import LEASES, LeaseLost, fence_of
+from configs.base import Artifact, UserError
+from pipeline.artifact import RECORD
+from pipeline.lease import DEAF_AFTER_SECONDS, holder, lease
+from tests.pipeline.toys import Repeat, Text, instead_of, planned, repeat, run
 
 ROOT = Path(__file__).parents[2]
 ARTIFACT = "train-0123456789ab"
@@ -123,3 +127,92 @@ def test_a_run_is_refused_while_another_makes_the_step_and_goes_on_after_it(tmp_
         process.kill()
         process.wait()
         assert run(tmp_path).made == ["twice", "other", "book"]
+
+
+def age(store: Path, seconds: float) -> None:
+    """Have the last beat of the holder lie so far back."""
+    path = store / LEASES / ARTIFACT
+    past = path.stat().st_mtime - seconds
+    os.utime(path, (past, past))
+
+
+def test_a_holder_that_is_silent_for_long_is_passed_over_and_fenced_off(tmp_path):
+    with lease(tmp_path, ARTIFACT, step="model") as mine:
+        mine.check()
+        age(tmp_path, DEAF_AFTER_SECONDS + 1)
+        with lease(tmp_path, ARTIFACT, step="model") as theirs:
+            theirs.check()
+            with pytest.raises(LeaseLost, match=f"process {os.getpid()} on .*, who took it over"):
+                mine.check()
+            with pytest.raises(UserError, match="is being made by"), lease(tmp_path, ARTIFACT, step="model"):
+                pass
+        with pytest.raises(LeaseLost):
+            mine.check()
+
+
+def test_a_holder_that_is_silent_for_a_moment_keeps_its_lease(tmp_path):
+    with lease(tmp_path, ARTIFACT, step="model") as mine:
+        age(tmp_path, DEAF_AFTER_SECONDS / 2)
+        with pytest.raises(UserError, match="is being made by"), lease(tmp_path, ARTIFACT, step="model"):
+            pass
+        mine.check()
+
+
+def test_a_live_holder_is_passed_over_when_that_is_asked_for(tmp_path):
+    with another_holder(tmp_path), lease(tmp_path, ARTIFACT, step="model", take_over=True) as mine:
+        mine.check()
+        assert f"process {os.getpid()} on" in holder(tmp_path, ARTIFACT)
+    with pytest.raises(LeaseLost):
+        mine.check()
+
+
+def test_the_old_holders_end_leaves_the_new_one_its_lease(tmp_path):
+    with ExitStack() as old:
+        old.enter_context(lease(tmp_path, ARTIFACT, step="model"))
+        with lease(tmp_path, ARTIFACT, step="model", take_over=True) as mine:
+            old.close()
+            mine.check()
+            assert holder(tmp_path, ARTIFACT) is not None
+
+
+def test_a_holder_beats(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.lease.SECONDS_BETWEEN_BEATS", 0.01)
+    path = tmp_path / LEASES / ARTIFACT
+    with lease(tmp_path, ARTIFACT, step="model"):
+        age(tmp_path, 1000)
+        before = path.stat().st_mtime
+        deadline = time.monotonic() + 30
+        while path.stat().st_mtime == before:
+            assert time.monotonic() < deadline
+
+
+def test_a_lease_leaves_no_other_files(tmp_path):
+    with lease(tmp_path, ARTIFACT, step="model"), suppress(UserError), lease(tmp_path, ARTIFACT, step="model"):
+        pass
+    with lease(tmp_path, ARTIFACT, step="model", take_over=True):
+        pass
+    assert [path.name for path in (tmp_path / LEASES).iterdir()] == [ARTIFACT]
+
+
+def test_the_fence_of_an_artifact_follows_its_lease(tmp_path):
+    free = fence_of(tmp_path / ARTIFACT)
+    free.check()
+    with lease(tmp_path, ARTIFACT, step="model") as mine:
+        assert fence_of(tmp_path / ARTIFACT) == mine
+        with pytest.raises(LeaseLost):
+            free.check()
+    free.check()
+
+
+def repeat_and_lose(config: Repeat, *, text: Artifact[Text], out: Path, executor: Executor) -> Text:
+    with lease(out.parent, out.name, step="twice", take_over=True):
+        pass
+    return repeat(config, text=text, out=out, executor=executor)
+
+
+def test_a_run_that_was_taken_over_commits_nothing(tmp_path):
+    with pytest.raises(LeaseLost):
+        run(tmp_path, stages=instead_of("repeat", repeat_and_lose))
+    artifact = tmp_path / planned().steps["twice"].artifact
+    assert (artifact / "text.txt").exists()
+    assert not (artifact / RECORD).exists()

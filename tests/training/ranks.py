@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from cluster.executor import Rank
+from cluster.fence import fence_of
 from cluster.network import free_port
 from cluster.placement import place
+from cluster.topology import Node
 from configs.base import Artifact
 from configs.pools import PoolConfig
 from configs.training import TrainConfig
@@ -132,8 +134,8 @@ def tiny_job(
     pool = PoolConfig(
         num_ranks=world_size, cpus_per_rank=1, zero_stage=zero_stage, **{"micro_batch_size": 2} | pool_settings
     )
-    placement = place(pool, num_cpus=world_size, num_gpus=0, wandb=None)
+    placement = place(pool, [Node("host", world_size, 0, memory_bytes=2**33)], wandb=None)
     corpus = tiny_corpus(directory / "corpus")
-    return Job(
-        config, corpus, Artifact(directory, tokenizer), directory / name, placement, begin_session(directory / name)
-    )
+    out = directory / name
+    artifact = Artifact(directory, tokenizer)
+    return Job(config, corpus, artifact, out, placement, begin_session(out), fence_of(out))

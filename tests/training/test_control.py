@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from training.control import RESUME_ME, STOP_FILE, Stopped, StopRequest, stop_on_signal
+from cluster.fence import LeaseLost
+from training.control import RESUME_ME, STOP_FILE, Requests, Stopped, Wishes, ask_to_resize, stop_on_signal
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_to_the_driver_reaches_the_rank_that_looks(tmp_path: Path, number: int) -> None:
     before = signal.getsignal(number)
     with pytest.raises(Stopped), stop_on_signal(tmp_path, grace_seconds=60):
-        request = StopRequest(tmp_path, watches_file=True)
-        assert not request.asked()
+        request = Requests(tmp_path, watches_files=True)
+        assert not request.look().stop
         os.kill(os.getpid(), number)
-        other = StopRequest(tmp_path, watches_file=True)  # in another process, as a rule
-        assert other.asked()
-        assert not StopRequest(tmp_path, watches_file=False).asked(), "the loop tells the others"
+        other = Requests(tmp_path, watches_files=True)  # in another process, as a rule
+        assert other.look().stop
+        assert not Requests(tmp_path, watches_files=False).look().stop, "the loop tells the others"
     assert signal.getsignal(number) is before
     assert not (tmp_path / STOP_FILE).exists()
 
@@ -43,15 +44,15 @@ def test_a_training_that_ends_of_itself_within_the_grace_stops_the_run_too(tmp_p
 def test_a_wish_of_an_earlier_run_is_forgotten(tmp_path: Path) -> None:
     (tmp_path / STOP_FILE).write_text("SIGTERM")
     with stop_on_signal(tmp_path, grace_seconds=60):
-        assert not StopRequest(tmp_path, watches_file=True).asked()
+        assert not Requests(tmp_path, watches_files=True).look().stop
 
 
 def test_a_rank_hears_its_own_signal(tmp_path: Path) -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
-        request = StopRequest(tmp_path, watches_file=False)
+        request = Requests(tmp_path, watches_files=False)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert request.asked()
+        assert request.look().stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -63,10 +64,36 @@ def test_another_thread_sets_no_handlers(tmp_path: Path) -> None:
 
     def work() -> None:
         with stop_on_signal(tmp_path, grace_seconds=1):
-            seen.append(StopRequest(tmp_path, watches_file=True).asked())
+            seen.append(Requests(tmp_path, watches_files=True).look().stop)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
     assert seen == [False]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_save_is_asked_for_by_a_signal_and_is_wanted_once(tmp_path: Path) -> None:
+    with stop_on_signal(tmp_path, grace_seconds=60):
+        requests = Requests(tmp_path, watches_files=True)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert requests.look() == Wishes(save=True)
+        requests.saved()
+        assert requests.look() == Wishes()
+        assert Requests(tmp_path, watches_files=True).look() == Wishes()
+
+
+def test_a_resize_is_asked_for_by_a_file_and_forgotten_by_the_next_run(tmp_path: Path) -> None:
+    ask_to_resize(tmp_path)
+    assert Requests(tmp_path, watches_files=True).look() == Wishes(resize=True)
+    with stop_on_signal(tmp_path, grace_seconds=60):
+        assert Requests(tmp_path, watches_files=True).look() == Wishes()
+
+
+def test_a_lost_lease_is_seen_by_the_rank_that_looks(tmp_path: Path) -> None:
+    def lost() -> None:
+        raise LeaseLost("somebody else has it")
+
+    with pytest.raises(LeaseLost):
+        Requests(tmp_path, watches_files=True, on_look=lost).look()
+    assert Requests(tmp_path, watches_files=False, on_look=lost).look() == Wishes()

@@ -15,9 +15,11 @@ from tests.training.trials import (
     train_all,
     train_and_be_told_to_stop,
     train_and_die,
+    train_and_find,
     weights,
 )
 from training.batches import Batches
+from training.control import RESIZE_FILE, SAVE_FILE
 from training.job import Job
 from training.loop import train_rank
 from training.model import build_model, model_config
@@ -188,6 +190,36 @@ def test_a_signal_to_one_rank_saves_and_stops_all(trained, tmp_path, number):
     assert (job.out / "checkpoints" / "step-00000003").is_dir()
     assert run_ranks(train_all, 2, [job]) == [None, None]
     assert courses(job) == courses(calm)
+
+
+def test_a_save_that_is_asked_for_is_made_and_training_goes_on(trained, tmp_path):
+    calm = trained[1, "fp32"]
+    job = tiny_job(tmp_path, calm.config, world_size=2, zero_stage=1, retention={"newest": 9})
+    assert run_ranks(train_and_find, 2, job, 0, job.out / SAVE_FILE, "") == ["finished"] * 2
+    steps = sorted(path.name for path in (job.out / "checkpoints").glob("step-*"))
+    assert steps == ["step-00000002", "step-00000003", "step-00000006"]
+    assert not (job.out / SAVE_FILE).exists()
+    assert courses(job) == courses(calm)
+
+
+def test_a_resize_saves_and_ends_and_goes_on_with_another_number_of_ranks(trained, tmp_path):
+    calm = trained[1, "fp32"]
+    job = tiny_job(tmp_path, calm.config, world_size=2, zero_stage=1)
+    said = run_ranks(train_and_find, 2, job, 1, job.out / RESIZE_FILE, "")
+    assert len(set(said)) == 1 and said[0].startswith("Resized: stopped after step ")
+    (job.out / RESIZE_FILE).unlink()
+    wider = tiny_job(tmp_path, calm.config, world_size=3, zero_stage=1)
+    assert run_ranks(train_all, 3, [wider]) == [None] * 3
+    assert [line.first_place for line in lines(wider)] == [line.first_place for line in lines(calm)]
+    assert [line.loss for line in lines(wider)] == pytest.approx([line.loss for line in lines(calm)], rel=1e-5)
+
+
+def test_a_training_that_was_taken_over_names_no_checkpoint(trained, tmp_path):
+    job = tiny_job(tmp_path, trained[1, "fp32"].config, world_size=1, zero_stage=1)
+    lease = job.fence.path
+    (said,) = run_ranks(train_and_find, 1, job, 1, lease, '{"token": "t", "host": "b", "pid": 7, "since": "now"}')
+    assert said.startswith("LeaseLost: out is being made by process 7 on b since now, who took it over")
+    assert not list(job.out.glob("checkpoints/step-*"))
 
 
 def test_the_loss_falls(tmp_path: Path):

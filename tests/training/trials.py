@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from cluster.executor import Rank
-from training import rank_file
+from training import control, rank_file
 from training.checkpoint import load_weights
-from training.control import StopRequest
+from training.control import Requests
 from training.engine import join, leave
 from training.fragments import owned_fragments
 from training.job import Job
@@ -44,7 +44,7 @@ def courses(job: Job) -> list[tuple[int, float, float]]:
 
 def trainer(rank: Rank, job: Job) -> Trainer:
     dog = Watchdog(job.out, rank, timeout_seconds=60)
-    return Trainer(rank, job, torch.device("cpu"), dog, StopRequest(job.out, watches_file=rank.index == 0))
+    return Trainer(rank, job, torch.device("cpu"), dog, Requests(job.out, watches_files=rank.index == 0))
 
 
 def train_all(rank: Rank, jobs: list[Job]) -> None:
@@ -86,6 +86,23 @@ def train_and_be_told_to_stop(rank: Rank, job: Job, step: int, number: int) -> s
         train_rank(rank, job)
     except Exception as error:
         return f"{type(error).__name__} {getattr(error, 'exit_code', None)}: {error}"
+    return "finished"
+
+
+def train_and_find(rank: Rank, job: Job, step: int, path: Path, text: str) -> str:
+    """A file appears before step `step`, and rank 0 looks at every step; what the ranks raise."""
+    control.SECONDS_BETWEEN_LOOKS = 0.0
+
+    def write(own: Rank) -> None:
+        if own.index == 0:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+
+    before_step(step, write)
+    try:
+        train_rank(rank, job)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
     return "finished"
 
 
