@@ -8,24 +8,20 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from cluster.files import sha256_of, write_text
-from configs.base import Artifact, Manifest, UserError
+from cluster.files import FileEntry, describe_file, write_text
+from configs.base import Artifact, Manifest, Name, UserError
 
 RECORD = "record.json"
+ATTEMPTS = ".attempts"
+"""How often work on an artifact that is not done was begun."""
+
 M = TypeVar("M", bound=Manifest)
-
-
-class FileEntry(BaseModel):
-    """Size and checksum of a file of the artifact."""
-
-    num_bytes: int
-    sha256: str
 
 
 class Input(BaseModel):
     """An artifact that this one was made from: its directory's name in the store, and its identity."""
 
-    artifact: str
+    artifact: Name
     fingerprint: str
 
 
@@ -72,10 +68,15 @@ def read_record(path: Path) -> Record | None:
         text = (path / RECORD).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    return parse_record(text, where=path / RECORD)
+
+
+def parse_record(text: bytes, *, where: Path | str) -> Record:
+    """The record in the bytes of a file. Raises UserError if this version cannot read it."""
     try:
         return Record.model_validate_json(text)
     except ValidationError as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(where, error) from error
 
 
 def load_artifact(path: Path, manifest: type[M]) -> Artifact[M] | None:
@@ -86,17 +87,17 @@ def load_artifact(path: Path, manifest: type[M]) -> Artifact[M] | None:
     try:
         return Artifact(path, manifest.model_validate_json(json.dumps(record.manifest)))
     except ValidationError as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path / RECORD, error) from error
 
 
 def describe_files(path: Path) -> dict[str, FileEntry]:
     """Every file under `path` but the record and hidden ones, by relative path."""
-    return {str(file.relative_to(path)): _describe(file) for file in _files(path)}
+    return {str(file.relative_to(path)): describe_file(file) for file in _files(path)}
 
 
-def _unreadable(path: Path, error: ValidationError) -> UserError:
+def _unreadable(where: Path | str, error: ValidationError) -> UserError:
     return UserError(
-        f"{path / RECORD} is not a record this version of Concord can read ({error.error_count()} problems); "
+        f"{where} is not a record this version of Concord can read ({error.error_count()} problems); "
         "delete the directory to have it made again"
     )
 
@@ -106,7 +107,3 @@ def _files(path: Path) -> Iterator[Path]:
         inside = file.relative_to(path)
         if file.is_file() and inside != Path(RECORD) and not any(part.startswith(".") for part in inside.parts):
             yield file
-
-
-def _describe(file: Path) -> FileEntry:
-    return FileEntry(num_bytes=file.stat().st_size, sha256=sha256_of(file))

@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 
 from configs.base import ConfigError, UserError
+from pipeline.cli_runs import WORK_DIR, StoreOption, WorkOption, add_commands
+from pipeline.options import ClusterOption, RecipeArgument, SetOption
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,15 +19,6 @@ app = typer.Typer(
     help="From raw text in many languages to an evaluated, exported model, by one recipe.",
 )
 out = Console(highlight=False, soft_wrap=True)
-
-RecipeArgument = Annotated[Path, typer.Argument(help="Recipe, a YAML file.", metavar="RECIPE")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as steps.model.config.seed=1. Repeatable."),
-]
-ClusterOption = Annotated[
-    str, typer.Option("--cluster", metavar="NAME", help="Shipped cluster file by name, or the path of one.")
-]
 
 
 @app.command()
@@ -37,29 +30,78 @@ def run(recipe: RecipeArgument, cluster: ClusterOption = "local", overrides: Set
 
 
 @app.command()
-def plan(recipe: RecipeArgument, overrides: SetOption = None) -> None:
-    """Say what `run` would reuse and what it would make, and do nothing."""
-    from pipeline.commands import show_plan
+def plan(
+    recipe: RecipeArgument,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", metavar="NAME", help="Also lay the training out on this cluster.")
+    ] = None,
+    overrides: SetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what `run` would reuse and make, and why; with --cluster what it needs. Exit code 3: it does not fit."""
+    from pipeline.show_plan import show_plan
 
-    show_plan(recipe, tuple(overrides or ()), out)
+    if not show_plan(recipe, cluster, tuple(overrides or ()), out, as_json=as_json):
+        raise typer.Exit(3)
 
 
 @app.command()
-def status(recipe: RecipeArgument, overrides: SetOption = None) -> None:
-    """Say how far each step is, and who is working on it."""
-    from pipeline.commands import show_status
+def doctor(
+    cluster: ClusterOption = "local",
+    store: StoreOption = "store",
+    quick: Annotated[bool, typer.Option("--quick", help="Only what `submit` looks at.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", metavar="FILE", help="Also write this .tar.gz for a bug report."),
+    ] = None,
+) -> None:
+    """Look at this machine and a cluster's nodes for what would go wrong, and say how to mend it."""
+    from pipeline.show_doctor import show_doctor
 
-    show_status(recipe, tuple(overrides or ()), out)
+    if not show_doctor(cluster, out, as_json=as_json, quick=quick, bundle=bundle, store=Path(store)):
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    subject: Annotated[str, typer.Argument(help="A run's id, or a recipe.", metavar="RUN|RECIPE")],
+    overrides: SetOption = None,
+    store: StoreOption = "store",
+    work_dir: WorkOption = WORK_DIR,
+    once: Annotated[bool, typer.Option("--once", help="Do not keep up with a run that goes on.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON (of a run).")] = False,
+) -> None:
+    """Say how far a run, or each step of a recipe, is; on a terminal a page that keeps up with the run."""
+    if _is_recipe(subject):
+        from pipeline.commands import show_status
+
+        show_status(Path(subject), tuple(overrides or ()), out)
+        return
+    from pipeline.runs.directory import open_run
+    from pipeline.runs.show import show_run
+
+    show_run(open_run(store, subject, work_dir=work_dir), out, live=not once, as_json=as_json)
 
 
 @app.command()
 def lineage(
-    artifact: Annotated[Path, typer.Argument(help="Directory of an artifact in a store.", metavar="ARTIFACT")],
+    subject: Annotated[
+        str, typer.Argument(help="Directory of an artifact in a store, or a run's id.", metavar="ARTIFACT|RUN")
+    ],
+    store: StoreOption = "store",
+    work_dir: WorkOption = WORK_DIR,
 ) -> None:
-    """Say what an artifact was made from, back to the sources."""
-    from pipeline.lineage import render_lineage
+    """Say what an artifact, or the outputs of a run, were made from, back to the sources."""
+    if "/" in subject or Path(subject).exists():
+        from pipeline.lineage import render_lineage
 
-    out.print(render_lineage(artifact), markup=False)
+        out.print(render_lineage(Path(subject)), markup=False)
+        return
+    from pipeline.runs.directory import open_run
+    from pipeline.runs.show import show_run_lineage
+
+    show_run_lineage(open_run(store, subject, work_dir=work_dir), out)
 
 
 @app.command()
@@ -95,6 +137,16 @@ def schema(
     print(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema"} | models[kind].model_json_schema()))
 
 
+add_commands(app)
+
+
+def _is_recipe(subject: str) -> bool:
+    from configs.load import SHIPPED
+
+    there = Path(subject).exists() or (SHIPPED / "recipes" / f"{subject}.yaml").exists()
+    return there or Path(subject).suffix in (".yaml", ".yml")
+
+
 def main() -> None:
     """Entry point: a user's mistake gives one sentence on standard error, our own bugs a traceback."""
     try:
@@ -102,3 +154,7 @@ def main() -> None:
     except UserError as error:
         print(f"concord: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

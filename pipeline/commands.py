@@ -14,7 +14,6 @@ from configs.base import Manifest, UserError
 from configs.cluster import ClusterConfig
 from configs.load import Loaded, Problem, load, shipped
 from configs.run import RunConfig
-from pipeline.artifact import load_artifact
 from pipeline.digests import Digests
 from pipeline.plan import Plan, PlannedStep, make_plan, wiring_problems
 from pipeline.runner import Runner
@@ -46,12 +45,26 @@ class Prepared:
 
 def run_recipe(recipe: Path, cluster: str, overrides: tuple[str, ...], out: Console) -> None:
     """Make what is missing, and say what there is."""
-    start = time.perf_counter()
     machines = load(shipped("clusters", cluster), ClusterConfig).config
-    ready = prepare(recipe, overrides)
-    _check_pools(ready, machines, cluster)
+    run_prepared(prepare(recipe, overrides), machines, cluster, out)
+
+
+def run_prepared(
+    ready: Prepared,
+    machines: ClusterConfig,
+    cluster: str,
+    out: Console,
+    *,
+    failures: Path | None = None,
+    avoid: frozenset[str] = frozenset(),
+    take_over: bool = False,
+) -> None:
+    """Make what is missing of a recipe that has been read. `failures`: where failures of nodes are written down."""
+    start = time.perf_counter()
+    check_pools(ready, machines, cluster)
 
     from cluster.connect import executor_for
+    from cluster.quarantine import NodeFailures
 
     def end(step: PlannedStep, manifest: Manifest, seconds: float | None) -> None:
         word = "reused" if seconds is None else f"{seconds:.1f} s"
@@ -60,8 +73,17 @@ def run_recipe(recipe: Path, cluster: str, overrides: tuple[str, ...], out: Cons
     def begin(step: PlannedStep) -> None:
         out.print(f"[bold]{step.name}[/]  [dim]making {step.artifact}[/]")
 
-    digest = Digests(ready.store)
-    runner = Runner(ready.plan, STAGES, ready.store, lambda pool: executor_for(machines, pool), digest, begin, end)
+    known = NodeFailures(failures)
+    runner = Runner(
+        ready.plan,
+        STAGES,
+        ready.store,
+        lambda pool: executor_for(machines, pool, failures=known, avoid=avoid),
+        Digests(ready.store),
+        begin,
+        end,
+        take_over=take_over,
+    )
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _terminate)
     try:
@@ -76,18 +98,6 @@ def run_recipe(recipe: Path, cluster: str, overrides: tuple[str, ...], out: Cons
 def _terminate(number: int, frame: FrameType | None) -> None:
     """Training asks for a checkpoint first: training/control.py."""
     raise Terminated("terminated; run the same command to go on")
-
-
-def show_plan(recipe: Path, overrides: tuple[str, ...], out: Console) -> None:
-    """One line a step: reuse, make, or not needed."""
-    ready = prepare(recipe, overrides)
-    needed = _needed(ready)
-    for step in ready.plan.steps.values():
-        word = needed.get(step.name, "not needed")
-        made_from = f" <- {', '.join(step.inputs.values())}" if step.inputs else ""
-        out.print(f"{word:<10}  [bold]{step.name}[/]{made_from}  [dim]{step.artifact}[/]")
-    count = sum(word == "make" for word in needed.values())
-    out.print(f"{count} to make, {len(needed) - count} to reuse, in {escape(str(ready.store))}")
 
 
 def show_status(recipe: Path, overrides: tuple[str, ...], out: Console) -> None:
@@ -125,7 +135,8 @@ def _observe(loaded: Loaded[RunConfig], store: Path) -> dict[str, JsonValue]:
     return seen
 
 
-def _check_pools(ready: Prepared, machines: ClusterConfig, cluster: str) -> None:
+def check_pools(ready: Prepared, machines: ClusterConfig, cluster: str) -> None:
+    """Raise ConfigError if a step wants a pool that the cluster file does not have."""
     steps = ready.plan.steps.values()
     missing = [step for step in steps if step.pool not in machines.pools]
     ready.loaded.fail(
@@ -136,21 +147,3 @@ def _check_pools(ready: Prepared, machines: ClusterConfig, cluster: str) -> None
         )
         for step in missing
     )
-
-
-def _needed(ready: Prepared) -> dict[str, str]:
-    """`reuse` or `make` for each step that the wanted outputs need, as the runner would decide."""
-    words: dict[str, str] = {}
-
-    def need(name: str) -> None:
-        if name in words:
-            return
-        step = ready.plan.steps[name]
-        exists = load_artifact(ready.store / step.artifact, STAGES[step.stage].output) is not None
-        words[name] = "reuse" if exists else "make"
-        for source in step.inputs.values() if not exists else ():
-            need(source)
-
-    for output in ready.plan.outputs:
-        need(output)
-    return words

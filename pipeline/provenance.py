@@ -1,9 +1,12 @@
 """With what something was made: code, packages, host."""
 
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+CODE = "CONCORD_CODE"
 
 PACKAGES = (
     "concord-train",
@@ -22,7 +25,12 @@ PACKAGES = (
 
 
 def code_version() -> str:
-    """Commit of the checkout this code runs from, `+changes` if it has uncommitted ones; else the version installed."""
+    """Commit of the checkout this code runs from, `+changes` if it has uncommitted ones; else the version installed.
+
+    Code that was sent to a cluster has no checkout there: whoever sends it says the commit in CONCORD_CODE.
+    """
+    if sent := os.environ.get(CODE):
+        return sent
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():
         return _version("concord-train")

@@ -5,7 +5,8 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,13 +19,12 @@ from cluster.files import write_text
 from cluster.placement import Placement
 from configs.base import Artifact, Manifest, UserError
 from data_prep.document import Digest
-from pipeline.artifact import Input, Record, commit, describe_files, load_artifact
+from pipeline.artifact import ATTEMPTS, Input, Record, commit, describe_files, load_artifact
 from pipeline.lease import lease
 from pipeline.plan import Plan, PlannedStep
 from pipeline.provenance import code_version, package_versions
+from pipeline.remote_store import RemoteStore
 from pipeline.stage import Stage
-
-ATTEMPTS = ".attempts"
 
 
 @dataclass
@@ -47,11 +47,16 @@ class Runner:
     take_over: bool = False
     """Pass over another process that makes a step, and fence it off."""
 
+    remote: RemoteStore | None = None
+    """What the store is the working copy of, if that is behind a URL."""
+
     done: dict[str, Artifact[Manifest]] = field(default_factory=dict)
 
     def run(self) -> dict[str, Artifact[Manifest]]:
         """The artifacts that were needed, by step name. Raises UserError at the first step that fails."""
         check_store(self.store)
+        if self.remote is not None:
+            self.remote.check()
         for name in self.plan.outputs:
             self._need(name)
         return self.done
@@ -61,28 +66,44 @@ class Runner:
         if name in self.done:
             return self.done[name]
         step = self.plan.steps[name]
-        path, kind = self.store / step.artifact, self.stages[step.stage].output
-        artifact = load_artifact(path, kind)
+        with _explained(step):
+            artifact = self._find(step)
         if artifact is not None:
             self.on_end(step, artifact.manifest, None)
         else:
             inputs = {slot: self._need(source) for slot, source in step.inputs.items()}
-            artifact = self._make(step, path, inputs)
+            artifact = self._make(step, inputs)
         self.done[name] = artifact
         return artifact
 
-    def _make(self, step: PlannedStep, path: Path, inputs: Mapping[str, Artifact[Manifest]]) -> Artifact[Manifest]:
-        stage = self.stages[step.stage]
-        try:
-            with lease(self.store, step.artifact, step=step.name, take_over=self.take_over) as fence:
-                finished = load_artifact(path, stage.output)  # another run may have just made it
-                if finished is not None:
-                    self.on_end(step, finished.manifest, None)
-                    return finished
-                self.on_begin(step)
-                return self._attempt(step, path, inputs, fence)
-        except OSError as error:
-            raise _explain(step, error) from error
+    def _find(self, step: PlannedStep) -> Artifact[Manifest] | None:
+        """The artifact if it is finished: here, or where this is the working copy of, and then it is fetched."""
+        path, kind = self.store / step.artifact, self.stages[step.stage].output
+        artifact = load_artifact(path, kind)
+        if self.remote is None:
+            return artifact
+        if artifact is not None:
+            self.remote.publish(step.artifact)  # the run that made it may have been killed before it had
+        elif self.remote.has(step.artifact):
+            with lease(self.store, step.artifact, step=step.name, take_over=self.take_over):
+                self.remote.fetch(step.artifact)
+            artifact = load_artifact(path, kind)
+        return artifact
+
+    def _make(self, step: PlannedStep, inputs: Mapping[str, Artifact[Manifest]]) -> Artifact[Manifest]:
+        path, kind = self.store / step.artifact, self.stages[step.stage].output
+        with (
+            _explained(step),
+            lease(self.store, step.artifact, step=step.name, take_over=self.take_over) as fence,
+        ):
+            finished = load_artifact(path, kind)  # another run may have just made it
+            if finished is not None:
+                self.on_end(step, finished.manifest, None)
+                return finished
+            self.on_begin(step)
+            if self.remote is not None:
+                self.remote.recover(step.artifact)
+            return self._attempt(step, path, inputs, fence)
 
     def _attempt(
         self, step: PlannedStep, path: Path, inputs: Mapping[str, Artifact[Manifest]], fence: Fence
@@ -91,15 +112,21 @@ class Runner:
         started, clock = datetime.now(UTC), time.perf_counter()
         executor = self.executor_for(step.pool)
         try:
-            manifest = self._run_stage(step, path, inputs, executor)
+            with self._mirrored(step, fence):
+                manifest = self._run_stage(step, path, inputs, executor)
         except UserError as error:
             raise type(error)(f"step {step.name!r}: {error}") from error
         seconds = round(time.perf_counter() - clock, 3)
         fence.check()
         commit(path, self._record(step, manifest, path, executor.used, attempts, started, seconds))
         (path / ATTEMPTS).unlink()
+        if self.remote is not None:
+            self.remote.publish(step.artifact, check=fence.check)
         self.on_end(step, manifest, seconds)
         return Artifact(path, manifest)
+
+    def _mirrored(self, step: PlannedStep, fence: Fence) -> AbstractContextManager[None]:
+        return nullcontext() if self.remote is None else self.remote.mirrored(step.artifact, check=fence.check)
 
     def _run_stage(
         self, step: PlannedStep, path: Path, inputs: Mapping[str, Artifact[Manifest]], executor: Executor
@@ -162,6 +189,14 @@ def _count_attempt(path: Path) -> int:
     before = int(file.read_text(encoding="utf-8")) if file.exists() else 0
     write_text(file, str(before + 1))
     return before + 1
+
+
+@contextmanager
+def _explained(step: PlannedStep) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _explain(step, error) from error
 
 
 def _explain(step: PlannedStep, error: OSError) -> UserError:

@@ -5,11 +5,10 @@ from pathlib import Path
 from statistics import fmean, median
 
 from configs.training import TrainConfig
-from pipeline.artifact import load_artifact
+from pipeline.artifact import ATTEMPTS, load_artifact
 from pipeline.lease import holder
 from pipeline.lineage import duration
 from pipeline.plan import PlannedStep
-from pipeline.runner import ATTEMPTS
 from pipeline.stages import STAGES
 from training.attempts import Attempt, Goodput, goodput, read_attempts, step_seconds
 from training.flops import peak_flops

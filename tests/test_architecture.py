@@ -24,7 +24,7 @@ DOORS = {
     "wandb": {"training/wandb_log.py"},
     "datasets": {"data_prep/sources/hugging_face.py"},
     "yaml": {"configs/load.py"},
-    "typer": {"pipeline/cli.py"},
+    "typer": {"pipeline/cli.py", "pipeline/cli_runs.py", "pipeline/options.py"},
 }
 HEAVY = ["torch", "ray", "deepspeed", "transformers", "datasets", "wandb", "lm_eval", "sentencepiece", "tokenizers"]
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 250, 50

@@ -15,14 +15,13 @@ from types import FrameType
 
 from cluster.files import write_text
 from cluster.progress import say
+from cluster.retry import RESUME_ME
 from configs.base import UserError
 
 STOP_FILE = ".stop"
 SAVE_FILE = ".save"
 RESIZE_FILE = ".resize"
 SECONDS_BETWEEN_LOOKS = 0.25
-RESUME_ME = 75
-"""Exit code of a run that stopped for others' sake and goes on when started again: sysexits' EX_TEMPFAIL."""
 
 
 class Stopped(UserError):

@@ -1,0 +1,166 @@
+"""Starting the driver of a run: for the first time, or again."""
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import JsonValue
+from rich.console import Console
+from rich.markup import escape
+
+from cluster.submit.launcher import Submission
+from cluster.submit.table import launcher_for
+from configs.base import UserError
+from configs.cluster import ClusterConfig
+from configs.load import load, shipped
+from configs.run import RunConfig
+from pipeline.commands import Prepared, check_pools, prepare
+from pipeline.provenance import CODE, code_version, package_versions
+from pipeline.runs.differences import changed
+from pipeline.runs.directory import RunDirectory, now, store_of, user
+from pipeline.runs.drive import grace_seconds
+from pipeline.runs.records import RunRecord, StartRecord
+from pipeline.runs.state import state_of
+
+_ROOT = Path(__file__).parents[2]
+
+
+def submit(
+    recipe: Path,
+    cluster: str,
+    overrides: tuple[str, ...],
+    out: Console,
+    *,
+    run_id: str | None,
+    check_first: bool,
+    dry_run: bool,
+) -> str:
+    """Start the recipe's run and return its id at once; if it was submitted before, say how it stands instead."""
+    machines = load(shipped("clusters", cluster), ClusterConfig).config
+    ready = prepare(recipe, overrides)
+    check_pools(ready, machines, cluster)
+    content = content_of(ready.loaded.config)
+    run_id = run_id or default_id(ready.loaded.config.name, content)
+    directory = RunDirectory(store_of(ready.loaded.config.store), run_id, work_dir=machines.storage.work_dir)
+    record = RunRecord(
+        id=run_id,
+        recipe=content,
+        recipe_path=str(shipped("recipes", str(recipe)).absolute()),
+        overrides=overrides,
+        directory=str(Path.cwd()),
+        submitted=now(),
+        user=user(),
+        host=socket.gethostname(),
+    )
+    if dry_run:
+        start = plan_start(1, ready, cluster, machines, avoid=(), take_over=False)
+        out.print(launcher_for(machines).render(submission_of(directory, record, start, machines)), markup=False)
+        return run_id
+    if (there := directory.run()) is not None:
+        _check_same(there, record)
+    if there is not None and directory.starts() and directory.starts()[-1].handle is not None:
+        state = state_of(directory)
+        out.print(f"run [bold]{run_id}[/] was submitted already: {state.word}: {escape(state.detail)}")
+        if not state.live and state.word != "finished":
+            out.print(f"to go on with it: concord resume {run_id}{_option(directory.store)}")
+        return run_id
+    avoid = check_machines(machines, directory, out) if check_first else ()
+    launcher_for(machines).check()
+    if not directory.create(record):
+        record = directory.run() or record  # somebody was faster, with the same
+        _check_same(record, record)
+    start = plan_start(1, ready, cluster, machines, avoid=avoid, take_over=False)
+    begin(directory, record, start, machines)
+    out.print(f"run [bold]{run_id}[/] submitted to {escape(cluster)}")
+    out.print(f"to watch it: concord status {run_id}{_option(directory.store)}   or   concord logs -f {run_id}")
+    return run_id
+
+
+def begin(directory: RunDirectory, record: RunRecord, start: StartRecord, machines: ClusterConfig) -> None:
+    """Start the driver. Whoever else starts the same start gets the same driver."""
+    if not directory.add_start(start):
+        start = directory.starts()[start.number - 1]
+        if start.handle is not None:
+            return
+    submission = submission_of(directory, record, start, machines)
+    submission.log.parent.mkdir(parents=True, exist_ok=True)
+    directory.note_handle(start, launcher_for(machines).submit(submission))
+
+
+def plan_start(
+    number: int, ready: Prepared, cluster: str, machines: ClusterConfig, *, avoid: tuple[str, ...], take_over: bool
+) -> StartRecord:
+    """A start of what was read and planned."""
+    return StartRecord(
+        number=number,
+        cluster_name=cluster,
+        cluster=machines.model_dump(mode="json"),
+        artifacts={step.name: step.artifact for step in ready.plan.steps.values()},
+        code=code_version(),
+        packages=package_versions(),
+        avoid=avoid,
+        take_over=take_over,
+        time=now(),
+    )
+
+
+def submission_of(
+    directory: RunDirectory, record: RunRecord, start: StartRecord, machines: ClusterConfig
+) -> Submission:
+    """What a launcher is told."""
+    where = ("--store", directory.store, "--work-dir", machines.storage.work_dir)
+    return Submission(
+        run=record.id,
+        number=start.number,
+        command=("-m", "pipeline.cli", "drive", *where, record.id),
+        code=_ROOT,
+        directory=Path(record.directory),
+        log=directory.log_of(start.number),
+        environment=_environment(machines, start.code),
+        cluster=machines,
+        grace_seconds=grace_seconds(machines),
+    )
+
+
+def check_machines(machines: ClusterConfig, directory: RunDirectory, out: Console) -> tuple[str, ...]:
+    """The hosts that fail the quick check, to be left out. Raises UserError if nothing is left."""
+    from cluster.doctor.quick import quick_check
+
+    report = quick_check(machines, directory.home)
+    for line in report.failures():
+        out.print(f"check: {escape(line)}")
+    report.raise_if_hopeless()
+    return tuple(sorted(report.failing_hosts))
+
+
+def content_of(config: RunConfig) -> dict[str, JsonValue]:
+    """The recipe as it is written into a run: with its store by an absolute path."""
+    content: dict[str, JsonValue] = config.model_dump(mode="json")
+    return content | {"store": store_of(config.store)}
+
+
+def default_id(name: str, content: Mapping[str, JsonValue]) -> str:
+    """A run's id from what its recipe says, so that submitting it twice is one run."""
+    said = {key: value for key, value in content.items() if key != "store"}
+    return f"{name}-{hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+def _check_same(there: RunRecord, wanted: RunRecord) -> None:
+    if differing := list(changed(there.recipe, wanted.recipe)):
+        key, old, new = differing[0]
+        raise UserError(
+            f"run {there.id} is there already with another recipe: {key} is {old} in it, and {new} in this one; give "
+            "this one another --id"
+        )
+
+
+def _environment(machines: ClusterConfig, code: str) -> dict[str, str]:
+    passed = {name: os.environ[name] for name in machines.pass_environment if name in os.environ}
+    return {**machines.environment, **passed, CODE: code, "PYTHONUNBUFFERED": "1"}
+
+
+def _option(store: str) -> str:
+    return "" if store == str(Path("store").absolute()) else f" --store {store}"

@@ -1,0 +1,90 @@
+"""How fast a training will be: as an earlier one of the same model was on the same device, or by its FLOPs."""
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.placement import Placement
+from cluster.topology import Node
+from configs.training import TrainConfig
+from pipeline.artifact import Record
+from pipeline.why import finished
+from training.attempts import Attempt, read_attempts
+from training.flops import flops_per_token, peak_flops
+from training.size import Sized
+
+ASSUMED_MFU = 0.40
+"""Of bf16 training on GPUs where nothing was measured: DeepSpeed and its like reach 0.40 to 0.47 on H100 and 0.40 to
+0.58 on A100 with dense models of 1 to 8 billion parameters (docs/planning.md has the sources)."""
+
+_DEVICES: Mapping[str, str] = {
+    "B200": "NVIDIA B200",
+    "GH200": "NVIDIA GH200 480GB",
+    "H200": "NVIDIA H200",
+    "H100": "NVIDIA H100 80GB HBM3",
+    "A100": "NVIDIA A100-SXM4-40GB",
+    "A100-40G": "NVIDIA A100-SXM4-40GB",
+    "A100-80G": "NVIDIA A100-SXM4-80GB",
+    "L40S": "NVIDIA L40S",
+    "L4": "NVIDIA L4",
+    "V100": "Tesla V100-SXM2-16GB",
+    "AMD-Instinct-MI210": "AMD Instinct MI210",
+    "AMD-Instinct-MI250X": "AMD Instinct MI250X",
+    "AMD-Instinct-MI300X-OAM": "AMD Instinct MI300X",
+    "AMD-Instinct-MI325X-OAM": "AMD Instinct MI325X",
+}
+"""From Ray's name of an accelerator to what the device calls itself, of which training/flops.py knows the peak."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens a second of all ranks together, and how that is known."""
+
+    tokens_per_second: float | None
+    source: str
+    """`measured in ...`, `assumed: ...`, or why it is not known."""
+
+
+def speed_of(
+    config: TrainConfig,
+    model: Sized,
+    placement: Placement,
+    *,
+    accelerator: str | None,
+    nodes: Sequence[Node],
+    store: Path | None,
+) -> Speed:
+    """The best knowledge there is. Speed is taken to grow with the number of ranks, whatever the network."""
+    kind = accelerator or next((node.accelerator for node in nodes if node.accelerator), None)
+    device = f"{platform.machine()} CPU" if placement.device == "cpu" else _DEVICES.get(kind or "")
+    hosts = {node.host for node in nodes}
+    for record, last in _measured(config, store) if store else ():
+        same = last.device == device and (placement.device == "cuda" or last.host in hosts)
+        if same and record.manifest["tokens_per_second"]:
+            per_rank = float(str(record.manifest["tokens_per_second"])) / last.world_size
+            ranks = f"{last.world_size} rank{'s' if last.world_size > 1 else ''}"
+            where = f"{record.stage}-{record.fingerprint[:12]}"
+            return Speed(per_rank * placement.num_ranks, f"measured in {where} on {ranks} of {last.device}")
+    return _by_flops(config, model, placement, device)
+
+
+def _by_flops(config: TrainConfig, model: Sized, placement: Placement, device: str | None) -> Speed:
+    flops = flops_per_token(model.config, model.shapes, sequence_length=config.sequence_length)
+    peak = peak_flops(device or "")
+    if placement.device == "cpu":
+        return Speed(None, "not known before a training of this model was measured on this machine's CPU")
+    if flops is None or peak is None or config.precision == "fp32":
+        what = "FLOPs of this architecture" if flops is None else "peak of this GPU at this precision"
+        return Speed(None, f"the {what} are not in the table" if flops is None else f"the {what} is not in the table")
+    speed = placement.num_ranks * peak * ASSUMED_MFU / flops
+    return Speed(speed, f"assumed: {ASSUMED_MFU:.0%} of the peak of {device}")
+
+
+def _measured(config: TrainConfig, store: Path) -> Iterator[tuple[Record, Attempt]]:
+    """Finished trainings of the same model, the newest first, each with its last attempt."""
+    wanted = config.model_dump(mode="json")
+    for record in finished("train", store):
+        if all(record.config.get(key) == wanted[key] for key in ("model", "sequence_length", "precision")):
+            events = read_attempts(store / f"{record.stage}-{record.fingerprint[:12]}")
+            yield from ((record, event) for event in reversed(events) if isinstance(event, Attempt))
