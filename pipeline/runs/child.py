@@ -76,6 +76,8 @@ class Child:
 
     def outcome(self) -> Outcome:
         """How it ended."""
+        if signal.SIGTERM in self._sent and self.exit_code in (signal.SIGTERM, -signal.SIGTERM):
+            return "preempted"  # before it could say so itself
         return outcome_of(self.exit_code, explained=any(line.startswith(_SENTENCE) for line in self._last))
 
     def reason(self) -> str:

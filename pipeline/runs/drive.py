@@ -53,21 +53,28 @@ class Driver:
         self.deadline = float("inf") if limit is None else time.monotonic() + limit * 60 - spent
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._note_signal)
-        ended: list[Ended] = []
         while True:
             attempt = self._attempt(len(self.directory.attempts()) + 1)
-            assert attempt.outcome is not None
-            ended.append(Ended(attempt.outcome, attempt.progressed))
             if attempt.outcome in ("finished", "stopped"):
                 return 0
             if self.signalled is not None:
                 return RESUME_ME
-            wait = wait_before_next(self.machines.retries, ended)
+            wait = wait_before_next(self.machines.retries, self._ended())
             if wait is None:
-                return attempt.exit_code if attempt.exit_code and attempt.exit_code > 0 else 1
+                # Not RESUME_ME: a scheduler would start what has just been given up.
+                code = attempt.exit_code or 1
+                return code if code > 0 and code != RESUME_ME else 1
             say(f"attempt {attempt.number} ended ({_words(attempt)}); the next begins in {wait:g} s")
             if not self._sleep(wait):
-                return RESUME_ME if self.signalled is not None else 0
+                if self.signalled is not None:
+                    return RESUME_ME
+                self.directory.end_attempt(attempt.model_copy(update={"outcome": "stopped"}))
+                return 0
+
+    def _ended(self) -> list[Ended]:
+        """The attempts of this start, by this driver or one before it: a scheduler may start the same job again."""
+        mine = [attempt for attempt in self.directory.attempts() if attempt.start == self.start.number]
+        return [Ended(attempt.outcome, attempt.progressed) for attempt in mine if attempt.outcome is not None]
 
     def _attempt(self, number: int) -> AttemptRecord:
         before = landmarks(self.directory.home, self.start.artifacts)
