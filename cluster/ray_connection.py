@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray._private import services
+from ray._private import services, utils
 from ray.exceptions import LocalRayletDiedError, RaySystemError
 
 from cluster.network import answers
-from configs.base import ConfigError, UserError
+from configs.base import ConfigError, InfrastructureError, StartUpError
 
 SECONDS_BETWEEN_CHECKS = 5.0
 """How often, while waiting for Ray, to look whether it lives."""
@@ -33,12 +33,12 @@ def connect(address: str) -> None:
         if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray wants to keep one in the home directory
         os.environ.setdefault("RAY_worker_niceness", "0")  # or all of our work would give way to anybody's, at nice 15
-        with own_sigterm(), _groups_of_their_own():
+        with own_signals(), _groups_of_their_own():
             ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
         return
     check_answers(address)
     try:
-        with own_sigterm():
+        with own_signals():
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError) as error:
         raise ConfigError(
@@ -48,16 +48,26 @@ def connect(address: str) -> None:
 
 
 @contextmanager
-def own_sigterm() -> Iterator[None]:
-    """Keep this process's way with SIGTERM: Ray would put one in its place that ends the process at once."""
+def own_signals() -> Iterator[None]:
+    """Keep SIGTERM and SIGUSR1 for after the block, and this process's way with them.
+
+    Ray 2.60 would put a SIGTERM handler in its place that ends the process at once, and swallows what ours raises
+    while it starts.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
+    kept: list[int] = []
+    before = {n: signal.signal(n, lambda n, _: kept.append(n)) for n in (signal.SIGTERM, signal.SIGUSR1)}
+    honest, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        utils.set_sigterm_handler = honest
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for late in kept:
+        signal.raise_signal(late)
 
 
 @contextmanager
@@ -75,18 +85,18 @@ def _groups_of_their_own() -> Iterator[None]:
 
 
 def check_answers(address: str) -> None:
-    """Raise ConfigError if nothing listens at `host:port`; Ray itself would wait for a minute."""
+    """Raise StartUpError if nothing listens at `host:port`; Ray itself would wait for a minute."""
     if not answers(address):
-        raise ConfigError(
+        raise StartUpError(
             f"no Ray answers at {address!r}; check `ray_address` (host:port of the head node, as `ray start --head` "
             "prints it) and that the head node is up"
         )
 
 
 def check_alive(label: str) -> None:
-    """Raise UserError if every node of the Ray is dead: its driver may live on and wait for ever."""
+    """Raise InfrastructureError if every node of the Ray is dead: its driver may live on and wait for ever."""
     if not any(node["Alive"] for node in ray.nodes()):
-        raise UserError(f"{label}: Ray itself has died; run the same command to go on")
+        raise InfrastructureError(f"{label}: Ray itself has died; run the same command to go on")
 
 
 @contextmanager
@@ -95,7 +105,9 @@ def ray_failures(label: str) -> Iterator[None]:
     try:
         yield
     except (LocalRayletDiedError, RaySystemError) as error:
-        raise UserError(f"{label}: Ray itself has died ({first_line(error)}); run the same command to go on") from error
+        raise InfrastructureError(
+            f"{label}: Ray itself has died ({first_line(error)}); run the same command to go on"
+        ) from error
 
 
 def first_line(error: BaseException) -> str:

@@ -1,8 +1,9 @@
 """The root of a recipe: which steps, wired how, on which pools."""
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from configs.base import Config, Name
 from configs.data import CleanConfig, TokenizeConfig, TrainTokenizerConfig
@@ -94,14 +95,22 @@ Step = Annotated[
 ]
 
 
+def _no_password(store: str) -> str:
+    """Refuse a secret in a URL: it would stand in records."""
+    if "@" in urlsplit(store).netloc:
+        raise ValueError("a store's URL must hold no user and password; give them by the environment of its protocol")
+    return store
+
+
 class RunConfig(Config):
     """A recipe: everything that decides what is made."""
 
     name: Name
     """Name of the run."""
 
-    store: str = Field(default="store", min_length=1)
-    """Directory of the artifacts, relative to the directory the command is run in."""
+    store: Annotated[str, AfterValidator(_no_password)] = Field(default="store", min_length=1)
+    """Directory of the artifacts, relative to the directory the command is run in, or a URL such as
+    `s3://bucket/prefix`, of any protocol that fsspec knows."""
 
     steps: dict[Name, Step] = Field(min_length=1)
     """The steps by name. Each names its stage, its inputs and its settings."""

@@ -51,6 +51,8 @@ class Requests:
         """`on_look` is called as often as files are looked for, and may raise."""
         self._out, self._watches, self._on_look = out, watches_files, on_look
         self._signalled, self._seen, self._looked = False, Wishes(), 0.0
+        if watches_files:
+            (out / RESIZE_FILE).unlink(missing_ok=True)  # the ranks have just been started, as many as there are to be
         for number in (signal.SIGTERM, signal.SIGUSR1) if _may_set_signals() else ():
             if getattr(signal.getsignal(number), "__module__", "") != __name__:  # else this is the asking process
                 signal.signal(number, self._signal)

@@ -1,78 +1,16 @@
-"""How large the model of a recipe is: the shape of every parameter, without building it where its family is known."""
+"""How large the model of a recipe is, and so how it fits on machines."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
 
-from cluster.memory import ModelSize
-from configs.training import ModelConfig, TrainConfig
-
-Shapes = dict[str, tuple[int, ...]]
-
-_SMALL = 100_000
-"""Parameters with no more elements stay whole on every rank in ZeRO-3: DeepSpeed's param_persistence_threshold."""
-
-
-@dataclass(frozen=True)
-class _Family:
-    """What sets the architectures that share llama's structure apart; read from transformers 5.23."""
-
-    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
-    """Vectors of the width of the residual stream, in each layer."""
-
-    head_dim: int | None = None
-    """Unless the recipe says another; None: hidden_size / num_attention_heads."""
-
-    head_norm: str | None = None
-    """Whether queries and keys are normalised: each `head`, or the `whole` row; None: not."""
-
-    qkv_bias: bool = False
-    mlp_bias: bool = False
-    """Whether `mlp_bias` is a key of the configuration."""
-
-    num_experts: int | None = None
-    keys: Mapping[str, Any] | None = None
-    """Further defaults of the configuration that FLOPs depend on."""
-
-
-_OLMO = ("post_attention_layernorm", "post_feedforward_layernorm")
-_GEMMA = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
-_MOE = {"moe_intermediate_size": 768, "num_experts_per_tok": 8, "decoder_sparse_step": 1, "mlp_only_layers": []}
-_FAMILIES = {
-    "llama": _Family(mlp_bias=True),
-    "mistral": _Family(keys={"sliding_window": 4096}),
-    "qwen2": _Family(qkv_bias=True),
-    "qwen3": _Family(head_dim=128, head_norm="head"),
-    "olmo2": _Family(norms=_OLMO, head_norm="whole"),
-    "gemma": _Family(head_dim=256),
-    "gemma3_text": _Family(norms=_GEMMA, head_dim=256, head_norm="head", keys={"sliding_window": 4096}),
-    "qwen3_moe": _Family(head_norm="head", num_experts=128, keys=_MOE),
-}
-_HARMLESS = {
-    "attention_dropout",
-    "attn_logit_softcapping",
-    "final_logit_softcapping",
-    "hidden_act",
-    "hidden_activation",
-    "initializer_range",
-    "layer_types",
-    "max_position_embeddings",
-    "norm_topk_prob",
-    "num_experts_per_tok",
-    "query_pre_attn_scalar",
-    "rms_norm_eps",
-    "rope_parameters",
-    "rope_scaling",
-    "rope_theta",
-    "router_aux_loss_coef",
-    "sliding_window",
-}
-"""Keys of a configuration that change no shape in these families."""
-
-_SHAPING = {"head_dim", "attention_bias"}
-_MOE_SHAPING = {"num_experts", "num_local_experts", "moe_intermediate_size", "decoder_sparse_step", "mlp_only_layers"}
+from cluster.fit import choose, settle
+from cluster.model_size import ModelSize
+from cluster.placement import Placement
+from configs.training import TrainConfig
+from training.families import Shapes, known_shapes, settings_of
 
 
 @dataclass(frozen=True)
@@ -100,7 +38,7 @@ def sized(config: TrainConfig, *, vocab_size: int) -> Sized:
     shapes = known_shapes(config.model, vocab_size=vocab_size)
     if shapes is None:
         return _built(config, vocab_size)
-    return Sized(shapes, _settings(config.model, config.sequence_length, vocab_size), built=False)
+    return Sized(shapes, settings_of(config.model, config.sequence_length, vocab_size), built=False)
 
 
 def memory_size(found: Sized, config: TrainConfig) -> ModelSize:
@@ -119,7 +57,6 @@ def memory_size(found: Sized, config: TrainConfig) -> ModelSize:
         num_muon=sum(muon),
         largest_matrix=max((prod(shapes[name]) for name in trained if len(shapes[name]) > 1), default=0),
         largest_layer=max(layers.values()),
-        num_whole_in_stage_3=sum(size for size in map(prod, shapes.values()) if size <= _SMALL),
         vocab_size=given["vocab_size"],
         hidden_size=_first(given, "hidden_size", "n_embd", "d_model"),
         ffn_size=_ffn_size(given),
@@ -129,84 +66,15 @@ def memory_size(found: Sized, config: TrainConfig) -> ModelSize:
         num_key_value_heads=given.get("num_key_value_heads") or heads,
         num_norms=max(2, sum(len(s) == 1 and "layers.0." in n and "norm" in n for n, s in shapes.items())),
         has_head_norm=any("q_norm" in name for name in shapes),
-        is_mixture=any(".experts." in name for name in shapes),
     )
 
 
-def known_shapes(model: ModelConfig, *, vocab_size: int) -> Shapes | None:
-    """Every parameter of a model of a family that shares llama's structure; None for one of another, or with keys
-    whose effect is not known here."""
-    family, over = _FAMILIES.get(model.architecture), model.overrides
-    known = _HARMLESS | _SHAPING
-    if family is not None:
-        known |= ({"mlp_bias"} if family.mlp_bias else set()) | (_MOE_SHAPING if family.num_experts else set())
-    if family is None or not over.keys() <= known:
-        return None
-    settings = _settings(model, 0, vocab_size)
-    width = model.hidden_size
-    shapes: Shapes = {"model.embed_tokens.weight": (vocab_size, width)}
-    for number in range(model.num_layers):
-        shapes |= {f"model.layers.{number}.{name}": shape for name, shape in _layer(family, settings, number)}
-    shapes["model.norm.weight"] = (width,)
-    if not model.tie_word_embeddings:
-        shapes["lm_head.weight"] = (vocab_size, width)
-    return shapes
-
-
-def _layer(family: _Family, settings: Mapping[str, Any], number: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    width, head_dim = settings["hidden_size"], settings["head_dim"]
-    queries, keys = settings["num_attention_heads"] * head_dim, settings["num_key_value_heads"] * head_dim
-    sides = {"q_proj": (queries, width), "k_proj": (keys, width), "v_proj": (keys, width), "o_proj": (width, queries)}
-    for name, shape in sides.items():
-        yield f"self_attn.{name}.weight", shape
-        if settings.get("attention_bias") or (family.qkv_bias and name != "o_proj"):
-            yield f"self_attn.{name}.bias", shape[:1]
-    if family.head_norm:
-        whole = family.head_norm == "whole"
-        yield "self_attn.q_norm.weight", (queries if whole else head_dim,)
-        yield "self_attn.k_norm.weight", (keys if whole else head_dim,)
-    yield from _feed_forward(family, settings, number)
-    for name in family.norms:
-        yield f"{name}.weight", (width,)
-
-
-def _feed_forward(family: _Family, settings: Mapping[str, Any], number: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    width, inner = settings["hidden_size"], settings["intermediate_size"]
-    if family.num_experts and _has_experts(settings, number):
-        count, small = settings["num_experts"], settings["moe_intermediate_size"]
-        yield "mlp.gate.weight", (count, width)
-        yield "mlp.experts.gate_up_proj", (count, 2 * small, width)
-        yield "mlp.experts.down_proj", (count, width, small)
-        return
-    for name, shape in {"gate_proj": (inner, width), "up_proj": (inner, width), "down_proj": (width, inner)}.items():
-        yield f"mlp.{name}.weight", shape
-        if settings.get("mlp_bias"):
-            yield f"mlp.{name}.bias", shape[:1]
-
-
-def _has_experts(settings: Mapping[str, Any], number: int) -> bool:
-    step = settings["decoder_sparse_step"]
-    return number not in settings["mlp_only_layers"] and (number + 1) % step == 0
-
-
-def _settings(model: ModelConfig, sequence_length: int, vocab_size: int) -> dict[str, Any]:
-    """The configuration of a model of a known family, as transformers would complete it."""
-    family = _FAMILIES[model.architecture]
-    own: dict[str, Any] = {
-        "vocab_size": vocab_size,
-        "hidden_size": model.hidden_size,
-        "intermediate_size": model.intermediate_size,
-        "num_hidden_layers": model.num_layers,
-        "num_attention_heads": model.num_attention_heads,
-        "num_key_value_heads": model.num_key_value_heads or model.num_attention_heads,
-        "head_dim": family.head_dim or model.hidden_size // model.num_attention_heads,
-        "max_position_embeddings": sequence_length,
-    }
-    own |= family.keys or {}
-    own |= {key: value for key, value in model.overrides.items() if value is not None}
-    if family.num_experts:
-        own["num_experts"] = own.get("num_experts") or own.get("num_local_experts") or family.num_experts
-    return own
+def settled(placement: Placement, config: TrainConfig, *, vocab_size: int) -> Placement:
+    """The placement of a training, with what its pool leaves open chosen as `concord plan` shows it."""
+    if not placement.leaves_open:
+        return placement
+    size = memory_size(sized(config, vocab_size=vocab_size), config)
+    return settle(placement, choose(size, config, placement).chosen)
 
 
 def _built(config: TrainConfig, vocab_size: int) -> Sized:
@@ -227,8 +95,10 @@ def _frozen(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _is_inner(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether Muon updates it: a matrix that is neither embedding nor output layer, as training/optimizers.py has it."""
-    return len(shape) > 1 and not any(word in name for word in ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out"))
+    """Whether Muon updates it, as training/optimizers.py has it: a matrix, but no embedding and no output layer."""
+    return len(shape) > 1 and not any(
+        word in name for word in ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
+    )
 
 
 def _heads(given: Mapping[str, Any]) -> tuple[int, int]:

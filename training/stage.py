@@ -11,12 +11,13 @@ from configs.training import TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
 from data_prep.train_tokenizer import check_certificate
 from training.attempts import Why, begin_session, end_session
-from training.control import Stopped, stop_on_signal
+from training.control import Stopped, ask_to_resize, stop_on_signal
 from training.initial import with_absolute_paths
 from training.job import Job
 from training.manifests import TrainedModel
 from training.metrics import FILE
 from training.notices import pass_on
+from training.size import settled
 from training.watch import watch_metrics
 
 
@@ -33,7 +34,8 @@ def train(
     Raises Stopped when a signal asked for it and the work is saved.
     """
     check_certificate(tokenizer)
-    placement = executor.placement()
+    placement = settled(executor.placement(), config, vocab_size=tokenizer.manifest.vocab_size)
+    executor.used = placement
     session = begin_session(out)
     why: Why = "failed"
     job = Job(with_absolute_paths(config), tokens, tokenizer, out, placement, session, fence_of(out))
@@ -43,7 +45,13 @@ def train(
             watch_metrics(out / FILE, num_steps=config.num_steps),
             stop_on_signal(out, grace_seconds=placement.grace_seconds),
         ):
-            model = executor.gang(_train_rank, job, label="training", warm=partial(_warm, config.model.architecture))
+            model = executor.gang(
+                _train_rank,
+                job,
+                label="training",
+                warm=partial(_warm, config.model.architecture),
+                resize=partial(ask_to_resize, out),
+            )
         why = "finished"
     except (Stopped, KeyboardInterrupt):
         why = "stopped"

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from cluster.storage.objects import Objects, objects
 from configs.base import UserError
 from configs.cluster import ClusterConfig
+from pipeline.remote_store import home_of
 from pipeline.runs.records import AttemptRecord, RequestRecord, RunRecord, StartRecord
 
 R = TypeVar("R", bound=BaseModel)
@@ -125,11 +126,6 @@ class RunDirectory:
         for name in self._objects.names(self._name(f"{folder}/")):
             if (data := self._objects.read(name)) is not None:
                 yield _parse(data, kind, f"{self.store}/{name}")
-
-
-def home_of(store: str, work_dir: str) -> Path:
-    """Where files lie of a store: in itself, or of a URL below `work_dir`."""
-    return Path(store) if "://" not in store else Path(work_dir)
 
 
 def open_run(store: str, run_id: str, *, work_dir: str = ClusterConfig().storage.work_dir) -> RunDirectory:

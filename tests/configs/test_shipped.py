@@ -1,6 +1,8 @@
 import pytest
 
 from cluster.placement import place
+from cluster.submit.table import launcher_for
+from cluster.topology import GIB, Node
 from configs.cluster import ClusterConfig
 from configs.load import SHIPPED, load
 from configs.run import RunConfig
@@ -13,7 +15,7 @@ CLUSTERS = sorted((SHIPPED / "clusters").glob("*.yaml"))
 
 def test_recipes_and_clusters_ship():
     assert {"smoke"} <= {path.stem for path in RECIPES}
-    assert {"inline", "local"} <= {path.stem for path in CLUSTERS}
+    assert {"inline", "local", "ray", "slurm", "kubernetes"} <= {path.stem for path in CLUSTERS}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -33,7 +35,10 @@ def test_the_pools_of_a_shipped_recipe_are_in_the_default_cluster(path):
 
 
 @pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: path.stem)
-def test_a_shipped_cluster_loads_and_its_default_pool_fits_a_laptop(path):
+def test_a_shipped_cluster_loads_has_its_launcher_and_its_default_pool_fits_a_laptop(path):
     cluster = load(path, ClusterConfig).config
-    placed = place(cluster.pools["default"], num_cpus=2, num_gpus=0, wandb=cluster.wandb)
+    laptop = Node("laptop", num_cpus=2, num_gpus=0, memory_bytes=8 * GIB)
+    placed = place(cluster.pools["default"], [laptop], wandb=cluster.wandb)
     assert placed.num_ranks * placed.cpus_per_rank <= 2
+    assert cluster.launcher.kind in {path.stem, "local"}
+    assert callable(launcher_for(cluster).submit)

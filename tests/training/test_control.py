@@ -83,11 +83,12 @@ def test_a_save_is_asked_for_by_a_signal_and_is_wanted_once(tmp_path: Path) -> N
         assert Requests(tmp_path, watches_files=True).look() == Wishes()
 
 
-def test_a_resize_is_asked_for_by_a_file_and_forgotten_by_the_next_run(tmp_path: Path) -> None:
+def test_a_resize_is_asked_for_by_a_file_and_forgotten_by_the_ranks_that_start_then(tmp_path: Path) -> None:
+    requests = Requests(tmp_path, watches_files=True)
     ask_to_resize(tmp_path)
-    assert Requests(tmp_path, watches_files=True).look() == Wishes(resize=True)
-    with stop_on_signal(tmp_path, grace_seconds=60):
-        assert Requests(tmp_path, watches_files=True).look() == Wishes()
+    assert requests.look() == Wishes(resize=True)
+    assert Requests(tmp_path, watches_files=False).look() == Wishes()
+    assert Requests(tmp_path, watches_files=True).look() == Wishes()
 
 
 def test_a_lost_lease_is_seen_by_the_rank_that_looks(tmp_path: Path) -> None:

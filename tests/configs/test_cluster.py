@@ -1,0 +1,60 @@
+"""What a cluster file and a recipe refuse for safety."""
+
+import pytest
+from pydantic import ValidationError
+
+from configs.cluster import SECRET_NAME, ClusterConfig
+from configs.pools import PoolConfig
+from configs.run import RunConfig
+
+STEP = {"stage": "export", "inputs": {}}
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "db_password", "SSH_KEY"])
+def test_a_secret_in_a_cluster_file_is_refused(name):
+    with pytest.raises(ValidationError, match=f"{name} is a secret, which no file may hold"):
+        ClusterConfig(environment={name: "x"})
+
+
+@pytest.mark.parametrize("name", ["NCCL_SOCKET_IFNAME", "RAY_AUTH_TOKEN_PATH", "MONKEYS", "TOKENIZERS_PARALLELISM"])
+def test_what_is_no_secret_is_taken(name):
+    assert ClusterConfig(environment={name: "x"}).environment == {name: "x"}
+
+
+@pytest.mark.parametrize("name", ["A B", "1A", "A=B", "", "A\nB"])
+def test_a_variable_that_is_no_name_is_refused(name):
+    with pytest.raises(ValidationError):
+        ClusterConfig(environment={name: "x"})
+    with pytest.raises(ValidationError):
+        ClusterConfig(pass_environment=(name,))
+
+
+def test_the_variables_that_are_passed_on_are_secrets_or_paths():
+    passed = ClusterConfig().pass_environment
+    assert all(SECRET_NAME.search(name) for name in passed)
+
+
+def test_fewer_ranks_than_the_least_are_refused():
+    with pytest.raises(ValidationError, match="min_ranks is 3, more than num_ranks, 2"):
+        PoolConfig(num_ranks=2, min_ranks=3)
+
+
+@pytest.mark.parametrize("store", ["s3://me:secret@bucket/x", "https://key@host/x"])
+def test_a_store_with_a_password_is_refused(store):
+    with pytest.raises(ValidationError, match="must hold no user and password"):
+        RunConfig(name="r", store=store, steps={"e": STEP})
+
+
+@pytest.mark.parametrize("store", ["s3://bucket/x", "store", "/data/a@b", "memory://x"])
+def test_a_store_without_one_is_taken(store):
+    assert RunConfig(name="r", store=store, steps={"e": STEP}).store == store
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ".x", "a b", "", "x" * 101, "a\n"])
+def test_names_that_could_leave_the_store_are_refused(name):
+    with pytest.raises(ValidationError):
+        RunConfig(name=name, steps={"e": STEP})
+    with pytest.raises(ValidationError):
+        RunConfig(name="r", steps={name: STEP})
+    with pytest.raises(ValidationError):
+        ClusterConfig(pools={name: PoolConfig()})
