@@ -2,13 +2,25 @@
 
 from cluster.executor import Executor
 from cluster.inline import InlineExecutor
+from cluster.quarantine import NodeFailures
 from configs.cluster import ClusterConfig
 
 
-def executor_for(cluster: ClusterConfig, pool: str) -> Executor:
-    """The executor of a pool that the cluster file names."""
+def executor_for(
+    cluster: ClusterConfig,
+    pool: str,
+    *,
+    failures: NodeFailures | None = None,
+    avoid: frozenset[str] = frozenset(),
+) -> Executor:
+    """The executor of a pool that the cluster file names.
+
+    `failures` remembers nodes that fail; `avoid` names more hosts, by name or address, that are to be left out.
+    """
     if cluster.executor == "inline":
         return InlineExecutor(cluster.pools[pool], wandb=cluster.wandb)
     from cluster.ray_executor import RayExecutor
 
-    return RayExecutor(cluster.pools[pool], address=cluster.ray_address, wandb=cluster.wandb)
+    return RayExecutor(
+        cluster.pools[pool], address=cluster.ray_address, wandb=cluster.wandb, failures=failures, avoid=avoid
+    )

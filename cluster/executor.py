@@ -49,10 +49,6 @@ class Rank:
         }
 
 
-class Resized(Exception):
-    """What the ranks of a gang raise when they have saved, to be started again on another number of ranks."""
-
-
 class Executor(Protocol):
     """Something that runs functions of ours: a Ray cluster, or this process."""
 

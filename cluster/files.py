@@ -5,25 +5,46 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from pydantic import BaseModel
+
+from configs.base import UserError
+
+
+class FileEntry(BaseModel):
+    """Size and checksum of a file."""
+
+    num_bytes: int
+    sha256: str
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """A path to write to, which becomes `path` when the block ends well and is removed when it does not.
 
-    The bytes are on disk before the name is. Two writers of one path do not disturb each other; the last one wins.
+    The bytes are on disk before the name is. Two writers of one path do not disturb each other; the last one wins,
+    or without `replace` the first: raises FileExistsError if the name is taken.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield partial
         sync(partial)
-        os.replace(partial, path)
+        if replace:
+            os.replace(partial, path)
+        else:
+            os.link(partial, path)  # atomic, on NFS too, and refused if the name is taken
+            partial.unlink()
         sync(path.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file of this name is one that `whole_file` has not finished."""
+    return name.startswith(".") and name.endswith(".partial")
 
 
 def sync(path: Path) -> None:
@@ -45,3 +66,28 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_file(path: Path) -> FileEntry:
+    """Size and checksum of a file on disk."""
+    return FileEntry(num_bytes=path.stat().st_size, sha256=sha256_of(path))
+
+
+def is_relative(name: str) -> bool:
+    """Whether a name stays below where it is looked up: no absolute path, no `..`, nothing empty."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not name.startswith("/") and ".." not in parts and "\0" not in name
+
+
+def inside(directory: Path, relative: str) -> Path:
+    """The path that a record or a manifest names in its directory.
+
+    Raises UserError if it would leave the directory: absolute, with `..`, or by a symbolic link.
+    """
+    path = directory / relative
+    if not is_relative(relative) or not path.resolve().is_relative_to(directory.resolve()):
+        raise UserError(
+            f"{directory} names a file {relative!r} that is not inside it; do not trust it: delete the directory to "
+            "have it made again"
+        )
+    return path

@@ -35,15 +35,23 @@ class InlineExecutor:
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], *, label: str, on_device: bool = False) -> Iterator[R]:
         """See Executor."""
-        self.placement()
+        self.used = self.used or self.placement()
         with Meter(label, len(items)) as meter:
             for item in items:
                 yield fn(item)
                 meter.advance()
 
-    def gang(self, fn: Callable[[Rank, A], R], argument: A, *, label: str, warm: Callable[[], None] | None = None) -> R:
+    def gang(
+        self,
+        fn: Callable[[Rank, A], R],
+        argument: A,
+        *,
+        label: str,
+        warm: Callable[[], None] | None = None,
+        resize: Callable[[], None] | None = None,
+    ) -> R:
         """See Executor; there is no worker to lose, so nothing is started again and nothing stands by."""
-        placement = self.placement()
+        placement = self.used or self.placement()
         rank = Rank(0, 1, placement.device, placement.cpus_per_rank, "127.0.0.1", free_port(), attempt=0)
         before = dict(os.environ)
         os.environ.update(rank.environment())

@@ -2,6 +2,8 @@
 
 import socket
 
+import psutil
+
 
 def free_port() -> int:
     """A TCP port that nobody on this host listens on now."""
@@ -18,3 +20,11 @@ def answers(address: str, *, timeout_seconds: float = 5.0) -> bool:
             return True
     except (OSError, ValueError, OverflowError):
         return False
+
+
+def interface_of(address: str) -> str | None:
+    """Name of this host's network interface that holds an address; None if none does."""
+    for name, held in psutil.net_if_addrs().items():
+        if address in (one.address.partition("%")[0] for one in held):
+            return str(name)
+    return None

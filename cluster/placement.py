@@ -10,11 +10,17 @@ from configs.cluster import WandbConfig
 from configs.pools import PoolConfig, RetentionConfig
 
 
+class TooFew(ConfigError):
+    """The machines there are do not hold as many ranks as a pool asks for."""
+
+
 @dataclass(frozen=True)
 class Placement:
     """How a step is laid out on hardware."""
 
     num_ranks: int
+    """To begin with."""
+
     min_ranks: int
     """Training goes on with so few when nodes are lost; it is num_ranks where it is not elastic."""
 
@@ -36,19 +42,31 @@ class Placement:
     start_timeout_seconds: float
     grace_seconds: float
     wandb: WandbConfig | None
+    leaves_open: tuple[str, ...] = ()
+    """Of zero_stage and micro_batch_size, those that the pool leaves to cluster/fit.py: until then they are 1 and 8."""
+
+    memory_bytes_per_rank: int | None = None
+    """Of its GPU, or its share of the host's; None where that is not known."""
+
+    host_bytes_per_rank: int | None = None
+    """Its share of the host's memory."""
 
 
 def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None) -> Placement:
-    """Lay a pool out on its nodes. Raises ConfigError if it asks for more than there is."""
+    """Lay a pool out on its nodes: elastic, on what there is of them. Raises TooFew if it asks for more than that."""
     _check(pool)
-    device = "cuda" if any(node.num_gpus for node in nodes) else "cpu"
+    device = device_of(nodes)
     num_ranks = pool.num_ranks or _default_ranks(nodes, device)
     cpus_per_rank = pool.cpus_per_rank or _even_share(nodes, num_ranks, device)
-    if not num_ranks or num_ranks > slots(nodes, cpus_per_rank=cpus_per_rank, device=device):
-        raise ConfigError(
+    room = slots(nodes, cpus_per_rank=cpus_per_rank, device=device)
+    if pool.min_ranks:
+        num_ranks = max(pool.min_ranks, min(num_ranks, room))
+    if not num_ranks or num_ranks > room:
+        raise TooFew(
             f"the pool wants {num_ranks or 'any'} ranks of {cpus_per_rank} CPU cores, but there are "
             f"{describe(nodes)}; lower num_ranks or cpus_per_rank in the cluster file"
         )
+    host_bytes = _host_bytes(nodes, num_ranks, cpus_per_rank=cpus_per_rank, device=device)
     return Placement(
         num_ranks=num_ranks,
         min_ranks=pool.min_ranks or num_ranks,
@@ -68,7 +86,15 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
         start_timeout_seconds=pool.start_timeout_seconds,
         grace_seconds=pool.grace_seconds,
         wandb=wandb,
+        leaves_open=tuple(name for name in ("zero_stage", "micro_batch_size") if getattr(pool, name) is None),
+        memory_bytes_per_rank=host_bytes if device == "cpu" else _gpu_bytes(nodes),
+        host_bytes_per_rank=host_bytes,
     )
+
+
+def device_of(nodes: Sequence[Node]) -> str:
+    """What the ranks of a pool compute on: `cuda` or `cpu`."""
+    return "cuda" if any(node.num_gpus for node in nodes) else "cpu"
 
 
 def slots(nodes: Sequence[Node], *, cpus_per_rank: int, device: str) -> int:
@@ -102,6 +128,19 @@ def _even_share(nodes: Sequence[Node], num_ranks: int, device: str) -> int:
     most = max((node.num_cpus for node in nodes), default=1)
     fitting = (c for c in range(most, 0, -1) if slots(nodes, cpus_per_rank=c, device=device) >= num_ranks)
     return next(fitting, 1)
+
+
+def _gpu_bytes(nodes: Sequence[Node]) -> int | None:
+    """Memory of the smallest GPU; None if that of any is not known."""
+    sizes = {node.accelerator_bytes for node in nodes if node.num_gpus}
+    return None if None in sizes else min(size for size in sizes if size)
+
+
+def _host_bytes(nodes: Sequence[Node], num_ranks: int, *, cpus_per_rank: int, device: str) -> int | None:
+    """The smallest share of a host's memory that a rank may get; None if a host's memory is not known."""
+    kinds = {(node.memory_bytes, node.num_cpus, node.num_gpus): node for node in nodes}
+    counts = [(node, slots([node], cpus_per_rank=cpus_per_rank, device=device)) for node in kinds.values()]
+    return min(node.memory_bytes // min(num_ranks, count) for node, count in counts if count) or None
 
 
 def _check(pool: PoolConfig) -> None:

@@ -94,9 +94,10 @@ def check_answers(address: str) -> None:
 
 
 def check_alive(label: str) -> None:
-    """Raise InfrastructureError if every node of the Ray is dead: its driver may live on and wait for ever."""
-    if not any(node["Alive"] for node in ray.nodes()):
-        raise InfrastructureError(f"{label}: Ray itself has died; run the same command to go on")
+    """Raise InfrastructureError if this process's node is dead: a driver may outlive it, and would wait for ever."""
+    me = ray.get_runtime_context().get_node_id()
+    if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == me):
+        raise InfrastructureError(f"{label}: Ray itself has died on this node; run the same command to go on")
 
 
 @contextmanager

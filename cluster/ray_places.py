@@ -1,16 +1,29 @@
 """The places of a gang on Ray's nodes: a placement group with a bundle a rank."""
 
 import time
+from dataclasses import dataclass
+from typing import Any
 
-import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from cluster.placement import Placement
 from cluster.ray_connection import first_line
+from cluster.ray_room import Room
 from cluster.ray_wait import Watch
-from configs.base import UserError
+from configs.base import InfrastructureError, StartUpError, UserError
 
 SECONDS_BETWEEN_LOOKS = 0.02
+SECONDS_BETWEEN_COUNTS = 0.5
+"""How often to see whether the nodes have changed."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """What was reserved."""
+
+    group: PlacementGroup
+    nodes: tuple[str, ...]
+    """Ray's id of the node of each rank."""
 
 
 def gpus_per_rank(placement: Placement) -> int:
@@ -18,33 +31,62 @@ def gpus_per_rank(placement: Placement) -> int:
     return 1 if placement.device == "cuda" else 0
 
 
-def stands(group: PlacementGroup) -> bool:
-    """Whether all nodes of a placement group live."""
-    table = placement_group_table(group)
-    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-    return table["state"] == "CREATED" and alive >= set(table["bundles_to_node_id"].values())
+def stand(places: Places, room: Room) -> bool:
+    """Whether ranks may still be on all nodes of some places."""
+    state = placement_group_table(places.group)["state"]
+    return state == "CREATED" and set(places.nodes) <= {node.id for node in room.nodes()}
 
 
-def reserve(placement: Placement, *, label: str) -> PlacementGroup:
-    """Wait for the places; raises UserError if they do not become free in the placement's time."""
-    gpus = gpus_per_rank(placement)
-    bundle = {"CPU": float(placement.cpus_per_rank)} | ({"GPU": float(gpus)} if gpus else {})
-    group = placement_group([bundle] * placement.num_ranks, strategy="PACK")
-    watch, deadline = Watch(label), time.monotonic() + placement.start_timeout_seconds
+def reserve(room: Room, placement: Placement, *, before: int, label: str) -> Places:
+    """Wait for places, as many as the room gives. Raises StartUpError if they do not come in the placement's time.
+
+    `before`: how many the attempt before had; 0 if there was none.
+    """
+    watch, began, counted = Watch(label), time.monotonic(), float("-inf")
+    asked: tuple[int, dict[str, str]] = (0, {})
+    group: PlacementGroup | None = None
     try:
-        while not _is_ready(group, label):
+        while group is None or not _is_ready(group, label):
+            waited = time.monotonic() - began
+            if waited > placement.start_timeout_seconds:
+                raise StartUpError(room.shortage(_describe(room, placement)))
+            if time.monotonic() - counted > SECONDS_BETWEEN_COUNTS:
+                counted = time.monotonic()
+                nodes = room.nodes()
+                wanted = room.number(nodes, before=before, waited_seconds=waited), room.selector(nodes)
+                if wanted != asked and (group is None or not _is_ready(group, label)):
+                    group, asked = _ask(group, placement, *wanted), wanted
             time.sleep(SECONDS_BETWEEN_LOOKS)  # which a signal ends, while Ray's own wait takes whole seconds only
             watch.look()
-            if time.monotonic() > deadline:
-                free = {kind: amount for kind, amount in ray.available_resources().items() if kind in ("CPU", "GPU")}
-                raise UserError(
-                    f"{label}: {placement.num_ranks} times {bundle} did not become free in "
-                    f"{placement.start_timeout_seconds:g} s (free now: {free}); wait for other work, or ask for less"
-                )
     except BaseException:
-        remove_placement_group(group)
+        release(group)
         raise
-    return group
+    by_bundle = placement_group_table(group)["bundles_to_node_id"]
+    return Places(group, tuple(by_bundle[index] for index in range(asked[0])))
+
+
+def release(group: PlacementGroup | None) -> None:
+    """Give places back, if there are any."""
+    if group is not None:
+        remove_placement_group(group)
+
+
+def _ask(old: Any, placement: Placement, number: int, selector: dict[str, str]) -> PlacementGroup | None:
+    release(old)
+    bundles = [_bundle(placement)] * number
+    return placement_group(bundles, strategy="PACK", bundle_label_selector=[selector] * number) if number else None
+
+
+def _bundle(placement: Placement) -> dict[str, float]:
+    gpus = gpus_per_rank(placement)
+    return {"CPU": float(placement.cpus_per_rank)} | ({"GPU": float(gpus)} if gpus else {})
+
+
+def _describe(room: Room, placement: Placement) -> str:
+    least, most = room.bounds.least, room.bounds.most
+    number = f"{least}" if least == most else f"{least} or more"
+    gpu = " and a GPU" if gpus_per_rank(placement) else ""
+    return f"places for {number} ranks of {placement.cpus_per_rank} CPU cores{gpu}"
 
 
 def _is_ready(group: PlacementGroup, label: str) -> bool:
@@ -53,6 +95,6 @@ def _is_ready(group: PlacementGroup, label: str) -> bool:
     except UserError:  # of a signal handler
         raise
     except Exception as error:  # Ray raises no narrower one, when its node is gone
-        raise UserError(
+        raise InfrastructureError(
             f"{label}: Ray itself has failed ({first_line(error)}); run the same command to go on"
         ) from error

@@ -5,7 +5,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +15,9 @@ from typing import TypeVar
 import ray
 
 from cluster.executor import Rank
-from cluster.network import free_port
+from cluster.memory_kills import num_memory_kills
+from cluster.network import free_port, interface_of
+from cluster.pulse import RANK_GIVES_UP_SECONDS, SECONDS_BETWEEN_LOOKS, Pulse
 
 R = TypeVar("R")
 A = TypeVar("A")
@@ -25,6 +27,8 @@ NICENESS = 10
 """Of a spare that gets ready: a tenth of a busy core."""
 
 GPUS = "CUDA_VISIBLE_DEVICES"
+INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+"""Else gloo takes the interface of whatever the host's name resolves to, which may be the loopback."""
 
 
 @dataclass(frozen=True)
@@ -48,33 +52,39 @@ class Whereabouts:
     gpus: str | None
     """CUDA_VISIBLE_DEVICES, if it is set."""
 
+    memory_kills: int
+    """Processes that the node's kernel has ended for want of memory so far."""
+
 
 class RankProcess:
     """What the process of a rank can be told to do."""
 
-    def __init__(self) -> None:
-        threading.Thread(target=_end_without, args=(os.getppid(),), daemon=True).start()
+    def __init__(self, driver: str | None) -> None:
+        """`driver`: where the driver's host answers, `host:port`; None if it is this host."""
+        threading.Thread(target=_end_without, args=(os.getppid(), driver), daemon=True).start()
 
-    def report(self, before: Whereabouts | None) -> Whereabouts:
-        """Where this process is, once the rank's process `before` it has ended: two must never write for one rank."""
+    def report(self, before: Sequence[Whereabouts]) -> Whereabouts:
+        """Where this process is, once those of this node `before` it have ended: two must never write for one rank."""
+        for old in before:
+            end_process(old.pid, old.born)
         node = ray.get_runtime_context().get_node_id()
-        if before is not None and before.node == node:
-            end_process(before.pid, before.born)
         address = socket.gethostbyname(ray.util.get_node_ip_address())
         me = os.getpid()
         born = birth_of(me)
         assert born is not None
-        return Whereabouts(node, socket.gethostname(), address, free_port(), me, born, os.environ.get(GPUS))
+        name, port, gpus = socket.gethostname(), free_port(), os.environ.get(GPUS)
+        return Whereabouts(node, name, address, port, me, born, gpus, num_memory_kills())
 
     def stand_by(self, warm: Callable[[], None], rank: Rank, gpus: str | None) -> None:
         """Get ready to take a rank's place: `warm()` in its environment, mostly while the cores have little to do."""
-        os.environ.update(rank.environment() | ({} if gpus is None else {GPUS: gpus}))
+        _set_environment(rank)
+        os.environ.update({} if gpus is None else {GPUS: gpus})
         with ThreadPoolExecutor(max_workers=1) as aside:
             aside.submit(_politely, warm).result()
 
     def run(self, fn: Callable[[Rank, A], R], rank: Rank, argument: A) -> R:
         """The rank's work."""
-        os.environ.update(rank.environment())
+        _set_environment(rank)
         return fn(rank, argument)
 
 
@@ -102,8 +112,17 @@ def _politely(work: Callable[[], None]) -> None:
     work()
 
 
-def _end_without(raylet: int) -> None:
-    """End this process soon after its raylet: nothing else would, and its run may have been started again."""
-    while os.getppid() == raylet:
-        time.sleep(1.0)
+def _set_environment(rank: Rank) -> None:
+    os.environ.update(rank.environment())
+    interface = interface_of(socket.gethostbyname(ray.util.get_node_ip_address()))
+    for name in INTERFACES if interface else ():
+        os.environ.setdefault(name, str(interface))
+
+
+def _end_without(raylet: int, driver: str | None) -> None:
+    """End this process soon after its raylet or the way to its driver: its run may have been started again elsewhere,
+    and nothing else would end it."""
+    with Pulse([driver] if driver else [], limit_seconds=RANK_GIVES_UP_SECONDS) as pulse:
+        while os.getppid() == raylet and not pulse.silent():
+            time.sleep(SECONDS_BETWEEN_LOOKS / 4)
     os._exit(1)

@@ -19,7 +19,10 @@ class Watch:
         self._label, self._checked = label, time.monotonic()
 
     def turn(self, references: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        """Those that are ready, as soon as one is or after a while, and the rest. Raises UserError if Ray has died."""
+        """Those that are ready, as soon as one is or after a while, and the rest.
+
+        Raises InfrastructureError if Ray has died.
+        """
         try:
             ready, rest = ray.wait(list(references), num_returns=1, timeout=TURN_SECONDS)
         except SystemError as error:  # Ray 2.60 so wraps what a signal handler has raised
@@ -32,7 +35,7 @@ class Watch:
         return ready, rest
 
     def look(self) -> None:
-        """Raise UserError if Ray has died; looks only every few seconds."""
+        """Raise InfrastructureError if Ray has died; looks only every few seconds."""
         if time.monotonic() - self._checked >= SECONDS_BETWEEN_CHECKS:
             check_alive(self._label)
             self._checked = time.monotonic()

@@ -1,6 +1,6 @@
 """The machines of a pool: as a cluster file describes them, or as Ray sees them."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 from configs.pools import MachinesConfig, PoolConfig
@@ -50,6 +50,13 @@ class Node:
     labels: Mapping[str, str] = field(default_factory=dict)
     id: str = ""
     """Ray's id; empty for a machine that is only described."""
+
+    address: str = ""
+    """`host:port` of its raylet; empty likewise."""
+
+    def is_in(self, hosts: Container[str]) -> bool:
+        """Whether it is among hosts that are told by name or by address."""
+        return self.host in hosts or (bool(self.address) and self.address.rpartition(":")[0] in hosts)
 
 
 def described(machines: MachinesConfig, pool: PoolConfig) -> list[Node]:

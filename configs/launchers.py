@@ -127,7 +127,7 @@ class KubernetesLauncher(Config):
     """Volumes of all pods; one of them holds the store."""
 
     secret: str | None = None
-    """A Secret whose keys become environment variables of the pods: WANDB_API_KEY, HF_TOKEN, RAY_AUTH_TOKEN."""
+    """A Secret whose keys become environment variables of the pods: WANDB_API_KEY, HF_TOKEN."""
 
     service_account: str | None = None
     """ServiceAccount of the pods."""

@@ -6,6 +6,7 @@ from itertools import accumulate
 
 from zstandard import ZstdError
 
+from cluster.files import inside
 from configs.base import Artifact, UserError
 from data_prep.corpus_files import read_documents
 from data_prep.manifests import CleanCorpus, TokenizedCorpus
@@ -59,8 +60,8 @@ def _ranges(
             shift[segment.language] = before.get(segment.language, 0) - start
             start += segment.num_tokens
             before[segment.language] = before.get(segment.language, 0) + segment.num_tokens
-        lengths = document_lengths(tokens.dir / shard.path).tolist()
-        read = read_documents(corpus.dir / documents.path)
+        lengths = document_lengths(inside(tokens.dir, shard.path)).tolist()
+        read = read_documents(inside(corpus.dir, documents.path))
         for document, length, stop in zip(read, lengths, accumulate(lengths), strict=True):
             if document.id == name:
                 end = stop + shift[document.language]
@@ -72,7 +73,7 @@ def _fate(name: str, source: str, corpus: Artifact[CleanCorpus]) -> str:
     for record in manifest.unreadable:
         if name == f"{source}/{record.where}":
             return f"it could not be read ({record.reason})"
-    if any(document.id == name for document in read_documents(corpus.dir / manifest.held_out)):
+    if any(document.id == name for document in read_documents(inside(corpus.dir, manifest.held_out))):
         return "it was held out for evaluation"
     reasons = sorted({reason for count in manifest.counts if count.source == source for reason in count.dropped})
     dropped = f"it was dropped ({' or '.join(reasons)}), or " if reasons else "it "

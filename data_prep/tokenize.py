@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.executor import Executor
-from cluster.files import whole_file
+from cluster.files import inside, whole_file
 from configs.base import Artifact
 from configs.data import TokenizeConfig
 from data_prep.corpus_files import read_documents
@@ -52,7 +52,14 @@ def tokenize(
     check_certificate(tokenizer)
     made = tokenizer.manifest
     items = [
-        _Item(shard, corpus.dir / shard.path, out / _name(shard), tokenizer.dir / MODEL, made.vocab_size, made.eos_id)
+        _Item(
+            shard,
+            inside(corpus.dir, shard.path),
+            out / _name(shard),
+            tokenizer.dir / MODEL,
+            made.vocab_size,
+            made.eos_id,
+        )
         for shard in corpus.manifest.shards
     ]
     counts = np.zeros(made.vocab_size, dtype=np.int64)

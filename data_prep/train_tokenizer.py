@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from cluster.executor import Executor
-from cluster.files import sha256_of, whole_file
+from cluster.files import inside, sha256_of, whole_file
 from configs.base import Artifact, UserError
 from configs.data import TrainTokenizerConfig
 from data_prep.adversarial import ADVERSARIAL
@@ -49,13 +49,13 @@ def train_tokenizer(
     """Draw a sample by language, learn from it, export, certify."""
     rates = sampling_rates(_language_bytes(corpus.manifest), config)
     draws = [
-        _Draw(corpus.dir / shard.path, out / "sample" / f"{i:06d}.jsonl.zst", rates, config.seed)
+        _Draw(inside(corpus.dir, shard.path), out / "sample" / f"{i:06d}.jsonl.zst", rates, config.seed)
         for i, shard in enumerate(corpus.manifest.shards)
     ]
     sizes: Counter[str] = Counter()
     for drawn in executor.map(_draw, draws, label="drawing the tokenizer's sample"):
         sizes.update(drawn)
-    held_out = corpus.dir / corpus.manifest.held_out
+    held_out = inside(corpus.dir, corpus.manifest.held_out)
     learning = _Learning(tuple(draw.sample for draw in draws), held_out, config, out)
     (certificate,) = executor.map(_learn, [learning], label="learning the tokenizer")
     shutil.rmtree(out / "sample")  # with what a killed worker may have left half-written in it
@@ -139,7 +139,7 @@ def check_certificate(tokenizer: Artifact[TrainedTokenizer]) -> None:
         (MODEL, certificate.model_sha256),
         (f"{HUGGING_FACE}/tokenizer.json", certificate.tokenizer_json_sha256),
     ):
-        if sha256_of(tokenizer.dir / name) != sha256:
+        if sha256_of(inside(tokenizer.dir, name)) != sha256:
             raise UserError(
                 f"{tokenizer.dir / name} is not the file that was certified; delete its artifact to have it made again"
             )

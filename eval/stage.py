@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.executor import Executor
-from cluster.files import write_text
+from cluster.files import inside, write_text
 from configs.base import Artifact, UserError
 from configs.evaluation import EvaluateConfig
 from data_prep.corpus_files import read_documents
@@ -43,14 +43,14 @@ def evaluate(
     executor: Executor,
 ) -> Scores:
     """Bits per byte by language, and the word-order task."""
-    documents = list(read_documents(corpus.dir / corpus.manifest.held_out))
+    documents = list(read_documents(inside(corpus.dir, corpus.manifest.held_out)))
     if not documents:
         raise UserError(
             "no document is held out, so there is nothing to evaluate on; raise held_out.max_fraction or add text"
         )
     chosen = _first_of_each_language(documents, config.documents_per_language)
     questions = make_questions(documents, config.multiple_choice) if config.multiple_choice else []
-    paths = Paths(model.dir / model.manifest.checkpoint, tokenizer.dir, out / QUESTIONS)
+    paths = Paths(inside(model.dir, model.manifest.checkpoint), tokenizer.dir, out / QUESTIONS)
     work: list[Any] = [tuple(questions)] if questions else []
     texts = [document.text for document in chosen]
     work += [Texts(tuple(texts[i : i + TEXTS_PER_ITEM])) for i in range(0, len(texts), TEXTS_PER_ITEM)]

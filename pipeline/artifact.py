@@ -79,6 +79,19 @@ def parse_record(text: bytes, *, where: Path | str) -> Record:
         raise _unreadable(where, error) from error
 
 
+def record_of(store: Path, artifact: str) -> Record | None:
+    """The record of a store's artifact: one that is there, or that what is there was made from and is elsewhere."""
+    if (record := read_record(store / artifact)) is not None:
+        return record
+    path = kept_record(store, artifact)
+    return parse_record(path.read_bytes(), where=path) if path.is_file() else None
+
+
+def kept_record(store: Path, artifact: str) -> Path:
+    """Where the working copy of a store behind a URL keeps the record of an artifact that it need not fetch."""
+    return store / ".records" / f"{artifact}.json"
+
+
 def load_artifact(path: Path, manifest: type[M]) -> Artifact[M] | None:
     """The artifact at `path`, or None if the work there is unfinished or absent."""
     record = read_record(path)

@@ -10,16 +10,18 @@ from pydantic import JsonValue
 from rich.console import Console
 from rich.markup import escape
 
+from cluster.retry import RESUME_ME
 from configs.base import Manifest, UserError
-from configs.cluster import ClusterConfig
+from configs.cluster import ClusterConfig, StorageConfig
 from configs.load import Loaded, Problem, load, shipped
 from configs.run import RunConfig
+from pipeline.artifact import load_artifact
 from pipeline.digests import Digests
 from pipeline.plan import Plan, PlannedStep, make_plan, wiring_problems
+from pipeline.remote_store import RemoteStore, home_of, remote_store
 from pipeline.runner import Runner
 from pipeline.stages import STAGES
 from pipeline.status import step_state
-from training.control import RESUME_ME
 
 
 class Interrupted(UserError):
@@ -40,13 +42,23 @@ class Prepared:
 
     plan: Plan
     store: Path
+    """Where the store's files are; of a store that is a URL its working copy."""
+
+    remote: RemoteStore | None
+    """The store that is a URL."""
+
     loaded: Loaded[RunConfig]
+
+    def has(self, step: PlannedStep) -> bool:
+        """Whether a step is made already."""
+        here = load_artifact(self.store / step.artifact, STAGES[step.stage].output) is not None
+        return here or (self.remote is not None and self.remote.has(step.artifact))
 
 
 def run_recipe(recipe: Path, cluster: str, overrides: tuple[str, ...], out: Console) -> None:
     """Make what is missing, and say what there is."""
     machines = load(shipped("clusters", cluster), ClusterConfig).config
-    run_prepared(prepare(recipe, overrides), machines, cluster, out)
+    run_prepared(prepare(recipe, overrides, machines.storage), machines, cluster, out)
 
 
 def run_prepared(
@@ -82,6 +94,7 @@ def run_prepared(
         Digests(ready.store),
         begin,
         end,
+        remote=ready.remote,
         take_over=take_over,
     )
     for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -90,9 +103,8 @@ def run_prepared(
         runner.run()
     except KeyboardInterrupt:
         raise Interrupted("interrupted; run the same command to go on") from None
-    out.print(
-        f"done in {time.perf_counter() - start:.1f} s: {', '.join(ready.plan.outputs)} in {escape(str(ready.store))}"
-    )
+    where = ready.remote.url if ready.remote else str(ready.store)
+    out.print(f"done in {time.perf_counter() - start:.1f} s: {', '.join(ready.plan.outputs)} in {escape(where)}")
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -110,13 +122,14 @@ def show_status(recipe: Path, overrides: tuple[str, ...], out: Console) -> None:
             out.print(f"  [dim]{name:<13}[/]  {escape(value)}")
 
 
-def prepare(recipe: Path, overrides: tuple[str, ...]) -> Prepared:
+def prepare(recipe: Path, overrides: tuple[str, ...], storage: StorageConfig | None = None) -> Prepared:
     """Read, check, look at the sources, plan. Raises ConfigError or UserError."""
+    storage = storage or StorageConfig()
     loaded = load(shipped("recipes", str(recipe)), RunConfig, overrides)
     loaded.fail(wiring_problems(loaded.config, STAGES))
-    store = Path(loaded.config.store).absolute()
-    observed = _observe(loaded, store)
-    return Prepared(make_plan(loaded.config, STAGES, observed), store, loaded)
+    store = home_of(loaded.config.store, storage.work_dir)
+    plan = make_plan(loaded.config, STAGES, _observe(loaded, store))
+    return Prepared(plan, store, remote_store(loaded.config.store, storage), loaded)
 
 
 def _observe(loaded: Loaded[RunConfig], store: Path) -> dict[str, JsonValue]:

@@ -1,13 +1,14 @@
 """What a training will take: memory, disk, time and money, before it is begun. Nothing heavy is imported."""
 
 import shutil
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
 from cluster.fit import Fit, choose, needed_bytes, settle
-from cluster.memory import ModelSize
+from cluster.model_size import ModelSize
 from cluster.placement import Placement, slots
 from cluster.topology import Node
 from configs.pools import PoolConfig, RetentionConfig
@@ -36,7 +37,7 @@ class Estimate:
     """Of the checkpoints that retention keeps, and the one being written."""
 
     free_bytes: int | None
-    """On the store's disk as seen from here; None for a store that is no directory."""
+    """On the store's disk; None where this machine does not have it."""
 
     speed: Speed
     seconds: float | None
@@ -80,7 +81,7 @@ def estimate(
         needed_bytes=needed_bytes(fit.chosen.memory, placement.device),
         checkpoint_bytes=checkpoint,
         disk_bytes=checkpoint * num_on_disk(config, pool.retention),
-        free_bytes=_free_bytes(store) if store else None,
+        free_bytes=_free_bytes(store, nodes) if store else None,
         speed=speed,
         seconds=seconds,
         num_nodes=num_nodes,
@@ -113,6 +114,9 @@ def _nodes_taken(placement: Placement, nodes: Sequence[Node]) -> int:
     return taken
 
 
-def _free_bytes(store: Path) -> int | None:
+def _free_bytes(store: Path, nodes: Sequence[Node]) -> int | None:
+    """Of the store's disk, if this machine has it: a store that is not there yet will be where the nodes are."""
+    if not store.is_dir() and socket.gethostname() not in {node.host for node in nodes}:
+        return None
     there = next((path for path in (store, *store.parents) if path.is_dir()), None)
     return shutil.disk_usage(there).free if there else None

@@ -7,6 +7,7 @@ from cluster.memory import ERROR
 from configs.training import TrainConfig
 from pipeline.estimate import Estimate
 from pipeline.lineage import duration
+from training.manifests import counted
 
 GIB = 2**30
 
@@ -19,7 +20,7 @@ def estimate_rows(found: Estimate, config: TrainConfig) -> list[tuple[str, str]]
     rows = [
         ("tokens", f"{found.num_tokens:,}: {batches}"),
         ("model", f"{found.model.num_parameters:,} parameters{how}"),
-        ("layout", f"{placement.num_ranks:,} ranks on {placement.device}: {describe_choice(chosen)}"),
+        ("layout", f"{counted(placement.num_ranks, 'rank')} on {placement.device}: {describe_choice(chosen)}"),
         ("memory", f"{_gib(chosen.memory.total)} a rank, ±{ERROR:.0%}: {_parts(chosen.memory.parts)}"),
         ("of", _capacity(found)),
     ]
@@ -37,8 +38,8 @@ def problem(found: Estimate) -> str:
     chosen, room = found.fit.chosen, found.placement.memory_bytes_per_rank
     if not chosen.fits and room is not None:
         return (
-            f"at least {_gib(found.needed_bytes)} a rank are needed, {HEADROOM[found.placement.device] - 1:.0%} of them "
-            f"headroom, and there are {_gib(room)}; {found.fit.remedy}"
+            f"a rank needs {_gib(found.needed_bytes)}, {HEADROOM[found.placement.device] - 1:.0%} headroom included, "
+            f"and has {_gib(room)}; {found.fit.remedy}"
         )
     if found.free_bytes is not None and found.disk_bytes > found.free_bytes:
         return (
@@ -50,8 +51,8 @@ def problem(found: Estimate) -> str:
 
 def describe_choice(choice: Choice) -> str:
     """`ZeRO 2, 4 sequences a pass, 8 passes a step`."""
-    rows = f"{choice.micro_batch_size} sequence{'s' if choice.micro_batch_size > 1 else ''} a pass"
-    return f"ZeRO {choice.zero_stage}, {rows}, {choice.num_passes} pass{'es' if choice.num_passes > 1 else ''} a step"
+    passes = f"{choice.num_passes:,} pass{'es' if choice.num_passes > 1 else ''} a step"
+    return f"ZeRO {choice.zero_stage}, {counted(choice.micro_batch_size, 'sequence')} a pass, {passes}"
 
 
 def _parts(parts: Mapping[str, int]) -> str:
@@ -66,7 +67,11 @@ def _capacity(found: Estimate) -> str:
 
 
 def _disk(found: Estimate) -> str:
-    free = "" if found.free_bytes is None else f", of {_gib(found.free_bytes)} free as seen from here"
+    free = (
+        f", of {_gib(found.free_bytes)} free"
+        if found.free_bytes is not None
+        else "; what is free is not known from here"
+    )
     return f"{_gib(found.checkpoint_bytes)} a checkpoint, {_gib(found.disk_bytes)} with those that stay{free}"
 
 
@@ -79,8 +84,7 @@ def _time(found: Estimate) -> str:
 def _cost(found: Estimate) -> list[tuple[str, str]]:
     if found.cost is None:
         return []
-    nodes = f"{found.num_nodes:,} node{'s' if found.num_nodes > 1 else ''}"
-    return [("cost", f"{found.cost:,.2f} {found.currency} for {nodes}")]
+    return [("cost", f"{found.cost:,.2f} {found.currency} for {counted(found.num_nodes, 'node')}")]
 
 
 def _gib(num_bytes: float) -> str:

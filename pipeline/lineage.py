@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from configs.base import UserError
-from pipeline.artifact import RECORD, Record, read_record
+from pipeline.artifact import RECORD, Record, read_record, record_of
 
 GONE = "(no longer in the store)"
 _LINE_CHARACTERS = 110
@@ -88,7 +88,7 @@ def observed_lines(observed: JsonValue) -> list[str]:
 
 def _collect(store: Path, name: str, found: dict[str, Record], seen: set[str]) -> None:
     # `seen` is marked on the way down, so that a record edited into a circle ends too.
-    if name in seen or (record := read_record(store / name)) is None:
+    if name in seen or (record := record_of(store, name)) is None:
         return
     seen.add(name)
     for made_from in record.inputs.values():

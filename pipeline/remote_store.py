@@ -22,7 +22,7 @@ from cluster.storage.mirror import Mirror, Shape
 from cluster.storage.objects import Objects, is_url, objects
 from cluster.storage.transfer import Tree
 from configs.cluster import StorageConfig
-from pipeline.artifact import ATTEMPTS, RECORD, Record, parse_record
+from pipeline.artifact import ATTEMPTS, RECORD, Record, kept_record, parse_record
 from training import attempts, metrics, rollbacks
 from training.records import CHECKPOINT_FILE
 from training.retention import hold
@@ -83,6 +83,7 @@ class RemoteStore:
         record = parse_record(data, where=f"{self.url}/{artifact}/{RECORD}")
         staging, home = self.cache / ".fetching" / artifact, self.cache / artifact
         self._tree(artifact, record, staging).fetch(damaged=self._damaged(artifact))
+        self._keep_ancestors(record)
         _keep_only(staging, record)
         with whole_file(staging / RECORD) as begun:
             begun.write_bytes(data)
@@ -124,6 +125,16 @@ class RemoteStore:
     def mirrored(self, artifact: str, *, check: Callable[[], None]) -> AbstractContextManager[None]:
         """Keep a copy of unfinished work there during the block."""
         return mirrored(self._mirror(artifact), check=check, tell=self.tell)
+
+    def _keep_ancestors(self, record: Record) -> None:
+        """Keep the records that lead to an artifact, so that its lineage is whole here too."""
+        for name in (made_from.artifact for made_from in record.inputs.values()):
+            path = kept_record(self.cache, name)
+            if path.is_file() or (data := self.store.read(f"{name}/{RECORD}")) is None:
+                continue
+            self._keep_ancestors(parse_record(data, where=f"{self.url}/{name}/{RECORD}"))
+            with whole_file(path) as begun:  # after those it was made from: so none is missing where it is there
+                begun.write_bytes(data)
 
     def _mirror(self, artifact: str) -> Mirror:
         place = f"{UNFINISHED}/{artifact}"

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from cluster.files import inside
 from configs.base import Artifact, Manifest, UserError
 from data_prep.find_document import TokenRange, find_document
 from data_prep.manifests import CleanCorpus, TokenizedCorpus
@@ -86,7 +87,7 @@ def find_checkpoint(path: Path) -> Checkpoint:
                 f"{path} is neither a checkpoint, which holds {CHECKPOINT_FILE}, nor a finished training; name a "
                 "directory such as store/train-0123456789ab/checkpoints/step-00000200"
             )
-        directory /= str(training.manifest["checkpoint"])
+        directory = inside(directory, str(training.manifest["checkpoint"]))
     try:
         return Checkpoint(directory, CheckpointRecord.model_validate_json((directory / CHECKPOINT_FILE).read_bytes()))
     except (OSError, ValidationError) as error:
@@ -133,7 +134,7 @@ def started_from(checkpoint: Checkpoint) -> str | None:
 
 def _text_of(checkpoint: Checkpoint) -> tuple[Artifact[CleanCorpus], Artifact[TokenizedCorpus]]:
     store = checkpoint.training.parent
-    tokens = _needed(store / checkpoint.record.order.tokens, TokenizedCorpus)
+    tokens = _needed(inside(store, checkpoint.record.order.tokens), TokenizedCorpus)
     record = read_record(tokens.dir)
     assert record is not None
     return _needed(store / record.inputs["corpus"].artifact, CleanCorpus), tokens

@@ -49,8 +49,8 @@ def print_report(report: Report, out: Console) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold", max_width=24)
     table.add_column(overflow="fold", ratio=1)
-    for finding, hosts in _alike(report.findings):
-        seen = Text(f"{_names(hosts)}: {finding.seen}" if hosts else finding.seen)
+    for finding, hosts, same in _alike(report.findings):
+        seen = Text(f"{_names(hosts)}: {'' if same else 'such as '}{finding.seen}" if hosts else finding.seen)
         if finding.fix:
             seen.append(f"\nfix: {finding.fix}", style="bold")
         table.add_row(Text(finding.level, style=_STYLES[finding.level]), Text(finding.check), seen)
@@ -59,16 +59,17 @@ def print_report(report: Report, out: Console) -> None:
     out.print(", ".join(counts), markup=False)
 
 
-def _alike(findings: Sequence[Finding]) -> list[tuple[Finding, list[str]]]:
-    """Findings with their hosts: those that differ in nothing else are one, and so are all OK ones of a check."""
-    hosts: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    first: dict[tuple[str, str, str], Finding] = {}
+def _alike(findings: Sequence[Finding]) -> list[tuple[Finding, list[str], bool]]:
+    """Findings with their hosts, and whether all saw the same: the OK ones of a check are one, and so are those that
+    saw the same."""
+    groups: dict[tuple[str, str, str], list[Finding]] = defaultdict(list)
     for finding in findings:
-        same = "" if finding.level == "OK" and finding.host else finding.seen
-        key = (finding.check, finding.level, same)
-        first.setdefault(key, finding)
-        hosts[key] += [finding.host] if finding.host else []
-    return [(finding, hosts[key]) for key, finding in first.items()]
+        seen = "" if finding.level == "OK" and finding.host else finding.seen
+        groups[finding.check, finding.level, seen].append(finding)
+    return [
+        (group[0], [one.host for one in group if one.host], len({one.seen for one in group}) == 1)
+        for group in groups.values()
+    ]
 
 
 def _names(hosts: Sequence[str]) -> str:

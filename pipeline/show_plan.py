@@ -21,7 +21,6 @@ from pipeline.estimate import Estimate, estimate
 from pipeline.estimate_rows import estimate_rows, problem
 from pipeline.machines import laid_out
 from pipeline.plan import PlannedStep
-from pipeline.stages import STAGES
 from pipeline.why import why_make
 
 
@@ -47,10 +46,9 @@ def show_plan(recipe: Path, cluster: str | None, overrides: tuple[str, ...], out
 
     Whether all that is to be made fits; True without a cluster. Raises ConfigError and UserError as `prepare` does.
     """
-    ready = prepare(recipe, overrides)
-    machines = None
-    if cluster is not None:
-        machines = load(shipped("clusters", cluster), ClusterConfig).config
+    machines = None if cluster is None else load(shipped("clusters", cluster), ClusterConfig).config
+    ready = prepare(recipe, overrides, machines.storage if machines else None)
+    if machines is not None and cluster is not None:
         check_pools(ready, machines, cluster)
     lines = plan_lines(ready, machines)
     fits = not any(line.problem for line in lines)
@@ -164,7 +162,7 @@ def _needed(ready: Prepared) -> Mapping[str, str]:
         if name in words:
             return
         step = ready.plan.steps[name]
-        exists = load_artifact(ready.store / step.artifact, STAGES[step.stage].output) is not None
+        exists = ready.has(step)
         words[name] = "reuse" if exists else "make"
         for source in step.inputs.values() if not exists else ():
             need(source)

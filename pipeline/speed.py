@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.fit import share
 from cluster.placement import Placement
 from cluster.topology import Node
 from configs.training import TrainConfig
@@ -12,6 +13,7 @@ from pipeline.artifact import Record
 from pipeline.why import finished
 from training.attempts import Attempt, read_attempts
 from training.flops import flops_per_token, peak_flops
+from training.manifests import counted
 from training.size import Sized
 
 ASSUMED_MFU = 0.40
@@ -63,10 +65,15 @@ def speed_of(
         same = last.device == device and (placement.device == "cuda" or last.host in hosts)
         if same and record.manifest["tokens_per_second"]:
             per_rank = float(str(record.manifest["tokens_per_second"])) / last.world_size
-            ranks = f"{last.world_size} rank{'s' if last.world_size > 1 else ''}"
             where = f"{record.stage}-{record.fingerprint[:12]}"
-            return Speed(per_rank * placement.num_ranks, f"measured in {where} on {ranks} of {last.device}")
+            how = f"measured in {where} on {counted(last.world_size, 'rank')} of {last.device}"
+            return Speed(per_rank * busy_ranks(config, placement), how)
     return _by_flops(config, model, placement, device)
+
+
+def busy_ranks(config: TrainConfig, placement: Placement) -> float:
+    """Ranks' worth of work in a step, which takes as long as that of the rank with most sequences."""
+    return config.global_batch_size / share(config, placement)
 
 
 def _by_flops(config: TrainConfig, model: Sized, placement: Placement, device: str | None) -> Speed:
@@ -75,9 +82,9 @@ def _by_flops(config: TrainConfig, model: Sized, placement: Placement, device: s
     if placement.device == "cpu":
         return Speed(None, "not known before a training of this model was measured on this machine's CPU")
     if flops is None or peak is None or config.precision == "fp32":
-        what = "FLOPs of this architecture" if flops is None else "peak of this GPU at this precision"
-        return Speed(None, f"the {what} are not in the table" if flops is None else f"the {what} is not in the table")
-    speed = placement.num_ranks * peak * ASSUMED_MFU / flops
+        what = "how much this architecture computes" if flops is None else "the peak of this GPU at this precision"
+        return Speed(None, f"not known: {what} is in no table of training/flops.py")
+    speed = busy_ranks(config, placement) * peak * ASSUMED_MFU / flops
     return Speed(speed, f"assumed: {ASSUMED_MFU:.0%} of the peak of {device}")
 
 

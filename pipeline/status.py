@@ -1,5 +1,6 @@
 """How far a step is: done, being made and by whom, begun, or not begun; and how a training is going."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -40,13 +41,15 @@ def training_rows(directory: Path, config: TrainConfig, *, running: bool) -> lis
     if not metrics:
         return []
     last, recent, events = metrics[-1], metrics[-_RECENT_STEPS:], read_attempts(directory)
-    device = next((event.device for event in reversed(events) if isinstance(event, Attempt)), "the device")
+    newest = next((event for event in reversed(events) if isinstance(event, Attempt)), None)
+    device = newest.device if newest else "the device"
     speed = median(step.tokens_per_second for step in recent)
     rows = [
         ("step", _progress(last.step, config.num_steps, recent if running else [])),
         ("loss", f"{last.loss:.3f} nats a token, {last.bits_per_byte:.3f} bits per byte"),
         ("learning rate", f"{last.learning_rate:.3g}"),
         ("speed", f"{speed:,.0f} tokens/s, {describe_mfu(last.mfu, device)}"),
+        *([("ranks", describe_ranks(newest))] if newest else []),
         ("memory", f"{last.memory_bytes / 2**30:.2f} GiB on rank 0"),
         ("time", f"{_parts(recent)} over {counted(len(recent), 'step')}"),
         ("goodput", describe_goodput(goodput(events, metrics))),
@@ -56,6 +59,13 @@ def training_rows(directory: Path, config: TrainConfig, *, running: bool) -> lis
         troubles = f"{counted(last.num_skipped, 'step')} skipped, {counted(last.num_rollbacks, 'roll-back')}"
         rows.append(("trouble", troubles))
     return rows
+
+
+def describe_ranks(attempt: Attempt) -> str:
+    """How many, of which device, in which ZeRO stage, and how many on each host."""
+    counts = Counter(attempt.hosts)
+    hosts = ", ".join(host if count == 1 else f"{count} on {host}" for host, count in counts.items())
+    return f"{counted(attempt.world_size, 'rank')} of {attempt.device}, ZeRO stage {attempt.zero_stage}: {hosts}"
 
 
 def describe_mfu(value: float | None, device: str) -> str:

@@ -6,6 +6,8 @@ import pytest
 
 from configs.pools import PoolConfig
 
+pytest_plugins = ["tests.stores"]
+
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:

@@ -12,11 +12,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ["configs", "cluster", "data_prep", "training", "eval", "pipeline"]
+FILES = {str(path.relative_to(ROOT)): path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))}
 DOORS = {
-    "ray": {
-        f"cluster/ray_{name}.py"
-        for name in ("connection", "executor", "gang", "nodes", "places", "rank", "spares", "verdict", "wait")
-    },
+    "ray": {path for path in FILES if path.startswith("cluster/ray_")}
+    | {f"cluster/doctor/ray_{name}.py" for name in ("probe", "versions", "job")}
+    | {"cluster/submit/ray_jobs.py"},
     "deepspeed": {"training/engine.py"},
     "sentencepiece": {"data_prep/tokenizer.py"},
     "tokenizers": {"data_prep/tokenizer.py"},
@@ -24,12 +24,12 @@ DOORS = {
     "wandb": {"training/wandb_log.py"},
     "datasets": {"data_prep/sources/hugging_face.py"},
     "yaml": {"configs/load.py"},
+    "fsspec": {"cluster/storage/remote.py"},
     "typer": {"pipeline/cli.py", "pipeline/cli_runs.py", "pipeline/options.py"},
 }
 HEAVY = ["torch", "ray", "deepspeed", "transformers", "datasets", "wandb", "lm_eval", "sentencepiece", "tokenizers"]
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 250, 50
 
-FILES = {str(path.relative_to(ROOT)): path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))}
 CODE = sorted(name for name in FILES if not name.endswith("__init__.py"))
 TREES = {name: ast.parse(FILES[name].read_text(encoding="utf-8")) for name in CODE}
 
@@ -140,6 +140,7 @@ def test_the_readmes_map_names_every_module_and_nothing_else():
     modules = {path.stem for package in LAYERS for path in (ROOT / package).glob("*.py") if path.stem != "__init__"}
     grouped = {name for name in modules if name.startswith("report")}
     assert modules - grouped <= named, "not in the README's map"
-    others = {"report", "recipes", "clusters", "sources", "training"}  # `training`: docs/training.md
+    others = {"report", "recipes", "clusters", "sources", "storage", "submit", "doctor", "runs"}
+    others |= {path.stem for path in (ROOT / "docs").glob("*.md")}
     others |= {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
     assert named - modules - others - {"Makefile", "constraints.txt", ".ci/run"} == set(), "named, but not there"

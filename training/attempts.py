@@ -2,7 +2,6 @@
 
 import math
 import os
-import socket
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -48,6 +47,11 @@ class Attempt(_Event):
     world_size: int
     zero_stage: int
     host: str
+    """Where rank 0 is."""
+
+    hosts: tuple[str, ...] = ()
+    """Where each rank is."""
+
     device: str
     """Name of rank 0's device."""
 
@@ -104,6 +108,7 @@ def begin_attempt(
     attempt: int,
     world_size: int,
     zero_stage: int,
+    hosts: Sequence[str],
     device: str,
     lost_steps: int,
     lost_until: float | None,
@@ -116,7 +121,8 @@ def begin_attempt(
         attempt=attempt,
         world_size=world_size,
         zero_stage=zero_stage,
-        host=socket.gethostname(),
+        host=hosts[0],
+        hosts=tuple(hosts),
         device=device,
         lost_steps=lost_steps,
         lost_until=lost_until,

@@ -23,7 +23,7 @@ import torch
 import xxhash
 from safetensors import SafetensorError
 
-from cluster.files import sync, write_text
+from cluster.files import inside, sync, write_text
 from configs.base import UserError
 from configs.pools import RetentionConfig
 from training.fragments import Fragment
@@ -114,7 +114,7 @@ def read_record(directory: Path) -> CheckpointRecord:
     try:
         record = CheckpointRecord.model_validate_json((directory / CHECKPOINT_FILE).read_text(encoding="utf-8"))
         for name, expected in record.files.items():
-            if checksum(directory / name) != expected:
+            if checksum(inside(directory, name)) != expected:
                 raise UserError(f"checkpoint {directory} is damaged: {name} has changed since it was written")
     except (OSError, ValueError) as error:  # pydantic's ValidationError is a ValueError
         raise UserError(f"checkpoint {directory} is damaged: {' '.join(str(error).split())[:200]}") from error

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.executor import Executor
+from cluster.files import inside
 from configs.base import Artifact
 from configs.evaluation import ExportConfig
 from data_prep.manifests import TrainedTokenizer
@@ -32,7 +33,7 @@ def export(
 ) -> ExportedModel:
     """Weights in safetensors, the configuration and the certified tokenizer, side by side."""
     check_certificate(tokenizer)
-    checkpoint, files = model.dir / model.manifest.checkpoint, tokenizer.dir / HUGGING_FACE
+    checkpoint, files = inside(model.dir, model.manifest.checkpoint), tokenizer.dir / HUGGING_FACE
     item = _Item(checkpoint, files, out / MODEL, config.dtype)
     (num_bytes,) = executor.map(_export, [item], label="exporting")
     parameters = model.manifest.num_parameters

@@ -48,6 +48,7 @@ class Scribe:
             attempt=rank.attempt,
             world_size=rank.world_size,
             zero_stage=job.placement.zero_stage,
+            hosts=hosts,
             device=device,
             lost_steps=self.file.lost_steps,
             lost_until=self.file.lost_until,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cluster.files import inside
 from configs.base import Artifact
 from data_prep.manifests import TokenizedCorpus
 from data_prep.mixture import Ints
@@ -55,7 +56,7 @@ def token_streams(corpus: Artifact[TokenizedCorpus]) -> dict[tuple[str, str], To
     for shard in corpus.manifest.shards:
         start = 0
         for segment in shard.segments:
-            run = Run(corpus.dir / shard.path, start, segment.num_tokens, segment.num_bytes)
+            run = Run(inside(corpus.dir, shard.path), start, segment.num_tokens, segment.num_bytes)
             runs.setdefault((shard.source, segment.language), []).append(run)
             start += segment.num_tokens
     return {key: TokenStream(own) for key, own in sorted(runs.items())}

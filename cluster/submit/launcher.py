@@ -64,6 +64,10 @@ class Launcher(Protocol):
         """Raise StartUpError or ConfigError if nothing can be submitted: no such command, no answer, no token."""
         ...
 
+    def render(self, submission: Submission) -> str:
+        """What would be submitted, for a person: a command, a script, a manifest. Holds no secret; starts nothing."""
+        ...
+
     def submit(self, submission: Submission) -> str:
         """Start the driver and return a handle to it at once. The same submission again gives the same driver."""
         ...

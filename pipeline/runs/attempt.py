@@ -20,7 +20,7 @@ _SET_DEATH_SIGNAL = 1
 
 def make_attempt(directory: RunDirectory, start: StartRecord, machines: ClusterConfig, out: Console) -> None:
     """Run the recipe that was submitted; go on where the attempt before ended. Raises UserError as `concord run`."""
-    ready = prepare(write_recipe(directory), ())
+    ready = prepare(write_recipe(directory), (), machines.storage)
     check_artifacts(start, {step.name: step.artifact for step in ready.plan.steps.values()})
     run_prepared(
         ready,

@@ -38,7 +38,7 @@ class RunDirectory:
                 f"{run_id!r} is no run's id, which has only letters, digits, dots, dashes and underscores; "
                 "`concord ls` lists those there are"
             )
-        self.store, self.id = store, run_id
+        self.store, self.id, self.work_dir = store, run_id, work_dir
         self.home = home_of(store, work_dir)
         self._objects: Objects = objects(store)
 

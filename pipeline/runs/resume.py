@@ -47,7 +47,7 @@ def resume(
     again = cluster is None and bool(starts)
     machines = ClusterConfig.model_validate(starts[-1].cluster) if again else _cluster_file(name)
     _go_to(run)
-    ready = prepare(write_recipe(directory), ())
+    ready = prepare(write_recipe(directory), (), machines.storage)
     check_pools(ready, machines, name)
     avoid = check_machines(machines, directory, out) if check_first else ()
     start = plan_start(len(starts) + 1, ready, name, machines, avoid=avoid, take_over=take_over)

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from cluster.quarantine import NodeFailures
 from configs.base import UserError
+from configs.cluster import StorageConfig
 from pipeline.commands import prepare
 from pipeline.lineage import duration, render_lineage
 from pipeline.plan import Plan
@@ -84,7 +85,7 @@ def _plan(directory: RunDirectory) -> Plan:
     path = write_recipe(directory).absolute()
     try:
         os.chdir(run.directory)
-        return prepare(path, ()).plan
+        return prepare(path, (), StorageConfig(work_dir=directory.work_dir)).plan
     except FileNotFoundError:
         raise UserError(
             f"{run.directory}, where run {run.id} was submitted from, is not on this machine; ask on one that has it"

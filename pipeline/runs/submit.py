@@ -40,7 +40,7 @@ def submit(
 ) -> str:
     """Start the recipe's run and return its id at once; if it was submitted before, say how it stands instead."""
     machines = load(shipped("clusters", cluster), ClusterConfig).config
-    ready = prepare(recipe, overrides)
+    ready = prepare(recipe, overrides, machines.storage)
     check_pools(ready, machines, cluster)
     content = content_of(ready.loaded.config)
     run_id = run_id or default_id(ready.loaded.config.name, content)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.files import whole_file, write_text
+from cluster.files import inside, is_partial, whole_file, write_text
+from configs.base import UserError
 
 ROOT = Path(__file__).parents[2]
 HALF = """
@@ -88,3 +89,37 @@ def test_a_killed_writer_leaves_no_file_that_looks_whole(tmp_path):
 def test_text_is_written_as_utf_8(tmp_path):
     write_text(tmp_path / "a.txt", "žluťoučký kůň 語\n")
     assert (tmp_path / "a.txt").read_bytes() == "žluťoučký kůň 語\n".encode()
+
+
+def test_the_first_of_two_writers_wins_where_nothing_may_be_replaced(tmp_path):
+    path = tmp_path / "data.txt"
+    with whole_file(path, replace=False) as partial:
+        partial.write_text("first")
+    with pytest.raises(FileExistsError), whole_file(path, replace=False) as partial:
+        partial.write_text("second")
+    assert path.read_text() == "first"
+    assert names(tmp_path) == ["data.txt"]
+
+
+def test_a_file_that_is_not_finished_is_known_by_its_name(tmp_path):
+    with whole_file(tmp_path / "data.txt") as partial:
+        partial.touch()
+        assert is_partial(partial.name)
+    assert not any(map(is_partial, ["data.txt", ".attempts", "data.partial"]))
+
+
+@pytest.mark.parametrize("relative", ["a.txt", "deep/er/a.txt", "a..b", "dots/...", "to-inside/a.txt"])
+def test_a_path_inside_a_directory_is_given(tmp_path, relative):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "to-inside").symlink_to(tmp_path / "deep")
+    assert inside(tmp_path, relative) == tmp_path / relative
+
+
+@pytest.mark.parametrize("relative", ["../a", "a/../../b", "a/..", "/etc/passwd", "", ".", "to-outside/a", "a\0b"])
+def test_a_path_that_leaves_its_directory_is_refused(tmp_path, relative):
+    directory = tmp_path / "artifact"
+    directory.mkdir()
+    (directory / "to-outside").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="is not inside it") as caught:
+        inside(directory, relative)
+    assert "\n" not in str(caught.value)

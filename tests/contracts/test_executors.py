@@ -1,16 +1,17 @@
 """What every executor keeps to: the same tests over Ray and over this process."""
 
 import os
+import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from cluster.executor import Executor, Rank
+from cluster.executor import Executor, Rank, Resized
 from cluster.inline import InlineExecutor
-from configs.base import ConfigError, UserError
+from configs.base import ConfigError, InfrastructureError, OutOfMemory, StartUpError, UserError
 from configs.pools import PoolConfig
 
 MakeExecutor = Callable[..., Executor]
@@ -101,6 +102,16 @@ def refuse(rank: Rank, argument: None) -> None:
     raise RuntimeError("a collective failed because a peer left")
 
 
+def want_memory(rank: Rank, argument: None) -> None:
+    raise MemoryError
+
+
+def make_way_once(rank: Rank, argument: None) -> int:
+    if rank.attempt == 0:
+        raise Resized
+    return rank.attempt
+
+
 def test_map_gives_results_in_the_order_of_the_items(make):
     assert list(make().map(square, range(50), label="squaring")) == [n * n for n in range(50)]
 
@@ -134,7 +145,7 @@ def test_map_goes_on_after_a_lost_worker(make_ray, tmp_path):
 
 def test_map_gives_up_after_max_restarts(make_ray, tmp_path):
     items = [Deadly(tmp_path, 2, times=100)]
-    with pytest.raises(UserError, match="died 2 times"):
+    with pytest.raises(InfrastructureError, match="died 2 times"):
         list(make_ray(max_restarts=1).map(die_then_work, items, label="dying"))
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -172,8 +183,40 @@ def test_gang_starts_all_ranks_and_starts_them_again_together(make_ray, tmp_path
 
 
 def test_gang_gives_up_after_max_restarts(make_ray):
-    with pytest.raises(UserError, match=r"rank 0's process on .* died \(killed, or crashed\), after 1 restarts"):
+    with pytest.raises(
+        InfrastructureError, match=r"rank 0's process on .* died \(killed, or crashed\), after 1 restarts"
+    ):
         make_ray(num_ranks=1, max_restarts=1).gang(die_always, None, label="dying")
+
+
+def test_gang_tells_want_of_memory_and_does_not_start_again(make_ray):
+    with pytest.raises(OutOfMemory, match=r"rank 0 on .* ran out of memory .*; lower micro_batch_size"):
+        make_ray(num_ranks=1, max_restarts=3).gang(want_memory, None, label="growing")
+
+
+def test_gang_starts_again_when_ranks_make_way_and_counts_no_loss(make_ray):
+    assert make_ray(num_ranks=2, max_restarts=0).gang(make_way_once, None, label="making way") == 1
+
+
+def test_places_that_do_not_come_in_time_are_told_with_what_there_is(make_ray, all_places):
+    with pytest.raises(StartUpError) as caught:
+        make_ray(num_ranks=1, cpus_per_rank=1, start_timeout_seconds=0.5).gang(die_always, None, label="waiting")
+    said = str(caught.value)
+    assert "places for 1 ranks of 1 CPU cores did not become free in 0.5 s" in said
+    assert re.search(r"with 0 of \d+ cores free, of 1 that live", said) and "\n" not in said
+
+
+@pytest.fixture
+def all_places(make_ray) -> Iterator[None]:
+    """All cores are somebody else's."""
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    make_ray(num_ranks=1).placement()
+    group = placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
+    group.wait(30)
+    yield
+    remove_placement_group(group)
 
 
 def test_gang_frees_what_it_took(make_ray, tmp_path):
@@ -190,5 +233,5 @@ def test_a_ray_that_does_not_answer_gives_one_sentence():
     from cluster.network import free_port
     from cluster.ray_connection import check_answers
 
-    with pytest.raises(ConfigError, match="no Ray answers at"):
+    with pytest.raises(StartUpError, match="no Ray answers at"):
         check_answers(f"127.0.0.1:{free_port()}")

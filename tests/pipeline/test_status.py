@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from configs.training import TrainConfig
+from pipeline.artifact import ATTEMPTS
 from pipeline.lease import lease
 from pipeline.plan import PlannedStep
-from pipeline.runner import ATTEMPTS
 from pipeline.status import describe_mfu, step_state, training_rows
 from tests.training.test_attempts import attempt, session
 from tests.training.test_metrics import line
@@ -52,6 +52,7 @@ def test_a_running_training_is_described(tmp_path: Path) -> None:
         "loss": "3.250 nats a token, 1.125 bits per byte",
         "learning rate": "0.0003",
         "speed": "5 tokens/s, MFU unknown: NVIDIA Quartz is not in the table",
+        "ranks": "2 ranks of NVIDIA Quartz, ZeRO stage 1: h, i",
         "memory": "1.00 GiB on rank 0",
         "time": "backward 75%, forward 20%, data 5% over 20 steps",
         "goodput": "100.0%, with 1 restart and 1 step taken again",

@@ -1,7 +1,6 @@
 """attempts.jsonl and goodput, over sessions that end in every way."""
 
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ def session(time: float, name: str = "s") -> Session:
 
 
 def attempt(time: float, name: str = "s", **changes: Any) -> Attempt:
-    values = {"step": 0, "attempt": 0, "world_size": 2, "zero_stage": 1, "host": "h", "device": "cpu"}
+    values = {"step": 0, "attempt": 0, "world_size": 2, "zero_stage": 1, "host": "h", "hosts": ["h", "i"], "device": "cpu"}
     return Attempt.model_validate(
         values | {"time": time, "session": name, "lost_steps": 0, "lost_until": None} | changes
     )
@@ -43,7 +42,17 @@ def steps(*times: float) -> list[StepMetrics]:
 def test_events_read_back_in_order(tmp_path: Path) -> None:
     name = begin_session(tmp_path)
     lost = {"lost_steps": 3, "lost_until": 1.5}
-    begin_attempt(tmp_path, session=name, step=7, attempt=1, world_size=4, zero_stage=2, device="NVIDIA L4", **lost)
+    begin_attempt(
+        tmp_path,
+        session=name,
+        step=7,
+        attempt=1,
+        world_size=4,
+        zero_stage=2,
+        hosts=["a", "b"],
+        device="NVIDIA L4",
+        **lost,
+    )
     end_session(tmp_path, session=name, why="stopped")
     begun, tried, ended = read_attempts(tmp_path)
     assert isinstance(begun, Session)
@@ -52,7 +61,7 @@ def test_events_read_back_in_order(tmp_path: Path) -> None:
     assert {event.session for event in (begun, tried, ended)} == {name}
     assert begun.time <= tried.time <= ended.time
     assert (tried.step, tried.attempt, tried.world_size, tried.zero_stage, tried.device) == (7, 1, 4, 2, "NVIDIA L4")
-    assert (tried.lost_steps, tried.lost_until, tried.host, ended.why) == (3, 1.5, socket.gethostname(), "stopped")
+    assert (tried.lost_steps, tried.lost_until, tried.hosts, ended.why) == (3, 1.5, ("a", "b"), "stopped")
 
 
 def test_sessions_have_names_of_their_own(tmp_path: Path) -> None:

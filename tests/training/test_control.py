@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cluster.fence import LeaseLost
-from training.control import RESUME_ME, STOP_FILE, Requests, Stopped, Wishes, ask_to_resize, stop_on_signal
+from cluster.retry import RESUME_ME
+from training.control import STOP_FILE, Requests, Stopped, Wishes, ask_to_resize, stop_on_signal
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

@@ -171,9 +171,9 @@ def test_an_attempt_whose_driver_died_is_written_off_by_the_next(tmp_path):
 
 def test_a_second_driver_is_told_who_is_at_it(tmp_path):
     directory = toy_directory(tmp_path)
-    with lease(tmp_path, lease_name("toy"), step="toy"):
-        with pytest.raises(UserError, match=f"'toy' is being made by process {os.getpid()} on"):
-            toy_drive(directory, FINE)
+    held = pytest.raises(UserError, match=f"'toy' is being made by process {os.getpid()} on")
+    with lease(tmp_path, lease_name("toy"), step="toy"), held:
+        toy_drive(directory, FINE)
     assert directory.attempts() == []
 
 

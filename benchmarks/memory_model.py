@@ -1,0 +1,234 @@
+"""How far cluster/memory.py is from what ranks really hold.
+
+    python benchmarks/memory_model.py [--only WORD ...] [--seconds 120]
+
+Each case trains two steps of two passes on the CPU, every rank a process of its own, under PyTorch's memory profiler,
+which sees every tensor that is allocated and freed. One JSON line a case: the peak of rank 0 as measured and as
+predicted, in MiB, without the process itself; then the mean and the largest error. DeepSpeed's reduce bucket, which is
+larger than these models and hardly touched, counts on both sides as far as it is touched. Not covered: CUDA, where the
+allocator's fragments and NCCL's buffers come on top, and offloading.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from cluster.executor import Rank
+from cluster.memory import BUCKET_ELEMENTS, memory
+from cluster.model_size import Setting
+from cluster.network import free_port
+from cluster.placement import Placement, place
+from cluster.topology import Node
+from configs.pools import PoolConfig
+from configs.training import TrainConfig
+from training.size import memory_size, sized
+
+VOCAB = 4096
+SMALL = {"hidden_size": 128, "intermediate_size": 352, "num_layers": 2, "num_attention_heads": 4}
+MEDIUM = {"hidden_size": 384, "intermediate_size": 1024, "num_layers": 6, "num_attention_heads": 6}
+WIDE = {"hidden_size": 768, "intermediate_size": 2048, "num_layers": 2, "num_attention_heads": 12}
+GROUPED = MEDIUM | {"num_key_value_heads": 2}
+MOE = SMALL | {
+    "overrides": {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 96, "head_dim": 32},
+    "intermediate_size": 96,
+}
+
+
+def cases() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and settings."""
+    for precision in ("fp32", "bf16"):
+        for stage in (0, 1, 2, 3):
+            for ranks in (1, 2):
+                yield f"small {precision} zero-{stage} ranks-{ranks}", case(SMALL, stage, ranks, precision=precision)
+    for stage in (0, 1, 2, 3):
+        yield f"medium fp32 zero-{stage} ranks-2", case(MEDIUM, stage, 2, length=256)
+    yield "medium bf16 zero-2 ranks-2", case(MEDIUM, 2, 2, precision="bf16", length=16)
+    yield "wide fp32 zero-3 ranks-2", case(WIDE, 3, 2, length=64)
+    yield "long rows", case(SMALL, 1, 1, length=1024, rows=2)
+    yield "many rows", case(SMALL, 1, 1, length=128, rows=16)
+    yield "grouped queries", case(GROUPED, 1, 1, length=256, rows=2)
+    yield "eager attention", case(SMALL, 1, 1, length=512, rows=2, attention="eager")
+    yield "activation checkpointing", case(MEDIUM, 1, 1, length=512, rows=2, activation_checkpointing=True)
+    yield "untied", case(SMALL | {"tie_word_embeddings": False}, 1, 1)
+    yield "muon", case(MEDIUM, 1, 2, optimizer="muon")
+    yield "frozen layers", case(MEDIUM, 1, 1, length=256, freeze=("model.layers.*",))
+    yield "qwen3", case(MEDIUM | {"architecture": "qwen3"}, 1, 1, length=256, rows=2)
+    yield "olmo2", case(MEDIUM | {"architecture": "olmo2"}, 1, 1, length=256, rows=2)
+    yield "gemma3", case(MEDIUM | {"architecture": "gemma3_text", "overrides": {"head_dim": 64}}, 1, 1, length=256)
+    yield "qwen3_moe", case(MOE | {"architecture": "qwen3_moe"}, 1, 1, length=256, rows=4)
+
+
+def case(
+    model: dict[str, Any],
+    stage: int,
+    ranks: int,
+    *,
+    precision: str = "fp32",
+    length: int = 64,
+    rows: int = 1,
+    optimizer: str = "adamw",
+    freeze: tuple[str, ...] = (),
+    **pool: Any,
+) -> dict[str, Any]:
+    """One case: a training config and a pool."""
+    config = {
+        "model": {"tie_word_embeddings": True} | model,
+        "sequence_length": length,
+        "global_batch_size": 2 * ranks * rows,
+        "num_steps": 2,
+        "optimizer": {"kind": optimizer, "learning_rate": 1e-3},
+        "schedule": {"kind": "cosine", "num_warmup_steps": 0},
+        "precision": precision,
+        "freeze": list(freeze),
+    }
+    return {"config": config, "pool": {"num_ranks": ranks, "zero_stage": stage, "micro_batch_size": rows} | pool}
+
+
+def main() -> None:
+    """Run them."""
+    options = _parse()
+    os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    errors = []
+    for name, given in cases():
+        if not any(word in name for word in options.only):
+            continue
+        measured = measure(given, seconds=options.seconds)
+        predicted = predict(given)
+        error = predicted["total"] / measured - 1
+        errors.append(error)
+        parts = {part: round(value / 2**20, 2) for part, value in predicted.items()}
+        print(
+            json.dumps({"case": name, "measured": round(measured / 2**20, 2), "error": round(error, 3)} | parts),
+            flush=True,
+        )
+    worst = min(errors), max(errors)
+    print(
+        json.dumps(
+            {"cases": len(errors), "mean_error": round(fmean(map(abs, errors)), 3)}
+            | {"most_below": round(worst[0], 3), "most_above": round(worst[1], 3)}
+        )
+    )
+
+
+def predict(given: dict[str, Any]) -> dict[str, int]:
+    """Bytes by part, without the process."""
+    config, placement = _read(given)
+    setting = Setting(
+        device="cpu",
+        num_ranks=placement.num_ranks,
+        zero_stage=placement.zero_stage,
+        micro_batch_size=placement.micro_batch_size,
+        sequence_length=config.sequence_length,
+        precision=config.precision,
+        activation_checkpointing=placement.activation_checkpointing,
+        attention=placement.attention,
+    )
+    found = memory(memory_size(sized(config, vocab_size=VOCAB), config), setting)
+    parts = {name: value for name, value in found.parts.items() if name != "process"}
+    return {"total": sum(parts.values())} | parts
+
+
+def measure(given: dict[str, Any], *, seconds: float) -> int:
+    """Most bytes of tensors that rank 0 holds at a time."""
+    context, port = multiprocessing.get_context("spawn"), free_port()
+    with tempfile.TemporaryDirectory() as directory:
+        result = Path(directory) / "peak"
+        ranks = [
+            context.Process(target=_train, args=(given, number, port, result))
+            for number in range(given["pool"]["num_ranks"])
+        ]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(seconds)
+            if process.exitcode is None:
+                process.kill()
+        if not result.exists():
+            raise SystemExit(f"rank 0 gave no result in {seconds:g} s")
+        return int(result.read_text())
+
+
+def _train(given: dict[str, Any], number: int, port: int, result: Path) -> None:
+    from torch.profiler import ProfilerActivity, profile
+
+    from training.engine import join, leave
+
+    config, placement = _read(given)
+    rank = Rank(number, placement.num_ranks, "cpu", 1, "127.0.0.1", port, attempt=0)
+    os.environ.update(rank.environment())
+    join(rank, timeout_seconds=60)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        num_trained = _two_steps(config, placement, number)
+    if number == 0:
+        events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+        changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+        result.write_text(str(_peak(changes, num_trained)))
+    leave()
+
+
+def _two_steps(config: TrainConfig, placement: Placement, number: int) -> int:
+    import torch
+
+    from training.engine import make_engine, set_learning_rate, take_step
+    from training.model import build_model, model_config
+    from training.network import Network
+    from training.optimizers import freeze
+
+    settings = model_config(config, vocab_size=VOCAB, eos_id=1, pad_id=2)
+    model = build_model(
+        settings,
+        seed=0,
+        attention=placement.attention,
+        activation_checkpointing=placement.activation_checkpointing,
+    )
+    freeze(model, config.freeze)
+    num_trained: int = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    rows, length = placement.micro_batch_size, config.sequence_length
+    network = Network(model, eos_id=1, max_tokens=rows * length, router_balance=config.model.router_balance)
+    engine = make_engine(network, config, placement)
+    set_learning_rate(engine, 1e-3)
+    generator = torch.Generator().manual_seed(number)
+    for _ in range(2):
+        for last in (False, True):
+            tokens = torch.randint(3, VOCAB, (rows, length + 1), generator=generator)
+            tokens[:, 50::100] = 1  # documents end, or no mask would be made
+            engine.set_gradient_accumulation_boundary(last)
+            objective, _ = engine(tokens, torch.full((rows,), length))
+            engine.backward(objective / (rows * length), scale_wrt_gas=False)
+            del objective
+        take_step(engine, loss_is_finite=True)
+    return num_trained
+
+
+def _peak(changes: list[int], num_trained: int) -> int:
+    held = most = 0
+    for change in changes:
+        elements = abs(change) // BUCKET_ELEMENTS
+        if abs(change) == elements * BUCKET_ELEMENTS and elements in (2, 4):
+            change = num_trained * change // BUCKET_ELEMENTS
+        held += change
+        most = max(most, held)
+    return most
+
+
+def _read(given: dict[str, Any]) -> tuple[TrainConfig, Placement]:
+    pool = PoolConfig(cpus_per_rank=1, **given["pool"])
+    nodes = [Node("here", given["pool"]["num_ranks"], 0, 2**34)]
+    return TrainConfig.model_validate(given["config"]), place(pool, nodes, wandb=None)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", default=[""], help="cases whose name holds one of these")
+    parser.add_argument("--seconds", type=float, default=120, help="end a rank that takes longer")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

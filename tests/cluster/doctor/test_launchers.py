@@ -1,0 +1,51 @@
+"""The tools of launchers, by what fake ones say."""
+
+import pytest
+
+from cluster.doctor.launchers import launcher_findings
+from configs.cluster import ClusterConfig
+from tests.cluster.doctor.fakes import only_programs
+
+SLURM = {
+    "sbatch": "",
+    "scontrol": "",
+    "scancel": "",
+    "squeue": "",
+    "sinfo": "echo '2 idle cpu'; echo '1 mixed cpu'; echo '4 down* cpu'",
+    "munge": "echo MUNGE:x:",
+    "unmunge": "",
+}
+
+
+def findings(monkeypatch, directory, programs, **launcher):
+    only_programs(monkeypatch, directory, programs)
+    machines = ClusterConfig.model_validate({"launcher": launcher})
+    return {finding.check: finding for finding in launcher_findings(machines)}
+
+
+def test_a_slurm_that_has_the_nodes_is_fine(tmp_path, monkeypatch):
+    found = findings(monkeypatch, tmp_path, SLURM, kind="slurm", num_nodes=3)
+    assert [finding.level for finding in found.values()] == ["OK", "OK"]
+    assert "3 nodes are up, 3 asked for" in found["Slurm"].seen
+
+
+@pytest.mark.parametrize(
+    ("changed", "check", "words"),
+    [
+        ({"unmunge": "echo 'Invalid credential' >&2; exit 15"}, "munge", "Invalid credential"),
+        ({"sinfo": "echo 'Unable to contact slurm controller' >&2; exit 1"}, "Slurm", "Unable to contact"),
+        ({"sinfo": "echo '1 idle cpu'"}, "Slurm", "1 nodes are up, 3 are asked for"),
+        ({"sinfo": ""}, "Slurm", "there is no partition gpu"),
+    ],
+)
+def test_a_slurm_that_would_refuse_is_told(tmp_path, monkeypatch, changed, check, words):
+    found = findings(monkeypatch, tmp_path, SLURM | changed, kind="slurm", num_nodes=3, partition="gpu")
+    assert found[check].level == "FAIL"
+    assert words in found[check].seen
+    assert found[check].fix
+
+
+def test_a_launcher_whose_tools_are_not_here_fails(tmp_path, monkeypatch):
+    found = findings(monkeypatch, tmp_path, {}, kind="slurm")
+    assert found["launcher slurm"].level == "FAIL"
+    assert found["launcher slurm"].fix

@@ -1,0 +1,59 @@
+"""The doctor on the nodes of a Ray."""
+
+import pytest
+
+from cluster.doctor.nodes import examine_nodes, names_of
+from cluster.doctor.ray_address import address_finding
+from cluster.network import free_port
+from cluster.topology import Node
+from configs.cluster import ClusterConfig
+
+
+@pytest.fixture
+def address(ray_cluster) -> str:
+    """Of the session's Ray."""
+    import ray
+
+    return ray.get_runtime_context().gcs_address
+
+
+def test_nodes_of_a_pool_examine_themselves_and_agree(address, tmp_path):
+    report = examine_nodes(ClusterConfig(), address=address, store=tmp_path, quick=True)
+    ours = {finding.check: finding for finding in report.findings if finding.host}
+    assert {"store shared", "store permissions", "open files", "same versions", "clock"} <= ours.keys()
+    assert ours["same versions"].level == ours["clock"].level == ours["store shared"].level == "OK"
+    assert len(report.versions) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pool_without_nodes_fails_as_a_whole(address, tmp_path):
+    machines = ClusterConfig.model_validate({"pools": {"far": {"labels": {"place": "elsewhere"}}}})
+    (finding,) = examine_nodes(machines, address=address, store=tmp_path, quick=True).findings
+    assert (finding.check, finding.level, finding.host) == ("pool far", "FAIL", "")
+
+
+def test_a_node_that_fails_is_named(address, tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    monkeypatch.setattr("cluster.doctor.nodes.versions", lambda: {"python": "2.7"})
+    report = examine_nodes(ClusterConfig(), address=address, store=blocked, quick=True)
+    assert len(report.failing_hosts) == 1
+
+
+def test_a_ray_is_known_by_its_address_and_its_token(address, monkeypatch):
+    assert address_finding(address).level == "OK"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of another cluster")
+    finding = address_finding(address)
+    assert finding.level == "FAIL"
+    assert "does not take this token" in finding.seen
+
+
+def test_where_nothing_listens_there_is_no_ray():
+    assert "nothing answers" in address_finding(f"127.0.0.1:{free_port()}").seen
+
+
+def test_nodes_of_one_name_are_told_apart_by_address():
+    def node(host: str, address: str) -> Node:
+        return Node(host=host, num_cpus=1, num_gpus=0, memory_bytes=1, id=address, address=address)
+
+    nodes = [node("a", "10.0.0.1:1"), node("a", "10.0.0.2:1"), node("b", "10.0.0.3:1")]
+    assert list(names_of(nodes).values()) == ["10.0.0.1", "10.0.0.2", "b"]

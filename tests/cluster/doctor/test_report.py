@@ -1,0 +1,27 @@
+"""What follows from findings."""
+
+import pytest
+
+from cluster.doctor.report import Report, fail, ok, on, warn
+from configs.base import StartUpError
+
+
+def test_a_report_is_healthy_until_something_fails():
+    report = Report(quick=True, findings=(ok("a", "x"), warn("b", "y", fix="do")))
+    assert report.healthy
+    assert not report.model_copy(update={"findings": (fail("c", "z", fix="do"),)}).healthy
+
+
+def test_hosts_that_fail_can_be_left_out_while_others_do_not():
+    one, other = on("n1", [fail("disk", "full", fix="empty it")]), on("n2", [warn("disk", "slow", fix="wait")])
+    report = Report(quick=True, findings=(*one, *other))
+    assert report.failing_hosts == {"n1"}
+    assert report.failures() == ["n1: disk: full; empty it"]
+    report.raise_if_hopeless()
+
+
+def test_a_failure_of_the_whole_or_of_every_node_leaves_no_hope():
+    with pytest.raises(StartUpError, match="Ray address: no answer; start it"):
+        Report(quick=True, findings=(fail("Ray address", "no answer", fix="start it"),)).raise_if_hopeless()
+    with pytest.raises(StartUpError, match="every node"):
+        Report(quick=True, findings=tuple(on("n1", [fail("disk", "full", fix="empty it")]))).raise_if_hopeless()

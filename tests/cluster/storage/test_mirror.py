@@ -1,0 +1,250 @@
+"""The copy of unfinished work: what is in the store when, and what comes back."""
+
+import re
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from cluster.storage import follow
+from cluster.storage.follow import mirrored
+from cluster.storage.mirror import Mirror, Shape
+from cluster.storage.objects import Objects, objects
+from configs.base import InfrastructureError
+
+SHAPE = Shape(
+    units="checkpoints",
+    is_unit=lambda name: re.fullmatch(r"step-\d", name) is not None,
+    last="checkpoint.json",
+    growing=("metrics.jsonl", "rollbacks.jsonl"),
+)
+
+
+def mirror_of(store: Objects, directory: Path, shape: Shape = SHAPE) -> Mirror:
+    return Mirror(store, ".unfinished/train-1", directory, shape, 2)
+
+
+def save(directory: Path, step: int, weights: str = "weights") -> Path:
+    """A checkpoint, and the metrics up to it."""
+    with (directory / "metrics.jsonl").open("a") as file:
+        file.write(f"step {step}\n")
+    unit = directory / "checkpoints" / f"step-{step}"
+    unit.mkdir(parents=True)
+    (unit / "rank-0.bin").write_text(f"{weights} {step}")
+    (unit / "config.json").write_text("{}")
+    (unit / "checkpoint.json").write_text(f"{step} of {weights}")
+    return unit
+
+
+def units(store: Objects) -> list[str]:
+    return [name.split("/")[3] for name in store.names(".unfinished/") if name.endswith("/checkpoint.json")]
+
+
+def tree_of(directory: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def work(tmp_path) -> Path:
+    (tmp_path / "work").mkdir()
+    return tmp_path / "work"
+
+
+def restored(store: Objects, tmp_path: Path, tell=print) -> Path:
+    """What a machine that has nothing gets."""
+    home = tmp_path / "elsewhere"
+    mirror_of(store, home).restore(staging=tmp_path / "staging", damaged=tmp_path / "damaged", tell=tell)
+    assert not (tmp_path / "staging").exists()
+    return home
+
+
+def test_checkpoints_and_metrics_come_back_as_they_were(any_store, work, tmp_path):
+    store = objects(any_store)
+    save(work, 1), save(work, 2)
+    (work / "checkpoints" / ".step-3.partial").mkdir()
+    (work / "other.bin").write_bytes(b"of no use without its checkpoint")
+    mirror = mirror_of(store, work)
+    mirror.update()
+    assert (units(store), mirror.newest()) == (["step-1", "step-2"], "step-2")
+    (work / "other.bin").unlink()
+    assert tree_of(restored(store, tmp_path)) == tree_of(work)
+    mirror.delete()
+    assert store.names() == []
+
+
+def test_a_checkpoint_that_is_there_is_not_sent_again_and_one_that_is_gone_is_deleted(work, tmp_path, monkeypatch):
+    store = objects(tmp_path / "store")
+    sent = []
+    send = store.send
+    monkeypatch.setattr(store, "send", lambda name, file: sent.append(name) or send(name, file))
+    save(work, 1)
+    mirror_of(store, work).update()
+    assert len(sent) == 2
+    save(work, 2)
+    shutil.rmtree(work / "checkpoints/step-1")
+    mirror_of(store, work).update()
+    assert len(sent) == 4
+    assert units(store) == ["step-2"]
+    assert not store.names(".unfinished/train-1/checkpoints/step-1/")
+
+
+def test_another_checkpoint_of_the_same_step_takes_the_place_of_the_first(any_store, work, tmp_path):
+    store = objects(any_store)
+    save(work, 1, "wrong")
+    mirror_of(store, work).update()
+    shutil.rmtree(work / "checkpoints/step-1")
+    save(work, 1, "right")
+    mirror_of(store, work).update()
+    assert tree_of(restored(store, tmp_path)) == tree_of(work)
+
+
+def test_at_every_moment_what_is_in_the_store_is_whole_and_its_metrics_reach_as_far(work, tmp_path, monkeypatch):
+    """Each write is the last before the machine dies."""
+    store = objects(tmp_path / "store")
+    save(work, 1)
+    mirror_of(store, work).update()
+    shutil.rmtree(work / "checkpoints/step-1")
+    save(work, 1, "other"), save(work, 2)
+    moments = []
+
+    def look() -> None:
+        found = {}
+        for unit in units(store):
+            prefix = f".unfinished/train-1/checkpoints/{unit}"
+            step, _, weights = store.read(f"{prefix}/checkpoint.json").decode().partition(" of ")
+            assert store.read(f"{prefix}/rank-0.bin").decode() == f"{weights} {step}"
+            assert f"step {step}\n" in store.read(".unfinished/train-1/metrics.jsonl").decode()
+            found[unit] = weights
+        moments.append(found)
+
+    for name in ("write", "send", "delete"):
+        monkeypatch.setattr(store, name, looking(getattr(store, name), look))
+    mirror_of(store, work).update()
+    assert moments[0] == {"step-1": "weights"}
+    assert {"step-1": "weights", "step-2": "weights"} in moments
+    assert moments[-1] == {"step-1": "other", "step-2": "weights"}
+
+
+def looking(call, look):
+    def then_look(*args):
+        call(*args)
+        look()
+
+    return then_look
+
+
+def test_a_damaged_checkpoint_is_told_of_and_the_others_come(work, tmp_path):
+    store, told = objects(tmp_path / "store"), []
+    save(work, 1), save(work, 2)
+    mirror_of(store, work).update()
+    store.write(".unfinished/train-1/checkpoints/step-2/rank-0.bin", b"changed 2")
+    home = restored(store, tmp_path, told.append)
+    assert [path.name for path in (home / "checkpoints").iterdir()] == ["step-1"]
+    assert len(told) == 1
+    assert told[0].startswith("step-2 is left out: ")
+
+
+def test_a_disk_that_is_gone_empties_no_store(work, tmp_path):
+    store = objects(tmp_path / "store")
+    save(work, 1)
+    mirror_of(store, work).update()
+    shutil.rmtree(work)
+    mirror_of(store, work).update()
+    assert units(store) == ["step-1"]
+
+
+def test_a_checkpoint_that_is_deleted_while_it_is_sent_is_none(work, tmp_path, monkeypatch):
+    store = objects(tmp_path / "store")
+    unit = save(work, 1)
+    send = store.send
+
+    def deleting(name, file):
+        if unit.exists():
+            shutil.rmtree(unit)
+        send(name, file)
+
+    monkeypatch.setattr(store, "send", deleting)
+    mirror_of(store, work).update()
+    assert units(store) == []
+
+
+def test_a_checkpoint_is_held_while_it_is_read(work, tmp_path):
+    from contextlib import contextmanager
+
+    held = []
+
+    @contextmanager
+    def hold(directory):
+        held.append(directory.name)
+        yield
+
+    save(work, 1)
+    shape = Shape(SHAPE.units, SHAPE.is_unit, SHAPE.last, SHAPE.growing, hold)
+    mirror_of(objects(tmp_path / "store"), work, shape).update()
+    assert held == ["step-1"]
+
+
+def test_who_may_not_commit_sends_no_more(work, tmp_path):
+    store = objects(tmp_path / "store")
+    save(work, 1)
+
+    def lost() -> None:
+        raise InfrastructureError("it was taken over")
+
+    with pytest.raises(InfrastructureError, match="taken over"):
+        mirror_of(store, work).update(lost)
+    assert store.names() == []
+
+
+def test_the_thread_sends_what_is_saved_while_the_work_goes_on(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(follow, "SECONDS_BETWEEN_LOOKS", 0.01)
+    store, arrived = objects(tmp_path / "store"), threading.Event()
+    write = store.write
+
+    def noting(name, data):
+        write(name, data)
+        if name.endswith("checkpoint.json"):
+            arrived.set()
+
+    monkeypatch.setattr(store, "write", noting)
+    with mirrored(mirror_of(store, work), check=lambda: None, tell=print):
+        save(work, 1)
+        assert arrived.wait(30)
+    assert units(store) == ["step-1"]
+    assert "mirror" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_when_the_work_ends_in_an_error_the_last_checkpoint_is_sent_and_when_it_ends_well_no_more(
+    work, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(follow, "SECONDS_BETWEEN_LOOKS", 1000)
+    store = objects(tmp_path / "store")
+    with mirrored(mirror_of(store, work), check=lambda: None, tell=print):
+        save(work, 1)
+    assert units(store) == []
+    with pytest.raises(InfrastructureError), mirrored(mirror_of(store, work), check=lambda: None, tell=print):
+        save(work, 2)
+        raise InfrastructureError("stopped")
+    assert units(store) == ["step-1", "step-2"]
+    shutil.rmtree(work / "checkpoints")
+    mirror_of(store, work).delete()
+    with pytest.raises(InfrastructureError), mirrored(mirror_of(store, work), check=lambda: None, tell=print):
+        raise InfrastructureError("before there was a checkpoint")
+    assert store.names() == []
+
+
+def test_a_store_that_refuses_stops_no_work(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(follow, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(follow, "SECONDS_AFTER_FAILURE", 0.01)
+    (tmp_path / "store").write_text("a file")
+    told, heard = [], threading.Event()
+
+    def tell(text: str) -> None:
+        told.append(text)
+        heard.set()
+
+    with mirrored(mirror_of(objects(tmp_path / "store"), work), check=lambda: None, tell=tell):
+        save(work, 1)
+        assert heard.wait(30)
+    assert told[0].startswith("checkpoints are not copied to the store for now: ")
