@@ -22,6 +22,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psutil
@@ -109,13 +110,13 @@ def strike(run: Run, fault: Fault) -> dict[str, Any]:
     old = [psutil.Process(pid) for host in cluster.hosts if host not in away for pid in cluster.ranks(host)]
     before, step, began = len(run.attempts()), run.step(), time.time()
     gone = Gone(old)
+    gone.start()
     fault.do(cluster, victim)
     over = time.time() if fault.do in (cut_for_a_while, fill_disk) else began
     if fault.ends_driver:
         run.resume()
 
     def next_step() -> Any:
-        gone.look()
         fresh = run.attempts()[before:]
         return run.first_after(fresh[-1].time if fresh else over)
 
@@ -132,18 +133,18 @@ def strike(run: Run, fault: Fault) -> dict[str, Any]:
     }
 
 
-class Gone:
-    """When the last of some processes had ended."""
+class Gone(Thread):
+    """Notes when the last of some processes has ended."""
 
     def __init__(self, processes: list[psutil.Process]) -> None:
-        self._left = processes
+        super().__init__(daemon=True)
+        self._processes = processes
         self.when: float | None = None
 
-    def look(self) -> None:
-        """Look now."""
-        self._left = [process for process in self._left if process.is_running()]
-        if not self._left and self.when is None:
-            self.when = time.time()
+    def run(self) -> None:
+        """Wait for that."""
+        psutil.wait_procs(self._processes)
+        self.when = time.time()
 
 
 def weights(run: Run) -> dict[str, Any]:

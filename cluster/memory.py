@@ -134,10 +134,11 @@ def _step(size: ModelSize, setting: Setting) -> int:
     """Gradients and what the reduction after the last pass, or the update, takes; activations are gone by then."""
     width, trained = setting.width, size.num_trained
     reduced = min(BUCKET_ELEMENTS, trained)
-    muon = MUON_BUCKET_BYTES + 20 * size.largest_matrix if size.num_muon else 0
+    # a bucket of matrices, and five copies of one in the iteration that orthogonalises it
+    muon = min(MUON_BUCKET_BYTES, 4 * size.num_muon) + 20 * size.largest_muon
     if setting.zero_stage == 0:
         copies = 4 * trained if width == 2 else 0
         return width * trained + copies + (width * reduced if setting.num_ranks > 1 else 0) + muon
     if setting.zero_stage == 1 and width == 2:
         return 6 * trained + max(6 * reduced, muon)
-    return _shard(8 * trained, setting) + (width * _bucket(size, setting)) + muon
+    return _shard(8 * trained, setting) + max(width * _bucket(size, setting), muon)

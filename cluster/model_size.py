@@ -15,6 +15,9 @@ class ModelSize:
     num_muon: int
     """Of the trained ones, what Muon updates: one moment an element instead of two."""
 
+    largest_muon: int
+    """Elements of the largest of those."""
+
     largest_matrix: int
     """Elements of the largest trained parameter."""
 

@@ -19,9 +19,9 @@ from cluster.ray_connection import connect, ray_failures
 from cluster.ray_gang import Gang
 from cluster.ray_items import Items
 from cluster.ray_nodes import nodes_of, selector, tell
-from cluster.ray_room import Room
 from cluster.ray_verdict import RanksLost
 from cluster.ray_wait import Watch
+from cluster.room import Room
 from cluster.topology import described
 from configs.base import InfrastructureError, StartUpError
 from configs.cluster import WandbConfig

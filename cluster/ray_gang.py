@@ -17,10 +17,10 @@ from cluster.pulse import DRIVER_GIVES_UP_SECONDS, Pulse
 from cluster.ray_nodes import home, live_nodes
 from cluster.ray_places import Places, gpus_per_rank, release, reserve, stand
 from cluster.ray_rank import RankProcess, Whereabouts
-from cluster.ray_room import Growth, Room
 from cluster.ray_spares import Spares
 from cluster.ray_verdict import DEATHS, RanksLost, check_memory, last_verdict, lost, verdict
 from cluster.ray_wait import Watch
+from cluster.room import Growth, Room
 from configs.base import StartUpError
 
 R = TypeVar("R")

@@ -8,8 +8,8 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 
 from cluster.placement import Placement
 from cluster.ray_connection import first_line
-from cluster.ray_room import Room
 from cluster.ray_wait import Watch
+from cluster.room import Room
 from configs.base import InfrastructureError, StartUpError, UserError
 
 SECONDS_BETWEEN_LOOKS = 0.02

@@ -55,6 +55,7 @@ def memory_size(found: Sized, config: TrainConfig) -> ModelSize:
         num_parameters=found.num_parameters,
         num_trained=sum(trained.values()),
         num_muon=sum(muon),
+        largest_muon=max(muon, default=0),
         largest_matrix=max((prod(shapes[name]) for name in trained if len(shapes[name]) > 1), default=0),
         largest_layer=max(layers.values()),
         vocab_size=given["vocab_size"],

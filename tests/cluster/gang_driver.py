@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from cluster import pulse, ray_room
+from cluster import pulse, room
 from cluster.executor import Rank, Resized
 from cluster.quarantine import NodeFailures
 from cluster.ray_executor import RayExecutor
@@ -47,7 +47,7 @@ def come_and_go(rank: Rank, out: Path) -> list[int]:
 
 def main(address: str, directory: str, task: str, pool: str) -> None:
     """Print what comes of it, as JSON."""
-    pulse.DRIVER_GIVES_UP_SECONDS = ray_room.GROW_AFTER_SECONDS = ray_room.SECONDS_BETWEEN_COUNTS = 1.0
+    pulse.DRIVER_GIVES_UP_SECONDS = room.GROW_AFTER_SECONDS = room.SECONDS_BETWEEN_COUNTS = 1.0
     out = Path(directory)
     executor = RayExecutor(PoolConfig(**json.loads(pool)), address=address, failures=NodeFailures(out / "nodes.jsonl"))
     fn = {"meet": meet, "come_and_go": come_and_go}[task]

@@ -11,6 +11,7 @@ MEDIUM = ModelSize(
     num_parameters=12_193_152,
     num_trained=12_193_152,
     num_muon=0,
+    largest_muon=0,
     largest_matrix=4096 * 384,
     largest_layer=4 * 384 * 384 + 3 * 384 * 1024 + 2 * 384,
     vocab_size=4096,

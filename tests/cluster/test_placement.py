@@ -1,6 +1,6 @@
 import pytest
 
-from cluster.placement import place
+from cluster.placement import TooFew, place
 from cluster.topology import Node
 from configs.base import ConfigError
 from configs.cluster import WandbConfig
@@ -89,3 +89,21 @@ def test_a_rank_lies_on_one_node(cpus, settings, layout):
 def test_cores_of_several_nodes_are_no_cores_of_one_rank():
     with pytest.raises(ConfigError, match="2 nodes with 2 cores"):
         place(PoolConfig(num_ranks=1, cpus_per_rank=3), [machine(2), machine(2)], wandb=None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_ranks", "min_ranks"),
+    [
+        ({"num_ranks": 4, "min_ranks": 1}, 2, 1),
+        ({"num_ranks": 2, "min_ranks": 2}, 2, 2),
+        ({"min_ranks": 1}, 2, 1),
+    ],
+)
+def test_an_elastic_pool_begins_with_what_there_is(settings, num_ranks, min_ranks):
+    placement = place(PoolConfig(cpus_per_rank=1, **settings), [machine(1), machine(1)], wandb=None)
+    assert (placement.num_ranks, placement.min_ranks) == (num_ranks, min_ranks)
+
+
+def test_an_elastic_pool_is_refused_where_not_even_the_fewest_fit():
+    with pytest.raises(TooFew, match="3 ranks of 1 CPU cores, but there are 2 nodes"):
+        place(PoolConfig(num_ranks=4, min_ranks=3, cpus_per_rank=1), [machine(1), machine(1)], wandb=None)

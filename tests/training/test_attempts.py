@@ -28,7 +28,15 @@ def session(time: float, name: str = "s") -> Session:
 
 
 def attempt(time: float, name: str = "s", **changes: Any) -> Attempt:
-    values = {"step": 0, "attempt": 0, "world_size": 2, "zero_stage": 1, "host": "h", "hosts": ["h", "i"], "device": "cpu"}
+    values = {
+        "step": 0,
+        "attempt": 0,
+        "world_size": 2,
+        "zero_stage": 1,
+        "host": "h",
+        "hosts": ["h", "i"],
+        "device": "cpu",
+    }
     return Attempt.model_validate(
         values | {"time": time, "session": name, "lost_steps": 0, "lost_until": None} | changes
     )

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from cluster import quarantine, ray_nodes, ray_room
+from cluster import quarantine, ray_nodes, room
 from cluster.placement import place
 from cluster.quarantine import NodeFailures
-from cluster.ray_room import Bounds, Growth, Room
+from cluster.room import Bounds, Growth, Room
 from cluster.topology import Node
 from configs.pools import PoolConfig
 
@@ -36,10 +36,10 @@ def cluster(monkeypatch) -> list[Node]:
     """Nodes that the door to Ray gives; all answer and are idle."""
     nodes = [Node(f"host{n}", 1, 0, 2**30, id=f"id{n}", address=f"10.0.0.{n}:7") for n in range(1, 4)]
     monkeypatch.setattr(ray_nodes, "live_nodes", lambda: nodes)
-    monkeypatch.setattr(ray_room, "live_nodes", lambda: nodes)
-    monkeypatch.setattr(ray_room, "home", lambda: nodes[0])
-    monkeypatch.setattr(ray_room, "unreachable", lambda addresses: frozenset())
-    monkeypatch.setattr(ray_room, "free_of", list)
+    monkeypatch.setattr(room, "live_nodes", lambda: nodes)
+    monkeypatch.setattr(room, "home", lambda: nodes[0])
+    monkeypatch.setattr(room, "unreachable", lambda addresses: frozenset())
+    monkeypatch.setattr(room, "free_of", list)
     return nodes
 
 
@@ -76,7 +76,7 @@ def test_a_host_that_failed_twice_is_used_where_the_rest_is_too_little(cluster, 
 
 
 def test_a_host_that_does_not_answer_is_not_there_except_ones_own(cluster, monkeypatch):
-    monkeypatch.setattr(ray_room, "unreachable", frozenset)
+    monkeypatch.setattr(room, "unreachable", frozenset)
     assert hosts(room(num_ranks=1).nodes()) == ["host1"]
 
 
@@ -89,7 +89,7 @@ def test_labels_and_kind_of_gpu_are_asked_of_ray(cluster):
 
 def test_growth_asks_once_and_not_soon_after_a_start(cluster, monkeypatch):
     now, asked = 0.0, []
-    monkeypatch.setattr(ray_room.time, "monotonic", lambda: now)
+    monkeypatch.setattr(room.time, "monotonic", lambda: now)
     growth = Growth(room(min_ranks=1), number=2, resize=lambda: asked.append(now))
     growth.look()
     now = 59.0
@@ -104,7 +104,7 @@ def test_growth_asks_once_and_not_soon_after_a_start(cluster, monkeypatch):
 
 def test_growth_asks_for_nothing_when_the_gang_has_all_it_may_have(cluster, monkeypatch):
     now, asked = 0.0, []
-    monkeypatch.setattr(ray_room.time, "monotonic", lambda: now)
+    monkeypatch.setattr(room.time, "monotonic", lambda: now)
     growth = Growth(room(min_ranks=1, num_ranks=2), number=2, resize=lambda: asked.append(now))
     now = 100.0
     growth.look()
