@@ -57,7 +57,7 @@ CLUSTER = """
 launcher: {launcher}
 retries: {{backoff_seconds: 1}}
 pools:
-  default: {{num_ranks: 2, cpus_per_rank: 1, zero_stage: 1, micro_batch_size: 4, hang_timeout_seconds: 120,
+  default: {{{ranks}, cpus_per_rank: 1, zero_stage: 1, micro_batch_size: 4, hang_timeout_seconds: 120,
     grace_seconds: 20, max_restarts: 20, start_timeout_seconds: 120}}
 """
 
@@ -118,12 +118,12 @@ class Run:
     directory: Path
     name: str
 
-    def prepare(self, steps: int, data: Path) -> None:
+    def prepare(self, steps: int, data: Path, *, ranks: str = "num_ranks: 2") -> None:
         """Its store, with the data in it, its recipe and its cluster file."""
         copytree(data, self.store)
         text = RECIPE.format(store=self.store) + MODEL.format(steps=steps, every=CHECKPOINT_EVERY_STEPS)
         self.path("recipe").write_text(text, encoding="utf-8")
-        self.path("cluster").write_text(CLUSTER.format(launcher=self.cluster.launcher), encoding="utf-8")
+        self.path("cluster").write_text(CLUSTER.format(launcher=self.cluster.launcher, ranks=ranks), encoding="utf-8")
 
     def path(self, what: str) -> Path:
         """A file of the run's that is not in its store."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cluster.executor import Executor
+from cluster.redact import redact
 from configs.base import Artifact, Manifest
 from configs.evaluation import ReportConfig
 from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
@@ -69,9 +70,10 @@ def report(
         time_section(records, seconds_by_part(metrics)),
         environment_section(records),
         check_section(records, export.dir.resolve().name),
-    ).encode()
-    (out / _PATH).write_bytes(page)
-    return Report(path=_PATH, num_bytes=len(page))
+    )
+    data = redact(page).encode()
+    (out / _PATH).write_bytes(data)
+    return Report(path=_PATH, num_bytes=len(data))
 
 
 def render_page(title: str, header: Html, *sections: Html) -> str:

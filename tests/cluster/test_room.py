@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from cluster import quarantine, ray_nodes, room
+from cluster import quarantine, ray_nodes
+from cluster import room as rooms
 from cluster.placement import place
 from cluster.quarantine import NodeFailures
 from cluster.room import Bounds, Growth, Room
@@ -36,10 +37,10 @@ def cluster(monkeypatch) -> list[Node]:
     """Nodes that the door to Ray gives; all answer and are idle."""
     nodes = [Node(f"host{n}", 1, 0, 2**30, id=f"id{n}", address=f"10.0.0.{n}:7") for n in range(1, 4)]
     monkeypatch.setattr(ray_nodes, "live_nodes", lambda: nodes)
-    monkeypatch.setattr(room, "live_nodes", lambda: nodes)
-    monkeypatch.setattr(room, "home", lambda: nodes[0])
-    monkeypatch.setattr(room, "unreachable", lambda addresses: frozenset())
-    monkeypatch.setattr(room, "free_of", list)
+    monkeypatch.setattr(rooms, "live_nodes", lambda: nodes)
+    monkeypatch.setattr(rooms, "home", lambda: nodes[0])
+    monkeypatch.setattr(rooms, "unreachable", lambda addresses: frozenset())
+    monkeypatch.setattr(rooms, "free_of", list)
     return nodes
 
 
@@ -76,7 +77,7 @@ def test_a_host_that_failed_twice_is_used_where_the_rest_is_too_little(cluster, 
 
 
 def test_a_host_that_does_not_answer_is_not_there_except_ones_own(cluster, monkeypatch):
-    monkeypatch.setattr(room, "unreachable", frozenset)
+    monkeypatch.setattr(rooms, "unreachable", frozenset)
     assert hosts(room(num_ranks=1).nodes()) == ["host1"]
 
 
@@ -89,7 +90,7 @@ def test_labels_and_kind_of_gpu_are_asked_of_ray(cluster):
 
 def test_growth_asks_once_and_not_soon_after_a_start(cluster, monkeypatch):
     now, asked = 0.0, []
-    monkeypatch.setattr(room.time, "monotonic", lambda: now)
+    monkeypatch.setattr(rooms.time, "monotonic", lambda: now)
     growth = Growth(room(min_ranks=1), number=2, resize=lambda: asked.append(now))
     growth.look()
     now = 59.0
@@ -104,7 +105,7 @@ def test_growth_asks_once_and_not_soon_after_a_start(cluster, monkeypatch):
 
 def test_growth_asks_for_nothing_when_the_gang_has_all_it_may_have(cluster, monkeypatch):
     now, asked = 0.0, []
-    monkeypatch.setattr(room.time, "monotonic", lambda: now)
+    monkeypatch.setattr(rooms.time, "monotonic", lambda: now)
     growth = Growth(room(min_ranks=1, num_ranks=2), number=2, resize=lambda: asked.append(now))
     now = 100.0
     growth.look()

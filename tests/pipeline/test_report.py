@@ -187,6 +187,13 @@ def test_report_escapes_what_comes_from_data(tmp_path: Path):
     assert EVIL in _Page(page).words
 
 
+def test_report_holds_no_secret_and_is_else_as_it_was_drawn(tmp_path: Path, monkeypatch):
+    made = _make(tmp_path, languages=["en", "sw"])
+    page = _page(tmp_path, made, title="hunter2hunter2")
+    monkeypatch.setenv("HF_TOKEN", "hunter2hunter2")
+    assert _page(tmp_path, made, title="hunter2hunter2") == page.replace("hunter2hunter2", "[redacted]")
+
+
 def test_report_tells_the_outcome_and_the_numbers(tmp_path: Path):
     text = " ".join(_Page(_page(tmp_path, _make(tmp_path, languages=["sw", "yo"]))).words)
     assert "6.00 nats a token, 1.25 below the unigram entropy" in text
