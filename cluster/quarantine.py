@@ -22,7 +22,7 @@ class NodeFailures:
 
     def add(self, host: str, *, reason: str) -> None:
         """Note that a host has failed now. What cannot be written, on a full disk, is known to this process alone."""
-        now = round(time.time(), 3)
+        now = time.time()
         self._known.append((host, now))
         if self._path is None:
             return

@@ -27,6 +27,8 @@ from pipeline.status import step_state
 
 SECONDS_BETWEEN_PAGES = 1.0
 _MAX_ATTEMPTS = 8
+_WIDTH = 300
+"""Of a list that is no terminal's: a line a run."""
 
 
 def show_run(directory: RunDirectory, out: Console, *, live: bool, as_json: bool) -> None:
@@ -64,6 +66,8 @@ def list_runs(store: str, out: Console) -> None:
         attempts = str(len(directory.attempts()))
         row = run_id, state.word, attempts, cluster, _when(run.submitted), state.detail
         table.add_row(*map(escape, row))
+    if not out.is_terminal:
+        out.width = max(out.width, _WIDTH)
     out.print(table)
 
 

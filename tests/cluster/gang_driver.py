@@ -53,9 +53,9 @@ def main(address: str, directory: str, task: str, pool: str) -> None:
     fn = {"meet": meet, "come_and_go": come_and_go}[task]
     try:
         result = executor.gang(fn, out, label="testing", resize=(out / "make way").touch)
-        print(json.dumps(result))
+        print("RESULT", json.dumps(result))
     except UserError as error:
-        print(json.dumps([type(error).__name__, str(error)]))
+        print("RESULT", json.dumps([type(error).__name__, str(error)]))
 
 
 if __name__ == "__main__":

@@ -73,7 +73,9 @@ def wait_for(path: Path) -> str:
 
 
 def result_of(driver: subprocess.Popen[str]) -> Any:
-    return json.loads(driver.communicate(timeout=LIMIT_SECONDS)[0].splitlines()[-1])  # Ray prints, too
+    printed = driver.communicate(timeout=LIMIT_SECONDS)[0].splitlines()  # by Ray, too
+    (line,) = [line for line in printed if line.startswith("RESULT ")]
+    return json.loads(line.removeprefix("RESULT "))
 
 
 def test_ranks_go_on_elsewhere_when_their_host_is_gone(cluster, joined):
