@@ -1,5 +1,6 @@
 """Addresses and ports."""
 
+import ipaddress
 import socket
 
 import psutil
@@ -20,6 +21,14 @@ def answers(address: str, *, timeout_seconds: float = 5.0) -> bool:
             return True
     except (OSError, ValueError, OverflowError):
         return False
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, by name or address, is this machine as only it can reach itself."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def interface_of(address: str) -> str | None:

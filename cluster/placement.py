@@ -1,5 +1,6 @@
 """From a pool's settings and the machines there are to how work is laid out. Pure; nothing of it is identity."""
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -125,9 +126,9 @@ def _default_ranks(nodes: Sequence[Node], device: str) -> int:
 
 def _even_share(nodes: Sequence[Node], num_ranks: int, device: str) -> int:
     """The most cores that every rank can have."""
-    most = max((node.num_cpus for node in nodes), default=1)
-    fitting = (c for c in range(most, 0, -1) if slots(nodes, cpus_per_rank=c, device=device) >= num_ranks)
-    return next(fitting, 1)
+    counts = range(1, max((node.num_cpus for node in nodes), default=1) + 1)
+    too_many = bisect_left(counts, True, key=lambda c: slots(nodes, cpus_per_rank=c, device=device) < num_ranks)
+    return max(1, too_many)
 
 
 def _gpu_bytes(nodes: Sequence[Node]) -> int | None:

@@ -55,8 +55,10 @@ class Node:
     """`host:port` of its raylet; empty likewise."""
 
     def is_in(self, hosts: Container[str]) -> bool:
-        """Whether it is among hosts that are told by name or by address."""
-        return self.host in hosts or (bool(self.address) and self.address.rpartition(":")[0] in hosts)
+        """Whether it is among hosts that are told by name, by address, or by the address of their raylet."""
+        return self.host in hosts or (
+            bool(self.address) and (self.address in hosts or self.address.rpartition(":")[0] in hosts)
+        )
 
 
 def described(machines: MachinesConfig, pool: PoolConfig) -> list[Node]:

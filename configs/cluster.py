@@ -1,20 +1,17 @@
 """What a cluster file may say: where work runs. Placement, never identity, so nothing here is hashed."""
 
-import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from configs.base import Config, Name
-from configs.launchers import Launcher, LocalLauncher
+from configs.launchers import Launcher, LocalLauncher, SlurmLauncher
 from configs.pools import PoolConfig
-
-SECRET_NAME = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
-"""Names of environment variables whose values are secrets."""
+from configs.secrets import is_secret
 
 
 def _no_secret(name: str) -> str:
-    if SECRET_NAME.search(name) and not name.endswith("_PATH"):
+    if is_secret(name):
         raise ValueError(
             f"{name} is a secret, which no file may hold: set it in the environment, and name it in `pass_environment`"
         )
@@ -77,6 +74,9 @@ class ClusterConfig(Config):
     ray_address: str = "local"
     """`local` starts a private Ray on this machine for the time of the run; `host:port` joins a running one."""
 
+    allow_no_token: bool = False
+    """Use a Ray on another machine although it wants no token. Whoever reaches it can run any code on it."""
+
     launcher: Launcher = LocalLauncher()
     """How `concord submit` starts the run."""
 
@@ -100,3 +100,14 @@ class ClusterConfig(Config):
 
     wandb: WandbConfig | None = None
     """Where to copy training metrics; null keeps them in metrics.jsonl alone."""
+
+    @model_validator(mode="after")
+    def _slurm_warns_in_time(self) -> Self:
+        if isinstance(self.launcher, SlurmLauncher):
+            grace = max((pool.grace_seconds for pool in self.pools.values()), default=0)
+            if self.launcher.signal_seconds <= grace:
+                raise ValueError(
+                    f"launcher.signal_seconds is {self.launcher.signal_seconds}, and a pool's grace_seconds {grace:g}: "
+                    "Slurm would end the job before a checkpoint is saved; set signal_seconds higher"
+                )
+        return self

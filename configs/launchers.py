@@ -5,6 +5,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from configs.base import Config
+from configs.pools import Cores, Gib, Gpus, Nodes
+
+Word = Annotated[str, Field(pattern=r"^[^\s\"'\\#]+$")]
+"""What stands on a line of a batch script as it is."""
+
+Line = Annotated[str, Field(pattern=r"^[^\r\n\"\\]*$")]
+"""What stands between double quotes on a line of a batch script."""
 
 
 class LocalLauncher(Config):
@@ -23,9 +30,6 @@ class RayLauncher(Config):
     dashboard_address: str = Field(default="http://127.0.0.1:8265", pattern=r"^https?://")
     """Where the cluster's dashboard answers."""
 
-    allow_no_token: bool = False
-    """Submit to a cluster on another machine although it wants no token. Whoever reaches it can run any code on it."""
-
     max_code_mib: int = Field(default=50, ge=1)
     """Refuse to send more code than this."""
 
@@ -36,25 +40,25 @@ class SlurmLauncher(Config):
     kind: Literal["slurm"]
     """Slurm."""
 
-    num_nodes: int = Field(default=1, ge=1)
+    num_nodes: Nodes = 1
     """Nodes of the allocation."""
 
-    cpus_per_node: int | None = Field(default=None, ge=1)
+    cpus_per_node: Cores | None = None
     """CPU cores to ask for on each node. Left out: whole nodes (`--exclusive`)."""
 
-    gpus_per_node: int | None = Field(default=None, ge=1)
+    gpus_per_node: Annotated[Gpus, Field(ge=1)] | None = None
     """GPUs to ask for on each node (`--gpus-per-node`)."""
 
-    memory_gib_per_node: float | None = Field(default=None, gt=0)
+    memory_gib_per_node: Gib | None = None
     """Memory to ask for on each node. Left out: the partition's default."""
 
-    partition: str | None = None
+    partition: Word | None = None
     """Partition."""
 
-    account: str | None = None
+    account: Word | None = None
     """Account that pays."""
 
-    qos: str | None = None
+    qos: Word | None = None
     """Quality of service."""
 
     time_limit_minutes: int | None = Field(default=None, ge=1)
@@ -62,7 +66,8 @@ class SlurmLauncher(Config):
     partition's."""
 
     signal_seconds: int = Field(default=180, ge=10)
-    """Slurm warns so many seconds before the time limit or a pre-emption: time to save a checkpoint."""
+    """Slurm warns so many seconds before the time limit or a pre-emption: time to save a checkpoint, so more than the
+    pools' grace_seconds."""
 
     requeue: bool = True
     """Queue the job again when it was pre-empted, ran out of time, or a node failed."""
@@ -70,7 +75,7 @@ class SlurmLauncher(Config):
     setup: tuple[str, ...] = ()
     """Shell lines that run first on each node, such as `module load cuda` or `. .venv/bin/activate`."""
 
-    options: dict[str, str] = {}
+    options: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")], Line] = {}
     """Further options of sbatch, by long name without dashes; an empty value for those that take none."""
 
     start_timeout_seconds: float = Field(default=300, gt=0)
@@ -102,22 +107,22 @@ class KubernetesLauncher(Config):
     namespace: str = Field(default="default", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)
     """Namespace of the RayJob."""
 
-    num_workers: int = Field(default=1, ge=0)
+    num_workers: Annotated[int, Field(ge=0, le=100_000)] = 1
     """Worker pods."""
 
-    cpus_per_worker: int = Field(default=4, ge=1)
+    cpus_per_worker: Cores = 4
     """CPU cores of a worker pod."""
 
-    memory_gib_per_worker: float = Field(default=16, gt=0)
+    memory_gib_per_worker: Gib = 16
     """Memory of a worker pod."""
 
-    gpus_per_worker: int = Field(default=0, ge=0)
+    gpus_per_worker: Gpus = 0
     """GPUs of a worker pod (`nvidia.com/gpu`)."""
 
     head_cpus: int = Field(default=2, ge=1)
     """CPU cores of the head pod, which does no training."""
 
-    head_memory_gib: float = Field(default=8, gt=0)
+    head_memory_gib: Gib = 8
     """Memory of the head pod."""
 
     node_selector: dict[str, str] = {}

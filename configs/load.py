@@ -10,11 +10,15 @@ import yaml
 from pydantic import ValidationError
 
 from configs.base import Config, ConfigError
+from configs.cluster import ClusterConfig
 from configs.messages import Location, explain
+from configs.secrets import places_of_secrets
 
 C = TypeVar("C", bound=Config)
 
 SHIPPED = Path(__file__).parent
+
+_SECRET = "holds a secret, which no file may: set a variable of the environment, and name it in `pass_environment`"
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ def load(path: Path, model: type[C], overrides: tuple[str, ...] = ()) -> Loaded[
             _override(tree, override, origin)
         except ConfigError as error:
             problems.append(str(error))
+    named = model is ClusterConfig  # names such as `token` are ordinary words in a recipe
+    problems += [f"{origin.where(at)}: {_SECRET}" for at in places_of_secrets(tree, named=named)]
     try:
         config = model.model_validate(tree)
     except ValidationError as error:
@@ -113,9 +119,9 @@ def load(path: Path, model: type[C], overrides: tuple[str, ...] = ()) -> Loaded[
 
 
 def shipped(kind: str, name: str) -> Path:
-    """`name` as a path if it looks like one or exists, else the file of that name which ships with Concord."""
+    """`name` as a path if it looks like one or is a file, else the file of that name which ships with Concord."""
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    if path.suffix in (".yaml", ".yml") or path.is_file():
         return path
     known = sorted(file.stem for file in (SHIPPED / kind).glob("*.yaml"))
     if name in known:

@@ -1,10 +1,22 @@
 """What a cluster file may say of a pool: which machines it has, and how work is laid out on them."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from configs.base import Config
+
+Nodes = Annotated[int, Field(ge=1, le=100_000)]
+"""Machines."""
+
+Cores = Annotated[int, Field(ge=1, le=100_000)]
+"""CPU cores of a machine."""
+
+Gpus = Annotated[int, Field(ge=0, le=1_000)]
+"""GPUs of a machine."""
+
+Gib = Annotated[float, Field(gt=0, le=1e6)]
+"""Memory of a machine."""
 
 
 class RetentionConfig(Config):
@@ -23,25 +35,25 @@ class RetentionConfig(Config):
 class MachinesConfig(Config):
     """The machines of a pool, as far as they are known before they are reached: what `concord plan` reckons with."""
 
-    num_nodes: int = Field(ge=1)
+    num_nodes: Nodes
     """Machines."""
 
-    cpus_per_node: int = Field(ge=1)
+    cpus_per_node: Cores
     """CPU cores of one."""
 
-    memory_gib_per_node: float = Field(gt=0)
+    memory_gib_per_node: Gib
     """Host memory of one."""
 
-    accelerators_per_node: int = Field(default=0, ge=0)
+    accelerators_per_node: Gpus = 0
     """GPUs of one."""
 
-    accelerator_memory_gib: float | None = Field(default=None, gt=0)
+    accelerator_memory_gib: Gib | None = None
     """Memory of one GPU. Left out: that of the pool's `accelerator`, where it is a known one."""
 
-    network_gbps_per_node: float | None = Field(default=None, gt=0)
+    network_gbps_per_node: float | None = Field(default=None, gt=0, le=1e6)
     """Network bandwidth of one, in Gbit/s in each direction."""
 
-    price_per_node_hour: float | None = Field(default=None, ge=0)
+    price_per_node_hour: float | None = Field(default=None, ge=0, le=1e9)
     """What one costs an hour; with it a plan says what a run costs."""
 
     currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")

@@ -95,7 +95,7 @@ Step = Annotated[
 ]
 
 
-def _no_password(store: str) -> str:
+def no_password(store: str) -> str:
     """Refuse a secret in a URL: it would stand in records."""
     if "@" in urlsplit(store).netloc:
         raise ValueError("a store's URL must hold no user and password; give them by the environment of its protocol")
@@ -108,7 +108,7 @@ class RunConfig(Config):
     name: Name
     """Name of the run."""
 
-    store: Annotated[str, AfterValidator(_no_password)] = Field(default="store", min_length=1)
+    store: Annotated[str, AfterValidator(no_password)] = Field(default="store", min_length=1)
     """Directory of the artifacts, relative to the directory the command is run in, or a URL such as
     `s3://bucket/prefix`, of any protocol that fsspec knows."""
 

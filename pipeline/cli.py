@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from configs.base import ConfigError, UserError
-from pipeline.cli_runs import WORK_DIR, StoreOption, WorkOption, add_commands
+from pipeline.cli_runs import StoreOption, WorkOption, add_commands
 from pipeline.options import ClusterOption, RecipeArgument, SetOption
 
 app = typer.Typer(
@@ -68,7 +68,7 @@ def status(
     subject: Annotated[str, typer.Argument(help="A run's id, or a recipe.", metavar="RUN|RECIPE")],
     overrides: SetOption = None,
     store: StoreOption = "store",
-    work_dir: WorkOption = WORK_DIR,
+    work_dir: WorkOption = None,
     once: Annotated[bool, typer.Option("--once", help="Do not keep up with a run that goes on.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON (of a run).")] = False,
 ) -> None:
@@ -76,7 +76,7 @@ def status(
     if _is_recipe(subject):
         from pipeline.commands import show_status
 
-        show_status(Path(subject), tuple(overrides or ()), out)
+        show_status(Path(subject), tuple(overrides or ()), out, work_dir=work_dir)
         return
     from pipeline.runs.directory import open_run
     from pipeline.runs.show import show_run
@@ -90,10 +90,10 @@ def lineage(
         str, typer.Argument(help="Directory of an artifact in a store, or a run's id.", metavar="ARTIFACT|RUN")
     ],
     store: StoreOption = "store",
-    work_dir: WorkOption = WORK_DIR,
+    work_dir: WorkOption = None,
 ) -> None:
     """Say what an artifact, or the outputs of a run, were made from, back to the sources."""
-    if "/" in subject or Path(subject).exists():
+    if "/" in subject or Path(subject, "record.json").exists():
         from pipeline.lineage import render_lineage
 
         out.print(render_lineage(Path(subject)), markup=False)
@@ -143,7 +143,7 @@ add_commands(app)
 def _is_recipe(subject: str) -> bool:
     from configs.load import SHIPPED
 
-    there = Path(subject).exists() or (SHIPPED / "recipes" / f"{subject}.yaml").exists()
+    there = Path(subject).is_file() or (SHIPPED / "recipes" / f"{subject}.yaml").exists()
     return there or Path(subject).suffix in (".yaml", ".yml")
 
 

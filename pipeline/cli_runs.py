@@ -7,7 +7,6 @@ import typer
 from rich.console import Console
 
 from configs.base import UserError
-from configs.cluster import StorageConfig
 from pipeline.options import ClusterOption, RecipeArgument, SetOption
 
 out = Console(highlight=False, soft_wrap=True)
@@ -16,13 +15,13 @@ StoreOption = Annotated[
     str, typer.Option("--store", metavar="DIR", envvar="CONCORD_STORE", help="Store that holds the run.")
 ]
 WorkOption = Annotated[
-    str,
-    typer.Option("--work-dir", metavar="DIR", help="Of a store that is a URL: storage.work_dir."),
+    str | None,
+    typer.Option("--work-dir", metavar="DIR", help="Of a store that is a URL: storage.work_dir, if not the last one."),
 ]
 RunArgument = Annotated[str, typer.Argument(help="A run's id.", metavar="RUN")]
 ChecksOption = Annotated[bool, typer.Option("--check/--no-check", help="Try the nodes first; leave out bad ones.")]
 
-WORK_DIR = StorageConfig().work_dir
+StartOption = Annotated[int | None, typer.Option("--start", metavar="NUMBER", min=1)]
 
 
 def submit(
@@ -44,7 +43,7 @@ def submit(
 def resume(
     run: RunArgument,
     store: StoreOption = "store",
-    work_dir: WorkOption = WORK_DIR,
+    work_dir: WorkOption = None,
     cluster: Annotated[
         str | None, typer.Option("--cluster", metavar="NAME", help="Another cluster file than at the last start.")
     ] = None,
@@ -65,7 +64,7 @@ def resume(
 def logs(
     run: RunArgument,
     store: StoreOption = "store",
-    work_dir: WorkOption = WORK_DIR,
+    work_dir: WorkOption = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until the run ends.")] = False,
 ) -> None:
     """Print what a run's drivers have printed."""
@@ -80,7 +79,7 @@ def logs(
         return
 
 
-def stop(run: RunArgument, store: StoreOption = "store", work_dir: WorkOption = WORK_DIR) -> None:
+def stop(run: RunArgument, store: StoreOption = "store", work_dir: WorkOption = None) -> None:
     """Have a run save a checkpoint and end."""
     from pipeline.runs.directory import open_run
     from pipeline.runs.stop import stop as ask
@@ -88,7 +87,7 @@ def stop(run: RunArgument, store: StoreOption = "store", work_dir: WorkOption = 
     ask(open_run(store, run, work_dir=work_dir), out)
 
 
-def checkpoint_now(run: RunArgument, store: StoreOption = "store", work_dir: WorkOption = WORK_DIR) -> None:
+def checkpoint_now(run: RunArgument, store: StoreOption = "store", work_dir: WorkOption = None) -> None:
     """Have a run save a checkpoint after its present step, and wait for it."""
     from pipeline.runs.directory import open_run
     from pipeline.runs.stop import checkpoint_now as ask
@@ -106,7 +105,8 @@ def ls(store: StoreOption = "store") -> None:
 def drive(
     run: RunArgument,
     store: StoreOption = "store",
-    work_dir: WorkOption = WORK_DIR,
+    work_dir: WorkOption = None,
+    start: StartOption = None,
     ray_address: Annotated[str | None, typer.Option("--ray-address", metavar="HOST:PORT")] = None,
 ) -> None:
     """Be the driver of a run. Launchers start this."""
@@ -118,14 +118,17 @@ def drive(
     starts = directory.starts()
     if not starts:
         raise UserError(f"run {run} was not started; `concord submit` or `concord resume` starts a driver")
-    machines = ClusterConfig.model_validate(starts[-1].cluster)
-    raise typer.Exit(work(directory, starts[-1], machines, ray_address=ray_address))
+    mine = starts[(start or len(starts)) - 1]
+    machines = ClusterConfig.model_validate(mine.cluster)
+    raise typer.Exit(work(directory, mine, machines, ray_address=ray_address))
 
 
 def attempt(
     run: RunArgument,
     store: StoreOption = "store",
-    work_dir: WorkOption = WORK_DIR,
+    work_dir: WorkOption = None,
+    start: StartOption = None,
+    take_over: Annotated[bool, typer.Option("--take-over")] = False,
     ray_address: Annotated[str | None, typer.Option("--ray-address", metavar="HOST:PORT")] = None,
 ) -> None:
     """Make one attempt of a run. Its driver starts this."""
@@ -135,11 +138,12 @@ def attempt(
 
     end_with_parent()
     directory = open_run(store, run, work_dir=work_dir)
-    start = directory.starts()[-1]
-    machines = ClusterConfig.model_validate(start.cluster)
+    starts = directory.starts()
+    mine = starts[(start or len(starts)) - 1]
+    machines = ClusterConfig.model_validate(mine.cluster)
     if ray_address is not None:
         machines = machines.model_copy(update={"ray_address": ray_address})
-    make_attempt(directory, start, machines, out)
+    make_attempt(directory, mine, machines, out, take_over=take_over)
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -112,11 +112,12 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated("terminated; run the same command to go on")
 
 
-def show_status(recipe: Path, overrides: tuple[str, ...], out: Console) -> None:
+def show_status(recipe: Path, overrides: tuple[str, ...], out: Console, *, work_dir: str | None = None) -> None:
     """One line a step: done, being made and by whom, begun, or not begun; and below it, how a training is going."""
-    ready = prepare(recipe, overrides)
+    ready = prepare(recipe, overrides, None if work_dir is None else StorageConfig(work_dir=work_dir))
+    remote = ready.remote.store if ready.remote else None
     for step in ready.plan.steps.values():
-        state, rows = step_state(step, ready.store)
+        state, rows = step_state(step, ready.store, remote)
         out.print(f"[bold]{step.name}[/]  {escape(state)}  [dim]{step.artifact}[/]")
         for name, value in rows:
             out.print(f"  [dim]{name:<13}[/]  {escape(value)}")

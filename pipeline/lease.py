@@ -4,6 +4,9 @@ The lock (flock) is a file under `<store>/.leases`, on a file system that the ho
 usefulness: a host that hangs, or is cut off, keeps it. So the holder also touches the file every few seconds, and one
 that has not done so for a while is passed over: the file is replaced, and with it the token that the old holder's
 commits are checked against (cluster/fence.py).
+
+Where the store is a URL, that lock is of the working copy, and there is a lease in the store too, which has no locks
+(cluster/storage/claim.py).
 """
 
 import fcntl
@@ -11,27 +14,45 @@ import json
 import os
 import socket
 import threading
-import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from cluster.fence import LEASES, Fence, holder_in
-from cluster.progress import say
-from configs.base import StartUpError, UserError
+from cluster.fence import LEASES, Fence, LeaseLost, holder_in, token_of
+from cluster.storage import claim
+from cluster.storage.claim import Claim, ClaimHeld, claim_name, parse_claim
+from cluster.storage.objects import Objects
+from configs.base import UserError
+from pipeline.lock import LeaseHeld, take_lock
 
 SECONDS_BETWEEN_BEATS = 5.0
-DEAF_AFTER_SECONDS = 60.0
-"""A holder that has not touched its lease for so long hangs, or is cut off from the store."""
-
-_TRIES = 10
 
 
-class LeaseHeld(StartUpError):
-    """Another process is at it."""
+@dataclass(frozen=True)
+class StoreFence(Fence):
+    """A lease both here and in a store. Unlike a Fence it stays in its process."""
+
+    claim: Claim
+
+    def check(self) -> None:
+        """Raise LeaseLost if either is lost, InfrastructureError if the store has long not said whose it is."""
+        super().check()
+        self.claim.check()
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A lock that is held."""
+
+    fence: Fence
+    file: IO[str]
+    holder: dict[str, str | int]
+    former: str | None
+    """Token of who had it before and did not give it up."""
 
 
 @contextmanager
@@ -41,26 +62,73 @@ def lease(store: Path, artifact: str, *, step: str, take_over: bool = False) -> 
     With `take_over` a holder that lives is passed over too. Processes that the holder starts do not inherit the lease.
     Needs a file system whose locks work across the hosts that share it.
     """
+    with _held(store, artifact, step=step, take_over=take_over) as mine:
+        yield mine.fence
+
+
+@contextmanager
+def store_lease(
+    remote: Objects | None, home: Path, name: str, *, step: str, take_over: bool = False
+) -> Iterator[Fence]:
+    """As `lease`, and where `remote` is what `home` is the working copy of, in that store too.
+
+    Who finds a holder there waits until it is seen to live, and is then refused; or to be silent, for a minute at most.
+    One that died in this working copy is not waited for. What holds the lease in the store is lost here too.
+    """
+    with _held(home, name, step=step, take_over=take_over) as mine:
+        if remote is None:
+            yield mine.fence
+            return
+        theirs = Claim(remote, name, mine.holder)
+        try:
+            theirs.take(former=mine.former, take_over=take_over)
+        except ClaimHeld as error:
+            raise LeaseHeld(
+                f"step {step!r} is being made by {error}; wait for it, or stop it and run this again"
+            ) from None
+        try:
+            with _beating(lambda done: _beat_there(theirs, mine.file, done)):
+                yield StoreFence(mine.fence.path, mine.fence.token, theirs)
+        finally:
+            with suppress(UserError):  # a store that does not answer: others see that it is silent
+                theirs.give_up()
+
+
+@contextmanager
+def _held(store: Path, artifact: str, *, step: str, take_over: bool) -> Iterator[_Held]:
     path = store / LEASES / artifact
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as open_files:
-        file = _take(path, step=step, take_over=take_over, open_files=open_files)
+        former = token_of(path)
+        file = take_lock(path, step=step, take_over=take_over, open_files=open_files)
         token = uuid.uuid4().hex
-        holder_is = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now(), "token": token}
-        file.truncate(0)
-        file.write(json.dumps(holder_is))
-        file.flush()
-        os.fsync(file.fileno())
-        done = threading.Event()
-        beats = threading.Thread(target=_beat, args=(file.fileno(), done), name="lease", daemon=True)
-        beats.start()
+        holder_is: dict[str, str | int] = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": _now(),
+            "token": token,
+        }
+        _write(file, holder_is)
         try:
-            yield Fence(path, token)
+            with _beating(lambda done: _beat(file.fileno(), done)):
+                yield _Held(Fence(path, token), file, holder_is, former)
         finally:
-            done.set()
-            beats.join()
             file.truncate(0)
             fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would leave it to a child that was forked meanwhile
+
+
+def store_holder(remote: Objects | None, home: Path, name: str) -> str | None:
+    """Who holds a lease, in this working copy or in its store, or None.
+
+    One in the store counts for as long as its last beat is young, which this host's clock tells: a status, no decision.
+    """
+    if (who := holder(home, name)) is not None or remote is None:
+        return who
+    there = parse_claim(remote.read(claim_name(name)))
+    if there is None or there.token == token_of(home / LEASES / name):  # it died here
+        return None
+    age = (datetime.now(UTC) - there.time).total_seconds()
+    return there.words() if age < claim.DEAF_AFTER_SECONDS + claim.SETTLE_SECONDS else None
 
 
 def holder(store: Path, artifact: str) -> str | None:
@@ -76,62 +144,42 @@ def holder(store: Path, artifact: str) -> str | None:
         return holder_in(path)
 
 
-def _take(path: Path, *, step: str, take_over: bool, open_files: ExitStack) -> IO[str]:
-    """The lease's file, locked."""
-    while True:
-        file = open_files.enter_context(path.open("a+", encoding="utf-8"))
-        try:
-            _lock(file.fileno())
-        except BlockingIOError:
-            if not take_over and _silence(path) < DEAF_AFTER_SECONDS:
-                raise LeaseHeld(
-                    f"step {step!r} is being made by {holder_in(path)}; wait for it, or stop it and run this again"
-                ) from None
-            say(f"step {step!r}: taken over from {holder_in(path)}, which can commit nothing to it any more")
-            return _replace(path, open_files)
-        except OSError as error:
-            raise UserError(
-                f"the file system of the store cannot lock {path} ({error.strerror}); mount it with locks (flock), or "
-                "give another store with --set store=DIR"
-            ) from error
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        file.close()  # it was taken over between being opened and being locked
+def _write(file: IO[str], holder_is: dict[str, str | int]) -> None:
+    file.truncate(0)
+    file.write(json.dumps(holder_is))
+    file.flush()
+    os.fsync(file.fileno())
 
 
-def _replace(path: Path, open_files: ExitStack) -> IO[str]:
-    """A new file in the lease's place, locked before it has its name."""
-    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    file = open_files.enter_context(fresh.open("a+", encoding="utf-8"))
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.replace(fresh, path)
-    return file
-
-
-def _lock(descriptor: int) -> None:
-    """Take the lock; one that is held for a moment only is somebody's look at `status`."""
-    for _ in range(_TRIES - 1):
-        with suppress(BlockingIOError):
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        time.sleep(0.05)
-    return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _silence(path: Path) -> float:
-    """Seconds since the holder's last beat, by the file system's clock: hosts may disagree."""
-    probe = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+@contextmanager
+def _beating(beat: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Have a thread beat until the block ends."""
+    done = threading.Event()
+    thread = threading.Thread(target=beat, args=(done,), name="lease", daemon=True)
+    thread.start()
     try:
-        probe.touch()
-        return probe.stat().st_mtime - path.stat().st_mtime
+        yield
     finally:
-        probe.unlink(missing_ok=True)
+        done.set()
+        thread.join()
 
 
 def _beat(descriptor: int, done: threading.Event) -> None:
     while not done.wait(SECONDS_BETWEEN_BEATS):
         with suppress(OSError):  # a store that does not answer makes the holder deaf, which is what others are to see
             os.utime(descriptor)
+
+
+def _beat_there(theirs: Claim, file: IO[str], done: threading.Event) -> None:
+    while not done.wait(claim.SECONDS_BETWEEN_BEATS):
+        try:
+            theirs.beat()
+        except LeaseLost:
+            # The ranks know this file only. Its token is nobody's: nobody is to think that the winner died here.
+            _write(file, theirs.winner() | {"token": ""})
+            return
+        except UserError:  # as above; once the store answers again, it says whose the lease is
+            continue
 
 
 def _now() -> str:

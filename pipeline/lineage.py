@@ -2,15 +2,16 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC
 from itertools import chain
 from pathlib import Path
 
 from pydantic import JsonValue
 
+from cluster.storage.objects import Objects
 from configs.base import UserError
-from pipeline.artifact import RECORD, Record, read_record, record_of
+from pipeline.artifact import RECORD, Record, parse_record, record_of
 
 GONE = "(no longer in the store)"
 _LINE_CHARACTERS = 110
@@ -18,27 +19,28 @@ _MAX_OBSERVED = 12
 _MAX_NAMED = 6
 
 
-def ancestry(directory: Path) -> dict[str, Record]:
+def ancestry(directory: Path, remote: Objects | None = None) -> dict[str, Record]:
     """The records that lead to the artifact at `directory`, by artifact name, its own last.
 
     Inputs come before what was made from them, each once. Ancestors are looked for beside the artifact; one that is
     gone is left out, with whatever only it led to: deleting old work is the user's right, and what is left stands.
-    Raises UserError if `directory` itself is not a finished artifact.
+    What is not on disk is looked for in `remote`, the store that is a URL. Raises UserError if the artifact itself is
+    not finished.
     """
     home = directory.resolve()
-    if read_record(home) is None:
+    if not (home / RECORD).is_file() and (remote is None or _find(home.parent, home.name, remote) is None):
         raise UserError(
             f"{directory} is not a finished artifact, because it holds no {RECORD}; "
             "name a directory of the store, such as store/train-0123456789ab"
         )
     found: dict[str, Record] = {}
-    _collect(home.parent, home.name, found, set())
+    _collect(lambda name: _find(home.parent, name, remote), home.name, found, set())
     return found
 
 
-def render_lineage(directory: Path) -> str:
+def render_lineage(directory: Path, remote: Objects | None = None) -> str:
     """A text tree from the artifact down to what the sources held; each artifact is described once."""
-    records = ancestry(directory)
+    records = ancestry(directory, remote)
     name = directory.resolve().name
     return "\n".join([name, *_render(name, records, set())])
 
@@ -86,13 +88,20 @@ def observed_lines(observed: JsonValue) -> list[str]:
     return lines if rest <= 0 else [*lines[:_MAX_OBSERVED], f"and {rest:,} more"]
 
 
-def _collect(store: Path, name: str, found: dict[str, Record], seen: set[str]) -> None:
+def _find(store: Path, name: str, remote: Objects | None) -> Record | None:
+    if (record := record_of(store, name)) is not None or remote is None:
+        return record
+    data = remote.read(f"{name}/{RECORD}")
+    return None if data is None else parse_record(data, where=f"{name}/{RECORD} in the store")
+
+
+def _collect(find: Callable[[str], Record | None], name: str, found: dict[str, Record], seen: set[str]) -> None:
     # `seen` is marked on the way down, so that a record edited into a circle ends too.
-    if name in seen or (record := record_of(store, name)) is None:
+    if name in seen or (record := find(name)) is None:
         return
     seen.add(name)
     for made_from in record.inputs.values():
-        _collect(store, made_from.artifact, found, seen)
+        _collect(find, made_from.artifact, found, seen)
     found[name] = record
 
 

@@ -15,12 +15,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.files import sync, whole_file
+from cluster.files import is_relative, sync, whole_file
 from cluster.progress import say
+from cluster.storage.errors import patiently
 from cluster.storage.follow import mirrored
 from cluster.storage.mirror import Mirror, Shape
 from cluster.storage.objects import Objects, is_url, objects
 from cluster.storage.transfer import Tree
+from configs.base import UserError
 from configs.cluster import StorageConfig
 from pipeline.artifact import ATTEMPTS, RECORD, Record, kept_record, parse_record
 from training import attempts, metrics, rollbacks
@@ -81,6 +83,7 @@ class RemoteStore:
         if data is None:
             return False
         record = parse_record(data, where=f"{self.url}/{artifact}/{RECORD}")
+        self._refuse_escape(artifact, record)
         staging, home = self.cache / ".fetching" / artifact, self.cache / artifact
         self._tree(artifact, record, staging).fetch(damaged=self._damaged(artifact))
         self._keep_ancestors(record)
@@ -90,13 +93,21 @@ class RemoteStore:
         shutil.rmtree(home, ignore_errors=True)
         staging.rename(home)
         sync(self.cache)
+        shutil.rmtree(self._damaged(artifact), ignore_errors=True)  # the second time it came right
         return True
 
     def publish(self, artifact: str, *, check: Callable[[], None] = lambda: None) -> None:
         """Send an artifact that is finished here, if it is not there. `check` is called before record.json is sent.
 
-        When two runs made it at once, both are right, and the first record that arrives stands. Whoever finds it stops,
-        unless files of its own have meanwhile been written over those: then it sends all of its own, and its record.
+        A store that does not answer is waited for (errors.PATIENCE_SECONDS): what is finished is not to fail for that.
+        """
+        patiently(lambda: self._publish(artifact, check), tell=self.tell)
+
+    def _publish(self, artifact: str, check: Callable[[], None]) -> None:
+        """Send it. When two runs made it at once, both are right, and the first record that arrives stands.
+
+        Whoever finds it stops, unless files of its own have meanwhile been written over those: then it sends all of its
+        own, and its record.
         """
         home, name = self.cache / artifact, f"{artifact}/{RECORD}"
         data = (home / RECORD).read_bytes()
@@ -125,6 +136,14 @@ class RemoteStore:
     def mirrored(self, artifact: str, *, check: Callable[[], None]) -> AbstractContextManager[None]:
         """Keep a copy of unfinished work there during the block."""
         return mirrored(self._mirror(artifact), check=check, tell=self.tell)
+
+    def _refuse_escape(self, artifact: str, record: Record) -> None:
+        for name in record.files:
+            if not is_relative(name):
+                raise UserError(
+                    f"{self.url}/{artifact}/{RECORD} names the file {name!r}, which is not inside it; do not trust who "
+                    f"wrote it, and delete {self.url}/{artifact} to have it made again"
+                )
 
     def _keep_ancestors(self, record: Record) -> None:
         """Keep the records that lead to an artifact, so that its lineage is whole here too."""

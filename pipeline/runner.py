@@ -17,10 +17,13 @@ from cluster.executor import Executor
 from cluster.fence import Fence
 from cluster.files import write_text
 from cluster.placement import Placement
+from cluster.progress import say
+from cluster.storage.errors import patiently
+from cluster.storage.objects import Objects
 from configs.base import Artifact, Manifest, UserError
 from data_prep.document import Digest
 from pipeline.artifact import ATTEMPTS, Input, Record, commit, describe_files, load_artifact
-from pipeline.lease import lease
+from pipeline.lease import lease, store_lease
 from pipeline.plan import Plan, PlannedStep
 from pipeline.provenance import code_version, package_versions
 from pipeline.remote_store import RemoteStore
@@ -54,7 +57,7 @@ class Runner:
 
     def run(self) -> dict[str, Artifact[Manifest]]:
         """The artifacts that were needed, by step name. Raises UserError at the first step that fails."""
-        check_store(self.store)
+        check_store(self.store, self._what, self._elsewhere)
         if self.remote is not None:
             self.remote.check()
         for name in self.plan.outputs:
@@ -66,7 +69,7 @@ class Runner:
         if name in self.done:
             return self.done[name]
         step = self.plan.steps[name]
-        with _explained(step):
+        with _explained(step, self._elsewhere):
             artifact = self._find(step)
         if artifact is not None:
             self.on_end(step, artifact.manifest, None)
@@ -93,10 +96,12 @@ class Runner:
     def _make(self, step: PlannedStep, inputs: Mapping[str, Artifact[Manifest]]) -> Artifact[Manifest]:
         path, kind = self.store / step.artifact, self.stages[step.stage].output
         with (
-            _explained(step),
-            lease(self.store, step.artifact, step=step.name, take_over=self.take_over) as fence,
+            _explained(step, self._elsewhere),
+            store_lease(self._objects, self.store, step.artifact, step=step.name, take_over=self.take_over) as fence,
         ):
-            finished = load_artifact(path, kind)  # another run may have just made it
+            finished = load_artifact(path, kind)  # another run may have just made it, here or elsewhere
+            if finished is None and self.remote is not None and self.remote.fetch(step.artifact):
+                finished = load_artifact(path, kind)
             if finished is not None:
                 self.on_end(step, finished.manifest, None)
                 return finished
@@ -117,13 +122,28 @@ class Runner:
         except UserError as error:
             raise type(error)(f"step {step.name!r}: {error}") from error
         seconds = round(time.perf_counter() - clock, 3)
-        fence.check()
+        patiently(fence.check, tell=say)
         commit(path, self._record(step, manifest, path, executor.used, attempts, started, seconds))
         (path / ATTEMPTS).unlink()
         if self.remote is not None:
             self.remote.publish(step.artifact, check=fence.check)
         self.on_end(step, manifest, seconds)
         return Artifact(path, manifest)
+
+    @property
+    def _objects(self) -> Objects | None:
+        return None if self.remote is None else self.remote.store
+
+    @property
+    def _what(self) -> str:
+        return "the store" if self.remote is None else "the work directory"
+
+    @property
+    def _elsewhere(self) -> str:
+        """How to have the files somewhere else on this machine."""
+        if self.remote is None:
+            return "give another store with --set store=DIR"
+        return "give another directory as storage.work_dir in the cluster file (or --work-dir, where a command has it)"
 
     def _mirrored(self, step: PlannedStep, fence: Fence) -> AbstractContextManager[None]:
         return nullcontext() if self.remote is None else self.remote.mirrored(step.artifact, check=fence.check)
@@ -169,17 +189,15 @@ class Runner:
         )
 
 
-def check_store(store: Path) -> None:
-    """Raise UserError if the store cannot be written."""
+def check_store(store: Path, what: str, elsewhere: str) -> None:
+    """Raise UserError if the directory, which is `what`, cannot be written; `elsewhere` is the way out."""
     try:
         store.mkdir(parents=True, exist_ok=True)
         probe = store / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(
-            f"the store {store} cannot be written ({error.strerror}); give another with --set store=DIR"
-        ) from error
+        raise UserError(f"{what} {store} cannot be written ({error.strerror}); {elsewhere}") from error
 
 
 def _count_attempt(path: Path) -> int:
@@ -192,23 +210,22 @@ def _count_attempt(path: Path) -> int:
 
 
 @contextmanager
-def _explained(step: PlannedStep) -> Iterator[None]:
+def _explained(step: PlannedStep, elsewhere: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _explain(step, error) from error
+        raise _explain(step, error, elsewhere) from error
 
 
-def _explain(step: PlannedStep, error: OSError) -> UserError:
+def _explain(step: PlannedStep, error: OSError, elsewhere: str) -> UserError:
     where = f"step {step.name!r}"
     file = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
-            f"{where}: the disk is full{file}; free space, or give another store with --set store=DIR, and run this "
-            "again: what is finished is kept"
+            f"{where}: the disk is full{file}; free space, or {elsewhere}, and run this again: what is finished is kept"
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError(f"{where}: no permission{file}: {error.strerror}; change it, or give another store")
+        return UserError(f"{where}: no permission{file}: {error.strerror}; change it, or {elsewhere}")
     if error.errno == errno.ENOENT:
         return UserError(f"{where}: a file is missing{file}; delete the artifact it belongs to, to have it made again")
     return UserError(f"{where}: the system refused{file}: {error.strerror or error}; run this again once it is mended")

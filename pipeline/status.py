@@ -1,17 +1,23 @@
 """How far a step is: done, being made and by whom, begun, or not begun; and how a training is going."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median
 
+from pydantic import ValidationError
+
+from cluster.storage.objects import Objects
+from configs.base import Manifest, UserError
 from configs.training import TrainConfig
-from pipeline.artifact import ATTEMPTS, load_artifact
-from pipeline.lease import holder
+from pipeline.artifact import ATTEMPTS, RECORD, load_artifact, parse_record
+from pipeline.lease import store_holder
 from pipeline.lineage import duration
 from pipeline.plan import PlannedStep
+from pipeline.remote_store import UNFINISHED
 from pipeline.stages import STAGES
-from training.attempts import Attempt, Goodput, goodput, read_attempts, step_seconds
+from training.attempts import Attempt, Goodput, Session, goodput, read_attempts, step_seconds
 from training.flops import peak_flops
 from training.manifests import counted
 from training.metrics import FILE, StepMetrics, read_metrics
@@ -22,25 +28,32 @@ _RECENT_STEPS = 20
 """Speed, time by part and time left are over so many steps."""
 
 
-def step_state(step: PlannedStep, store: Path) -> tuple[str, list[tuple[str, str]]]:
-    """The state in a few words, and names and values that say more of a training that is not done."""
+def step_state(step: PlannedStep, store: Path, remote: Objects | None = None) -> tuple[str, list[tuple[str, str]]]:
+    """The state in a few words, and names and values that say more of a training that is not done.
+
+    `store` is a directory; of a store that is a URL its place on this machine, and `remote` the store.
+    """
     path = store / step.artifact
     artifact = load_artifact(path, STAGES[step.stage].output)
     if artifact is not None:
         return f"done: {artifact.manifest.summary()}", []
-    who = holder(store, step.artifact)
+    if remote is not None and (there := _manifest_in(remote, step)) is not None:
+        return f"done: {there.summary()}", []
+    who = store_holder(remote, store, step.artifact)
     rows = training_rows(path, step.config, running=who is not None) if isinstance(step.config, TrainConfig) else []
     if who is not None:
         return f"being made by {who}", rows
-    return "begun and stopped" if (path / ATTEMPTS).exists() else "not begun", rows
+    return "begun and stopped" if _is_begun(path, remote) else "not begun", rows
 
 
 def training_rows(directory: Path, config: TrainConfig, *, running: bool) -> list[tuple[str, str]]:
     """How a training is going, from what it has written so far; nothing before its first step."""
-    metrics = read_metrics(directory / FILE)
+    metrics, events = read_metrics(directory / FILE), read_attempts(directory)
+    if running and events and isinstance(events[-1], Session):  # what no checkpoint holds is about to be dropped
+        metrics = [step for step in metrics if step.step <= _newest_checkpoint(directory)]
     if not metrics:
         return []
-    last, recent, events = metrics[-1], metrics[-_RECENT_STEPS:], read_attempts(directory)
+    last, recent = metrics[-1], metrics[-_RECENT_STEPS:]
     newest = next((event for event in reversed(events) if isinstance(event, Attempt)), None)
     device = newest.device if newest else "the device"
     speed = median(step.tokens_per_second for step in recent)
@@ -53,7 +66,7 @@ def training_rows(directory: Path, config: TrainConfig, *, running: bool) -> lis
         ("memory", f"{last.memory_bytes / 2**30:.2f} GiB on rank 0"),
         ("time", f"{_parts(recent)} over {counted(len(recent), 'step')}"),
         ("goodput", describe_goodput(goodput(events, metrics))),
-        ("checkpoint", _newest_checkpoint(directory)),
+        ("checkpoint", f"step {newest_step:,}" if (newest_step := _newest_checkpoint(directory)) else "none yet"),
     ]
     if last.num_skipped or last.num_rollbacks:
         troubles = f"{counted(last.num_skipped, 'step')} skipped, {counted(last.num_rollbacks, 'roll-back')}"
@@ -101,9 +114,30 @@ def _parts(metrics: Sequence[StepMetrics]) -> str:
     return ", ".join(f"{name} {value / whole:.0%}" for name, value in ordered)
 
 
-def _newest_checkpoint(directory: Path) -> str:
+def _newest_checkpoint(directory: Path) -> int:
+    """Its step; 0 if there is none."""
     # By name alone: training/checkpoint.py, which would read them, loads torch.
     steps = [
         int(path.parent.name.removeprefix("step-")) for path in directory.glob(f"checkpoints/step-*/{CHECKPOINT_FILE}")
     ]
-    return f"step {max(steps):,}" if steps else "none yet"
+    return max(steps, default=0)
+
+
+def _manifest_in(remote: Objects, step: PlannedStep) -> Manifest | None:
+    """What a store that is a URL has of a step's artifact; None if it is not finished there."""
+    name = f"{step.artifact}/{RECORD}"
+    if (data := remote.read(name)) is None:
+        return None
+    try:
+        return STAGES[step.stage].output.model_validate_json(json.dumps(parse_record(data, where=name).manifest))
+    except ValidationError as error:
+        raise UserError(
+            f"{name} in the store is not a record this version of Concord can read ({error.error_count()} problems); "
+            "use the version that made it"
+        ) from error
+
+
+def _is_begun(path: Path, remote: Objects | None) -> bool:
+    if (path / ATTEMPTS).exists():
+        return True
+    return remote is not None and remote.size(f"{UNFINISHED}/{path.name}/{ATTEMPTS}") is not None

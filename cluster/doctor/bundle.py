@@ -13,8 +13,9 @@ from pathlib import Path
 from cluster.doctor.commands import Answer, ask
 from cluster.doctor.report import Report
 from cluster.files import whole_file
-from cluster.redact import REDACTED, is_secret, redact
+from cluster.redact import redact
 from configs.cluster import ClusterConfig
+from configs.secrets import REDACTED, is_secret
 
 LOG_BYTES = 200_000
 """Of each log, from its end."""

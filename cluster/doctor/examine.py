@@ -32,7 +32,8 @@ def examine(machines: ClusterConfig, *, store: Path, quick: bool = False) -> Rep
             here = _joined(here, _report(token_findings(), quick=quick))
             return _joined(here, _by_job(machines, store, quick=quick)) if here.healthy else here
     if machines.executor == "ray" and machines.ray_address != "local":
-        here = _joined(here, _report([*token_findings(), address_finding(machines.ray_address)], quick=quick))
+        address = address_finding(machines.ray_address, allow_no_token=machines.allow_no_token)
+        here = _joined(here, _report([*token_findings(), address], quick=quick))
         if not here.healthy:
             return here
         return _joined(here, examine_nodes(machines, address=machines.ray_address, store=store, quick=quick))

@@ -1,5 +1,6 @@
 """The nodes of a running Ray: each examined by itself, then all compared."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -51,9 +52,15 @@ def examine_nodes(machines: ClusterConfig, *, address: str, store: Path, quick: 
 
 
 def names_of(nodes: list[Node]) -> dict[str, str]:
-    """By Ray's id, the name of a node; its address where several nodes have one name."""
-    names = [node.host for node in nodes]
-    return {n.id: n.host if names.count(n.host) == 1 else n.address.rpartition(":")[0] for n in nodes}
+    """By Ray's id, what tells a node from the others: its name, else its address, else that with its raylet's port."""
+    hosts = Counter(node.host for node in nodes)
+    addresses = Counter(node.address.rpartition(":")[0] for node in nodes)
+
+    def name(node: Node) -> str:
+        address = node.address.rpartition(":")[0]
+        return node.host if hosts[node.host] == 1 else address if addresses[address] == 1 else node.address
+
+    return {node.id: name(node) for node in nodes}
 
 
 def _nodes(

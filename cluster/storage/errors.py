@@ -6,10 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
+from cluster.fence import LeaseLost
 from configs.base import InfrastructureError, UserError
 
 FIRST_WAIT_SECONDS = 1.0
 """Before the second try; doubled before each further one."""
+
+SECONDS_BETWEEN_CALLS = 15.0
+PATIENCE_SECONDS = 600.0
+"""How long a store may be away at the end of a long work before that counts as failed."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -43,6 +48,23 @@ def tried(num_tries: int, call: Callable[P, T], *args: P.args, **kwargs: P.kwarg
                 raise
             time.sleep(FIRST_WAIT_SECONDS * 2**number)
     return call(*args, **kwargs)
+
+
+def patiently(call: Callable[[], T], *, tell: Callable[[str], None]) -> T:
+    """The call's answer; for PATIENCE_SECONDS it is called again while machines fail, but never once a lease is lost."""
+    deadline, told = time.monotonic() + PATIENCE_SECONDS, False
+    while True:
+        try:
+            return call()
+        except LeaseLost:
+            raise
+        except InfrastructureError as error:
+            if time.monotonic() > deadline:
+                raise
+            if not told:
+                tell(f"{error}; tried again for {PATIENCE_SECONDS / 60:g} minutes")
+            told = True
+            time.sleep(SECONDS_BETWEEN_CALLS)
 
 
 def _may_pass(error: Exception) -> bool:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from cluster.fence import LeaseLost
 from cluster.storage.mirror import Mirror
 from configs.base import UserError
 
@@ -19,8 +20,8 @@ class _Ended(Exception):
 def mirrored(mirror: Mirror, *, check: Callable[[], None], tell: Callable[[str], None]) -> Iterator[None]:
     """Keep the mirror up to date during the block, and bring it up to date when the block ends in an error.
 
-    What the store refuses is told, and tried again: the work goes on. `check` as in Mirror.update. When the block ends
-    well nothing more is sent, because what was made is now sent whole.
+    What the store refuses is told, and tried again: the work goes on. `check` as in Mirror.update; after LeaseLost
+    nothing more is sent. Nor is it when the block ends well, because what was made is now sent whole.
     """
     ended = threading.Event()
     thread = threading.Thread(target=_follow, args=(mirror, ended, check, tell), name="mirror", daemon=True)
@@ -56,6 +57,8 @@ def _follow(mirror: Mirror, ended: threading.Event, check: Callable[[], None], t
                 sent, told = here, ""
         except _Ended:
             return
+        except LeaseLost as error:
+            return tell(_failure(error))
         except (UserError, OSError) as error:
             wait = SECONDS_AFTER_FAILURE
             if (text := _failure(error)) != told:

@@ -8,7 +8,7 @@ others and after what grows, which is so never behind the newest unit.
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -51,18 +51,21 @@ class Mirror:
     directory: Path
     shape: Shape
     num_transfers: int
+    seen: set[str] = field(default_factory=set, compare=False)
+    """The units that `update` has found on disk: of others it does not know that they are gone."""
 
     def update(self, check: Callable[[], None] = lambda: None) -> None:
-        """Send the units that are not there, the newest first, and what grows; then delete those that are gone here.
+        """Send the units that are not there, the newest first, and what grows; then delete those it saw go.
 
         `check` is called before anything is sent, completed or deleted, and may raise to forbid it.
         """
         there, here = self._there(), self.here()
+        self.seen.update(here)
         for unit in sorted(here, reverse=True):
             if there.get(unit) != here[unit]:
                 self._send(unit, check, replace=unit in there)
         # That there is nothing here at all may be because this disk is gone.
-        if here and (gone := there.keys() - here.keys()):
+        if here and (gone := (there.keys() & self.seen) - here.keys()):
             self.send_growing(check)
             for unit in gone:
                 check()

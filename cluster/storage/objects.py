@@ -6,6 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 from cluster.files import FileEntry
 from cluster.storage.posix import PosixObjects
+from configs.base import UserError
 
 
 class Objects(Protocol):
@@ -50,12 +51,19 @@ def objects(store: str | Path, *, num_tries: int = 5) -> Objects:
     """The objects in a directory, or behind a URL of any protocol that fsspec knows.
 
     `file://` is a directory like any other, so that its files too appear whole. Behind a URL, what fails in passing is
-    tried `num_tries` times. Raises UserError if the protocol is not known, or its package is not installed.
+    tried `num_tries` times. Raises UserError if the URL names no place, the protocol is not known, or its package is
+    not installed.
     """
     if not is_url(store):
         return PosixObjects(Path(store).absolute())
     if (parts := urlsplit(str(store))).scheme == "file":
+        if parts.netloc not in ("", "localhost"):
+            raise UserError(
+                f"{store}: {parts.netloc!r} would be a host; a path begins with a third slash: file:///path"
+            )
         return PosixObjects(Path(unquote(parts.path)))
+    if not parts.scheme or not (parts.netloc + parts.path).strip("/"):
+        raise UserError(f"{store} names no place; give a directory, or a URL such as s3://bucket/prefix")
     from cluster.storage.remote import RemoteObjects
 
     return RemoteObjects(str(store), num_tries=num_tries)

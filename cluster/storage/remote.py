@@ -12,6 +12,7 @@ import fsspec
 from cluster.files import FileEntry, is_relative
 from cluster.storage.errors import explained, tried
 from configs.base import UserError
+from configs.secrets import without_secrets
 
 PART_BYTES = 32 * 2**20
 """What is read at a time, and a part of an upload to S3, which takes 10,000 of them: larger files have larger ones."""
@@ -27,7 +28,7 @@ class RemoteObjects:
         self._files, self._root = _file_system(self._url)
 
     def __str__(self) -> str:
-        return self._url
+        return without_secrets(self._url)
 
     def read(self, name: str) -> bytes | None:
         """The bytes, or None if there is no such object."""
@@ -128,12 +129,17 @@ class RemoteObjects:
 def _file_system(url: str) -> tuple[Any, str]:
     protocol = url.partition("://")[0]
     try:
-        # What others write must be seen: no listing is remembered.
-        files, root = fsspec.url_to_fs(url, use_listings_cache=False)
+        with explained(without_secrets(url)):  # some protocols connect at once
+            # What others write must be seen: no listing is remembered.
+            files, root = fsspec.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
-        raise UserError(f"{url}: {error}; a package for {protocol}:// is missing{_package(protocol)}") from error
+        raise UserError(
+            f"{without_secrets(url)}: {error}; a package for {protocol}:// is missing{_package(protocol)}"
+        ) from error
     except ValueError as error:
-        raise UserError(f"{url}: {error}; give a directory, or a URL such as s3://bucket/prefix") from error
+        raise UserError(
+            f"{without_secrets(url)}: {error}; give a directory, or a URL such as s3://bucket/prefix"
+        ) from error
     return files, root.rstrip("/")
 
 

@@ -17,6 +17,9 @@ class Submission:
     run: str
     """The run's id: safe in a path, a URL and a shell."""
 
+    key: str
+    """Given to the run at random when it was submitted: two stores may have runs of one id."""
+
     number: int
     """1 for the first start of the run's driver, and so on."""
 
@@ -43,7 +46,7 @@ class Submission:
     @property
     def name(self) -> str:
         """Name of this start: the same for the same run and number, whoever asks."""
-        return f"{self.run}-{self.number}"
+        return f"{self.run}-{self.key}-{self.number}"
 
 
 @dataclass(frozen=True)

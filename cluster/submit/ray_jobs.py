@@ -1,6 +1,5 @@
 """The launcher `ray`: a job of a Ray cluster that runs, through its Jobs API."""
 
-import ipaddress
 import json
 import logging
 import shlex
@@ -19,6 +18,7 @@ from ray._private.authentication.http_token_authentication import get_auth_heade
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
+from cluster.network import is_loopback
 from cluster.submit.code_archive import stage_code
 from cluster.submit.entry import entry_command
 from cluster.submit.launcher import State, Submission, Whereabouts
@@ -61,15 +61,16 @@ class RayHandle(BaseModel):
 class RayJobs:
     """Starts drivers on the head node of a running cluster. Sends the code; installs nothing."""
 
-    def __init__(self, config: RayLauncher) -> None:
+    def __init__(self, config: RayLauncher, *, allow_no_token: bool = False) -> None:
         self._config, self._address = config, config.dashboard_address.rstrip("/")
+        self._allow_no_token = allow_no_token
 
     def check(self) -> None:
         """Raise StartUpError if no dashboard answers, ConfigError if it refuses us, is open to anybody on another
         machine, or is of another version."""
         try:
             version = _version(self._address, {})
-            if not self._config.allow_no_token and not _is_loopback(self._address):
+            if not self._allow_no_token and not is_loopback(urlsplit(self._address).hostname or ""):
                 raise ConfigError(
                     f"the Ray at {self._address} wants no token, so whoever reaches it can run any code there; start "
                     "it with RAY_AUTH_MODE=token, or say `allow_no_token: true` in the cluster file"
@@ -177,14 +178,6 @@ def _info(client: JobSubmissionClient, job: str) -> JobDetails | None:
         if "404" in str(error):
             return None
         raise StartUpError(f"the Ray at {client.get_address()} does not say how job {job} is: {error}") from error
-
-
-def _is_loopback(address: str) -> bool:
-    host = urlsplit(address).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _version_by_token(address: str) -> str:

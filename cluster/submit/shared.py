@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cluster.submit.launcher import Submission
 from configs.base import ConfigError
-from configs.cluster import SECRET_NAME
+from configs.secrets import SECRET_NAME
 
 NUM_LAST_LINES = 50
 MARGIN_SECONDS = 30
@@ -83,7 +83,10 @@ def end_of(log: Path) -> str:
 
 def call(command: Sequence[str], *, text: str = "", environment: Mapping[str, str] | None = None) -> str:
     """Run a command with `text` as its input and return what it prints. Raises CommandFailed."""
-    done = subprocess.run(command, input=text, env=environment, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, input=text, env=environment, capture_output=True, text=True)
+    except OSError as error:
+        raise CommandFailed(f"`{command[0]}` cannot be run on this machine: {error.strerror}") from error
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()
         raise CommandFailed(said[-1])

@@ -17,5 +17,6 @@ LAUNCHERS = {
 def launcher_for(cluster: ClusterConfig) -> Launcher:
     """The launcher that a cluster file asks for."""
     module, _, name = LAUNCHERS[cluster.launcher.kind].rpartition(".")
-    made: Launcher = getattr(import_module(module), name)(cluster.launcher)
+    settings = {"allow_no_token": cluster.allow_no_token} if cluster.launcher.kind == "ray" else {}
+    made: Launcher = getattr(import_module(module), name)(cluster.launcher, **settings)
     return made

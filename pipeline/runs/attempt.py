@@ -18,7 +18,9 @@ _SET_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
 
 
-def make_attempt(directory: RunDirectory, start: StartRecord, machines: ClusterConfig, out: Console) -> None:
+def make_attempt(
+    directory: RunDirectory, start: StartRecord, machines: ClusterConfig, out: Console, *, take_over: bool
+) -> None:
     """Run the recipe that was submitted; go on where the attempt before ended. Raises UserError as `concord run`."""
     ready = prepare(write_recipe(directory), (), machines.storage)
     check_artifacts(start, {step.name: step.artifact for step in ready.plan.steps.values()})
@@ -29,7 +31,7 @@ def make_attempt(directory: RunDirectory, start: StartRecord, machines: ClusterC
         out,
         failures=directory.path / "node-failures.jsonl",
         avoid=frozenset(start.avoid),
-        take_over=start.take_over,
+        take_over=take_over,
     )
 
 

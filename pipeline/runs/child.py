@@ -1,8 +1,10 @@
 """The process of an attempt, as its driver sees it: what it prints, without secrets, and how it ended."""
 
+import os
 import signal
 import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,6 +19,8 @@ _SENTENCE = "concord: "
 
 _LAST_LINES = 20
 _SECONDS_TO_DIE = 10.0
+MARGIN_SECONDS = 10.0
+"""Beyond the grace, for what an attempt does after it has saved."""
 
 
 class Child:
@@ -34,7 +38,8 @@ class Child:
             errors="replace",
         )
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
-        self._sent: set[int] = set()
+        self._asked: float | None = None
+        self._killed = False
         self._reader = threading.Thread(target=self._pass_on, name="output", daemon=True)
         self._reader.start()
 
@@ -66,23 +71,28 @@ class Child:
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""
-        self._sent.add(number)
         self._process.send_signal(number)
 
-    def send_once(self, number: signal.Signals) -> None:
-        """Send it a signal that it has not been sent yet."""
-        if number not in self._sent:
-            self.send(number)
+    def end(self) -> None:
+        """Ask it to save and end, once; when its grace is over, end it and what it started in its session."""
+        if self._asked is None:
+            self._asked = time.monotonic()
+            self.send(signal.SIGTERM)
+        elif time.monotonic() > self._asked + self._grace_seconds + MARGIN_SECONDS and not self._killed:
+            self._killed = True
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def outcome(self) -> Outcome:
         """How it ended."""
-        if signal.SIGTERM in self._sent and self.exit_code in (signal.SIGTERM, -signal.SIGTERM):
+        if self._asked is not None and (self._killed or self.exit_code in (signal.SIGTERM, -signal.SIGTERM)):
             return "preempted"  # before it could say so itself
         return outcome_of(self.exit_code, explained=any(line.startswith(_SENTENCE) for line in self._last))
 
     def reason(self) -> str:
         """What it said at its end, or how it was ended."""
         said = [line.removeprefix(_SENTENCE) for line in self._last if line.startswith(_SENTENCE)]
+        if self._killed:
+            return f"it did not end within {self._grace_seconds:g} s of grace and was killed"
         if said:
             return said[-1]
         if self.exit_code < 0:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from pipeline.lineage import shorten
 from pipeline.runs.records import StartRecord
 
 Meaning = Literal["refuse", "ask", "tell"]
@@ -74,7 +75,7 @@ def _cluster(before: StartRecord, after: StartRecord) -> Iterator[Difference]:
 def _code(before: StartRecord, after: StartRecord) -> Iterator[Difference]:
     if before.code != after.code:
         note = "the stages are of the same versions, which promises the same results, but the code differs"
-        yield Difference("code", before.code[:12], after.code[:12], "ask", note)
+        yield Difference("code", shorten(before.code), shorten(after.code), "ask", note)
 
 
 def _packages(before: StartRecord, after: StartRecord) -> Iterator[Difference]:

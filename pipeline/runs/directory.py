@@ -12,16 +12,19 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from cluster.storage.objects import Objects, objects
+from cluster.storage.objects import Objects, is_url, objects
 from configs.base import UserError
-from configs.cluster import ClusterConfig
+from configs.cluster import StorageConfig
+from configs.run import no_password
+from pipeline.artifact import RECORD
 from pipeline.remote_store import home_of
 from pipeline.runs.records import AttemptRecord, RequestRecord, RunRecord, StartRecord
 
 R = TypeVar("R", bound=BaseModel)
 
 RUNS = "runs"
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NUMBERED = re.compile(r"\d{4,}\.json")
 
 
 class RunDirectory:
@@ -35,12 +38,14 @@ class RunDirectory:
         """`store` is a directory or a URL; `work_dir` is where files lie of a store that is a URL."""
         if not _ID.fullmatch(run_id):
             raise UserError(
-                f"{run_id!r} is no run's id, which has only letters, digits, dots, dashes and underscores; "
-                "`concord ls` lists those there are"
+                f"{run_id!r} is no run's id, which has only letters, digits, dots, dashes and underscores, and no more "
+                "than 100 of them; `concord ls` lists those there are"
             )
-        self.store, self.id, self.work_dir = store, run_id, work_dir
-        self.home = home_of(store, work_dir)
-        self._objects: Objects = objects(store)
+        self.store, self.id, self.work_dir = store_of(store), run_id, work_dir
+        self.home = home_of(self.store, work_dir)
+        self._objects: Objects = objects(self.store)
+        self.remote: Objects | None = self._objects if is_url(self.store) else None
+        """The store that is a URL; None for a directory."""
 
     @property
     def path(self) -> Path:
@@ -97,9 +102,21 @@ class RunDirectory:
         """Delete a request."""
         self._objects.delete(name)
 
+    def drop_requests(self, before: datetime) -> None:
+        """Delete what was asked for before this time: it was meant for a driver that is gone."""
+        for name, request in self.requests().items():
+            if request.time < before:
+                self.heard(name)
+
     def is_heard(self, name: str) -> bool:
         """Whether the driver has taken a request."""
         return self._objects.read(name) is None
+
+    def has(self, artifact: str) -> bool:
+        """Whether an artifact is in the store, or here, finished."""
+        if (self.home / artifact / RECORD).is_file():
+            return True
+        return self.remote is not None and self.remote.size(f"{artifact}/{RECORD}") is not None
 
     def log_of(self, start: int) -> Path:
         """File with what a start's driver printed."""
@@ -108,7 +125,7 @@ class RunDirectory:
     def publish_log(self, start: int) -> None:
         """Put a start's log into a store that is a URL; in a directory it is there already."""
         file = self.log_of(start)
-        if self.home != Path(self.store) and file.exists():
+        if self.remote is not None and file.exists():
             self._objects.send(self._name(f"logs/{file.name}"), file)
 
     def log_from_store(self, start: int) -> bytes:
@@ -123,32 +140,51 @@ class RunDirectory:
         return None if data is None else _parse(data, kind, f"{self.store}/{self._name(name)}")
 
     def _numbered(self, folder: str, kind: type[R]) -> Iterator[R]:
-        for name in self._objects.names(self._name(f"{folder}/")):
+        prefix = self._name(f"{folder}/")
+        names = [name for name in self._objects.names(prefix) if _NUMBERED.fullmatch(name.removeprefix(prefix))]
+        for name in sorted(names, key=lambda name: int(name.removeprefix(prefix).removesuffix(".json"))):
             if (data := self._objects.read(name)) is not None:
                 yield _parse(data, kind, f"{self.store}/{name}")
 
 
-def open_run(store: str, run_id: str, *, work_dir: str = ClusterConfig().storage.work_dir) -> RunDirectory:
-    """The directory of a run that is there. Raises UserError if it is not."""
-    directory = RunDirectory(store, run_id, work_dir=work_dir)
-    if directory.run() is None:
+def open_run(store: str, run_id: str, *, work_dir: str | None = None) -> RunDirectory:
+    """The directory of a run that is there; `work_dir` is that of its last start if left out.
+
+    Raises UserError if there is no such run.
+    """
+    default = StorageConfig().work_dir
+    directory = RunDirectory(store, run_id, work_dir=work_dir or default)
+    if (run := directory.run()) is None:
         known = run_ids(store)
         there = f"it has {', '.join(known[-5:])}" if known else "it has no runs"
         raise UserError(
             f"the store {store} has no run {run_id!r} ({there}); `concord ls --store DIR` lists those of another store"
         )
-    return directory
+    if work_dir is not None or directory.remote is None:
+        return directory
+    match [start.cluster for start in directory.starts()][-1:]:
+        case [{"storage": {"work_dir": str(last)}}]:
+            return RunDirectory(store, run_id, work_dir=str(Path(run.directory, last)))
+    return RunDirectory(store, run_id, work_dir=str(Path(run.directory, default)))
 
 
 def run_ids(store: str) -> list[str]:
     """The ids of all runs in a store."""
-    names = objects(store).names(f"{RUNS}/")
-    return sorted({name.split("/")[1] for name in names if name.endswith("/run.json")})
+    parts = [name.split("/") for name in objects(store_of(store)).names(f"{RUNS}/")]
+    return sorted(part[1] for part in parts if len(part) == 3 and part[2] == "run.json" and _ID.fullmatch(part[1]))
 
 
 def store_of(text: str) -> str:
-    """A store as it is written into records: a URL as it is, a directory by its absolute path."""
-    return text if "://" in text else str(Path(text).absolute())
+    """A store as it is written into records: a URL as it is, a directory by its absolute path.
+
+    Raises UserError if the URL holds a user or a password.
+    """
+    if not is_url(text):
+        return str(Path(text).absolute())
+    try:
+        return no_password(text)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def now() -> datetime:

@@ -4,27 +4,32 @@ It is light, and does nothing but watch: what kills an attempt does not kill it.
 resume` starts another, here or elsewhere: all that it knows is in the run's directory.
 """
 
+import math
 import os
 import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import FrameType
 
-from cluster.fence import Fence
+from cluster.fence import LEASES, Fence
 from cluster.progress import say
 from cluster.retry import RESUME_ME, Ended, Outcome, wait_before_next
 from configs.base import UserError
 from configs.cluster import ClusterConfig
-from pipeline.lease import lease
+from pipeline.lease import store_lease
 from pipeline.provenance import code_version, package_versions
 from pipeline.runs.child import Child
 from pipeline.runs.directory import RunDirectory, now
-from pipeline.runs.progress import landmarks
-from pipeline.runs.records import AttemptRecord, StartRecord
+from pipeline.runs.patience import Patience
+from pipeline.runs.progress import all_made, landmarks
+from pipeline.runs.records import AttemptRecord, RequestRecord, StartRecord
 
 SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_LOGS = 30.0
 
 
 @dataclass
@@ -43,21 +48,30 @@ class Driver:
     """Whether the user has asked for the end."""
 
     out_of_time: bool = False
-    began: float = field(default_factory=time.monotonic)
+    deadline: float = math.inf
+    """When the time limit is over, by the monotonic clock."""
+
+    last_beat: datetime | None = None
+    """The last sign of life of the driver before."""
+
+    published: float = 0.0
+    """When the log was last put into the store."""
 
     def run(self) -> int:
         """Make attempts until one has finished, or there is to be no further one; the exit code of the driver."""
-        self._close_lost()
-        spent = sum(_seconds(attempt) for attempt in self.directory.attempts())
-        limit = self.machines.time_limit_minutes
-        self.deadline = float("inf") if limit is None else time.monotonic() + limit * 60 - spent
+        self.patience = Patience(self.machines.retries)
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._note_signal)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # attempts inherit that, and hear it while they train
+        self._close_lost()
+        self.patience.until_done(lambda: self.directory.drop_requests(self.start.time))
+        if (limit := self.machines.time_limit_minutes) is not None:
+            self.deadline = time.monotonic() + limit * 60 - spent_seconds(self.directory.attempts())
         while True:
             attempt = self._attempt(len(self.directory.attempts()) + 1)
             if attempt.outcome in ("finished", "stopped"):
                 return 0
-            if self.signalled is not None:
+            if self.signalled is not None and not self.out_of_time:
                 return RESUME_ME
             wait = wait_before_next(self.machines.retries, self._ended())
             if wait is None:
@@ -88,10 +102,10 @@ class Driver:
             packages=package_versions(),
         )
         self.fence.check()
-        if not self.directory.add_attempt(record):
+        if not self.patience.until_done(lambda: self.directory.add_attempt(record)):
             raise UserError(f"attempt {number} of run {self.directory.id} was begun by another driver; leave it to it")
         say(f"attempt {number} of run {self.directory.id} begins")
-        with Child(self._command(), grace_seconds=grace_seconds(self.machines)) as child:
+        with Child(self._command(number), grace_seconds=grace_seconds(self.machines)) as child:
             while not child.wait(SECONDS_BETWEEN_LOOKS):
                 self._look(child)
         outcome, reason = self._verdict(child)
@@ -99,38 +113,58 @@ class Driver:
         update = {"ended": now(), "outcome": outcome, "reason": reason, "exit_code": child.exit_code}
         record = record.model_copy(update=update | {"progressed": progressed})
         self.fence.check()
-        self.directory.end_attempt(record)
-        self.directory.publish_log(self.start.number)
+        self.patience.until_done(lambda: self.directory.end_attempt(record))
+        self.patience.until_done(lambda: self.directory.publish_log(self.start.number))
         return record
 
-    def _command(self) -> list[str]:
-        address = ["--ray-address", self.ray_address] if self.ray_address else []
-        where = ["--store", self.directory.store, "--work-dir", self.machines.storage.work_dir]
-        return [sys.executable, "-P", "-m", "pipeline.cli", "attempt", *where, *address, self.directory.id]
+    def _command(self, number: int) -> list[str]:
+        options = ["--store", self.directory.store, "--work-dir", self.machines.storage.work_dir]
+        options += ["--start", str(self.start.number)]
+        options += ["--ray-address", self.ray_address] if self.ray_address else []
+        options += ["--take-over"] if self.start.take_over and self._is_first(number) else []
+        return [sys.executable, "-P", "-m", "pipeline.cli", "attempt", *options, self.directory.id]
+
+    def _is_first(self, number: int) -> bool:
+        """Whether an attempt is the first of this start: only that one passes over others."""
+        return not any(one.start == self.start.number and one.number < number for one in self.directory.attempts())
 
     def _look(self, child: Child) -> None:
         """Pass on what was asked for since the last look."""
         self.fence.check()
-        for name, request in self.directory.requests().items():
-            if request.what == "stop" and not self.stopped:
+        for request in self._requests():
+            if request.what == "stop":
                 self.stopped = True
                 say(f"stop: asked for by {request.user} on {request.host}")
-                child.send(signal.SIGTERM)
-            elif request.what == "checkpoint":
+            else:
                 child.send(signal.SIGUSR2)
-            self.directory.heard(name)
         if time.monotonic() > self.deadline and not self.out_of_time:
             self.out_of_time = True
             say(f"the time limit of {self.machines.time_limit_minutes:g} minutes is over; saving a checkpoint")
-            child.send(signal.SIGTERM)
-        if self.signalled is not None:
-            child.send_once(signal.SIGTERM)
+        if self.stopped or self.out_of_time or self.signalled is not None:
+            child.end()
+        if time.monotonic() > self.published + SECONDS_BETWEEN_LOGS:
+            self.published = time.monotonic()
+            self.patience.unless_silent(lambda: self.directory.publish_log(self.start.number))
+
+    def _requests(self) -> list[RequestRecord]:
+        """What is asked for since the last look; none while the store does not answer."""
+        found: list[RequestRecord] = []
+
+        def take() -> None:
+            for name, request in self.directory.requests().items():
+                found.append(request)
+                self.directory.heard(name)
+
+        self.patience.unless_silent(take)
+        return found
 
     def _verdict(self, child: Child) -> tuple[Outcome, str]:
         outcome, reason = child.outcome(), child.reason()
-        if outcome == "preempted" and self.stopped:
+        if outcome == "preempted" and all_made(self.directory.home, self.start.artifacts):
+            return "finished", ""  # the end came before the signal
+        if outcome != "finished" and self.stopped:
             return "stopped", reason
-        if outcome == "preempted" and self.out_of_time:
+        if outcome != "finished" and self.out_of_time:
             return "time_limit", f"the time limit of {self.machines.time_limit_minutes:g} minutes is over; {reason}"
         return outcome, reason
 
@@ -138,10 +172,8 @@ class Driver:
         """Wait before the next attempt; False if the run is to end meanwhile."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and self.signalled is None:
-            for name, request in self.directory.requests().items():
-                self.directory.heard(name)
-                if request.what == "stop":
-                    return False
+            if any(request.what == "stop" for request in self._requests()):
+                return False
             time.sleep(min(SECONDS_BETWEEN_LOOKS, seconds))
         return self.signalled is None
 
@@ -150,7 +182,8 @@ class Driver:
         for attempt in self.directory.attempts():
             if attempt.outcome is None:
                 reason = f"its driver, process {attempt.pid} on {attempt.host}, was never heard of again"
-                lost = {"ended": now(), "outcome": "lost", "reason": reason}
+                ended = max(attempt.began, self.last_beat or attempt.began)
+                lost = {"ended": ended, "outcome": "lost", "reason": reason}
                 self.directory.end_attempt(attempt.model_copy(update=lost))
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
@@ -158,10 +191,19 @@ class Driver:
 
 
 def drive(directory: RunDirectory, start: StartRecord, machines: ClusterConfig, *, ray_address: str | None) -> int:
-    """Make attempts of a run until it is done; the exit code. Raises LeaseHeld if another driver is at it."""
-    name = lease_name(directory.id)
-    with lease(directory.home, name, step=directory.id, take_over=start.take_over) as fence:
-        return Driver(directory, start, machines, fence, ray_address).run()
+    """Make attempts of a run until it is done; the exit code.
+
+    Raises LeaseHeld if another driver is at it, and UserError if this start has been followed by another.
+    """
+    if (latest := directory.starts()[-1].number) != start.number:
+        raise UserError(
+            f"start {start.number} of run {directory.id} was followed by start {latest}, which has the run now; leave "
+            "it to that one"
+        )
+    name, last_beat = lease_name(directory.id), _last_beat(directory)
+    take_over = start.take_over and not any(attempt.start == start.number for attempt in directory.attempts())
+    with store_lease(directory.remote, directory.home, name, step=directory.id, take_over=take_over) as fence:
+        return Driver(directory, start, machines, fence, ray_address, last_beat=last_beat).run()
 
 
 def lease_name(run_id: str) -> str:
@@ -174,8 +216,15 @@ def grace_seconds(machines: ClusterConfig) -> float:
     return max(pool.grace_seconds for pool in machines.pools.values())
 
 
-def _seconds(attempt: AttemptRecord) -> float:
-    return (attempt.ended - attempt.began).total_seconds() if attempt.ended else 0.0
+def spent_seconds(attempts: Sequence[AttemptRecord]) -> float:
+    """Time that attempts have taken, of those that have ended."""
+    return sum((one.ended - one.began).total_seconds() for one in attempts if one.ended)
+
+
+def _last_beat(directory: RunDirectory) -> datetime | None:
+    """When the driver before was last heard of, from its lease."""
+    path = directory.home / LEASES / lease_name(directory.id)
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC) if path.exists() else None
 
 
 def _words(attempt: AttemptRecord) -> str:

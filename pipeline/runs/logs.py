@@ -15,7 +15,8 @@ def log_text(directory: RunDirectory, *, follow: bool) -> Iterator[str]:
         yield _bytes(directory, start.number, 0).decode(errors="replace")
     seen, number = 0, len(directory.starts())
     while number:
-        ended = not state_of(directory).live
+        state = state_of(directory)
+        ended = not state.live and state.word != "unknown"  # a launcher that is silent for a while is no end
         new = _bytes(directory, number, seen)
         whole = new if ended else new[: new.rfind(b"\n") + 1]  # a line, or a character, may be half there
         seen += len(whole)

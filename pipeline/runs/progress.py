@@ -18,6 +18,11 @@ def landmarks(home: Path, artifacts: Mapping[str, str]) -> frozenset[str]:
     return frozenset(found)
 
 
+def all_made(home: Path, artifacts: Mapping[str, str]) -> bool:
+    """Whether all artifacts are finished."""
+    return all((home / artifact / RECORD).exists() for artifact in artifacts.values())
+
+
 def newest_checkpoint(home: Path, artifacts: Mapping[str, str]) -> int:
     """The largest step of a checkpoint of any of the artifacts; -1 if there is none."""
     paths = (path for artifact in artifacts.values() for path in (home / artifact).glob("checkpoints/step-*"))

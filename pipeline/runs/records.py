@@ -18,6 +18,9 @@ class RunRecord(_Record):
 
     format: Literal[1] = 1
     id: Name
+    key: str
+    """At random: by it launchers tell this run from one of the same id in another store."""
+
     recipe: JsonValue
     """The whole recipe, with its overrides applied and every default filled in."""
 

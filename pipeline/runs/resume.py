@@ -15,9 +15,10 @@ from configs.load import load, shipped
 from configs.run import RunConfig
 from pipeline.commands import check_pools, prepare
 from pipeline.runs.attempt import write_recipe
-from pipeline.runs.differences import Difference, differences, recipe_changes
+from pipeline.runs.differences import Difference, changed, differences, recipe_changes
 from pipeline.runs.directory import RunDirectory
-from pipeline.runs.records import RunRecord
+from pipeline.runs.drive import spent_seconds
+from pipeline.runs.records import RunRecord, StartRecord
 from pipeline.runs.state import state_of
 from pipeline.runs.submit import begin, check_machines, content_of, plan_start
 
@@ -46,7 +47,10 @@ def resume(
     name = cluster or (starts[-1].cluster_name if starts else "local")
     again = cluster is None and bool(starts)
     machines = ClusterConfig.model_validate(starts[-1].cluster) if again else _cluster_file(name)
+    _check_time(directory, machines)
     _go_to(run)
+    if again:
+        _tell_cluster_file(starts[-1], out)
     ready = prepare(write_recipe(directory), (), machines.storage)
     check_pools(ready, machines, name)
     avoid = check_machines(machines, directory, out) if check_first else ()
@@ -89,6 +93,28 @@ def _recipe_file(run: RunRecord, out: Console) -> list[Difference]:
 
 def _cluster_file(name: str) -> ClusterConfig:
     return load(shipped("clusters", name), ClusterConfig).config
+
+
+def _check_time(directory: RunDirectory, machines: ClusterConfig) -> None:
+    limit, spent = machines.time_limit_minutes, spent_seconds(directory.attempts())
+    if limit is not None and spent > limit * 60:
+        raise UserError(
+            f"the time limit of {limit:g} minutes of run {directory.id} is over; raise time_limit_minutes in a cluster "
+            "file and give that with --cluster"
+        )
+
+
+def _tell_cluster_file(start: StartRecord, out: Console) -> None:
+    """Say if the cluster file is no longer what it was at the last start, which is what counts."""
+    try:
+        now = _cluster_file(start.cluster_name).model_dump(mode="json")
+    except ConfigError:  # it is no longer there, or is not here
+        return
+    if differing := [key for key, _, _ in changed(start.cluster, now)]:
+        out.print(
+            f"{escape(start.cluster_name)} has changed since ({escape(', '.join(differing))}); the run goes on with it "
+            f"as it was: to take it as it is now, give --cluster {escape(start.cluster_name)}"
+        )
 
 
 def _go_to(run: RunRecord) -> None:

@@ -1,11 +1,9 @@
 """Showing runs: one as a page that keeps up, or all as a list."""
 
 import json
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,13 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.quarantine import NodeFailures
-from configs.base import UserError
-from configs.cluster import StorageConfig
-from pipeline.commands import prepare
+from configs.base import InfrastructureError, UserError
 from pipeline.lineage import duration, render_lineage
-from pipeline.plan import Plan
-from pipeline.runs.attempt import write_recipe
+from pipeline.plan import PlannedStep
 from pipeline.runs.directory import RunDirectory, now, open_run, run_ids
+from pipeline.runs.recorded import outputs_of, steps_of
 from pipeline.runs.records import AttemptRecord
 from pipeline.runs.state import RunState, state_of
 from pipeline.status import step_state
@@ -36,14 +32,14 @@ def show_run(directory: RunDirectory, out: Console, *, live: bool, as_json: bool
     if as_json:
         print(json.dumps(_as_json(directory)))
         return
-    plan = _plan(directory)
+    steps = steps_of(directory)
     if not (live and out.is_terminal and state_of(directory).live):
-        out.print(_page(directory, plan))
+        out.print(_page(directory, steps))
         return
     with Live(console=out, auto_refresh=False, screen=False) as screen:
         while True:
             state = state_of(directory)
-            screen.update(_page(directory, plan), refresh=True)
+            screen.update(_page(directory, steps), refresh=True)
             if not state.live:
                 return
             time.sleep(SECONDS_BETWEEN_PAGES)
@@ -59,13 +55,7 @@ def list_runs(store: str, out: Console) -> None:
     for name in ("run", "state", "attempts", "cluster", "submitted", ""):
         table.add_column(name, overflow="fold")
     for run_id in ids:
-        directory = open_run(store, run_id)
-        run, starts, state = directory.run(), directory.starts(), state_of(directory)
-        assert run is not None
-        cluster = starts[-1].cluster_name if starts else ""
-        attempts = str(len(directory.attempts()))
-        row = run_id, state.word, attempts, cluster, _when(run.submitted), state.detail
-        table.add_row(*map(escape, row))
+        table.add_row(*map(escape, _row(store, run_id)))
     if not out.is_terminal:
         out.width = max(out.width, _WIDTH)
     out.print(table)
@@ -73,36 +63,34 @@ def list_runs(store: str, out: Console) -> None:
 
 def show_run_lineage(directory: RunDirectory, out: Console) -> None:
     """What each of the run's wanted artifacts was made from."""
-    plan = _plan(directory)
-    for name in plan.outputs:
-        artifact = directory.home / plan.steps[name].artifact
-        if not artifact.exists():
-            raise UserError(f"step {name!r} of run {directory.id} is not made yet; see `concord status {directory.id}`")
-        out.print(render_lineage(artifact), markup=False)
+    for name, artifact in outputs_of(directory).items():
+        if not directory.has(artifact):
+            raise UserError(
+                f"{artifact} of step {name!r} of run {directory.id} is not made yet, or no longer in the store; see "
+                f"`concord status {directory.id}`"
+            )
+        out.print(render_lineage(directory.home / artifact, directory.remote), markup=False)
 
 
-def _plan(directory: RunDirectory) -> Plan:
-    """Of the recipe that was submitted. The sources are looked at from where it was submitted from."""
-    run = directory.run()
-    assert run is not None
-    here = Path.cwd()
-    path = write_recipe(directory).absolute()
+def _row(store: str, run_id: str) -> tuple[str, ...]:
+    """Of the list. A run whose records cannot be read does not keep the others from being shown."""
     try:
-        os.chdir(run.directory)
-        return prepare(path, (), StorageConfig(work_dir=directory.work_dir)).plan
-    except FileNotFoundError:
-        raise UserError(
-            f"{run.directory}, where run {run.id} was submitted from, is not on this machine; ask on one that has it"
-        ) from None
-    finally:
-        os.chdir(here)
+        directory = open_run(store, run_id)
+        run, starts, state = directory.run(), directory.starts(), state_of(directory)
+        assert run is not None
+        cluster = starts[-1].cluster_name if starts else ""
+        return run_id, state.word, str(len(directory.attempts())), cluster, _when(run.submitted), state.detail
+    except InfrastructureError:
+        raise
+    except UserError as error:
+        return run_id, "unreadable", "", "", "", str(error)
 
 
-def _page(directory: RunDirectory, plan: Plan) -> RenderableType:
-    return Group(*(Text.from_markup(line) for line in _lines(directory, plan)))
+def _page(directory: RunDirectory, steps: Sequence[PlannedStep]) -> RenderableType:
+    return Group(*(Text.from_markup(line) for line in _lines(directory, steps)))
 
 
-def _lines(directory: RunDirectory, plan: Plan) -> Iterator[str]:
+def _lines(directory: RunDirectory, steps: Sequence[PlannedStep]) -> Iterator[str]:
     state, starts, attempts = state_of(directory), directory.starts(), directory.attempts()
     where = f" on {starts[-1].cluster_name}" if starts else ""
     yield f"run [bold]{directory.id}[/]{escape(where)}: [bold]{state.word}[/]  [dim]{escape(state.detail)}[/]"
@@ -110,8 +98,8 @@ def _lines(directory: RunDirectory, plan: Plan) -> Iterator[str]:
         yield f"  [dim]attempt {attempt.number:<5}[/]  {escape(_attempt_line(attempt, state))}"
     if avoided := sorted(NodeFailures(directory.path / "node-failures.jsonl").avoided()):
         yield f"  [dim]avoided      [/]  {escape(', '.join(avoided))}, which failed twice"
-    for step in plan.steps.values():
-        word, rows = step_state(step, directory.home)
+    for step in steps:
+        word, rows = step_state(step, directory.home, directory.remote)
         yield f"[bold]{step.name}[/]  {escape(word)}  [dim]{step.artifact}[/]"
         for name, value in rows:
             yield f"  [dim]{name:<13}[/]  {escape(value)}"
@@ -129,10 +117,9 @@ def _attempt_line(attempt: AttemptRecord, state: RunState) -> str:
 
 
 def _as_json(directory: RunDirectory) -> dict[str, object]:
-    state, plan = state_of(directory), _plan(directory)
-    steps = {}
-    for step in plan.steps.values():
-        word, rows = step_state(step, directory.home)
+    state, steps = state_of(directory), {}
+    for step in steps_of(directory):
+        word, rows = step_state(step, directory.home, directory.remote)
         steps[step.name] = {"artifact": step.artifact, "state": word} | dict(rows)
     return {
         "run": directory.id,

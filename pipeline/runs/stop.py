@@ -9,6 +9,7 @@ from rich.markup import escape
 from cluster.retry import RESUME_ME
 from configs.base import UserError
 from configs.cluster import ClusterConfig
+from pipeline.lease import holder
 from pipeline.provenance import code_version, package_versions
 from pipeline.runs.directory import RunDirectory, now, user
 from pipeline.runs.drive import grace_seconds
@@ -36,15 +37,29 @@ def stop(directory: RunDirectory, out: Console) -> None:
         out.print(f"run [bold]{directory.id}[/] was still waiting for machines, and is withdrawn")
         return
     grace = grace_seconds(ClusterConfig.model_validate(start.cluster)) + MARGIN_SECONDS
-    directory.ask("stop")
+    if (request := _ask(directory, start, out)) is None:
+        return
     out.print(f"asked run [bold]{directory.id}[/] to save and stop; it has {grace:g} s")
     if not _wait(lambda: not state_of(directory).live, grace):
         if start.handle is not None:
             launcher_of(start).kill(start.handle)
+        directory.heard(request)
         out.print(f"run [bold]{directory.id}[/] did not stop in time and was killed; its newest checkpoint is kept")
         return
     state = state_of(directory)
     out.print(f"{state.word}: {escape(state.detail)}")
+
+
+def _ask(directory: RunDirectory, start: StartRecord, out: Console) -> str | None:
+    """Leave the request; where the store takes none, being full, say it by the launcher, and return None."""
+    try:
+        return directory.ask("stop")
+    except (UserError, OSError) as error:
+        if start.handle is None:
+            raise
+        launcher_of(start).stop(start.handle)
+        out.print(f"the store took no request ({escape(str(error))}), so the launcher was told to stop the driver")
+        return None
 
 
 def checkpoint_now(directory: RunDirectory, out: Console) -> None:
@@ -53,6 +68,8 @@ def checkpoint_now(directory: RunDirectory, out: Console) -> None:
     if state.word != "running":
         raise UserError(f"run {directory.id} is {state.word}: {state.detail}; there is nothing to save")
     artifacts = starts[-1].artifacts
+    if not any(name.startswith("train-") and holder(directory.home, name) for name in artifacts.values()):
+        raise UserError(f"no training of run {directory.id} goes on now; see `concord status {directory.id}`")
     before = newest_checkpoint(directory.home, artifacts)
     directory.ask("checkpoint")
 

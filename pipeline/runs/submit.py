@@ -3,9 +3,12 @@
 import hashlib
 import json
 import os
+import secrets
+import shlex
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 from rich.console import Console
@@ -26,6 +29,8 @@ from pipeline.runs.records import RunRecord, StartRecord
 from pipeline.runs.state import state_of
 
 _ROOT = Path(__file__).parents[2]
+MAX_NAME = 100
+"""Characters of a run's id (configs/base.py)."""
 
 
 def submit(
@@ -43,10 +48,12 @@ def submit(
     ready = prepare(recipe, overrides, machines.storage)
     check_pools(ready, machines, cluster)
     content = content_of(ready.loaded.config)
-    run_id = run_id or default_id(ready.loaded.config.name, content)
+    run_id = default_id(ready.loaded.config.name, content) if run_id is None else run_id
+    _check_shared(ready.loaded.config.store)
     directory = RunDirectory(store_of(ready.loaded.config.store), run_id, work_dir=machines.storage.work_dir)
     record = RunRecord(
         id=run_id,
+        key=secrets.token_hex(4),
         recipe=content,
         recipe_path=str(shipped("recipes", str(recipe)).absolute()),
         overrides=overrides,
@@ -65,18 +72,28 @@ def submit(
         state = state_of(directory)
         out.print(f"run [bold]{run_id}[/] was submitted already: {state.word}: {escape(state.detail)}")
         if not state.live and state.word != "finished":
-            out.print(f"to go on with it: concord resume {run_id}{_option(directory.store)}")
+            out.print(f"to go on with it: concord resume {escape(words_for(directory))}")
         return run_id
     avoid = check_machines(machines, directory, out) if check_first else ()
     launcher_for(machines).check()
-    if not directory.create(record):
-        record = directory.run() or record  # somebody was faster, with the same
-        _check_same(record, record)
-    start = plan_start(1, ready, cluster, machines, avoid=avoid, take_over=False)
+    if not directory.create(record):  # somebody was faster, perhaps with another recipe
+        there = directory.run() or record
+        _check_same(there, record)
+        record = there
+    start = plan_start(_next_number(directory, machines), ready, cluster, machines, avoid=avoid, take_over=False)
     begin(directory, record, start, machines)
+    words = escape(words_for(directory))
     out.print(f"run [bold]{run_id}[/] submitted to {escape(cluster)}")
-    out.print(f"to watch it: concord status {run_id}{_option(directory.store)}   or   concord logs -f {run_id}")
+    out.print(f"to watch it: concord status {words}   or   concord logs -f {words}")
     return run_id
+
+
+def _next_number(directory: RunDirectory, machines: ClusterConfig) -> int:
+    """The number of a start that no driver was begun for yet: the last one's, unless the cluster file was mended."""
+    starts = directory.starts()
+    if not starts or starts[-1].cluster == machines.model_dump(mode="json"):
+        return max(1, len(starts))
+    return len(starts) + 1
 
 
 def begin(directory: RunDirectory, record: RunRecord, start: StartRecord, machines: ClusterConfig) -> None:
@@ -114,8 +131,9 @@ def submission_of(
     where = ("--store", directory.store, "--work-dir", machines.storage.work_dir)
     return Submission(
         run=record.id,
+        key=record.key,
         number=start.number,
-        command=("-m", "pipeline.cli", "drive", *where, record.id),
+        command=("-m", "pipeline.cli", "drive", *where, "--start", str(start.number), record.id),
         code=_ROOT,
         directory=Path(record.directory),
         log=directory.log_of(start.number),
@@ -145,7 +163,8 @@ def content_of(config: RunConfig) -> dict[str, JsonValue]:
 def default_id(name: str, content: Mapping[str, JsonValue]) -> str:
     """A run's id from what its recipe says, so that submitting it twice is one run."""
     said = {key: value for key, value in content.items() if key != "store"}
-    return f"{name}-{hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{name[: MAX_NAME - 9]}-{digest}"
 
 
 def _check_same(there: RunRecord, wanted: RunRecord) -> None:
@@ -162,5 +181,15 @@ def _environment(machines: ClusterConfig, code: str) -> dict[str, str]:
     return {**machines.environment, **passed, CODE: code, "PYTHONUNBUFFERED": "1"}
 
 
-def _option(store: str) -> str:
-    return "" if store == str(Path("store").absolute()) else f" --store {store}"
+def words_for(directory: RunDirectory) -> str:
+    """What a command needs to find a run from here, as a shell reads it."""
+    here = directory.store == str(Path("store").absolute())
+    return directory.id if here else f"{directory.id} --store {shlex.quote(directory.store)}"
+
+
+def _check_shared(store: str) -> None:
+    if urlsplit(store).scheme == "memory":
+        raise UserError(
+            f"the store {store} is in the memory of this process, where no driver can reach it; give another with "
+            "--set store=DIR, or use `concord run`"
+        )

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from cluster.placement import TooFew, place
@@ -107,3 +109,10 @@ def test_an_elastic_pool_begins_with_what_there_is(settings, num_ranks, min_rank
 def test_an_elastic_pool_is_refused_where_not_even_the_fewest_fit():
     with pytest.raises(TooFew, match="3 ranks of 1 CPU cores, but there are 2 nodes"):
         place(PoolConfig(num_ranks=4, min_ranks=3, cpus_per_rank=1), [machine(1), machine(1)], wandb=None)
+
+
+def test_machines_with_very_many_cores_are_laid_out_at_once():
+    started = time.monotonic()
+    placement = placed(10**9, num_ranks=3)
+    assert (placement.num_ranks, placement.cpus_per_rank) == (3, 10**9 // 3)
+    assert time.monotonic() - started < 1

@@ -4,8 +4,10 @@ import json
 import time
 
 import pytest
+import yaml
 
 from cluster.redact import redact
+from configs.secrets import is_secret
 
 HEX40, HEX64 = "0123456789abcdef" * 2 + "01234567", "0123456789abcdef" * 4
 AWS = "AKIA" + "ABCDEFGHIJKLMNOP"
@@ -47,6 +49,12 @@ PEM = "-----BEGIN {0}PRIVATE KEY-----\nMIIEow\nabc/def+==\n-----END {0}PRIVATE K
         ("token = supersecret", "supersecret"),
         ("auth_token: supersecret", "supersecret"),
         ("my_secret: 12345", "12345"),
+        ("DB_PASS=hunter2", "hunter2"),
+        ("MYPASS: hunter2", "hunter2"),
+        ("BASIC_AUTH=basicauth77", "basicauth77"),
+        ("GITHUB_PAT=abcdefg", "abcdefg"),
+        ("WANDB_KEY2=abcdefg", "abcdefg"),
+        ("SLACK_WEBHOOK_URL=https://hooks.example.org/T0/B1", "hooks.example.org"),
         ("DEPLOY_KEY_2=abcdef", "abcdef"),
         ("SERVICE_TOKEN_PROD=abcdef", "abcdef"),
         ("key=Ab3dEf6hIj9LmN2pQr", "Ab3dEf6hIj9LmN2pQr"),
@@ -80,6 +88,8 @@ def test_a_secret_is_taken_out_and_taking_out_again_changes_nothing(text, secret
         "the token: expected one of these",
         "ray://head:10001 http://127.0.0.1:8265/api/version s3://bucket/prefix",
         "RAY_AUTH_TOKEN_PATH=/home/me/.ray/auth_token",
+        "RAY_AUTH_MODE=token BYPASS=1 PATH=/usr/bin PWD=/home/me OLDPWD=/home SSH_AUTH_SOCK=/tmp/x KEYBOARD=us",
+        'a second pass: {"password": "", "next": 1}',
         "mail user@example.org, monkey: banana, keyboard=us",
         "hf_transfer hf_hub_download HF_HUB_OFFLINE=1",
     ],
@@ -104,3 +114,34 @@ def test_a_long_line_takes_no_longer_than_its_length_says():
     started = time.monotonic()
     redact("A" * 300_000 + " token token= password " * 5_000, environment={"A_TOKEN": "secret-value"})
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "AccountName=x;AccountKey=hunter2+/==",
+        "password=hunter2",
+        "DB_PASS=hunter2,",
+        'say "password=hunter2"',
+        "cookie: a=b",
+    ],
+)
+def test_what_was_json_or_yaml_still_is(value):
+    for tree in ({"a": value, "b": [value, {"c": value}]}, {"log": json.dumps({"in": value, "n": 1})}):
+        clean = redact(json.dumps(tree), environment={})
+        assert json.loads(clean).keys() == tree.keys()
+        assert "hunter2" not in clean
+    flow = redact("environment: {NOTE: {password: hunter2}}", environment={})
+    assert yaml.safe_load(flow) == {"environment": {"NOTE": {"password": ["redacted"]}}}
+
+
+@pytest.mark.parametrize(
+    "name", ["DB_PASS", "SMTP_PASS", "AUTH", "WANDB_KEY2", "SLACK_WEBHOOK_URL", "MYPASS", "GITHUB_PAT", "PGPASSWORD"]
+)
+def test_more_names_of_secrets_are_known(name):
+    assert is_secret(name) and not is_secret(f"{name}_PATH")
+
+
+@pytest.mark.parametrize("name", ["RAY_AUTH_MODE", "SSH_AUTH_SOCK", "PATH", "PWD", "OLDPWD", "KEYBOARD", "BYPASS"])
+def test_names_of_settings_are_none(name):
+    assert not is_secret(name)

@@ -3,9 +3,11 @@
 import pytest
 from pydantic import ValidationError
 
-from configs.cluster import SECRET_NAME, ClusterConfig
-from configs.pools import PoolConfig
+from configs.cluster import ClusterConfig
+from configs.launchers import SlurmLauncher
+from configs.pools import MachinesConfig, PoolConfig
 from configs.run import RunConfig
+from configs.secrets import SECRET_NAME
 
 STEP = {"stage": "export", "inputs": {}}
 
@@ -19,6 +21,36 @@ def test_a_secret_in_a_cluster_file_is_refused(name):
 @pytest.mark.parametrize("name", ["NCCL_SOCKET_IFNAME", "RAY_AUTH_TOKEN_PATH", "MONKEYS", "TOKENIZERS_PARALLELISM"])
 def test_what_is_no_secret_is_taken(name):
     assert ClusterConfig(environment={name: "x"}).environment == {name: "x"}
+
+
+def test_slurm_must_warn_earlier_than_a_checkpoint_takes():
+    slurm = {"kind": "slurm", "signal_seconds": 60}
+    with pytest.raises(ValidationError, match="signal_seconds is 60, and a pool's grace_seconds 60"):
+        ClusterConfig.model_validate({"launcher": slurm})
+    ClusterConfig.model_validate({"launcher": slurm, "pools": {"default": {"grace_seconds": 59}}})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"partition": "gpu\n#SBATCH --uid=0"},
+        {"account": "a b"},
+        {"qos": 'a"'},
+        {"options": {"comment": "a\nb"}},
+        {"options": {"wrap\n": ""}},
+        {"cpus_per_node": 10**8},
+        {"memory_gib_per_node": 1e300},
+    ],
+)
+def test_what_would_break_a_batch_script_or_a_plan_is_refused(settings):
+    with pytest.raises(ValidationError):
+        SlurmLauncher(kind="slurm", **settings)
+
+
+@pytest.mark.parametrize("settings", [{"num_nodes": 10**8}, {"cpus_per_node": 10**8}, {"memory_gib_per_node": 1e300}])
+def test_machines_that_cannot_be_are_refused(settings):
+    with pytest.raises(ValidationError):
+        MachinesConfig(**{"num_nodes": 1, "cpus_per_node": 1, "memory_gib_per_node": 1} | settings)
 
 
 @pytest.mark.parametrize("name", ["A B", "1A", "A=B", "", "A\nB"])

@@ -172,5 +172,57 @@ def test_shipped_files_are_found_by_name_and_others_by_path(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert load(shipped("clusters", "inline"), ClusterConfig).config.executor == "inline"
     assert shipped("recipes", "mine.yaml") == Path("mine.yaml")
-    with pytest.raises(ConfigError, match=r"no cluster is named 'inlin'; there are: inline, kubernetes, local, ray, slurm"):
+    with pytest.raises(
+        ConfigError, match=r"no cluster is named 'inlin'; there are: inline, kubernetes, local, ray, slurm"
+    ):
         shipped("clusters", "inlin")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'setup: ["export HF_TOKEN=hf_aB3aB3aB3aB3aB3aB3"]',
+        'options: {comment: "password=hunter2"}',
+        "partition: hf_aB3aB3aB3aB3aB3aB3",
+    ],
+)
+def test_a_secret_in_a_cluster_file_is_refused_with_its_line(tmp_path, line):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"launcher:\n  kind: slurm\n  {line}\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml:3: holds a secret, .* `pass_environment`") as caught:
+        load(path, ClusterConfig)
+    assert "hunter2" not in str(caught.value) and "aB3" not in str(caught.value)
+
+
+def test_where_a_secret_comes_from_may_stand_in_a_cluster_file(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "launcher:\n  kind: slurm\n  setup:\n"
+        '    - export HF_TOKEN=$(cat ~/.hf) WANDB_API_KEY="$KEY" X_PASS=${Y} && . .venv/bin/activate\n'
+    )
+    load(path, ClusterConfig)
+
+
+@pytest.mark.parametrize("path", ["hf_aB3aB3aB3aB3aB3aB3", "s3://key:hunter2@bucket/x", "ghp_aB3aB3aB3aB3aB3aB3"])
+def test_a_secret_in_a_recipe_is_refused(tmp_path, path):
+    with pytest.raises(ConfigError, match="holds a secret"):
+        load(written(tmp_path, path), RunConfig)
+
+
+@pytest.mark.parametrize("path", ["token: of love", "sk-news-2020-2024-deduplicated.gz", "hf_fineweb2multilingual"])
+def test_ordinary_words_of_a_recipe_are_no_secrets(tmp_path, path):
+    load(written(tmp_path, path), RunConfig)
+
+
+def written(directory: Path, source: str) -> Path:
+    """A recipe that reads a source."""
+    path = directory / "r.yaml"
+    kind = f"{{name: a, kind: json_lines, paths: ['{source}'], language: en}}"
+    path.write_text(f"name: r\nsteps:\n  c: {{stage: clean, config: {{sources: [{kind}]}}}}\n")
+    return path
+
+
+def test_a_directory_named_like_a_shipped_file_is_not_taken_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "local").mkdir()
+    assert shipped("clusters", "local").name == "local.yaml"

@@ -12,7 +12,8 @@ from cluster.executor import Executor
 from cluster.fence import LEASES, LeaseLost, fence_of
 from configs.base import Artifact, UserError
 from pipeline.artifact import RECORD
-from pipeline.lease import DEAF_AFTER_SECONDS, holder, lease
+from pipeline.lease import holder, lease
+from pipeline.lock import DEAF_AFTER_SECONDS
 from tests.pipeline.toys import Repeat, Text, instead_of, planned, repeat, run
 
 ROOT = Path(__file__).parents[2]

@@ -2,10 +2,13 @@
 
 import pytest
 
+from cluster.doctor import ray_address
 from cluster.doctor.nodes import examine_nodes, names_of
-from cluster.doctor.ray_address import address_finding
+from cluster.doctor.ray_address import address_finding, refuse_open_ray
+from cluster.doctor.software import installed
 from cluster.network import free_port
 from cluster.topology import Node
+from configs.base import ConfigError
 from configs.cluster import ClusterConfig
 
 
@@ -47,6 +50,42 @@ def test_a_ray_is_known_by_its_address_and_its_token(address, monkeypatch):
     assert "does not take this token" in finding.seen
 
 
+@pytest.fixture
+def asked(monkeypatch) -> list[dict[str, str] | None]:
+    """An open Ray of our version on another machine; with what authentication it is asked."""
+    questions: list[dict[str, str] | None] = []
+
+    def said(address, authentication=None):
+        questions.append(authentication)
+        return {"answer": "yes", "ray": installed("ray"), "python": "3"}
+
+    monkeypatch.setattr(ray_address, "answers", lambda address: True)
+    monkeypatch.setattr(ray_address, "_said", said)
+    return questions
+
+
+def test_an_open_ray_on_another_machine_is_refused_unless_allowed(asked):
+    finding = address_finding("10.0.0.9:6379")
+    assert (finding.level, "wants no token" in finding.seen) == ("FAIL", True)
+    with pytest.raises(ConfigError, match="wants no token.*`allow_no_token: true`"):
+        refuse_open_ray(ClusterConfig(ray_address="10.0.0.9:6379"))
+    assert asked == [{"RAY_AUTH_MODE": "disabled"}] * 2
+    assert address_finding("10.0.0.9:6379", allow_no_token=True).level == "WARN"
+    assert address_finding("127.0.0.1:6379").level == "OK"
+    for machines in (
+        ClusterConfig(ray_address="10.0.0.9:6379", allow_no_token=True),
+        ClusterConfig(ray_address="localhost:6379"),
+        ClusterConfig(ray_address="[::1]:6379"),
+        ClusterConfig(executor="inline", ray_address="10.0.0.9:6379"),
+        ClusterConfig(),
+    ):
+        refuse_open_ray(machines)
+
+
+def test_a_ray_that_wants_a_token_is_not_open(address):
+    refuse_open_ray(ClusterConfig(ray_address=address))
+
+
 def test_where_nothing_listens_there_is_no_ray():
     assert "nothing answers" in address_finding(f"127.0.0.1:{free_port()}").seen
 
@@ -57,3 +96,6 @@ def test_nodes_of_one_name_are_told_apart_by_address():
 
     nodes = [node("a", "10.0.0.1:1"), node("a", "10.0.0.2:1"), node("b", "10.0.0.3:1")]
     assert list(names_of(nodes).values()) == ["10.0.0.1", "10.0.0.2", "b"]
+    two = [node("a", "10.0.0.1:1"), node("a", "10.0.0.1:2")]
+    assert list(names_of(two).values()) == ["10.0.0.1:1", "10.0.0.1:2"]
+    assert [one.is_in({"10.0.0.1:2"}) for one in two] == [False, True]

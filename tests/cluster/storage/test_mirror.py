@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.fence import LeaseLost
 from cluster.storage import follow
 from cluster.storage.follow import mirrored
 from cluster.storage.mirror import Mirror, Shape
@@ -79,14 +80,26 @@ def test_a_checkpoint_that_is_there_is_not_sent_again_and_one_that_is_gone_is_de
     send = store.send
     monkeypatch.setattr(store, "send", lambda name, file: sent.append(name) or send(name, file))
     save(work, 1)
-    mirror_of(store, work).update()
+    mirror = mirror_of(store, work)
+    mirror.update()
     assert len(sent) == 2
     save(work, 2)
     shutil.rmtree(work / "checkpoints/step-1")
-    mirror_of(store, work).update()
+    mirror.update()
     assert len(sent) == 4
     assert units(store) == ["step-2"]
     assert not store.names(".unfinished/train-1/checkpoints/step-1/")
+
+
+def test_what_another_machine_has_sent_is_not_deleted(work, tmp_path):
+    store = objects(tmp_path / "store")
+    other = tmp_path / "other"
+    other.mkdir()
+    save(other, 2)
+    mirror_of(store, other).update()
+    save(work, 1)
+    mirror_of(store, work).update()
+    assert units(store) == ["step-1", "step-2"]
 
 
 def test_another_checkpoint_of_the_same_step_takes_the_place_of_the_first(any_store, work, tmp_path):
@@ -232,6 +245,40 @@ def test_when_the_work_ends_in_an_error_the_last_checkpoint_is_sent_and_when_it_
     with pytest.raises(InfrastructureError), mirrored(mirror_of(store, work), check=lambda: None, tell=print):
         raise InfrastructureError("before there was a checkpoint")
     assert store.names() == []
+
+
+def test_after_an_outage_checkpoints_are_sent_again_and_after_a_lost_lease_no_more(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(follow, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(follow, "SECONDS_AFTER_FAILURE", 0.01)
+    told, arrived, lost = [], threading.Event(), threading.Event()
+    store = objects(tmp_path / "store")
+    answers = [InfrastructureError("away"), InfrastructureError("away")]
+
+    def check() -> None:
+        if arrived.is_set():
+            lost.set()
+            raise LeaseLost("another has it")
+        if answers:
+            raise answers.pop()
+
+    def tell(text: str) -> None:
+        told.append(text.rpartition(": ")[2])
+
+    write = store.write
+
+    def noting(name, data):
+        write(name, data)
+        if name.endswith("checkpoint.json"):
+            arrived.set()
+
+    monkeypatch.setattr(store, "write", noting)
+    with mirrored(mirror_of(store, work), check=check, tell=tell):
+        save(work, 1)
+        assert arrived.wait(30)
+        save(work, 2)
+        assert lost.wait(30)
+    assert units(store) == ["step-1"]
+    assert told == ["away", "another has it"]
 
 
 def test_a_store_that_refuses_stops_no_work(work, tmp_path, monkeypatch):

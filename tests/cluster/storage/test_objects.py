@@ -8,7 +8,8 @@ import pytest
 
 import cluster.storage.remote
 from cluster.files import describe_file
-from cluster.storage.errors import tried
+from cluster.fence import LeaseLost
+from cluster.storage.errors import PATIENCE_SECONDS, patiently, tried
 from cluster.storage.objects import objects
 from configs.base import InfrastructureError, UserError
 
@@ -111,12 +112,28 @@ def test_a_half_written_file_has_no_name(tmp_path):
     [
         ("gs://bucket/x", "pip install gcsfs"),
         ("nothing://x", "such as s3://bucket/prefix"),
+        ("s3://", "^s3:// names no place; give a directory"),
+        ("://", "^:// names no place"),
+        ("://x", "^://x names no place"),
+        ("file://rel/store", "'rel' would be a host.* file:///path"),
     ],
 )
 def test_a_protocol_that_cannot_be_spoken_is_one_sentence(url, words):
     with pytest.raises(UserError, match=words) as caught:
         objects(url)
     assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_cannot_be_connected_to_is_one_sentence_without_the_password():
+    with pytest.raises(
+        InfrastructureError, match=r"^ftp://bob:\[redacted\]@127\.0\.0\.1:1/x does not answer"
+    ) as caught:
+        objects("ftp://bob:pw@127.0.0.1:1/x")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_url_may_name_this_host(tmp_path):
+    assert str(objects(f"file://localhost{tmp_path}")) == str(tmp_path)
 
 
 def test_a_bucket_that_is_not_there_is_one_sentence(s3_environment):
@@ -157,6 +174,26 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="the disk is full"):
         objects(tmp_path).write("a", b"x")
     assert objects(tmp_path).names() == []
+
+
+def test_patience_waits_for_machines_ends_after_a_while_and_does_not_wait_for_a_lost_lease(monkeypatch):
+    now, told = [0.0], []
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+
+    def back_at(seconds: float, error: Exception) -> str:
+        if now[0] < seconds:
+            raise error
+        return "answer"
+
+    away = InfrastructureError("away")
+    assert patiently(lambda: back_at(PATIENCE_SECONDS / 2, away), tell=told.append) == "answer"
+    assert told == ["away; tried again for 10 minutes"]
+    for error in (away, LeaseLost("another has it"), UserError("no permission")):
+        now[0] = 0.0
+        with pytest.raises(type(error)):
+            patiently(lambda error=error: back_at(float("inf"), error), tell=told.append)
+        assert (now[0] > PATIENCE_SECONDS) == (error is away)
 
 
 def test_what_fails_in_passing_is_tried_again_and_what_stays_is_not(monkeypatch):

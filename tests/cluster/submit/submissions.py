@@ -9,10 +9,11 @@ ROOT = Path(__file__).parents[3]
 
 
 def submission(directory: Path, *command: str, number: int = 1, **environment: str) -> Submission:
-    """One start of the run `smoke-1a2b`, with all its files below a directory."""
+    """One start of the run `smoke`, with all its files below a directory."""
     (directory / "here").mkdir(parents=True, exist_ok=True)
     return Submission(
-        run="smoke-1a2b",
+        run="smoke",
+        key="1a2b",
         number=number,
         command=command,
         code=ROOT,

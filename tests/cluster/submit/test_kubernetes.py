@@ -51,7 +51,8 @@ def answer(kubectl: Path, **status: str) -> None:
 def sent(cluster: ClusterConfig) -> Submission:
     """The submission that rayjob.yaml shows."""
     return Submission(
-        run="smoke-1a2b",
+        run="smoke",
+        key="1a2b",
         number=1,
         command=("-m", "pipeline.cli", "drive", "/store/runs/smoke-1a2b"),
         code=Path("/concord"),

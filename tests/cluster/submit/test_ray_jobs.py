@@ -66,7 +66,7 @@ def dashboard(*, version: str = ray.__version__, token: str | None = None, host:
 
 
 def check(address: str, **settings: bool) -> None:
-    RayJobs(RayLauncher(kind="ray", dashboard_address=address, **settings)).check()
+    RayJobs(RayLauncher(kind="ray", dashboard_address=address), **settings).check()
 
 
 def checked(address: str, **environment: str) -> str:

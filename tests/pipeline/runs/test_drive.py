@@ -2,15 +2,18 @@
 
 import os
 import signal
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from cluster.fence import LeaseLost
-from configs.base import UserError
+from configs.base import InfrastructureError, UserError
+from configs.cluster import ClusterConfig
 from pipeline.lease import lease
-from pipeline.runs.drive import lease_name
-from tests.pipeline.runs.toy_runs import toy_attempt, toy_directory, toy_drive
+from pipeline.runs.directory import now
+from pipeline.runs.drive import Driver, drive, lease_name
+from tests.pipeline.runs.toy_runs import toy_attempt, toy_directory, toy_drive, toy_driver, toy_start
 
 FINE = "print('fine')"
 MISTAKE = "import sys; print('concord: line 7 is wrong; mend it'); sys.exit(1)"
@@ -111,9 +114,9 @@ def test_attempts_that_leave_checkpoints_have_a_new_budget(tmp_path):
 
 def test_a_stop_reaches_the_attempt_and_ends_the_run_without_failure(tmp_path):
     directory = toy_directory(tmp_path)
+    toy_start(directory)
     directory.ask("stop")
-    program = f"import time\n{WAITS_FOR_SIGTERM}"
-    assert toy_drive(directory, program) == 0
+    assert toy_drive(directory, WAITS_FOR_SIGTERM) == 0
     (attempt,) = directory.attempts()
     assert attempt.outcome == "stopped"
     assert directory.requests() == {}
@@ -123,6 +126,111 @@ def test_a_wish_for_a_checkpoint_reaches_the_attempt(tmp_path, monkeypatch):
     directory = toy_directory(tmp_path)
     ask_when_ready(monkeypatch, directory, tmp_path / "ready", lambda: directory.ask("checkpoint"))
     assert toy_drive(directory, ASKED_TO_SAVE) == 0
+    assert outcomes(directory) == ["finished"]
+
+
+def test_a_wish_for_a_checkpoint_harms_no_attempt_that_does_not_train(tmp_path):
+    directory = toy_directory(tmp_path)
+    toy_start(directory)
+    directory.ask("checkpoint")
+    until_heard = "import os, sys\nwhile os.listdir(sys.argv[1] + '/runs/toy/requests'): pass"
+    assert toy_drive(directory, until_heard) == 0
+    assert outcomes(directory) == ["finished"]
+
+
+def test_a_stop_that_the_start_before_did_not_hear_is_dropped(tmp_path):
+    directory = toy_directory(tmp_path)
+    directory.ask("stop")
+    toy_start(directory, time=now())
+    assert toy_drive(directory, FINE) == 0
+    assert outcomes(directory) == ["finished"]
+    assert directory.requests() == {}
+
+
+def test_a_stopped_attempt_that_dies_otherwise_is_not_followed_by_another(tmp_path, monkeypatch):
+    directory = toy_directory(tmp_path)
+    ask_when_ready(monkeypatch, directory, tmp_path / "ready", lambda: directory.ask("stop"))
+    dies = WAITS_FOR_SIGTERM.replace("sys.exit(75)", "__import__('os').kill(__import__('os').getpid(), 9)")
+    assert toy_drive(directory, dies) == 0
+    assert outcomes(directory) == ["stopped"]
+
+
+def test_an_attempt_that_hears_no_signal_is_killed_when_its_grace_is_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.runs.child.MARGIN_SECONDS", 0.0)
+    directory = toy_directory(tmp_path)
+    ask_when_ready(monkeypatch, directory, tmp_path / "ready", lambda: directory.ask("stop"))
+    deaf = (
+        "import signal, sys\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nopen(sys.argv[1] + '/ready', 'w').close()"
+    )
+    pools = {"default": {"grace_seconds": 0.1}}
+    assert toy_drive(directory, f"{deaf}\nwhile True: signal.pause()", pools=pools) == 0
+    (attempt,) = directory.attempts()
+    assert (attempt.outcome, attempt.exit_code) == ("stopped", -9)
+    assert attempt.reason == "it did not end within 0.1 s of grace and was killed"
+
+
+def test_an_attempt_that_was_done_when_the_stop_came_has_finished(tmp_path, monkeypatch):
+    directory = toy_directory(tmp_path)
+    ask_when_ready(monkeypatch, directory, tmp_path / "ready", lambda: directory.ask("stop"))
+    made = "import os, sys\nos.makedirs(sys.argv[1] + '/train-0123456789ab')\n"
+    made += "open(sys.argv[1] + '/train-0123456789ab/record.json', 'w').close()\n"
+    assert toy_drive(directory, made + WAITS_FOR_SIGTERM) == 0
+    assert outcomes(directory) == ["finished"]
+
+
+def test_a_start_that_was_followed_by_another_leaves_the_run_to_it(tmp_path):
+    directory = toy_directory(tmp_path)
+    first = toy_start(directory)
+    toy_start(directory, number=2, take_over=True)
+    with pytest.raises(UserError, match="start 1 of run toy was followed by start 2"):
+        drive(directory, first, ClusterConfig(), ray_address=None)
+    assert directory.attempts() == []
+
+
+def test_only_the_first_attempt_of_a_start_passes_over_others(tmp_path):
+    directory = toy_directory(tmp_path)
+    start = toy_start(directory, take_over=True)
+    with lease(tmp_path, lease_name("toy"), step="toy") as fence:
+        driver = Driver(directory, start, ClusterConfig(), fence, None)
+        assert "--take-over" in driver._command(1)
+        toy_attempt(directory)
+        assert "--take-over" not in driver._command(2)
+
+
+def test_a_store_that_does_not_answer_for_a_while_ends_no_attempt(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("pipeline.runs.patience.SECONDS_OF_SILENCE", 0.0)
+    directory = toy_directory(tmp_path)
+    honest, asked = type(directory).requests, []
+
+    def silent(self):
+        if directory.attempts():
+            asked.append(1)
+        if 0 < len(asked) < 4:
+            raise InfrastructureError("the store does not answer")
+        if not asked:
+            return {}
+        (tmp_path / "go").touch()
+        return honest(self)
+
+    toy_start(directory)
+    monkeypatch.setattr(type(directory), "requests", silent)
+    until = "import os, sys\nwhile not os.path.exists(sys.argv[1] + '/go'): pass"
+    assert toy_drive(directory, until) == 0
+    assert "the store does not answer; the attempt goes on" in capfd.readouterr().err
+
+
+def test_an_attempts_end_is_written_down_when_the_store_answers_again(tmp_path, monkeypatch):
+    directory = toy_directory(tmp_path)
+    honest, asked = type(directory).end_attempt, []
+
+    def silent(self, record):
+        asked.append(1)
+        if len(asked) < 3:
+            raise InfrastructureError("the store does not answer")
+        honest(self, record)
+
+    monkeypatch.setattr(type(directory), "end_attempt", silent)
+    assert toy_drive(directory, FINE) == 0
     assert outcomes(directory) == ["finished"]
 
 
@@ -161,12 +269,19 @@ def test_secrets_are_taken_out_of_what_attempts_print(tmp_path, monkeypatch, cap
     assert directory.attempts()[0].reason == "key [redacted] is refused"
 
 
-def test_an_attempt_whose_driver_died_is_written_off_by_the_next(tmp_path):
+def test_an_attempt_whose_driver_died_is_written_off_by_the_next_as_of_its_last_beat(tmp_path):
     directory = toy_directory(tmp_path)
-    toy_attempt(directory, pid=12345)
-    assert toy_drive(directory, FINE) == 0
+    began = now() - timedelta(hours=9)
+    toy_attempt(directory, pid=12345, began=began)
+    start = toy_start(directory)
+    with lease(tmp_path, lease_name("toy"), step="toy") as fence:
+        driver = toy_driver(directory, start, ClusterConfig(), fence, FINE)
+        driver.last_beat = began + timedelta(minutes=5)
+        assert driver.run() == 0
     assert outcomes(directory) == ["lost", "finished"]
-    assert "process 12345 on here" in directory.attempts()[0].reason
+    lost = directory.attempts()[0]
+    assert "process 12345 on here" in lost.reason
+    assert lost.ended == began + timedelta(minutes=5)
 
 
 def test_a_second_driver_is_told_who_is_at_it(tmp_path):

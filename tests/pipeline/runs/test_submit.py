@@ -10,6 +10,7 @@ from rich.console import Console
 from cluster.submit.launcher import Whereabouts
 from cluster.submit.table import LAUNCHERS
 from configs.base import UserError
+from pipeline.artifact import RECORD
 from pipeline.lease import lease
 from pipeline.runs.attempt import make_attempt
 from pipeline.runs.directory import RunDirectory, open_run
@@ -47,6 +48,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(ToyLauncher, "submissions", [])
     monkeypatch.setattr(ToyLauncher, "killed", [])
     monkeypatch.setattr(ToyLauncher, "seen", Whereabouts("running", "process 7"))
+    monkeypatch.setattr("pipeline.runs.submit.secrets.token_hex", lambda _: "key")
     return tmp_path
 
 
@@ -59,11 +61,14 @@ def console() -> Console:
     return Console(record=True, width=400, file=open(os.devnull, "w"))
 
 
-def submitted(run_id: str | None = None, *overrides: str, cluster: str = "here.yaml") -> tuple[RunDirectory, str]:
+def submitted(
+    run_id: str | None = None, *overrides: str, cluster: str = "here.yaml", store: str = "store"
+) -> tuple[RunDirectory, str]:
     """The run's directory, and what was printed."""
     out = console()
+    overrides = (*overrides, f"store='{store}'")
     run_id = submit(Path("toy.yaml"), cluster, overrides, out, run_id=run_id, check_first=False, dry_run=False)
-    return open_run(str(Path("store").absolute()), run_id), out.export_text()
+    return open_run(str(Path(store).absolute()), run_id), out.export_text()
 
 
 def resumed(directory: RunDirectory, *, cluster=None, yes=False, take_over=False) -> str:
@@ -73,6 +78,9 @@ def resumed(directory: RunDirectory, *, cluster=None, yes=False, take_over=False
 
 
 def finish(directory: RunDirectory) -> None:
+    for artifact in directory.starts()[-1].artifacts.values():
+        (directory.home / artifact).mkdir(exist_ok=True)
+        (directory.home / artifact / RECORD).touch()
     toy_attempt(directory, outcome="finished", ended=directory.run().submitted)
 
 
@@ -124,13 +132,13 @@ def test_a_submission_that_died_before_the_driver_started_is_completed_by_the_ne
     monkeypatch.setitem(LAUNCHERS, "local", "tests.pipeline.runs.toy_runs.ToyLauncher")
     monkeypatch.setattr(ToyLauncher, "submissions", [])
     directory, _ = submitted("mine")
-    assert [start.handle for start in directory.starts()] == ["handle of mine-1"]
+    assert [start.handle for start in directory.starts()] == ["handle of mine-key-1"]
 
 
 def test_a_dry_run_starts_and_writes_nothing(place):
     out = console()
     submit(Path("toy.yaml"), "here.yaml", (), out, run_id="mine", check_first=False, dry_run=True)
-    assert "would start mine-1" in out.export_text()
+    assert "would start mine-key-1" in out.export_text()
     assert ToyLauncher.submissions == [] and not (place / "store" / "runs").exists()
 
 
@@ -148,8 +156,12 @@ def test_the_states_of_a_run(place):
     assert state_of(directory).word == "lost"
     directory.end_attempt(attempt.model_copy(update={"outcome": "memory", "reason": "the GPU is full"}))
     assert (state_of(directory).word, state_of(directory).detail) == ("failed", "attempt 1: memory: the GPU is full")
-    finish_it = attempt.model_copy(update={"outcome": "finished"})
-    directory.end_attempt(finish_it)
+    directory.end_attempt(attempt.model_copy(update={"outcome": "finished"}))
+    assert state_of(directory).word == "failed"
+    assert "is no longer in the store; resume makes it again" in state_of(directory).detail
+    artifact = directory.home / directory.starts()[0].artifacts["corpus"]
+    artifact.mkdir()
+    (artifact / RECORD).touch()
     assert state_of(directory).word == "finished"
 
 
@@ -158,8 +170,8 @@ def test_a_run_that_ended_is_resumed_by_a_new_start(place):
     toy_attempt(directory, outcome="infrastructure")
     ToyLauncher.seen = Whereabouts("ended", "")
     assert "start 2" in resumed(directory)
-    assert [submission.name for submission in ToyLauncher.submissions] == ["mine-1", "mine-2"]
-    assert [start.handle for start in directory.starts()] == ["handle of mine-1", "handle of mine-2"]
+    assert [submission.name for submission in ToyLauncher.submissions] == ["mine-key-1", "mine-key-2"]
+    assert [start.handle for start in directory.starts()] == ["handle of mine-key-1", "handle of mine-key-2"]
 
 
 def test_a_live_run_is_resumed_only_by_taking_over(place):
@@ -222,7 +234,7 @@ def test_an_attempt_makes_what_was_submitted_and_not_what_the_file_says_now(plac
     out = console()
     from configs.cluster import ClusterConfig
 
-    make_attempt(directory, directory.starts()[0], ClusterConfig(executor="inline"), out)
+    make_attempt(directory, directory.starts()[0], ClusterConfig(executor="inline"), out, take_over=False)
     assert (place / "store" / directory.starts()[0].artifacts["corpus"] / "record.json").exists()
     finish(directory)
     lineage = console()
@@ -236,7 +248,7 @@ def test_an_attempt_refuses_sources_that_changed(place):
     from configs.cluster import ClusterConfig
 
     with pytest.raises(UserError, match=r"'corpus' would make clean-\w+ now, and not clean-\w+"):
-        make_attempt(directory, directory.starts()[0], ClusterConfig(executor="inline"), console())
+        make_attempt(directory, directory.starts()[0], ClusterConfig(executor="inline"), console(), take_over=False)
 
 
 def test_a_run_that_waits_is_withdrawn(place):
@@ -244,7 +256,7 @@ def test_a_run_that_waits_is_withdrawn(place):
     ToyLauncher.seen = Whereabouts("waiting", "PENDING")
     out = console()
     stop(directory, out)
-    assert ToyLauncher.killed == ["handle of mine-1"]
+    assert ToyLauncher.killed == ["handle of mine-key-1"]
     ToyLauncher.seen = Whereabouts("ended", "")
     assert state_of(directory).word == "stopped"
 
@@ -255,8 +267,8 @@ def test_a_run_that_does_not_stop_in_its_grace_is_killed(place, monkeypatch):
     out = console()
     with lease(directory.home, lease_name("mine"), step="mine"):
         stop(directory, out)
-    assert ToyLauncher.killed == ["handle of mine-1"]
-    assert [request.what for request in directory.requests().values()] == ["stop"]
+    assert ToyLauncher.killed == ["handle of mine-key-1"]
+    assert directory.requests() == {}, "or it would stop the next start"
     assert "was killed; its newest checkpoint is kept" in out.export_text()
 
 

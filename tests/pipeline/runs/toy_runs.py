@@ -19,6 +19,7 @@ def toy_directory(store: Path, run_id: str = "toy", **recipe: object) -> RunDire
     directory = RunDirectory(str(store), run_id, work_dir=".concord")
     record = RunRecord(
         id=run_id,
+        key="k",
         recipe={"name": "toy", "steps": {}, **recipe},
         recipe_path="toy.yaml",
         overrides=(),
@@ -60,7 +61,7 @@ class ToyDriver(Driver):
 
     programs: list[str]
 
-    def _command(self) -> list[str]:
+    def _command(self, number: int) -> list[str]:
         return [sys.executable, "-c", self.programs.pop(0), str(self.directory.home)]
 
 
