@@ -30,6 +30,10 @@ class Fence:
                 "this attempt ends and leaves everything to that one"
             )
 
+    def check_there(self) -> None:
+        """As `check`, for who writes into a store that this is the working copy of: StoreFence in pipeline/lease.py."""
+        self.check()
+
 
 def fence_of(artifact: Path) -> Fence:
     """The fence of what is being made at `artifact` in its store, as it stands now."""

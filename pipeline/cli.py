@@ -55,11 +55,14 @@ def doctor(
         Path | None,
         typer.Option("--bundle", metavar="FILE", help="Also write this .tar.gz for a bug report."),
     ] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", help="Put the logs of this run into the bundle, too.")
+    ] = None,
 ) -> None:
     """Look at this machine and a cluster's nodes for what would go wrong, and say how to mend it."""
     from pipeline.show_doctor import show_doctor
 
-    if not show_doctor(cluster, out, as_json=as_json, quick=quick, bundle=bundle, store=Path(store)):
+    if not show_doctor(cluster, out, as_json=as_json, quick=quick, bundle=bundle, store=store, run=run):
         raise typer.Exit(1)
 
 

@@ -37,7 +37,11 @@ class Estimate:
     """Of the checkpoints that retention keeps, and the one being written."""
 
     free_bytes: int | None
-    """On the store's disk; None where this machine does not have it."""
+    """On the store's disk as this machine has it; None where it does not."""
+
+    is_their_disk: bool
+    """Whether that is for sure the disk of the machines that train, so that too little of it is said to be too little.
+    """
 
     speed: Speed
     seconds: float | None
@@ -48,9 +52,16 @@ class Estimate:
     currency: str | None
 
     @property
-    def fits(self) -> bool:
-        """Memory and disk."""
-        return self.fit.chosen.fits and (self.free_bytes is None or self.disk_bytes <= self.free_bytes)
+    def lacks_disk(self) -> bool:
+        """Whether the checkpoints do not fit on the disk, as far as that is known."""
+        return self.is_their_disk and self.free_bytes is not None and self.disk_bytes > self.free_bytes
+
+    @property
+    def fits(self) -> bool | None:
+        """Memory and disk; None where the memory of the GPU is not known, and the rest fits."""
+        if not self.fit.chosen.fits or self.lacks_disk:
+            return False
+        return None if self.placement.memory_bytes_per_rank is None else True
 
 
 def estimate(
@@ -61,8 +72,10 @@ def estimate(
     nodes: Sequence[Node],
     placement: Placement,
     store: Path | None,
+    is_their_disk: bool,
 ) -> Estimate:
-    """What a training takes on the nodes of a pool. `store`: None where it is no directory."""
+    """What a training takes on the nodes of a pool. `store`: None where it is no directory. `is_their_disk`: whether
+    the nodes have it on the same disk as this machine, for sure."""
     model = sized(config, vocab_size=vocab_size)
     size = memory_size(model, config)
     fit = choose(size, config, placement)
@@ -82,6 +95,7 @@ def estimate(
         checkpoint_bytes=checkpoint,
         disk_bytes=checkpoint * num_on_disk(config, pool.retention),
         free_bytes=_free_bytes(store, nodes) if store else None,
+        is_their_disk=is_their_disk,
         speed=speed,
         seconds=seconds,
         num_nodes=num_nodes,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from cluster.fit import HEADROOM, Choice
+from cluster.fit import HEADROOM, Choice, share
 from cluster.memory import ERROR
 from configs.training import TrainConfig
 from pipeline.estimate import Estimate
@@ -15,19 +15,21 @@ GIB = 2**30
 def estimate_rows(found: Estimate, config: TrainConfig) -> list[tuple[str, str]]:
     """Names and values, for a person."""
     placement, chosen = found.placement, found.fit.chosen
+    most = share(config, placement)
     how = ", counted by building it without memory" if found.model.built else ""
     batches = f"{config.num_steps:,} steps of {config.global_batch_size:,} x {config.sequence_length:,}"
+    layout = f"{counted(placement.num_ranks, 'rank')} on {placement.device}: {describe_choice(chosen, most=most)}"
     rows = [
         ("tokens", f"{found.num_tokens:,}: {batches}"),
         ("model", f"{found.model.num_parameters:,} parameters{how}"),
-        ("layout", f"{counted(placement.num_ranks, 'rank')} on {placement.device}: {describe_choice(chosen)}"),
+        ("layout", layout),
         ("memory", f"{_gib(chosen.memory.total)} a rank, ±{ERROR:.0%}: {_parts(chosen.memory.parts)}"),
         ("of", _capacity(found)),
     ]
     if chosen.memory.host:
         rows.append(("host memory", f"{_gib(chosen.memory.host)} a rank, for the offloaded optimizer"))
     if (second := found.fit.runner_up) is not None:
-        rows.append(("runner-up", f"{describe_choice(second)}: {found.fit.why}"))
+        rows.append(("runner-up", f"{describe_choice(second, most=most)}: {found.fit.why}"))
     if placement.num_ranks > config.global_batch_size:
         rows.append(("idle", f"{placement.num_ranks - config.global_batch_size:,} ranks have no sequence of a batch"))
     return [*rows, ("disk", _disk(found)), ("time", _time(found)), *_cost(found)]
@@ -41,7 +43,7 @@ def problem(found: Estimate) -> str:
             f"a rank needs {_gib(found.needed_bytes)}, {HEADROOM[found.placement.device] - 1:.0%} headroom included, "
             f"and has {_gib(room)}; {found.fit.remedy}"
         )
-    if found.free_bytes is not None and found.disk_bytes > found.free_bytes:
+    if found.lacks_disk and found.free_bytes is not None:
         return (
             f"checkpoints take {_gib(found.disk_bytes)} of disk, and {_gib(found.free_bytes)} are free; keep fewer "
             "(`retention` of the pool) or set another `store`"
@@ -49,10 +51,11 @@ def problem(found: Estimate) -> str:
     return ""
 
 
-def describe_choice(choice: Choice) -> str:
-    """`ZeRO 2, 4 sequences a pass, 8 passes a step`."""
+def describe_choice(choice: Choice, *, most: int) -> str:
+    """`ZeRO 2, 4 sequences a pass, 8 passes a step`. `most`: sequences of a step on the rank that has most."""
+    rows = min(choice.micro_batch_size, most)
     passes = f"{choice.num_passes:,} pass{'es' if choice.num_passes > 1 else ''} a step"
-    return f"ZeRO {choice.zero_stage}, {counted(choice.micro_batch_size, 'sequence')} a pass, {passes}"
+    return f"ZeRO {choice.zero_stage}, {counted(rows, 'sequence')} a pass, {passes}"
 
 
 def _parts(parts: Mapping[str, int]) -> str:
@@ -67,11 +70,10 @@ def _capacity(found: Estimate) -> str:
 
 
 def _disk(found: Estimate) -> str:
-    free = (
-        f", of {_gib(found.free_bytes)} free"
-        if found.free_bytes is not None
-        else "; what is free is not known from here"
-    )
+    if found.free_bytes is None:
+        free = "; what is free is not known from here"
+    else:
+        free = f", of {_gib(found.free_bytes)} free" + ("" if found.is_their_disk else " as this machine sees it")
     return f"{_gib(found.checkpoint_bytes)} a checkpoint, {_gib(found.disk_bytes)} with those that stay{free}"
 
 

@@ -34,13 +34,13 @@ SECONDS_BETWEEN_BEATS = 5.0
 
 @dataclass(frozen=True)
 class StoreFence(Fence):
-    """A lease both here and in a store. Unlike a Fence it stays in its process."""
+    """A lease both here and in a store: lost there, it is lost here too. Unlike a Fence it stays in its process."""
 
     claim: Claim
 
-    def check(self) -> None:
-        """Raise LeaseLost if either is lost, InfrastructureError if the store has long not said whose it is."""
-        super().check()
+    def check_there(self) -> None:
+        """Raise LeaseLost if it is lost, InfrastructureError if the store has long not said whose it is."""
+        self.check()
         self.claim.check()
 
 

@@ -17,8 +17,6 @@ from cluster.executor import Executor
 from cluster.fence import Fence
 from cluster.files import write_text
 from cluster.placement import Placement
-from cluster.progress import say
-from cluster.storage.errors import patiently
 from cluster.storage.objects import Objects
 from configs.base import Artifact, Manifest, UserError
 from data_prep.document import Digest
@@ -122,11 +120,11 @@ class Runner:
         except UserError as error:
             raise type(error)(f"step {step.name!r}: {error}") from error
         seconds = round(time.perf_counter() - clock, 3)
-        patiently(fence.check, tell=say)
+        fence.check()
         commit(path, self._record(step, manifest, path, executor.used, attempts, started, seconds))
         (path / ATTEMPTS).unlink()
         if self.remote is not None:
-            self.remote.publish(step.artifact, check=fence.check)
+            self.remote.publish(step.artifact, check=fence.check_there)
         self.on_end(step, manifest, seconds)
         return Artifact(path, manifest)
 
@@ -146,7 +144,7 @@ class Runner:
         return "give another directory as storage.work_dir in the cluster file (or --work-dir, where a command has it)"
 
     def _mirrored(self, step: PlannedStep, fence: Fence) -> AbstractContextManager[None]:
-        return nullcontext() if self.remote is None else self.remote.mirrored(step.artifact, check=fence.check)
+        return nullcontext() if self.remote is None else self.remote.mirrored(step.artifact, check=fence.check_there)
 
     def _run_stage(
         self, step: PlannedStep, path: Path, inputs: Mapping[str, Artifact[Manifest]], executor: Executor

@@ -1,18 +1,24 @@
 """What `concord doctor` prints."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cluster.doctor.bundle import write_bundle
+from cluster.doctor.bundle import check_bundle, write_bundle
 from cluster.doctor.examine import examine
-from cluster.doctor.report import Finding, Report
-from configs.cluster import ClusterConfig
+from cluster.doctor.report import Finding, Report, fail, ok
+from cluster.storage.objects import is_url
+from configs.base import UserError
+from configs.cluster import ClusterConfig, StorageConfig
 from configs.load import load, shipped
+from pipeline.remote_store import home_of, remote_store
+from pipeline.runs.directory import RunDirectory, open_run, store_of
 
 _STYLES = {"OK": "green", "WARN": "yellow", "FAIL": "bold red"}
 _MAX_HOSTS = 4
@@ -25,22 +31,61 @@ def show_doctor(
     as_json: bool,
     quick: bool,
     bundle: Path | None,
-    store: Path,
-    logs: Sequence[Path] = (),
+    store: str,
+    run: str | None = None,
 ) -> bool:
-    """Examine a cluster and say what was found; whether nothing FAILs. `logs` go into the bundle."""
+    """Examine a cluster and say what was found; whether nothing FAILs. The logs of a run go into the bundle.
+
+    Raises UserError if there is no such run, or the bundle cannot be written.
+    """
     file = shipped("clusters", cluster)
     machines = load(file, ClusterConfig).config
-    report = examine(machines, store=store, quick=quick)
+    if run is not None and bundle is None:
+        raise UserError("--run puts the logs of a run into a bundle; give --bundle FILE, too")
+    store = store_of(store)
+    directory = open_run(store, run, work_dir=machines.storage.work_dir) if run is not None else None
+    if bundle is not None:
+        check_bundle(bundle)
+    report = examine(machines, store=home_of(store, machines.storage.work_dir), quick=quick)
+    if is_url(store):
+        report = report.model_copy(update={"findings": (*report.findings, url_finding(store, machines.storage))})
     if as_json:
         print(report.model_dump_json(indent=2))
     else:
         print_report(report, out)
     if bundle is not None:
-        write_bundle(bundle, report, machines=machines, cluster_file=file, logs=logs)
+        with _logs(directory) as logs:
+            write_bundle(bundle, report, machines=machines, cluster_file=file, logs=logs)
         if not as_json:
             out.print(f"{bundle}: secrets that were recognised are taken out; look through it before you send it")
     return report.healthy
+
+
+def url_finding(store: str, storage: StorageConfig) -> Finding:
+    """Whether this machine can write a store that is a URL."""
+    try:
+        remote = remote_store(store, storage)
+        assert remote is not None
+        remote.check()
+    except UserError as error:
+        seen, _, fix = str(error).partition("; ")
+        return fail("store", seen, fix=fix)
+    return ok("store", f"{store}: objects can be written and deleted")
+
+
+@contextmanager
+def _logs(directory: RunDirectory | None) -> Iterator[list[Path]]:
+    """The logs of all starts of a run; those that this machine does not have are fetched from the store."""
+    with TemporaryDirectory(prefix="concord-") as fetched:
+        files = []
+        for start in directory.starts() if directory is not None else ():
+            assert directory is not None
+            file = directory.log_of(start.number)
+            if not file.exists():
+                there, file = directory.log_from_store(start.number), Path(fetched, file.name)
+                file.write_bytes(there)
+            files.append(file)
+        yield files
 
 
 def print_report(report: Report, out: Console) -> None:

@@ -23,6 +23,9 @@ from pipeline.machines import laid_out
 from pipeline.plan import PlannedStep
 from pipeline.why import why_make
 
+_FITS = {True: "fits", False: "does not fit", None: "not known whether it fits"}
+_UNKNOWN = ": give `accelerator_memory_gib` under the pool's `machines`"
+
 
 @dataclass(frozen=True)
 class Line:
@@ -44,25 +47,33 @@ class Line:
 def show_plan(recipe: Path, cluster: str | None, overrides: tuple[str, ...], out: Console, *, as_json: bool) -> bool:
     """A line a step: reuse, make and why, or not needed; with a cluster also what each training takes.
 
-    Whether all that is to be made fits; True without a cluster. Raises ConfigError and UserError as `prepare` does.
+    False if something to be made does not fit; True also where that is not known. Raises ConfigError and UserError as
+    `prepare` does.
     """
     machines = None if cluster is None else load(shipped("clusters", cluster), ClusterConfig).config
     ready = prepare(recipe, overrides, machines.storage if machines else None)
     if machines is not None and cluster is not None:
         check_pools(ready, machines, cluster)
     lines = plan_lines(ready, machines)
-    fits = not any(line.problem for line in lines)
+    fits = _fit(lines)
     if as_json:
         print(json.dumps(_to_json(ready, lines, cluster=cluster, fits=fits), indent=2))
-        return fits
+        return fits is not False
     for line in lines:
         for text in _render(line):
             out.print(text)
     words = [line.action for line in lines]
     out.print(f"{words.count('make')} to make, {words.count('reuse')} to reuse, in {escape(str(ready.store))}")
     if machines is not None:
-        out.print(f"fits on cluster {cluster}" if fits else f"does not fit on cluster {cluster}")
-    return fits
+        out.print(f"{_FITS[fits]} on cluster {escape(str(cluster))}{_UNKNOWN if fits is None else ''}")
+    return fits is not False
+
+
+def _fit(lines: list[Line]) -> bool | None:
+    """Whether all that is to be made fits; None where what is known fits, and not all is known."""
+    if any(line.problem for line in lines):
+        return False
+    return None if any(line.estimate is not None and line.estimate.fits is None for line in lines) else True
 
 
 def plan_lines(ready: Prepared, cluster: ClusterConfig | None) -> list[Line]:
@@ -94,6 +105,7 @@ def _estimated(line: Line, ready: Prepared, cluster: ClusterConfig) -> Line:
         nodes=nodes,
         placement=placement,
         store=ready.store if "://" not in ready.loaded.config.store else None,
+        is_their_disk=cluster.pools[step.pool].machines is None and cluster.launcher.kind == "local",
     )
     return Line(step, line.action, line.why, machines=describe(nodes), estimate=found, problem=problem(found))
 
@@ -120,7 +132,7 @@ def _render(line: Line) -> Iterator[str]:
         yield f"  [bold red]does not fit[/]   {escape(line.problem)}"
 
 
-def _to_json(ready: Prepared, lines: list[Line], *, cluster: str | None, fits: bool) -> dict[str, Any]:
+def _to_json(ready: Prepared, lines: list[Line], *, cluster: str | None, fits: bool | None) -> dict[str, Any]:
     return {
         "store": str(ready.store),
         "cluster": cluster,

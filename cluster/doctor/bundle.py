@@ -14,6 +14,7 @@ from cluster.doctor.commands import Answer, ask
 from cluster.doctor.report import Report
 from cluster.files import whole_file
 from cluster.redact import redact
+from configs.base import UserError
 from configs.cluster import ClusterConfig
 from configs.secrets import REDACTED, is_secret
 
@@ -25,13 +26,23 @@ def write_bundle(
     path: Path, report: Report, *, machines: ClusterConfig, cluster_file: Path, logs: Sequence[Path] = ()
 ) -> None:
     """Write a `.tar.gz` whole: the report, versions, the environment, the cluster file, what nvidia-smi and Ray say of
-    themselves, and the ends of logs."""
-    with whole_file(path) as partial, tarfile.open(partial, "w:gz") as archive:
-        for name, text in _texts(report, machines, cluster_file, logs):
-            data = redact(text).encode()
-            entry = tarfile.TarInfo(f"concord-doctor/{name}")
-            entry.size, entry.mtime = len(data), int(time.time())
-            archive.addfile(entry, io.BytesIO(data))
+    themselves, and the ends of logs. Raises UserError if the file cannot be written."""
+    try:
+        with whole_file(path) as partial, tarfile.open(partial, "w:gz") as archive:
+            for name, text in _texts(report, machines, cluster_file, logs):
+                data = redact(text).encode()
+                entry = tarfile.TarInfo(f"concord-doctor/{name}")
+                entry.size, entry.mtime = len(data), int(time.time())
+                archive.addfile(entry, io.BytesIO(data))
+    except OSError as error:
+        raise UserError(f"the bundle {path} cannot be written ({error.strerror}); give another file") from error
+
+
+def check_bundle(path: Path) -> None:
+    """Raise UserError at once if a bundle could not be put there."""
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a directory" if path.is_dir() else f"is in {path.parent}, which is no directory"
+        raise UserError(f"--bundle {path} {what}; give a file in a directory that is there, such as report.tar.gz")
 
 
 def _texts(
@@ -51,7 +62,7 @@ def _texts(
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: REDACTED if is_secret(name) else value for name, value in sorted(environment.items())}
+    return {name: REDACTED if is_secret(name) else redact(value) for name, value in sorted(environment.items())}
 
 
 def _said(answer: Answer) -> str:

@@ -53,7 +53,7 @@ def store_findings(store: Path, *, quick: bool) -> list[Finding]:
     there = nearest(store)
     try:
         room = _room("store space", there)
-        if room.level == "FAIL":
+        if room.level == "FAIL" and os.access(there, os.W_OK):  # which a read-only mount is not
             return [room]
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=there) as name:
             probe = Path(name)

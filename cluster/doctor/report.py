@@ -46,24 +46,28 @@ class Report(BaseModel):
     @property
     def failing_hosts(self) -> frozenset[str]:
         """Nodes with a FAIL of their own: a run can leave them out."""
-        return frozenset(finding.host for finding in self.findings if finding.level == "FAIL" and finding.host)
+        return frozenset(finding.host for finding in self._failing if finding.host)
 
     def failures(self) -> list[str]:
-        """One sentence for each FAIL."""
-        return [
-            f"{finding.host + ': ' if finding.host else ''}{finding.check}: {finding.seen}; {finding.fix}"
-            for finding in self.findings
-            if finding.level == "FAIL"
-        ]
+        """One sentence for each FAIL of a node, which a run can leave out; `raise_if_hopeless` says the others."""
+        return [f"{finding.host}: {_sentence(finding)}" for finding in self._failing if finding.host]
 
     def raise_if_hopeless(self) -> None:
         """Raise StartUpError if a FAIL is not of one node, or every node has one."""
+        if general := [_sentence(finding) for finding in self._failing if not finding.host]:
+            raise StartUpError("\n".join(general))
         hosts = {finding.host for finding in self.findings if finding.host}
-        for finding in self.findings:
-            if finding.level == "FAIL" and not finding.host:
-                raise StartUpError(f"{finding.check}: {finding.seen}; {finding.fix}")
         if hosts and hosts == self.failing_hosts:
-            raise StartUpError(f"every node fails the check: {self.failures()[0]}")
+            checks = ", ".join(sorted({finding.check for finding in self._failing}))
+            raise StartUpError(f"every node fails the check ({checks}); `concord doctor` says how to mend each")
+
+    @property
+    def _failing(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.level == "FAIL"]
+
+
+def _sentence(finding: Finding) -> str:
+    return f"{finding.check}: {finding.seen}; {finding.fix}"
 
 
 def ok(check: str, seen: str) -> Finding:

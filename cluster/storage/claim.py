@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.fence import LEASES, LeaseLost
+from cluster.progress import say
 from cluster.storage.objects import Objects
 from configs.base import InfrastructureError, UserError
 
@@ -76,9 +77,12 @@ class Claim:
             if there is not None and there.token == former:
                 return self._write()
             if seen is not None and (take_over or time.monotonic() - began >= DEAF_AFTER_SECONDS):
+                say(f"{self._where} is taken over from {_words(there)}; that takes {SETTLE_SECONDS:g} s")
                 return self._replace(there)
             if first and seen is not None and seen != first:
                 raise ClaimHeld(_words(there))
+            if not first:
+                say(f"{self._where}: seeing whether {_words(there)} lives, for {DEAF_AFTER_SECONDS:g} s at most")
             first = seen or b""
             time.sleep(_SECONDS_BETWEEN_LOOKS)
         return None
@@ -98,13 +102,13 @@ class Claim:
         """Raise LeaseLost if somebody else has it, InfrastructureError if that is not known. Does not ask the store."""
         if self._lost:
             raise LeaseLost(
-                f"{self._store}/{self._name} is held by {_words(self._winner)}, who took it over; "
+                f"{self._where} is held by {_words(self._winner)}, who took it over; "
                 "this attempt ends and leaves everything to that one"
             )
         if (silent := time.monotonic() - self._sure_since) > SURE_SECONDS:
             raise InfrastructureError(
                 f"{self._store} has not answered for {silent:.0f} s, so that nobody knows whether "
-                f"{self._name} is still this one's; nothing is written there until it answers"
+                f"{self._name} is still this process's; nothing is written there until it answers"
             )
 
     def winner(self) -> dict[str, str | int]:
@@ -118,6 +122,10 @@ class Claim:
         there = parse_claim(self._store.read(self._name))
         if there is not None and there.token == self._mine.token:
             self._store.delete(self._name)
+
+    @property
+    def _where(self) -> str:
+        return f"{self._store}/{self._name}"
 
     def _create(self) -> bool:
         self._sure_since = time.monotonic()
@@ -137,7 +145,7 @@ class Claim:
             if there is not None and there.token == self._mine.token:
                 self._sure_since = began
                 return
-            if there is None or old is None or there.token != old.token:
+            if there is not None and (old is None or there.token != old.token):
                 raise ClaimHeld(_words(there))
 
     def _bytes(self) -> bytes:

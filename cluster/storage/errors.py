@@ -51,7 +51,7 @@ def tried(num_tries: int, call: Callable[P, T], *args: P.args, **kwargs: P.kwarg
 
 
 def patiently(call: Callable[[], T], *, tell: Callable[[str], None]) -> T:
-    """The call's answer; for PATIENCE_SECONDS it is called again while machines fail, but never once a lease is lost."""
+    """The call's answer; for PATIENCE_SECONDS it is called again while machines fail. Not after LeaseLost."""
     deadline, told = time.monotonic() + PATIENCE_SECONDS, False
     while True:
         try:

@@ -144,7 +144,8 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 def _package(protocol: str) -> str:
-    known = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+    ours = "'concord-train[s3]'"
+    known = {"s3": ours, "s3a": ours, "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
     return f": pip install {known[protocol]}" if protocol in known else ""
 
 

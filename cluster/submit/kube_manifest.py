@@ -10,6 +10,7 @@ from cluster.submit import kube_types as kube
 from cluster.submit.entry import entry_command
 from cluster.submit.launcher import Submission
 from cluster.submit.shared import open_environment, seconds_to_stop
+from configs.base import ConfigError
 from configs.launchers import KubernetesLauncher
 
 MAX_NAME = 47
@@ -29,6 +30,7 @@ def rayjob_name(name: str) -> str:
 
 def rayjob(config: KubernetesLauncher, submission: Submission) -> kube.RayJob:
     """The RayJob. Secrets come from the Secret that the cluster file names, never from the manifest."""
+    _check_mounted(config, submission)
     grace = seconds_to_stop(submission)
     limit = submission.cluster.time_limit_minutes
     return kube.RayJob(
@@ -55,6 +57,16 @@ def rayjob(config: KubernetesLauncher, submission: Submission) -> kube.RayJob:
             ),
         ),
     )
+
+
+def _check_mounted(config: KubernetesLauncher, submission: Submission) -> None:
+    mounts = [volume.mount_path for volume in config.volumes]
+    if not any(submission.log.absolute().is_relative_to(mount) for mount in mounts):
+        raise ConfigError(
+            f"{submission.log.absolute().parent}, where the run is kept, is in no volume of the pods, which are "
+            f"mounted at {', '.join(mounts)}; give a store there (of a URL: storage.work_dir), or mount its volume at "
+            "its path"
+        )
 
 
 def _head(config: KubernetesLauncher, submission: Submission) -> kube.HeadGroup:

@@ -1,16 +1,22 @@
 """The batch script that brings a Ray up over a Slurm allocation, runs a driver on it, and ends it again."""
 
 import math
+import re
 import shlex
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from cluster.submit.launcher import Submission
 from cluster.submit.shared import python_path
+from configs.base import ConfigError
 from configs.launchers import SlurmLauncher
 
 FIRST_PORT, NUM_PORTS = 20000, 10000
 """Of the Ray of a job: by the job's id, below the ports that the system gives out and above those of Ray's workers."""
+
+_WORD = re.compile(r"[^\s#'\"\\]+")
+"""What needs no quotes on such a line."""
 
 BODY = r"""
 # One Ray for this job alone: its own port, token and directory, so that jobs that share a node do not meet.
@@ -172,12 +178,23 @@ def _options(config: SlurmLauncher, submission: Submission) -> Iterator[str]:
             yield f"{name}={value}"
     if config.time_limit_minutes:
         yield f"time={config.time_limit_minutes}"
-    yield f'output="{str(submission.log.absolute()).replace("%", "%%")}"'
+    yield f'output="{_quotable(submission.log.absolute()).replace("%", "%%")}"'
     yield "open-mode=append"
     yield f"signal=B:USR1@{config.signal_seconds}"
     yield "requeue" if config.requeue else "no-requeue"
     for name, value in config.options.items():
-        yield f"{name}={value}" if value else name
+        quoted = value if _WORD.fullmatch(value) else f'"{value}"'
+        yield f"{name}={quoted}" if value else name
+
+
+def _quotable(log: Path) -> str:
+    """A path as it can stand between double quotes on a line that sbatch reads."""
+    if re.search(r'["\\\n\r]', str(log)):
+        raise ConfigError(
+            f"the path of the log, {str(log)!r}, has a quote, a backslash or a line break, which sbatch cannot read; "
+            "give another store: --set store=DIR"
+        )
+    return str(log)
 
 
 def _variables(config: SlurmLauncher, submission: Submission) -> Iterator[str]:

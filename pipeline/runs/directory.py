@@ -36,12 +36,7 @@ class RunDirectory:
 
     def __init__(self, store: str, run_id: str, *, work_dir: str) -> None:
         """`store` is a directory or a URL; `work_dir` is where files lie of a store that is a URL."""
-        if not _ID.fullmatch(run_id):
-            raise UserError(
-                f"{run_id!r} is no run's id, which has only letters, digits, dots, dashes and underscores, and no more "
-                "than 100 of them; `concord ls` lists those there are"
-            )
-        self.store, self.id, self.work_dir = store_of(store), run_id, work_dir
+        self.store, self.id, self.work_dir = store_of(store), check_id(run_id), work_dir
         self.home = home_of(self.store, work_dir)
         self._objects: Objects = objects(self.store)
         self.remote: Objects | None = self._objects if is_url(self.store) else None
@@ -172,6 +167,16 @@ def run_ids(store: str) -> list[str]:
     """The ids of all runs in a store."""
     parts = [name.split("/") for name in objects(store_of(store)).names(f"{RUNS}/")]
     return sorted(part[1] for part in parts if len(part) == 3 and part[2] == "run.json" and _ID.fullmatch(part[1]))
+
+
+def check_id(run_id: str) -> str:
+    """The id. Raises UserError if it cannot be a run's."""
+    if not _ID.fullmatch(run_id):
+        raise UserError(
+            f"{run_id!r} is no run's id, which has only letters, digits, dots, dashes and underscores, and no more "
+            "than 100 of them; `concord ls` lists those there are"
+        )
+    return run_id
 
 
 def store_of(text: str) -> str:

@@ -39,7 +39,7 @@ def resume(
     if state.word == "finished":
         out.print(f"run [bold]{run.id}[/] is finished: there is nothing to resume")
         return
-    if state.live and not take_over:
+    if (state.live or state.word == "unknown") and not take_over:
         raise UserError(
             f"run {run.id} is {state.word} ({state.detail}); wait for it, or `concord stop {run.id}` first; if it is "
             "cut off and cannot be stopped, --take-over starts another driver and lets the old one commit nothing more"

@@ -19,6 +19,7 @@ from pipeline.runs.directory import RunDirectory, now, open_run, run_ids
 from pipeline.runs.recorded import outputs_of, steps_of
 from pipeline.runs.records import AttemptRecord
 from pipeline.runs.state import RunState, state_of
+from pipeline.runs.submit import words_for
 from pipeline.status import step_state
 
 SECONDS_BETWEEN_PAGES = 1.0
@@ -67,7 +68,7 @@ def show_run_lineage(directory: RunDirectory, out: Console) -> None:
         if not directory.has(artifact):
             raise UserError(
                 f"{artifact} of step {name!r} of run {directory.id} is not made yet, or no longer in the store; see "
-                f"`concord status {directory.id}`"
+                f"`concord status {words_for(directory)}`"
             )
         out.print(render_lineage(directory.home / artifact, directory.remote), markup=False)
 

@@ -15,7 +15,7 @@ from pipeline.runs.directory import RunDirectory, now, user
 from pipeline.runs.drive import grace_seconds
 from pipeline.runs.progress import newest_checkpoint
 from pipeline.runs.records import AttemptRecord, StartRecord
-from pipeline.runs.state import launcher_of, state_of
+from pipeline.runs.state import LIVE, launcher_of, state_of
 
 SECONDS_BETWEEN_LOOKS = 0.3
 MARGIN_SECONDS = 30.0
@@ -28,6 +28,10 @@ CHECKPOINT_SECONDS = 300.0
 def stop(directory: RunDirectory, out: Console) -> None:
     """Have the run save a checkpoint and end; end it by force if it does not within its grace."""
     state, start = state_of(directory), directory.starts()[-1] if directory.starts() else None
+    if state.word == "unknown":
+        raise UserError(
+            f"run {directory.id} cannot be stopped from here: {state.detail}; ask where its launcher answers"
+        )
     if not state.live or start is None:
         out.print(f"run [bold]{directory.id}[/] is {state.word} already: {escape(state.detail)}")
         return
@@ -40,7 +44,7 @@ def stop(directory: RunDirectory, out: Console) -> None:
     if (request := _ask(directory, start, out)) is None:
         return
     out.print(f"asked run [bold]{directory.id}[/] to save and stop; it has {grace:g} s")
-    if not _wait(lambda: not state_of(directory).live, grace):
+    if not _wait(lambda: state_of(directory).word not in (*LIVE, "unknown"), grace):
         if start.handle is not None:
             launcher_of(start).kill(start.handle)
         directory.heard(request)

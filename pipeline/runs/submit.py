@@ -23,7 +23,7 @@ from configs.run import RunConfig
 from pipeline.commands import Prepared, check_pools, prepare
 from pipeline.provenance import CODE, code_version, package_versions
 from pipeline.runs.differences import changed
-from pipeline.runs.directory import RunDirectory, now, store_of, user
+from pipeline.runs.directory import RunDirectory, check_id, now, store_of, user
 from pipeline.runs.drive import grace_seconds
 from pipeline.runs.records import RunRecord, StartRecord
 from pipeline.runs.state import state_of
@@ -47,12 +47,29 @@ def submit(
     machines = load(shipped("clusters", cluster), ClusterConfig).config
     ready = prepare(recipe, overrides, machines.storage)
     check_pools(ready, machines, cluster)
-    content = content_of(ready.loaded.config)
-    run_id = default_id(ready.loaded.config.name, content) if run_id is None else run_id
     _check_shared(ready.loaded.config.store)
-    directory = RunDirectory(store_of(ready.loaded.config.store), run_id, work_dir=machines.storage.work_dir)
-    record = RunRecord(
-        id=run_id,
+    record = _record(recipe, ready, overrides, run_id)
+    directory = RunDirectory(store_of(ready.loaded.config.store), record.id, work_dir=machines.storage.work_dir)
+    if dry_run:
+        start = plan_start(1, ready, cluster, machines, avoid=(), take_over=False)
+        out.print(launcher_for(machines).render(submission_of(directory, record, start, machines)), markup=False)
+    elif not _is_there(directory, record, out):
+        avoid = check_machines(machines, directory, out) if check_first else ()
+        launcher_for(machines).check()
+        record = _create(directory, record)
+        start = plan_start(_next_number(directory, machines), ready, cluster, machines, avoid=avoid, take_over=False)
+        begin(directory, record, start, machines)
+        words = escape(words_for(directory))
+        out.print(f"run [bold]{record.id}[/] submitted to {escape(cluster)}")
+        out.print(f"to watch it: concord status {words}   or   concord logs -f {words}")
+    return record.id
+
+
+def _record(recipe: Path, ready: Prepared, overrides: tuple[str, ...], run_id: str | None) -> RunRecord:
+    """What is submitted."""
+    content = content_of(ready.loaded.config)
+    return RunRecord(
+        id=default_id(ready.loaded.config.name, content) if run_id is None else check_id(run_id),
         key=secrets.token_hex(4),
         recipe=content,
         recipe_path=str(shipped("recipes", str(recipe)).absolute()),
@@ -62,30 +79,29 @@ def submit(
         user=user(),
         host=socket.gethostname(),
     )
-    if dry_run:
-        start = plan_start(1, ready, cluster, machines, avoid=(), take_over=False)
-        out.print(launcher_for(machines).render(submission_of(directory, record, start, machines)), markup=False)
-        return run_id
-    if (there := directory.run()) is not None:
+
+
+def _is_there(directory: RunDirectory, record: RunRecord, out: Console) -> bool:
+    """Whether a driver of the run was started before; then say how the run stands."""
+    there, starts = directory.run(), directory.starts()
+    if there is not None:
         _check_same(there, record)
-    if there is not None and directory.starts() and directory.starts()[-1].handle is not None:
-        state = state_of(directory)
-        out.print(f"run [bold]{run_id}[/] was submitted already: {state.word}: {escape(state.detail)}")
-        if not state.live and state.word != "finished":
-            out.print(f"to go on with it: concord resume {escape(words_for(directory))}")
-        return run_id
-    avoid = check_machines(machines, directory, out) if check_first else ()
-    launcher_for(machines).check()
-    if not directory.create(record):  # somebody was faster, perhaps with another recipe
-        there = directory.run() or record
-        _check_same(there, record)
-        record = there
-    start = plan_start(_next_number(directory, machines), ready, cluster, machines, avoid=avoid, take_over=False)
-    begin(directory, record, start, machines)
-    words = escape(words_for(directory))
-    out.print(f"run [bold]{run_id}[/] submitted to {escape(cluster)}")
-    out.print(f"to watch it: concord status {words}   or   concord logs -f {words}")
-    return run_id
+    if there is None or not starts or starts[-1].handle is None:
+        return False
+    state = state_of(directory)
+    out.print(f"run [bold]{record.id}[/] was submitted already: {state.word}: {escape(state.detail)}")
+    if not state.live and state.word not in ("finished", "unknown"):
+        out.print(f"to go on with it: concord resume {escape(words_for(directory))}")
+    return True
+
+
+def _create(directory: RunDirectory, record: RunRecord) -> RunRecord:
+    """Write the run down; if somebody was faster, theirs, which has to be the same."""
+    if directory.create(record):
+        return record
+    there = directory.run() or record
+    _check_same(there, record)
+    return there
 
 
 def _next_number(directory: RunDirectory, machines: ClusterConfig) -> int:

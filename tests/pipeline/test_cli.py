@@ -188,6 +188,28 @@ def test_lineage_of_something_else_is_refused(place, concord):
     assert "is not a finished artifact" in err
 
 
+def test_a_directory_of_the_same_name_is_not_taken_for_a_recipe_or_an_artifact(place, concord):
+    (place / "mine").mkdir()
+    for command in ("status", "lineage"):
+        code, _, err = concord(command, "mine")
+        assert code == 1
+        assert "has no run 'mine'" in err
+
+
+def test_lineage_of_an_artifact_is_shown_by_its_bare_name(place, concord, monkeypatch):
+    concord("run", "toy.yaml", "--cluster", "inline")
+    monkeypatch.chdir(place / "store")
+    (artifact,) = (place / "store").glob("clean-*")
+    assert "step corpus" in concord("lineage", artifact.name)[1]
+
+
+@pytest.mark.parametrize("command", ["ls", "status mine", "lineage mine", "logs mine", "stop mine"])
+def test_a_store_that_is_a_file_is_a_sentence(place, concord, command):
+    code, out, err = concord(*command.split(), "--store", "words.jsonl")
+    assert (code, out) == (1, "")
+    assert "a file stands where a directory should be" in err
+
+
 def test_the_installed_command_shows_no_traceback(place):
     program = "from pipeline.cli import main; main()"
     command = [sys.executable, "-c", program, "plan", "missing.yaml"]

@@ -230,6 +230,23 @@ def pair(url: str, tmp_path: Path) -> list[RemoteStore]:
     return remotes
 
 
+def test_what_is_finished_waits_for_a_store_that_is_away(tmp_path, monkeypatch):
+    monkeypatch.setattr("cluster.storage.errors.SECONDS_BETWEEN_CALLS", 0)
+    url, told = f"memory://{uuid4().hex}", []
+    (one, _), away = pair(url, tmp_path), [InfrastructureError("away"), InfrastructureError("away")]
+    send = one.store.send
+
+    def failing(name, file):
+        if away:
+            raise away.pop()
+        send(name, file)
+
+    monkeypatch.setattr(one.store, "send", failing)
+    replace(one, tell=told.append).publish("repeat-1")
+    assert one.has("repeat-1")
+    assert told == ["away; tried again for 10 minutes"]
+
+
 def test_who_lost_the_lease_publishes_nothing(tmp_path):
     url = f"memory://{uuid4().hex}"
     one, _ = pair(url, tmp_path)

@@ -132,12 +132,37 @@ def test_checkpoints_are_counted_by_what_they_hold_and_what_stays(place, capsys)
     assert frozen["checkpoint_bytes"] == 12 * (1_104_218_112 - 32_000 * 2048) + 2 * 32_000 * 2048
 
 
-def test_a_full_disk_does_not_fit(place, monkeypatch):
+def test_a_full_disk_of_this_machine_does_not_fit(place, monkeypatch):
+    (place / "store").mkdir()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 2**20}))
+    fits, text = shown("inline", "steps.model.config.model.num_layers=1", "steps.model.config.sequence_length=16")
+    assert not fits
+    assert "and 0.00 GiB are free; keep fewer" in text
+
+
+def test_a_full_disk_of_this_machine_decides_nothing_about_machines_elsewhere(place, monkeypatch):
     (place / "store").mkdir()
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 2**30}))
     fits, text = shown("gpus.yaml")
-    assert not fits
-    assert "and 1.00 GiB are free; keep fewer" in text
+    assert fits
+    assert "of 1.00 GiB free as this machine sees it" in text
+
+
+def test_a_gpu_of_unknown_memory_is_not_said_to_fit(place, capsys):
+    (place / "new.yaml").write_text(CLUSTER.format(nodes=2).replace("H100", "NOPE"))
+    fits, text = shown("new.yaml")
+    assert fits
+    assert "memory of the GPU not known" in text
+    assert "\nnot known whether it fits on cluster new.yaml: give `accelerator_memory_gib`" in text
+    assert as_json(capsys, "new.yaml")["fits"] is None
+    assert as_json(capsys, "gpus.yaml")["fits"] is True
+
+
+def test_no_pass_has_more_sequences_than_the_batch(place):
+    (place / "fixed.yaml").write_text(
+        CLUSTER.format(nodes=2).replace("accelerator:", "micro_batch_size: 8, accelerator:")
+    )
+    assert "1 sequence a pass, 1 pass a step" in shown("fixed.yaml", "steps.model.config.global_batch_size=2")[1]
 
 
 def test_a_cluster_without_machines_that_cannot_be_asked_says_what_to_write(place):

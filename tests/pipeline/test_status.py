@@ -87,6 +87,16 @@ def test_a_state_says_who_is_at_it(tmp_path: Path) -> None:
     assert ("step", "3 of 100, 4 min 51 s left") in rows
 
 
+def test_steps_that_are_about_to_be_taken_again_are_not_counted(tmp_path: Path) -> None:
+    train_on(tmp_path, num_steps=40)
+    (tmp_path / "checkpoints/step-00000030").mkdir(parents=True)
+    (tmp_path / "checkpoints/step-00000030/checkpoint.json").touch()
+    with (tmp_path / attempts.FILE).open("a") as file:
+        file.write(f"{session(500).model_dump_json()}\n")
+    assert dict(training_rows(tmp_path, CONFIG, running=True))["step"].startswith("30 of 100")
+    assert dict(training_rows(tmp_path, CONFIG, running=False))["step"] == "40 of 100"
+
+
 @pytest.mark.parametrize(
     ("value", "device", "text"),
     [

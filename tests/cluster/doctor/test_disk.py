@@ -1,5 +1,7 @@
 """Disks."""
 
+import errno
+
 from cluster.doctor import disk
 
 
@@ -22,6 +24,19 @@ def test_a_full_disk_fails_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "TOO_FEW_BYTES", 2**80)
     (finding,) = disk.store_findings(tmp_path, quick=True)
     assert (finding.check, finding.level) == ("store space", "FAIL")
+
+
+def test_a_small_disk_that_cannot_be_written_is_not_said_to_be_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "TOO_FEW_BYTES", 2**80)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+
+    def refuse(**_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
+    (finding,) = disk.store_findings(tmp_path, quick=True)
+    assert (finding.check, finding.level) == ("store permissions", "FAIL")
+    assert "remount,rw" in finding.fix
 
 
 def test_a_slow_disk_is_told(tmp_path, monkeypatch):

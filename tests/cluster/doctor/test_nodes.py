@@ -67,7 +67,7 @@ def asked(monkeypatch) -> list[dict[str, str] | None]:
 def test_an_open_ray_on_another_machine_is_refused_unless_allowed(asked):
     finding = address_finding("10.0.0.9:6379")
     assert (finding.level, "wants no token" in finding.seen) == ("FAIL", True)
-    with pytest.raises(ConfigError, match="wants no token.*`allow_no_token: true`"):
+    with pytest.raises(ConfigError, match=r"wants no token.*`allow_no_token: true`"):
         refuse_open_ray(ClusterConfig(ray_address="10.0.0.9:6379"))
     assert asked == [{"RAY_AUTH_MODE": "disabled"}] * 2
     assert address_finding("10.0.0.9:6379", allow_no_token=True).level == "WARN"

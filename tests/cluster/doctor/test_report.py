@@ -23,5 +23,14 @@ def test_hosts_that_fail_can_be_left_out_while_others_do_not():
 def test_a_failure_of_the_whole_or_of_every_node_leaves_no_hope():
     with pytest.raises(StartUpError, match="Ray address: no answer; start it"):
         Report(quick=True, findings=(fail("Ray address", "no answer", fix="start it"),)).raise_if_hopeless()
-    with pytest.raises(StartUpError, match="every node"):
+    with pytest.raises(StartUpError, match=r"every node fails the check \(disk\); `concord doctor`"):
         Report(quick=True, findings=tuple(on("n1", [fail("disk", "full", fix="empty it")]))).raise_if_hopeless()
+
+
+def test_what_ends_it_is_said_once_and_all_of_it():
+    report = Report(
+        quick=True, findings=(fail("Python", "2.7", fix="3.11"), fail("Ray address", "silent", fix="start it"))
+    )
+    assert report.failures() == []
+    with pytest.raises(StartUpError, match=r"Python: 2\.7; 3\.11\nRay address: silent; start it"):
+        report.raise_if_hopeless()

@@ -12,6 +12,7 @@ from cluster.submit.launcher import Submission, Whereabouts
 from cluster.submit.table import launcher_for
 from configs.base import ConfigError, StartUpError
 from configs.cluster import ClusterConfig
+from configs.launchers import VolumeConfig
 from configs.load import SHIPPED, load
 from tests.cluster.submit.submissions import submission
 
@@ -150,6 +151,12 @@ def test_names_fit_kubernetes_and_stay_apart():
 
 
 def test_without_workers_the_head_does_the_work(shipped, tmp_path):
-    alone = shipped.launcher.model_copy(update={"num_workers": 0})
+    volume = VolumeConfig(claim="c", mount_path=str(tmp_path))
+    alone = shipped.launcher.model_copy(update={"num_workers": 0, "volumes": (volume,)})
     spec = json.loads(Kubernetes(alone).render(submission(tmp_path)))["spec"]["rayClusterSpec"]
     assert spec["workerGroupSpecs"] == [] and spec["headGroupSpec"]["rayStartParams"] == {}
+
+
+def test_a_store_that_no_pod_has_is_refused(shipped, tmp_path):
+    with pytest.raises(ConfigError, match="in no volume of the pods, which are mounted at /store; give a store there"):
+        launcher_for(shipped).render(submission(tmp_path))

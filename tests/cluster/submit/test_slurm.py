@@ -92,6 +92,13 @@ def test_the_script_is_bash_whatever_is_in_names_and_setup(tmp_path):
     assert "100%% $HOME" in next(line for line in directives(text) if line.startswith("output"))
 
 
+def test_what_has_spaces_is_quoted_and_a_path_that_cannot_be_is_refused(tmp_path):
+    asked = directives(script(tmp_path, options={"comment": "two words # of it", "constraint": "a100"}))
+    assert asked[-2:] == ['comment="two words # of it"', "constraint=a100"]
+    with pytest.raises(ConfigError, match="which sbatch cannot read; give another store"):
+        script(tmp_path / 'a "b"')
+
+
 def test_a_machine_without_slurm_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="no `sbatch` on this machine's PATH; submit from a login node"):
