@@ -57,7 +57,10 @@ class Prepared:
 
 def run_recipe(recipe: Path, cluster: str, overrides: tuple[str, ...], out: Console) -> None:
     """Make what is missing, and say what there is."""
+    from cluster.doctor.ray_address import refuse_open_ray
+
     machines = load(shipped("clusters", cluster), ClusterConfig).config
+    refuse_open_ray(machines)
     run_prepared(prepare(recipe, overrides, machines.storage), machines, cluster, out)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cluster.submit.launcher import Submission
 from configs.base import ConfigError
-from configs.secrets import SECRET_NAME
+from configs.secrets import is_secret
 
 NUM_LAST_LINES = 50
 MARGIN_SECONDS = 30
@@ -37,11 +37,6 @@ def started_once(record: Path, start: Callable[[], str]) -> str:
         file.flush()
         os.fsync(file.fileno())
         return handle
-
-
-def is_secret(name: str) -> bool:
-    """Whether the value of an environment variable must be shown to nobody."""
-    return SECRET_NAME.search(name) is not None and not name.endswith("_PATH")
 
 
 def open_environment(submission: Submission) -> dict[str, str]:

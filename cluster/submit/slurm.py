@@ -9,10 +9,11 @@ from pydantic import BaseModel, ConfigDict
 
 from cluster.files import write_text
 from cluster.submit.launcher import State, Submission, Whereabouts
-from cluster.submit.shared import CommandFailed, call, end_of, is_secret, require, started_once
+from cluster.submit.shared import CommandFailed, call, end_of, require, started_once
 from cluster.submit.slurm_script import script
 from configs.base import ConfigError, StartUpError
 from configs.launchers import SlurmLauncher
+from configs.secrets import is_secret
 
 WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED"})
 RUNNING = frozenset({"RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED"})

@@ -10,10 +10,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from types import FrameType
+from typing import TypeVar
 
 from cluster.fence import LEASES, Fence
 from cluster.progress import say
@@ -27,6 +29,8 @@ from pipeline.runs.directory import RunDirectory, now
 from pipeline.runs.patience import Patience
 from pipeline.runs.progress import all_made, landmarks
 from pipeline.runs.records import AttemptRecord, RequestRecord, StartRecord
+
+T = TypeVar("T")
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_LOGS = 30.0
@@ -82,7 +86,8 @@ class Driver:
             if not self._sleep(wait):
                 if self.signalled is not None:
                     return RESUME_ME
-                self.directory.end_attempt(attempt.model_copy(update={"outcome": "stopped"}))
+                stopped = attempt.model_copy(update={"outcome": "stopped"})
+                self._write(lambda: self.directory.end_attempt(stopped))
                 return 0
 
     def _ended(self) -> list[Ended]:
@@ -101,8 +106,7 @@ class Driver:
             code=code_version(),
             packages=package_versions(),
         )
-        self.fence.check()
-        if not self.patience.until_done(lambda: self.directory.add_attempt(record)):
+        if not self._write(lambda: self.directory.add_attempt(record)):
             raise UserError(f"attempt {number} of run {self.directory.id} was begun by another driver; leave it to it")
         say(f"attempt {number} of run {self.directory.id} begins")
         with Child(self._command(number), grace_seconds=grace_seconds(self.machines)) as child:
@@ -112,10 +116,18 @@ class Driver:
         progressed = landmarks(self.directory.home, self.start.artifacts) != before
         update = {"ended": now(), "outcome": outcome, "reason": reason, "exit_code": child.exit_code}
         record = record.model_copy(update=update | {"progressed": progressed})
-        self.fence.check()
-        self.patience.until_done(lambda: self.directory.end_attempt(record))
-        self.patience.until_done(lambda: self.directory.publish_log(self.start.number))
+        self._write(lambda: self.directory.end_attempt(record))
+        self._write(lambda: self.directory.publish_log(self.start.number))
         return record
+
+    def _write(self, write: Callable[[], T]) -> T:
+        """Write into the run's directory, as who holds the run's lease."""
+
+        def fenced() -> T:
+            self.fence.check_there()
+            return write()
+
+        return self.patience.until_done(fenced)
 
     def _command(self, number: int) -> list[str]:
         options = ["--store", self.directory.store, "--work-dir", self.machines.storage.work_dir]
@@ -183,8 +195,8 @@ class Driver:
             if attempt.outcome is None:
                 reason = f"its driver, process {attempt.pid} on {attempt.host}, was never heard of again"
                 ended = max(attempt.began, self.last_beat or attempt.began)
-                lost = {"ended": ended, "outcome": "lost", "reason": reason}
-                self.directory.end_attempt(attempt.model_copy(update=lost))
+                lost = attempt.model_copy(update={"ended": ended, "outcome": "lost", "reason": reason})
+                self._write(partial(self.directory.end_attempt, lost))
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         self.signalled = number

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from cluster.fence import LeaseLost
 from cluster.progress import say
 from configs.base import InfrastructureError
 from configs.cluster import RetriesConfig
@@ -28,6 +29,8 @@ class Patience:
         try:
             ask()
             self._silent_since = None
+        except LeaseLost:
+            raise
         except InfrastructureError as error:
             if self._silent_since is None:
                 say(f"{error}; the attempt goes on, and requests are heard when the store answers again")
@@ -38,6 +41,8 @@ class Patience:
         for number in range(self._retries.infrastructure):
             try:
                 return ask()
+            except LeaseLost:
+                raise
             except InfrastructureError as error:
                 say(f"{error}; trying again")
                 time.sleep(min(SECONDS_OF_SILENCE, self._retries.backoff_seconds * 2**number))

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.prompt import Confirm
 
+from cluster.doctor.ray_address import refuse_open_ray
 from cluster.submit.table import launcher_for
 from configs.base import ConfigError, UserError
 from configs.cluster import ClusterConfig
@@ -53,6 +54,7 @@ def resume(
         _tell_cluster_file(starts[-1], out)
     ready = prepare(write_recipe(directory), (), machines.storage)
     check_pools(ready, machines, name)
+    refuse_open_ray(machines)
     avoid = check_machines(machines, directory, out) if check_first else ()
     start = plan_start(len(starts) + 1, ready, name, machines, avoid=avoid, take_over=take_over)
     found = [*(differences(starts[-1], start) if starts else []), *_recipe_file(run, out)]

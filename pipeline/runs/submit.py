@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from rich.console import Console
 from rich.markup import escape
 
+from cluster.doctor.ray_address import refuse_open_ray
 from cluster.submit.launcher import Submission
 from cluster.submit.table import launcher_for
 from configs.base import UserError
@@ -54,6 +55,7 @@ def submit(
         start = plan_start(1, ready, cluster, machines, avoid=(), take_over=False)
         out.print(launcher_for(machines).render(submission_of(directory, record, start, machines)), markup=False)
     elif not _is_there(directory, record, out):
+        refuse_open_ray(machines)
         avoid = check_machines(machines, directory, out) if check_first else ()
         launcher_for(machines).check()
         record = _create(directory, record)

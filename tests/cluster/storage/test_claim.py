@@ -94,8 +94,11 @@ def test_a_holder_that_died_in_this_working_copy_is_not_waited_for(store, clock)
     assert clock.now == 1000
 
 
-def test_what_was_given_up_is_free_at_once(store, clock):
-    taken(store, "one").give_up()
+def test_what_was_given_up_is_free_at_once(any_store, clock):
+    store = objects(any_store)
+    one = taken(store, "one")
+    one.beat()
+    one.give_up()
     assert store.names() == []
     taken(store, "two")
     assert clock.now == 1000
