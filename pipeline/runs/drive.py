@@ -87,7 +87,7 @@ class Driver:
                 if self.signalled is not None:
                     return RESUME_ME
                 stopped = attempt.model_copy(update={"outcome": "stopped"})
-                self._write(lambda: self.directory.end_attempt(stopped))
+                self._write(partial(self.directory.end_attempt, stopped))
                 return 0
 
     def _ended(self) -> list[Ended]:
