@@ -52,6 +52,9 @@ class Fault:
     """What the cluster's operator does, at the end."""
 
     ends_driver: bool = False
+    saves: bool = False
+    """Whether steps are still taken until a checkpoint is saved: the next step is then one of a new start."""
+
     unreachable: bool = False
     """Whether the host is out of reach from then on."""
 
@@ -85,7 +88,7 @@ FAULTS = {
     "host's disk full": Fault(fill_disk),
     "driver killed": Fault(lambda cluster, host: _some(cluster.head.kill(DRIVER)), ends_driver=True),
     "driver terminated": Fault(
-        lambda cluster, host: _some(cluster.head.kill(DRIVER, signal.SIGTERM)), ends_driver=True
+        lambda cluster, host: _some(cluster.head.kill(DRIVER, signal.SIGTERM)), ends_driver=True, saves=True
     ),
     "head killed and started again": Fault(lose_head, ends_driver=True),
 }
@@ -118,7 +121,7 @@ def strike(run: Run, fault: Fault) -> dict[str, Any]:
 
     def next_step() -> Any:
         fresh = run.attempts()[before:]
-        return run.first_after(fresh[-1].time if fresh else over)
+        return None if fault.saves and not fresh else run.first_after(fresh[-1].time if fresh else over)
 
     line = run.wait_for(next_step)
     run.wait_for(run.finished)
@@ -178,7 +181,7 @@ def show(directory: Path, *, steps: int, names: list[str]) -> bool:
                 well &= try_one(begin(cluster, name), name, fault, expected)
     if PREEMPTED in names:
         with slurm(directory, 2, grace_seconds=60) as slurms:
-            fault = Fault(lambda cluster, host: _some([int(slurms.preempt())]))
+            fault = Fault(lambda cluster, host: _some([int(slurms.preempt())]), saves=True)
             well &= try_one(begin(slurm_cluster(slurms), PREEMPTED), PREEMPTED, fault, expected)
     return well
 
