@@ -23,7 +23,8 @@ def launcher_findings(machines: ClusterConfig) -> list[Finding]:
         return [fail(check, seen, fix=fix)]
     match launcher:
         case SlurmLauncher():
-            return [_munge(), _partition(launcher)]
+            slurm = _partition(launcher)  # a Slurm that answers has its authentication, by whichever socket
+            return [slurm] if slurm.level == "OK" else [_munge(), slurm]
         case KubernetesLauncher():
             return _kubernetes(launcher)
         case _:
@@ -31,7 +32,7 @@ def launcher_findings(machines: ClusterConfig) -> list[Finding]:
 
 
 def _munge() -> Finding:
-    """Whether Slurm's authentication works; clusters may use another (AuthType=auth/slurm)."""
+    """Whether munge works, as the cause why Slurm does not; clusters may use another authentication."""
     if shutil.which("munge") is None:
         return ok("munge", "not here; Slurm may have its own authentication")
     answer = ask(["munge", "-n"])

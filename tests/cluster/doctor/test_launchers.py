@@ -25,14 +25,20 @@ def findings(monkeypatch, directory, programs, **launcher):
 
 def test_a_slurm_that_has_the_nodes_is_fine(tmp_path, monkeypatch):
     found = findings(monkeypatch, tmp_path, SLURM, kind="slurm", num_nodes=3)
-    assert [finding.level for finding in found.values()] == ["OK", "OK"]
+    assert [finding.level for finding in found.values()] == ["OK"]
     assert "3 nodes are up, 3 asked for" in found["Slurm"].seen
+
+
+def test_a_slurm_that_answers_needs_no_munge_at_its_usual_socket(tmp_path, monkeypatch):
+    programs = SLURM | {"munge": "echo 'Did you start munged?' >&2; exit 1"}
+    found = findings(monkeypatch, tmp_path, programs, kind="slurm", num_nodes=3)
+    assert [finding.level for finding in found.values()] == ["OK"]
 
 
 @pytest.mark.parametrize(
     ("changed", "check", "words"),
     [
-        ({"unmunge": "echo 'Invalid credential' >&2; exit 15"}, "munge", "Invalid credential"),
+        ({"unmunge": "echo 'Invalid credential' >&2; exit 15", "sinfo": "exit 1"}, "munge", "Invalid credential"),
         ({"sinfo": "echo 'Unable to contact slurm controller' >&2; exit 1"}, "Slurm", "Unable to contact"),
         ({"sinfo": "echo '1 idle cpu'"}, "Slurm", "1 nodes are up, 3 are asked for"),
         ({"sinfo": ""}, "Slurm", "there is no partition gpu"),
