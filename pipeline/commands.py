@@ -1,5 +1,6 @@
 """What the commands do, given where to print."""
 
+import os
 import signal
 import time
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ def run_recipe(recipe: Path, cluster: str, overrides: tuple[str, ...], out: Cons
 
     machines = load(shipped("clusters", cluster), ClusterConfig).config
     refuse_open_ray(machines)
+    os.environ.update(machines.environment)  # of a run that is submitted its launcher does it
     run_prepared(prepare(recipe, overrides, machines.storage), machines, cluster, out)
 
 

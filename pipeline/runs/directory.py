@@ -103,10 +103,6 @@ class RunDirectory:
             if request.time < before:
                 self.heard(name)
 
-    def is_heard(self, name: str) -> bool:
-        """Whether the driver has taken a request."""
-        return self._objects.read(name) is None
-
     def has(self, artifact: str) -> bool:
         """Whether an artifact is in the store, or here, finished."""
         if (self.home / artifact / RECORD).is_file():

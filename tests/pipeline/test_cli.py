@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -216,3 +217,10 @@ def test_the_installed_command_shows_no_traceback(place):
     done = subprocess.run(command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "concord: missing.yaml: no such file; give the path of a YAML file, or a shipped name\n"
+
+
+def test_a_runs_processes_have_the_variables_of_the_cluster_file(place, concord, monkeypatch):
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "before")
+    (place / "here.yaml").write_text("executor: inline\nenvironment: {NCCL_SOCKET_IFNAME: ib7}\n")
+    assert concord("run", "toy.yaml", "--cluster", "here.yaml")[0] == 0
+    assert os.environ["NCCL_SOCKET_IFNAME"] == "ib7"
