@@ -87,7 +87,8 @@ class ClusterConfig(Config):
     """How a store that is a URL is used."""
 
     environment: dict[Annotated[VariableName, AfterValidator(_no_secret)], str] = {}
-    """Variables for the driver and all it starts, such as NCCL_SOCKET_IFNAME."""
+    """Variables for the driver and all it starts, such as NCCL_SOCKET_IFNAME. Workers of a Ray that is joined by
+    `ray_address` have those that it was started with."""
 
     pass_environment: tuple[VariableName, ...] = ("WANDB_API_KEY", "HF_TOKEN", "RAY_AUTH_TOKEN_PATH")
     """Variables that `concord submit` passes on from its own environment, secrets among them, where they are set."""
