@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from configs.training import TrainConfig
 from tests.training import ranks
@@ -49,9 +49,9 @@ def measure(rank: Any, directory: str, stage: int, rounds: int) -> list[dict[str
     import torch
 
     from tests.training.trials import trainer
-    from training.control import StopRequest  # noqa: F401  (imported before the clock runs)
-    from training.engine import join, leave
-    from training.restore import restore
+    from training.checkpoint.restore import restore
+    from training.loop.stop_requests import StopRequest  # noqa: F401  (imported before the clock runs)
+    from training.zero.engine import join, leave
 
     ranks.VOCAB = VOCAB
     join(rank, timeout_seconds=600)

@@ -19,11 +19,11 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.host_cluster import Cluster, Run, make_data, ray_cluster
 from tests.hosts import Host, hosts, ray_join
-from training.metrics import FILE, StepMetrics, read_metrics
+from training.log.metrics_file import FILE, StepMetrics, read_metrics
 
 RANKS = "num_ranks: 3, min_ranks: 1"
 TOLERANCE = 1e-4

@@ -20,18 +20,18 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cluster.executor import Rank
 from configs.training import TrainConfig
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from tests.training.trials import State, lines, put_together, state_on_disk, train_all, trainer
-from training.checkpoint import directory_of
-from training.course import CHECKPOINTS
-from training.engine import join, leave
-from training.fragments import needed_fragments, owned_fragments
+from training.checkpoint.directory import directory_of
+from training.checkpoint.restore import load_checkpoint
 from training.job import Job
-from training.restore import load_checkpoint
+from training.loop.run_state import CHECKPOINTS
+from training.zero.engine import join, leave
+from training.zero.fragments import needed_fragments, owned_fragments
 
 SAVED_STEP, NUM_STEPS = 4, 8
 

@@ -27,16 +27,16 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.storm_faults import FAULTS, GRACE_SECONDS, Over, Run, drive
 from data_prep.manifests import Certificate, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
-from data_prep.shards import dtype_for, write_shard
-from data_prep.train_tokenizer import HUGGING_FACE, MODEL
-from training.attempts import Attempt, goodput, read_attempts
+from data_prep.tokenizer.stage import HUGGING_FACE, MODEL
+from data_prep.tokens.megatron_shards import dtype_for, write_shard
+from training.log.attempts_file import Attempt, goodput, read_attempts
+from training.log.metrics_file import FILE as METRICS
+from training.log.metrics_file import StepMetrics, read_metrics
 from training.manifests import TrainedModel
-from training.metrics import FILE as METRICS
-from training.metrics import StepMetrics, read_metrics
 
 VOCAB = 512
 PAUSE_SECONDS = (3.0, 8.0)
@@ -120,7 +120,7 @@ def _alarm(seconds: float) -> Callable[[], bool]:
 
 def compare(calm: Run, stormy: Run) -> dict[str, Any]:
     """Final weights, and the lines of all steps."""
-    from training.checkpoint import load_weights
+    from training.checkpoint.directory import load_weights
 
     models, lines, weights = [], [], []
     for run in (calm, stormy):

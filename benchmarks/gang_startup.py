@@ -24,7 +24,7 @@ def first_step(started: float) -> dict[str, float]:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     at["imported"] = time.time() - started
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # for both: see training/engine.py
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # for both: see training/zero/engine.py
     deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
     shape = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 2, "num_attention_heads": 4}
     model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=8192, **shape))
@@ -39,8 +39,8 @@ def first_step(started: float) -> dict[str, float]:
 
 
 def concord(started: float) -> None:
-    """The gang of cluster/ray_executor.py."""
-    from cluster.ray_executor import RayExecutor
+    """The gang of cluster/ray/executor.py."""
+    from cluster.ray.executor import RayExecutor
     from configs.pools import PoolConfig
 
     executor = RayExecutor(PoolConfig(num_ranks=2), address="local")

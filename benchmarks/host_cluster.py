@@ -13,11 +13,11 @@ from typing import Any
 
 from tests.hosts import Host, ray_head, ray_join, ray_stop, ray_token, ray_variables
 from tests.slurm import Slurm
-from training.attempts import Attempt, read_attempts
-from training.metrics import FILE as METRICS
-from training.metrics import StepMetrics, last_metrics, read_metrics
+from training.log.attempts_file import Attempt, read_attempts
+from training.log.metrics_file import FILE as METRICS
+from training.log.metrics_file import StepMetrics, last_metrics, read_metrics
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 CHECKPOINT_EVERY_STEPS = 5
 LIMIT_SECONDS = 300.0
 RANK = r"^ray::RankProcess\.run"

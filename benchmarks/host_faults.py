@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.host_cluster import CHECKPOINT_EVERY_STEPS, Cluster, Run, Trouble, make_data, ray_cluster, slurm_cluster
 from tests.hosts import Host, hosts
@@ -152,7 +152,7 @@ class Gone(Thread):
 
 def weights(run: Run) -> dict[str, Any]:
     """Of the model that was made."""
-    from training.checkpoint import load_weights
+    from training.checkpoint.directory import load_weights
 
     record = json.loads((run.out / "record.json").read_text())
     return load_weights(run.out / TrainedModel.model_validate(record["manifest"]).checkpoint)

@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "configs" / "recipes" / "smoke.yaml"
 STEPS = ["corpus", "tokenizer", "tokens", "model", "scores", "export", "report"]
 TELL_TIME = re.compile(r"metrics\.jsonl|wandb|report\.html|\.cache/")

@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.host_cluster import CLUSTER, Cluster, Run, ray_cluster, slurm_cluster
 from benchmarks.host_faults import equal, weights

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from training.head_loss import LossHead
+from training.network.head_loss import LossHead
 
 UNIT = 1024  # ru_maxrss is in KiB on Linux
 

@@ -1,4 +1,4 @@
-"""How far cluster/memory.py is from what ranks really hold.
+"""How far training/sizing/memory.py is from what ranks really hold.
 
     python benchmarks/memory_model.py [--only WORD ...] [--seconds 120]
 
@@ -20,14 +20,14 @@ from statistics import fmean
 from typing import Any
 
 from cluster.executor import Rank
-from cluster.memory import BUCKET_ELEMENTS, memory
-from cluster.model_size import Setting
-from cluster.network import free_port
+from cluster.host.network import free_port
+from cluster.machines import Node
 from cluster.placement import Placement, place
-from cluster.topology import Node
 from configs.pools import PoolConfig
 from configs.training import TrainConfig
-from training.size import memory_size, sized
+from training.sizing.memory import BUCKET_ELEMENTS, memory
+from training.sizing.model_size import Setting
+from training.sizing.recipe_size import memory_size, sized
 
 VOCAB = 4096
 SMALL = {"hidden_size": 128, "intermediate_size": 352, "num_layers": 2, "num_attention_heads": 4}
@@ -157,7 +157,7 @@ def measure(given: dict[str, Any], *, seconds: float) -> int:
 def _train(given: dict[str, Any], number: int, port: int, result: Path) -> None:
     from torch.profiler import ProfilerActivity, profile
 
-    from training.engine import join, leave
+    from training.zero.engine import join, leave
 
     config, placement = _read(given)
     rank = Rank(number, placement.num_ranks, "cpu", 1, "127.0.0.1", port, attempt=0)
@@ -175,10 +175,10 @@ def _train(given: dict[str, Any], number: int, port: int, result: Path) -> None:
 def _two_steps(config: TrainConfig, placement: Placement, number: int) -> int:
     import torch
 
-    from training.engine import make_engine, set_learning_rate, take_step
-    from training.model import build_model, model_config
-    from training.network import Network
-    from training.optimizers import freeze
+    from training.network.build_model import build_model, model_config
+    from training.network.packed_lm import Network
+    from training.zero.engine import make_engine, set_learning_rate, take_step
+    from training.zero.optimizers import freeze
 
     settings = model_config(config, vocab_size=VOCAB, eos_id=1, pad_id=2)
     model = build_model(

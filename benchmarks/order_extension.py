@@ -15,8 +15,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.mixture import Order, Stream
-from training.position import take
+from data_prep.tokens.sample_order import Order, Stream
+from training.data.position import take
 from training.records import Position
 
 Sample = tuple[int, int]

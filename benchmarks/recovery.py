@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "configs" / "recipes" / "smoke.yaml"
 EVENTS, METRICS = "events.jsonl", "metrics.jsonl"
 CHECKPOINT_EVERY_STEPS = 2
@@ -54,19 +54,19 @@ def note(out: Path, event: str, **entries: Any) -> None:
 
 def concord(store: Path, out: Path) -> None:
     """The train stage on RayExecutor, with notes of when the ranks' function is entered."""
-    import cluster.ray_executor
+    import cluster.ray.executor
     from configs.load import load
     from configs.pools import PoolConfig
     from configs.run import RunConfig
     from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
-    from pipeline.artifact import load_artifact
+    from pipeline.store.artifact import load_artifact
     from training.stage import train
 
-    class Noting(cluster.ray_executor.RayExecutor):
+    class Noting(cluster.ray.executor.RayExecutor):
         def gang(self, fn: Any, argument: Any, **how: Any) -> Any:
             return super().gang(_on_rank, (fn, argument, out), **how)
 
-    cluster.ray_executor.say = lambda text: note(out, "driver says", text=text)
+    cluster.ray.executor.say = lambda text: note(out, "driver says", text=text)
     settings = (
         f"num_steps={NUM_STEPS}",
         f"checkpoint_every_steps={CHECKPOINT_EVERY_STEPS}",
@@ -84,7 +84,7 @@ def concord(store: Path, out: Path) -> None:
 def _on_rank(rank: Any, given: tuple[Any, Any, Path]) -> Any:
     fn, argument, out = given
     note(out, "entered", rank=rank.index)
-    import training.loop  # noqa: F401
+    import training.loop.trainer  # noqa: F401
 
     note(out, "imported", rank=rank.index)
     return fn(rank, argument)
@@ -147,7 +147,7 @@ def _engine() -> Any:
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # noqa: F401
 
     def make() -> Any:
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # for both: see training/engine.py
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # for both: see training/zero/engine.py
         deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
         torch.manual_seed(0)
         shape = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 2, "num_attention_heads": 4}

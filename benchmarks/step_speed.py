@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from configs.base import Artifact
 from configs.training import TrainConfig
 from data_prep.manifests import Segment, TokenizedCorpus, TokenShard
-from data_prep.shards import dtype_for, write_shard
+from data_prep.tokens.megatron_shards import dtype_for, write_shard
 from tests.training import ranks
 
 VOCAB, LENGTH, BATCH, WORLD = 8192, 256, 8, 2
@@ -77,8 +77,8 @@ def llama() -> Any:
 
 def concord(rank: Any, steps: int, precision: str, directory: str) -> list[float]:
     """Times at the end of each step."""
-    from training.loop import train_rank
-    from training.metrics import FILE, read_metrics
+    from training.log.metrics_file import FILE, read_metrics
+    from training.loop.trainer import train_rank
 
     job = made_up_job(Path(directory), train_config(steps, precision))
     train_rank(rank, job)
@@ -150,8 +150,8 @@ def trainer(rank: Any, steps: int, precision: str, directory: str) -> list[float
 
 
 def join(rank: Any) -> None:
-    """The process group, without the kernel that DeepSpeed would compile: see training/engine.py."""
-    from training import engine
+    """The process group, without the kernel that DeepSpeed would compile: see training/zero/engine.py."""
+    from training.zero import engine
 
     engine.join(rank, timeout_seconds=600)
 

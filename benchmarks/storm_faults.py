@@ -18,12 +18,12 @@ from configs.base import Artifact, UserError
 from configs.pools import PoolConfig
 from configs.training import TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
-from training.attempts import step_seconds
-from training.metrics import FILE as METRICS
-from training.metrics import StepMetrics, last_metrics
+from training.log.attempts_file import step_seconds
+from training.log.metrics_file import FILE as METRICS
+from training.log.metrics_file import StepMetrics, last_metrics
 from training.stage import train
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 CHECKPOINT_EVERY_STEPS, HANG_TIMEOUT_SECONDS, GRACE_SECONDS = 10, 5.0, 20.0
 LIMIT_SECONDS = 240.0
 RANK = re.compile(r"ray::RankProcess\.run")
@@ -32,7 +32,7 @@ RAYLET = re.compile(r"\S*/raylet/raylet ")
 
 def drive(inputs: Path, out: Path, *, ranks: int, stage: int, steps: int) -> None:
     """The driver: train on, and write the manifest beside `out` at the end."""
-    from cluster.ray_executor import RayExecutor
+    from cluster.ray.executor import RayExecutor
 
     shape = {"hidden_size": 128, "intermediate_size": 352, "num_layers": 4, "num_attention_heads": 4}
     config = TrainConfig.model_validate(
@@ -169,7 +169,7 @@ def signal_rank(run: Run, random: Random, number: signal.Signals) -> int:
 
 def damage(run: Run, random: Random) -> dict[str, Any]:
     """Kill a rank, and flip a bit of the newest checkpoint, or cut a file of it, before it is loaded."""
-    from training.checkpoint import named
+    from training.checkpoint.directory import named
 
     signal_rank(run, random, signal.SIGKILL)
     time.sleep(0.3)  # the save that was under way may still end

@@ -2,7 +2,7 @@
 
 from cluster.executor import Executor
 from cluster.inline import InlineExecutor
-from cluster.quarantine import NodeFailures
+from cluster.ray.quarantine import NodeFailures
 from configs.cluster import ClusterConfig
 
 
@@ -19,7 +19,7 @@ def executor_for(
     """
     if cluster.executor == "inline":
         return InlineExecutor(cluster.pools[pool], wandb=cluster.wandb)
-    from cluster.ray_executor import RayExecutor
+    from cluster.ray.executor import RayExecutor
 
     return RayExecutor(
         cluster.pools[pool], address=cluster.ray_address, wandb=cluster.wandb, failures=failures, avoid=avoid

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from cluster.executor import Rank
-from cluster.network import free_port
+from cluster.host.console import Meter
+from cluster.host.network import free_port
+from cluster.machines import Node
 from cluster.placement import Placement, place
-from cluster.progress import Meter
-from cluster.topology import Node
 from configs.cluster import WandbConfig
 from configs.pools import PoolConfig
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.topology import Node
+from cluster.machines import Node
 from configs.base import ConfigError
 from configs.cluster import WandbConfig
 from configs.pools import PoolConfig, RetentionConfig
@@ -44,7 +44,7 @@ class Placement:
     grace_seconds: float
     wandb: WandbConfig | None
     leaves_open: tuple[str, ...] = ()
-    """Of zero_stage and micro_batch_size, those that the pool leaves to cluster/fit.py: until then they are 1 and 8."""
+    """Those of zero_stage and micro_batch_size that the pool leaves to training: until it chooses they are 1 and 8."""
 
     memory_bytes_per_rank: int | None = None
     """Of its GPU, or its share of the host's; None where that is not known."""

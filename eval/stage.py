@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from cluster.executor import Executor
-from cluster.files import inside, write_text
+from cluster.host.files import inside, write_text
 from configs.base import Artifact, UserError
 from configs.evaluation import EvaluateConfig
-from data_prep.corpus_files import read_documents
-from data_prep.document import Document
+from data_prep.cleaning.document_files import read_documents
 from data_prep.manifests import CleanCorpus, TrainedTokenizer
+from data_prep.sources.document import Document
 from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores
 from eval.word_order import Question, make_questions
-from eval.work import Paths, Texts, score_questions, score_texts
+from eval.workers import Paths, Texts, score_questions, score_texts
 from training.manifests import TrainedModel
 
 TEXTS_PER_ITEM = 400

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from configs.evaluation import MultipleChoiceConfig
-from data_prep.document import Document
+from data_prep.sources.document import Document
 
 MIN_UNITS = 5
 """Words, or characters where words are few or not set apart, in the half that is shuffled."""

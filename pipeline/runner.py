@@ -14,18 +14,18 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from cluster.executor import Executor
-from cluster.fence import Fence
-from cluster.files import write_text
+from cluster.host.files import write_text
+from cluster.leases.fence import Fence
+from cluster.leases.lease import lease, store_lease
 from cluster.placement import Placement
 from cluster.storage.objects import Objects
 from configs.base import Artifact, Manifest, UserError
-from data_prep.document import Digest
-from pipeline.artifact import ATTEMPTS, Input, Record, commit, describe_files, load_artifact
-from pipeline.lease import lease, store_lease
-from pipeline.plan import Plan, PlannedStep
-from pipeline.provenance import code_version, package_versions
-from pipeline.remote_store import RemoteStore
-from pipeline.stage import Stage
+from data_prep.sources.document import Digest
+from pipeline.graph.plan import Plan, PlannedStep
+from pipeline.graph.stage import Stage
+from pipeline.store.artifact import ATTEMPTS, Input, Record, commit, describe_files, load_artifact
+from pipeline.store.provenance import code_version, package_versions
+from pipeline.store.remote import RemoteStore
 
 
 @dataclass

@@ -14,7 +14,7 @@ def ray_cluster() -> Iterator[None]:
     """A private Ray on this machine, started when the first test asks for it."""
     import ray
 
-    from cluster.ray_executor import RayExecutor
+    from cluster.ray.executor import RayExecutor
 
     RayExecutor(PoolConfig(num_ranks=1), address="local").placement()
     yield

@@ -37,7 +37,7 @@ import pytest
 
 from tests.namespaces import at, connect, end, plug, start, why_no_hosts
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 needs_hosts = pytest.mark.skipif(
     bool(why_no_hosts()) and not os.environ.get("CONCORD_NEEDS_HOSTS"), reason=why_no_hosts() or "there can be hosts"
 )

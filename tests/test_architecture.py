@@ -10,22 +10,22 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 LAYERS = ["configs", "cluster", "data_prep", "training", "eval", "pipeline"]
 FILES = {str(path.relative_to(ROOT)): path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))}
 DOORS = {
     "ray": {path for path in FILES if path.startswith("cluster/ray_")}
     | {f"cluster/doctor/ray_{name}.py" for name in ("probe", "versions", "job")}
-    | {"cluster/submit/ray_jobs.py"},
-    "deepspeed": {"training/engine.py"},
-    "sentencepiece": {"data_prep/tokenizer.py"},
-    "tokenizers": {"data_prep/tokenizer.py"},
-    "lm_eval": {"eval/harness.py"},
-    "wandb": {"training/wandb_log.py"},
+    | {"cluster/launch/ray_jobs.py"},
+    "deepspeed": {"training/zero/engine.py"},
+    "sentencepiece": {"data_prep/tokenizer/sentencepiece_model.py"},
+    "tokenizers": {"data_prep/tokenizer/sentencepiece_model.py"},
+    "lm_eval": {"eval/lm_eval_tasks.py"},
+    "wandb": {"training/log/wandb_log.py"},
     "datasets": {"data_prep/sources/hugging_face.py"},
     "yaml": {"configs/load.py"},
     "fsspec": {"cluster/storage/remote.py"},
-    "typer": {"pipeline/cli.py", "pipeline/cli_runs.py", "pipeline/options.py"},
+    "typer": {"pipeline/cli/app.py", "pipeline/cli/runs.py", "pipeline/cli/options.py"},
 }
 HEAVY = ["torch", "ray", "deepspeed", "transformers", "datasets", "wandb", "lm_eval", "sentencepiece", "tokenizers"]
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 250, 50
@@ -102,7 +102,7 @@ def test_a_heavy_library_is_imported_behind_its_door_only(library):
     assert users == DOORS[library]
 
 
-@pytest.mark.parametrize("module", ["pipeline.stages", "pipeline.cli", "pipeline.commands"])
+@pytest.mark.parametrize("module", ["pipeline.graph.stages", "pipeline.cli.app", "pipeline.prepare"])
 def test_the_command_loads_nothing_heavy_before_it_is_needed(module):
     program = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run(

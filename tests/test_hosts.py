@@ -76,7 +76,7 @@ def test_hosts_are_gone_when_their_context_is_left_or_their_test_is_killed(tmp_p
         f"with hosts(Path({str(tmp_path)!r}), 1) as (host,): print(host.first, flush=True); input()"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[1]
     with subprocess.Popen([sys.executable, "-c", program], cwd=root, **pipes) as killed:
         first = psutil.Process(int(killed.stdout.readline()))
         killed.kill()

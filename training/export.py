@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.executor import Executor
-from cluster.files import inside
+from cluster.host.files import inside
 from configs.base import Artifact
 from configs.evaluation import ExportConfig
 from data_prep.manifests import TrainedTokenizer
-from data_prep.train_tokenizer import HUGGING_FACE, check_certificate
+from data_prep.tokenizer.stage import HUGGING_FACE, check_certificate
 from training.manifests import ExportedModel, TrainedModel
 
 MODEL = "model"
@@ -45,8 +45,8 @@ def _export(item: _Item) -> int:
     import torch
     from transformers.utils import logging
 
-    from training.checkpoint import system_errors
-    from training.load import load_model
+    from training.checkpoint.directory import system_errors
+    from training.checkpoint.load_model import load_model
 
     shutil.rmtree(item.model, ignore_errors=True)
     model = load_model(item.checkpoint).to(getattr(torch, item.dtype))

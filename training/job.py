@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.fence import Fence
+from cluster.leases.fence import Fence
 from cluster.placement import Placement
 from configs.base import Artifact
 from configs.training import TrainConfig
@@ -20,7 +20,7 @@ class Job:
     out: Path
     placement: Placement
     session: str
-    """Of training/attempts.py."""
+    """Of training/log/attempts_file.py."""
 
     fence: Fence
     """Checked before each commit."""

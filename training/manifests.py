@@ -41,7 +41,7 @@ class TrainedModel(Manifest):
     """Median over the steps; null on a device whose peak is not in the table."""
 
     goodput: float
-    """Share of the time, restarts included, that went into steps that stand (training/attempts.py)."""
+    """Share of the time, restarts included, that went into steps that stand (training/log/attempts_file.py)."""
 
     num_restarts: int
     """Starts after the first."""

@@ -29,7 +29,7 @@ class StreamRecord(_Frozen):
 
 
 class OrderRecord(_Frozen):
-    """All that the order of samples is a function of (data_prep/mixture.py)."""
+    """All that the order of samples is a function of (data_prep/tokens/sample_order.py)."""
 
     seed: int
     sequence_length: int

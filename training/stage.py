@@ -5,20 +5,20 @@ from functools import partial
 from pathlib import Path
 
 from cluster.executor import Executor, Rank
-from cluster.fence import fence_of
+from cluster.leases.fence import fence_of
 from configs.base import Artifact
 from configs.training import TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
-from data_prep.train_tokenizer import check_certificate
-from training.attempts import Why, begin_session, end_session
-from training.control import Stopped, ask_to_resize, stop_on_signal
-from training.initial import with_absolute_paths
+from data_prep.tokenizer.stage import check_certificate
+from training.init.locate import with_absolute_paths
 from training.job import Job
+from training.log.attempts_file import Why, begin_session, end_session
+from training.log.metrics_file import FILE
+from training.log.notices import pass_on
+from training.log.progress_bar import watch_metrics
+from training.loop.stop_requests import Stopped, ask_to_resize, stop_on_signal
 from training.manifests import TrainedModel
-from training.metrics import FILE
-from training.notices import pass_on
-from training.size import settled
-from training.watch import watch_metrics
+from training.sizing.recipe_size import settled
 
 
 def train(
@@ -64,15 +64,15 @@ def train(
 
 
 def _train_rank(rank: Rank, job: Job) -> TrainedModel | None:
-    from training.loop import train_rank
+    from training.loop.trainer import train_rank
 
     return train_rank(rank, job)
 
 
 def _warm(architecture: str) -> None:
     """Import what a rank does, so that a spare process has it."""
-    import training.loop
-    from training.model import import_architecture
+    import training.loop.trainer
+    from training.network.build_model import import_architecture
 
-    assert training.loop
+    assert training.loop.trainer
     import_architecture(architecture)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from statistics import median
 from typing import Literal
 
-from cluster.network import interface_of
+from cluster.host.network import interface_of
 
 MEET_SECONDS = 20.0
 _SECONDS = 1.0

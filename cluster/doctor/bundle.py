@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from cluster.doctor.commands import Answer, ask
 from cluster.doctor.report import Report
-from cluster.files import whole_file
-from cluster.redact import redact
+from cluster.host.files import whole_file
+from cluster.host.programs import Answer, ask
+from cluster.host.redact import redact
 from configs.base import UserError
 from configs.cluster import ClusterConfig
 from configs.secrets import REDACTED, is_secret

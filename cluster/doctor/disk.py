@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-from cluster.doctor.commands import ask
 from cluster.doctor.report import Finding, fail, ok, warn
+from cluster.host.programs import ask
 
 MIB, GIB = 2**20, 2**30
 

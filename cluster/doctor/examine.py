@@ -3,11 +3,11 @@
 import socket
 from pathlib import Path
 
+from cluster.doctor.address import address_finding
 from cluster.doctor.disk import store_findings
 from cluster.doctor.launchers import launcher_findings
 from cluster.doctor.node import examine_node, needs
 from cluster.doctor.nodes import examine_nodes
-from cluster.doctor.ray_address import address_finding
 from cluster.doctor.report import Finding, Report
 from cluster.doctor.settings import hub_finding, token_findings, wandb_finding
 from cluster.doctor.software import package_findings, python_finding, versions

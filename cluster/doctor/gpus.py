@@ -7,8 +7,8 @@ import shutil
 import sys
 from dataclasses import dataclass
 
-from cluster.doctor.commands import Answer, ask
 from cluster.doctor.report import Finding, fail, ok, warn
+from cluster.host.programs import Answer, ask
 
 FIELDS = (
     "index",

@@ -2,9 +2,9 @@
 
 import shutil
 
-from cluster.doctor.commands import ask
 from cluster.doctor.report import Finding, fail, ok, warn
-from cluster.submit.table import launcher_for
+from cluster.host.programs import ask
+from cluster.launch.table import launcher_for
 from configs.base import UserError
 from configs.cluster import ClusterConfig
 from configs.launchers import KubernetesLauncher, SlurmLauncher

@@ -10,7 +10,7 @@ from cluster.doctor.node import Need, NodeState, needs
 from cluster.doctor.pairs import pair_findings, pairs_of
 from cluster.doctor.report import Finding, Report, fail, ok, on
 from cluster.doctor.software import versions
-from cluster.topology import Node
+from cluster.machines import Node
 from configs.base import UserError
 from configs.cluster import ClusterConfig
 

@@ -13,7 +13,7 @@ from ray.job_submission import JobSubmissionClient
 from cluster.doctor.inside import MARK, Order
 from cluster.doctor.report import Report, fail
 from cluster.doctor.software import ROOT
-from cluster.submit.code_archive import stage_code
+from cluster.launch.code import stage_code
 from configs.cluster import ClusterConfig
 from configs.launchers import RayLauncher
 

@@ -13,10 +13,10 @@ from cluster.doctor.agreement import Clock
 from cluster.doctor.all_reduce import MEET_SECONDS, Speed, measure
 from cluster.doctor.node import Need, NodeState, examine_node
 from cluster.doctor.pairs import Pair, rounds_of
-from cluster.network import free_port
-from cluster.ray_connection import connect, first_line
-from cluster.ray_nodes import nodes_of
-from cluster.topology import Node
+from cluster.host.network import free_port
+from cluster.machines import Node
+from cluster.ray.connection import connect, first_line
+from cluster.ray.nodes import nodes_of
 from configs.cluster import ClusterConfig
 
 NODE_SECONDS, QUICK_NODE_SECONDS = 120.0, 20.0

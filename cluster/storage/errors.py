@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-from cluster.fence import LeaseLost
+from cluster.leases.fence import LeaseLost
 from configs.base import InfrastructureError, UserError
 
 FIRST_WAIT_SECONDS = 1.0

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from cluster.fence import LeaseLost
+from cluster.leases.fence import LeaseLost
 from cluster.storage.mirror import Mirror
 from configs.base import UserError
 

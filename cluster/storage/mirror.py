@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from cluster.files import FileEntry, describe_file, sync, whole_file
+from cluster.host.files import FileEntry, describe_file, sync, whole_file
 from cluster.storage.objects import Objects
 from cluster.storage.transfer import Tree
 from configs.base import InfrastructureError, UserError

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from cluster.files import FileEntry
+from cluster.host.files import FileEntry
 from cluster.storage.posix import PosixObjects
 from configs.base import UserError
 

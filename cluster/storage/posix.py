@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cluster.files import FileEntry, describe_file, inside, is_partial, whole_file
+from cluster.host.files import FileEntry, describe_file, inside, is_partial, whole_file
 from cluster.storage.errors import explained
 
 

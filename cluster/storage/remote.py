@@ -9,7 +9,7 @@ from typing import Any
 
 import fsspec
 
-from cluster.files import FileEntry, is_relative
+from cluster.host.files import FileEntry, is_relative
 from cluster.storage.errors import explained, tried
 from configs.base import UserError
 from configs.secrets import without_secrets

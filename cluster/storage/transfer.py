@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from cluster.files import FileEntry, describe_file, inside, sync
+from cluster.host.files import FileEntry, describe_file, inside, sync
 from cluster.storage.objects import Objects
 from configs.base import InfrastructureError, UserError
 

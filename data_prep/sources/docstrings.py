@@ -12,8 +12,8 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from configs.data import DocstringsSource
-from data_prep.document import Digest, Document, Unreadable
-from data_prep.sources import files
+from data_prep.sources import file_parts as files
+from data_prep.sources.document import Digest, Document, Unreadable
 from data_prep.sources.package_text import package_directory
 
 _SKIPPED_DIRECTORIES = ("test", "tests")

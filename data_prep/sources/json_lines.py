@@ -7,8 +7,9 @@ from typing import Any
 from pydantic import JsonValue
 
 from configs.data import JsonLinesSource
-from data_prep.document import Digest, Document, Unreadable
-from data_prep.sources import files, records
+from data_prep.sources import file_parts as files
+from data_prep.sources import record_fields as records
+from data_prep.sources.document import Digest, Document, Unreadable
 
 
 def parts(config: JsonLinesSource) -> tuple[str, ...]:

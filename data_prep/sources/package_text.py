@@ -9,8 +9,9 @@ from pydantic import JsonValue
 
 from configs.base import UserError
 from configs.data import PackageTextSource
-from data_prep.document import Digest, Document, Unreadable
-from data_prep.sources import files, records
+from data_prep.sources import file_parts as files
+from data_prep.sources import record_fields as records
+from data_prep.sources.document import Digest, Document, Unreadable
 
 _SAMPLE_PACKAGES = ("eld", "scipy", "sympy", "networkx", "sklearn")
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from pydantic import JsonValue
 
 from configs.data import PlainTextSource
-from data_prep.document import Digest, Document, Unreadable
-from data_prep.sources import files
+from data_prep.sources import file_parts as files
+from data_prep.sources.document import Digest, Document, Unreadable
 
 
 def parts(config: PlainTextSource) -> tuple[str, ...]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cluster.files import write_text
+from cluster.host.files import write_text
 from configs.base import UserError
 from configs.cluster import ClusterConfig
-from pipeline.commands import prepare, run_prepared
+from pipeline.prepare import prepare, run_prepared
 from pipeline.runs.directory import RunDirectory
 from pipeline.runs.records import StartRecord
 

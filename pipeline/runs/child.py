@@ -11,8 +11,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from cluster.redact import redact
-from cluster.retry import Outcome, outcome_of
+from cluster.host.redact import redact
+from pipeline.runs.retry import Outcome, outcome_of
 
 _SENTENCE = "concord: "
 """How the command begins what it says at its end (cli.py)."""

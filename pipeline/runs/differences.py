@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from pipeline.lineage import shorten
 from pipeline.runs.records import StartRecord
+from pipeline.store.lineage import shorten
 
 Meaning = Literal["refuse", "ask", "tell"]
 """`refuse`: it would be another run. `ask`: it may change the mathematics. `tell`: it does not."""

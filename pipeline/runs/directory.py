@@ -16,9 +16,9 @@ from cluster.storage.objects import Objects, is_url, objects
 from configs.base import UserError
 from configs.cluster import StorageConfig
 from configs.run import no_password
-from pipeline.artifact import RECORD
-from pipeline.remote_store import home_of
 from pipeline.runs.records import AttemptRecord, RequestRecord, RunRecord, StartRecord
+from pipeline.store.artifact import RECORD
+from pipeline.store.remote import home_of
 
 R = TypeVar("R", bound=BaseModel)
 

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from cluster.fence import LeaseLost
-from cluster.progress import say
+from cluster.host.console import say
+from cluster.leases.fence import LeaseLost
 from configs.base import InfrastructureError
 from configs.cluster import RetriesConfig
 

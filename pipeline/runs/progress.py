@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.artifact import RECORD
+from pipeline.store.artifact import RECORD
 from training.records import CHECKPOINT_FILE
 
 

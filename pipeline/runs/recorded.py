@@ -4,7 +4,7 @@ from pydantic import BaseModel, ValidationError
 
 from configs.base import UserError
 from configs.run import RunConfig
-from pipeline.plan import PlannedStep
+from pipeline.graph.plan import PlannedStep
 from pipeline.runs.directory import RunDirectory
 
 

@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from cluster.retry import Outcome
 from configs.base import Name
+from pipeline.runs.retry import Outcome
 
 
 class _Record(BaseModel):

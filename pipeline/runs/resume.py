@@ -8,17 +8,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.prompt import Confirm
 
-from cluster.doctor.ray_address import refuse_open_ray
-from cluster.submit.table import launcher_for
+from cluster.doctor.address import refuse_open_ray
+from cluster.launch.table import launcher_for
 from configs.base import ConfigError, UserError
 from configs.cluster import ClusterConfig
 from configs.load import load, shipped
 from configs.run import RunConfig
-from pipeline.commands import check_pools, prepare
+from pipeline.prepare import check_pools, prepare
 from pipeline.runs.attempt import write_recipe
 from pipeline.runs.differences import Difference, changed, differences, recipe_changes
 from pipeline.runs.directory import RunDirectory
-from pipeline.runs.drive import spent_seconds
+from pipeline.runs.driver import spent_seconds
 from pipeline.runs.records import RunRecord, StartRecord
 from pipeline.runs.state import state_of
 from pipeline.runs.submit import begin, check_machines, content_of, plan_start

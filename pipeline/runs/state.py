@@ -5,13 +5,13 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from cluster.submit.launcher import Launcher, Whereabouts
-from cluster.submit.table import launcher_for
+from cluster.launch.launcher import Launcher, Whereabouts
+from cluster.launch.table import launcher_for
+from cluster.leases.lease import store_holder
 from configs.base import UserError
 from configs.cluster import ClusterConfig
-from pipeline.lease import store_holder
 from pipeline.runs.directory import RunDirectory
-from pipeline.runs.drive import lease_name
+from pipeline.runs.driver import lease_name
 from pipeline.runs.recorded import outputs_of
 from pipeline.runs.records import AttemptRecord, StartRecord
 

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.markup import escape
 
-from cluster.retry import RESUME_ME
+from cluster.leases.lease import holder
 from configs.base import UserError
 from configs.cluster import ClusterConfig
-from pipeline.lease import holder
-from pipeline.provenance import code_version, package_versions
 from pipeline.runs.directory import RunDirectory, now, user
-from pipeline.runs.drive import grace_seconds
+from pipeline.runs.driver import grace_seconds
 from pipeline.runs.progress import newest_checkpoint
 from pipeline.runs.records import AttemptRecord, StartRecord
+from pipeline.runs.retry import RESUME_ME
 from pipeline.runs.state import LIVE, launcher_of, state_of
+from pipeline.store.provenance import code_version, package_versions
 
 SECONDS_BETWEEN_LOOKS = 0.3
 MARGIN_SECONDS = 30.0

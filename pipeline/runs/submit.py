@@ -14,20 +14,20 @@ from pydantic import JsonValue
 from rich.console import Console
 from rich.markup import escape
 
-from cluster.doctor.ray_address import refuse_open_ray
-from cluster.submit.launcher import Submission
-from cluster.submit.table import launcher_for
+from cluster.doctor.address import refuse_open_ray
+from cluster.launch.launcher import Submission
+from cluster.launch.table import launcher_for
 from configs.base import UserError
 from configs.cluster import ClusterConfig
 from configs.load import load, shipped
 from configs.run import RunConfig
-from pipeline.commands import Prepared, check_pools, prepare
-from pipeline.provenance import CODE, code_version, package_versions
+from pipeline.prepare import Prepared, check_pools, prepare
 from pipeline.runs.differences import changed
 from pipeline.runs.directory import RunDirectory, check_id, now, store_of, user
-from pipeline.runs.drive import grace_seconds
+from pipeline.runs.driver import grace_seconds
 from pipeline.runs.records import RunRecord, StartRecord
 from pipeline.runs.state import state_of
+from pipeline.store.provenance import CODE, code_version, package_versions
 
 _ROOT = Path(__file__).parents[2]
 MAX_NAME = 100

@@ -2,8 +2,8 @@ import time
 
 import pytest
 
+from cluster.machines import Node
 from cluster.placement import TooFew, place
-from cluster.topology import Node
 from configs.base import ConfigError
 from configs.cluster import WandbConfig
 from configs.pools import PoolConfig

@@ -32,7 +32,7 @@ def make_ray(request) -> MakeExecutor:
 
 def ray_maker(request) -> MakeExecutor:
     request.getfixturevalue("ray_cluster")
-    from cluster.ray_executor import RayExecutor
+    from cluster.ray.executor import RayExecutor
 
     return lambda **pool: RayExecutor(PoolConfig(**pool), address="local")
 
@@ -230,8 +230,8 @@ def test_more_ranks_than_cores_are_refused(make_ray):
 
 
 def test_a_ray_that_does_not_answer_gives_one_sentence():
-    from cluster.network import free_port
-    from cluster.ray_connection import check_answers
+    from cluster.host.network import free_port
+    from cluster.ray.connection import check_answers
 
     with pytest.raises(StartUpError, match="no Ray answers at"):
         check_answers(f"127.0.0.1:{free_port()}")

@@ -12,8 +12,8 @@ from pydantic import TypeAdapter
 
 from configs.base import UserError
 from configs.data import Source
-from data_prep.document import Document, Unreadable
-from data_prep.readers import READERS
+from data_prep.sources.document import Document, Unreadable
+from data_prep.sources.table import READERS
 
 MISSING = {
     "json_lines": {"paths": ("none/*.jsonl",)},

@@ -11,10 +11,10 @@ from cluster.inline import InlineExecutor
 from configs.base import Artifact
 from configs.data import CleanConfig
 from configs.pools import PoolConfig
-from data_prep.clean import clean
-from data_prep.corpus_files import read_documents
-from data_prep.document import Document
+from data_prep.cleaning.document_files import read_documents
+from data_prep.cleaning.stage import clean
 from data_prep.manifests import CleanCorpus
+from data_prep.sources.document import Document
 
 INLINE = InlineExecutor(PoolConfig())
 

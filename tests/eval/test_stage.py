@@ -17,25 +17,25 @@ from transformers import AutoTokenizer
 from configs.base import Artifact, UserError
 from configs.data import TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig, ExportConfig, MultipleChoiceConfig
-from data_prep.corpus_files import read_documents, write_documents
+from data_prep.cleaning.document_files import read_documents, write_documents
 from data_prep.manifests import CleanCorpus, TrainedTokenizer
-from data_prep.tokenize import tokenize
-from data_prep.tokenizer import EOS_ID, load
-from data_prep.train_tokenizer import MODEL, train_tokenizer
+from data_prep.tokenizer.sentencepiece_model import EOS_ID, load
+from data_prep.tokenizer.stage import MODEL, train_tokenizer
+from data_prep.tokens.stage import tokenize
 from eval.manifests import Scores
 from eval.stage import evaluate
 from eval.word_order import make_questions
 from tests.data_prep.corpora import INLINE, clean_config, cleaned, eld_sentences, source, write_lines
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
+from training.checkpoint.load_model import load_model
 from training.export import export
-from training.load import load_model
-from training.loop import train_rank
+from training.loop.trainer import train_rank
 from training.manifests import TrainedModel
 
 LANGUAGES = ("en", "sq", "zh", "th", "ar")
 CHOICE = MultipleChoiceConfig(questions_per_language=2, num_choices=3)
 CONTEXT = 48
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.evaluation import MultipleChoiceConfig
-from data_prep.document import Document
+from data_prep.sources.document import Document
 from eval.word_order import MAX_UNITS, MIN_UNITS, Question, make_questions
 from tests.data_prep.corpora import eld_sentences
 

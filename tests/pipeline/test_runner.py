@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from cluster.executor import Executor
-from cluster.files import sha256_of
+from cluster.host.files import sha256_of
 from configs.base import ConfigError, UserError
-from pipeline.artifact import RECORD
-from pipeline.stage import stage
+from pipeline.graph.stage import stage
+from pipeline.store.artifact import RECORD
 from tests.pipeline.toys import (
     STAGES,
     Bind,

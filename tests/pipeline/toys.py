@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster.executor import Executor
-from cluster.files import sha256_of
+from cluster.host.files import sha256_of
 from cluster.inline import InlineExecutor
 from configs.base import Artifact, Config, Manifest
 from configs.pools import PoolConfig
-from pipeline.plan import Plan, make_plan
+from pipeline.graph.plan import Plan, make_plan
+from pipeline.graph.stage import Stage, stage
 from pipeline.runner import Runner
-from pipeline.stage import Stage, stage
 
 
 class Text(Manifest):

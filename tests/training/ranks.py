@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from cluster.executor import Rank
-from cluster.fence import fence_of
-from cluster.network import free_port
+from cluster.host.network import free_port
+from cluster.leases.fence import fence_of
+from cluster.machines import Node
 from cluster.placement import place
-from cluster.topology import Node
 from configs.base import Artifact
 from configs.pools import PoolConfig
 from configs.training import TrainConfig
 from data_prep.manifests import Certificate, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
-from data_prep.shards import dtype_for, write_shard
-from training.attempts import begin_session
+from data_prep.tokens.megatron_shards import dtype_for, write_shard
 from training.job import Job
+from training.log.attempts_file import begin_session
 
 VOCAB = 320
 GRACE_SECONDS = 10
@@ -61,7 +61,7 @@ def _context() -> Any:
     """Ranks are forked off a process that has the libraries loaded and has done nothing with them."""
     os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training.loop"])
+    context.set_forkserver_preload(["training.loop.trainer"])
     return context
 
 

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from cluster.executor import Executor, Rank
-from cluster.files import sha256_of
+from cluster.host.files import sha256_of
 from cluster.inline import InlineExecutor
 from configs.base import Artifact
 from configs.pools import PoolConfig
 from data_prep.manifests import Certificate, TrainedTokenizer
-from data_prep.train_tokenizer import HUGGING_FACE, MODEL
+from data_prep.tokenizer.stage import HUGGING_FACE, MODEL
 from tests.training.ranks import VOCAB, run_ranks, tiny_config, tiny_corpus
 from tests.training.trials import before_step
-from training import control
-from training.attempts import Attempt, End, read_attempts
-from training.checkpoint import load_weights
-from training.metrics import FILE, read_metrics
+from training.checkpoint.directory import load_weights
+from training.log.attempts_file import Attempt, End, read_attempts
+from training.log.metrics_file import FILE, read_metrics
+from training.loop import stop_requests as control
 from training.stage import train
 
 NUM_CPUS = len(os.sched_getaffinity(0))
@@ -64,7 +64,7 @@ def numbers(out: Path) -> list[tuple[Any, ...]]:
 
 
 def test_ray_and_this_process_give_identical_numbers(tmp_path: Path, ray_cluster: None) -> None:
-    from cluster.ray_executor import RayExecutor
+    from cluster.ray.executor import RayExecutor
 
     assert run_ranks(in_process, 1, tmp_path, "inline") == [None]
     pool = PoolConfig(num_ranks=1, cpus_per_rank=NUM_CPUS, micro_batch_size=2, warm_spares=False)

@@ -14,17 +14,18 @@ import torch
 from safetensors.torch import load_file
 
 from cluster.executor import Rank
-from training import control, rank_file
-from training.checkpoint import load_weights
-from training.control import Requests
-from training.engine import join, leave
-from training.fragments import owned_fragments
+from training.checkpoint import rank_file
+from training.checkpoint.directory import load_weights
 from training.job import Job
-from training.loop import Trainer, train_rank
+from training.log.metrics_file import FILE, StepMetrics, read_metrics
+from training.loop import stop_requests as control
+from training.loop.step import Stepper
+from training.loop.stop_requests import Requests
+from training.loop.trainer import Trainer, train_rank
+from training.loop.watchdog import Watchdog
 from training.manifests import TrainedModel
-from training.metrics import FILE, StepMetrics, read_metrics
-from training.step import Stepper
-from training.watchdog import Watchdog
+from training.zero.engine import join, leave
+from training.zero.fragments import owned_fragments
 
 State = dict[str, dict[str, npt.NDArray[np.float32]]]
 """Kind -> parameter -> all of its elements."""
@@ -125,7 +126,7 @@ def train_with_a_collective_too_many(rank: Rank, job: Job, step: int) -> None:
 
 def train_with_poison(rank: Rank, job: Job, places: list[int], what: str) -> None:
     """The step whose data begins at one of the places has a loss or a gradient that is not finite, or a huge loss."""
-    from training.network import Network
+    from training.network.packed_lm import Network
 
     honest, forward, now = Stepper.take, Network.forward, [False]
 

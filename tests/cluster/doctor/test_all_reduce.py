@@ -4,7 +4,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from cluster.doctor.all_reduce import measure
-from cluster.network import free_port
+from cluster.host.network import free_port
 
 
 def test_two_processes_measure_a_speed():

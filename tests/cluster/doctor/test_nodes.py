@@ -2,12 +2,12 @@
 
 import pytest
 
-from cluster.doctor import ray_address
+from cluster.doctor import address as ray_address
+from cluster.doctor.address import address_finding, refuse_open_ray
 from cluster.doctor.nodes import examine_nodes, names_of
-from cluster.doctor.ray_address import address_finding, refuse_open_ray
 from cluster.doctor.software import installed
-from cluster.network import free_port
-from cluster.topology import Node
+from cluster.host.network import free_port
+from cluster.machines import Node
 from configs.base import ConfigError
 from configs.cluster import ClusterConfig
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.fence import LeaseLost
+from cluster.leases.fence import LeaseLost
 from cluster.storage import follow
 from cluster.storage.follow import mirrored
 from cluster.storage.mirror import Mirror, Shape

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import cluster.storage.remote
-from cluster.fence import LeaseLost
-from cluster.files import describe_file
+from cluster.host.files import describe_file
+from cluster.leases.fence import LeaseLost
 from cluster.storage.errors import PATIENCE_SECONDS, patiently, tried
 from cluster.storage.objects import objects
 from configs.base import InfrastructureError, UserError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.files import describe_file
+from cluster.host.files import describe_file
 from cluster.storage.objects import Objects, objects
 from cluster.storage.remote import RemoteObjects
 from cluster.storage.transfer import Tree

@@ -4,10 +4,10 @@ import shlex
 
 import pytest
 
-from cluster.submit.launcher import Whereabouts
+from cluster.launch.launcher import Whereabouts
+from cluster.leases.lease import lease
 from configs.base import UserError
-from pipeline.lease import lease
-from pipeline.runs.drive import lease_name
+from pipeline.runs.driver import lease_name
 from pipeline.runs.stop import checkpoint_now, stop
 from pipeline.runs.submit import default_id, words_for
 from tests.pipeline.runs.test_submit import console, place, resumed, submitted

@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cluster.submit.launcher import Whereabouts
-from cluster.submit.table import LAUNCHERS
+from cluster.launch.launcher import Whereabouts
+from cluster.launch.table import LAUNCHERS
+from cluster.leases.lease import lease
 from configs.base import UserError
-from pipeline.artifact import RECORD
-from pipeline.lease import lease
+from pipeline.cli.show_run import list_runs, show_run, show_run_lineage
 from pipeline.runs.attempt import make_attempt
 from pipeline.runs.directory import RunDirectory, open_run
-from pipeline.runs.drive import lease_name
+from pipeline.runs.driver import lease_name
 from pipeline.runs.logs import log_text
 from pipeline.runs.resume import resume
-from pipeline.runs.show import list_runs, show_run, show_run_lineage
 from pipeline.runs.state import state_of
 from pipeline.runs.stop import checkpoint_now, stop
 from pipeline.runs.submit import submit
+from pipeline.store.artifact import RECORD
 from tests.pipeline.runs.toy_runs import ToyLauncher, toy_attempt
 
 RECIPE = """\

@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
-from cluster.fence import Fence
-from cluster.submit.launcher import Submission, Whereabouts
+from cluster.launch.launcher import Submission, Whereabouts
+from cluster.leases.fence import Fence
+from cluster.leases.lease import lease
 from configs.cluster import ClusterConfig
-from pipeline.lease import lease
 from pipeline.runs.directory import RunDirectory, now
-from pipeline.runs.drive import Driver, lease_name
+from pipeline.runs.driver import Driver, lease_name
 from pipeline.runs.records import AttemptRecord, RunRecord, StartRecord
 
 QUICK = {"backoff_seconds": 0}

@@ -1,0 +1,48 @@
+"""Nodes that keep failing, so that a run leaves them out."""
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+from cluster.host.console import say
+
+FAILURES = 2
+WITHIN_SECONDS = 86_400.0
+"""A node that failed so often within a day is avoided: once is bad luck, twice a habit."""
+
+
+class NodeFailures:
+    """Which hosts have failed when and why: lines of JSON in a file that the attempts of a run share."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Without a path it is known to this process alone."""
+        self._path = path
+        self._known: list[tuple[str, float]] = []
+
+    def add(self, host: str, *, reason: str) -> None:
+        """Note that a host has failed now. What cannot be written, on a full disk, is known to this process alone."""
+        now = time.time()
+        self._known.append((host, now))
+        if self._path is None:
+            return
+        line = json.dumps({"host": host, "time": now, "reason": reason})
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            say(f"{self._path} could not be written ({error.strerror}): {host} failed: {reason}")
+
+    def avoided(self) -> frozenset[str]:
+        """The hosts that have failed twice within the last day."""
+        since = time.time() - WITHIN_SECONDS
+        counts = Counter(host for host, when in {*self._known, *self._written()} if when > since)
+        return frozenset(host for host, count in counts.items() if count >= FAILURES)
+
+    def _written(self) -> list[tuple[str, float]]:
+        if self._path is None or not self._path.exists():
+            return []
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines if line.endswith("}")]  # a full disk leaves halves
+        return [(row["host"], row["time"]) for row in rows]

@@ -1,0 +1,43 @@
+"""The format of clean documents on disk: JSON lines, one document a line, Zstandard."""
+
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import zstandard
+
+from cluster.host.files import whole_file
+from data_prep.sources.document import Document
+
+LEVEL = 3
+"""Zstandard's default: about as fast as the disk."""
+
+
+def write_documents(path: Path, documents: Iterable[Document]) -> int:
+    """Write a shard whole; the number of documents."""
+    count = 0
+    compressor = zstandard.ZstdCompressor(level=LEVEL)
+    with whole_file(path) as partial, partial.open("wb") as file, compressor.stream_writer(file, closefd=False) as out:
+        for document in documents:
+            out.write(_encode(document))
+            count += 1
+    return count
+
+
+def read_documents(path: Path) -> Iterator[Document]:
+    """The documents of a shard, in order."""
+    with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as stream:
+        for line in io.TextIOWrapper(stream, encoding="utf-8", newline="\n"):
+            yield Document(**json.loads(line))
+
+
+def _encode(document: Document) -> bytes:
+    row = {
+        "id": document.id,
+        "text": document.text,
+        "language": document.language,
+        "source": document.source,
+        "metadata": dict(document.metadata),
+    }
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,152 @@
+"""The stage that learns a tokenizer and proves that its export gives the same ids."""
+
+import hashlib
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from cluster.executor import Executor
+from cluster.host.files import inside, sha256_of, whole_file
+from configs.base import Artifact, UserError
+from configs.data import TrainTokenizerConfig
+from data_prep.cleaning.document_files import read_documents, write_documents
+from data_prep.manifests import Certificate, CleanCorpus, TrainedTokenizer
+from data_prep.sources.document import Document
+from data_prep.tokenizer.certificate_texts import ADVERSARIAL
+
+MODEL = "tokenizer.model"
+HUGGING_FACE = "hugging_face"
+CERTIFIED_PER_LANGUAGE = 50
+"""Held-out documents of each language on which the export is compared with SentencePiece."""
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """One item of work: which documents of a shard to learn from."""
+
+    shard: Path
+    sample: Path
+    rates: Mapping[str, float]
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Learning:
+    """The one item of work that learns from the samples."""
+
+    samples: tuple[Path, ...]
+    held_out: Path
+    config: TrainTokenizerConfig
+    out: Path
+
+
+def train_tokenizer(
+    config: TrainTokenizerConfig, *, corpus: Artifact[CleanCorpus], out: Path, executor: Executor
+) -> TrainedTokenizer:
+    """Draw a sample by language, learn from it, export, certify."""
+    rates = sampling_rates(_language_bytes(corpus.manifest), config)
+    draws = [
+        _Draw(inside(corpus.dir, shard.path), out / "sample" / f"{i:06d}.jsonl.zst", rates, config.seed)
+        for i, shard in enumerate(corpus.manifest.shards)
+    ]
+    sizes: Counter[str] = Counter()
+    for drawn in executor.map(_draw, draws, label="drawing the tokenizer's sample"):
+        sizes.update(drawn)
+    held_out = inside(corpus.dir, corpus.manifest.held_out)
+    learning = _Learning(tuple(draw.sample for draw in draws), held_out, config, out)
+    (certificate,) = executor.map(_learn, [learning], label="learning the tokenizer")
+    shutil.rmtree(out / "sample")  # with what a killed worker may have left half-written in it
+    from data_prep.tokenizer.sentencepiece_model import EOS_ID, PAD_ID
+
+    return TrainedTokenizer(
+        vocab_size=config.vocab_size,
+        eos_id=EOS_ID,
+        pad_id=PAD_ID,
+        sample_bytes=dict(sorted(sizes.items())),
+        certificate=certificate,
+    )
+
+
+def sampling_rates(language_bytes: Mapping[str, int], config: TrainTokenizerConfig) -> dict[str, float]:
+    """The share of each language's text to learn from, 0 to 1.
+
+    Shares of the budget follow bytes ** (1 / temperature); what a small language cannot use goes to the others.
+    """
+    weights = {language: size ** (1 / config.temperature) for language, size in language_bytes.items() if size}
+    rates: dict[str, float] = {}
+    budget = float(config.sample_bytes)
+    for language in sorted(weights, key=lambda name: language_bytes[name] / weights[name]):  # fullest share first
+        rest = sum(weight for other, weight in weights.items() if other not in rates)
+        rates[language] = min(1.0, budget * weights[language] / rest / language_bytes[language])
+        budget -= rates[language] * language_bytes[language]
+    return rates
+
+
+def _language_bytes(corpus: CleanCorpus) -> Counter[str]:
+    sizes: Counter[str] = Counter()
+    for count in corpus.counts:
+        sizes[count.language] += count.kept_bytes
+    return sizes
+
+
+def _draw(draw: _Draw) -> Counter[str]:
+    """Write the drawn documents of a shard; their bytes by language."""
+    chosen = [document for document in read_documents(draw.shard) if _is_drawn(document, draw)]
+    write_documents(draw.sample, chosen)
+    sizes: Counter[str] = Counter()
+    for document in chosen:
+        sizes[document.language] += len(document.text.encode())
+    return sizes
+
+
+def _is_drawn(document: Document, draw: _Draw) -> bool:
+    """By a hash of the id, so that it depends on nothing but the document and the seed."""
+    key = hashlib.blake2b(
+        document.id.encode(), digest_size=8, salt=draw.seed.to_bytes(16, "little", signed=True)
+    ).digest()
+    return int.from_bytes(key, "little") < draw.rates[document.language] * 2**64
+
+
+def _learn(learning: _Learning) -> Certificate:
+    from data_prep.tokenizer.sentencepiece_model import differing, export_hugging_face, learn
+
+    lines = (
+        line for sample in learning.samples for document in read_documents(sample) for line in document.text.split("\n")
+    )
+    model = learn(lines, learning.config)
+    with whole_file(learning.out / MODEL) as partial:
+        partial.write_bytes(model)
+    export_hugging_face(model, learning.out / HUGGING_FACE)
+    by_language = _some_of_each_language(learning.held_out)
+    texts = [*ADVERSARIAL, *(text for texts in by_language.values() for text in texts)]
+    if wrong := differing(learning.out / MODEL, learning.out / HUGGING_FACE, texts):
+        raise RuntimeError(f"the exported tokenizer differs from SentencePiece on {len(wrong)} texts: {wrong[:3]!r}")
+    return Certificate(
+        num_texts=len(texts),
+        num_languages=len(by_language),
+        model_sha256=sha256_of(learning.out / MODEL),
+        tokenizer_json_sha256=sha256_of(learning.out / HUGGING_FACE / "tokenizer.json"),
+    )
+
+
+def check_certificate(tokenizer: Artifact[TrainedTokenizer]) -> None:
+    """Raise UserError if the tokenizer's files are not those that were certified."""
+    certificate = tokenizer.manifest.certificate
+    for name, sha256 in (
+        (MODEL, certificate.model_sha256),
+        (f"{HUGGING_FACE}/tokenizer.json", certificate.tokenizer_json_sha256),
+    ):
+        if sha256_of(inside(tokenizer.dir, name)) != sha256:
+            raise UserError(
+                f"{tokenizer.dir / name} is not the file that was certified; delete its artifact to have it made again"
+            )
+
+
+def _some_of_each_language(held_out: Path) -> dict[str, list[str]]:
+    texts: defaultdict[str, list[str]] = defaultdict(list)
+    for document in read_documents(held_out):
+        texts[document.language].append(document.text)
+    return {language: list(islice(own, CERTIFIED_PER_LANGUAGE)) for language, own in texts.items()}

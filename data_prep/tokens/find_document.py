@@ -1,0 +1,80 @@
+"""Where a document stands among the tokens, or what became of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+from zstandard import ZstdError
+
+from cluster.host.files import inside
+from configs.base import Artifact, UserError
+from data_prep.cleaning.document_files import read_documents
+from data_prep.manifests import CleanCorpus, TokenizedCorpus
+from data_prep.tokens.megatron_shards import document_lengths
+
+
+@dataclass(frozen=True)
+class TokenRange:
+    """Tokens `start` to `stop - 1` of a stream: those of all shards of a source in a language, end to end."""
+
+    source: str
+    language: str
+    start: int
+    stop: int
+
+
+def find_document(name: str, *, corpus: Artifact[CleanCorpus], tokens: Artifact[TokenizedCorpus]) -> list[TokenRange]:
+    """The tokens of each document whose id is `name`: one, unless the source gave an id twice.
+
+    Reads the documents of one source. Raises UserError, with what became of it, if it is not in the training text.
+    """
+    source = name.partition("/")[0]  # every reader begins an id so
+    known = {count.source for count in corpus.manifest.counts}
+    if source not in known:
+        raise UserError(
+            f"document {name!r} is of no source of {corpus.dir.name}: an id is the name of its source, a slash and "
+            f"its name there, and the sources are {', '.join(sorted(known))}"
+        )
+    try:
+        found = list(_ranges(name, source, corpus, tokens))
+    except (OSError, ValueError, ZstdError) as error:
+        raise UserError(
+            f"the text or tokens of {corpus.dir.name} and {tokens.dir.name} cannot be read "
+            f"({' '.join(str(error).split())}); delete the damaged artifact to have it made again"
+        ) from error
+    if found:
+        return found
+    raise UserError(f"document {name!r} is not in the training text: {_fate(name, source, corpus)}")
+
+
+def _ranges(
+    name: str, source: str, corpus: Artifact[CleanCorpus], tokens: Artifact[TokenizedCorpus]
+) -> Iterator[TokenRange]:
+    before: dict[str, int] = {}
+    """Language -> tokens of its stream in the shards before."""
+    for documents, shard in zip(corpus.manifest.shards, tokens.manifest.shards, strict=True):
+        if shard.source != source:
+            continue
+        shift, start = {}, 0  # from a token's number in the shard to its number in the stream
+        for segment in shard.segments:
+            shift[segment.language] = before.get(segment.language, 0) - start
+            start += segment.num_tokens
+            before[segment.language] = before.get(segment.language, 0) + segment.num_tokens
+        lengths = document_lengths(inside(tokens.dir, shard.path)).tolist()
+        read = read_documents(inside(corpus.dir, documents.path))
+        for document, length, stop in zip(read, lengths, accumulate(lengths), strict=True):
+            if document.id == name:
+                end = stop + shift[document.language]
+                yield TokenRange(source, document.language, end - length, end)
+
+
+def _fate(name: str, source: str, corpus: Artifact[CleanCorpus]) -> str:
+    manifest = corpus.manifest
+    for record in manifest.unreadable:
+        if name == f"{source}/{record.where}":
+            return f"it could not be read ({record.reason})"
+    if any(document.id == name for document in read_documents(inside(corpus.dir, manifest.held_out))):
+        return "it was held out for evaluation"
+    reasons = sorted({reason for count in manifest.counts if count.source == source for reason in count.dropped})
+    dropped = f"it was dropped ({' or '.join(reasons)}), or " if reasons else "it "
+    return f"{dropped}was never in source {source!r}; ids are compared letter by letter"

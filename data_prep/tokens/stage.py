@@ -1,0 +1,120 @@
+"""The stage that turns clean documents into token shards, one item of work a shard."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster.executor import Executor
+from cluster.host.files import inside, whole_file
+from configs.base import Artifact
+from configs.data import TokenizeConfig
+from data_prep.cleaning.document_files import read_documents
+from data_prep.manifests import CleanCorpus, CorpusShard, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
+from data_prep.sources.document import Document
+from data_prep.tokenizer.stage import MODEL, check_certificate
+from data_prep.tokens.megatron_shards import dtype_for, open_tokens, write_shard
+
+BATCH_DOCUMENTS = 1000
+"""Documents encoded in one call."""
+
+
+@dataclass(frozen=True)
+class _Item:
+    shard: CorpusShard
+    source: Path
+    prefix: Path
+    model: Path
+    vocab_size: int
+    eos_id: int
+
+
+@dataclass(frozen=True)
+class _Tokenized:
+    segments: tuple[Segment, ...]
+    counts: npt.NDArray[np.int64]
+    """(vocab_size,) how often each id occurs."""
+
+
+def tokenize(
+    config: TokenizeConfig,
+    *,
+    corpus: Artifact[CleanCorpus],
+    tokenizer: Artifact[TrainedTokenizer],
+    out: Path,
+    executor: Executor,
+) -> TokenizedCorpus:
+    """Every document becomes its ids and the end-of-text id, in the order of the clean shards."""
+    check_certificate(tokenizer)
+    made = tokenizer.manifest
+    items = [
+        _Item(
+            shard,
+            inside(corpus.dir, shard.path),
+            out / _name(shard),
+            tokenizer.dir / MODEL,
+            made.vocab_size,
+            made.eos_id,
+        )
+        for shard in corpus.manifest.shards
+    ]
+    counts = np.zeros(made.vocab_size, dtype=np.int64)
+    shards = []
+    for item, tokenized in zip(items, executor.map(_tokenize_shard, items, label="tokenizing"), strict=True):
+        counts += tokenized.counts
+        shards.append(TokenShard(path=_name(item.shard), source=item.shard.source, segments=tokenized.segments))
+    return TokenizedCorpus(
+        shards=tuple(shards), vocab_size=made.vocab_size, eos_id=made.eos_id, unigram_entropy=entropy(counts)
+    )
+
+
+def entropy(counts: npt.NDArray[np.int64]) -> float:
+    """Shannon entropy in nats of the distribution that `counts` is proportional to."""
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def _name(shard: CorpusShard) -> str:
+    return f"tokens/{Path(shard.path).name.removesuffix('.jsonl.zst')}"
+
+
+def _tokenize_shard(item: _Item) -> _Tokenized:
+    """Write one pair of files. A finished one, which has its segments beside it, is only read."""
+    done = item.prefix.with_name(item.prefix.name + ".segments.json")
+    if not done.exists():
+        sizes: list[tuple[str, int, int]] = []
+        write_shard(item.prefix, _ids(item, sizes), dtype_for(item.vocab_size))
+        rows = [_segment(language, list(group)) for language, group in groupby(sizes, key=lambda row: row[0])]
+        with whole_file(done) as partial:
+            partial.write_text(json.dumps([row.model_dump() for row in rows]), encoding="utf-8")
+    segments = tuple(Segment.model_validate(row) for row in json.loads(done.read_text(encoding="utf-8")))
+    return _Tokenized(segments, np.bincount(open_tokens(item.prefix), minlength=item.vocab_size))
+
+
+def _ids(item: _Item, sizes: list[tuple[str, int, int]]) -> Iterator[list[int]]:
+    """Each document's ids; notes (language, tokens, bytes) of each in `sizes`."""
+    from data_prep.tokenizer.sentencepiece_model import encode, load
+
+    tokenizer = load(item.model)
+    for batch in _batches(read_documents(item.source)):
+        for document, ids in zip(batch, encode(tokenizer, [document.text for document in batch]), strict=True):
+            sizes.append((document.language, len(ids) + 1, len(document.text.encode())))
+            yield [*ids, item.eos_id]
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    while batch := list(islice(documents, BATCH_DOCUMENTS)):
+        yield batch
+
+
+def _segment(language: str, rows: list[tuple[str, int, int]]) -> Segment:
+    return Segment(
+        language=language,
+        num_documents=len(rows),
+        num_tokens=sum(row[1] for row in rows),
+        num_bytes=sum(row[2] for row in rows),
+    )

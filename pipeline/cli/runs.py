@@ -1,0 +1,155 @@
+"""The commands for runs that are submitted: they go on without the terminal, here or on a cluster."""
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from configs.base import UserError
+from pipeline.cli.options import ClusterOption, RecipeArgument, SetOption
+
+out = Console(highlight=False, soft_wrap=True)
+
+StoreOption = Annotated[
+    str, typer.Option("--store", metavar="DIR", envvar="CONCORD_STORE", help="Store that holds the run.")
+]
+WorkOption = Annotated[
+    str | None,
+    typer.Option("--work-dir", metavar="DIR", help="Of a store that is a URL: storage.work_dir, if not the last one."),
+]
+RunArgument = Annotated[str, typer.Argument(help="A run's id.", metavar="RUN")]
+ChecksOption = Annotated[bool, typer.Option("--check/--no-check", help="Try the nodes first; leave out bad ones.")]
+
+StartOption = Annotated[int | None, typer.Option("--start", metavar="NUMBER", min=1)]
+
+
+def submit(
+    recipe: RecipeArgument,
+    cluster: ClusterOption = "local",
+    overrides: SetOption = None,
+    run_id: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="The run's id; left out, it follows from the recipe.")
+    ] = None,
+    check: ChecksOption = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be submitted, and do nothing.")] = False,
+) -> None:
+    """Start a run that goes on without this terminal, and say its id. The same recipe again is the same run."""
+    from pipeline.runs.submit import submit as start
+
+    start(recipe, cluster, tuple(overrides or ()), out, run_id=run_id, check_first=check, dry_run=dry_run)
+
+
+def resume(
+    run: RunArgument,
+    store: StoreOption = "store",
+    work_dir: WorkOption = None,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", metavar="NAME", help="Another cluster file than at the last start.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Go on in spite of doubtful differences.")] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Pass over a driver that is cut off; it can commit nothing more.")
+    ] = False,
+    check: ChecksOption = True,
+) -> None:
+    """Start a run again where it ended, after saying what differs from the last start."""
+    from pipeline.runs.directory import open_run
+    from pipeline.runs.resume import resume as start
+
+    directory = open_run(store, run, work_dir=work_dir)
+    start(directory, out, cluster=cluster, yes=yes, take_over=take_over, check_first=check)
+
+
+def logs(
+    run: RunArgument,
+    store: StoreOption = "store",
+    work_dir: WorkOption = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until the run ends.")] = False,
+) -> None:
+    """Print what a run's drivers have printed."""
+    from pipeline.runs.directory import open_run
+    from pipeline.runs.logs import log_text
+
+    try:
+        for text in log_text(open_run(store, run, work_dir=work_dir), follow=follow):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+    except KeyboardInterrupt:  # the way to end -f
+        return
+
+
+def stop(run: RunArgument, store: StoreOption = "store", work_dir: WorkOption = None) -> None:
+    """Have a run save a checkpoint and end."""
+    from pipeline.runs.directory import open_run
+    from pipeline.runs.stop import stop as ask
+
+    ask(open_run(store, run, work_dir=work_dir), out)
+
+
+def checkpoint_now(run: RunArgument, store: StoreOption = "store", work_dir: WorkOption = None) -> None:
+    """Have a run save a checkpoint after its present step, and wait for it."""
+    from pipeline.runs.directory import open_run
+    from pipeline.runs.stop import checkpoint_now as ask
+
+    ask(open_run(store, run, work_dir=work_dir), out)
+
+
+def ls(store: StoreOption = "store") -> None:
+    """List the runs of a store."""
+    from pipeline.cli.show_run import list_runs
+
+    list_runs(store, out)
+
+
+def drive(
+    run: RunArgument,
+    store: StoreOption = "store",
+    work_dir: WorkOption = None,
+    start: StartOption = None,
+    ray_address: Annotated[str | None, typer.Option("--ray-address", metavar="HOST:PORT")] = None,
+) -> None:
+    """Be the driver of a run. Launchers start this."""
+    from configs.cluster import ClusterConfig
+    from pipeline.runs.directory import open_run
+    from pipeline.runs.driver import drive as work
+
+    directory = open_run(store, run, work_dir=work_dir)
+    starts = directory.starts()
+    if not starts:
+        raise UserError(f"run {run} was not started; `concord submit` or `concord resume` starts a driver")
+    mine = starts[(start or len(starts)) - 1]
+    machines = ClusterConfig.model_validate(mine.cluster)
+    raise typer.Exit(work(directory, mine, machines, ray_address=ray_address))
+
+
+def attempt(
+    run: RunArgument,
+    store: StoreOption = "store",
+    work_dir: WorkOption = None,
+    start: StartOption = None,
+    take_over: Annotated[bool, typer.Option("--take-over")] = False,
+    ray_address: Annotated[str | None, typer.Option("--ray-address", metavar="HOST:PORT")] = None,
+) -> None:
+    """Make one attempt of a run. Its driver starts this."""
+    from configs.cluster import ClusterConfig
+    from pipeline.runs.attempt import end_with_parent, make_attempt
+    from pipeline.runs.directory import open_run
+
+    end_with_parent()
+    directory = open_run(store, run, work_dir=work_dir)
+    starts = directory.starts()
+    mine = starts[(start or len(starts)) - 1]
+    machines = ClusterConfig.model_validate(mine.cluster)
+    if ray_address is not None:
+        machines = machines.model_copy(update={"ray_address": ray_address})
+    make_attempt(directory, mine, machines, out, take_over=take_over)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put them into the command `concord`."""
+    for function in (submit, resume, logs, stop, ls):
+        app.command()(function)
+    app.command("checkpoint-now")(checkpoint_now)
+    app.command(hidden=True)(drive)
+    app.command(hidden=True)(attempt)

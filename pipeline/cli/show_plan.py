@@ -1,0 +1,184 @@
+"""`concord plan`: what would be made and why, and what its trainings would take. Nothing is written."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from cluster.placement import TooFew, describe
+from configs.cluster import ClusterConfig
+from configs.data import TrainTokenizerConfig
+from configs.load import load, shipped
+from configs.training import TrainConfig
+from data_prep.manifests import TrainedTokenizer
+from pipeline.estimate.estimate import Estimate, estimate
+from pipeline.estimate.machines import laid_out
+from pipeline.estimate.rows import estimate_rows, problem
+from pipeline.graph.plan import PlannedStep
+from pipeline.graph.why import why_make
+from pipeline.prepare import Prepared, check_pools, prepare
+from pipeline.store.artifact import load_artifact
+
+_FITS = {True: "fits", False: "does not fit", None: "not known whether it fits"}
+_UNKNOWN = ": give `accelerator_memory_gib` under the pool's `machines`"
+
+
+@dataclass(frozen=True)
+class Line:
+    """What the plan says of one step."""
+
+    step: PlannedStep
+    action: str
+    """`reuse`, `make` or `not needed`."""
+
+    why: str
+    """Why it is made; empty otherwise."""
+
+    machines: str = ""
+    estimate: Estimate | None = None
+    problem: str = ""
+    """Why it does not fit, and what to change; empty if it fits, or where that was not asked."""
+
+
+def show_plan(recipe: Path, cluster: str | None, overrides: tuple[str, ...], out: Console, *, as_json: bool) -> bool:
+    """A line a step: reuse, make and why, or not needed; with a cluster also what each training takes.
+
+    False if something to be made does not fit; True also where that is not known. Raises ConfigError and UserError as
+    `prepare` does.
+    """
+    machines = None if cluster is None else load(shipped("clusters", cluster), ClusterConfig).config
+    ready = prepare(recipe, overrides, machines.storage if machines else None)
+    if machines is not None and cluster is not None:
+        check_pools(ready, machines, cluster)
+    lines = plan_lines(ready, machines)
+    fits = _fit(lines)
+    if as_json:
+        print(json.dumps(_to_json(ready, lines, cluster=cluster, fits=fits), indent=2))
+        return fits is not False
+    for line in lines:
+        for text in _render(line):
+            out.print(text)
+    words = [line.action for line in lines]
+    out.print(f"{words.count('make')} to make, {words.count('reuse')} to reuse, in {escape(str(ready.store))}")
+    if machines is not None:
+        out.print(f"{_FITS[fits]} on cluster {escape(str(cluster))}{_UNKNOWN if fits is None else ''}")
+    return fits is not False
+
+
+def _fit(lines: list[Line]) -> bool | None:
+    """Whether all that is to be made fits; None where what is known fits, and not all is known."""
+    if any(line.problem for line in lines):
+        return False
+    return None if any(line.estimate is not None and line.estimate.fits is None for line in lines) else True
+
+
+def plan_lines(ready: Prepared, cluster: ClusterConfig | None) -> list[Line]:
+    """What is to be done about each step, in the order of the plan."""
+    needed = _needed(ready)
+    made = {name for name, word in needed.items() if word == "make"}
+    fingerprints = {name: step.fingerprint for name, step in ready.plan.steps.items()}
+    lines = []
+    for name, step in ready.plan.steps.items():
+        action = needed.get(name, "not needed")
+        why = why_make(step, ready.store, made_anew=made, fingerprints=fingerprints) if name in made else ""
+        line = Line(step, action, why)
+        trains = name in made and isinstance(step.config, TrainConfig)
+        lines.append(_estimated(line, ready, cluster) if cluster is not None and trains else line)
+    return lines
+
+
+def _estimated(line: Line, ready: Prepared, cluster: ClusterConfig) -> Line:
+    step = line.step
+    assert isinstance(step.config, TrainConfig)
+    try:
+        nodes, placement = laid_out(cluster, step.pool)
+    except TooFew as error:
+        return Line(step, line.action, line.why, problem=str(error))
+    found = estimate(
+        step.config,
+        vocab_size=_vocab_size(step, ready),
+        pool=cluster.pools[step.pool],
+        nodes=nodes,
+        placement=placement,
+        store=ready.store if "://" not in ready.loaded.config.store else None,
+        is_their_disk=cluster.pools[step.pool].machines is None and cluster.launcher.kind == "local",
+    )
+    return Line(step, line.action, line.why, machines=describe(nodes), estimate=found, problem=problem(found))
+
+
+def _vocab_size(step: PlannedStep, ready: Prepared) -> int:
+    """Of the finished tokenizer, or else as its step asks for."""
+    tokenizer = ready.plan.steps[step.inputs["tokenizer"]]
+    finished = load_artifact(ready.store / tokenizer.artifact, TrainedTokenizer)
+    return (
+        finished.manifest.vocab_size if finished else TrainTokenizerConfig.model_validate(tokenizer.config).vocab_size
+    )
+
+
+def _render(line: Line) -> Iterator[str]:
+    step = line.step
+    made_from = f" <- {', '.join(step.inputs.values())}" if step.inputs else ""
+    why = f"  {escape(line.why)}" if line.why else ""
+    yield f"{line.action:<10}  [bold]{step.name}[/]{made_from}  [dim]{step.artifact}[/]{why}"
+    if line.estimate is not None:
+        assert isinstance(step.config, TrainConfig)
+        rows = [("machines", line.machines), *estimate_rows(line.estimate, step.config)]
+        yield from (f"  [dim]{name:<13}[/]  {escape(text)}" for name, text in rows)
+    if line.problem:
+        yield f"  [bold red]does not fit[/]   {escape(line.problem)}"
+
+
+def _to_json(ready: Prepared, lines: list[Line], *, cluster: str | None, fits: bool | None) -> dict[str, Any]:
+    return {
+        "store": str(ready.store),
+        "cluster": cluster,
+        "fits": fits if cluster is not None else None,
+        "outputs": list(ready.plan.outputs),
+        "steps": [_line_to_json(line) for line in lines],
+    }
+
+
+def _line_to_json(line: Line) -> dict[str, Any]:
+    step = line.step
+    result: dict[str, Any] = {
+        "name": step.name,
+        "stage": step.stage,
+        "artifact": step.artifact,
+        "inputs": dict(step.inputs),
+        "action": line.action,
+        "why": line.why,
+        "problem": line.problem,
+        "machines": line.machines,
+        "estimate": None,
+    }
+    if (found := line.estimate) is not None:
+        told = asdict(found)
+        told["model"] = {"num_parameters": found.model.num_parameters, "built": found.model.built}
+        told["placement"] = {key: told["placement"][key] for key in ("num_ranks", "device", "cpus_per_rank")}
+        for name, choice in (("chosen", found.fit.chosen), ("runner_up", found.fit.runner_up)):
+            if choice is not None:
+                told["fit"][name]["memory"] |= {"total": choice.memory.total}
+        result["estimate"] = told
+    return result
+
+
+def _needed(ready: Prepared) -> Mapping[str, str]:
+    """`reuse` or `make` for each step that the wanted outputs need, as the runner would decide."""
+    words: dict[str, str] = {}
+
+    def need(name: str) -> None:
+        if name in words:
+            return
+        step = ready.plan.steps[name]
+        exists = ready.has(step)
+        words[name] = "reuse" if exists else "make"
+        for source in step.inputs.values() if not exists else ():
+            need(source)
+
+    for output in ready.plan.outputs:
+        need(output)
+    return words

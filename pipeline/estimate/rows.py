@@ -1,0 +1,93 @@
+"""What an estimate says, in words."""
+
+from collections.abc import Mapping
+
+from configs.training import TrainConfig
+from pipeline.estimate.estimate import Estimate
+from pipeline.store.lineage import duration
+from training.manifests import counted
+from training.sizing.fit import HEADROOM, Choice, share
+from training.sizing.memory import ERROR
+
+GIB = 2**30
+
+
+def estimate_rows(found: Estimate, config: TrainConfig) -> list[tuple[str, str]]:
+    """Names and values, for a person."""
+    placement, chosen = found.placement, found.fit.chosen
+    most = share(config, placement)
+    how = ", counted by building it without memory" if found.model.built else ""
+    batches = f"{config.num_steps:,} steps of {config.global_batch_size:,} x {config.sequence_length:,}"
+    layout = f"{counted(placement.num_ranks, 'rank')} on {placement.device}: {describe_choice(chosen, most=most)}"
+    rows = [
+        ("tokens", f"{found.num_tokens:,}: {batches}"),
+        ("model", f"{found.model.num_parameters:,} parameters{how}"),
+        ("layout", layout),
+        ("memory", f"{_gib(chosen.memory.total)} a rank, ±{ERROR:.0%}: {_parts(chosen.memory.parts)}"),
+        ("of", _capacity(found)),
+    ]
+    if chosen.memory.host:
+        rows.append(("host memory", f"{_gib(chosen.memory.host)} a rank, for the offloaded optimizer"))
+    if (second := found.fit.runner_up) is not None:
+        rows.append(("runner-up", f"{describe_choice(second, most=most)}: {found.fit.why}"))
+    if placement.num_ranks > config.global_batch_size:
+        rows.append(("idle", f"{placement.num_ranks - config.global_batch_size:,} ranks have no sequence of a batch"))
+    return [*rows, ("disk", _disk(found)), ("time", _time(found)), *_cost(found)]
+
+
+def problem(found: Estimate) -> str:
+    """In a sentence, why it does not fit and what to change; empty if it fits."""
+    chosen, room = found.fit.chosen, found.placement.memory_bytes_per_rank
+    if not chosen.fits and room is not None:
+        return (
+            f"a rank needs {_gib(found.needed_bytes)}, {HEADROOM[found.placement.device] - 1:.0%} headroom included, "
+            f"and has {_gib(room)}; {found.fit.remedy}"
+        )
+    if found.lacks_disk and found.free_bytes is not None:
+        return (
+            f"checkpoints take {_gib(found.disk_bytes)} of disk, and {_gib(found.free_bytes)} are free; keep fewer "
+            "(`retention` of the pool) or set another `store`"
+        )
+    return ""
+
+
+def describe_choice(choice: Choice, *, most: int) -> str:
+    """`ZeRO 2, 4 sequences a pass, 8 passes a step`. `most`: sequences of a step on the rank that has most."""
+    rows = min(choice.micro_batch_size, most)
+    passes = f"{choice.num_passes:,} pass{'es' if choice.num_passes > 1 else ''} a step"
+    return f"ZeRO {choice.zero_stage}, {counted(rows, 'sequence')} a pass, {passes}"
+
+
+def _parts(parts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {_gib(value)}" for name, value in parts.items() if value)
+
+
+def _capacity(found: Estimate) -> str:
+    room = found.placement.memory_bytes_per_rank
+    if room is None:
+        return "memory of the GPU not known, so ZeRO 1 and 8 sequences a pass unless the pool says otherwise"
+    return f"{_gib(room)} that a rank has; {_gib(found.needed_bytes)} needed with headroom"
+
+
+def _disk(found: Estimate) -> str:
+    if found.free_bytes is None:
+        free = "; what is free is not known from here"
+    else:
+        free = f", of {_gib(found.free_bytes)} free" + ("" if found.is_their_disk else " as this machine sees it")
+    return f"{_gib(found.checkpoint_bytes)} a checkpoint, {_gib(found.disk_bytes)} with those that stay{free}"
+
+
+def _time(found: Estimate) -> str:
+    if found.seconds is None:
+        return found.speed.source
+    return f"{duration(found.seconds)} at {found.speed.tokens_per_second:,.0f} tokens/s ({found.speed.source})"
+
+
+def _cost(found: Estimate) -> list[tuple[str, str]]:
+    if found.cost is None:
+        return []
+    return [("cost", f"{found.cost:,.2f} {found.currency} for {counted(found.num_nodes, 'node')}")]
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / GIB:,.2f} GiB"

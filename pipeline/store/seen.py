@@ -1,0 +1,175 @@
+"""What a checkpoint has read: its tokens by source and language, and the readings of one document."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from cluster.host.files import inside
+from configs.base import Artifact, Manifest, UserError
+from data_prep.manifests import CleanCorpus, TokenizedCorpus
+from data_prep.tokens.find_document import TokenRange, find_document
+from pipeline.store.artifact import load_artifact, read_record
+from training.data.position import num_read
+from training.data.tokens_read import Reading, document_readings, tokens_read
+from training.records import CHECKPOINT_FILE, CheckpointRecord
+
+M = TypeVar("M", bound=Manifest)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk."""
+
+    directory: Path
+    record: CheckpointRecord
+
+    @property
+    def training(self) -> Path:
+        """The directory of the artifact that it belongs to."""
+        return self.directory.parent.parent
+
+
+@dataclass(frozen=True)
+class StreamSeen:
+    """What was read of one source in one language."""
+
+    source: str
+    language: str
+    tokens_read: int
+    share: float
+    """Of all tokens read."""
+
+    epochs: float
+    """Tokens read over tokens there."""
+
+
+@dataclass(frozen=True)
+class EpochSeen:
+    """What was read of a document in one epoch of its stream."""
+
+    epoch: int
+    """From 1."""
+
+    tokens_read: int
+    places: tuple[int, ...]
+    """In the order of samples, from 0, of the samples that hold it."""
+
+    steps: tuple[int, ...] | None
+    """Optimizer steps, from 1, that read them; None if the batch has changed its size, so that none can tell."""
+
+
+@dataclass(frozen=True)
+class DocumentSeen:
+    """How a document was read."""
+
+    source: str
+    language: str
+    num_tokens: int
+    """Of the document, but for the first of its stream, which is never a target."""
+
+    epochs: tuple[EpochSeen, ...]
+    """Those in which any of it was read."""
+
+
+def find_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint at `path`, or the last one of the finished training there. Raises UserError if there is none."""
+    directory = path.resolve()
+    if not directory.exists():
+        raise UserError(f"{path} does not exist (seen from {Path.cwd()}); see what `ls` shows beside it")
+    if not (directory / CHECKPOINT_FILE).is_file():
+        training = read_record(directory)
+        if training is None or training.stage != "train":
+            raise UserError(
+                f"{path} is neither a checkpoint, which holds {CHECKPOINT_FILE}, nor a finished training; name a "
+                "directory such as store/train-0123456789ab/checkpoints/step-00000200"
+            )
+        directory = inside(directory, str(training.manifest["checkpoint"]))
+    try:
+        return Checkpoint(directory, CheckpointRecord.model_validate_json((directory / CHECKPOINT_FILE).read_bytes()))
+    except (OSError, ValidationError) as error:
+        problem = error.strerror if isinstance(error, OSError) else f"{error.error_count()} problems"
+        raise UserError(
+            f"{directory / CHECKPOINT_FILE} is not a record that this version of Concord can read ({problem}); name "
+            "another checkpoint of the training"
+        ) from error
+
+
+def streams_seen(checkpoint: Checkpoint) -> list[StreamSeen]:
+    """Every stream, the most read first. Raises UserError if the order cannot be the one that training followed."""
+    order, num_tokens = checkpoint.record.order, checkpoint.record.num_tokens
+    read = tokens_read(order, checkpoint.record.position)
+    if (total := sum(read.values())) != num_tokens:
+        raise UserError(
+            f"{checkpoint.directory} says that {num_tokens} tokens were read, but its order gives {total}; ask the "
+            "version of Concord that wrote it"
+        )
+    found = []
+    for stream in order.streams:
+        tokens = read[f"{stream.source}/{stream.language}"]
+        epochs = tokens / (stream.num_tokens - 1)  # its first token is never a target
+        found.append(StreamSeen(stream.source, stream.language, tokens, tokens / max(total, 1), epochs))
+    return sorted(found, key=lambda seen: (-seen.tokens_read, seen.source, seen.language))
+
+
+def document_seen(checkpoint: Checkpoint, document: str) -> list[DocumentSeen]:
+    """How the document of this id was read; several, if its source gave the id more than once.
+
+    Raises UserError if it is not in the text that the training read, or the text is not in the store.
+    """
+    corpus, tokens = _text_of(checkpoint)
+    ranges = find_document(document, corpus=corpus, tokens=tokens)
+    return [_readings(checkpoint.record, where) for where in ranges]
+
+
+def started_from(checkpoint: Checkpoint) -> str | None:
+    """Where the first weights of a finished training came from, unless it went on with another's order."""
+    training = read_record(checkpoint.training)
+    start = training.config.get("init_from") if training else None
+    return str(start["path"]) if isinstance(start, dict) and start.get("mode") != "continue" else None
+
+
+def _text_of(checkpoint: Checkpoint) -> tuple[Artifact[CleanCorpus], Artifact[TokenizedCorpus]]:
+    store = checkpoint.training.parent
+    tokens = _needed(inside(store, checkpoint.record.order.tokens), TokenizedCorpus)
+    record = read_record(tokens.dir)
+    assert record is not None
+    return _needed(store / record.inputs["corpus"].artifact, CleanCorpus), tokens
+
+
+def _needed(path: Path, manifest: type[M]) -> Artifact[M]:
+    if (artifact := load_artifact(path, manifest)) is None:
+        raise UserError(
+            f"{path}, which the training read, is not there, so no document can be looked up; run its recipe to have "
+            "it made again, or name the checkpoint where its store is"
+        )
+    return artifact
+
+
+def _readings(record: CheckpointRecord, where: TokenRange) -> DocumentSeen:
+    readings = document_readings(
+        record.order,
+        record.position,
+        source=where.source,
+        language=where.language,
+        start=where.start,
+        stop=where.stop,
+    )
+    by_epoch = groupby(sorted(readings, key=lambda reading: reading.epoch), key=lambda reading: reading.epoch)
+    epochs = tuple(_epoch(record, epoch, list(own)) for epoch, own in by_epoch)
+    return DocumentSeen(where.source, where.language, where.stop - max(where.start, 1), epochs)
+
+
+def _epoch(record: CheckpointRecord, epoch: int, readings: Sequence[Reading]) -> EpochSeen:
+    places = tuple(reading.place for reading in readings)
+    return EpochSeen(epoch + 1, sum(reading.num_tokens for reading in readings), places, _steps(record, places))
+
+
+def _steps(record: CheckpointRecord, places: Sequence[int]) -> tuple[int, ...] | None:
+    batch, position = record.global_batch_size, record.position
+    if num_read(position, position.next_place) != record.step * batch:
+        return None
+    return tuple(sorted({num_read(position, place) // batch + 1 for place in places}))

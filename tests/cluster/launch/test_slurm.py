@@ -1,0 +1,190 @@
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.launch.launcher import Submission, Whereabouts
+from cluster.launch.slurm import Slurm
+from configs.base import ConfigError, StartUpError
+from configs.launchers import SlurmLauncher
+from tests.cluster.launch.submissions import submission
+from tests.slurm import Slurm as RealSlurm
+from tests.slurm import needs_slurm, slurm
+
+DRIVER = """
+import os, signal, sys, time, ray
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+print("DRIVER", os.environ["HF_TOKEN"], sys.argv[1], flush=True)
+if os.path.exists("saved"):
+    print("DRIVER goes on", flush=True)
+    sys.exit(0)
+hears = signal.getsignal(signal.SIGTERM)
+ray.init(address=sys.argv[2], log_to_driver=False, logging_level="ERROR")
+signal.signal(signal.SIGTERM, hears)
+print("DRIVER works", flush=True)
+while not told:
+    time.sleep(0.1)
+time.sleep(2)  # longer than Ray would live after SIGTERM
+nodes = [node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]]
+open("saved", "w").close()
+print("DRIVER saved with", *sorted(nodes), flush=True)
+sys.exit(75)
+"""
+
+SETUP = (f"export PATH={Path(sys.executable).parent}:$PATH",)
+
+
+def script(directory: Path, **settings: object) -> str:
+    return Slurm(SlurmLauncher(kind="slurm", **settings)).render(submission(directory, "-m", "pipeline.cli", "drive"))
+
+
+def directives(text: str) -> list[str]:
+    return [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]
+
+
+def test_the_script_asks_slurm_for_what_the_cluster_file_says(tmp_path):
+    settings = {
+        "num_nodes": 4,
+        "cpus_per_node": 32,
+        "gpus_per_node": 8,
+        "memory_gib_per_node": 100.5,
+        "partition": "gpu",
+        "account": "lab",
+        "qos": "high",
+        "time_limit_minutes": 90,
+        "signal_seconds": 120,
+        "options": {"constraint": "a100", "contiguous": ""},
+    }
+    assert directives(script(tmp_path, **settings)) == [
+        "job-name=smoke-1a2b-1",
+        "nodes=4",
+        "ntasks-per-node=1",
+        "cpus-per-task=32",
+        "gpus-per-node=8",
+        "mem=102912M",
+        "partition=gpu",
+        "account=lab",
+        "qos=high",
+        "time=90",
+        f'output="{tmp_path}/run/log.txt"',
+        "open-mode=append",
+        "signal=B:USR1@120",
+        "requeue",
+        "constraint=a100",
+        "contiguous",
+    ]
+
+
+def test_whole_nodes_are_asked_for_where_no_cores_are_named(tmp_path):
+    asked = directives(script(tmp_path, requeue=False))
+    assert "exclusive" in asked and "no-requeue" in asked and not [line for line in asked if line.startswith("cpus")]
+
+
+def test_the_script_is_bash_whatever_is_in_names_and_setup(tmp_path):
+    text = script(tmp_path / "it's 100% $HOME", setup=("module load cuda", 'echo "$(date)"'))
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    assert "100%% $HOME" in next(line for line in directives(text) if line.startswith("output"))
+
+
+def test_what_has_spaces_is_quoted_and_a_path_that_cannot_be_is_refused(tmp_path):
+    asked = directives(script(tmp_path, options={"comment": "two words # of it", "constraint": "a100"}))
+    assert asked[-2:] == ['comment="two words # of it"', "constraint=a100"]
+    with pytest.raises(ConfigError, match="which sbatch cannot read; give another store"):
+        script(tmp_path / 'a "b"')
+
+
+def test_a_machine_without_slurm_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="no `sbatch` on this machine's PATH; submit from a login node"):
+        Slurm(SlurmLauncher(kind="slurm")).check()
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory) -> Iterator[tuple[RealSlurm, Path]]:
+    """A Slurm of two nodes, found by SLURM_CONF, and a directory that they share."""
+    directory = tmp_path_factory.mktemp("slurm")
+    with slurm(directory, 2, grace_seconds=60) as cluster, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(cluster.conf))
+        yield cluster, directory
+        assert [leftover for node in cluster.nodes for leftover in node.temp.glob("ray-*")] == []
+
+
+def launcher(**settings: object) -> Slurm:
+    return Slurm(SlurmLauncher(kind="slurm", num_nodes=2, cpus_per_node=1, setup=SETUP, **settings))
+
+
+def sent(directory: Path, name: str) -> Submission:
+    return submission(directory / name, "-c", DRIVER, HF_TOKEN="sesame")
+
+
+def until(happened: Callable[[], bool], submitted: Submission) -> None:
+    deadline = time.monotonic() + 250
+    while not happened():
+        assert time.monotonic() < deadline, submitted.log.read_text() if submitted.log.exists() else "no log"
+        time.sleep(0.2)
+
+
+def says(submitted: Submission, words: str) -> bool:
+    return submitted.log.exists() and words in submitted.log.read_text()
+
+
+@pytest.mark.timeout(600)  # Ray comes up four times, on cores that may have much else to do
+@needs_slurm
+def test_a_pre_empted_job_saves_on_all_its_nodes_is_queued_again_and_goes_on(real):
+    cluster, directory = real
+    job, submitted = launcher(time_limit_minutes=60), sent(directory, "preempted")
+    job.check()
+    handle = job.submit(submitted)
+    submitted.log.with_name("smoke-1a2b-1.slurm.json").unlink()  # as if it had been cut off before it could note it
+    assert job.submit(submitted) == handle
+    until(lambda: says(submitted, "DRIVER works"), submitted)
+    assert job.look(handle) == Whereabouts("running", "RUNNING")
+    cluster.preempt()  # SIGTERM to the steps that run Ray
+    until(lambda: says(submitted, "DRIVER saved with host1 host2"), submitted)
+    until(lambda: job.look(handle).state == "ended", submitted)
+    assert job.look(handle) == Whereabouts("ended", "COMPLETED, exit code 0")
+    assert says(submitted, "DRIVER goes on") and cluster.restarts(str(json.loads(handle)["job"])) == 1
+    assert (submitted.log.with_name("smoke-1a2b-1.code")).read_text().split() == ["75", "0"]
+    files = [path for path in submitted.log.parent.iterdir() if path != submitted.log]
+    assert not [path for path in files if path.suffix == ".token" or "sesame" in path.read_text()]
+
+
+@needs_slurm
+def test_a_job_that_somebody_stops_saves_and_is_not_queued_again(real):
+    _, directory = real
+    job, submitted = launcher(), sent(directory, "stopped")
+    handle = job.submit(submitted)
+    until(lambda: says(submitted, "DRIVER works"), submitted)
+    job.stop(handle)
+    until(lambda: job.look(handle).state == "ended", submitted)
+    assert job.look(handle).detail.endswith("exit code 75") and says(submitted, "DRIVER saved with host1 host2")
+    assert "queued again" not in job.last_words(handle)
+    job.stop(handle)
+
+
+@needs_slurm
+def test_a_job_that_waits_is_taken_out_of_the_queue_and_a_bad_one_refused(real):
+    cluster, directory = real
+    submitted = sent(directory, "waiting")
+    job = launcher(options={"begin": "now+1hour"})
+    handle = job.submit(submitted)
+    until(lambda: job.look(handle) == Whereabouts("waiting", "PENDING (BeginTime)"), submitted)
+    job.stop(handle)
+    assert job.look(handle).state == "ended"
+    with pytest.raises(ConfigError, match=r"Slurm takes no such job: .*partition"):
+        launcher(partition="nowhere").submit(sent(directory, "refused"))
+    assert cluster.call("squeue", "--noheader") == ""
+
+
+@pytest.mark.skipif(shutil.which("scontrol") is None, reason="needs Slurm's commands (apt-get install slurm-client)")
+def test_a_controller_that_does_not_answer_is_told(tmp_path, monkeypatch):
+    (tmp_path / "slurm.conf").write_text("ClusterName=none\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=1\n")
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    with pytest.raises(StartUpError, match="controller does not answer"):
+        Slurm(SlurmLauncher(kind="slurm")).check()

@@ -1,0 +1,58 @@
+"""When a cluster has too little."""
+
+import pytest
+
+from cluster.machines import Node
+from cluster.ray import executor as ray_executor
+from cluster.ray.executor import RayExecutor
+from configs.base import ConfigError, StartUpError
+from configs.pools import MachinesConfig, PoolConfig
+
+MACHINES = MachinesConfig(num_nodes=3, cpus_per_node=1, memory_gib_per_node=1)
+
+
+@pytest.fixture
+def cluster(monkeypatch) -> list[Node]:
+    """The nodes of a Ray that nobody has to start; one more joins at each look."""
+    nodes: list[Node] = []
+
+    def look(pool: PoolConfig) -> list[Node]:
+        nodes.append(Node(f"host{len(nodes)}", 1, 0, 2**30))
+        return list(nodes)
+
+    monkeypatch.setattr(ray_executor, "connect", lambda address: None)
+    monkeypatch.setattr(ray_executor, "nodes_of", look)
+    monkeypatch.setattr(ray_executor, "tell", lambda nodes: "idle")
+    monkeypatch.setattr(ray_executor, "SECONDS_BETWEEN_LOOKS", 0.0)
+    return nodes
+
+
+def executor(address: str = "head:6379", **settings) -> RayExecutor:
+    return RayExecutor(PoolConfig(cpus_per_rank=1, **settings), address=address)
+
+
+def test_a_cluster_that_will_have_more_nodes_is_waited_for(cluster):
+    assert executor(num_ranks=3, machines=MACHINES).placement().num_ranks == 3
+    assert len(cluster) == 3
+
+
+@pytest.mark.parametrize("settings", [{"num_ranks": 3}, {"num_ranks": 4, "machines": MACHINES}])
+def test_one_that_will_never_have_enough_is_told_at_once(cluster, settings):
+    with pytest.raises(StartUpError, match=r"ranks of 1 CPU cores, but there are 1 node .*its nodes that live: idle"):
+        executor(**settings).placement()
+    assert len(cluster) == 1
+
+
+def test_the_wait_has_an_end(cluster):
+    with pytest.raises(StartUpError):
+        executor(num_ranks=3, machines=MACHINES, start_timeout_seconds=1e-9).placement()
+
+
+def test_this_machine_is_a_mistake_of_the_cluster_file(cluster):
+    with pytest.raises(ConfigError):
+        executor("local", num_ranks=3).placement()
+
+
+def test_what_is_settled_by_then_is_kept(cluster):
+    one = executor(num_ranks=1)
+    assert one.used is None and one.placement() is one.used

@@ -1,0 +1,122 @@
+"""Gangs on the hosts of one Ray cluster, which fail, come and go."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hosts import Host, hosts, needs_hosts, ray_head, ray_join, ray_stop, ray_token, ray_variables
+
+pytestmark = needs_hosts
+ROOT = Path(__file__).parents[3]
+LIMIT_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A head without cores, and hosts that can join it."""
+
+    head: Host
+    others: list[Host]
+    address: str
+    token: Path
+    directory: Path
+
+    def join(self, host: Host, **options: Any) -> None:
+        """Add a host, of one core."""
+        ray_join(host, self.address, self.token, num_cpus=1, **options)
+
+    def start(self, out: Path, task: str, **pool: Any) -> subprocess.Popen[str]:
+        """Start a driver on the head; see gang_driver.py."""
+        program = [sys.executable, str(ROOT / "tests/cluster/ray/gang_driver.py")]
+        out.mkdir()
+        return self.head.run(
+            [*program, self.address, str(out), task, json.dumps({"cpus_per_rank": 1, **pool})],
+            env={**ray_variables(self.token), "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three hosts, two of which can join."""
+    directory = tmp_path_factory.mktemp("hosts")
+    with hosts(directory, 3) as (head, *others):
+        token = ray_token(directory)
+        yield Cluster(head, others, ray_head(head, token, num_cpus=0), token, directory)
+
+
+@pytest.fixture
+def joined(cluster: Cluster) -> Iterator[list[Host]]:
+    """Both other hosts in the cluster, with a label."""
+    for host in cluster.others:
+        cluster.join(host, labels={"zone": host.name})
+    yield cluster.others
+    for host in cluster.others:
+        ray_stop(host)
+
+
+def wait_for(path: Path) -> str:
+    """What a file says, once it is there."""
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not path.exists() or not path.read_text():
+        assert time.monotonic() < deadline, f"{path} did not come"
+        time.sleep(0.05)
+    return path.read_text()
+
+
+def result_of(driver: subprocess.Popen[str]) -> Any:
+    printed = driver.communicate(timeout=LIMIT_SECONDS)[0].splitlines()  # by Ray, too
+    (line,) = [line for line in printed if line.startswith("RESULT ")]
+    return json.loads(line.removeprefix("RESULT "))
+
+
+def test_ranks_go_on_elsewhere_when_their_host_is_gone(cluster, joined):
+    out = cluster.directory / "gone"
+    driver = cluster.start(out, "meet", num_ranks=1)
+    name = wait_for(out / "attempt-0-rank-0")
+    lost, left = sorted(joined, key=lambda host: host.name != name)
+    lost.power_off()
+    assert result_of(driver) == [f"{left.name} eth0"]
+    assert f'"host": "{lost.name}"' in (out / "nodes.jsonl").read_text()
+
+
+def test_ranks_meet_over_the_network_and_only_on_the_pools_hosts(cluster, joined):
+    out = cluster.directory / "meeting"
+    out_of_one = cluster.directory / "zone"
+    driver = cluster.start(out, "meet", num_ranks=2)
+    assert {wait_for(out / f"attempt-0-rank-{index}") for index in (0, 1)} == {host.name for host in joined}
+    (out / "go on").touch()
+    assert sorted(result_of(driver)) == [f"{host.name} eth0" for host in joined]
+    driver = cluster.start(out_of_one, "meet", num_ranks=1, labels={"zone": joined[1].name})
+    assert wait_for(out_of_one / "attempt-0-rank-0") == joined[1].name
+    (out_of_one / "go on").touch()
+    assert result_of(driver) == [f"{joined[1].name} eth0"]
+
+
+def test_a_gang_grows_when_a_host_joins_and_shrinks_when_one_leaves(cluster):
+    first, second = cluster.others
+    cluster.join(first)
+    try:
+        out = cluster.directory / "elastic"
+        driver = cluster.start(out, "come_and_go", min_ranks=1)
+        assert wait_for(out / "size-0") == "1"
+        cluster.join(second)
+        assert wait_for(out / "size-1") == "2"
+        second.kill("raylet/raylet")
+        assert result_of(driver) == [1, 2, 1]
+    finally:
+        for host in cluster.others:
+            ray_stop(host)
+
+
+def test_what_the_cluster_cannot_give_is_told_at_once(cluster):
+    kind, text = result_of(cluster.start(cluster.directory / "too many", "meet", num_ranks=9, start_timeout_seconds=99))
+    assert kind == "StartUpError" and "9 ranks of 1 CPU cores" in text

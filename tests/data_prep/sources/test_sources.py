@@ -1,0 +1,623 @@
+"""Sources read good files as they are, note bad records, and explain bad files."""
+
+import gzip
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+import pytest
+import zstandard
+from pyarrow.parquet import write_table
+
+from configs.base import UserError
+from configs.data import (
+    DocstringsSource,
+    HuggingFaceSource,
+    JsonLinesSource,
+    PackageTextSource,
+    ParquetSource,
+    PlainTextSource,
+    Source,
+)
+from data_prep.sources.document import Document, Unreadable
+from data_prep.sources.table import READERS
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path
+
+
+def digest(path: Path) -> str:
+    return f"digest of {path.name}"
+
+
+def read(source: Source) -> list[Document | Unreadable]:
+    reader = READERS[source.kind]
+    return [record for part in reader.parts(source) for record in reader.read(source, part)]
+
+
+def error_of(source: Source) -> str:
+    with pytest.raises(UserError) as caught:
+        READERS[source.kind].identity(source, digest)
+        read(source)
+    assert "\n" not in str(caught.value)
+    assert f"source '{source.name}'" in str(caught.value)
+    return str(caught.value)
+
+
+def summary(records: Iterable[Document | Unreadable]) -> list[tuple[str, str]]:
+    return [(r.id, r.text) if isinstance(r, Document) else (r.where, r.reason) for r in records]
+
+
+def json_lines(*paths: str, **fields: Any) -> JsonLinesSource:
+    return JsonLinesSource(name="web", kind="json_lines", paths=paths, **fields)
+
+
+def plain_text(*paths: str, **fields: Any) -> PlainTextSource:
+    return PlainTextSource(name="notes", kind="plain_text", paths=paths, **fields)
+
+
+def parquet(*paths: str, **fields: Any) -> ParquetSource:
+    return ParquetSource(name="table", kind="parquet", paths=paths, **fields)
+
+
+def hugging_face(path: str, **fields: Any) -> HuggingFaceSource:
+    return HuggingFaceSource(name="hub", kind="hugging_face", path=path, **fields)
+
+
+def package_text(path: str, **fields: Any) -> PackageTextSource:
+    return PackageTextSource(name="lines", **{"kind": "package_text", "package": "toy", **fields}, path=path)
+
+
+def docstrings(*packages: str) -> DocstringsSource:
+    return DocstringsSource(name="science", kind="docstrings", packages=packages)
+
+
+def write_package(files: dict[str, str | bytes]) -> None:
+    for name, content in {"__init__.py": "raise ImportError('imported')\n", **files}.items():
+        path = Path("toy", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def zst(*frames: bytes) -> bytes:
+    return b"".join(zstandard.ZstdCompressor().compress(frame) for frame in frames)
+
+
+def many_lines(number: int = 20_000) -> bytes:
+    return b"".join(b'{"text": "%d"}\n' % (i * 7919**3) for i in range(number))
+
+
+# Files and patterns
+
+
+def test_paths_are_sorted_deduplicated_and_absolute(here: Path) -> None:
+    Path("data").mkdir()
+    for name in ("b", "a", "c[1]"):
+        Path("data", f"{name}.txt").write_text(name)
+    parts = READERS["plain_text"].parts(
+        plain_text("data/*.txt", "data/c[1].txt", "./data/a.txt", str(here / "data/b.txt"))
+    )
+    assert [Path(part) for part in parts] == [here / "data" / name for name in ("a.txt", "b.txt", "c[1].txt")]
+    assert all(Path(part).is_absolute() for part in parts)
+
+
+def test_ids_hold_the_path_as_the_pattern_matched_it(here: Path) -> None:
+    Path("a.txt").write_text("x")
+    assert summary(read(plain_text("*.txt"))) == [("notes/a.txt:1", "x")]
+    assert summary(read(plain_text(f"{here}/*.txt"))) == [(f"notes/{here}/a.txt:1", "x")]
+    Path("sub").mkdir()
+    assert summary(read(plain_text("sub/../a.txt"))) == [("notes/sub/../a.txt:1", "x")]
+
+
+def test_identity_of_files_maps_names_to_digests() -> None:
+    Path("b.txt").touch()
+    Path("a.txt").touch()
+    assert READERS["plain_text"].identity(plain_text("*.txt"), digest) == {
+        "a.txt": "digest of a.txt",
+        "b.txt": "digest of b.txt",
+    }
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"), [("none/*.txt", "none/*.txt"), ("gone.txt", "gone.txt"), (".", "directory")]
+)
+def test_pattern_without_files_is_an_error(pattern: str, says: str) -> None:
+    assert says in error_of(plain_text(pattern))
+
+
+def test_dangling_link_is_an_error() -> None:
+    Path("link.txt").symlink_to("nowhere.txt")
+    assert "link.txt" in error_of(plain_text("*.txt"))
+
+
+def test_file_name_outside_utf8_is_an_error(here: Path) -> None:
+    try:
+        open(bytes(here) + b"/\xff.txt", "w").close()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    assert "rename" in error_of(plain_text("*.txt"))
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), FileNotFoundError(2, "No such file")])
+def test_file_that_does_not_open_is_one_sentence(error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    Path("a.jsonl").write_text("{}")
+    source = json_lines("a.jsonl")
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(UserError, match=rf"source 'web': a.jsonl cannot be read \({error.strerror}\)"):
+        read(source)
+    with pytest.raises(UserError, match=r"a\.jsonl cannot be read"):
+        READERS["json_lines"].identity(source, refuse)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst", ".GZ"])
+def test_compressed_files_read_like_plain_ones(suffix: str) -> None:
+    compress: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zst}
+    Path(f"a.jsonl{suffix}").write_bytes(compress[suffix.lower()](many_lines()))
+    records = read(json_lines(f"a.jsonl{suffix}"))
+    assert [r.text for r in records if isinstance(r, Document)] == [str(i * 7919**3) for i in range(20_000)]
+
+
+def test_several_members_and_frames_are_one_file() -> None:
+    skippable = (0x184D2A50).to_bytes(4, "little") + (3).to_bytes(4, "little") + b"abc"
+    Path("a.txt.gz").write_bytes(gzip.compress(b"one\nt") + gzip.compress(b"wo\n"))
+    Path("b.txt.zst").write_bytes(skippable + zst(b"one\nt", b"", b"wo\n"))
+    texts = [text for _, text in summary(read(plain_text("*.txt.*", document="line")))]
+    assert texts == ["one", "two", "one", "two"]
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.0001, 0.5, 0.9999])
+@pytest.mark.parametrize("compress", [gzip.compress, zst])
+def test_truncated_file_is_an_error_after_its_good_lines(compress: Callable[[bytes], bytes], kept: float) -> None:
+    data, suffix = compress(many_lines()), ".gz" if compress is gzip.compress else ".zst"
+    Path(f"a.jsonl{suffix}").write_bytes(data[: int(len(data) * kept)])
+    message = error_of(json_lines(f"a.jsonl{suffix}"))
+    assert f"a.jsonl{suffix} is truncated or damaged after line " in message
+    assert kept != 0.5 or "after line 0;" not in message
+    assert "truncated or damaged" in error_of(plain_text(f"a.jsonl{suffix}", document="file"))
+
+
+def test_zst_cut_between_frames_and_inside_the_second_differ() -> None:
+    first, second = zst(b"one\n"), zst(b"two\n")
+    Path("whole.zst").write_bytes(first)
+    Path("cut.zst").write_bytes(first + second[:-1])
+    assert len(read(plain_text("whole.zst", document="line"))) == 1
+    assert "cut.zst is truncated or damaged" in error_of(plain_text("cut.zst", document="line"))
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("damage", [lambda data: b"no archive", lambda data: data[:50] + b"\0" * 9 + data[59:]])
+def test_corrupt_file_is_an_error(suffix: str, damage: Callable[[bytes], bytes]) -> None:
+    compress = gzip.compress if suffix == ".gz" else zstandard.ZstdCompressor(write_checksum=True).compress
+    Path(f"a.jsonl{suffix}").write_bytes(damage(compress(many_lines())))
+    assert "truncated or damaged" in error_of(json_lines(f"a.jsonl{suffix}"))
+
+
+# JSON lines
+
+
+def test_json_lines_give_text_and_place() -> None:
+    Path("a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one"}\r\n\n  \t\n{"text": "\\u2028 two", "x": 1}')
+    assert summary(read(json_lines("a.jsonl"))) == [("web/a.jsonl:1", "one"), ("web/a.jsonl:4", "\u2028 two")]
+
+
+def test_json_lines_of_an_empty_file_are_none() -> None:
+    Path("a.jsonl").touch()
+    assert read(json_lines("a.jsonl")) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"text": "\xff"}', "invalid_utf8"),
+        (b'{"text": "\\ud800"}', "invalid_utf8"),
+        (b'{"text": "x", "id": "\\udfff"}', "invalid_utf8"),
+        (b'{"text": "x", "more": ["\\ud800"]}', "invalid_utf8"),
+        (b'{"text": "x"', "invalid_json"),
+        (b'["text"]', "invalid_json"),
+        (b"[" * 100_000, "invalid_json"),
+        (b'{"text": "x", "id": %s}' % (b"9" * 5000), "invalid_json"),
+        (b"{}", "missing_field"),
+        (b'{"text": "x", "id": null}', "missing_field"),
+        (b'{"text": null}', "not_text"),
+        (b'{"text": ["x"]}', "not_text"),
+        (b'{"text": "x", "id": ""}', "bad_id"),
+        (b'{"text": "x", "id": true}', "bad_id"),
+        (b'{"text": "x", "lang": 7}', "bad_language"),
+        (b'{"text": "x", "lang": "e n"}', "bad_language"),
+        (b'{"text": "x", "lang": "en\\n"}', "bad_language"),
+        (b'{"text": "x", "lang": "%s"}' % (b"x" * 36), "bad_language"),
+    ],
+)
+def test_bad_json_line_is_noted_and_the_next_is_read(line: bytes, reason: str) -> None:
+    line = line.replace(b"{", b'{"id": 5, ', 1) if line.startswith(b"{") and b'"id"' not in line else line
+    line = line.replace(b'"id": 5, }', b'"id": 5}')
+    Path("a.jsonl").write_bytes(line + b'\n{"text": "next", "id": "n"}\n')
+    records = read(json_lines("a.jsonl", id_field="id", language_field="lang", metadata_fields=("more",)))
+    assert summary(records) == [("a.jsonl:1", reason), ("web/n", "next")]
+
+
+def test_json_fields_give_id_language_and_metadata() -> None:
+    rows = [
+        {"body": "a", "id": 0, "lang": "swh_Latn", "url": "u", "deep": {"x": [1, None]}},
+        {"body": "b", "id": "k", "lang": "", "score": float("nan")},
+        {"body": "c", "id": "l", "lang": None, "other": 1},
+    ]
+    Path("a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = json_lines(
+        "a.jsonl",
+        text_field="body",
+        id_field="id",
+        language_field="lang",
+        language="en",
+        metadata_fields=("url", "deep", "score"),
+    )
+    assert read(source) == [
+        Document("web/0", "a", "swh_Latn", "web", {"url": "u", "deep": {"x": [1, None]}}),
+        Document("web/k", "b", "en", "web", {"score": None}),
+        Document("web/l", "c", "en", "web"),
+    ]
+
+
+def test_long_lines_are_whole() -> None:
+    Path("a.jsonl").write_text(json.dumps({"text": "x" * 3_000_000}) + "\n" + json.dumps({"text": "y"}))
+    assert [len(text) for _, text in summary(read(json_lines("a.jsonl")))] == [3_000_000, 1]
+
+
+# Plain text
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ("file", [("notes/a.txt:1", "one\r\ntwo\n \n\n three\n")]),
+        ("paragraph", [("notes/a.txt:1", "one\ntwo"), ("notes/a.txt:5", " three")]),
+        ("line", [("notes/a.txt:1", "one"), ("notes/a.txt:2", "two"), ("notes/a.txt:5", " three")]),
+    ],
+)
+def test_plain_text_is_cut_into_documents(document: str, expected: Sequence[tuple[str, str]]) -> None:
+    Path("a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\n \n\n three\n")
+    assert summary(read(plain_text("a.txt", document=document))) == expected
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ("file", [("a.txt:1", "invalid_utf8")]),
+        ("paragraph", [("notes/a.txt:1", "one"), ("a.txt:3", "invalid_utf8"), ("notes/a.txt:6", "four")]),
+        (
+            "line",
+            [
+                ("notes/a.txt:1", "one"),
+                ("notes/a.txt:3", "two"),
+                ("a.txt:4", "invalid_utf8"),
+                ("notes/a.txt:6", "four"),
+            ],
+        ),
+    ],
+)
+def test_text_that_is_not_utf8_is_one_unreadable_document(document: str, expected: Sequence[tuple[str, str]]) -> None:
+    Path("a.txt").write_bytes(b"one\n\ntwo\n\xff\xfe\n\nfour")
+    assert summary(read(plain_text("a.txt", document=document))) == expected
+
+
+def test_empty_text_file_has_no_paragraph_but_is_a_document() -> None:
+    Path("a.txt").touch()
+    assert read(plain_text("a.txt")) == []
+    assert summary(read(plain_text("a.txt", document="file"))) == [("notes/a.txt:1", "")]
+
+
+# Parquet
+
+
+def test_parquet_rows_are_documents_across_row_groups() -> None:
+    table = pyarrow.table({"text": [str(i) for i in range(3000)], "lang": ["en", None, ""] * 1000, "n": range(3000)})
+    write_table(table, "a.parquet", row_group_size=1300)
+    records = read(parquet("a.parquet", language_field="lang", language="sw", metadata_fields=("n",)))
+    assert records[2999] == Document("table/a.parquet:3000", "2999", "sw", "table", {"n": 2999})
+    assert records[0] == Document("table/a.parquet:1", "0", "en", "table", {"n": 0})
+    assert len(records) == 3000
+
+
+def test_parquet_bad_rows_are_noted_one_by_one() -> None:
+    bad = pyarrow.array([b"one", b"\xff", None, b"four"]).view(pyarrow.string())
+    write_table(pyarrow.table({"text": bad}), "a.parquet")
+    assert summary(read(parquet("a.parquet"))) == [
+        ("table/a.parquet:1", "one"),
+        ("a.parquet:2", "invalid_utf8"),
+        ("a.parquet:3", "not_text"),
+        ("table/a.parquet:4", "four"),
+    ]
+
+
+def test_parquet_metadata_becomes_json_or_is_noted() -> None:
+    day = pyarrow.array([0, None], pyarrow.timestamp("us"))
+    write_table(pyarrow.table({"text": ["a", "b"], "day": day, "raw": [None, b"x"]}), "a.parquet")
+    first, second = read(parquet("a.parquet", metadata_fields=("day", "raw")))
+    assert first == Document("table/a.parquet:1", "a", "und", "table", {"day": "1970-01-01T00:00:00", "raw": None})
+    assert second == Unreadable("a.parquet:2", "bad_metadata")
+
+
+def test_parquet_missing_column_is_an_error_that_names_the_columns() -> None:
+    write_table(pyarrow.table({"txt": ["a"], "url": ["u"]}), "a.parquet")
+    message = error_of(parquet("a.parquet"))
+    assert "no column 'text'" in message
+    assert "did you mean 'txt'" in message
+    assert "url" in message
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, -1, -9])
+def test_parquet_cut_short_is_an_error(keep: int) -> None:
+    write_table(pyarrow.table({"text": ["a" * 1000]}), "whole.parquet")
+    Path("a.parquet").write_bytes(Path("whole.parquet").read_bytes()[:keep])
+    assert "a.parquet is not Parquet, or is truncated or damaged" in error_of(parquet("a.parquet"))
+
+
+def test_parquet_damaged_inside_is_an_error_after_its_good_rows() -> None:
+    table = pyarrow.table({"text": [str(i * 7919**3) for i in range(4000)]})
+    write_table(table, "a.parquet", row_group_size=2000, use_dictionary=False, compression="zstd")
+    data = bytearray(Path("a.parquet").read_bytes())
+    middle = len(data) * 3 // 4
+    data[middle : middle + 200] = bytes(200)
+    Path("a.parquet").write_bytes(data)
+    assert "truncated or damaged after record 2000;" in error_of(parquet("a.parquet"))
+
+
+# Hugging Face
+
+
+def test_saved_dataset_is_read_by_split() -> None:
+    split = {"train": datasets.Dataset.from_dict({"text": ["a", "b"], "id": ["x", "y"]})}
+    datasets.DatasetDict(split).save_to_disk("saved")
+    assert summary(read(hugging_face("saved"))) == [("hub/saved:1", "a"), ("hub/saved:2", "b")]
+    assert summary(read(hugging_face("saved", id_field="id"))) == [("hub/x", "a"), ("hub/y", "b")]
+    message = error_of(hugging_face("saved", split="test"))
+    assert "no split 'test' but train" in message
+
+
+def test_saved_single_split_is_not_taken_for_another() -> None:
+    rows = [{"text": "a"}]
+    datasets.Dataset.from_list(rows, split=datasets.Split.TEST).save_to_disk("saved")
+    assert "no split 'train' but test" in error_of(hugging_face("saved"))
+    assert summary(read(hugging_face("saved", split="test"))) == [("hub/saved:1", "a")]
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_directory_of_data_files_is_read(streaming: bool) -> None:
+    Path("data").mkdir()
+    Path("data", "train.jsonl").write_text('{"text": "a", "lang": "sw"}\n{"text": null, "lang": "en"}\n')
+    records = read(hugging_face("data", streaming=streaming, language_field="lang"))
+    assert records == [Document("hub/data:1", "a", "sw", "hub"), Unreadable("data:2", "not_text")]
+
+
+def test_dataset_without_the_column_is_an_error() -> None:
+    datasets.Dataset.from_dict({"txt": ["a"]}).save_to_disk("saved")
+    assert "did you mean 'txt'" in error_of(hugging_face("saved"))
+
+
+def test_broken_data_file_is_one_sentence() -> None:
+    Path("data").mkdir()
+    Path("data", "train.parquet").write_bytes(b"PAR1 no")
+    assert "'data' cannot be read after record 0" in error_of(hugging_face("data"))
+
+
+def test_identity_of_a_directory_is_its_visible_files() -> None:
+    for name in ("data/b.txt", "data/sub/a.txt", "data/.cache/stamp", "data/.hidden"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    identity = READERS["hugging_face"].identity(hugging_face("data"), digest)
+    assert identity == {"b.txt": "digest of b.txt", "sub/a.txt": "digest of a.txt"}
+
+
+def test_empty_directory_is_an_error() -> None:
+    Path("data").mkdir()
+    assert "'data' is empty" in error_of(hugging_face("data"))
+
+
+def test_hub_name_needs_a_commit() -> None:
+    message = error_of(hugging_face("owner/name"))
+    assert "branch may move" in message
+    assert "40-digit commit" in message
+    commit = "0" * 40
+    identity = READERS["hugging_face"].identity(hugging_face("owner/name", revision=commit), digest)
+    assert identity == {"path": "owner/name", "revision": commit}
+
+
+def test_hub_is_asked_for_the_commit_subset_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def load_dataset(*arguments: Any, **options: Any) -> Any:
+        asked.append((arguments, options))
+        return datasets.Dataset.from_dict({"text": ["a"]}).to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    records = read(hugging_face("owner/name", revision="1" * 40, subset="sw", split="test"))
+    assert summary(records) == [("hub/owner/name:1", "a")]
+    assert asked == [(("owner/name", "sw"), {"split": "test", "revision": "1" * 40, "streaming": True})]
+
+
+def test_hub_out_of_reach_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*_: Any, **__: Any) -> Any:
+        raise ConnectionError("Couldn't reach the Hub\nlong story")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    message = error_of(hugging_face("owner/name", revision="1" * 40))
+    assert "'owner/name' cannot be read" in message
+    assert "network" in message
+
+
+# Package text
+
+
+def test_package_lines_split_into_columns_without_importing() -> None:
+    write_package({"data/l.txt": b"sw\tmoja\tna\tmbili\n\n\tnull\nen\n!!\tx\n" + b"en\t\xff\n"})
+    records = read(package_text("data/l.txt", text_column=1, language_column=0, language="fr"))
+    assert records == [
+        Document("lines/toy/data/l.txt:1", "moja\tna\tmbili", "sw", "lines"),
+        Document("lines/toy/data/l.txt:3", "null", "fr", "lines"),
+        Unreadable("toy/data/l.txt:4", "missing_field"),
+        Unreadable("toy/data/l.txt:5", "bad_language"),
+        Unreadable("toy/data/l.txt:6", "invalid_utf8"),
+    ]
+    assert "toy" not in sys.modules
+
+
+def test_package_language_column_may_come_last() -> None:
+    write_package({"l.csv": "a,b,en\n"})
+    source = package_text("l.csv", delimiter=",", text_column=0, language_column=2)
+    assert read(source) == [Document("lines/toy/l.csv:1", "a", "en", "lines")]
+    whole = package_text("l.csv", delimiter=",")
+    assert read(whole) == [Document("lines/toy/l.csv:1", "a,b,en", "und", "lines")]
+
+
+def test_package_identity_is_the_digest_of_the_file() -> None:
+    write_package({"l.txt": "a"})
+    assert READERS["package_text"].identity(package_text("l.txt"), digest) == {
+        "package": "toy",
+        "file": "digest of l.txt",
+    }
+
+
+@pytest.mark.parametrize("path", ["../other.txt", "/etc/hostname", "data/../../other.txt", ".", "gone.txt", "data"])
+def test_package_path_must_be_a_file_inside(path: str) -> None:
+    write_package({"data/l.txt": "a"})
+    Path("other.txt").write_text("secret")
+    assert path in error_of(package_text(path))
+
+
+@pytest.mark.parametrize(
+    ("package", "says"),
+    [("no_such_package", "pip install"), ("os.path", "top-level"), ("sys", "__init__.py"), ("ast", "__init__.py")],
+)
+def test_package_that_is_none_is_an_error(package: str, says: str) -> None:
+    assert says in error_of(package_text("x", package=package))
+    assert says in error_of(docstrings(package))
+
+
+def test_missing_sample_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_prep.sources.package_text.find_spec", lambda name: None)
+    assert "pip install 'concord[sample]'" in error_of(docstrings("sklearn"))
+
+
+# Docstrings
+
+MODULE = '''"""Module.
+
+    Indented.
+"""
+from typing import overload
+
+if True:
+    class Shape:
+        """A shape."""
+
+        @property
+        def area(self):
+            """The area."""
+
+        @area.setter
+        def area(self, value):
+            """Set the area."""
+
+        async def draw(self):
+            """Draw \\d."""
+            def helper():
+                """Help."""
+
+        def silent(self): ...
+
+def empty():
+    """   """
+'''
+
+
+def test_docstrings_are_named_cleaned_and_in_file_order() -> None:
+    write_package({"__init__.py": '"""Top."""', "b.py": MODULE, "a/__init__.py": '"""Sub."""', "a/x.py": "y = 1"})
+    assert summary(read(docstrings("toy"))) == [
+        ("science/toy", "Top."),
+        ("science/toy.a", "Sub."),
+        ("science/toy.b", "Module.\n\nIndented."),
+        ("science/toy.b.Shape", "A shape."),
+        ("science/toy.b.Shape.area", "The area."),
+        ("science/toy.b.Shape.area#2", "Set the area."),
+        ("science/toy.b.Shape.draw", "Draw \\d."),
+        ("science/toy.b.Shape.draw.helper", "Help."),
+    ]
+
+
+def test_docstrings_skip_tests_and_note_broken_files() -> None:
+    write_package(
+        {
+            "tests/t.py": '"""Test."""',
+            "a/test/t.py": '"""Test."""',
+            "broken.py": "def",
+            "null.py": "x = 1\0",
+            "latin.py": b'"""\xe9"""',
+            "surrogate.py": '"""\\ud800"""',
+            "testing.py": '"""Kept."""',
+        }
+    )
+    assert summary(read(docstrings("toy"))) == [
+        ("toy/broken.py", "syntax_error"),
+        ("toy/latin.py", "syntax_error"),
+        ("toy/null.py", "syntax_error"),
+        ("toy.surrogate", "invalid_utf8"),
+        ("science/toy.testing", "Kept."),
+    ]
+    assert "toy" not in sys.modules
+
+
+def test_docstrings_identity_is_the_version_that_installed_the_files(here: Path) -> None:
+    write_package({"a.py": ""})
+    files = {"__init__.py": "digest of __init__.py", "a.py": "digest of a.py"}
+    assert READERS["docstrings"].identity(docstrings("toy"), digest) == {"toy": files}
+    info = here / "toy_distribution-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-distribution\nVersion: 1.2\n")
+    assert READERS["docstrings"].identity(docstrings("toy"), digest) == {"toy": files}
+    (info / "RECORD").write_text("toy/__init__.py,,\ntoy/a.py,,\n")
+    assert READERS["docstrings"].identity(docstrings("toy"), digest) == {"toy": "1.2"}
+
+
+def test_docstrings_parts_are_the_packages_once() -> None:
+    write_package({})
+    assert READERS["docstrings"].parts(docstrings("toy", "json", "toy")) == ("toy", "json")
+
+
+# Installed packages, and the table
+
+
+def test_eld_gives_a_thousand_documents_a_language() -> None:
+    pytest.importorskip("eld")
+    records = read(package_text("tests/data/big-test.txt", package="eld", text_column=1, language_column=0))
+    languages = Counter(record.language for record in records if isinstance(record, Document))
+    assert len(languages) == 60
+    assert set(languages.values()) == {1000}
+
+
+def test_networkx_docstrings_have_no_unreadable_ones() -> None:
+    pytest.importorskip("networkx")
+    records = read(docstrings("networkx"))
+    assert len(records) > 1000
+    assert all(isinstance(record, Document) for record in records)
+    assert "science/networkx.algorithms.dag.topological_sort" in {id_ for id_, _ in summary(records)}
+
+
+def test_readers_import_no_heavy_library() -> None:
+    code = "import sys, data_prep.sources.table; print({'pyarrow', 'datasets', 'torch', 'numpy'} & set(sys.modules))"
+    root = Path(__file__).parents[3]
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

@@ -1,0 +1,238 @@
+"""The order of samples: each epoch a permutation, each place a pure function, each stream its share."""
+
+import math
+from collections import Counter
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configs.training import MixtureConfig
+from data_prep.tokens.sample_order import Order, Samples, Stream, _floor_sum, stream_weights
+
+Sample = tuple[int, int, int]
+"""Stream, epoch, index."""
+
+SIZES = (613, 89, 1, 307, 40)
+
+
+def streams(sizes: tuple[int, ...], weights: tuple[float, ...] | None = None) -> list[Stream]:
+    """Streams drawn in proportion to their sizes, or to the weights."""
+    drawn = weights or tuple(size / sum(sizes) for size in sizes)
+    return [Stream("web", f"l{i}", size, weight) for i, (size, weight) in enumerate(zip(sizes, drawn, strict=True))]
+
+
+def rows(samples: Samples) -> list[Sample]:
+    return list(zip(samples.stream.tolist(), samples.epoch.tolist(), samples.index.tolist(), strict=True))
+
+
+def draws(order: Order, start: int, stop: int) -> list[tuple[int, int]]:
+    """Stream and index alone: what text is read."""
+    return [(stream, index) for stream, _, index in rows(order.samples(start, stop))]
+
+
+def permutation(size: int, *, seed: int = 0, epoch: int = 0) -> list[int]:
+    order = Order(streams((size,)), seed=seed)
+    return [int(index) for index in order.samples(epoch * size, (epoch + 1) * size).index]
+
+
+sizes_strategy = st.lists(st.integers(1, 60), min_size=1, max_size=5).map(tuple)
+seeds = st.integers(0, 2**63)
+
+
+@given(sizes_strategy, seeds, st.data())
+@settings(max_examples=60, deadline=None)
+def test_order_reads_every_sample_once_an_epoch_of_its_stream(
+    sizes: tuple[int, ...], seed: int, data: st.DataObject
+) -> None:
+    weights = tuple(data.draw(st.lists(st.floats(0.05, 1), min_size=len(sizes), max_size=len(sizes))))
+    order = Order(streams(sizes, weights), seed=seed)
+    places = 4 * sum(sizes)
+    seen = Counter(rows(order.samples(0, places)))
+    assert set(seen.values()) == {1}
+    drawn = order.counts(places).tolist()
+    for stream, size in enumerate(sizes):
+        for epoch in range(drawn[stream] // size):
+            assert all((stream, epoch, index) in seen for index in range(size))
+    assert sum(drawn) == places
+    assert all(0 <= index < sizes[stream] for stream, _, index in seen)
+
+
+@given(st.integers(1, 500), seeds, st.integers(0, 2**40))
+@settings(max_examples=60, deadline=None)
+def test_permutation_is_a_bijection_in_any_epoch(size: int, seed: int, epoch: int) -> None:
+    assert sorted(permutation(size, seed=seed, epoch=epoch)) == list(range(size))
+
+
+@given(seeds, st.integers(0, 10**13), st.lists(st.integers(0, 300), min_size=2, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_a_sample_does_not_depend_on_how_the_range_is_cut(seed: int, start: int, cuts: list[int]) -> None:
+    order = Order(streams(SIZES), seed=seed)
+    ends = [start + cut for cut in sorted(cuts)]
+    pieces = [row for low, high in pairwise(ends) for row in rows(order.samples(low, high))]
+    assert pieces == rows(Order(streams(SIZES), seed=seed).samples(ends[0], ends[-1]))
+
+
+@given(seeds, st.integers(1, 7), st.integers(1, 5), st.integers(1, 4))
+@settings(max_examples=30, deadline=None)
+def test_samples_of_a_step_do_not_depend_on_ranks_and_micro_batches(
+    seed: int, batch: int, world_size: int, micro: int
+) -> None:
+    order = Order(streams(SIZES), seed=seed)
+    for step in (0, 3, 10**9):
+        whole = rows(order.samples(step * batch, (step + 1) * batch))
+        shares: list[list[Sample]] = [[] for _ in range(world_size)]
+        for first in range(0, batch, world_size * micro):
+            for place in range(first, min(batch, first + world_size * micro)):
+                shares[place % world_size] += rows(order.samples(step * batch + place, step * batch + place + 1))
+        assert sorted(row for share in shares for row in share) == sorted(whole)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_stream_extended_half_way_from_1_to_1_5_epochs_repeats_nothing(seed: int) -> None:
+    size = 1000
+    planned = draws(Order(streams((size,)), seed=seed), 0, size)
+    extended = Order(streams((size,)), seed=seed)
+    half, rest = planned[: size // 2], draws(extended, size // 2, size * 3 // 2)
+    assert rest[: size // 2] == planned[size // 2 :]
+    assert len(set(half) & set(rest[: size // 2])) == 0
+    assert set(half) | set(rest[: size // 2]) == {(0, i) for i in range(size)}
+    assert len(set(rest[size // 2 :])) == size // 2, "the second epoch's half holds nothing twice either"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_mixture_extended_half_way_from_1_to_1_5_epochs_repeats_nothing(seed: int) -> None:
+    sizes, total = SIZES, sum(SIZES)
+    half = draws(Order(streams(sizes), seed=seed), 0, total // 2)
+    extended = Order(streams(sizes), seed=seed)
+    rest = draws(extended, total // 2, total)
+    # A stream may have had its share a draw before the others: such draws begin its second epoch.
+    early = int(np.maximum(extended.counts(total) - np.array(sizes), 0).sum())
+    assert early <= len(sizes)
+    first_epoch = [row for row in rows(extended.samples(total // 2, total)) if row[1] == 0]
+    assert len(first_epoch) == len(rest) - early
+    assert len({(stream, index) for stream, _, index in first_epoch} & set(half)) == 0
+    assert len(set(half)) == len(half)
+    assert len({*half, *rest}) == total - early
+
+
+@given(sizes_strategy, seeds, st.integers(0, 400))
+@settings(max_examples=60, deadline=None)
+def test_counts_equal_counting(sizes: tuple[int, ...], seed: int, k: int) -> None:
+    order = Order(streams(sizes), seed=seed)
+    counted = Counter(stream for stream, _, _ in rows(order.samples(0, k)))
+    assert order.counts(k).tolist() == [counted[i] for i in range(len(sizes))]
+
+
+@pytest.mark.parametrize("start", [10**12, 2**40 - 7, 10**15 + 1])
+def test_counts_far_out_grow_by_what_is_drawn(start: int) -> None:
+    order = Order(streams(SIZES), seed=3)
+    stop = start + 5000
+    counted = Counter(stream for stream, _, _ in rows(order.samples(start, stop)))
+    assert (order.counts(stop) - order.counts(start)).tolist() == [counted[i] for i in range(len(SIZES))]
+    assert order.counts(stop).sum() == stop
+
+
+@given(seeds, st.integers(1, 10**9) | st.integers(1, 10**14), st.lists(st.floats(0.001, 1), min_size=2, max_size=8))
+@settings(max_examples=150, deadline=None)
+def test_shares_are_kept_at_any_place(seed: int, k: int, weights: list[float]) -> None:
+    order = Order(streams((7,) * len(weights), tuple(weights)), seed=seed)
+    exact = [Fraction(weight) / sum(map(Fraction, weights)) * k for weight in weights]
+    away = max(abs(count - share) for count, share in zip(order.counts(k).tolist(), exact, strict=True))
+    # 64 bits of the golden ratio are as good as all of it up to about 2**32; then some dozens come in.
+    assert away < (2 + 0.63 * math.log(k) if k < 2**32 else 60)
+
+
+@pytest.mark.parametrize(("one", "other"), [({"seed": 0}, {"seed": 1}), ({"epoch": 0}, {"epoch": 1})])
+def test_seeds_and_epochs_shuffle_differently(one: dict[str, int], other: dict[str, int]) -> None:
+    first, second = permutation(1000, **one), permutation(1000, **other)
+    assert sum(a == b for a, b in zip(first, second, strict=True)) < 12  # one on average
+    assert abs(float(np.corrcoef(first, second)[0, 1])) < 0.15
+
+
+def test_streams_of_one_size_shuffle_differently() -> None:
+    order = rows(Order(streams((500, 500)), seed=0).samples(0, 1000))
+    first, second = ([index for stream, _, index in order if stream == i] for i in (0, 1))
+    assert sum(a == b for a, b in zip(first, second, strict=False)) < 12
+
+
+def test_large_permutations_look_random() -> None:
+    size, trials = 1000, 40
+    shuffles = np.array([permutation(size, seed=seed) for seed in range(trials)])
+    assert (shuffles == np.arange(size)).sum() < 3 * trials  # one fixed point each on average
+    displacement = np.abs(shuffles - np.arange(size)).mean()
+    assert displacement == pytest.approx(size / 3, rel=0.03)
+    rising = (np.diff(shuffles, axis=1) > 0).mean()
+    assert rising == pytest.approx(0.5, abs=0.02)
+    assert shuffles.mean(axis=0).std() == pytest.approx(size / math.sqrt(12 * trials), rel=0.15)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_small_permutations_take_every_form(size: int) -> None:
+    epochs = 3000
+    forms = Order(streams((size,)), seed=0).samples(0, epochs * size).index.reshape(epochs, size)
+    assert len(np.unique(forms, axis=0)) == math.factorial(size)
+    for place in range(size):
+        assert np.bincount(forms[:, place], minlength=size) == pytest.approx(epochs / size, rel=0.15)
+
+
+@given(st.integers(0, 60), st.integers(1, 90), st.integers(0, 200), st.integers(0, 200))
+@settings(max_examples=200, deadline=None)
+def test_floor_sum_equals_adding_up(n: int, m: int, a: int, b: int) -> None:
+    assert _floor_sum(n, m, a, b) == sum((a * i + b) // m for i in range(n))
+
+
+SHARES = [("web", "de", 800), ("web", "sw", 100), ("science", "en", 100)]
+
+
+def test_weights_without_a_mixture_follow_the_text() -> None:
+    assert stream_weights(SHARES, MixtureConfig()) == pytest.approx([0.8, 0.1, 0.1])
+
+
+def test_temperature_evens_out_languages_within_a_source_only() -> None:
+    weights = stream_weights(SHARES, MixtureConfig(temperature=3))
+    assert weights == pytest.approx([0.9 * 2 / 3, 0.9 / 3, 0.1])  # cube roots of 8 and 1
+
+
+def test_source_weights_are_relative_and_shared_out_by_language() -> None:
+    weights = stream_weights(SHARES, MixtureConfig(source_weights={"web": 1, "science": 3}))
+    assert weights == pytest.approx([0.25 * 8 / 9, 0.25 / 9, 0.75])
+
+
+@given(sizes_strategy, seeds, st.data())
+@settings(max_examples=60, deadline=None)
+def test_place_of_a_draw_is_where_counting_finds_it(sizes: tuple[int, ...], seed: int, data: st.DataObject) -> None:
+    weights = tuple(data.draw(st.lists(st.floats(0.05, 1), min_size=len(sizes), max_size=len(sizes))))
+    order = Order(streams(sizes, weights), seed=seed)
+    stream_at = order.samples(0, 300).stream.tolist()
+    for stream in range(len(sizes)):
+        places = [place for place, drawn in enumerate(stream_at) if drawn == stream]
+        assert [order.place_of(stream, draw) for draw in range(len(places))] == places
+
+
+@given(seeds, st.integers(0, 10**13), st.integers(0, 4))
+@settings(max_examples=60, deadline=None)
+def test_place_of_a_draw_far_out_holds_that_draw(seed: int, draw: int, stream: int) -> None:
+    order = Order(streams(SIZES), seed=seed)
+    (sample,) = rows(order.samples(place := order.place_of(stream, draw), place + 1))
+    assert order.counts(place)[stream] == draw
+    assert sample[:2] == (stream, draw // SIZES[stream])
+
+
+@given(sizes_strategy, seeds, st.integers(0, 250), st.data())
+@settings(max_examples=60, deadline=None)
+def test_draws_of_a_sample_are_those_that_reading_finds(
+    sizes: tuple[int, ...], seed: int, num_places: int, data: st.DataObject
+) -> None:
+    order = Order(streams(sizes), seed=seed)
+    read: dict[int, list[int]] = {stream: [] for stream in range(len(sizes))}
+    for stream, _, index in rows(order.samples(0, num_places)):
+        read[stream].append(index)
+    chosen = [data.draw(st.integers(0, size - 1)) for size in sizes]
+    expected = [[i for i, index in enumerate(read[stream]) if index == chosen[stream]] for stream in read]
+    assert [order.draws_of(stream, chosen[stream], len(read[stream])) for stream in read] == expected
+    counted = order.num_draws_of(np.array(chosen), order.counts(num_places))
+    assert counted.tolist() == [len(draws) for draws in expected]

@@ -1,0 +1,110 @@
+"""What `concord status` says of a training that is under way."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.leases.lease import lease
+from configs.training import TrainConfig
+from pipeline.cli.status import describe_mfu, step_state, training_rows
+from pipeline.graph.plan import PlannedStep
+from pipeline.store.artifact import ATTEMPTS
+from tests.training.log.test_attempts_file import attempt, session
+from tests.training.log.test_metrics_file import line
+from training.log import attempts_file as attempts
+from training.log import metrics_file as metrics
+
+CONFIG = TrainConfig.model_validate(
+    {
+        "model": {"hidden_size": 8, "intermediate_size": 8, "num_layers": 1, "num_attention_heads": 1},
+        "sequence_length": 8,
+        "global_batch_size": 1,
+        "num_steps": 100,
+        "optimizer": {"learning_rate": 0.001},
+        "schedule": {"kind": "cosine", "num_warmup_steps": 0},
+    }
+)
+
+
+def train_on(directory: Path, *, num_steps: int, **last: Any) -> None:
+    """Write what a training leaves that took steps of 3 seconds each, and lost one to a restart."""
+    directory.mkdir(parents=True, exist_ok=True)
+    seconds = {"data": 0.1, "forward": 0.4, "backward": 1.5}
+    lines = [line(i, time=100.0 + 3 * i, seconds=seconds) for i in range(1, num_steps)]
+    lines.append(line(num_steps, time=100.0 + 3 * num_steps, seconds=seconds, **last))
+    (directory / metrics.FILE).write_text("".join(f"{step.model_dump_json()}\n" for step in lines))
+    events = [session(100), attempt(100), attempt(109, step=2, lost_steps=1, lost_until=109, device="NVIDIA Quartz")]
+    (directory / attempts.FILE).write_text("".join(f"{event.model_dump_json()}\n" for event in events))
+
+
+def planned() -> PlannedStep:
+    return PlannedStep("model", "train", 1, CONFIG, None, {}, "default", "f" * 64)
+
+
+def test_a_running_training_is_described(tmp_path: Path) -> None:
+    train_on(tmp_path, num_steps=40, loss=3.25, bits_per_byte=1.125, learning_rate=3e-4, num_skipped=1, num_rollbacks=2)
+    for step in (20, 30):
+        (tmp_path / f"checkpoints/step-{step:08d}").mkdir(parents=True)
+        (tmp_path / f"checkpoints/step-{step:08d}/checkpoint.json").touch()
+    (tmp_path / "checkpoints/.step-00000040.partial").mkdir()
+    assert dict(training_rows(tmp_path, CONFIG, running=True)) == {
+        "step": "40 of 100, 3 min 00 s left",
+        "loss": "3.250 nats a token, 1.125 bits per byte",
+        "learning rate": "0.0003",
+        "speed": "5 tokens/s, MFU unknown: NVIDIA Quartz is not in the table",
+        "ranks": "2 ranks of NVIDIA Quartz, ZeRO stage 1: h, i",
+        "memory": "1.00 GiB on rank 0",
+        "time": "backward 75%, forward 20%, data 5% over 20 steps",
+        "goodput": "100.0%, with 1 restart and 1 step taken again",
+        "checkpoint": "step 30",
+        "trouble": "1 step skipped, 2 roll-backs",
+    }
+
+
+def test_a_stopped_training_has_no_time_left_and_no_trouble_it_did_not_have(tmp_path: Path) -> None:
+    train_on(tmp_path, num_steps=2)
+    rows = dict(training_rows(tmp_path, CONFIG, running=False))
+    assert rows["step"] == "2 of 100"
+    assert rows["checkpoint"] == "none yet"
+    assert "trouble" not in rows
+
+
+def test_nothing_is_said_before_the_first_step(tmp_path: Path) -> None:
+    assert training_rows(tmp_path / "missing", CONFIG, running=True) == []
+    assert step_state(planned(), tmp_path) == ("not begun", [])
+
+
+def test_a_state_says_who_is_at_it(tmp_path: Path) -> None:
+    step = planned()
+    train_on(tmp_path / step.artifact, num_steps=3)
+    (tmp_path / step.artifact / ATTEMPTS).write_text("1")
+    state, rows = step_state(step, tmp_path)
+    assert state == "begun and stopped"
+    assert ("step", "3 of 100") in rows
+    with lease(tmp_path, step.artifact, step="model"):
+        state, rows = step_state(step, tmp_path)
+    assert state.startswith("being made by process ")
+    assert ("step", "3 of 100, 4 min 51 s left") in rows
+
+
+def test_steps_that_are_about_to_be_taken_again_are_not_counted(tmp_path: Path) -> None:
+    train_on(tmp_path, num_steps=40)
+    (tmp_path / "checkpoints/step-00000030").mkdir(parents=True)
+    (tmp_path / "checkpoints/step-00000030/checkpoint.json").touch()
+    with (tmp_path / attempts.FILE).open("a") as file:
+        file.write(f"{session(500).model_dump_json()}\n")
+    assert dict(training_rows(tmp_path, CONFIG, running=True))["step"].startswith("30 of 100")
+    assert dict(training_rows(tmp_path, CONFIG, running=False))["step"] == "40 of 100"
+
+
+@pytest.mark.parametrize(
+    ("value", "device", "text"),
+    [
+        (0.4125, "NVIDIA H100 80GB HBM3", "MFU 41.2%"),
+        (None, "cpu", "MFU unknown: cpu is not in the table"),
+        (None, "NVIDIA H100 80GB HBM3", "MFU unknown: the FLOPs of this architecture are not"),
+    ],
+)
+def test_an_mfu_that_is_not_known_has_a_reason(value: float | None, device: str, text: str) -> None:
+    assert describe_mfu(value, device).startswith(text)

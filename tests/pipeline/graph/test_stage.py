@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+
+from cluster.executor import Executor
+from configs.base import Artifact
+from pipeline.graph.stage import stage
+from tests.pipeline.toys import Bind, Page, Text, bind
+
+
+def test_a_stage_is_read_off_its_signature():
+    contract = stage(bind, version=3)
+    assert (contract.config, contract.output, contract.version) == (Bind, Page, 3)
+    assert contract.inputs == {"left": Text, "right": Text}
+    assert contract.observe is None
+
+
+def no_config(*, out: Path, executor: Executor) -> Text: ...
+
+
+def no_out(config: Bind, *, executor: Executor) -> Text: ...
+
+
+def no_executor(config: Bind, *, out: Path) -> Text: ...
+
+
+def out_is_text(config: Bind, *, out: str, executor: Executor) -> Text: ...
+
+
+def no_return(config: Bind, *, out: Path, executor: Executor): ...
+
+
+def returns_a_path(config: Bind, *, out: Path, executor: Executor) -> Path: ...
+
+
+def config_is_a_dict(config: dict[str, str], *, out: Path, executor: Executor) -> Text: ...
+
+
+def input_is_a_path(config: Bind, *, text: Path, out: Path, executor: Executor) -> Text: ...
+
+
+def input_is_a_manifest(config: Bind, *, text: Text, out: Path, executor: Executor) -> Text: ...
+
+
+def input_is_bare(config: Bind, *, text: Artifact, out: Path, executor: Executor) -> Text: ...
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        no_config,
+        no_out,
+        no_executor,
+        out_is_text,
+        no_return,
+        returns_a_path,
+        config_is_a_dict,
+        input_is_a_path,
+        input_is_a_manifest,
+        input_is_bare,
+    ],
+)
+def test_a_function_of_another_shape_is_no_stage(function):
+    with pytest.raises(TypeError, match=function.__name__):
+        stage(function, version=1)

@@ -1,0 +1,205 @@
+"""The network that is trained: documents apart, the loss of the targets that count, and nothing else in it."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from configs.base import UserError
+from tests.training.ranks import VOCAB, tiny_config
+from training.network.build_model import build_model, model_config
+from training.network.packed_lm import Network, document_positions
+from training.network.router_balance import balance_loss
+
+EOS, LENGTH = 1, 16
+SIZES = {"hidden_size": 32, "intermediate_size": 40, "num_layers": 2, "num_attention_heads": 2}
+GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "layer_types": ["sliding_attention", "full_attention"]}
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen3": {"head_dim": 16},
+    "olmo2": {},
+    "gemma2": GEMMA | {"sliding_window": 4, "final_logit_softcapping": 0.5},
+    "gemma3_text": GEMMA | {"sliding_window": 4},
+    "qwen3_moe": {"num_experts_per_tok": 2, "num_experts": 4, "moe_intermediate_size": 16},
+    "mixtral": {"num_experts_per_tok": 2, "num_local_experts": 4},
+    "granite": {"logits_scaling": 3.0},
+}
+ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch has no flex attention backward on the CPU")
+
+
+def built(
+    architecture: str = "llama", *, tie: bool = False, overrides: dict[str, Any] | None = None, **options: Any
+) -> PreTrainedModel:
+    overrides = OVERRIDES.get(architecture, {}) | (overrides or {})
+    model = SIZES | {"architecture": architecture, "tie_word_embeddings": tie, "overrides": overrides}
+    config = model_config(tiny_config(model=model), vocab_size=VOCAB, eos_id=EOS, pad_id=2)
+    return build_model(config, seed=0, **options)
+
+
+def network(architecture: str = "llama", *, router_balance: float = 0.0, **options: Any) -> Network:
+    return Network(built(architecture, **options), eos_id=EOS, max_tokens=3 * LENGTH, router_balance=router_balance)
+
+
+def rows() -> tuple[torch.Tensor, torch.Tensor]:
+    """Three rows, the documents of each at other places, one without any end; the last two end early."""
+    tokens = torch.randint(3, VOCAB, (3, LENGTH + 1), generator=torch.Generator().manual_seed(0))
+    tokens[0, [0, 5, 6]] = EOS
+    tokens[1, [11, 13]] = EOS
+    return tokens, torch.tensor([LENGTH, 13, 9])
+
+
+def documents(tokens: torch.Tensor, length: int) -> list[torch.Tensor]:
+    """The documents of a row, up to the last target that counts; each begins with the eos before it."""
+    starts = [0, *(place for place in range(1, length) if tokens[place] == EOS), length]
+    return [tokens[start : end + 1] for start, end in pairwise(starts)]
+
+
+def nats_alone(model: PreTrainedModel, document: torch.Tensor) -> torch.Tensor:
+    logits = model(input_ids=document[None, :-1]).logits[0].float()
+    return F.cross_entropy(logits, document[1:], reduction="sum")
+
+
+def gradients(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    taken = {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
+    module.zero_grad()
+    return taken
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager", pytest.param("flex_attention", marks=ON_GPU)])
+@pytest.mark.parametrize("architecture", OVERRIDES)
+def test_packed_documents_give_the_losses_and_gradients_of_documents_alone(architecture: str, attention: str) -> None:
+    if (architecture, attention) == ("gemma2", "sdpa"):
+        pytest.skip("transformers has no sdpa for gemma2, whose attention scores are capped")
+    device = "cuda" if attention == "flex_attention" else "cpu"
+    trained = network(architecture, attention=attention).to(device).train()
+    tokens, lengths = (tensor.to(device) for tensor in rows())
+    objective, row_nats = trained(tokens, lengths)
+    objective.backward()
+    found = gradients(trained)
+
+    apart = [
+        torch.stack([nats_alone(trained.model, document) for document in documents(row, int(length))]).sum()
+        for row, length in zip(tokens, lengths, strict=True)
+    ]
+    torch.stack(apart).sum().backward()
+    torch.testing.assert_close(row_nats, torch.stack(apart).detach())
+    torch.testing.assert_close(objective, row_nats.sum())
+    torch.testing.assert_close(found, gradients(trained), rtol=1e-4, atol=1e-4)
+
+
+def test_positions_start_anew_at_each_eos() -> None:
+    tokens = torch.tensor([[7, 7, EOS, 7, EOS, EOS, 7], [EOS, 7, 7, 7, 7, 7, 7]])
+    assert document_positions(tokens, eos_id=EOS).tolist() == [[0, 1, 0, 1, 0, 0, 1], [0, 1, 2, 3, 4, 5, 6]]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3_moe"])
+def test_activation_checkpointing_changes_no_bit(architecture: str) -> None:
+    taken = []
+    for checkpointing in (False, True):
+        trained = network(architecture, router_balance=0.01, activation_checkpointing=checkpointing).train()
+        objective, row_nats = trained(*rows())
+        objective.backward()
+        taken.append({"objective": objective.detach(), "nats": row_nats} | gradients(trained))
+    assert taken[0].keys() == taken[1].keys()
+    assert all(torch.equal(taken[0][name], taken[1][name]) for name in taken[0])
+
+
+def test_tied_embeddings_get_the_gradient_of_both_uses() -> None:
+    trained = network(tie=True)
+    trained(*rows()).objective.backward()
+    found = gradients(trained)
+    tokens, lengths = rows()
+    for row, length in zip(tokens, lengths, strict=True):
+        for document in documents(row, int(length)):
+            nats_alone(trained.model, document).backward()
+    assert "model.lm_head.weight" not in found
+    torch.testing.assert_close(found, gradients(trained), rtol=1e-4, atol=1e-4)
+
+
+def test_names_of_parameters_are_those_of_transformers() -> None:
+    model = built()
+    names = [f"model.{name}" for name, _ in model.named_parameters()]
+    assert [
+        name for name, _ in Network(model, eos_id=EOS, max_tokens=LENGTH, router_balance=0.0).named_parameters()
+    ] == names
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3_moe", "granite"])
+def test_rows_without_targets_leave_a_zero_gradient_everywhere(architecture: str) -> None:
+    trained = network(architecture, router_balance=0.01)
+    objective, row_nats = trained(rows()[0], torch.zeros(3, dtype=torch.long))
+    objective.backward()
+    assert (objective.item(), row_nats.tolist()) == (0.0, [0.0, 0.0, 0.0])
+    taken = gradients(trained)
+    assert taken.keys() == dict(trained.named_parameters()).keys()
+    assert not any(bool(gradient.any()) for gradient in taken.values())
+
+
+def test_tokens_past_the_last_target_change_nothing() -> None:
+    trained, (tokens, lengths) = network(), rows()
+    before = trained(tokens, lengths)
+    tokens[2, 10:] = 7
+    after = trained(tokens, lengths)
+    assert torch.equal(before.row_nats, after.row_nats)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "mixtral"])
+def test_the_balance_term_is_in_the_objective_and_not_in_the_nats(architecture: str) -> None:
+    trained, (tokens, lengths) = network(architecture, router_balance=0.5), rows()
+    objective, row_nats = trained(tokens, lengths)
+    positions = document_positions(tokens[:, :-1], eos_id=EOS)
+    seen = trained.model(input_ids=tokens[:, :-1], position_ids=positions, output_router_logits=True).router_logits
+    term = balance_loss(seen, torch.arange(LENGTH) < lengths[:, None], top_k=2)
+    assert term.item() > int(lengths.sum())
+    torch.testing.assert_close(objective, row_nats.sum() + 0.5 * term)
+
+
+def test_the_objective_of_rows_is_the_sum_of_that_of_each() -> None:
+    trained, (tokens, lengths) = network("qwen3_moe", router_balance=0.5), rows()
+    apart = [trained(tokens[row : row + 1], lengths[row : row + 1]).objective for row in range(3)]
+    torch.testing.assert_close(trained(tokens, lengths).objective, torch.stack(apart).sum())
+
+
+def test_the_balance_term_does_nothing_without_experts() -> None:
+    objective, row_nats = network(router_balance=0.5)(*rows())
+    torch.testing.assert_close(objective, row_nats.sum())
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3_moe"])
+def test_in_bf16_the_losses_are_near_those_in_fp32(architecture: str) -> None:
+    trained = network(architecture, router_balance=0.01)
+    exact = trained(*rows())
+    for parameter in trained.parameters():
+        parameter.data = parameter.data.bfloat16()
+    rounded = trained(*rows())
+    rounded.objective.backward()
+    assert rounded.row_nats.dtype == rounded.objective.dtype == torch.float32
+    torch.testing.assert_close(rounded.row_nats, exact.row_nats, rtol=5e-3, atol=0.0)
+    assert {gradient.dtype for gradient in gradients(trained).values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "overrides", "says"),
+    [
+        ("jamba", {}, "lets a document see those before it"),
+        (
+            "deepseek_v3",
+            {
+                "first_k_dense_replace": 0,
+                "n_routed_experts": 4,
+                "n_group": 1,
+                "topk_group": 1,
+                "num_experts_per_tok": 2,
+            },
+            "set it to 0",
+        ),
+    ],
+)
+def test_an_architecture_that_cannot_be_trained_so_is_refused(
+    architecture: str, overrides: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(UserError, match=says):
+        network(architecture, router_balance=0.01, overrides=overrides)

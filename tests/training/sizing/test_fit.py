@@ -1,0 +1,125 @@
+from dataclasses import replace
+
+import pytest
+
+from cluster.machines import GIB, Node
+from cluster.placement import Placement, place
+from configs.pools import PoolConfig
+from configs.training import TrainConfig
+from tests.training.sizing.test_memory import MEDIUM
+from training.sizing.fit import HEADROOM, Choice, choose, settle
+from training.sizing.model_size import ModelSize
+
+LARGE = replace(
+    MEDIUM, num_parameters=8 * 10**9, num_trained=8 * 10**9, hidden_size=4096, ffn_size=14336, num_layers=32
+)
+
+
+def recipe(**changes) -> TrainConfig:
+    settings = {
+        "model": {"hidden_size": 64, "intermediate_size": 64, "num_layers": 1, "num_attention_heads": 1},
+        "sequence_length": 2048,
+        "global_batch_size": 256,
+        "num_steps": 10,
+        "optimizer": {"learning_rate": 1e-3},
+        "schedule": {"kind": "cosine", "num_warmup_steps": 0},
+    }
+    return TrainConfig.model_validate(settings | changes)
+
+
+def gpus(num_nodes: int = 4, gib: float | None = 80, **pool) -> Placement:
+    size = int(gib * GIB) if gib else None
+    nodes = [Node(f"n{i}", 64, 8, 2**40, "H100", size) for i in range(num_nodes)]
+    return place(PoolConfig(**pool), nodes, wandb=None)
+
+
+def chosen(size: ModelSize, config: TrainConfig, placement: Placement) -> Choice:
+    return choose(size, config, placement).chosen
+
+
+def test_the_lowest_stage_that_fits_is_chosen():
+    stages = [chosen(LARGE, recipe(), gpus(gib=gib)).zero_stage for gib in (500, 80)]
+    assert stages[0] == 1
+    assert stages[1] > 1
+
+
+@pytest.mark.parametrize("gib", [20, 40, 80, 200])
+def test_what_is_chosen_fits_with_headroom(gib):
+    placement = gpus(gib=gib)
+    choice = chosen(MEDIUM, recipe(sequence_length=1024), placement)
+    assert choice.fits
+    assert choice.memory.total * HEADROOM["cuda"] <= gib * GIB
+    assert choice.micro_batch_size * choice.num_passes >= 256 / 32
+
+
+@pytest.mark.parametrize(("batch", "ranks"), [(256, 32), (100, 32), (7, 32), (33, 8)])
+def test_passes_cover_the_share_of_the_rank_with_most_and_no_row_is_idle(batch, ranks):
+    placement = gpus(num_ranks=ranks)
+    choice = chosen(MEDIUM, recipe(global_batch_size=batch), placement)
+    share = -(-batch // ranks)
+    assert choice.num_passes * choice.micro_batch_size >= share
+    assert choice.num_passes * (choice.micro_batch_size - 1) < share
+
+
+def test_no_more_sequences_a_pass_are_chosen_than_bring_something():
+    placement = gpus(num_nodes=1, gib=2000)
+    assert chosen(MEDIUM, recipe(global_batch_size=4096), placement).micro_batch_size == 16_384 // 2048
+
+
+def test_on_cpus_memory_is_shared_by_the_ranks_of_a_host():
+    placement = place(PoolConfig(), [Node("a", 8, 0, 32 * GIB), Node("b", 8, 0, 16 * GIB)], wandb=None)
+    assert placement.memory_bytes_per_rank == 4 * GIB
+    assert chosen(MEDIUM, recipe(sequence_length=128, precision="fp32"), placement).micro_batch_size == 8
+
+
+def test_what_the_pool_fixes_stays():
+    fit = choose(MEDIUM, recipe(), gpus(zero_stage=2, micro_batch_size=3))
+    assert (fit.chosen.zero_stage, fit.chosen.micro_batch_size, fit.chosen.num_passes) == (2, 3, 3)
+    assert fit.runner_up is None
+    fixed = gpus(zero_stage=0)
+    assert fixed.leaves_open == ("micro_batch_size",)
+    assert chosen(MEDIUM, recipe(), fixed).zero_stage == 0
+
+
+def test_without_knowledge_of_the_memory_it_is_stage_1_and_8_sequences():
+    fit = choose(MEDIUM, recipe(), gpus(gib=None))
+    assert (fit.chosen.zero_stage, fit.chosen.micro_batch_size, fit.chosen.fits) == (1, 8, True)
+
+
+def test_an_elastic_training_fits_on_the_fewest_ranks_it_may_have():
+    config = recipe(sequence_length=512)
+    steady, elastic = gpus(gib=24), gpus(gib=24, min_ranks=8)
+    size = replace(
+        LARGE, num_parameters=2 * 10**9, num_trained=2 * 10**9, num_layers=8, ffn_size=2048, hidden_size=1024
+    )
+    assert chosen(size, config, steady).memory.optimizer < chosen(size, config, elastic).memory.optimizer
+
+
+def test_compiling_rules_out_stage_3():
+    fit = choose(LARGE, recipe(), gpus(num_nodes=1, gib=40, compile=True))
+    assert fit.chosen.zero_stage < 3
+
+
+def test_what_does_not_fit_comes_with_a_change_that_makes_it_fit():
+    config = recipe(sequence_length=8192, global_batch_size=32)
+    alone = gpus(gib=48)
+    fit = choose(LARGE, config, alone)
+    assert not fit.chosen.fits
+    assert "activation_checkpointing: true" in fit.remedy
+    assert choose(LARGE, config, replace(alone, activation_checkpointing=True)).chosen.fits
+    hopeless = choose(LARGE, config, gpus(num_nodes=1, gib=2))
+    assert "more memory" in hopeless.remedy
+
+
+def test_the_runner_up_says_why_it_is_not_chosen():
+    fit = choose(MEDIUM, recipe(), gpus())
+    assert fit.runner_up is not None
+    assert fit.runner_up.zero_stage == 2
+    assert "exchange gradients in every pass" in fit.why
+
+
+def test_settling_leaves_nothing_open():
+    placement = gpus()
+    settled = settle(placement, chosen(MEDIUM, recipe(), placement))
+    assert settled.leaves_open == ()
+    assert choose(MEDIUM, recipe(), settled).chosen == chosen(MEDIUM, recipe(), placement)

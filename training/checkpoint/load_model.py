@@ -1,0 +1,23 @@
+"""A trained model, put together from its checkpoint."""
+
+from pathlib import Path
+
+from transformers import AutoConfig, PreTrainedModel
+
+from configs.base import UserError
+from training.checkpoint.directory import load_weights
+from training.checkpoint.retention import hold
+from training.network.build_model import build_model
+
+
+def load_model(directory: Path) -> PreTrainedModel:
+    """The model of a checkpoint, fp32, on the CPU, ready for evaluation. The checkpoint is held while it is read."""
+    with hold(directory):
+        weights = load_weights(directory)
+        model = build_model(AutoConfig.from_pretrained(directory), seed=0)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    model.tie_weights()
+    untied = set(missing) - set(model.all_tied_weights_keys)
+    if untied or unexpected:
+        raise UserError(f"checkpoint {directory} does not fit its configuration: {sorted(untied) + list(unexpected)}")
+    return model.eval()

@@ -1,0 +1,59 @@
+"""The tensors of a Hugging Face model directory, by their names in a model of transformers."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+
+from configs.base import UserError
+from training.init.locate import weight_files
+
+
+def read_tensors(directory: Path, model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and tensor, one after another, each read when it is asked for, in the precision of the file.
+
+    Files need not have the model's own names and shapes: such as the weights of experts, which are one tensor an
+    expert in files and one for all in the model. transformers' own rules translate. Names that it has no place for
+    come as they are, but for those that it ignores as well.
+    """
+    transforms = get_model_conversion_mapping(model)
+    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
+    known, prefix = model.state_dict(), model.base_model_prefix
+    groups: dict[str, Any] = {}
+    with ExitStack() as stack:
+        readers = _open(directory, stack)
+        for name in sorted(readers, key=dot_natural_key):  # the order in which a converter wants its tensors
+            target, pattern = rename_source_key(name, renamings, converters, prefix, known)
+            if target not in known and name in known:
+                target, pattern = name, None
+            if pattern is None:
+                yield target, readers[name]()
+            else:
+                if target not in groups:
+                    groups[target] = deepcopy(by_pattern[pattern])
+                groups[target].add_tensor(target, name, pattern, readers[name])
+        for target, group in groups.items():
+            for made, value in group.convert(target, model=model, config=model.config).items():
+                yield made, value[0] if isinstance(value, list) else value
+
+
+def _open(directory: Path, stack: ExitStack) -> dict[str, Callable[[], torch.Tensor]]:
+    """What reads each tensor, by its name in the files."""
+    readers: dict[str, Callable[[], torch.Tensor]] = {}
+    for path in weight_files(directory):
+        try:
+            file = stack.enter_context(safe_open(path, framework="pt"))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"init_from: {path} cannot be read ({error}); fetch it again") from error
+        readers |= {name: partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    return readers

@@ -1,0 +1,75 @@
+"""From one vocabulary to another: which old rows of an embedding each new piece starts from."""
+
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import torch
+
+from data_prep.tokenizer.pieces import Pieces
+from data_prep.tokenizer.sentencepiece_model import read_pieces, split_with
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The old ids whose rows make the row of each new id."""
+
+    sources: list[list[int]]
+    """By new id: of several rows the mean is taken; of none, the mean of all."""
+
+    num_old: int
+    """Pieces of the old vocabulary; what a matrix has beyond them is padding."""
+
+    num_kept: int
+    """New pieces that are old ones as well."""
+
+
+def match_rows(old: Path, new: Path) -> Rows:
+    """Match the tokenizer.json in directory `new` with the one in `old`.
+
+    The same text, byte or role (end of text, padding, unknown) keeps its row. Any other piece gets the old pieces that
+    spell it: its text split by the old tokenizer, or its bytes where it ends inside a character.
+    """
+    before, after = read_pieces(old), read_pieces(new)
+    kept = _kept(before, after)
+    made = {i: text for i, text in enumerate(after.texts) if text is not None and i not in kept}
+    spelled = dict(zip(made, _spell(old, before, list(made.values())), strict=True))
+    sources = [[kept[i]] if i in kept else spelled.get(i, []) for i in range(len(after.texts))]
+    return Rows(sources, len(before.texts), len(kept))
+
+
+def _kept(before: Pieces, after: Pieces) -> dict[int, int]:
+    """New id -> old id. Where a piece and a byte write the same character, the piece is the one that texts have."""
+    old_ids: dict[bytes, int] = {}
+    for i, text in enumerate(before.texts):
+        if text is not None:
+            old_ids.setdefault(text, i)
+    kept = {i: before.byte_ids[byte] for byte, i in after.byte_ids.items() if byte in before.byte_ids}
+    kept |= {i: old_ids[text] for i, text in enumerate(after.texts) if text is not None and text in old_ids}
+    return kept | {i: before.roles[role] for role, i in after.roles.items() if role in before.roles}
+
+
+def _spell(old: Path, before: Pieces, texts: list[bytes]) -> list[list[int]]:
+    whole = [text.decode(errors="replace") for text in texts]
+    split = split_with(old, whole)
+    broken = [string.encode() != text for string, text in zip(whole, texts, strict=True)]
+    return [
+        [before.byte_ids[byte] for byte in text if byte in before.byte_ids] if is_broken else ids
+        for text, ids, is_broken in zip(texts, split, broken, strict=True)
+    ]
+
+
+def move_rows(tensor: torch.Tensor, rows: Rows, num_rows: int) -> torch.Tensor:
+    """An embedding, or anything with a row for each old id, in the order of the new ids: fp32, (num_rows, ...).
+
+    Rows beyond the new pieces are padding. They get the mean of all, like pieces that nothing spells: a row near zero
+    would have a logit far above those of trained ones (Hewitt 2021, "Initializing new word embeddings").
+    """
+    matrix = tensor.float().reshape(len(tensor), -1)
+    lengths = torch.tensor([0, *map(len, rows.sources)])
+    ids = torch.tensor(list(chain.from_iterable(rows.sources)))
+    moved = torch.nn.functional.embedding_bag(ids, matrix, lengths.cumsum(0)[:-1], mode="mean")
+    result = matrix[: rows.num_old].mean(0).repeat(num_rows, 1)
+    filled = lengths[1:] > 0
+    result[: len(moved)][filled] = moved[filled]
+    return result.reshape(num_rows, *tensor.shape[1:])

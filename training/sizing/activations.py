@@ -1,0 +1,62 @@
+"""What autograd and the loss hold of a micro-batch, in bytes: read from transformers 5.23, PyTorch 2.13 and
+training/network/head_loss.py. docs/planning.md explains each term."""
+
+from training.sizing.model_size import ModelSize, Setting
+
+_CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}
+_MIN_CHUNK_TOKENS = 256
+"""Both of training/network/head_loss.py."""
+
+
+def loss_bytes(size: ModelSize, setting: Setting) -> int:
+    """The chunked loss of training/network/head_loss.py: a chunk of logits, the fp32 gradient of the output layer's
+    weight, the gradient of the hidden states."""
+    tokens, weight = setting.micro_batch_size * setting.sequence_length, size.vocab_size * size.hidden_size
+    return logits_bytes(size, setting) + 4 * weight + setting.width * tokens * size.hidden_size
+
+
+def logits_bytes(size: ModelSize, setting: Setting) -> int:
+    """What the loss needs in the forward pass alone: a chunk of logits, and in bf16 training a copy of the output
+    layer's weight on CPUs, which multiply in fp32, and on GPUs its gradient before it is added in fp32."""
+    width = setting.width
+    tokens, weight = setting.micro_batch_size * setting.sequence_length, size.vocab_size * size.hidden_size
+    rows = min(tokens, max(_CHUNK_ELEMENTS[setting.device] // size.vocab_size, _MIN_CHUNK_TOKENS))
+    before = min(tokens - rows, rows)  # of the chunk before, which lives on while the next one is made
+    on_cpu = setting.device == "cpu"
+    copies = 0 if width == 4 or on_cpu else 2 * width  # the logits, and their slope, before and after fp32
+    extra = 0 if width == 4 else (4 if on_cpu else width) * weight
+    return size.vocab_size * (rows * (4 + copies) + before * 4) + extra
+
+
+def activation_bytes(size: ModelSize, setting: Setting) -> int:
+    """What is kept from the forward pass for the backward pass, of all layers."""
+    tokens, width = setting.micro_batch_size * setting.sequence_length, setting.width
+    layer = tokens * _layer_bytes_per_token(size, setting) + _mask_bytes(setting)
+    ends = tokens * size.hidden_size * (_norm_bytes(width) + width)
+    if setting.activation_checkpointing:
+        return tokens * width * size.hidden_size * size.num_layers + layer + ends
+    return layer * size.num_layers + ends
+
+
+def _layer_bytes_per_token(size: ModelSize, setting: Setting) -> int:
+    """What autograd keeps of a layer for the backward pass: see docs/planning.md for each term."""
+    width = setting.width
+    queries, keys = size.num_heads * size.head_dim, size.num_key_value_heads * size.head_dim
+    norms = size.num_norms * size.hidden_size * _norm_bytes(width)
+    head_norms = (queries + keys) * (_norm_bytes(width) - width) if size.has_head_norm else 0
+    attention = 4 * queries * width + 4 * size.num_heads  # with a mask keys and values are repeated for each head
+    if setting.attention == "eager":
+        attention += size.num_heads * setting.sequence_length * (4 if width == 4 else 6)
+    return norms + head_norms + attention + 4 * size.ffn_size * width
+
+
+def _norm_bytes(width: int) -> int:
+    """Of an element of an RMSNorm: its input in fp32, the normalised value, the output."""
+    return 4 + 2 * width
+
+
+def _mask_bytes(setting: Setting) -> int:
+    """A mask over pairs of positions, which keeps documents apart; `eager` adds it, and so need not keep it."""
+    if setting.attention != "sdpa":
+        return 0
+    return setting.micro_batch_size * setting.sequence_length**2 * setting.width
