@@ -1,11 +1,11 @@
-"""Saving and loading a checkpoint of over 100M parameters on two CPU ranks: Concord against DeepSpeed's own.
+"""Measure saving and loading a checkpoint of over 100M parameters on two CPU ranks: Concord against DeepSpeed's own.
 
     python benchmarks/checkpoint_speed.py [--rounds 3] [--stage 1] [--directory DIR]
 
-One process group and one engine for both, in turns. Stall: how long the training loop stands still. Concord's writing
-goes on behind it, and is waited for before the next measurement; it syncs what it writes, DeepSpeed does not. Load:
-until the engine has weights and optimizer state again, checksums included where there are any. One JSON line a round,
-then the ratios of the medians.
+Both use one process group and one engine, in turns. Stall: seconds that the training loop stands still. Concord writes
+in the background, and the benchmark waits for that before the next measurement; Concord syncs what it writes, DeepSpeed
+does not. Load: seconds until the engine has weights and optimizer state again, with checksums where there are any. It
+prints one JSON line for each round, then the ratios of the medians.
 """
 
 import argparse
@@ -30,7 +30,7 @@ SHAPE = {"hidden_size": 768, "intermediate_size": 2048, "num_layers": 12, "num_a
 
 
 def train_config() -> TrainConfig:
-    """A Llama of 110M parameters with tied embeddings."""
+    """Return the config of a Llama of 110M parameters with tied embeddings."""
     return TrainConfig.model_validate(
         {
             "model": SHAPE | {"tie_word_embeddings": True},
@@ -45,44 +45,48 @@ def train_config() -> TrainConfig:
 
 
 def measure(rank: Any, directory: str, stage: int, rounds: int) -> list[dict[str, Any]]:
-    """The rows, on rank 0."""
+    """Measure all rounds; return one row for each, after a round that warms up."""
     import torch
 
     from tests.training.trials import trainer
     from training.checkpoint.restore import restore
-    from training.loop.stop_requests import StopRequest  # noqa: F401  (imported before the clock runs)
-    from training.zero.engine import join, leave
+    from training.loop.trainer import Trainer  # noqa: F401  (imported before the clock runs)
+    from training.zero.engine import join_process_group, leave_process_group
 
     ranks.VOCAB = VOCAB
-    join(rank, timeout_seconds=600)
+    join_process_group(rank, timeout_seconds=600)
     job = ranks.tiny_job(Path(directory), train_config(), world_size=WORLD, zero_stage=stage)
     subject = trainer(rank, job)
-    engine, course, theirs = subject.course.engine, subject.course, Path(directory) / "deepspeed"
-    num_parameters = sum(torch.Size(shape).numel() for shape in course.built.shapes.values())
-    subject._step(1.0)
+    engine, state, deepspeed_directory = subject.state.engine, subject.state, Path(directory) / "deepspeed"
+    num_parameters = sum(torch.Size(shape).numel() for shape in state.built.shapes.values())
+    subject._run_step(1.0)
     rows = []
     for number in range(rounds + 1):  # the first fills the caches of both, and Concord's buffer
         row: dict[str, Any] = {"round": number, "parameters": num_parameters, "state_bytes": 12 * num_parameters}
-        row["concord_stall"] = clock(subject._save)
-        row["concord_behind"] = clock(subject._finish_save)
+        row["concord_stall"] = measure_seconds(subject._begin_save)
+        row["concord_behind"] = measure_seconds(subject._finish_save)
         torch.distributed.barrier()
-        row["concord_bytes"] = size(next(course.root.glob("step-*")))
-        row["deepspeed_stall"] = clock(lambda: engine.save_checkpoint(str(theirs), tag="state", save_latest=False))
-        row["deepspeed_bytes"] = size(theirs)
-        row["concord_load"] = clock(lambda: restore(engine, course.root, first=course.first, rollbacks=[], tell=print))
-        row["deepspeed_load"] = clock(lambda: engine.load_checkpoint(str(theirs), tag="state"))
+        row["concord_bytes"] = count_bytes(next(state.root.glob("step-*")))
+        row["deepspeed_stall"] = measure_seconds(
+            lambda: engine.save_checkpoint(str(deepspeed_directory), tag="state", save_latest=False)
+        )
+        row["deepspeed_bytes"] = count_bytes(deepspeed_directory)
+        row["concord_load"] = measure_seconds(
+            lambda: restore(engine, state.root, first=state.first, rollbacks=[], notify=print)
+        )
+        row["deepspeed_load"] = measure_seconds(lambda: engine.load_checkpoint(str(deepspeed_directory), tag="state"))
         rows.append(row)
         torch.distributed.barrier()
         if rank.index == 0:
-            shutil.rmtree(theirs)
-            shutil.rmtree(course.root)
+            shutil.rmtree(deepspeed_directory)
+            shutil.rmtree(state.root)
         torch.distributed.barrier()
-    leave()
+    leave_process_group()
     return rows[1:]
 
 
-def clock(work: Callable[[], Any]) -> float:
-    """Seconds from a barrier until `work` is done on this rank."""
+def measure_seconds(work: Callable[[], Any]) -> float:
+    """Return the seconds from a barrier until `work` is done on this rank."""
     import torch
 
     torch.distributed.barrier()
@@ -91,13 +95,13 @@ def clock(work: Callable[[], Any]) -> float:
     return round(time.perf_counter() - start, 3)
 
 
-def size(directory: Path) -> int:
-    """Bytes of all files."""
+def count_bytes(directory: Path) -> int:
+    """Return the bytes of all files in a directory."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
 def main() -> None:
-    """Run it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--stage", type=int, default=1)

@@ -1,15 +1,16 @@
-"""Train twice, once left alone and once struck by a fault every few seconds: is the outcome bit for bit the same?
+"""Train twice, once undisturbed and once with a fault every few seconds, and compare the outcomes bit for bit.
 
     python benchmarks/fault_storm.py [--seed 0] [--ranks 2] [--stage 1] [--steps 300] [--directory DIR]
 
-Both are the stage `train` on a private Ray, of a small model in fp32. Some 3 to 8 s after training has made progress
-again comes the next fault: a rank, the driver or Ray's raylet gets SIGKILL; the driver gets SIGTERM; a rank gets
-SIGKILL and a file of the newest checkpoint is damaged; the disk is full for a second; a rank stands still until the
-watchdog ends it. Kinds and moments are drawn by the seed, each kind once before any comes again. Where the driver ends,
-the same command is given again. The full disk takes root, for the storm's directory to be a small tmpfs.
+Both run the stage `train` on a private Ray, with a small model in fp32. The next fault comes 3 to 8 s after training
+has made progress again: a rank, the driver or Ray's raylet gets SIGKILL; the driver gets SIGTERM; a rank gets SIGKILL
+and a file of the newest checkpoint is damaged; the disk is full for a second; a rank is stopped until the watchdog ends
+it. Kinds and moments are drawn by the seed, each kind once before any comes again. When the driver ends, the same
+command is given again. The full disk needs root, since the directory of that run is then a small tmpfs.
 
-One JSON line a fault: at which step, seconds until the next step is done, steps that had to be taken again. The last
-line has the comparison; exit code 1 if the outcomes differ or a driver ended in a way it must not.
+It prints one JSON line for each fault: at which step it came, seconds until the next step was done, steps that had to
+be taken again. The last line has the comparison. The exit code is 1 if the outcomes differ or a driver ended in a way
+that it must not.
 """
 
 import argparse
@@ -29,23 +30,22 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.storm_faults import FAULTS, GRACE_SECONDS, Over, Run, drive
+from benchmarks.storm_faults import FAULTS, GRACE_SECONDS, Run, TrainingEnded, run_driver
 from data_prep.manifests import Certificate, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
 from data_prep.tokenizer.stage import HUGGING_FACE, MODEL
 from data_prep.tokens.megatron_shards import dtype_for, write_shard
-from training.log.attempts_file import Attempt, goodput, read_attempts
-from training.log.metrics_file import FILE as METRICS
-from training.log.metrics_file import StepMetrics, read_metrics
+from training.log.metrics_file import METRICS_FILE, StepMetrics, read_metrics
+from training.log.sessions_file import GangStart, compute_goodput, read_session_events
 from training.manifests import TrainedModel
 
 VOCAB = 512
 PAUSE_SECONDS = (3.0, 8.0)
 DISK_MEBIBYTES = 96
-"""Of the storm's tmpfs: some eight checkpoints, of which five are there at once at most."""
+"""Size of the tmpfs: it holds some eight checkpoints, of which at most five exist at the same time."""
 
 
 def write_inputs(directory: Path) -> None:
-    """Tokens of two sources in three languages, and what stands for their tokenizer."""
+    """Write tokens of two sources in three languages, and empty files in place of their tokenizer."""
     random, shards = np.random.default_rng(0), []
     for source, language in (("web", "de"), ("web", "sw"), ("science", "en")):
         sizes = random.integers(20, 300, size=200)
@@ -65,21 +65,21 @@ def write_inputs(directory: Path) -> None:
     (directory / "tokenizer.json").write_text(tokenizer.model_dump_json(), encoding="utf-8")
 
 
-def strike(run: Run, name: str, random: Random) -> dict[str, Any]:
-    """One fault, and what comes after it until training makes progress again."""
+def inject_fault(run: Run, name: str, random: Random) -> dict[str, Any]:
+    """Inject one fault, wait until training makes progress again, and return what was measured."""
 
-    def attempts() -> list[Attempt]:
-        return [event for event in read_attempts(run.out) if isinstance(event, Attempt)]
+    def gang_starts() -> list[GangStart]:
+        return [event for event in read_session_events(run.out) if isinstance(event, GangStart)]
 
     do, must = FAULTS[name]
-    before, step, began = len(attempts()), run.step(), time.time()
+    before, step, began = len(gang_starts()), run.last_step(), time.time()
     done = do(run, random)
     over = time.time()
 
     def next_step() -> StepMetrics | bool:
-        fresh = attempts()[before:]
+        fresh = gang_starts()[before:]
         since = fresh[-1].time if fresh else over if name == "disk full" else float("inf")
-        return (line := run.last()) is not None and line.time > since and line
+        return (line := run.last_metrics()) is not None and line.time > since and line
 
     line = run.wait_for(next_step)
     exits, run.exits = run.exits, []
@@ -89,7 +89,7 @@ def strike(run: Run, name: str, random: Random) -> dict[str, Any]:
         "fault": name,
         "at_step": step,
         "seconds": line and round(line.time - began, 2),
-        "lost_steps": sum(attempt.lost_steps for attempt in attempts()[before:]),
+        "lost_steps": sum(start.lost_steps for start in gang_starts()[before:]),
         "exit_codes": codes,
         "exit_seconds": seconds,
         "as_it_must": codes in ([], must) and in_time,
@@ -97,55 +97,58 @@ def strike(run: Run, name: str, random: Random) -> dict[str, Any]:
     }
 
 
-def storm(run: Run, names: list[str], random: Random) -> list[dict[str, Any]]:
-    """Faults until training is over."""
+def run_storm(run: Run, names: list[str], random: Random) -> list[dict[str, Any]]:
+    """Inject faults until training is over; return a row for each."""
     rows: list[dict[str, Any]] = []
-    deck: list[str] = []
+    remaining: list[str] = []
     run.start()
-    run.wait_for(lambda: run.step() > 0)
-    while run.wait_for(_alarm(random.uniform(*PAUSE_SECONDS))):
-        deck = deck or random.sample(names, len(names))
+    run.wait_for(lambda: run.last_step() > 0)
+    while run.wait_for(_after(random.uniform(*PAUSE_SECONDS))):
+        remaining = remaining or random.sample(names, len(names))
         try:
-            rows.append(strike(run, deck.pop(), random))
-        except Over:
+            rows.append(inject_fault(run, remaining.pop(), random))
+        except TrainingEnded:
             break
         print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
-def _alarm(seconds: float) -> Callable[[], bool]:
+def _after(seconds: float) -> Callable[[], bool]:
     until = time.monotonic() + seconds
     return lambda: time.monotonic() > until
 
 
 def compare(calm: Run, stormy: Run) -> dict[str, Any]:
-    """Final weights, and the lines of all steps."""
+    """Compare the final weights and the metrics of all steps; return the row to print."""
     from training.checkpoint.directory import load_weights
 
     models, lines, weights = [], [], []
     for run in (calm, stormy):
         model = TrainedModel.model_validate_json(run.out.with_suffix(".json").read_bytes())
         models.append(model)
-        lines.append(read_metrics(run.out / METRICS))
+        lines.append(read_metrics(run.out / METRICS_FILE))
         weights.append(load_weights(run.out / model.checkpoint))
-    courses = [[(line.step, line.loss, line.gradient_norm, line.nats) for line in some] for some in lines]
+    losses = [[(line.step, line.loss, line.gradient_norm, line.nats) for line in some] for some in lines]
     same = weights[0].keys() == weights[1].keys() and all((weights[1][k] == w).all() for k, w in weights[0].items())
-    whole = goodput(read_attempts(stormy.out), lines[1])
+    whole = compute_goodput(read_session_events(stormy.out), lines[1])
     return {
         "equal_weights": bool(same),
-        "equal_losses": courses[0] == courses[1],
+        "equal_losses": losses[0] == losses[1],
         "goodput": round(whole.fraction, 3),
         "manifest_goodput": round(models[1].goodput, 3),
         "calm_goodput": round(models[0].goodput, 3),
         "restarts": whole.num_restarts,
         "lost_steps": whole.lost_steps,
-        "failed_saves": stormy.notices("could not be written"),
-        "damage_found": stormy.notices("is damaged"),
+        "failed_saves": stormy.count_notices("could not be written"),
+        "damage_found": stormy.count_notices("is damaged"),
     }
 
 
-def mount(directory: Path, stack: ExitStack) -> bool:
-    """Put a small tmpfs there until the stack is left; False, with the reason said, where that cannot be."""
+def mount_small_disk(directory: Path, stack: ExitStack) -> bool:
+    """Mount a small tmpfs on the directory until the stack is closed.
+
+    Return whether that was possible; if not, print the reason.
+    """
     options = ["-t", "tmpfs", "-o", f"size={DISK_MEBIBYTES}m", "tmpfs", str(directory)]
     done = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
     if done.returncode == 0:
@@ -164,8 +167,8 @@ def _unmount(directory: Path) -> None:
         time.sleep(0.1)
 
 
-def show(directory: Path, options: argparse.Namespace) -> bool:
-    """Both runs, and the comparison; whether all was as it must be."""
+def run_both(directory: Path, options: argparse.Namespace) -> bool:
+    """Do both runs and print the comparison; return whether all was as it must be."""
     for name in ("inputs", "calm", "storm"):
         (directory / name).mkdir()
     write_inputs(directory / "inputs")
@@ -182,14 +185,16 @@ def show(directory: Path, options: argparse.Namespace) -> bool:
     ]
     calm, stormy = runs
     with ExitStack() as stack:
-        names = list(FAULTS) if mount(stormy.out, stack) else [name for name in FAULTS if name != "disk full"]
-        stack.callback(stormy.end)
-        stack.callback(calm.end)
+        names = (
+            list(FAULTS) if mount_small_disk(stormy.out, stack) else [name for name in FAULTS if name != "disk full"]
+        )
+        stack.callback(stormy.kill_all)
+        stack.callback(calm.kill_all)
         times = [time.monotonic()]
         calm.start()
         calm.wait_for(lambda: False)
         times.append(time.monotonic())
-        rows = storm(stormy, names, Random(options.seed))
+        rows = run_storm(stormy, names, Random(options.seed))
         times.append(time.monotonic())
         result = compare(calm, stormy)
     seconds = {"calm_seconds": round(times[1] - times[0], 1), "stormy_seconds": round(times[2] - times[1], 1)}
@@ -199,17 +204,17 @@ def show(directory: Path, options: argparse.Namespace) -> bool:
 
 
 def main() -> None:
-    """Run it, or be the driver of one run."""
+    """Run the benchmark, or the driver of one run with `--drive`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--stage", type=int, default=1)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--directory", type=Path, help="where the logs stay; left out, they go")
+    parser.add_argument("--directory", type=Path, help="where to keep the logs; else they are deleted")
     parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.drive:
-        drive(
+        run_driver(
             options.directory / "inputs", options.drive, **{k: getattr(options, k) for k in ("ranks", "stage", "steps")}
         )
         return
@@ -220,7 +225,7 @@ def main() -> None:
             directory = Path(tempfile.mkdtemp(dir=options.directory.resolve()))
         else:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        sys.exit(not show(directory, options))
+        sys.exit(not run_both(directory, options))
 
 
 if __name__ == "__main__":

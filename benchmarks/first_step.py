@@ -1,8 +1,9 @@
-"""How long `concord run` takes from the command to the first optimizer step when all data is made.
+"""Measure how long `concord run` takes from the command to the first optimizer step when all data is made.
 
     python benchmarks/first_step.py STORE
 
-STORE holds a finished smoke run. Trains one step with a new seed, which is a new artifact. One JSON line.
+STORE holds a finished smoke run. The benchmark trains one step with a new seed, which is a new artifact, and prints one
+JSON line.
 """
 
 import json
@@ -15,7 +16,7 @@ RECIPE = Path(__file__).parent.parent / "configs" / "recipes" / "smoke.yaml"
 
 
 def main() -> None:
-    """Run it."""
+    """Run the benchmark."""
     store, seed = Path(sys.argv[1]), int(time.time())
     settings = [
         f"store={store}",

@@ -1,9 +1,9 @@
-"""How long two CPU ranks take from nothing to their first DeepSpeed step: Concord's gang against plain Ray Train.
+"""Measure how long two CPU ranks take to their first DeepSpeed step: Concord's gang against plain Ray Train.
 
     python benchmarks/gang_startup.py [--repeats 2]
 
-Both run the same function, in turn, each time in a fresh process with a fresh private Ray. One JSON line a run,
-then the ratio of the medians.
+Both run the same function, in turn, each time in a fresh process with a fresh private Ray. It prints one JSON line for
+each run, then the ratio of the medians.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import time
 
 
 def first_step(started: float) -> dict[str, float]:
-    """Imports, a small Llama, a ZeRO-1 engine, one step; seconds since `started` at each point."""
+    """Import, build a small Llama and a ZeRO-1 engine, take a step; return the seconds since `started` at each."""
     at = {"entered": time.time() - started}
     import deepspeed
     import torch
@@ -39,7 +39,7 @@ def first_step(started: float) -> dict[str, float]:
 
 
 def concord(started: float) -> None:
-    """The gang of cluster/ray/executor.py."""
+    """Measure the gang of cluster/ray/executor.py."""
     from cluster.ray.executor import RayExecutor
     from configs.pools import PoolConfig
 
@@ -52,7 +52,7 @@ def _on_rank(rank: object, started: float) -> dict[str, float]:
 
 
 def ray_train(started: float) -> None:
-    """TorchTrainer of Ray Train v2; its worker prints, as report() would cost seconds more."""
+    """Measure TorchTrainer of Ray Train v2; its worker writes a file, as report() would cost seconds more."""
     import ray
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -78,7 +78,7 @@ def _on_worker(config: dict[str, object]) -> None:
 
 
 def main() -> None:
-    """Run it, or one of the two if asked by itself."""
+    """Run the benchmark, or one of the two systems in this process with `--only`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--only", choices=["concord", "ray_train"])

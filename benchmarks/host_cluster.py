@@ -1,4 +1,4 @@
-"""The cluster of real hosts that host_faults.py strikes, and the run that it trains there."""
+"""The cluster of hosts (tests/hosts.py) and the run on it, for host_faults.py, elastic_hosts.py and launchers.py."""
 
 import json
 import re
@@ -13,9 +13,8 @@ from typing import Any
 
 from tests.hosts import Host, ray_head, ray_join, ray_stop, ray_token, ray_variables
 from tests.slurm import Slurm
-from training.log.attempts_file import Attempt, read_attempts
-from training.log.metrics_file import FILE as METRICS
-from training.log.metrics_file import StepMetrics, last_metrics, read_metrics
+from training.log.metrics_file import METRICS_FILE, StepMetrics, read_last_metrics, read_metrics
+from training.log.sessions_file import GangStart, read_session_events
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT_EVERY_STEPS = 5
@@ -62,51 +61,51 @@ pools:
 """
 
 
-class Trouble(Exception):
-    """A run that does not go on."""
+class RunStuck(Exception):
+    """A run makes no progress within LIMIT_SECONDS; the message has the end of its logs."""
 
 
 @dataclass
 class Cluster:
-    """Hosts of one core, the first of which is the head of a Ray, or of Slurm."""
+    """Hosts of one core; the first is the head of a Ray or Slurm cluster."""
 
     hosts: list[Host]
     launcher: str
-    """As a cluster file has it."""
+    """The `launcher` of the cluster file, as YAML."""
 
     environment: dict[str, str]
-    """For commands."""
+    """Environment variables of commands on the head."""
 
     @property
     def head(self) -> Host:
-        """Where drivers run."""
+        """The host that drivers run on."""
         return self.hosts[0]
 
     @property
     def token(self) -> Path:
-        """Of the Ray."""
+        """File of the Ray cluster's token."""
         return Path(self.environment["RAY_AUTH_TOKEN_PATH"])
 
     def start(self) -> None:
-        """Start the Ray, or start it again."""
+        """Start the Ray cluster, or start it again."""
         for host in self.hosts:
             ray_stop(host)
         address = ray_head(self.head, self.token, dashboard=True)
         for host in self.hosts[1:]:
             ray_join(host, address, self.token)
 
-    def renew(self, host: Host) -> None:
-        """Have a host join as if it were new."""
+    def rejoin(self, host: Host) -> None:
+        """Restart a host and have it join as if it were new."""
         host.mend()
         host.power_off()
         ray_join(host, f"{self.head.address}:6379", self.token)
 
-    def with_rank(self) -> Host:
-        """A host other than the head on which a rank works."""
-        return next(host for host in self.hosts[1:] if self.ranks(host))
+    def find_host_with_rank(self) -> Host:
+        """Return a host other than the head that runs a rank."""
+        return next(host for host in self.hosts[1:] if self.rank_pids(host))
 
-    def ranks(self, host: Host) -> list[int]:
-        """The processes of ranks on a host."""
+    def rank_pids(self, host: Host) -> list[int]:
+        """Return the process ids of the ranks on a host."""
         return [pid for pid, args in host.processes().items() if re.search(RANK, args)]
 
 
@@ -119,79 +118,79 @@ class Run:
     name: str
 
     def prepare(self, steps: int, data: Path, *, ranks: str = "num_ranks: 2") -> None:
-        """Its store, with the data in it, its recipe and its cluster file."""
+        """Write the run's store, with the data in it, its recipe and its cluster file."""
         copytree(data, self.store)
         text = RECIPE.format(store=self.store) + MODEL.format(steps=steps, every=CHECKPOINT_EVERY_STEPS)
         self.path("recipe").write_text(text, encoding="utf-8")
         self.path("cluster").write_text(CLUSTER.format(launcher=self.cluster.launcher, ranks=ranks), encoding="utf-8")
 
     def path(self, what: str) -> Path:
-        """A file of the run's that is not in its store."""
+        """Return the path of a file of the run that is not in its store."""
         return self.directory / f"{self.name}-{what}.yaml"
 
     @property
     def store(self) -> Path:
-        """Shared by all hosts, as everything in `directory` is."""
+        """The run's store, which all hosts share, as they share all of `directory`."""
         return self.directory / self.name
 
     @property
     def out(self) -> Path:
-        """Where the model is made."""
+        """The directory of the `train` artifact."""
         return next(iter(self.store.glob("train-*")), self.store / "train")
 
     def command(self, *words: str) -> str:
-        """Give a `concord` command on the head; what it printed."""
+        """Run a `concord` command on the head and return what it printed."""
         command, env = [sys.executable, "-m", "pipeline.cli", *words], self.cluster.environment
         return self.cluster.head.call(command, env=env, timeout=LIMIT_SECONDS)
 
     def submit(self) -> None:
-        """`concord submit`."""
+        """Run `concord submit`."""
         files = str(self.path("recipe")), "--cluster", str(self.path("cluster"))
         self.command("submit", *files, "--id", self.name, "--no-check")
 
     def resume(self) -> None:
-        """`concord resume`, once the run is known to have ended."""
+        """Run `concord resume` as soon as `concord status` says that the run has ended."""
         self.wait_for(lambda: self.state() not in ("waiting", "starting", "running"), pause=1.0)
         self.command("resume", self.name, "--store", str(self.store), "--yes", "--no-check")
 
     def state(self) -> str:
-        """What `concord status` calls it."""
+        """Return the run's state by `concord status`."""
         said = self.command("status", self.name, "--store", str(self.store), "--json")
         return str(json.loads(said.splitlines()[-1])["state"])
 
-    def last(self) -> StepMetrics | None:
-        """The line of the last step."""
-        return last_metrics(self.out / METRICS)
+    def last_metrics(self) -> StepMetrics | None:
+        """Return the metrics of the last step."""
+        return read_last_metrics(self.out / METRICS_FILE)
 
-    def step(self) -> int:
-        """The last step."""
-        return line.step if (line := self.last()) else 0
+    def last_step(self) -> int:
+        """Return the last step, or 0."""
+        return line.step if (line := self.last_metrics()) else 0
 
-    def first_after(self, moment: float) -> StepMetrics | None:
-        """The line of the first step that was done after a Unix time."""
-        lines = read_metrics(self.out / METRICS) if (self.out / METRICS).exists() else []
+    def first_step_after(self, moment: float) -> StepMetrics | None:
+        """Return the metrics of the first step that was done after a Unix time."""
+        lines = read_metrics(self.out / METRICS_FILE) if (self.out / METRICS_FILE).exists() else []
         return next((line for line in lines if line.time > moment), None)
 
-    def attempts(self) -> list[Attempt]:
-        """All starts of its ranks."""
-        return [event for event in read_attempts(self.out) if isinstance(event, Attempt)]
+    def gang_starts(self) -> list[GangStart]:
+        """Return all starts of the run's ranks."""
+        return [event for event in read_session_events(self.out) if isinstance(event, GangStart)]
 
     def finished(self) -> bool:
-        """Whether the model is there."""
+        """Return whether the `train` artifact is finished."""
         return (self.out / "record.json").exists()
 
     def wait_for(self, found: Callable[[], Any], *, pause: float = 0.05) -> Any:
-        """What `found()` returns once it is true."""
+        """Return what `found()` returns once it is true. Raises RunStuck after LIMIT_SECONDS."""
         deadline = time.monotonic() + LIMIT_SECONDS
         while not (result := found()):
             if time.monotonic() > deadline:
-                raise Trouble(self.command("logs", self.name, "--store", str(self.store))[-3000:])
+                raise RunStuck(self.command("logs", self.name, "--store", str(self.store))[-3000:])
             time.sleep(pause)
         return result
 
 
 def ray_cluster(hosts: list[Host], directory: Path) -> Cluster:
-    """A Ray over the hosts, with a token."""
+    """Start a Ray cluster on the hosts, with a token."""
     launcher = f'{{kind: ray, dashboard_address: "http://{hosts[0].address}:8265"}}'
     cluster = Cluster(hosts, launcher, ray_variables(ray_token(directory)))
     cluster.start()
@@ -199,13 +198,13 @@ def ray_cluster(hosts: list[Host], directory: Path) -> Cluster:
 
 
 def slurm_cluster(slurm: Slurm) -> Cluster:
-    """Each job brings a Ray up over all nodes."""
+    """Return a cluster on which each Slurm job starts a Ray cluster on all nodes."""
     launcher = f"{{kind: slurm, num_nodes: {len(slurm.nodes)}, signal_seconds: 60, start_timeout_seconds: 180}}"
     return Cluster(slurm.nodes, launcher, {"SLURM_CONF": str(slurm.conf), "OMP_NUM_THREADS": "1"})
 
 
 def make_data(directory: Path) -> Path:
-    """A store with the steps before training made."""
+    """Make a store with all steps before training; return its path."""
     store, recipe = directory / "data", directory / "data.yaml"
     recipe.write_text(RECIPE.format(store=store), encoding="utf-8")
     command = [sys.executable, "-m", "pipeline.cli", "run", str(recipe), "--cluster", "inline"]

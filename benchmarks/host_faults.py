@@ -1,15 +1,16 @@
-"""Train on real hosts, once left alone and once for each fault: are the weights bit for bit the same?
+"""Train on several hosts, once undisturbed and once with each fault, and compare the weights bit for bit.
 
     python benchmarks/host_faults.py [--steps 60] [--faults "rank killed,link cut for ever"] [--directory DIR]
 
-Three hosts of one core (tests/hosts.py: it takes root) form a Ray cluster with a token; `concord submit` sends a small
-training of two ranks to it over Ray's Jobs API, and for the last fault to a Slurm of two such hosts. Each fault comes
-when training is some steps past its second checkpoint. Where the driver has died, `concord resume` follows as soon as
-`concord status` says that the run has ended, as a user would give it; the cluster itself is mended by its operator.
+Three hosts of one core (tests/hosts.py, which needs root) form a Ray cluster with a token; `concord submit` sends a
+small training of two ranks to it over Ray's Jobs API, and for the last fault to a Slurm cluster of two such hosts. Each
+fault comes when training is some steps past its second checkpoint. If the driver has died, `concord resume` follows as
+soon as `concord status` says that the run has ended, as from a user; the cluster itself is repaired as by its operator.
 
-One JSON line a fault: at which step; seconds until the last rank that worked then, and can be reached, has ended
-(`detection`; null: none had to); seconds until the next step was done (`recovery`); steps that had to be taken again;
-how often ranks were started again; whether the weights equal those of the undisturbed run. Exit code 1 if any differ.
+It prints one JSON line for each fault: at which step it came; seconds until the last rank that ran then, and can be
+reached, has ended (`detection`; null: none had to); seconds until the next step was done (`recovery`); steps that had
+to be taken again; how often ranks were started again; whether the weights equal those of the undisturbed run. The exit
+code is 1 if any differ.
 """
 
 import argparse
@@ -29,7 +30,15 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.host_cluster import CHECKPOINT_EVERY_STEPS, Cluster, Run, Trouble, make_data, ray_cluster, slurm_cluster
+from benchmarks.host_cluster import (
+    CHECKPOINT_EVERY_STEPS,
+    Cluster,
+    Run,
+    RunStuck,
+    make_data,
+    ray_cluster,
+    slurm_cluster,
+)
 from tests.hosts import Host, hosts
 from tests.slurm import slurm
 from training.manifests import TrainedModel
@@ -43,15 +52,17 @@ DRIVER = r"pipeline\.cli drive"
 
 @dataclass(frozen=True)
 class Fault:
-    """What is done to the hosts."""
+    """What is done to the hosts, and what follows from it."""
 
     do: Callable[[Cluster, Host], object]
-    """It is given a host, other than the head, on which a rank works; returns when the fault is over, if it ends."""
+    """Injects the fault into a host, other than the head, with a rank; returns when the fault is over, if it ends."""
 
     mend: Callable[[Cluster, Host], object] = lambda cluster, host: None
-    """What the cluster's operator does, at the end."""
+    """Repairs the cluster at the end, as its operator would."""
 
     ends_driver: bool = False
+    """Whether the driver dies, so that the run has to be resumed."""
+
     saves: bool = False
     """Whether steps are still taken until a checkpoint is saved: the next step is then one of a new start."""
 
@@ -60,111 +71,112 @@ class Fault:
 
 
 def cut_for_a_while(cluster: Cluster, host: Host) -> None:
-    """Cut a host off, and mend its link again."""
+    """Cut a host off the network for CUT_SECONDS."""
     host.cut()
     time.sleep(CUT_SECONDS)
     host.mend()
 
 
 def fill_disk(cluster: Cluster, host: Host) -> None:
-    """Leave no space on a host's own disk, where Ray has its files, for a while."""
+    """Fill a host's own disk, which has Ray's files, for FULL_SECONDS."""
     host.fill_disk()
     time.sleep(FULL_SECONDS)
     host.empty_disk()
 
 
 def lose_head(cluster: Cluster, host: Host) -> None:
-    """Switch the head off, and start the cluster again."""
+    """Switch the head off and start the cluster again."""
     cluster.head.power_off()
     cluster.start()
 
 
 FAULTS = {
-    "rank killed": Fault(lambda cluster, host: _kill(cluster.ranks(host))),
-    "raylet killed": Fault(lambda cluster, host: _some(host.kill(r"/raylet/raylet ")), mend=Cluster.renew),
-    "host switched off": Fault(lambda cluster, host: host.power_off(), mend=Cluster.renew),
+    "rank killed": Fault(lambda cluster, host: _kill(cluster.rank_pids(host))),
+    "raylet killed": Fault(lambda cluster, host: _require_some(host.kill(r"/raylet/raylet ")), mend=Cluster.rejoin),
+    "host switched off": Fault(lambda cluster, host: host.power_off(), mend=Cluster.rejoin),
     "link cut for 20 s": Fault(cut_for_a_while),
-    "link cut for ever": Fault(lambda cluster, host: host.cut(), mend=Cluster.renew, unreachable=True),
+    "link cut for ever": Fault(lambda cluster, host: host.cut(), mend=Cluster.rejoin, unreachable=True),
     "host's disk full": Fault(fill_disk),
-    "driver killed": Fault(lambda cluster, host: _some(cluster.head.kill(DRIVER)), ends_driver=True),
+    "driver killed": Fault(lambda cluster, host: _require_some(cluster.head.kill(DRIVER)), ends_driver=True),
     "driver terminated": Fault(
-        lambda cluster, host: _some(cluster.head.kill(DRIVER, signal.SIGTERM)), ends_driver=True, saves=True
+        lambda cluster, host: _require_some(cluster.head.kill(DRIVER, signal.SIGTERM)), ends_driver=True, saves=True
     ),
     "head killed and started again": Fault(lose_head, ends_driver=True),
 }
 
 
 def _kill(pids: list[int]) -> None:
-    for pid in _some(pids):
+    for pid in _require_some(pids):
         psutil.Process(pid).kill()
 
 
-def _some(pids: list[int]) -> list[int]:
+def _require_some(pids: list[int]) -> list[int]:
     assert pids, "there is no such process"
     return pids
 
 
-def strike(run: Run, fault: Fault) -> dict[str, Any]:
-    """Let a fault befall a run that has begun, and wait until it has finished."""
+def inject_fault(run: Run, fault: Fault) -> dict[str, Any]:
+    """Inject a fault into a run, wait until the run has finished, and return what was measured."""
     cluster = run.cluster
-    run.wait_for(lambda: run.step() >= 2 * CHECKPOINT_EVERY_STEPS + 2)
-    victim = cluster.with_rank()
-    away = [victim] if fault.unreachable else []
-    old = [psutil.Process(pid) for host in cluster.hosts if host not in away for pid in cluster.ranks(host)]
-    before, step, began = len(run.attempts()), run.step(), time.time()
-    gone = Gone(old)
-    gone.start()
+    run.wait_for(lambda: run.last_step() >= 2 * CHECKPOINT_EVERY_STEPS + 2)
+    victim = cluster.find_host_with_rank()
+    unreachable = [victim] if fault.unreachable else []
+    old = [psutil.Process(pid) for host in cluster.hosts if host not in unreachable for pid in cluster.rank_pids(host)]
+    before, step, began = len(run.gang_starts()), run.last_step(), time.time()
+    watcher = ExitWatcher(old)
+    watcher.start()
     fault.do(cluster, victim)
     over = time.time() if fault.do in (cut_for_a_while, fill_disk) else began
     if fault.ends_driver:
         run.resume()
 
     def next_step() -> Any:
-        fresh = run.attempts()[before:]
-        return None if fault.saves and not fresh else run.first_after(fresh[-1].time if fresh else over)
+        fresh = run.gang_starts()[before:]
+        return None if fault.saves and not fresh else run.first_step_after(fresh[-1].time if fresh else over)
 
     line = run.wait_for(next_step)
     run.wait_for(run.finished)
-    fresh = run.attempts()[before:]
+    fresh = run.gang_starts()[before:]
     return {
         "at_step": step,
-        "detection_seconds": round(gone.when - began, 1) if fresh and gone.when else None,
+        "detection_seconds": round(watcher.ended - began, 1) if fresh and watcher.ended else None,
         "recovery_seconds": round(line.time - began, 1),
-        "lost_steps": sum(attempt.lost_steps for attempt in fresh),
+        "lost_steps": sum(start.lost_steps for start in fresh),
         "restarts": len(fresh),
         "victim": victim.name,
     }
 
 
-class Gone(Thread):
-    """Notes when the last of some processes has ended."""
+class ExitWatcher(Thread):
+    """Records when the last of some processes has ended."""
 
     def __init__(self, processes: list[psutil.Process]) -> None:
         super().__init__(daemon=True)
         self._processes = processes
-        self.when: float | None = None
+        self.ended: float | None = None
+        """Unix time of the end of the last one."""
 
     def run(self) -> None:
-        """Wait for that."""
+        """Wait for the end of all processes."""
         psutil.wait_procs(self._processes)
-        self.when = time.time()
+        self.ended = time.time()
 
 
-def weights(run: Run) -> dict[str, Any]:
-    """Of the model that was made."""
+def load_final_weights(run: Run) -> dict[str, Any]:
+    """Load the weights of the trained model."""
     from training.checkpoint.directory import load_weights
 
     record = json.loads((run.out / "record.json").read_text())
     return load_weights(run.out / TrainedModel.model_validate(record["manifest"]).checkpoint)
 
 
-def equal(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    """Whether two models are the same, bit for bit."""
+def weights_are_equal(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Return whether two models are equal, bit for bit."""
     return first.keys() == second.keys() and all(bool((second[name] == value).all()) for name, value in first.items())
 
 
-def show(directory: Path, *, steps: int, names: list[str]) -> bool:
-    """The undisturbed run, then all faults; whether all was as it must be."""
+def run_all(directory: Path, *, steps: int, names: list[str]) -> bool:
+    """Do the undisturbed run, then one run for each fault; return whether all have equal weights."""
     data, well = make_data(directory), True
 
     def begin(cluster: Cluster, name: str) -> Run:
@@ -175,36 +187,36 @@ def show(directory: Path, *, steps: int, names: list[str]) -> bool:
 
     with hosts(directory, 3, disk_mib=DISK_MEBIBYTES) as machines:
         cluster = ray_cluster(machines, directory)
-        expected = undisturbed(lambda: begin(cluster, "undisturbed"))
+        expected = run_undisturbed(lambda: begin(cluster, "undisturbed"))
         for name in names:
             if (fault := FAULTS.get(name)) is not None:
-                well &= try_one(begin(cluster, name), name, fault, expected)
+                well &= run_with_fault(begin(cluster, name), name, fault, expected)
     if PREEMPTED in names:
         with slurm(directory, 2, grace_seconds=60) as slurms:
-            fault = Fault(lambda cluster, host: _some([int(slurms.preempt())]), saves=True)
-            well &= try_one(begin(slurm_cluster(slurms), PREEMPTED), PREEMPTED, fault, expected)
+            fault = Fault(lambda cluster, host: _require_some([int(slurms.preempt())]), saves=True)
+            well &= run_with_fault(begin(slurm_cluster(slurms), PREEMPTED), PREEMPTED, fault, expected)
     return well
 
 
-def undisturbed(begin: Callable[[], Run]) -> dict[str, Any]:
-    """The weights of a run that is left alone."""
+def run_undisturbed(begin: Callable[[], Run]) -> dict[str, Any]:
+    """Run undisturbed and return the final weights."""
     started = time.time()
     run = begin()
-    first = run.wait_for(lambda: run.first_after(started))
+    first = run.wait_for(lambda: run.first_step_after(started))
     run.wait_for(run.finished)
     seconds = {"submit_to_first_step_seconds": first.time - started, "seconds": time.time() - started}
     print(json.dumps({"fault": None, **{key: round(value, 1) for key, value in seconds.items()}}), flush=True)
-    return weights(run)
+    return load_final_weights(run)
 
 
-def try_one(run: Run, name: str, fault: Fault, expected: dict[str, Any]) -> bool:
-    """Strike a run; whether it ends with the weights that are expected."""
+def run_with_fault(run: Run, name: str, fault: Fault, expected: dict[str, Any]) -> bool:
+    """Inject a fault into a run; return whether it ends with the expected weights."""
     try:
-        row = strike(run, fault)
-        row["equal_weights"] = equal(expected, weights(run))
-    except Trouble as trouble:
-        print(trouble, file=sys.stderr)
-        row = {"equal_weights": False, "trouble": str(trouble).strip().rpartition("\n")[2]}
+        row = inject_fault(run, fault)
+        row["equal_weights"] = weights_are_equal(expected, load_final_weights(run))
+    except RunStuck as error:
+        print(error, file=sys.stderr)
+        row = {"equal_weights": False, "trouble": str(error).strip().rpartition("\n")[2]}
     print(json.dumps({"fault": name, **row}), flush=True)
     for host in run.cluster.hosts[1:]:
         if host.name == row.get("victim", host.name):
@@ -213,17 +225,17 @@ def try_one(run: Run, name: str, fault: Fault, expected: dict[str, Any]) -> bool
 
 
 def main() -> None:
-    """Run it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--faults", default=",".join([*FAULTS, PREEMPTED]), help="names, with commas between them")
-    parser.add_argument("--directory", type=Path, help="where stores and logs stay; left out, they go")
+    parser.add_argument("--directory", type=Path, help="where to keep stores and logs; else they are deleted")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all is ended
     with ExitStack() as stack:
         directory = options.directory or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         directory.mkdir(parents=True, exist_ok=True)
-        sys.exit(not show(directory.resolve(), steps=options.steps, names=options.faults.split(",")))
+        sys.exit(not run_all(directory.resolve(), steps=options.steps, names=options.faults.split(",")))
 
 
 if __name__ == "__main__":

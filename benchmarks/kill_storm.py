@@ -1,11 +1,10 @@
-"""Kill the smoke run at a random moment of each stage, resume it, and compare with a run that was left alone.
+"""Kill the smoke run at a random moment of each step, resume it, and compare it with an undisturbed run.
 
     python benchmarks/kill_storm.py [--seed 0] [--directory DIR]
 
-For each step a process of the run, the driver, a worker or one of Ray's own, gets SIGKILL at a random moment while that
+For each step a process of the run (the driver, a worker or one of Ray's own) gets SIGKILL at a random moment while that
 step is being made; then the same command is given once more. The two stores are compared by the checksums in the
-records. One JSON line a step; three seeds in a row give
-each step each victim.
+records. It prints one JSON line for each step; with three consecutive seeds each step has each kind of victim.
 """
 
 import argparse
@@ -22,18 +21,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "configs" / "recipes" / "smoke.yaml"
 STEPS = ["corpus", "tokenizer", "tokens", "model", "scores", "export", "report"]
-TELL_TIME = re.compile(r"metrics\.jsonl|wandb|report\.html|\.cache/")
-"""Files that hold times or random ids, so two honest runs differ in them."""
+NONDETERMINISTIC_FILES = re.compile(r"metrics\.jsonl|wandb|report\.html|\.cache/")
+"""Files that hold times or random ids, in which two undisturbed runs differ, too."""
 
 
-def command(store: Path, step: str) -> list[str]:
-    """The run up to a step, as a user would give it."""
+def concord_command(store: Path, step: str) -> list[str]:
+    """Return the command that a user would give to run up to a step."""
     concord = Path(sys.executable).with_name("concord")
     return [str(concord), "run", str(RECIPE), "--set", f"store={store}", "--set", f"outputs=[{step}]"]
 
 
-def descendants(pid: int) -> dict[str, list[int]]:
-    """The processes below `pid`: the workers that run our functions, and Ray's own."""
+def find_descendants(pid: int) -> dict[str, list[int]]:
+    """Return the descendants of `pid`: `worker`, the processes that run Concord's functions, and `ray`, Ray's own."""
     listing = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listing.splitlines()[1:]]
     found: dict[str, list[int]] = {"worker": [], "ray": []}
@@ -47,30 +46,32 @@ def descendants(pid: int) -> dict[str, list[int]]:
     return found
 
 
-def strike(store: Path, step: str, moment: float, *, whom: str) -> dict[str, object]:
-    """Start the run, wait until `step` has been in the making for `moment` seconds, kill; what was hit."""
-    process = subprocess.Popen(command(store, step), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def kill_during_step(store: Path, step: str, moment: float, *, victim: str) -> dict[str, object]:
+    """Start the run, kill a process when `step` has been in the making for `moment` seconds; return what was hit."""
+    process = subprocess.Popen(concord_command(store, step), cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith(f"{step}  making"):
             break
     time.sleep(moment)
-    below = descendants(process.pid).get(whom, [])
+    below = find_descendants(process.pid).get(victim, [])
     target = random.choice(below) if below else process.pid
     os.kill(target, signal.SIGKILL)
     rest = process.stdout.read()
     code = process.wait()
-    hit = whom if target != process.pid else "driver"
+    hit = victim if target != process.pid else "driver"
     return {"hit": hit, "exit_code": code, "went_on_by_itself": "done in" in rest}
 
 
-def finish(store: Path, step: str) -> None:
-    """Give the command once more; it must end well."""
-    subprocess.run(command(store, step), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+def run_to_end(store: Path, step: str) -> None:
+    """Give the command once more. Raises CalledProcessError if it fails."""
+    subprocess.run(
+        concord_command(store, step), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True
+    )
 
 
-def record(store: Path, step: str) -> dict[str, object]:
-    """The record of a step."""
+def read_record(store: Path, step: str) -> dict[str, object]:
+    """Return the record of a step."""
     for path in store.glob("*/record.json"):
         found: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
         if found["step"] == step:
@@ -78,30 +79,30 @@ def record(store: Path, step: str) -> dict[str, object]:
     raise SystemExit(f"{step} has no record in {store}")
 
 
-def comparable(entry: dict[str, object]) -> dict[str, object]:
-    """Checksums of the files that two runs must share."""
+def comparable_checksums(entry: dict[str, object]) -> dict[str, object]:
+    """Return the checksums of the files that must be equal in two runs."""
     files = entry["files"]
     assert isinstance(files, dict)
-    return {name: file["sha256"] for name, file in files.items() if not TELL_TIME.search(name)}
+    return {name: file["sha256"] for name, file in files.items() if not NONDETERMINISTIC_FILES.search(name)}
 
 
 def main() -> None:
-    """Run it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--directory", type=Path, default=Path("kill-storm"))
     arguments = parser.parse_args()
     random.seed(arguments.seed)
     calm, storm = arguments.directory / "calm", arguments.directory / f"storm-{arguments.seed}"
-    finish(calm, STEPS[-1])
+    run_to_end(calm, STEPS[-1])
     all_same = True
     for number, step in enumerate(STEPS):
-        seconds = float(str(record(calm, step)["seconds"]))
+        seconds = float(str(read_record(calm, step)["seconds"]))
         moment = random.uniform(0.05, 0.95) * seconds
-        whom = ("driver", "worker", "ray")[(number + arguments.seed) % 3]
-        struck = strike(storm, step, moment, whom=whom)
-        finish(storm, step)
-        same = comparable(record(calm, step)) == comparable(record(storm, step))
+        victim = ("driver", "worker", "ray")[(number + arguments.seed) % 3]
+        struck = kill_during_step(storm, step, moment, victim=victim)
+        run_to_end(storm, step)
+        same = comparable_checksums(read_record(calm, step)) == comparable_checksums(read_record(storm, step))
         row = {"step": step, "calm_seconds": seconds, "killed_after_seconds": round(moment, 2), **struck}
         print(json.dumps({**row, "equal_to_calm": same}), flush=True)
         all_same &= same

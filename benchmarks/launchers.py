@@ -1,12 +1,14 @@
-"""Submit one recipe by the launchers local, ray and slurm: the same artifacts, and the same weights?
+"""Submit one recipe by the launchers local, ray and slurm, and compare the artifacts, the final loss and the weights.
 
     python benchmarks/launchers.py [--recipe smoke] [--set KEY=VALUE ...] [--launchers local,ray,slurm]
 
-Three hosts of one core (tests/hosts.py: it takes root). `local` runs on the first; `ray` sends a job to a Ray cluster
-of all three; `slurm` queues a job for two nodes of a Slurm of such hosts. Two ranks each time.
+It uses hosts of one core (tests/hosts.py, which needs root). `local` runs on one host; `ray` sends a job to a Ray
+cluster of three; `slurm` queues a job for the two nodes of a Slurm cluster of such hosts. There are two ranks each
+time.
 
-One JSON line a launcher: seconds from `concord submit` until it returned, until the first step, until the end; the
-artifacts; the final loss; whether artifacts, loss and weights equal those of the first. Exit code 1 if any differ.
+It prints one JSON line for each launcher: seconds from `concord submit` until it returned, until the first step and
+until the end; the artifacts; the final loss; whether artifacts, loss and weights equal those of the first launcher. The
+exit code is 1 if any differ.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.host_cluster import CLUSTER, Cluster, Run, ray_cluster, slurm_cluster
-from benchmarks.host_faults import equal, weights
+from benchmarks.host_faults import load_final_weights, weights_are_equal
 from tests.hosts import hosts
 from tests.slurm import slurm
 
@@ -31,21 +33,21 @@ LIMIT_SECONDS = 1500.0
 
 @contextmanager
 def local(directory: Path) -> Iterator[Cluster]:
-    """A host by itself."""
+    """Provide a single host."""
     with hosts(directory, 1) as machines:
         yield Cluster(machines, "{kind: local}", {})
 
 
 @contextmanager
 def ray(directory: Path) -> Iterator[Cluster]:
-    """A Ray of three hosts."""
+    """Provide a Ray cluster of three hosts."""
     with hosts(directory, 3) as machines:
         yield ray_cluster(machines, directory)
 
 
 @contextmanager
 def slurm_nodes(directory: Path) -> Iterator[Cluster]:
-    """A Slurm of two."""
+    """Provide a Slurm cluster of two hosts."""
     with slurm(directory, 2, grace_seconds=60) as machines:
         yield slurm_cluster(machines)
 
@@ -53,8 +55,8 @@ def slurm_nodes(directory: Path) -> Iterator[Cluster]:
 LAUNCHERS = {"local": local, "ray": ray, "slurm": slurm_nodes}
 
 
-def make(cluster: Cluster, directory: Path, name: str, recipe: str, overrides: list[str]) -> dict[str, Any]:
-    """Submit the recipe and wait for its end; what came of it."""
+def submit_and_wait(cluster: Cluster, directory: Path, name: str, recipe: str, overrides: list[str]) -> dict[str, Any]:
+    """Submit the recipe and wait for its end; return its times, artifacts, final loss and weights."""
     run = Run(cluster, directory, name)
     run.path("cluster").write_text(CLUSTER.format(launcher=cluster.launcher, ranks="num_ranks: 2"), encoding="utf-8")
     changes = [word for override in [f"store={run.store}", *overrides] for word in ("--set", override)]
@@ -66,7 +68,7 @@ def make(cluster: Cluster, directory: Path, name: str, recipe: str, overrides: l
         time.sleep(2.0)
     if state != "finished":
         sys.exit(run.command("logs", name, "--store", str(run.store))[-3000:])
-    first = run.first_after(began)
+    first = run.first_step_after(began)
     assert first is not None
     manifest = json.loads((run.out / "record.json").read_text())["manifest"]
     return {
@@ -75,17 +77,17 @@ def make(cluster: Cluster, directory: Path, name: str, recipe: str, overrides: l
         "seconds": time.time() - began,
         "artifacts": sorted(path.parent.name for path in run.store.glob("*/record.json")),
         "final_loss": manifest["final_loss"],
-        "weights": weights(run),
+        "weights": load_final_weights(run),
     }
 
 
 def main() -> None:
-    """Run it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="smoke")
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument("--launchers", default=",".join(LAUNCHERS))
-    parser.add_argument("--directory", type=Path, help="where stores and logs stay; left out, they go")
+    parser.add_argument("--directory", type=Path, help="where to keep stores and logs; else they are deleted")
     options = parser.parse_args()
     first: dict[str, Any] | None = None
     well = True
@@ -95,12 +97,14 @@ def main() -> None:
         directory = directory.resolve()
         for name in options.launchers.split(","):
             with LAUNCHERS[name](directory) as cluster:
-                made = make(cluster, directory, f"by-{name}", options.recipe, options.overrides)
+                made = submit_and_wait(cluster, directory, f"by-{name}", options.recipe, options.overrides)
             first = first or made
             same = {
                 "same_artifacts": made["artifacts"] == first["artifacts"],
                 "same_loss": made["final_loss"] == first["final_loss"],
-                "same_weights": equal(made.pop("weights") if made is not first else first["weights"], first["weights"]),
+                "same_weights": weights_are_equal(
+                    made.pop("weights") if made is not first else first["weights"], first["weights"]
+                ),
             }
             well &= all(same.values())
             shown = {key: round(value, 2) if key.endswith("seconds") else value for key, value in made.items()}

@@ -1,10 +1,10 @@
-"""What the chunked loss saves in memory and time, against the logits of all tokens at once.
+"""Measure memory and time of the chunked loss against those of computing the logits of all tokens at once.
 
     python benchmarks/loss_memory.py [--vocab 262144] [--tokens 1024] [--hidden 256] [--repeats 3] [--threads 1]
         [--precision float32]
 
-One output layer, forward and backward; each way in a process of its own, which says its peak of resident memory over
-that of the inputs. One JSON line for each way and precision, then one with the ratios, chunked over plain.
+It runs one output layer forward and backward, each way in a process of its own, and measures the peak of resident
+memory above that of the inputs. It prints one JSON line for each way, then one with the ratios, chunked over plain.
 """
 
 import argparse
@@ -23,7 +23,7 @@ UNIT = 1024  # ru_maxrss is in KiB on Linux
 
 
 def main() -> None:
-    """Run it."""
+    """Run the benchmark."""
     options, found = _parse(), {}
     for way in ("plain", "chunked"):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def measure(way: str, options: argparse.Namespace) -> dict[str, float]:
-    """Seconds of the fastest pass, and the peak of memory over what stood before the first, in MiB."""
+    """Return the seconds of the fastest pass, and the peak of memory above that before the first pass, in MiB."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     dtype = getattr(torch, options.precision)

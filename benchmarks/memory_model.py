@@ -1,12 +1,12 @@
-"""How far training/sizing/memory.py is from what ranks really hold.
+"""Measure the error of the memory that training/sizing/memory.py predicts.
 
     python benchmarks/memory_model.py [--only WORD ...] [--seconds 120]
 
 Each case trains two steps of two passes on the CPU, every rank a process of its own, under PyTorch's memory profiler,
-which sees every tensor that is allocated and freed. One JSON line a case: the peak of rank 0 as measured and as
-predicted, in MiB, without the process itself; then the mean and the largest error. DeepSpeed's reduce bucket, which is
-larger than these models and hardly touched, counts on both sides as far as it is touched. Not covered: CUDA, where the
-allocator's fragments and NCCL's buffers come on top, and offloading.
+which sees every tensor that is allocated and freed. It prints one JSON line for each case: the peak of rank 0 as
+measured and as predicted, in MiB, without the process itself; then the mean and the largest error. DeepSpeed's reduce
+bucket, which is larger than these models, counts on both sides as far as it is touched. It does not cover offloading,
+and CUDA, where the allocator's fragments and NCCL's buffers are added.
 """
 
 import argparse
@@ -25,9 +25,10 @@ from cluster.machines import Node
 from cluster.placement import Placement, place
 from configs.pools import PoolConfig
 from configs.training import TrainConfig
-from training.sizing.memory import BUCKET_ELEMENTS, memory
+from training.sizing.memory import predict_memory
 from training.sizing.model_size import Setting
-from training.sizing.recipe_size import memory_size, sized
+from training.sizing.recipe_size import find_parameters, measure_model
+from training.zero.config import REDUCE_BUCKET_ELEMENTS
 
 VOCAB = 4096
 SMALL = {"hidden_size": 128, "intermediate_size": 352, "num_layers": 2, "num_attention_heads": 4}
@@ -41,7 +42,7 @@ MOE = SMALL | {
 
 
 def cases() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Names and settings."""
+    """Yield the name and the settings of each case."""
     for precision in ("fp32", "bf16"):
         for stage in (0, 1, 2, 3):
             for ranks in (1, 2):
@@ -76,7 +77,7 @@ def case(
     freeze: tuple[str, ...] = (),
     **pool: Any,
 ) -> dict[str, Any]:
-    """One case: a training config and a pool."""
+    """Return the settings of a case: a training config and a pool."""
     config = {
         "model": {"tie_word_embeddings": True} | model,
         "sequence_length": length,
@@ -91,7 +92,7 @@ def case(
 
 
 def main() -> None:
-    """Run them."""
+    """Run the benchmark."""
     options = _parse()
     os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     errors = []
@@ -117,8 +118,8 @@ def main() -> None:
 
 
 def predict(given: dict[str, Any]) -> dict[str, int]:
-    """Bytes by part, without the process."""
-    config, placement = _read(given)
+    """Return the predicted bytes by part and in `total`, without the process itself."""
+    config, placement = _parse_settings(given)
     setting = Setting(
         device="cpu",
         num_ranks=placement.num_ranks,
@@ -129,13 +130,13 @@ def predict(given: dict[str, Any]) -> dict[str, int]:
         activation_checkpointing=placement.activation_checkpointing,
         attention=placement.attention,
     )
-    found = memory(memory_size(sized(config, vocab_size=VOCAB), config), setting)
+    found = predict_memory(measure_model(find_parameters(config, vocab_size=VOCAB), config), setting)
     parts = {name: value for name, value in found.parts.items() if name != "process"}
     return {"total": sum(parts.values())} | parts
 
 
 def measure(given: dict[str, Any], *, seconds: float) -> int:
-    """Most bytes of tensors that rank 0 holds at a time."""
+    """Return the most bytes of tensors that rank 0 holds at a time."""
     context, port = multiprocessing.get_context("spawn"), free_port()
     with tempfile.TemporaryDirectory() as directory:
         result = Path(directory) / "peak"
@@ -157,40 +158,40 @@ def measure(given: dict[str, Any], *, seconds: float) -> int:
 def _train(given: dict[str, Any], number: int, port: int, result: Path) -> None:
     from torch.profiler import ProfilerActivity, profile
 
-    from training.zero.engine import join, leave
+    from training.zero.engine import join_process_group, leave_process_group
 
-    config, placement = _read(given)
-    rank = Rank(number, placement.num_ranks, "cpu", 1, "127.0.0.1", port, attempt=0)
+    config, placement = _parse_settings(given)
+    rank = Rank(number, placement.num_ranks, "cpu", 1, "127.0.0.1", port, num_restarts=0)
     os.environ.update(rank.environment())
-    join(rank, timeout_seconds=60)
+    join_process_group(rank, timeout_seconds=60)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        num_trained = _two_steps(config, placement, number)
+        num_trained = _train_two_steps(config, placement, number)
     if number == 0:
         events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
         changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-        result.write_text(str(_peak(changes, num_trained)))
-    leave()
+        result.write_text(str(_find_peak(changes, num_trained)))
+    leave_process_group()
 
 
-def _two_steps(config: TrainConfig, placement: Placement, number: int) -> int:
+def _train_two_steps(config: TrainConfig, placement: Placement, number: int) -> int:
     import torch
 
-    from training.network.build_model import build_model, model_config
-    from training.network.packed_lm import Network
-    from training.zero.engine import make_engine, set_learning_rate, take_step
-    from training.zero.optimizers import freeze
+    from training.network.build_model import build_model, make_model_config
+    from training.network.packed_lm import PackedLM
+    from training.zero.engine import make_engine, set_learning_rate, take_optimizer_step
+    from training.zero.optimizers import freeze_parameters
 
-    settings = model_config(config, vocab_size=VOCAB, eos_id=1, pad_id=2)
+    settings = make_model_config(config, vocab_size=VOCAB, eos_id=1, pad_id=2)
     model = build_model(
         settings,
         seed=0,
         attention=placement.attention,
         activation_checkpointing=placement.activation_checkpointing,
     )
-    freeze(model, config.freeze)
+    freeze_parameters(model, config.freeze)
     num_trained: int = sum(p.numel() for p in model.parameters() if p.requires_grad)
     rows, length = placement.micro_batch_size, config.sequence_length
-    network = Network(model, eos_id=1, max_tokens=rows * length, router_balance=config.model.router_balance)
+    network = PackedLM(model, eos_id=1, max_tokens=rows * length, router_balance=config.model.router_balance)
     engine = make_engine(network, config, placement)
     set_learning_rate(engine, 1e-3)
     generator = torch.Generator().manual_seed(number)
@@ -202,22 +203,22 @@ def _two_steps(config: TrainConfig, placement: Placement, number: int) -> int:
             objective, _ = engine(tokens, torch.full((rows,), length))
             engine.backward(objective / (rows * length), scale_wrt_gas=False)
             del objective
-        take_step(engine, loss_is_finite=True)
+        take_optimizer_step(engine, loss_is_finite=True)
     return num_trained
 
 
-def _peak(changes: list[int], num_trained: int) -> int:
+def _find_peak(changes: list[int], num_trained: int) -> int:
     held = most = 0
     for change in changes:
-        elements = abs(change) // BUCKET_ELEMENTS
-        if abs(change) == elements * BUCKET_ELEMENTS and elements in (2, 4):
-            change = num_trained * change // BUCKET_ELEMENTS
+        elements = abs(change) // REDUCE_BUCKET_ELEMENTS
+        if abs(change) == elements * REDUCE_BUCKET_ELEMENTS and elements in (2, 4):
+            change = num_trained * change // REDUCE_BUCKET_ELEMENTS
         held += change
         most = max(most, held)
     return most
 
 
-def _read(given: dict[str, Any]) -> tuple[TrainConfig, Placement]:
+def _parse_settings(given: dict[str, Any]) -> tuple[TrainConfig, Placement]:
     pool = PoolConfig(cpus_per_rank=1, **given["pool"])
     nodes = [Node("here", given["pool"]["num_ranks"], 0, 2**34)]
     return TrainConfig.model_validate(given["config"]), place(pool, nodes, wandb=None)

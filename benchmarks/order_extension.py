@@ -1,10 +1,11 @@
-"""Stop half-way through an epoch, extend training from 1.0 to 1.5 epochs, resume: how much is read again?
+"""Stop half-way through an epoch, extend training from 1.0 to 1.5 epochs, resume, and measure how much is read again.
 
     python benchmarks/order_extension.py [--samples 10000] [--seeds 3]
 
 A sample counts as repeated if it is read again before every sample of its stream has been read once. Compared with the
 order of Megatron-LM's GPT dataset, written here from its rule: document and sample indices are shuffled over as many
-epochs as the planned length needs, so the length is part of the order. One JSON line a case, then the means.
+epochs as the planned length needs, so the length is part of the order. It prints one JSON line for each seed, then the
+means.
 """
 
 import argparse
@@ -16,18 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.tokens.sample_order import Order, Stream
-from training.data.position import take
+from training.data.position import take_places
 from training.records import Position
 
 Sample = tuple[int, int]
-"""Stream and number in it."""
+"""Index of the stream, and of the sample in it."""
 
 SEPARATE_BELOW = 0.8
-"""A last epoch that is used less than this far is shuffled apart from those before it."""
+"""A last epoch of which a smaller share is used is shuffled separately from those before it."""
 
 
 def megatron_order(num_samples: int, epochs: float, *, seed: int) -> npt.NDArray[np.int64]:
-    """The samples in the order of a training planned for so many epochs, at a document a sample."""
+    """Return the samples in the order of a training planned for `epochs`, with one document in each sample."""
     wanted = int(num_samples * epochs)
     num_epochs = -(-wanted // num_samples)
     last = wanted - (num_epochs - 1) * num_samples
@@ -46,7 +47,7 @@ def _shuffled(values: npt.NDArray[np.int64], random: np.random.RandomState) -> n
 
 
 def megatron_repeats(num_samples: int, seed: int) -> float:
-    """Resumed at the place where it was, under the order of the longer plan."""
+    """Return the repeated share of a run that resumes at its place in the order of the longer plan."""
     planned, extended = (megatron_order(num_samples, epochs, seed=seed).tolist() for epochs in (1.0, 1.5))
     half = num_samples // 2
     return repeated_share(
@@ -55,15 +56,15 @@ def megatron_repeats(num_samples: int, seed: int) -> float:
 
 
 def concord_repeats(sizes: list[int], seed: int) -> float:
-    """The same over one stream or several, with another batch size after the stop."""
+    """Return Concord's repeated share over one stream or several, with another batch size after the stop."""
     streams = [Stream("web", f"language-{i}", size, size / sum(sizes)) for i, size in enumerate(sizes)]
-    read, position = _read(streams, seed, Position(), batch_size=8, num_samples=sum(sizes) // 2)
-    rest, _ = _read(streams, seed, position, batch_size=12, num_samples=sum(sizes) - len(read))
+    read, position = _read_samples(streams, seed, Position(), batch_size=8, num_samples=sum(sizes) // 2)
+    rest, _ = _read_samples(streams, seed, position, batch_size=12, num_samples=sum(sizes) - len(read))
     return repeated_share(read, rest, sizes)
 
 
 def repeated_share(read: list[Sample], rest: list[Sample], sizes: list[int]) -> float:
-    """The share of `rest` that was read before while samples of its stream were still unread."""
+    """Return the share of `rest` that was read before while samples of its stream were still unread."""
     seen, num_seen, repeated = set(read), Counter(stream for stream, _ in set(read)), 0
     for sample in rest:
         if sample not in seen:
@@ -74,12 +75,12 @@ def repeated_share(read: list[Sample], rest: list[Sample], sizes: list[int]) -> 
     return repeated / len(rest)
 
 
-def _read(
+def _read_samples(
     streams: list[Stream], seed: int, position: Position, *, batch_size: int, num_samples: int
 ) -> tuple[list[Sample], Position]:
     order, read = Order(streams, seed=seed), list[Sample]()
     while len(read) < num_samples:
-        places, position = take(position, min(batch_size, num_samples - len(read)))
+        places, position = take_places(position, min(batch_size, num_samples - len(read)))
         for piece in places:
             samples = order.samples(piece.start, piece.stop)
             read += list(zip(samples.stream.tolist(), samples.index.tolist(), strict=True))
@@ -87,7 +88,7 @@ def _read(
 
 
 def main() -> None:
-    """Run it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, default=3)

@@ -1,13 +1,13 @@
-"""How long two CPU ranks take from `kill -9` of one to the first new step: Concord, and Ray Train with DeepSpeed.
+"""Measure how long two CPU ranks take from `kill -9` of one to the next step: Concord, and Ray Train with DeepSpeed.
 
     python benchmarks/recovery.py STORE [--after 120] [--repeats 1]
 
 STORE holds the data of a smoke run. Both train its model on two ranks of one thread, with ZeRO stage 1 in fp32, two
 sequences of 64 tokens a rank and a checkpoint every second step, each in a fresh process with a private Ray. Rank 1 is
-killed `--after` seconds after the first step. One JSON line a run: seconds by part, each up to its last rank
-(detection: the driver knows; restart: the ranks' function is entered; imports; load: model, engine and checkpoint;
-first step), the step that training went back to, and the newest checkpoint that was complete at the kill. Then the
-ratio of the medians.
+killed `--after` seconds after the first step. It prints one JSON line for each run: seconds by part, each until its
+last rank is done (detection: the driver knows; restart: the ranks' function is entered; imports; load: model, engine
+and checkpoint; first step), the step that training went back to, and the newest checkpoint that was complete at the
+kill. Then it prints the ratio of the medians.
 """
 
 import argparse
@@ -29,7 +29,7 @@ EVENTS, METRICS = "events.jsonl", "metrics.jsonl"
 CHECKPOINT_EVERY_STEPS = 2
 ROWS, LENGTH = 2, 64
 NUM_STEPS = 100_000
-"""More than are ever taken: the run is ended when it has been measured."""
+"""More steps than are ever taken: the run is ended when it has been measured."""
 
 LIMIT_SECONDS = 240.0
 
@@ -41,19 +41,19 @@ def write_line(path: Path, **entries: Any) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Every whole JSON line."""
+    """Read every complete JSON line of a file."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
-def note(out: Path, event: str, **entries: Any) -> None:
-    """Write down that something has come to pass in this process."""
+def record_event(out: Path, event: str, **entries: Any) -> None:
+    """Record an event of this process, with the time."""
     write_line(out / EVENTS, event=event, pid=os.getpid(), **entries)
 
 
 def concord(store: Path, out: Path) -> None:
-    """The train stage on RayExecutor, with notes of when the ranks' function is entered."""
+    """Run the stage `train` on RayExecutor; record when the ranks' function is entered and imports are done."""
     import cluster.ray.executor
     from configs.load import load
     from configs.pools import PoolConfig
@@ -62,11 +62,11 @@ def concord(store: Path, out: Path) -> None:
     from pipeline.store.artifact import load_artifact
     from training.stage import train
 
-    class Noting(cluster.ray.executor.RayExecutor):
+    class RecordingExecutor(cluster.ray.executor.RayExecutor):
         def gang(self, fn: Any, argument: Any, **how: Any) -> Any:
             return super().gang(_on_rank, (fn, argument, out), **how)
 
-    cluster.ray.executor.say = lambda text: note(out, "driver says", text=text)
+    cluster.ray.executor.print_line = lambda text: record_event(out, "driver printed", text=text)
     settings = (
         f"num_steps={NUM_STEPS}",
         f"checkpoint_every_steps={CHECKPOINT_EVERY_STEPS}",
@@ -77,33 +77,33 @@ def concord(store: Path, out: Path) -> None:
     tokens = load_artifact(next(store.glob("tokenize-*")), TokenizedCorpus)
     tokenizer = load_artifact(next(store.glob("train_tokenizer-*")), TrainedTokenizer)
     pool = PoolConfig(num_ranks=2, cpus_per_rank=1, zero_stage=1, micro_batch_size=4)
-    config, executor = recipe.steps["model"].config, Noting(pool, address="local")
+    config, executor = recipe.steps["model"].config, RecordingExecutor(pool, address="local")
     train(config, tokens=tokens, tokenizer=tokenizer, out=out, executor=executor)
 
 
 def _on_rank(rank: Any, given: tuple[Any, Any, Path]) -> Any:
     fn, argument, out = given
-    note(out, "entered", rank=rank.index)
+    record_event(out, "entered", rank=rank.index)
     import training.loop.trainer  # noqa: F401
 
-    note(out, "imported", rank=rank.index)
+    record_event(out, "imported", rank=rank.index)
     return fn(rank, argument)
 
 
 def ray_train(store: Path, out: Path) -> None:
-    """TorchTrainer of Ray Train v2; DeepSpeed's own checkpoint, reported."""
+    """Run TorchTrainer of Ray Train v2, which reports DeepSpeed's own checkpoint."""
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.callback import UserCallback
 
-    class Noting(UserCallback):
+    class LossRecorder(UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: Any) -> None:
-            note(out, "lost")
+            record_event(out, "lost")
 
     ray.init(address="local", include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     policies = {"failure_config": FailureConfig(max_failures=3), "checkpoint_config": CheckpointConfig(num_to_keep=2)}
-    run_config = RunConfig(storage_path=str(out), name="run", callbacks=[Noting()], **policies)
+    run_config = RunConfig(storage_path=str(out), name="run", callbacks=[LossRecorder()], **policies)
     config = {"out": str(out)}
     scaling = ScalingConfig(num_workers=2)
     TorchTrainer(_on_worker, train_loop_config=config, scaling_config=scaling, run_config=run_config).fit()
@@ -112,13 +112,13 @@ def ray_train(store: Path, out: Path) -> None:
 def _on_worker(config: dict[str, str]) -> None:
     out, rank = Path(config["out"]), int(os.environ["RANK"])
     os.environ |= {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "2"}
-    note(out, "entered", rank=rank)
+    record_event(out, "entered", rank=rank)
     import deepspeed
     import ray.train
     import torch
 
     engine = _engine()
-    note(out, "imported", rank=rank)
+    record_event(out, "imported", rank=rank)
     engine, step = engine(), 0
     if (found := ray.train.get_checkpoint()) is not None:
         with found.as_directory() as directory:
@@ -137,11 +137,11 @@ def _on_worker(config: dict[str, str]) -> None:
                 deepspeed.comm.barrier()
                 ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(directory))
             if rank == 0:
-                note(out, "reported", step=step)
+                record_event(out, "reported", step=step)
 
 
 def _engine() -> Any:
-    """Imports all that is needed; the function that makes the engine, of the smoke recipe's model."""
+    """Import all that is needed; return a function that makes the engine, with the smoke recipe's model."""
     import deepspeed
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # noqa: F401
@@ -160,14 +160,14 @@ def _engine() -> Any:
 
 
 def newest_checkpoint(system: str, out: Path) -> int:
-    """The step of the newest checkpoint that is complete: Concord's record is there; `report` has returned."""
+    """Return the step of the newest complete checkpoint: Concord has written its record, or `report` has returned."""
     if system == "concord":
         return max(int(path.parent.name.partition("-")[2]) for path in out.glob("checkpoints/*/checkpoint.json"))
     return max(event["step"] for event in read_lines(out / EVENTS) if event["event"] == "reported")
 
 
 def wait_for(found: Callable[[], Any], process: subprocess.Popen[bytes], log: Path) -> Any:
-    """What `found()` returns once it is true."""
+    """Return what `found()` returns once it is true. Exits if the run has ended or takes longer than LIMIT_SECONDS."""
     deadline = time.monotonic() + LIMIT_SECONDS
     while not (result := found()):
         if process.poll() is not None or time.monotonic() > deadline:
@@ -177,7 +177,7 @@ def wait_for(found: Callable[[], Any], process: subprocess.Popen[bytes], log: Pa
 
 
 def measure(system: str, store: Path, *, after_seconds: float) -> dict[str, Any]:
-    """Start a run, kill its rank 1, wait for the first new step, end it."""
+    """Start a run, kill its rank 1, wait for the next step, end the run; return what was measured."""
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory)
         command = [sys.executable, __file__, str(store), "--only", system, "--out", directory]
@@ -210,7 +210,7 @@ def _kill_and_wait(system: str, out: Path, process: subprocess.Popen[bytes]) -> 
     first = wait_for(
         lambda: [line for line in read_lines(out / METRICS) if line["time"] > entered], process, out / "log"
     )[0]
-    known, imported = since("driver says" if system == "concord" else "lost"), since("imported", 2)
+    known, imported = since("driver printed" if system == "concord" else "lost"), since("imported", 2)
     seconds = first["seconds"] if system == "ray_train" else sum(first["targets"].values()) / first["tokens_per_second"]
     points = [killed, known, entered, imported, first["time"] - seconds, first["time"]]
     parts = ("detection", "restart", "imports", "load", "first_step")
@@ -220,7 +220,7 @@ def _kill_and_wait(system: str, out: Path, process: subprocess.Popen[bytes]) -> 
 
 
 def main() -> None:
-    """Run it, or one of the two if asked by itself."""
+    """Run the benchmark, or one of the two systems in this process with `--out`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", type=Path)
     parser.add_argument("--after", type=float, default=120.0)

@@ -1,11 +1,11 @@
-"""Tokens per second of a training step: Concord, a bare DeepSpeed loop, and transformers.Trainer, on two CPU ranks.
+"""Measure tokens per second of training on two CPU ranks: Concord, a bare DeepSpeed loop, and transformers.Trainer.
 
-    python benchmarks/step_speed.py [--steps 60] [--rounds 3] [--precision fp32]
+    python benchmarks/step_speed.py [--steps 70] [--rounds 3] [--precision fp32]
 
-The same model, batch, ZeRO stage and precision for all. Concord writes its metrics and a checkpoint every 50 steps. The
-bare loop calls the engine with labels and does nothing else; its optimizer is torch.optim.AdamW, as the Trainer's. The
-systems take turns in fresh processes; a JSON line each time with the median of the step times after the first ten,
-and at the end the ratios of the medians over rounds, of throughput including everything between two steps.
+All have the same model, batch, ZeRO stage and precision. Concord writes its metrics, and a checkpoint every 50 steps.
+The bare loop calls the engine with labels and does nothing else; its optimizer is torch.optim.AdamW, as the Trainer's.
+The systems take turns in fresh processes. Each time it prints a JSON line with the throughput after the first ten
+steps, including all that happens between two steps; at the end the ratios of the medians over the rounds.
 """
 
 import argparse
@@ -35,7 +35,7 @@ WARM_UP = 10
 
 
 def train_config(steps: int, precision: str) -> TrainConfig:
-    """What Concord is told."""
+    """Return Concord's training config."""
     return TrainConfig.model_validate(
         {
             "model": SHAPE,
@@ -51,7 +51,7 @@ def train_config(steps: int, precision: str) -> TrainConfig:
 
 
 def settings(precision: str) -> dict[str, Any]:
-    """DeepSpeed's, for the two others."""
+    """Return the DeepSpeed config of the two other systems."""
     bf16 = precision == "bf16"
     return {
         "train_micro_batch_size_per_gpu": BATCH // WORLD,
@@ -65,7 +65,7 @@ def settings(precision: str) -> dict[str, Any]:
 
 
 def llama() -> Any:
-    """The model, randomly initialised."""
+    """Return the model, randomly initialised."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -76,17 +76,17 @@ def llama() -> Any:
 
 
 def concord(rank: Any, steps: int, precision: str, directory: str) -> list[float]:
-    """Times at the end of each step."""
-    from training.log.metrics_file import FILE, read_metrics
+    """Train with Concord; return the Unix time of the end of each step on rank 0."""
+    from training.log.metrics_file import METRICS_FILE, read_metrics
     from training.loop.trainer import train_rank
 
-    job = made_up_job(Path(directory), train_config(steps, precision))
+    job = make_job(Path(directory), train_config(steps, precision))
     train_rank(rank, job)
-    return [line.time for line in read_metrics(job.out / FILE)] if rank.index == 0 else []
+    return [line.time for line in read_metrics(job.out / METRICS_FILE)] if rank.index == 0 else []
 
 
-def made_up_job(directory: Path, config: TrainConfig) -> Any:
-    """Random text of documents of 20 to 400 tokens, enough for a run; made by whoever comes first."""
+def make_job(directory: Path, config: TrainConfig) -> Any:
+    """Return a job with random documents of 20 to 400 tokens, enough for a run; each rank writes the same files."""
     ranks.VOCAB = VOCAB
     pool = {"micro_batch_size": BATCH // WORLD}
     job = ranks.tiny_job(directory, config, world_size=WORLD, zero_stage=1, **pool)
@@ -101,7 +101,7 @@ def made_up_job(directory: Path, config: TrainConfig) -> Any:
 
 
 def bare(rank: Any, steps: int, precision: str, directory: str) -> list[float]:
-    """Forward with labels, backward, step."""
+    """Train with forward, backward and step of DeepSpeed alone; return the Unix time of the end of each step."""
     import deepspeed
     import torch
 
@@ -120,7 +120,7 @@ def bare(rank: Any, steps: int, precision: str, directory: str) -> list[float]:
 
 
 def trainer(rank: Any, steps: int, precision: str, directory: str) -> list[float]:
-    """transformers.Trainer with the same DeepSpeed configuration, without saving."""
+    """Train with transformers.Trainer, the same DeepSpeed config and no saving; return the time of each step's end."""
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -150,14 +150,14 @@ def trainer(rank: Any, steps: int, precision: str, directory: str) -> list[float
 
 
 def join(rank: Any) -> None:
-    """The process group, without the kernel that DeepSpeed would compile: see training/zero/engine.py."""
+    """Join the process group, without the kernel that DeepSpeed would compile (see training/zero/engine.py)."""
     from training.zero import engine
 
-    engine.join(rank, timeout_seconds=600)
+    engine.join_process_group(rank, timeout_seconds=600)
 
 
 def run(system: str, steps: int, precision: str) -> float:
-    """Tokens per second: all steps after the warm-up over the time from its end to the end of the last step."""
+    """Return tokens per second from the end of the warm-up to the end of the last step."""
     with tempfile.TemporaryDirectory() as directory:
         results = ranks.run_ranks(globals()[system], WORLD, steps, precision, directory)
     times = results[0]
@@ -167,7 +167,7 @@ def run(system: str, steps: int, precision: str) -> float:
 
 
 def main() -> None:
-    """Run it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=70)
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,4 +1,4 @@
-"""The run that fault_storm.py strikes, and the faults."""
+"""The training run of benchmarks/fault_storm.py, and the faults that are injected into it."""
 
 import json
 import os
@@ -18,9 +18,8 @@ from configs.base import Artifact, UserError
 from configs.pools import PoolConfig
 from configs.training import TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
-from training.log.attempts_file import step_seconds
-from training.log.metrics_file import FILE as METRICS
-from training.log.metrics_file import StepMetrics, last_metrics
+from training.log.metrics_file import METRICS_FILE, StepMetrics, read_last_metrics
+from training.log.sessions_file import step_seconds
 from training.stage import train
 
 ROOT = Path(__file__).parents[1]
@@ -30,8 +29,8 @@ RANK = re.compile(r"ray::RankProcess\.run")
 RAYLET = re.compile(r"\S*/raylet/raylet ")
 
 
-def drive(inputs: Path, out: Path, *, ranks: int, stage: int, steps: int) -> None:
-    """The driver: train on, and write the manifest beside `out` at the end."""
+def run_driver(inputs: Path, out: Path, *, ranks: int, stage: int, steps: int) -> None:
+    """Train, or go on with training, as the driver; write the manifest beside `out` at the end."""
     from cluster.ray.executor import RayExecutor
 
     shape = {"hidden_size": 128, "intermediate_size": 352, "num_layers": 4, "num_attention_heads": 4}
@@ -48,8 +47,8 @@ def drive(inputs: Path, out: Path, *, ranks: int, stage: int, steps: int) -> Non
         }
     )
     keep = {"retention": {"newest": 3}}
-    patience = {"hang_timeout_seconds": HANG_TIMEOUT_SECONDS, "grace_seconds": GRACE_SECONDS, "max_restarts": 1000}
-    pool = PoolConfig.model_validate({"num_ranks": ranks, "cpus_per_rank": 1, "zero_stage": stage, **keep, **patience})
+    limits = {"hang_timeout_seconds": HANG_TIMEOUT_SECONDS, "grace_seconds": GRACE_SECONDS, "max_restarts": 1000}
+    pool = PoolConfig.model_validate({"num_ranks": ranks, "cpus_per_rank": 1, "zero_stage": stage, **keep, **limits})
     tokens = TokenizedCorpus.model_validate_json((inputs / "tokens.json").read_bytes())
     tokenizer = TrainedTokenizer.model_validate_json((inputs / "tokenizer.json").read_bytes())
     executor = RayExecutor(pool, address="local")
@@ -65,22 +64,24 @@ def drive(inputs: Path, out: Path, *, ranks: int, stage: int, steps: int) -> Non
 
 @dataclass
 class Run:
-    """A training under way, whatever happens to its drivers."""
+    """A training in progress, over all its drivers."""
 
     out: Path
     command: list[str]
     ranks: int
     exits: list[tuple[int, float]] = field(default_factory=list)
-    """Of drivers that did not end well since the last fault: exit code and Unix time."""
+    """Exit code and Unix time of each driver that failed since the last fault."""
 
     drivers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self) -> None:
-        """Give the command, for the first time or again."""
+        """Start a driver, for the first time or again."""
         environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         cores = max(self.ranks, os.cpu_count() or 1)
-        environment["RAY_OVERRIDE_RESOURCES"] = json.dumps({"CPU": cores})  # or more ranks than cores find no place
+        environment["RAY_OVERRIDE_RESOURCES"] = json.dumps(
+            {"CPU": cores}
+        )  # so that more ranks than cores can be placed
         with self.log.open("ab") as log:
             self.drivers.append(
                 subprocess.Popen(self.command, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -88,11 +89,11 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """What all drivers say."""
+        """The output of all drivers."""
         return self.out.with_suffix(".log")
 
     def finished(self) -> bool:
-        """Whether a driver ended well; one that ended otherwise is noted, and the command given again."""
+        """Return whether the driver ended well; if it failed, record that and start the next one."""
         code = self.drivers[-1].poll()
         if code is not None and code != 0:
             self.exits.append((code, time.time()))
@@ -100,7 +101,7 @@ class Run:
         return code == 0
 
     def wait_for(self, found: Callable[[], Any]) -> Any:
-        """What `found()` returns once it is true; None if training is over."""
+        """Return what `found()` returns once it is true; None if training is over."""
         deadline = time.monotonic() + LIMIT_SECONDS
         while not (result := found()):
             if self.finished():
@@ -110,27 +111,29 @@ class Run:
             time.sleep(0.02)
         return result
 
-    def last(self) -> StepMetrics | None:
-        """The line of the last step."""
-        return last_metrics(self.out / METRICS)
+    def last_metrics(self) -> StepMetrics | None:
+        """Return the metrics of the last step."""
+        return read_last_metrics(self.out / METRICS_FILE)
 
-    def step(self) -> int:
-        """The last step."""
-        return line.step if (line := self.last()) else 0
+    def last_step(self) -> int:
+        """Return the last step, or 0."""
+        return line.step if (line := self.last_metrics()) else 0
 
-    def notices(self, text: str) -> int:
-        """How often this was said."""
+    def count_notices(self, text: str) -> int:
+        """Count how often the run's notices contain a text."""
         path = self.out / "notices.txt"
         return path.read_text(encoding="utf-8").count(text) if path.exists() else 0
 
-    def pids(self, pattern: re.Pattern[str]) -> list[int]:
-        """Processes of the last driver's session."""
-        return [pid for pid, session, args in processes() if session == self.drivers[-1].pid and pattern.match(args)]
+    def find_pids(self, pattern: re.Pattern[str]) -> list[int]:
+        """Find the processes of the last driver's session whose command line matches."""
+        return [
+            pid for pid, session, args in list_processes() if session == self.drivers[-1].pid and pattern.match(args)
+        ]
 
-    def end(self) -> None:
-        """Leave no process of any driver."""
+    def kill_all(self) -> None:
+        """Kill every process of every driver, and wait until they are gone."""
         sessions = {driver.pid for driver in self.drivers}
-        while left := [pid for pid, session, _ in processes() if session in sessions]:
+        while left := [pid for pid, session, _ in list_processes() if session in sessions]:
             for pid in left:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -139,8 +142,8 @@ class Run:
             time.sleep(0.05)
 
 
-def processes() -> Iterator[tuple[int, int, str]]:
-    """Of all that live: process, session, command line."""
+def list_processes() -> Iterator[tuple[int, int, str]]:
+    """Yield process id, session id and command line of each process that is not a zombie."""
     listing = subprocess.run(["ps", "-eo", "pid,sid,stat,args"], capture_output=True, text=True, check=True).stdout
     for line in listing.splitlines()[1:]:
         pid, session, state, args = line.split(None, 3)
@@ -148,32 +151,32 @@ def processes() -> Iterator[tuple[int, int, str]]:
             yield int(pid), int(session), args
 
 
-class Over(Exception):
-    """Training has ended before it could be struck."""
+class TrainingEnded(Exception):
+    """Training has ended before the fault could be injected."""
 
 
-def send(run: Run, random: Random, what: re.Pattern[str], number: signal.Signals) -> int:
-    """Send a signal to some such process, as soon as there is one; its id."""
-    found = run.wait_for(lambda: run.pids(what))
+def send_signal(run: Run, random: Random, what: re.Pattern[str], number: signal.Signals) -> int:
+    """Send a signal to a random process that matches `what`, as soon as there is one; return its id."""
+    found = run.wait_for(lambda: run.find_pids(what))
     if not found:
-        raise Over
+        raise TrainingEnded
     pid = int(random.choice(found))
     os.kill(pid, number)
     return pid
 
 
 def signal_rank(run: Run, random: Random, number: signal.Signals) -> int:
-    """Send a signal to some rank."""
-    return send(run, random, RANK, number)
+    """Send a signal to a random rank; return its process id."""
+    return send_signal(run, random, RANK, number)
 
 
-def damage(run: Run, random: Random) -> dict[str, Any]:
-    """Kill a rank, and flip a bit of the newest checkpoint, or cut a file of it, before it is loaded."""
-    from training.checkpoint.directory import named
+def damage_checkpoint(run: Run, random: Random) -> dict[str, Any]:
+    """Kill a rank, and flip a bit of the newest checkpoint or truncate a file of it, before it is loaded."""
+    from training.records import list_checkpoints
 
     signal_rank(run, random, signal.SIGKILL)
     time.sleep(0.3)  # the save that was under way may still end
-    newest = named(run.out / "checkpoints")[0]
+    newest = list_checkpoints(run.out / "checkpoints")[0]
     file = random.choice(sorted(path for path in newest.iterdir() if path.stat().st_size))
     size, cut = file.stat().st_size, random.random() < 0.5
     place = random.randrange(size)
@@ -189,9 +192,9 @@ def damage(run: Run, random: Random) -> dict[str, Any]:
 
 
 def fill_disk(run: Run, random: Random) -> None:
-    """Leave no space for a second, in which a checkpoint is due."""
-    run.wait_for(lambda: run.step() % CHECKPOINT_EVERY_STEPS == CHECKPOINT_EVERY_STEPS - 1)
-    line, filler = run.last(), run.out / "filler"
+    """Fill the disk for a second in which a checkpoint is due."""
+    run.wait_for(lambda: run.last_step() % CHECKPOINT_EVERY_STEPS == CHECKPOINT_EVERY_STEPS - 1)
+    line, filler = run.last_metrics(), run.out / "filler"
     assert line is not None
     try:
         with suppress(OSError), filler.open("wb", buffering=0) as file:
@@ -204,8 +207,8 @@ def fill_disk(run: Run, random: Random) -> None:
         filler.unlink()
 
 
-def freeze(run: Run, random: Random) -> dict[str, Any]:
-    """SIGSTOP for longer than the watchdog waits."""
+def freeze_rank(run: Run, random: Random) -> dict[str, Any]:
+    """Stop a rank with SIGSTOP for longer than the watchdog waits."""
     before = set(run.out.glob("stacks/*/*"))
     pid = signal_rank(run, random, signal.SIGSTOP)
     time.sleep(HANG_TIMEOUT_SECONDS + 2)
@@ -219,10 +222,10 @@ def freeze(run: Run, random: Random) -> dict[str, Any]:
 FAULTS: dict[str, tuple[Callable[[Run, Random], Any], list[int]]] = {
     "rank killed": (lambda run, random: signal_rank(run, random, signal.SIGKILL), []),
     "driver killed": (lambda run, _: run.drivers[-1].kill(), [-signal.SIGKILL]),
-    "raylet killed": (lambda run, random: send(run, random, RAYLET, signal.SIGKILL), [1]),
+    "raylet killed": (lambda run, random: send_signal(run, random, RAYLET, signal.SIGKILL), [1]),
     "driver terminated": (lambda run, _: run.drivers[-1].terminate(), [75]),
-    "checkpoint damaged": (damage, []),
-    "rank frozen": (freeze, []),
+    "checkpoint damaged": (damage_checkpoint, []),
+    "rank frozen": (freeze_rank, []),
     "disk full": (fill_disk, [1]),  # if the last checkpoint of all was due
 }
-"""What is done, and with which exit code the driver ends by it, if it does."""
+"""Name -> the function that injects the fault, and the exit codes of drivers that end by it."""

@@ -1,4 +1,4 @@
-"""From a cluster file to executors, one a pool. Ray is imported only when work is to be done on it."""
+"""Makes executors from a cluster file, one a pool. Ray is imported only when work is to be done on it."""
 
 from cluster.executor import Executor
 from cluster.inline import InlineExecutor
@@ -13,9 +13,9 @@ def executor_for(
     failures: NodeFailures | None = None,
     avoid: frozenset[str] = frozenset(),
 ) -> Executor:
-    """The executor of a pool that the cluster file names.
+    """Make the executor of a pool that the cluster file names.
 
-    `failures` remembers nodes that fail; `avoid` names more hosts, by name or address, that are to be left out.
+    `failures` remembers the nodes that fail; `avoid` names more hosts to leave out, by name or address.
     """
     if cluster.executor == "inline":
         return InlineExecutor(cluster.pools[pool], wandb=cluster.wandb)

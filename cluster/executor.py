@@ -1,4 +1,4 @@
-"""How a stage asks for compute without knowing who provides it."""
+"""The interface by which a stage asks for compute without knowing who provides it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ A = TypeVar("A")
 
 
 class Resized(Exception):
-    """What every rank raises once it was asked to make way for another number of ranks, and has saved its work.
+    """Raised by every rank that was asked to make way for another number of ranks, once it has saved its work.
 
     It is no failure: the gang is started again with as many ranks as fit by then.
     """
@@ -29,14 +29,18 @@ class Rank:
 
     num_threads: int
     host: str
-    """Address of rank 0, where the ranks meet."""
+    """Address of rank 0, where the ranks hold their rendezvous."""
 
     port: int
-    attempt: int
-    """How often the gang was started before in this call."""
+    num_restarts: int
+    """How often the gang was started before in this call of Executor.gang; 0 at first."""
 
     def environment(self) -> dict[str, str]:
-        """Variables that torch.distributed and DeepSpeed read. Each rank sees one GPU, its own, as device 0."""
+        """Return the variables that torch.distributed and DeepSpeed read.
+
+        Each rank sees one GPU, its own, as device 0. LOCAL_SIZE is only the number of devices that DeepSpeed's CPU
+        accelerator reports; without it DeepSpeed would count the NUMA nodes with numactl.
+        """
         return {
             "RANK": str(self.index),
             "WORLD_SIZE": str(self.world_size),
@@ -56,7 +60,7 @@ class Executor(Protocol):
     """The placement, once it was asked for: None while no machine has been looked at."""
 
     def placement(self) -> Placement:
-        """What the pool's settings come to on the machines there are. Starts or joins Ray, if it takes Ray."""
+        """Lay the pool out on the machines there are. Starts or joins Ray, if it takes Ray."""
         ...
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], *, label: str, on_device: bool = False) -> Iterator[R]:
@@ -77,17 +81,17 @@ class Executor(Protocol):
         warm: Callable[[], None] | None = None,
         resize: Callable[[], None] | None = None,
     ) -> R:
-        """Call `fn(rank, argument)` once a rank, all at the same time; the result is rank 0's.
+        """Call `fn(rank, argument)` once a rank, all at the same time; return rank 0's result.
 
-        The ranks start and fail together. If one is lost all are started again, so `fn` must go on from what it
-        has saved. An exception of `fn` is not retried. `warm`, picklable, imports what `fn` will: with it, and where
-        the placement has `warm_spares`, processes that have called it stand by for the ranks.
+        The ranks start and fail together. If one is lost, all are restarted, so `fn` must go on from what it has
+        saved. An exception of `fn` is no reason to restart. `warm`, picklable, imports what `fn` will: with it, and
+        where the placement has `warm_spares`, spare processes that have called it stand by for the ranks.
 
-        Where the placement is elastic, an attempt may have fewer ranks than the one before, or more: `world_size`
-        says how many. `resize`, called in this process at most once an attempt, asks the ranks that work to save and
+        Where the placement is elastic, a restart may have fewer ranks than before, or more: `world_size` says how
+        many. `resize`, called in this process at most once a start of the gang, asks the ranks that work to save and
         raise Resized, because more would fit; without it a gang never grows. Ranks that end first have ended well.
 
-        Raises StartUpError if the ranks' places do not come in time, InfrastructureError if ranks are lost more often
-        than `max_restarts` or Ray itself dies, and OutOfMemory.
+        Raises StartUpError if the resources of the ranks do not become free in time, InfrastructureError if ranks are
+        lost more often than `max_restarts` or Ray itself dies, and OutOfMemory.
         """
         ...

@@ -1,4 +1,4 @@
-"""From a pool's settings and the machines there are to how work is laid out. Pure; nothing of it is identity."""
+"""Lays a pool's work out on its machines. Pure; nothing of a placement enters the identity of an artifact."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -20,10 +20,10 @@ class Placement:
     """How a step is laid out on hardware."""
 
     num_ranks: int
-    """To begin with."""
+    """The number of ranks to begin with."""
 
     min_ranks: int
-    """Training goes on with so few when nodes are lost; it is num_ranks where it is not elastic."""
+    """Elastic training goes on with so few when nodes are lost; num_ranks where it is not elastic."""
 
     device: str
     """`cuda` or `cpu`."""
@@ -44,28 +44,31 @@ class Placement:
     grace_seconds: float
     wandb: WandbConfig | None
     leaves_open: tuple[str, ...] = ()
-    """Those of zero_stage and micro_batch_size that the pool leaves to training: until it chooses they are 1 and 8."""
+    """Which of zero_stage and micro_batch_size the pool leaves to training: until it chooses they are 1 and 8."""
 
     memory_bytes_per_rank: int | None = None
-    """Of its GPU, or its share of the host's; None where that is not known."""
+    """Memory of its GPU, or on CPUs its share of the host's; None where that is not known."""
 
     host_bytes_per_rank: int | None = None
     """Its share of the host's memory."""
 
 
 def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None) -> Placement:
-    """Lay a pool out on its nodes: elastic, on what there is of them. Raises TooFew if it asks for more than that."""
+    """Lay a pool out on its nodes; an elastic pool gets what there is of them, down to its min_ranks.
+
+    Raises TooFew if it asks for more, ConfigError if its settings do not go together.
+    """
     _check(pool)
     device = device_of(nodes)
     num_ranks = pool.num_ranks or _default_ranks(nodes, device)
     cpus_per_rank = pool.cpus_per_rank or _even_share(nodes, num_ranks, device)
-    room = slots(nodes, cpus_per_rank=cpus_per_rank, device=device)
+    num_slots = count_slots(nodes, cpus_per_rank=cpus_per_rank, device=device)
     if pool.min_ranks:
-        num_ranks = max(pool.min_ranks, min(num_ranks, room))
-    if not num_ranks or num_ranks > room:
+        num_ranks = max(pool.min_ranks, min(num_ranks, num_slots))
+    if not num_ranks or num_ranks > num_slots:
         raise TooFew(
             f"the pool wants {num_ranks or 'any'} ranks of {cpus_per_rank} CPU cores, but there are "
-            f"{describe(nodes)}; lower num_ranks or cpus_per_rank in the cluster file"
+            f"{describe_machines(nodes)}; lower num_ranks or cpus_per_rank in the cluster file"
         )
     host_bytes = _host_bytes(nodes, num_ranks, cpus_per_rank=cpus_per_rank, device=device)
     return Placement(
@@ -94,12 +97,12 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
 
 
 def device_of(nodes: Sequence[Node]) -> str:
-    """What the ranks of a pool compute on: `cuda` or `cpu`."""
+    """Return what the ranks of a pool compute on: `cuda` if any node has a GPU, else `cpu`."""
     return "cuda" if any(node.num_gpus for node in nodes) else "cpu"
 
 
-def slots(nodes: Sequence[Node], *, cpus_per_rank: int, device: str) -> int:
-    """How many ranks fit, each on one node with its cores and, on GPUs, a GPU of its own."""
+def count_slots(nodes: Sequence[Node], *, cpus_per_rank: int, device: str) -> int:
+    """Count the ranks that fit, each on one node with its cores and, on GPUs, a GPU of its own."""
     kinds = Counter((node.num_cpus, node.num_gpus) for node in nodes)
     return sum(
         count * (min(cpus // cpus_per_rank, gpus) if device == "cuda" else cpus // cpus_per_rank)
@@ -107,8 +110,8 @@ def slots(nodes: Sequence[Node], *, cpus_per_rank: int, device: str) -> int:
     )
 
 
-def describe(nodes: Sequence[Node]) -> str:
-    """The machines in a few words: `2 nodes with 8 cores and 4 GPUs, 1 node with 2 cores`."""
+def describe_machines(nodes: Sequence[Node]) -> str:
+    """Describe the machines in a few words: `2 nodes with 8 cores and 4 GPUs, 1 node with 2 cores`."""
     kinds = Counter((node.num_cpus, node.num_gpus) for node in nodes)
     words = [
         f"{count} node{'s' if count > 1 else ''} with {cpus} cores" + (f" and {gpus} GPUs" if gpus else "")
@@ -118,33 +121,34 @@ def describe(nodes: Sequence[Node]) -> str:
 
 
 def _default_ranks(nodes: Sequence[Node], device: str) -> int:
-    """One a GPU, or without GPUs one for each two cores of a node."""
+    """Count one rank a GPU, or without GPUs one for each two cores of a node."""
     if device == "cuda":
         return sum(min(node.num_gpus, node.num_cpus) for node in nodes)
     return sum(max(1, node.num_cpus // 2) for node in nodes if node.num_cpus)
 
 
 def _even_share(nodes: Sequence[Node], num_ranks: int, device: str) -> int:
-    """The most cores that every rank can have."""
+    """Find the most cores that every rank can have."""
     counts = range(1, max((node.num_cpus for node in nodes), default=1) + 1)
-    too_many = bisect_left(counts, True, key=lambda c: slots(nodes, cpus_per_rank=c, device=device) < num_ranks)
+    too_many = bisect_left(counts, True, key=lambda c: count_slots(nodes, cpus_per_rank=c, device=device) < num_ranks)
     return max(1, too_many)
 
 
 def _gpu_bytes(nodes: Sequence[Node]) -> int | None:
-    """Memory of the smallest GPU; None if that of any is not known."""
+    """Return the memory of the smallest GPU; None if that of any is not known."""
     sizes = {node.accelerator_bytes for node in nodes if node.num_gpus}
     return None if None in sizes else min(size for size in sizes if size)
 
 
 def _host_bytes(nodes: Sequence[Node], num_ranks: int, *, cpus_per_rank: int, device: str) -> int | None:
-    """The smallest share of a host's memory that a rank may get; None if a host's memory is not known."""
+    """Return the smallest share of a host's memory that a rank may get; None if a host's memory is not known."""
     kinds = {(node.memory_bytes, node.num_cpus, node.num_gpus): node for node in nodes}
-    counts = [(node, slots([node], cpus_per_rank=cpus_per_rank, device=device)) for node in kinds.values()]
+    counts = [(node, count_slots([node], cpus_per_rank=cpus_per_rank, device=device)) for node in kinds.values()]
     return min(node.memory_bytes // min(num_ranks, count) for node, count in counts if count) or None
 
 
 def _check(pool: PoolConfig) -> None:
+    """Raise ConfigError if settings of the pool do not go together."""
     if pool.compile and pool.zero_stage == 3:
         raise ConfigError(
             "the pool sets `compile` with ZeRO stage 3, which gathers weights by layer; use stage 0 to 2 or leave "

@@ -10,6 +10,12 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 """A name that is safe in a path, a URL and a shell."""
 
 
+MIB, GIB = 2**20, 2**30
+
+RESUME_ME = 75
+"""Exit code of a run that was pre-empted, saved, and goes on when it is started again: sysexits' EX_TEMPFAIL."""
+
+
 class UserError(Exception):
     """Something the user can mend. The message is one sentence: where, what, what to do. No traceback is shown."""
 
@@ -23,19 +29,23 @@ class ConfigError(UserError):
 
 
 class StartUpError(UserError):
-    """What is needed to begin did not come: the cluster did not answer, or its resources did not become free."""
+    """Work could not begin: the cluster did not answer, or its resources did not become free in time."""
 
     exit_code = 69  # sysexits' EX_UNAVAILABLE
 
 
 class InfrastructureError(UserError):
-    """Machines, or Ray itself, have failed: the same work may well succeed when it is begun again."""
+    """Machines, a store or Ray itself have failed: the same work may well succeed when it is started again."""
 
     exit_code = 71  # sysexits' EX_OSERR
 
 
+class LeaseLost(InfrastructureError):
+    """Another process has taken over what this one was making, so this one may write nothing more to it."""
+
+
 class OutOfMemory(UserError):
-    """A machine or a GPU ran out of memory: beginning again would end the same way."""
+    """A machine or a GPU ran out of memory: the same work would fail again in the same way."""
 
     exit_code = 73
 
@@ -46,8 +56,17 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+@dataclass(frozen=True)
+class AddedLater:
+    """Marks a key that a stage's config got after artifacts had been made without it, by `Annotated[T, AddedLater()]`.
+
+    While the key has its default it is left out of the fingerprint, so that those artifacts are still found. Use it
+    only where that default makes, bit for bit, what was made before; otherwise the stage's version rises.
+    """
+
+
 class Manifest(BaseModel):
-    """What a stage says of the files it wrote, for the next stage.
+    """What a stage tells the next stage about the files that it wrote.
 
     Paths inside a manifest are relative to the artifact's directory, so an artifact may move.
     """
@@ -55,7 +74,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def summary(self) -> str:
-        """One line for a person: how much of what was made."""
+        """Return one line for a person: what was made, and how much of it."""
         raise NotImplementedError
 
 
@@ -64,7 +83,7 @@ M = TypeVar("M", bound=Manifest, covariant=True)
 
 @dataclass(frozen=True)
 class Artifact(Generic[M]):
-    """A finished stage output: where its files are and what its maker said of them."""
+    """A finished output of a stage: the directory of its files, and the manifest that describes them."""
 
     dir: Path
     manifest: M

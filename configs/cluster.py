@@ -1,4 +1,4 @@
-"""What a cluster file may say: where work runs. Placement, never identity, so nothing here is hashed."""
+"""The settings of a cluster file: where work runs. They are placement, not identity: no fingerprint has them."""
 
 from typing import Annotated, Literal, Self
 
@@ -23,84 +23,86 @@ VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_len
 
 
 class WandbConfig(Config):
-    """Weights & Biases: a copy of the metrics, online where the user has logged in, else kept on disk."""
+    """A copy of the training metrics in Weights & Biases."""
 
     project: str = Field(default="concord", min_length=1)
     """Project to log to."""
 
     entity: str | None = None
-    """User or team; the account's default if left out."""
+    """User or team to log as. Left out: the account's default."""
 
     mode: Literal["auto", "online", "offline"] = "auto"
-    """`auto` is online when an API key is there, else offline."""
+    """`online` sends the metrics to the service, `offline` keeps them on disk; `auto` is online if the user has an API
+    key, else offline."""
 
 
 class RetriesConfig(Config):
-    """How often a run that was submitted is begun again by itself, by what ended it. A user's error, running out of
-    memory and a bug end it at once."""
+    """How many times in a row a submitted run is started again by itself, by the cause of its end. An attempt that has
+    made progress resets the count. A user's error, a lack of memory and a bug end the run at once."""
 
     infrastructure: int = Field(default=5, ge=0)
-    """Ray or a node has failed, or the driver was killed."""
+    """Retries after Ray or a node has failed, or the driver was killed."""
 
     preemption: int = Field(default=100, ge=0)
-    """Somebody else asked for the machines."""
+    """Retries after the run was pre-empted: its machines were taken for other work."""
 
     start_up: int = Field(default=3, ge=0)
-    """The resources did not come in time, or the cluster did not answer."""
+    """Retries after the resources did not become free in time, or the cluster did not answer."""
 
     backoff_seconds: float = Field(default=5, ge=0)
-    """Wait before the first of a class; doubled each time."""
+    """Seconds to wait before the first retry in a row for one cause; doubled before each further one."""
 
     max_backoff_seconds: float = Field(default=300, ge=0)
-    """No wait is longer."""
+    """Longest wait before a retry, in seconds."""
 
 
 class StorageConfig(Config):
-    """For a store that is a URL."""
+    """How a store that is a URL is used."""
 
     work_dir: str = Field(default=".concord", min_length=1)
-    """A directory that all nodes share: what is being made, and a cache of what is in the store."""
+    """A directory that all nodes share. It holds what is being made, and a cache of what is in the store."""
 
     num_transfers: int = Field(default=8, ge=1)
-    """Files sent or fetched at a time."""
+    """Number of files that are sent or fetched at the same time."""
 
 
 class ClusterConfig(Config):
     """Where a run takes place."""
 
     executor: Literal["ray", "inline"] = "ray"
-    """`ray` runs work in parallel, on this machine or a cluster; `inline` in this process, one item at a time."""
+    """`ray` runs work in parallel, on this machine or a cluster; `inline` runs it in this process, item by item."""
 
     ray_address: str = "local"
-    """`local` starts a private Ray on this machine for the time of the run; `host:port` joins a running one."""
+    """`local` starts a private Ray on this machine for the duration of the run; `host:port` joins a running one."""
 
     allow_no_token: bool = False
-    """Use a Ray on another machine although it wants no token. Whoever reaches it can run any code on it."""
+    """Use a Ray on another machine even if it requires no token. Anybody who reaches such a Ray can run code on it."""
 
     launcher: Launcher = LocalLauncher()
     """How `concord submit` starts the run."""
 
     pools: dict[Name, PoolConfig] = {"default": PoolConfig()}
-    """Pools by name; a step's `pool` names one."""
+    """Pools of machines by name; a step of the recipe names one of them as its `pool`."""
 
     storage: StorageConfig = StorageConfig()
-    """How a store that is a URL is used."""
+    """How a store that is a URL is used; a store that is a directory needs none of it."""
 
     environment: dict[Annotated[VariableName, AfterValidator(_no_secret)], str] = {}
-    """Variables for the driver and all it starts, such as NCCL_SOCKET_IFNAME. Workers of a Ray that is joined by
-    `ray_address` have those that it was started with."""
+    """Environment variables of the driver and of all that it starts, such as NCCL_SOCKET_IFNAME. Workers of a Ray that
+    is joined by `ray_address` do not get them: they have those that the Ray was started with."""
 
     pass_environment: tuple[VariableName, ...] = ("WANDB_API_KEY", "HF_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    """Variables that `concord submit` passes on from its own environment, secrets among them, where they are set."""
+    """Names of environment variables, secrets among them, that `concord submit` passes on to the run, if set."""
 
     time_limit_minutes: float | None = Field(default=None, gt=0)
-    """A submitted run that takes longer, over all its attempts, saves a checkpoint and ends."""
+    """Minutes that a submitted run may take, over all its attempts; then it saves a checkpoint and ends. Left out: it
+    may take any time."""
 
     retries: RetriesConfig = RetriesConfig()
-    """How often a submitted run is begun again by itself."""
+    """How many times a submitted run is started again by itself."""
 
     wandb: WandbConfig | None = None
-    """Where to copy training metrics; null keeps them in metrics.jsonl alone."""
+    """Where to copy the training metrics in Weights & Biases; null keeps them in metrics.jsonl alone."""
 
     @model_validator(mode="after")
     def _slurm_warns_in_time(self) -> Self:

@@ -1,11 +1,11 @@
-"""What a recipe may say about text: where it comes from, how it is cleaned, how it becomes tokens."""
+"""The settings of a recipe about text: its sources, its cleaning, the tokenizer and the tokens."""
 
 from collections import Counter
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from configs.base import Config, Name
+from configs.base import MIB, Config, Name
 
 Language = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=35)]
 """A language tag as the corpus writes it, for example `sw`, `swh_Latn` or `zh-Hant`; `und` is undetermined."""
@@ -13,10 +13,10 @@ Language = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=35)]
 
 class _Source(Config):
     name: Name
-    """Name of the source: it appears in counts, in the mixture and in the lineage."""
+    """Name of the source, which appears in counts, in the mixture and in the lineage."""
 
     language: Language = "und"
-    """Language of every document, unless `language_field` or `language_column` says it document by document."""
+    """Language of every document for which `language_field` or `language_column` gives none."""
 
 
 class _FieldSource(_Source):
@@ -24,13 +24,13 @@ class _FieldSource(_Source):
     """Field that holds the text."""
 
     id_field: str | None = None
-    """Field that holds a stable id. Without one the id is the file's name and the record's place in it."""
+    """Field that holds a stable id. Left out: the id is the file's name and the record's number in it."""
 
     language_field: str | None = None
-    """Field that holds the language tag of a document."""
+    """Field that holds the language tag of a document. A document whose field is empty has the tag in `language`."""
 
     metadata_fields: tuple[str, ...] = ()
-    """Fields to carry along with each document."""
+    """Fields to keep as metadata of each document."""
 
 
 class JsonLinesSource(_FieldSource):
@@ -63,7 +63,7 @@ class PlainTextSource(_Source):
     """Files or glob patterns, relative to the directory the command is run in."""
 
     document: Literal["file", "paragraph", "line"] = "paragraph"
-    """What one document is: the whole file, a run of lines between blank lines, or a line."""
+    """What one document is: the whole file, the lines between two blank lines, or a line."""
 
 
 class HuggingFaceSource(_FieldSource):
@@ -73,7 +73,7 @@ class HuggingFaceSource(_FieldSource):
     """A dataset on the Hugging Face Hub or in a local directory."""
 
     path: str
-    """Hub name (`owner/name`) or local directory: one that `save_to_disk` wrote, or one of data files."""
+    """Name on the Hub (`owner/name`), or a local directory: one that `save_to_disk` wrote, or one of data files."""
 
     subset: str | None = None
     """Configuration name of the dataset, often a language."""
@@ -82,10 +82,10 @@ class HuggingFaceSource(_FieldSource):
     """Split to read."""
 
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
-    """Commit of the dataset on the Hub, all 40 hex digits. Needed for a Hub name: a branch may move."""
+    """Commit of the dataset on the Hub, all 40 hex digits. Required for a name on the Hub, since a branch may move."""
 
     streaming: bool = True
-    """Read over the network as needed; false downloads the split first."""
+    """Read over the network while cleaning; false downloads the whole split first."""
 
 
 class PackageTextSource(_Source):
@@ -101,13 +101,13 @@ class PackageTextSource(_Source):
     """File inside the package, relative to the package's directory."""
 
     delimiter: str = Field(default="\t", min_length=1, max_length=1)
-    """Character between columns. There is no quoting: the last named column takes the rest of the line."""
+    """Character between columns. There is no quoting; the last column that is named here has the rest of the line."""
 
     text_column: int = Field(default=0, ge=0)
-    """Column of the text, from 0."""
+    """Column of the text, counted from 0."""
 
     language_column: int | None = Field(default=None, ge=0)
-    """Column of the language tag, from 0."""
+    """Column of the language tag, counted from 0. Left out: every document is in `language`."""
 
 
 class DocstringsSource(_Source):
@@ -127,20 +127,20 @@ Source = Annotated[
 
 
 class HeldOutConfig(Config):
-    """Documents kept from training, for evaluation."""
+    """Documents that are kept out of training, for evaluation."""
 
     documents_per_language: int = Field(default=100, ge=1)
-    """Documents of each language to hold out."""
+    """Number of documents of each language to hold out."""
 
     max_fraction: float = Field(default=0.1, gt=0, le=0.5)
-    """At most this share of a language's documents is held out, so a small language keeps its text for training."""
+    """Largest share of a language's documents that is held out, so that a small language keeps text for training."""
 
 
 class CleanConfig(Config):
-    """Read sources, normalise, drop, de-duplicate, hold out."""
+    """How documents are read, normalised, dropped, de-duplicated and held out."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
-    """Where documents come from. Of exact duplicates the first one, in this order, is kept."""
+    """Where documents come from. The first of exact duplicates, in this order, is kept."""
 
     min_characters: int = Field(default=20, ge=1)
     """Documents with fewer characters after normalisation are dropped."""
@@ -149,13 +149,14 @@ class CleanConfig(Config):
     """Documents with more characters after normalisation are dropped."""
 
     max_unreadable: int = Field(default=0, ge=0)
-    """How many unreadable documents (invalid UTF-8, broken JSON, a missing field) are tolerated in all."""
+    """Number of unreadable records (invalid UTF-8, broken JSON, a missing field) that is tolerated, over all sources;
+    with one more, cleaning fails."""
 
     held_out: HeldOutConfig = HeldOutConfig()
-    """Which documents training never sees."""
+    """Which documents are kept out of training."""
 
-    shard_bytes: int = Field(default=256 * 2**20, ge=1)
-    """Bytes of UTF-8 text after which a new output shard is begun."""
+    shard_bytes: int = Field(default=256 * MIB, ge=1)
+    """Bytes of UTF-8 text after which a new output file is begun."""
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
@@ -171,20 +172,20 @@ class TrainTokenizerConfig(Config):
     """A SentencePiece BPE tokenizer with byte fallback, split digits and no normalisation of its own."""
 
     vocab_size: int = Field(ge=300, le=1_000_000)
-    """Number of pieces, the 256 bytes and the special pieces among them."""
+    """Number of pieces, including the 256 byte pieces and the special pieces."""
 
-    sample_bytes: int = Field(default=200 * 2**20, ge=1)
-    """Bytes of text to learn from, over all languages."""
+    sample_bytes: int = Field(default=200 * MIB, ge=1)
+    """Bytes of UTF-8 text to train the tokenizer on, over all languages."""
 
     temperature: float = Field(default=3.0, ge=1)
-    """A language's share of the sample is its share of the corpus to the power 1/temperature: 1 keeps the corpus's
-    proportions, larger values favour small languages."""
+    """A language's share of the sample is proportional to its share of the corpus to the power 1/temperature: 1 keeps
+    the corpus's proportions, larger values favour small languages."""
 
     character_coverage: float = Field(default=0.9995, ge=0.98, le=1)
     """Share of the sample's characters that get a piece of their own; the rest are written as bytes."""
 
     seed: int = 0
-    """Seed of the sample's order."""
+    """Seed of the choice of the documents in the sample."""
 
 
 class TokenizeConfig(Config):

@@ -1,4 +1,4 @@
-"""What a recipe may say about scores, exports and reports."""
+"""The settings of a recipe about evaluation, the export and the report."""
 
 from typing import Literal
 
@@ -8,37 +8,38 @@ from configs.base import Config
 
 
 class MultipleChoiceConfig(Config):
-    """Which of these is real text? The second half of a held-out document against other orders of its words."""
+    """The word-order task: which choice is the real text? The second half of a held-out document stands against other
+    orders of its words."""
 
     questions_per_language: int = Field(default=25, ge=1)
-    """At most this many questions a language."""
+    """Largest number of questions for each language."""
 
     num_choices: int = Field(default=4, ge=2, le=10)
-    """Orders to choose from, the real one among them; chance is one over this."""
+    """Number of choices, including the real text; a guess is right one time in this many."""
 
     seed: int = 0
-    """Seed of the wrong orders and of the place of the real one."""
+    """Seed of the wrong orders and of the position of the real text among the choices."""
 
 
 class EvaluateConfig(Config):
-    """Scores of a checkpoint on held-out documents."""
+    """How a model is scored on held-out documents."""
 
     documents_per_language: int | None = Field(default=None, ge=1)
-    """At most this many held-out documents a language for bits per byte; all of them if left out."""
+    """Largest number of held-out documents of each language to compute bits per byte on. Left out: all of them."""
 
     multiple_choice: MultipleChoiceConfig | None = MultipleChoiceConfig()
-    """the word-order task, run by lm-eval; null leaves it out."""
+    """The word-order task, which lm-eval scores; null leaves it out."""
 
 
 class ExportConfig(Config):
-    """A Hugging Face model directory."""
+    """How the Hugging Face model directory is written."""
 
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Number format of the exported weights."""
 
 
 class ReportConfig(Config):
-    """One self-contained HTML file."""
+    """The report: one self-contained HTML file."""
 
     title: str = "Concord run"
     """Heading of the page."""

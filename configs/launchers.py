@@ -1,4 +1,4 @@
-"""What a cluster file may say of how `concord submit` starts a run: one class a launcher."""
+"""The settings of a cluster file about how `concord submit` starts a run: one class for each launcher."""
 
 from typing import Annotated, Literal
 
@@ -8,40 +8,40 @@ from configs.base import Config
 from configs.pools import Cores, Gib, Gpus, Nodes
 
 Word = Annotated[str, Field(pattern=r"^[^\s\"'\\#]+$")]
-"""What stands on a line of a batch script as it is."""
+"""Text that is written to a line of a batch script without quotes."""
 
 Line = Annotated[str, Field(pattern=r"^[^\r\n\"\\]*$")]
-"""What stands between double quotes on a line of a batch script."""
+"""Text that is written to a line of a batch script between double quotes."""
 
 
 class LocalLauncher(Config):
-    """A process of this machine that outlives the terminal."""
+    """Runs the driver as a process of this machine, which goes on when the terminal is closed."""
 
     kind: Literal["local"] = "local"
     """This machine."""
 
 
 class RayLauncher(Config):
-    """A job on a Ray cluster that runs, through its Jobs API; the driver runs on the head node."""
+    """Runs the driver as a job on the head node of a running Ray cluster, through Ray's Jobs API."""
 
     kind: Literal["ray"]
     """An existing Ray cluster. The cluster file's `ray_address` is not used: the job is inside the cluster."""
 
     dashboard_address: str = Field(default="http://127.0.0.1:8265", pattern=r"^https?://")
-    """Where the cluster's dashboard answers."""
+    """URL of the cluster's dashboard, which serves the Jobs API."""
 
     max_code_mib: int = Field(default=50, ge=1)
-    """Refuse to send more code than this."""
+    """Largest amount of code, in MiB, that is sent to the cluster; more is refused."""
 
 
 class SlurmLauncher(Config):
-    """An sbatch job that starts a Ray over its allocation and ends it again."""
+    """Runs the driver in an sbatch job that starts a Ray cluster on its allocation and ends it again."""
 
     kind: Literal["slurm"]
     """Slurm."""
 
     num_nodes: Nodes = 1
-    """Nodes of the allocation."""
+    """Number of nodes of the allocation."""
 
     cpus_per_node: Cores | None = None
     """CPU cores to ask for on each node. Left out: whole nodes (`--exclusive`)."""
@@ -50,24 +50,24 @@ class SlurmLauncher(Config):
     """GPUs to ask for on each node (`--gpus-per-node`)."""
 
     memory_gib_per_node: Gib | None = None
-    """Memory to ask for on each node. Left out: the partition's default."""
+    """Memory to ask for on each node, in GiB. Left out: the partition's default."""
 
     partition: Word | None = None
-    """Partition."""
+    """Partition to run in. Left out: Slurm's default."""
 
     account: Word | None = None
-    """Account that pays."""
+    """Account that the job is charged to. Left out: Slurm's default."""
 
     qos: Word | None = None
-    """Quality of service."""
+    """Quality of service (`--qos`). Left out: Slurm's default."""
 
     time_limit_minutes: int | None = Field(default=None, ge=1)
-    """Time limit of the allocation; a run that is not done saves a checkpoint and is queued again. Left out: the
-    partition's."""
+    """Time limit of the allocation, in minutes; a run that is not done by then saves a checkpoint and is queued again.
+    Left out: the partition's limit."""
 
     signal_seconds: int = Field(default=180, ge=10)
-    """Slurm warns so many seconds before the time limit or a pre-emption: time to save a checkpoint, so more than the
-    pools' grace_seconds."""
+    """Seconds before the time limit or a pre-emption at which Slurm warns the run. It saves a checkpoint in this time,
+    so it must be more than the pools' grace_seconds."""
 
     requeue: bool = True
     """Queue the job again when it was pre-empted, ran out of time, or a node failed."""
@@ -76,10 +76,10 @@ class SlurmLauncher(Config):
     """Shell lines that run first on each node, such as `module load cuda` or `. .venv/bin/activate`."""
 
     options: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")], Line] = {}
-    """Further options of sbatch, by long name without dashes; an empty value for those that take none."""
+    """Further options of sbatch, by their long names without dashes; one that takes no value has an empty value."""
 
     start_timeout_seconds: float = Field(default=300, gt=0)
-    """How long all nodes may take to join the Ray."""
+    """Seconds that all nodes may take to join the Ray cluster."""
 
 
 class VolumeConfig(Config):
@@ -89,11 +89,11 @@ class VolumeConfig(Config):
     """Name of the PersistentVolumeClaim; all pods mount it, so it must be ReadWriteMany."""
 
     mount_path: str = Field(pattern=r"^/")
-    """Where it is mounted."""
+    """Directory of the pods that it is mounted at."""
 
 
 class KubernetesLauncher(Config):
-    """A RayJob (ray.io/v1) of the KubeRay operator, which makes a Ray cluster for the run."""
+    """Runs the driver in a RayJob (ray.io/v1) of the KubeRay operator, which makes a Ray cluster for the run."""
 
     kind: Literal["kubernetes"]
     """Kubernetes with the KubeRay operator; `kubectl` must be able to reach it."""
@@ -102,19 +102,19 @@ class KubernetesLauncher(Config):
     """Container image with this environment and Concord's code at `code_path`."""
 
     code_path: str = Field(default="/concord", pattern=r"^/")
-    """Where the image has Concord's packages."""
+    """Directory of the image that holds Concord's packages."""
 
     namespace: str = Field(default="default", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)
     """Namespace of the RayJob."""
 
     num_workers: Annotated[int, Field(ge=0, le=100_000)] = 1
-    """Worker pods."""
+    """Number of worker pods."""
 
     cpus_per_worker: Cores = 4
     """CPU cores of a worker pod."""
 
     memory_gib_per_worker: Gib = 16
-    """Memory of a worker pod."""
+    """Memory of a worker pod, in GiB."""
 
     gpus_per_worker: Gpus = 0
     """GPUs of a worker pod (`nvidia.com/gpu`)."""
@@ -123,25 +123,25 @@ class KubernetesLauncher(Config):
     """CPU cores of the head pod, which does no training."""
 
     head_memory_gib: Gib = 8
-    """Memory of the head pod."""
+    """Memory of the head pod, in GiB."""
 
     node_selector: dict[str, str] = {}
-    """Labels of the nodes for the worker pods."""
+    """Labels that nodes must have to run the worker pods."""
 
     volumes: tuple[VolumeConfig, ...] = Field(min_length=1)
-    """Volumes of all pods; one of them holds the store."""
+    """Volumes that all pods mount; one of them holds the store."""
 
     secret: str | None = None
-    """A Secret whose keys become environment variables of the pods: WANDB_API_KEY, HF_TOKEN."""
+    """Name of a Secret; its keys, such as WANDB_API_KEY and HF_TOKEN, become environment variables of the pods."""
 
     service_account: str | None = None
-    """ServiceAccount of the pods."""
+    """Name of the pods' ServiceAccount. Left out: the namespace's default."""
 
     backoff_limit: int = Field(default=3, ge=0)
-    """How often KubeRay makes a new cluster for the run when its job has failed."""
+    """How many times KubeRay makes a new cluster for the run after its job has failed."""
 
     keep_seconds: int = Field(default=600, ge=0)
-    """How long the finished RayJob's pods are kept."""
+    """Seconds that the pods of a finished RayJob are kept."""
 
 
 Launcher = Annotated[LocalLauncher | RayLauncher | SlurmLauncher | KubernetesLauncher, Field(discriminator="kind")]

@@ -1,4 +1,4 @@
-"""YAML file + dotted overrides -> a checked config. The only reader of files that people write."""
+"""Load a YAML file, apply dotted overrides, validate. This is the only reader of files that people write."""
 
 import re
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from configs.base import Config, ConfigError
 from configs.cluster import ClusterConfig
 from configs.messages import Location, explain
-from configs.secrets import places_of_secrets
+from configs.secrets import find_secrets
 
 C = TypeVar("C", bound=Config)
 
@@ -31,13 +31,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Loaded(Generic[C]):
-    """A checked config that remembers the file and line of each of its keys."""
+    """A validated config, with the file and line of each of its keys."""
 
     config: C
     origin: "_Origin"
 
     def fail(self, problems: Iterable[Problem]) -> None:
-        """Raise ConfigError with every problem and where it stands; do nothing if there are none."""
+        """Raise ConfigError with every problem and where it stands; do nothing if there is none."""
         lines = [f"{self.origin.where(problem.location)}: {problem.message}" for problem in problems]
         if lines:
             raise ConfigError("\n".join(lines))
@@ -58,7 +58,7 @@ class _Origin:
         return str(self.path)
 
     def replace(self, location: Location, override: str) -> None:
-        """Note that an override gave the value at `location`: nothing below it stands in the file any more."""
+        """Record that an override gave the value at `location`: nothing below it comes from the file any more."""
         depth = len(location)
         self.lines = {at: line for at, line in self.lines.items() if at[:depth] != location}
         self.overrides = {at: text for at, text in self.overrides.items() if at[:depth] != location}
@@ -66,7 +66,7 @@ class _Origin:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core schema: in YAML 1.1 the language code `no` is false, 1e-3 a string and 12:30 a number."""
+    """Loads YAML 1.2's core schema: in YAML 1.1 the language code `no` is false, 1e-3 a string and 12:30 a number."""
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -93,9 +93,9 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _int)
 
 
 def load(path: Path, model: type[C], overrides: tuple[str, ...] = ()) -> Loaded[C]:
-    """Read `path`, apply `a.b.c=value` overrides in order, validate.
+    """Read `path`, apply the overrides `a.b.c=value` in order, and validate.
 
-    Raises ConfigError with one line a problem: file and line, or the override; what is wrong; what is allowed.
+    Raises ConfigError with one line for each problem: file and line, or the override; what is wrong; what is allowed.
     """
     origin = _Origin(path)
     tree = _read(path, origin)
@@ -106,7 +106,7 @@ def load(path: Path, model: type[C], overrides: tuple[str, ...] = ()) -> Loaded[
         except ConfigError as error:
             problems.append(str(error))
     named = model is ClusterConfig  # names such as `token` are ordinary words in a recipe
-    problems += [f"{origin.where(at)}: {_SECRET}" for at in places_of_secrets(tree, named=named)]
+    problems += [f"{origin.where(at)}: {_SECRET}" for at in find_secrets(tree, named=named)]
     try:
         config = model.model_validate(tree)
     except ValidationError as error:
@@ -119,27 +119,30 @@ def load(path: Path, model: type[C], overrides: tuple[str, ...] = ()) -> Loaded[
 
 
 def shipped(kind: str, name: str) -> Path:
-    """`name` as a path if it looks like one or is a file, else the file of that name which ships with Concord."""
+    """Return `name` as a path if it looks like one or is a file, else the file of that name that ships with Concord.
+
+    `kind` is `recipes` or `clusters`. Raises ConfigError if there is no such file.
+    """
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return path
     known = sorted(file.stem for file in (SHIPPED / kind).glob("*.yaml"))
     if name in known:
         return SHIPPED / kind / f"{name}.yaml"
-    there = ", ".join(known)
+    names = ", ".join(known)
     raise ConfigError(
-        f"no {kind.removesuffix('s')} is named {name!r}; there are: {there}; or give a path to a .yaml file"
+        f"no {kind.removesuffix('s')} is named {name!r}; there are: {names}; or give a path to a .yaml file"
     )
 
 
 def parse(text: str) -> Any:
-    """The value of a YAML text, by the same rules as in a file."""
+    """Return the value of a YAML text, by the same rules as in a file."""
     loader = _Loader(text)
     return _construct(loader, loader.get_single_node(), (), {})
 
 
 def _echoes(error: dict[str, Any], errors: list[dict[str, Any]]) -> bool:
-    """Whether a list counts as too short only because items in it are wrong, which is said already."""
+    """Return whether a list is called too short only because items in it are wrong, which has errors of its own."""
     depth = len(error["loc"])
     inner = any(other["loc"][:depth] == error["loc"] and len(other["loc"]) > depth for other in errors)
     return error["type"] == "too_short" and inner
@@ -171,7 +174,7 @@ def _read(path: Path, origin: _Origin) -> dict[str, Any]:
 
 
 def _construct(loader: _Loader, node: yaml.Node | None, at: Location, lines: dict[Location, int]) -> Any:
-    """The value of `node`, noting the line of each key and item. Raises ConstructorError on what cannot be one."""
+    """Return the value of `node`, and record the line of each key and item in `lines`. Raises ConstructorError."""
     if isinstance(node, yaml.SequenceNode):
         for i, child in enumerate(node.value):
             lines[(*at, i)] = child.start_mark.line + 1
@@ -230,7 +233,7 @@ def _override(tree: dict[str, Any], override: str, origin: _Origin) -> None:
 
 
 def _key(node: Any, word: str, at: Location, override: str) -> str | int:
-    """`word` as a key of `node`, which stands at `at`."""
+    """Return `word` as a key of `node`, which stands at `at`. Raises ConfigError if `node` has no keys."""
     if isinstance(node, list):
         return _index(node, word, override)
     if not isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""pydantic's errors in the words of somebody who writes a recipe: what is wrong, what is allowed, what was meant."""
+"""Translate pydantic's errors for people who write recipes: what is wrong, what is allowed, what may be meant."""
 
 import types
 from collections.abc import Mapping
@@ -7,14 +7,17 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from configs.text import shorten
+
 Location = tuple[str | int, ...]
 
 
 def explain(model: type[BaseModel], tree: Mapping[str, Any], error: Mapping[str, Any]) -> tuple[Location, str]:
-    """Where an error stands in the file, and one sentence about it."""
+    """Return where an error stands in the file, and one sentence about it."""
     location, fields = _walk(model, tree, error["loc"])
     name = ".".join(map(str, location)) or "the file"
     given, context = error.get("input"), error.get("ctx", {})
+    shown = shorten(repr(given), 60, ellipsis="...")
     match error["type"]:
         case "extra_forbidden":
             return location, f"unknown key {location[-1]!r} in {_parent(location)}{_suggest(location[-1], fields)}"
@@ -33,15 +36,15 @@ def explain(model: type[BaseModel], tree: Mapping[str, Any], error: Mapping[str,
         case "value_error":  # a validator of ours, which has said it all
             return location, f"{name}: {context['error']}"
         case "tuple_type" | "list_type":
-            return location, f"{name} is {_short(given)}, but it must be a list"
+            return location, f"{name} is {shown}, but it must be a list"
         case "model_type" | "model_attributes_type" | "dict_type":
-            return location, f"{name} is {_short(given)}, but it must be a mapping of keys to values"
+            return location, f"{name} is {shown}, but it must be a mapping of keys to values"
         case _:
-            return location, f"{name} is {_short(given)}: {error['msg'][0].lower()}{error['msg'][1:]}"
+            return location, f"{name} is {shown}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def _walk(model: Any, tree: Any, loc: Location) -> tuple[Location, list[str]]:
-    """`loc` without the tags that pydantic adds for unions and keys, and the keys allowed beside its last one."""
+    """Return `loc` without the tags that pydantic adds for unions and keys, and the keys allowed beside its last."""
     annotation, location = model, []
     fields: list[str] = []
     for key in loc:
@@ -60,7 +63,7 @@ def _walk(model: Any, tree: Any, loc: Location) -> tuple[Location, list[str]]:
 
 
 def _members(annotation: Any) -> list[Any]:
-    """The types a value may have, without None."""
+    """Return the types that a value may have, without None."""
     if get_origin(annotation) is Annotated:
         return _members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
@@ -69,7 +72,7 @@ def _members(annotation: Any) -> list[Any]:
 
 
 def _tagged(members: list[Any], tag: object) -> Any:
-    """The member of a union whose kind or stage is `tag`."""
+    """Return the member of a union whose kind or stage is `tag`, or None."""
     for member in members:
         for field in member.model_fields.values() if _is_model(member) else ():
             if len(members) > 1 and get_origin(field.annotation) is Literal and tag in get_args(field.annotation):
@@ -103,8 +106,3 @@ def _suggest(word: object, allowed: list[str]) -> str:
     close = get_close_matches(str(word), allowed, n=1)
     meant = f"; did you mean {close[0]!r}?" if close else ""
     return f"{meant} (allowed: {', '.join(allowed)})" if allowed else meant
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,4 +1,4 @@
-"""The root of a recipe: which steps, wired how, on which pools."""
+"""The root of a recipe: its steps, how they are connected, and the pools that they run on."""
 
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -16,11 +16,11 @@ class _Step(Config):
     """For each input of the stage, the name of the step that makes it."""
 
     pool: Name = "default"
-    """Pool of the cluster file to run on. Placement, so it never enters a fingerprint."""
+    """Pool of the cluster file to run on. It is placement, so it is not part of a fingerprint."""
 
 
 class CleanStep(_Step):
-    """Sources to clean documents."""
+    """Makes clean documents from sources."""
 
     stage: Literal["clean"]
     """Read sources, normalise, drop, de-duplicate, hold out."""
@@ -30,17 +30,17 @@ class CleanStep(_Step):
 
 
 class TrainTokenizerStep(_Step):
-    """Clean documents to a tokenizer."""
+    """Makes a tokenizer from clean documents."""
 
     stage: Literal["train_tokenizer"]
-    """Learn a SentencePiece tokenizer."""
+    """Train a SentencePiece tokenizer."""
 
     config: TrainTokenizerConfig
     """The stage's settings."""
 
 
 class TokenizeStep(_Step):
-    """Clean documents to token shards."""
+    """Makes token shards from clean documents."""
 
     stage: Literal["tokenize"]
     """Write token shards."""
@@ -50,7 +50,7 @@ class TokenizeStep(_Step):
 
 
 class TrainStep(_Step):
-    """Token shards to a trained model."""
+    """Trains a model on token shards."""
 
     stage: Literal["train"]
     """Train a decoder."""
@@ -60,7 +60,7 @@ class TrainStep(_Step):
 
 
 class EvaluateStep(_Step):
-    """A trained model to scores."""
+    """Scores a trained model."""
 
     stage: Literal["evaluate"]
     """Score a checkpoint on held-out text."""
@@ -70,7 +70,7 @@ class EvaluateStep(_Step):
 
 
 class ExportStep(_Step):
-    """A trained model to a Hugging Face directory."""
+    """Exports a trained model to a Hugging Face directory."""
 
     stage: Literal["export"]
     """Write a Hugging Face model directory."""
@@ -80,7 +80,7 @@ class ExportStep(_Step):
 
 
 class ReportStep(_Step):
-    """Everything to one HTML page."""
+    """Makes one HTML page of the results of the other steps."""
 
     stage: Literal["report"]
     """Write the report."""
@@ -96,14 +96,14 @@ Step = Annotated[
 
 
 def no_password(store: str) -> str:
-    """Refuse a secret in a URL: it would stand in records."""
+    """Return the store. Raises ValueError if its URL holds a user or a password, which would be written to records."""
     if "@" in urlsplit(store).netloc:
         raise ValueError("a store's URL must hold no user and password; give them by the environment of its protocol")
     return store
 
 
 class RunConfig(Config):
-    """A recipe: everything that decides what is made."""
+    """A recipe: all that decides what is made."""
 
     name: Name
     """Name of the run."""

@@ -1,4 +1,4 @@
-"""What a secret looks like: the names that variables with secrets have, and the shapes of secrets in text."""
+"""Recognise secrets: by the names of the variables that hold them, and by their shapes in text."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Any
 from configs.messages import Location
 
 REDACTED = "[redacted]"
-"""What stands in a secret's place."""
+"""Replacement for a secret."""
 
 SECRET_NAME = re.compile(
     r"(^|_)(API_?KEY|KEY\d*|TOKEN|SECRET|PASS|PASSWORD|PASSWD|PASSPHRASE|PAT|CREDENTIALS?|WEBHOOK)(_|$)"
@@ -17,20 +17,20 @@ SECRET_NAME = re.compile(
 """Names of environment variables whose values are secrets. PWD alone is a directory; AUTH_... are settings."""
 
 MIN_CHARACTERS = 6
-"""A shorter value of the environment would be found all over a text."""
+"""A shorter value of an environment variable would be found all over a text, so it is not redacted."""
 
 _CLOSING = r"""(?=[,;}\])]{0,8}(?:\s|\Z|\\{0,8}["']))"""
-"""What ends a value without quotes: a space or a quote, and the punctuation before it stays, so that JSON and YAML stay
-what they are."""
+"""End of a value without quotes: a space or a quote. The punctuation before it is kept, so that JSON and YAML stay
+valid."""
 
 _VALUE = (
     r"""(?!\[redacted\])(?:(?P<quote>\\*["'])(?:(?!(?P=quote))(?:\\.|.)){1,4096}(?P=quote)"""
     rf"""|["'\\]?[^\s"'\\,;}}\])][^\s"']*?{_CLOSING})"""
 )
-"""A quoted text, or all up to the next space or quote: a password may hold anything else."""
+"""A value: a quoted text, or all up to the next space or quote, since a password may hold anything else."""
 
 _END = r"""(?:\\*["'])?\s*(?:=>?|:)\s*"""
-"""Between a name and its value, in a shell, YAML, JSON, Python and JSON in JSON."""
+"""What stands between a name and its value in a shell, YAML, JSON, Python and JSON within JSON."""
 
 _SURE = r"pass(?:word|wd|phrase)s?|secrets?|credentials?|(?:api|access|secret|private|auth|signing|account)[_-]?keys?"
 _LAST = r"(?<=[A-Z0-9]_)(?:AUTH|PAT)|(?<=[A-Z0-9_])(?<!BY)(?<!COM)PASS|(?<![A-Z0-9])WEBHOOK"
@@ -56,8 +56,8 @@ _SHAPES = re.compile(
     )""",
     re.DOTALL | re.VERBOSE,
 )
-"""Secrets that show what they are: PEM private keys; tokens of Hugging Face, GitHub, GitLab, Weights & Biases, AWS and
-others; JSON web tokens."""
+"""Secrets with a shape of their own: PEM private keys; tokens of Hugging Face, GitHub, GitLab, Weights & Biases, AWS
+and others; JSON web tokens."""
 
 _NAMED = [
     re.compile(pattern, re.IGNORECASE)
@@ -78,7 +78,7 @@ _NAMED = [
         r"(?-i:(?=\S*\d)(?=\S*[A-Z])(?=\S*[a-z])[A-Za-z0-9+/_=-]{16,})",
     )
 ]
-"""Values that a name before them gives away; the group `keep` stays."""
+"""Values that are secret by the name before them; the group `keep` is kept."""
 
 _HINT = re.compile(
     r"pass|secret|credential|key|token|pwd|auth|pat|webhook|bearer|cookie|://|wandb login|x-amz|sig=", re.IGNORECASE
@@ -88,17 +88,20 @@ _HINT = re.compile(
 _IN_RECIPES = re.compile(rf"{_SHAPES.pattern}|://[^\s/@:\"'<>]*:[^\s/\"'<>]+@", _SHAPES.flags)
 
 _EXPANSION = re.compile(r"\$\([^)]*\)|\$\{[^}]*\}|\$\w+|`[^`]*`")
-"""What a shell puts a value in the place of: its text holds no secret."""
+"""What a shell replaces by a value, so its text holds no secret."""
 
 
 def is_secret(name: str) -> bool:
-    """Whether the value of an environment variable of this name is a secret; one that is a path is not."""
+    """Return whether an environment variable of this name holds a secret; one that holds a path does not."""
     return bool(SECRET_NAME.search(name)) and not name.upper().endswith("_PATH")
 
 
 def without_secrets(text: str) -> str:
-    """`text` with `[redacted]` in the place of what looks like a token, a password or a private key by its shape or the
-    name before it. Commits and checksums do not. A private key of several lines must come in one piece."""
+    """Return `text` with `[redacted]` in place of each token, password and private key.
+
+    They are recognised by their shape or by the name before them; commits and checksums are not. A private key of
+    several lines must be passed in one piece.
+    """
     text = _SHAPES.sub(REDACTED, text)
     if _HINT.search(text):
         for pattern in _NAMED:
@@ -106,25 +109,29 @@ def without_secrets(text: str) -> str:
     return text
 
 
-def places_of_secrets(tree: Any, *, named: bool, at: Location = ()) -> Iterator[Location]:
-    """Where a file that people write holds a secret; with `named` also one that only a name before it gives away."""
+def find_secrets(tree: Any, *, named: bool, at: Location = ()) -> Iterator[Location]:
+    """Yield the locations of secrets in a file that people write.
+
+    With `named`, also of values that are secret only by the name before them.
+    """
     if isinstance(tree, dict):
         for key, value in tree.items():
-            yield from places_of_secrets(value, named=named, at=(*at, key))
+            yield from find_secrets(value, named=named, at=(*at, key))
     elif isinstance(tree, list):
         for index, value in enumerate(tree):
-            yield from places_of_secrets(value, named=named, at=(*at, index))
-    elif isinstance(tree, str) and (_holds_named(tree) if named else _holds_shaped(tree)):
+            yield from find_secrets(value, named=named, at=(*at, index))
+    elif isinstance(tree, str) and (_has_named_secret(tree) if named else _has_shaped_secret(tree)):
         yield at
 
 
-def _holds_named(text: str) -> bool:
+def _has_named_secret(text: str) -> bool:
     text = _EXPANSION.sub(REDACTED, text)
     return without_secrets(text) != text
 
 
-def _holds_shaped(text: str) -> bool:
-    """Paths and titles may begin as tokens do (`sk-` is Slovak, too), but not look random."""
+def _has_shaped_secret(text: str) -> bool:
+    """Return whether the text has a secret by its shape. A path or title may begin as a token does (`sk-` is Slovak,
+    too), so such a word must also look random."""
     found = (match[0] for match in _IN_RECIPES.finditer(text))
     return any(not re.match(r"hf_|sk-", word) or _looks_random(word) for word in found)
 

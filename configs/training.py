@@ -1,4 +1,4 @@
-"""What a recipe may say about a model and how it is trained. Placement is not here: see configs/cluster.py."""
+"""The settings of a recipe about a model and its training. Placement is in configs/cluster.py and configs/pools.py."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,7 +8,7 @@ from configs.base import Config, Name
 
 
 class ModelConfig(Config):
-    """A decoder, by its `transformers` configuration."""
+    """A decoder, described by keys of its `transformers` configuration."""
 
     architecture: str = "llama"
     """`model_type` of a causal language model in transformers, for example `llama`, `qwen3` or `olmo2`."""
@@ -26,7 +26,7 @@ class ModelConfig(Config):
     """Number of query heads."""
 
     num_key_value_heads: int | None = Field(default=None, ge=1)
-    """Number of key and value heads; as many as query heads if left out."""
+    """Number of key and value heads. Left out: as many as query heads."""
 
     tie_word_embeddings: bool = False
     """Use one matrix for the input embedding and the output layer."""
@@ -67,7 +67,7 @@ class OptimizerConfig(Config):
     """Peak learning rate of the matrices that Muon updates; it follows the same schedule."""
 
     max_gradient_norm: float = Field(default=1.0, gt=0)
-    """The global gradient is scaled down to this norm."""
+    """A global gradient with a larger norm is scaled down to this norm."""
 
 
 class CosineSchedule(Config):
@@ -106,17 +106,19 @@ class MixtureConfig(Config):
     """How often each stream of text, one source in one language, is drawn."""
 
     source_weights: dict[Name, Annotated[float, Field(ge=1e-6, le=1e6)]] = {}
-    """Relative weight of each source by name. Empty: by its number of tokens. If given, every source is named."""
+    """Relative weight of each source, by its name; either all sources have one or none. Empty: the weight of a source
+    is its number of tokens."""
 
     temperature: float = Field(default=1.0, ge=1)
-    """Within a source a language's share is its share of tokens to the power 1/temperature."""
+    """Within a source, a language's share is proportional to its share of tokens to the power 1/temperature: 1 keeps
+    the proportions, larger values favour small languages."""
 
 
 class InitConfig(Config):
     """What training starts from, instead of random weights."""
 
     path: str = Field(min_length=1)
-    """A Hugging Face model directory, a checkpoint of Concord's, or a `train` artifact (its last checkpoint)."""
+    """A Hugging Face model directory, a checkpoint that Concord wrote, or a `train` artifact (its last checkpoint)."""
 
     mode: Literal["weights", "continue"] = "weights"
     """`weights`: a new training from these weights. `continue`: a checkpoint's training goes on, with its optimizer
@@ -124,36 +126,37 @@ class InitConfig(Config):
     from that training's start."""
 
     tokenizer: str | None = None
-    """Directory with the `tokenizer.json` that the weights were trained with, where it is not the recipe's: rows of
-    pieces that both have are kept, a new piece gets the mean of the rows of the old pieces that spell it. Left out:
-    the one in `path`, if it has one."""
+    """Directory with the `tokenizer.json` that the weights were trained with, if it is not the recipe's. Embedding rows
+    of pieces that both tokenizers have are kept; a new piece gets the mean of the rows of the old pieces that spell
+    it. Left out: the tokenizer in `path`, if there is one."""
 
 
 class SpikeConfig(Config):
-    """When the loss has left its course: by the median and the median absolute deviation of the last steps."""
+    """When a rise of the loss is a spike, by the median and the median absolute deviation (MAD) of the last steps."""
 
     window_steps: int = Field(default=128, ge=16)
-    """Steps that the loss is compared with; there is no verdict before half of them have been taken."""
+    """Number of last steps that the loss is compared with; no step is a spike before half of them have been taken."""
 
     threshold: float = Field(default=10.0, gt=0)
-    """A step is a spike if its loss is so many robust standard deviations (1.4826 MAD) above the median."""
+    """A step is a spike if its loss is more than this many robust standard deviations (1.4826 MAD) above the median."""
 
     patience_steps: int = Field(default=3, ge=1)
-    """So many spikes in a row make the run roll back."""
+    """Number of spikes in a row after which the run rolls back."""
 
 
 class StabilityConfig(Config):
-    """How a run minds itself. A step whose loss or gradient is not finite leaves the weights as they are."""
+    """How a run reacts to instability. A step whose loss or gradient is not finite is skipped: it leaves the weights as
+    they are."""
 
     max_skipped_steps: int = Field(default=3, ge=0)
-    """More steps in a row without finite loss and gradient make the run roll back."""
+    """Number of skipped steps in a row that is tolerated; with one more the run rolls back."""
 
     spikes: SpikeConfig | None = SpikeConfig()
     """When a rise of the loss makes the run roll back; null: never."""
 
     max_rollbacks: int = Field(default=3, ge=0)
-    """How often to go back to a checkpoint from before the trouble, leaving out the data that was read during it.
-    After that the run fails."""
+    """How many times the run goes back to a checkpoint from before the instability and leaves out the data that was
+    read during it. After that the run fails."""
 
 
 class TrainConfig(Config):
@@ -163,13 +166,13 @@ class TrainConfig(Config):
     """The network."""
 
     sequence_length: int = Field(ge=8)
-    """Tokens a sequence; documents are packed end to end, and none attends to another."""
+    """Tokens in a sequence; documents are packed end to end, and none attends to another."""
 
     global_batch_size: int = Field(ge=1)
-    """Sequences an optimizer step, over all ranks."""
+    """Sequences in an optimizer step, over all ranks."""
 
     num_steps: int = Field(ge=1)
-    """Optimizer steps."""
+    """Number of optimizer steps."""
 
     optimizer: OptimizerConfig
     """How the weights are updated."""
@@ -190,7 +193,7 @@ class TrainConfig(Config):
     """Optimizer steps between checkpoints. There is always one after the last step."""
 
     stability: StabilityConfig = StabilityConfig()
-    """What happens when the loss is not finite, or leaves its course."""
+    """What happens when the loss is not finite or has spikes."""
 
     init_from: InitConfig | None = None
     """Weights, or a whole training, to start from; null: random weights."""

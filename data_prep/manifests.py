@@ -1,4 +1,4 @@
-"""What data_prep publishes: clean documents, a tokenizer, token shards."""
+"""The manifests of the stages in data_prep: clean documents, a tokenizer, token shards."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,7 +10,7 @@ class _Entry(BaseModel):
 
 
 class CorpusCount(_Entry):
-    """Documents of one source in one language: read = kept + held out + dropped, by reason."""
+    """Counts of the documents of one source in one language: read = kept + held out + all that were dropped."""
 
     source: str
     language: str
@@ -25,7 +25,7 @@ class CorpusCount(_Entry):
 
 
 class CorpusShard(_Entry):
-    """A file of documents of one source, ordered by language: JSON lines, Zstandard."""
+    """A file of documents of one source, ordered by language: JSON lines compressed with Zstandard."""
 
     path: str
     source: str
@@ -33,7 +33,7 @@ class CorpusShard(_Entry):
 
 
 class UnreadableRecord(_Entry):
-    """A record that gave no document."""
+    """A record of a source that could not be read as a document."""
 
     where: str
     reason: str
@@ -44,10 +44,10 @@ class CleanCorpus(Manifest):
 
     shards: tuple[CorpusShard, ...]
     held_out: str
-    """File of the held-out documents of every language, in the format of a shard."""
+    """Path of the held-out documents of every language, in the format of a shard."""
 
     counts: tuple[CorpusCount, ...]
-    """By source and language."""
+    """One entry for each source and language, ordered by source, then language."""
 
     unreadable: tuple[UnreadableRecord, ...]
 
@@ -60,7 +60,7 @@ class CleanCorpus(Manifest):
 
 
 class Certificate(_Entry):
-    """Proof that SentencePiece and the exported tokenizer.json gave the same ids, and for which files."""
+    """Proof that SentencePiece and the exported tokenizer.json gave the same ids, with the checksums of both files."""
 
     num_texts: int
     num_languages: int
@@ -69,13 +69,13 @@ class Certificate(_Entry):
 
 
 class TrainedTokenizer(Manifest):
-    """`tokenizer.model` (SentencePiece) and `hugging_face/` (tokenizer.json and its config)."""
+    """A tokenizer: `tokenizer.model` (SentencePiece) and `hugging_face/` (tokenizer.json and its config)."""
 
     vocab_size: int
     eos_id: int
     pad_id: int
     sample_bytes: dict[str, int]
-    """Language -> bytes of text that were learned from."""
+    """Language -> UTF-8 bytes of the text that it was trained on."""
 
     certificate: Certificate
 
@@ -85,7 +85,7 @@ class TrainedTokenizer(Manifest):
 
 
 class Segment(_Entry):
-    """The documents of one language, side by side in a token shard."""
+    """The documents of one language, which stand side by side in a token shard."""
 
     language: str
     num_documents: int
@@ -95,7 +95,7 @@ class Segment(_Entry):
 
 
 class TokenShard(_Entry):
-    """`<path>.bin` and `<path>.idx`; the segments follow each other in the file."""
+    """The files `<path>.bin` and `<path>.idx`; the segments follow each other in them."""
 
     path: str
     source: str
@@ -109,7 +109,7 @@ class TokenizedCorpus(Manifest):
     vocab_size: int
     eos_id: int
     unigram_entropy: float
-    """Entropy of the pieces' frequencies, nats a token: the loss of the best model that ignores context."""
+    """Entropy of the pieces' frequencies, in nats a token: the loss of the best model that ignores context."""
 
     @property
     def num_tokens(self) -> int:

@@ -1,4 +1,4 @@
-"""How likely a model finds a text."""
+"""The likelihood that a model gives to texts."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,11 +7,11 @@ import torch
 from transformers import PreTrainedModel
 
 BATCH_ROWS = 16
-"""Windows in one forward pass."""
+"""Number of windows in one forward pass."""
 
 
 def document_nats(documents: Sequence[Sequence[int]], model: PreTrainedModel, *, prefix: int) -> list[float]:
-    """Negative log-likelihood of each document's ids, in nats, given the prefix id before its first.
+    """Return the negative log-likelihood of each document's ids, in nats, with the id `prefix` before its first id.
 
     A document longer than the model's context is read in windows that do not overlap: each target has at least
     the id before it as context, as in lm-eval's rolling log-likelihood.
@@ -22,7 +22,7 @@ def document_nats(documents: Sequence[Sequence[int]], model: PreTrainedModel, *,
     nats = [0.0] * len(documents)
     for start in range(0, len(windows), BATCH_ROWS):
         batch = windows[start : start + BATCH_ROWS]
-        for (number, _), value in zip(batch, _batch_nats([window for _, window in batch], model), strict=True):
+        for (number, _), value in zip(batch, _compute_batch_nats([window for _, window in batch], model), strict=True):
             nats[number] += value
     return nats
 
@@ -33,7 +33,7 @@ def _windows(ids: list[int], context: int) -> Iterator[list[int]]:
 
 
 @torch.inference_mode()
-def _batch_nats(windows: list[list[int]], model: PreTrainedModel) -> list[float]:
+def _compute_batch_nats(windows: list[list[int]], model: PreTrainedModel) -> list[float]:
     longest = max(len(window) for window in windows)
     padded = np.zeros((len(windows), longest), dtype=np.int64)
     for row, window in enumerate(windows):

@@ -1,4 +1,4 @@
-"""The lm-eval door: scores the word-order task on a local file, with no network."""
+"""Score the word-order task with lm-eval, from a local file and without network. The only file that imports lm_eval."""
 
 import glob
 import json
@@ -20,12 +20,12 @@ TASK = "word_order"
 BATCH_SIZE = 32
 
 
-def right_answers(
+def answer_questions(
     questions: list[Question], file: Path, *, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> list[bool]:
-    """Whether the model gives the real text the highest log-likelihood, question by question.
+    """Return for each question whether the model gives the real text the highest log-likelihood.
 
-    Writes the questions to `file`, which lm-eval reads.
+    The questions are written to `file`, which lm-eval reads. Raises RuntimeError if lm-eval scored too few of them.
     """
     file.write_text("".join(f"{json.dumps(asdict(question))}\n" for question in questions), encoding="utf-8")
     task = {
@@ -50,13 +50,13 @@ def right_answers(
         bootstrap_iters=0,
         log_samples=True,
     )
-    assert results is not None  # it is on other ranks than the first, and there is one
+    assert results is not None  # only ranks other than the first get None, and there is one rank
     samples = sorted(results["samples"][TASK], key=lambda sample: sample["doc_id"])
     if len(samples) != len(questions):
         raise RuntimeError(f"lm-eval scored {len(samples)} of {len(questions)} questions")
     return [bool(sample["acc"]) for sample in samples]
 
 
-def version() -> str:
-    """lm-eval's version."""
+def lm_eval_version() -> str:
+    """Return the version of lm-eval."""
     return str(lm_eval.__version__)

@@ -1,4 +1,6 @@
-"""What eval publishes."""
+"""The manifest of the stage `evaluate`, and the formula of its score."""
+
+import math
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,7 +12,7 @@ class _Entry(BaseModel):
 
 
 class BitsPerByte(_Entry):
-    """Bits the model needs for a byte of UTF-8 text, over a language's held-out documents."""
+    """The bits that the model needs for a byte of UTF-8 text, over a language's held-out documents."""
 
     num_documents: int
     num_bytes: int
@@ -18,7 +20,7 @@ class BitsPerByte(_Entry):
 
 
 class Accuracy(_Entry):
-    """Right answers to multiple-choice questions."""
+    """The number of multiple-choice questions and of right answers."""
 
     num_questions: int
     num_right: int
@@ -29,9 +31,11 @@ class Accuracy(_Entry):
 
 
 class MultipleChoice(_Entry):
-    """the word-order task, scored by lm-eval (`acc`: the choice with the highest log-likelihood)."""
+    """The word-order task, scored by lm-eval (`acc`: the choice with the highest log-likelihood is the answer)."""
 
     chance: float
+    """Accuracy of a guess."""
+
     total: Accuracy
     by_language: dict[str, Accuracy]
     num_left_out: int
@@ -41,16 +45,16 @@ class MultipleChoice(_Entry):
 
 
 class Scores(Manifest):
-    """Scores of a model on documents it was not trained on; `samples.jsonl` holds every answer."""
+    """Scores of a model on documents that it was not trained on; `samples.jsonl` holds every answer."""
 
     bits_per_byte: dict[str, BitsPerByte]
-    """By language."""
+    """Language -> score."""
 
     multiple_choice: MultipleChoice | None
 
     @property
     def mean_bits_per_byte(self) -> float:
-        """Mean over languages, each counting the same."""
+        """The mean over languages, all with the same weight."""
         return sum(score.bits_per_byte for score in self.bits_per_byte.values()) / len(self.bits_per_byte)
 
     def summary(self) -> str:
@@ -60,3 +64,11 @@ class Scores(Manifest):
         if (task := self.multiple_choice) is None:
             return line
         return f"{line}; word order {task.total.accuracy:.1%} (chance {task.chance:.0%})"
+
+
+def bits_per_byte(nats: float, num_bytes: int) -> float:
+    """Return the bits for each UTF-8 byte of a text whose negative log-likelihood is `nats`.
+
+    The number is comparable between models with different tokenizers, within one language.
+    """
+    return nats / math.log(2) / num_bytes

@@ -1,4 +1,4 @@
-"""The stage that scores a trained model on held-out documents. Imports nothing heavy: the workers do."""
+"""The stage that scores a trained model on held-out documents. It imports nothing heavy: the workers do."""
 
 import json
 import shutil
@@ -14,9 +14,9 @@ from configs.evaluation import EvaluateConfig
 from data_prep.cleaning.document_files import read_documents
 from data_prep.manifests import CleanCorpus, TrainedTokenizer
 from data_prep.sources.document import Document
-from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores
+from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores, bits_per_byte
 from eval.word_order import Question, make_questions
-from eval.workers import Paths, Texts, score_questions, score_texts
+from eval.workers import Texts, WorkerPaths, score_questions, score_texts
 from training.manifests import TrainedModel
 
 TEXTS_PER_ITEM = 400
@@ -25,10 +25,10 @@ SAMPLES = "samples.jsonl"
 
 
 @dataclass(frozen=True)
-class _Item:
-    """Texts or questions to score, and where the answer is kept once it is there."""
+class _ScoringItem:
+    """One item of work: texts or questions to score, and the file that keeps the answer once it is there."""
 
-    paths: Paths
+    paths: WorkerPaths
     work: Texts | tuple[Question, ...]
     done: Path
 
@@ -42,19 +42,22 @@ def evaluate(
     out: Path,
     executor: Executor,
 ) -> Scores:
-    """Bits per byte by language, and the word-order task."""
+    """Score the model: bits per byte by language, and the word-order task if the config has one.
+
+    Raises UserError if no document is held out.
+    """
     documents = list(read_documents(inside(corpus.dir, corpus.manifest.held_out)))
     if not documents:
         raise UserError(
             "no document is held out, so there is nothing to evaluate on; raise held_out.max_fraction or add text"
         )
-    chosen = _first_of_each_language(documents, config.documents_per_language)
+    chosen = _choose_first_of_each_language(documents, config.documents_per_language)
     questions = make_questions(documents, config.multiple_choice) if config.multiple_choice else []
-    paths = Paths(inside(model.dir, model.manifest.checkpoint), tokenizer.dir, out / QUESTIONS)
+    paths = WorkerPaths(inside(model.dir, model.manifest.checkpoint), tokenizer.dir, out / QUESTIONS)
     work: list[Any] = [tuple(questions)] if questions else []
     texts = [document.text for document in chosen]
     work += [Texts(tuple(texts[i : i + TEXTS_PER_ITEM])) for i in range(0, len(texts), TEXTS_PER_ITEM)]
-    items = [_Item(paths, part, out / "parts" / f"{i:05d}.json") for i, part in enumerate(work)]
+    items = [_ScoringItem(paths, part, out / "parts" / f"{i:05d}.json") for i, part in enumerate(work)]
     answers = list(executor.map(_score, items, label="evaluating", on_device=True))
     answered = answers.pop(0) if questions else {"right": []}
     asked = [pair for pair in zip(questions, answered["right"], strict=True) if pair[1] is not None]
@@ -63,12 +66,13 @@ def evaluate(
     shutil.rmtree(out / "parts")
     shutil.rmtree(paths.questions.with_suffix(".cache"), ignore_errors=True)  # lm-eval's copy of the questions
     return Scores(
-        bits_per_byte=_bits_per_byte(chosen, nats),
-        multiple_choice=_multiple_choice(asked, len(questions) - len(asked), answered, config) if asked else None,
+        bits_per_byte=_average_bits_per_byte(chosen, nats),
+        multiple_choice=_count_right_answers(asked, len(questions) - len(asked), answered, config) if asked else None,
     )
 
 
-def _score(item: _Item) -> dict[str, Any]:
+def _score(item: _ScoringItem) -> dict[str, Any]:
+    """Score the item, or return the answer that was kept before a restart."""
     if not item.done.exists():
         work = item.work
         score = score_texts(item.paths, work) if isinstance(work, Texts) else score_questions(item.paths, work)
@@ -77,7 +81,7 @@ def _score(item: _Item) -> dict[str, Any]:
     return answer
 
 
-def _first_of_each_language(documents: list[Document], limit: int | None) -> list[Document]:
+def _choose_first_of_each_language(documents: list[Document], limit: int | None) -> list[Document]:
     seen: defaultdict[str, int] = defaultdict(int)
     chosen = []
     for document in documents:
@@ -87,9 +91,7 @@ def _first_of_each_language(documents: list[Document], limit: int | None) -> lis
     return chosen
 
 
-def _bits_per_byte(documents: list[Document], nats: list[float]) -> dict[str, BitsPerByte]:
-    from eval.metrics import bits_per_byte
-
+def _average_bits_per_byte(documents: list[Document], nats: list[float]) -> dict[str, BitsPerByte]:
     totals: defaultdict[str, list[float]] = defaultdict(lambda: [0, 0, 0.0])
     for document, value in zip(documents, nats, strict=True):
         total = totals[document.language]
@@ -102,7 +104,7 @@ def _bits_per_byte(documents: list[Document], nats: list[float]) -> dict[str, Bi
     }
 
 
-def _multiple_choice(
+def _count_right_answers(
     asked: list[tuple[Question, bool]], num_left_out: int, answered: dict[str, Any], config: EvaluateConfig
 ) -> MultipleChoice:
     by_language: defaultdict[str, list[bool]] = defaultdict(list)
@@ -124,7 +126,7 @@ def _multiple_choice(
 def _write_samples(
     path: Path, documents: list[Document], nats: list[float], asked: list[tuple[Question, bool]]
 ) -> None:
-    """Every single answer, so that anybody can compute other statistics."""
+    """Write every single answer, so that anybody can compute other statistics."""
     rows: list[dict[str, Any]] = []
     for d, n in zip(documents, nats, strict=True):
         size = len(d.text.encode())

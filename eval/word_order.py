@@ -1,7 +1,8 @@
-"""The multiple-choice task: which of these is real text? Made from held-out documents alone, in any language. Pure.
+"""The word-order task: which of these continuations is the real text? Questions come from held-out documents alone.
 
-The second half of a document stands against other orders of its own words, so that all choices have the same
-words and the same length. Even a small model can do better than chance, which makes it an early signal.
+The second half of a document is one choice; the others are the same words in other orders, so that all choices have
+the same words and the same length. It works in any language. Even a small model can do better than chance, which makes
+the task an early signal. All functions are pure.
 """
 
 import hashlib
@@ -14,14 +15,15 @@ from configs.evaluation import MultipleChoiceConfig
 from data_prep.sources.document import Document
 
 MIN_UNITS = 5
-"""Words, or characters where words are few or not set apart, in the half that is shuffled."""
+"""Least number of units in the half that is shuffled: words, or characters where words are few or not separated."""
 
 MAX_UNITS = 40
+"""Most units in the context and in each choice."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A context and the ways it may go on; `answer` is the index of the true one."""
+    """A context and its possible continuations; `answer` is the index of the real one."""
 
     document: str
     language: str
@@ -31,23 +33,23 @@ class Question:
 
 
 def make_questions(documents: Iterable[Document], config: MultipleChoiceConfig) -> list[Question]:
-    """At most `questions_per_language` questions a language, in the order of the documents.
+    """Make at most `questions_per_language` questions a language, in the order of the documents.
 
-    Deterministic in the documents and the seed. A document that is too short, or whose words have too few
-    orders, gives none.
+    The result is deterministic in the documents and the seed. A document that is too short, or whose words have too
+    few orders, gives no question.
     """
     made: Counter[str] = Counter()
     questions = []
     for document in documents:
         if made[document.language] == config.questions_per_language:
             continue
-        if (question := _question(document, config)) is not None:
+        if (question := _make_question(document, config)) is not None:
             made[document.language] += 1
             questions.append(question)
     return questions
 
 
-def _question(document: Document, config: MultipleChoiceConfig) -> Question | None:
+def _make_question(document: Document, config: MultipleChoiceConfig) -> Question | None:
     words = document.text.split()
     glue = " " if len(words) >= 2 * MIN_UNITS else ""
     units = words if glue else list(" ".join(words))
@@ -55,19 +57,19 @@ def _question(document: Document, config: MultipleChoiceConfig) -> Question | No
     second = units[half : half + MAX_UNITS]
     if len(second) < MIN_UNITS:
         return None
-    chance = random.Random(_seed(config.seed, document.id))
+    generator = random.Random(_hash_seed(config.seed, document.id))
     wrong: list[str] = []
     for _ in range(10 * config.num_choices):
-        shuffled = glue.join(chance.sample(second, len(second)))
+        shuffled = glue.join(generator.sample(second, len(second)))
         if shuffled != glue.join(second) and shuffled not in wrong and len(wrong) < config.num_choices - 1:
             wrong.append(shuffled)
     if len(wrong) < config.num_choices - 1:
         return None
-    answer = chance.randrange(config.num_choices)
+    answer = generator.randrange(config.num_choices)
     choices = [glue + choice for choice in (*wrong[:answer], glue.join(second), *wrong[answer:])]
     context = glue.join(units[max(0, half - MAX_UNITS) : half])
     return Question(document.id, document.language, context, tuple(choices), answer)
 
 
-def _seed(seed: int, document: str) -> int:
+def _hash_seed(seed: int, document: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{document}".encode(), digest_size=8).digest(), "little")

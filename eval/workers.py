@@ -1,4 +1,4 @@
-"""What a worker does to score a model. It keeps the model loaded from one item to the next."""
+"""The work of a worker that scores a model. It keeps the model loaded from one item of work to the next."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,54 +13,56 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Paths:
-    """Where a worker finds what it needs."""
+class WorkerPaths:
+    """The files that a worker needs."""
 
     checkpoint: Path
     tokenizer: Path
     questions: Path
-    """Where it writes the questions for lm-eval."""
+    """File to write the questions to, for lm-eval."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts to find the likelihood of."""
+    """Texts whose likelihood is to be computed."""
 
     texts: tuple[str, ...]
 
 
-def score_texts(paths: Paths, work: Texts) -> dict[str, Any]:
-    """`nats`: the negative log-likelihood of each text."""
-    from data_prep.tokenizer.sentencepiece_model import EOS_ID, encode, load
+def score_texts(paths: WorkerPaths, work: Texts) -> dict[str, Any]:
+    """Return `nats`: the negative log-likelihood of each text."""
+    from data_prep.tokenizer.sentencepiece_model import EOS_ID, encode_texts, load_sentencepiece
     from eval.likelihood import document_nats
 
-    ids = encode(load(paths.tokenizer / MODEL), list(work.texts))
-    return {"nats": document_nats(ids, _model(paths.checkpoint), prefix=EOS_ID)}
+    ids = encode_texts(load_sentencepiece(paths.tokenizer / MODEL), list(work.texts))
+    return {"nats": document_nats(ids, _load_model(paths.checkpoint), prefix=EOS_ID)}
 
 
-def score_questions(paths: Paths, work: tuple[Question, ...]) -> dict[str, Any]:
-    """`right`: whether each question was answered rightly, None if it does not fit into the model's context;
-    `lm_eval_version`."""
+def score_questions(paths: WorkerPaths, work: tuple[Question, ...]) -> dict[str, Any]:
+    """Return `right`, whether each question was answered rightly, and `lm_eval_version`.
+
+    A question that does not fit into the model's context has None.
+    """
     from transformers import AutoTokenizer
 
-    from eval.lm_eval_tasks import right_answers, version
+    from eval.lm_eval_tasks import answer_questions, lm_eval_version
 
-    tokenizer, model = AutoTokenizer.from_pretrained(paths.tokenizer / HUGGING_FACE), _model(paths.checkpoint)
+    tokenizer, model = AutoTokenizer.from_pretrained(paths.tokenizer / HUGGING_FACE), _load_model(paths.checkpoint)
     longest = int(model.config.max_position_embeddings)
-    fitting = [question for question in work if _num_tokens(question, tokenizer) <= longest]
-    answers = iter(right_answers(fitting, paths.questions, model=model, tokenizer=tokenizer) if fitting else [])
+    fitting = [question for question in work if _count_tokens(question, tokenizer) <= longest]
+    answers = iter(answer_questions(fitting, paths.questions, model=model, tokenizer=tokenizer) if fitting else [])
     kept = set(fitting)
-    return {"right": [next(answers) if q in kept else None for q in work], "lm_eval_version": version()}
+    return {"right": [next(answers) if q in kept else None for q in work], "lm_eval_version": lm_eval_version()}
 
 
-def _num_tokens(question: Question, tokenizer: Any) -> int:
-    """Of the longest choice after the context, cut as lm-eval cuts them."""
+def _count_tokens(question: Question, tokenizer: Any) -> int:
+    """Count the tokens of the longest choice after the context, which lm-eval cuts off in the same way."""
     context = len(tokenizer(question.context).input_ids)
     return max(len(tokenizer(question.context + choice).input_ids) - context for choice in question.choices)
 
 
 @lru_cache(maxsize=1)
-def _model(checkpoint: Path) -> "PreTrainedModel":
+def _load_model(checkpoint: Path) -> "PreTrainedModel":
     import torch
 
     from training.checkpoint.load_model import load_model

@@ -1,6 +1,5 @@
 """Walk a plan from the wanted outputs backwards: reuse what exists, make what does not, stop at the first failure."""
 
-import errno
 import os
 import shutil
 import socket
@@ -18,6 +17,7 @@ from cluster.host.files import write_text
 from cluster.leases.fence import Fence
 from cluster.leases.lease import lease, store_lease
 from cluster.placement import Placement
+from cluster.storage.errors import error_class, explain_os_error
 from cluster.storage.objects import Objects
 from configs.base import Artifact, Manifest, UserError
 from data_prep.sources.document import Digest
@@ -124,7 +124,7 @@ class Runner:
         commit(path, self._record(step, manifest, path, executor.used, attempts, started, seconds))
         (path / ATTEMPTS).unlink()
         if self.remote is not None:
-            self.remote.publish(step.artifact, check=fence.check_there)
+            self.remote.publish(step.artifact, check=fence.check_remote)
         self.on_end(step, manifest, seconds)
         return Artifact(path, manifest)
 
@@ -144,7 +144,7 @@ class Runner:
         return "give another directory as storage.work_dir in the cluster file (or --work-dir, where a command has it)"
 
     def _mirrored(self, step: PlannedStep, fence: Fence) -> AbstractContextManager[None]:
-        return nullcontext() if self.remote is None else self.remote.mirrored(step.artifact, check=fence.check_there)
+        return nullcontext() if self.remote is None else self.remote.mirrored(step.artifact, check=fence.check_remote)
 
     def _run_stage(
         self, step: PlannedStep, path: Path, inputs: Mapping[str, Artifact[Manifest]], executor: Executor
@@ -166,6 +166,7 @@ class Runner:
         started: datetime,
         seconds: float,
     ) -> Record:
+        digests = self.stages[step.stage].file_digests
         made_from = {slot: self.plan.steps[source] for slot, source in step.inputs.items()}
         return Record(
             step=step.name,
@@ -176,7 +177,7 @@ class Runner:
             observed=step.observed,
             inputs={slot: Input(artifact=s.artifact, fingerprint=s.fingerprint) for slot, s in made_from.items()},
             manifest=manifest.model_dump(mode="json"),
-            files=describe_files(path),
+            files=describe_files(path, digests(path) if digests else None),
             started=started,
             seconds=seconds,
             attempts=attempts,
@@ -195,7 +196,7 @@ def check_store(store: Path, what: str, elsewhere: str) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"{what} {store} cannot be written ({error.strerror}); {elsewhere}") from error
+        raise error_class(error)(f"{what} {store} cannot be written ({error.strerror}); {elsewhere}") from error
 
 
 def _count_attempt(path: Path) -> int:
@@ -212,18 +213,4 @@ def _explained(step: PlannedStep, elsewhere: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _explain(step, error, elsewhere) from error
-
-
-def _explain(step: PlannedStep, error: OSError, elsewhere: str) -> UserError:
-    where = f"step {step.name!r}"
-    file = f" ({error.filename})" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"{where}: the disk is full{file}; free space, or {elsewhere}, and run this again: what is finished is kept"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError(f"{where}: no permission{file}: {error.strerror}; change it, or {elsewhere}")
-    if error.errno == errno.ENOENT:
-        return UserError(f"{where}: a file is missing{file}; delete the artifact it belongs to, to have it made again")
-    return UserError(f"{where}: the system refused{file}: {error.strerror or error}; run this again once it is mended")
+        raise explain_os_error(error, where=f"step {step.name!r}", elsewhere=elsewhere) from error

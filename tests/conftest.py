@@ -1,4 +1,4 @@
-"""What all tests share: one Ray for the session."""
+"""What all tests share: one Ray for each process that runs tests, and which tests run in one process."""
 
 from collections.abc import Iterator
 
@@ -7,6 +7,36 @@ import pytest
 from configs.pools import PoolConfig
 
 pytest_plugins = ["tests.stores"]
+
+GROUPS = {
+    "hosts": (
+        "tests/cluster/launch/test_slurm.py",
+        "tests/cluster/ray/test_on_hosts.py",
+        "tests/test_slurm_fixture.py",
+        "tests/test_hosts.py",
+    ),
+    "ray": (
+        "tests/cluster/launch/test_ray_jobs.py",
+        "tests/contracts/test_executors.py",
+        "tests/cluster/ray/test_gang.py",
+        "tests/cluster/ray/test_executor.py",
+        "tests/cluster/doctor/test_nodes.py",
+        "tests/training/test_stage.py",
+    ),
+}
+"""Files whose tests share something that is slow to start, and therefore a process. Any other file is a group by itself.
+A file that is missing here is only slower: it starts another Ray."""
+
+_GROUP_OF = {file: group for group, files in GROUPS.items() for file in files}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Name the group of each test (for `pytest -n 2 --dist loadgroup`), and begin with those that are slow to start."""
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(_GROUP_OF.get(file, file)))
+    first = {file: place for place, file in enumerate(_GROUP_OF)}
+    items.sort(key=lambda item: first.get(item.nodeid.partition("::")[0], len(first)))
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,13 @@
             second.kill("raylet/raylet")                                 # or cut(), power_off(), ...
             assert driver.wait(timeout=60) == 0
 
-They are namespaces on one bridge, which this machine is on, too (`hosts` gives it an address), so a test may connect to
-a host. All hosts, and the test, see the same files except below /tmp, where they share only `directory` (so: the test's
-`tmp_path`), this working tree and the environment of Python. A host finds others by name, unless `names=False`.
+Hosts are namespaces on one bridge. This machine is on it too, with an address that `hosts` gives it, so a test may
+connect to a host. All hosts, and the test, see the same files except below /tmp, where they share only `directory` (say
+the test's `tmp_path`), this working tree and the environment of Python. A host finds others by name, unless
+`names=False`.
 
-Everything is gone when the context is left, and also when the test is killed: the kernel ends the processes of a host
-with the first of them, which ends with the test. Only the processes of these hosts are ever touched.
+Everything is gone when the context is left, and also when the test is killed: the kernel ends all processes of a host
+when its first one ends, and that ends with the test. No other processes than those of these hosts are touched.
 """
 
 import os
@@ -41,11 +42,11 @@ ROOT = Path(__file__).parents[1]
 needs_hosts = pytest.mark.skipif(
     bool(why_no_hosts()) and not os.environ.get("CONCORD_NEEDS_HOSTS"), reason=why_no_hosts() or "there can be hosts"
 )
-"""Marks a test that skips where there can be no hosts; with CONCORD_NEEDS_HOSTS in the environment it fails there."""
+"""Skips a test where there can be no hosts; with CONCORD_NEEDS_HOSTS in the environment the test fails there."""
 
 
 class Running(subprocess.Popen[Any]):
-    """A process inside a host; a signal goes to it, and not to what has put it there."""
+    """A process inside a host. A signal goes to the process itself, not to the command that has put it there."""
 
     def send_signal(self, sig: int) -> None:
         """Send a signal, unless it has ended."""
@@ -57,26 +58,26 @@ class Running(subprocess.Popen[Any]):
 
 @dataclass
 class Host:
-    """A host. Ids of processes are those that this machine knows; inside it they have others."""
+    """A host. Pids are those of this machine; inside the host the same processes have others."""
 
     name: str
     address: str
     temp: Path
-    """What it sees as /tmp, seen from outside; empty if it has a disk of its own."""
+    """The directory that the host sees as /tmp; seen from outside it is empty if the host has a disk of its own."""
 
     port: str
-    """Its link, at the switch's end."""
+    """Name of the switch's end of its link."""
 
     switch: int
     holder: subprocess.Popen[str]
     first: int
-    """Its first process."""
+    """Pid of its first process."""
 
     cgroup: Path | None = field(default=None, init=False)
     started: list[Running] = field(default_factory=list, init=False)
 
     def run(self, args: Sequence[str], *, env: Mapping[str, str] | None = None, **popen: Any) -> Running:
-        """Start a process, in the working directory `cwd` or this one's; `env` is added to this environment."""
+        """Start a process, in the directory `cwd` or the present one; `env` is added to this environment."""
         directory = str(popen.pop("cwd", None) or Path.cwd())
         at = f"/proc/{self.holder.pid}/ns"
         enter = [f"--{kind}={at}/{name}" for kind, name in {**_SPACES, "pid": "pid_for_children"}.items()]
@@ -90,7 +91,7 @@ class Host:
         return process
 
     def call(self, args: Sequence[str], *, env: Mapping[str, str] | None = None, timeout: float = 60) -> str:
-        """Run a command to its end; what it printed. An exit code other than 0 is an error."""
+        """Run a command to its end and return what it printed. An exit code other than 0 is an error."""
         process = self.run(args, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
             output = str(process.communicate(timeout=timeout)[0])
@@ -101,7 +102,7 @@ class Host:
         return output
 
     def processes(self) -> dict[int, str]:
-        """Command lines of the processes that live, except the first, by their ids."""
+        """Return the command lines of the living processes, except the first, by pid."""
         space, found = os.readlink(f"/proc/{self.first}/ns/pid"), {}
         for process in psutil.process_iter():
             with suppress(OSError, psutil.Error):
@@ -111,7 +112,7 @@ class Host:
         return found
 
     def kill(self, pattern: str, sig: int = signal.SIGKILL) -> list[int]:
-        """Send a signal to the processes whose command line has the pattern in it; which."""
+        """Send a signal to the processes whose command line matches the pattern; return their pids."""
         hit = [pid for pid, args in self.processes().items() if re.search(pattern, args)]
         for pid in hit:
             with suppress(ProcessLookupError):
@@ -124,11 +125,11 @@ class Host:
             time.sleep(0.01)
 
     def cut(self) -> None:
-        """Pull its cable out."""
+        """Take its link down, as if its cable were pulled out."""
         at(self.switch, f"link set {self.port} down\n")
 
     def mend(self) -> None:
-        """Put its cable in again."""
+        """Bring its link up again."""
         at(self.switch, f"link set {self.port} up\n")
 
     def shape(self, mbit: float) -> None:
@@ -138,7 +139,7 @@ class Host:
             at(process, f"qdisc replace dev {link} {limit}\n", command="tc")
 
     def cpu_quota(self, cores: float) -> None:
-        """Limit all its processes to so much time of a core, or of several."""
+        """Limit all its processes together to the time of so many cores."""
         base = Path("/sys/fs/cgroup")
         unified = (base / "cgroup.controllers").exists()
         self.cgroup = (base if unified else base / "cpu") / f"concord-{os.getpid()}-{self.port}"
@@ -152,11 +153,11 @@ class Host:
                 (self.cgroup / "cgroup.procs").write_text(str(pid))
 
     def fill_disk(self) -> None:
-        """Leave no space on the disk of its own, which is its /tmp; `empty_disk` takes that back."""
+        """Fill the disk of its own, which is its /tmp; `empty_disk` undoes that."""
         self.run(["dd", "if=/dev/zero", "of=/tmp/filler", "bs=64k"], stderr=subprocess.DEVNULL).wait()
 
     def empty_disk(self) -> None:
-        """Take away what `fill_disk` has written."""
+        """Remove what `fill_disk` has written."""
         self.call(["rm", "/tmp/filler"])
 
 
@@ -166,7 +167,7 @@ _SPACES = {"net": "net", "uts": "uts", "ipc": "ipc", "mount": "mnt"}
 
 @contextmanager
 def hosts(directory: Path, number: int, *, disk_mib: int | None = None, names: bool = True) -> Iterator[list[Host]]:
-    """So many hosts, host1 and so on, that share `directory`. With `disk_mib`, the /tmp of each is a disk."""
+    """Make `number` hosts, host1 and so on, that share `directory`; with `disk_mib`, each has a disk as its /tmp."""
     assert not why_no_hosts(), why_no_hosts()
     with ExitStack() as stack:
         _, switch = start(stack, {"NAME": "switch", "TEMP": str(_made(directory / "switch"))})
@@ -196,7 +197,7 @@ def _made(directory: Path) -> Path:
 
 
 def _forget(host: Host) -> None:
-    """End a host, and take away what is left of its CPU quota."""
+    """End a host, and remove the control group of its CPU quota."""
     end(host.first)
     for process in host.started:
         process.wait(timeout=30)
@@ -205,7 +206,7 @@ def _forget(host: Host) -> None:
 
 
 def ray_token(directory: Path) -> Path:
-    """A file with a new token for a Ray cluster, which only its owner can read."""
+    """Make a file with a new token for a Ray cluster, which only its owner can read."""
     path = directory / "ray_token"
     path.touch(mode=0o600)
     path.write_text(secrets.token_hex(32), encoding="utf-8")
@@ -213,13 +214,13 @@ def ray_token(directory: Path) -> Path:
 
 
 def ray_variables(token: Path) -> dict[str, str]:
-    """What a process needs in its environment to use a Ray cluster with this token."""
+    """Return what a process needs in its environment to use a Ray cluster with this token."""
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), **quiet}
 
 
 def ray_head(host: Host, token: Path, *, dashboard: bool = False, **options: Any) -> str:
-    """Start a cluster's head, with options as for `ray_join`; its address, which is the same each time.
+    """Start a cluster's head, with options as for `ray_join`; return its address, which is the same each time.
 
     The dashboard, and with it the Jobs API, is at port 8265 of the host.
     """

@@ -24,12 +24,12 @@ mount -t tmpfs -o size=1g shm /dev/shm
 echo ready
 exec env --ignore-signal=CHLD sleep infinity
 """
-"""The first process of a host. It ignores SIGCHLD, so that none that it inherits stays as a zombie."""
+"""Script of the first process of a host. It ignores SIGCHLD, so that no process that it inherits stays as a zombie."""
 
 
 @lru_cache
 def why_no_hosts() -> str:
-    """Why there can be no hosts here; empty if there can."""
+    """Return why there can be no hosts here; empty if there can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "hosts need Linux and root"
     try:
@@ -41,13 +41,16 @@ def why_no_hosts() -> str:
 
 
 def isolated(command: Sequence[str]) -> list[str]:
-    """The command in namespaces of its own, which end with this process."""
+    """Return the command that runs `command` in namespaces of its own, which end with this process."""
     kinds = ["--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--mount-proc"]
     return ["setpriv", "--pdeathsig", "KILL", "unshare", *kinds, "--kill-child", *command]
 
 
 def start(stack: ExitStack, variables: Mapping[str, str]) -> tuple[subprocess.Popen[str], int]:
-    """The process that holds a host's namespaces, and the first one inside. Both end with the stack."""
+    """Start the process that holds a host's namespaces; return it, and the pid of the first one inside.
+
+    Both end with the stack.
+    """
     empty = {"DISK_MIB": "", "KEEP": "", "NAMES": ""}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     holder = subprocess.Popen(isolated(["sh", "-c", FIRST]), env={**os.environ, **empty, **variables}, **pipes)
@@ -70,7 +73,7 @@ def end(first: int) -> None:
 
 
 def connect(switch: int) -> str:
-    """A bridge in the switch's namespace and this machine's address on it; the first three bytes of all addresses."""
+    """Make a bridge in the switch's namespace, with this machine on it; return the first three bytes of addresses."""
     taken = subprocess.run(["ip", "-4", "-o", "addr"], capture_output=True, text=True, check=True).stdout
     free = [network for third in range(256) if f" {(network := f'198.18.{third}')}." not in taken]
     network = secrets.choice(free)  # of the range for tests, RFC 2544

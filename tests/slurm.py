@@ -57,11 +57,11 @@ SlurmdLogFile={directory}/%n.log
 PartitionName=normal Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace_seconds}
 PartitionName=urgent Nodes=ALL PriorityTier=9 PreemptMode=OFF
 """
-"""`cred_expire` is also how long a job that was queued again has to wait."""
+"""`cred_expire` is also how many seconds a job that was queued again has to wait."""
 
 
 def _why_not() -> str:
-    """Why there can be no Slurm here; empty if there can."""
+    """Return why there can be no Slurm here; empty if there can."""
     missing = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not _path(name)]
     return f"Slurm tests need {missing[0]} (apt-get install slurm-wlm munge)" if missing else why_no_hosts()
 
@@ -73,36 +73,36 @@ def _path(name: str) -> str | None:
 needs_slurm = pytest.mark.skipif(
     bool(_why_not()) and not os.environ.get("CONCORD_NEEDS_SLURM"), reason=_why_not() or "there can be a Slurm"
 )
-"""Marks a test that skips where there can be no Slurm; with CONCORD_NEEDS_SLURM in the environment it fails there."""
+"""Skips a test where there can be no Slurm; with CONCORD_NEEDS_SLURM in the environment the test fails there."""
 
 
 @dataclass(frozen=True)
 class Slurm:
-    """A Slurm that runs."""
+    """A running Slurm."""
 
     nodes: list[Host]
-    """The first has the controller, too."""
+    """The first also runs the controller."""
 
     conf: Path
-    """For SLURM_CONF."""
+    """The configuration file, for SLURM_CONF."""
 
     def call(self, *command: str) -> str:
-        """Run a command of Slurm on this machine to its end; what it printed."""
+        """Run a command of Slurm on this machine to its end and return what it printed."""
         env = os.environ | {"SLURM_CONF": str(self.conf)}
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, f"{command} ended with {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def state(self, job: str) -> str:
-        """What Slurm says of a job, such as PENDING, RUNNING, COMPLETED."""
+        """Return the state of a job, such as PENDING, RUNNING, COMPLETED."""
         return self._field(job, "JobState")
 
     def restarts(self, job: str) -> int:
-        """How often a job was queued again."""
+        """Return how often a job was queued again."""
         return int(self._field(job, "Restarts"))
 
     def wait_for(self, job: str, *states: str, timeout: float = 60) -> str:
-        """Wait until a job is in one of the states; in which."""
+        """Wait until a job is in one of the states, and return which."""
         deadline = time.monotonic() + timeout
         while (state := self.state(job)) not in states:
             assert time.monotonic() < deadline, (
@@ -112,7 +112,7 @@ class Slurm:
         return state
 
     def preempt(self, *, seconds: int = 1) -> str:
-        """Submit a job to all nodes that pushes others out of them; its id."""
+        """Submit a job that pre-empts those on all nodes; return its id."""
         options = [
             "--parsable",
             "--partition=urgent",
@@ -137,10 +137,10 @@ def slurm(
     send_user_signal: bool = False,
     node_timeout_seconds: int = 10,
 ) -> Iterator[Slurm]:
-    """A Slurm with so many nodes of so many cores, up and idle.
+    """Bring up a Slurm with `number` nodes of `cpus` cores each, and wait until all are idle.
 
-    A job that is pre-empted is told so when its `grace_seconds` begin: by SIGTERM to its steps, not to its script; or,
-    with `send_user_signal`, which a site may have set, by the signal that its `--signal` names. The loss of a node is
+    A job that is pre-empted gets a signal when its `grace_seconds` begin: SIGTERM to its steps, not to its script; or,
+    with `send_user_signal`, which a site may have set, the signal that its `--signal` names. The loss of a node is
     noticed after two to three times `node_timeout_seconds`.
     """
     assert not _why_not(), _why_not()
@@ -163,12 +163,12 @@ def slurm(
 
 
 def start_node(cluster: Slurm, node: Host) -> None:
-    """Start the daemon of a node, as after it had lost its power."""
+    """Start the daemon of a node, as after a loss of power."""
     node.call([str(_path("slurmd")), "-f", str(cluster.conf)])
 
 
 def _start_munge(host: Host, directory: Path) -> None:
-    """What Slurm's processes trust each other by. One is enough: the hosts share its socket."""
+    """Start munge, by which Slurm's processes authenticate. One is enough: the hosts share its socket."""
     base = directory / "munge"
     base.mkdir(mode=0o711)
     (base / "key").touch(mode=0o600)

@@ -1,9 +1,9 @@
-"""The shape of the code, read from its text: layers, doors, cycles, docstrings, sizes, and what stays unimported."""
+"""The shape of the code, read from its text: layers, rooms, doors, docstrings, sizes, and what stays unimported."""
 
 import ast
-import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -13,22 +13,39 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = ["configs", "cluster", "data_prep", "training", "eval", "pipeline"]
 FILES = {str(path.relative_to(ROOT)): path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))}
-DOORS = {
-    "ray": {path for path in FILES if path.startswith("cluster/ray_")}
-    | {f"cluster/doctor/ray_{name}.py" for name in ("probe", "versions", "job")}
-    | {"cluster/launch/ray_jobs.py"},
-    "deepspeed": {"training/zero/engine.py"},
-    "sentencepiece": {"data_prep/tokenizer/sentencepiece_model.py"},
-    "tokenizers": {"data_prep/tokenizer/sentencepiece_model.py"},
-    "lm_eval": {"eval/lm_eval_tasks.py"},
-    "wandb": {"training/log/wandb_log.py"},
-    "datasets": {"data_prep/sources/hugging_face.py"},
-    "yaml": {"configs/load.py"},
-    "fsspec": {"cluster/storage/remote.py"},
-    "typer": {"pipeline/cli/app.py", "pipeline/cli/runs.py", "pipeline/cli/options.py"},
+ORDER = {
+    "cluster": "devices machines host placement storage executor leases inline ray launch connect doctor",
+    "data_prep": "manifests sources cleaning tokenizer tokens",
+    "training": ("records job network zero data manifests sizing checkpoint export init log loop stage"),
+    "eval": "likelihood word_order manifests lm_eval_tasks workers stage",
+    "pipeline": "store graph estimate report runner stages prepare run runs cli",
 }
+"""The rooms of a package, folders and files, from the lowest: each imports only from those before it."""
+
+DOORS = {
+    "ray": (
+        "cluster/ray/",
+        "cluster/launch/ray_jobs.py",
+        "cluster/doctor/nodes.py",
+        "cluster/doctor/ray_job.py",
+        "cluster/doctor/ray_versions.py",
+    ),
+    "deepspeed": ("training/zero/",),
+    "sentencepiece": ("data_prep/tokenizer/",),
+    "tokenizers": ("data_prep/tokenizer/",),
+    "lm_eval": ("eval/lm_eval_tasks.py",),
+    "wandb": ("training/log/wandb_log.py",),
+    "datasets": ("data_prep/sources/hugging_face.py",),
+    "yaml": ("configs/load.py",),
+    "fsspec": ("cluster/storage/remote.py",),
+    "typer": ("pipeline/cli/",),
+}
+"""The folder, or the files, that alone import a heavy library."""
+
 HEAVY = ["torch", "ray", "deepspeed", "transformers", "datasets", "wandb", "lm_eval", "sentencepiece", "tokenizers"]
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 250, 50
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_FILES_IN_A_FOLDER = 320, 50, 14
+LONG_FILES: dict[str, str] = {}
+"""Files that may be longer, each with the reason."""
 
 CODE = sorted(name for name in FILES if not name.endswith("__init__.py"))
 TREES = {name: ast.parse(FILES[name].read_text(encoding="utf-8")) for name in CODE}
@@ -81,6 +98,26 @@ def test_a_module_imports_only_packages_below_its_own(name):
     assert not above & used
 
 
+def room_of(name: str) -> str:
+    """The folder or file, directly in its package, that a module is in."""
+    return name.split("/")[1].removesuffix(".py")
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_the_rooms_of_a_package_have_an_order(package):
+    order = ORDER[package].split()
+    modules = {module_of(name): name for name in CODE if name.startswith(f"{package}/")}
+    assert {room_of(name) for name in modules.values()} == set(order), "name every folder and file of the package"
+    upwards = {
+        (name, modules[used])
+        for name in modules.values()
+        for node in ast.walk(TREES[name])
+        for used in imported(node)
+        if used in modules and order.index(room_of(modules[used])) > order.index(room_of(name))
+    }
+    assert upwards == set()
+
+
 def test_modules_import_each_other_in_no_circle():
     modules = {module_of(name): name for name in CODE}
     graph = {
@@ -99,10 +136,11 @@ def test_a_heavy_library_is_imported_behind_its_door_only(library):
         for node in ast.walk(tree)
         if library in [module.split(".")[0] for module in imported(node)]
     }
-    assert users == DOORS[library]
+    assert [name for name in users if not name.startswith(DOORS[library])] == []
+    assert [door for door in DOORS[library] if not any(name.startswith(door) for name in users)] == [], "an unused door"
 
 
-@pytest.mark.parametrize("module", ["pipeline.graph.stages", "pipeline.cli.app", "pipeline.prepare"])
+@pytest.mark.parametrize("module", ["pipeline.stages", "pipeline.cli.app", "pipeline.prepare"])
 def test_the_command_loads_nothing_heavy_before_it_is_needed(module):
     program = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run(
@@ -128,19 +166,19 @@ def test_a_module_and_what_is_public_in_it_say_what_they_are(name):
 
 @pytest.mark.parametrize("name", CODE)
 def test_files_and_functions_stay_short(name):
-    assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
+    lines = len(FILES[name].read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_FILE_LINES or LONG_FILES.get(name), "split it by idea, or give the reason in LONG_FILES"
+    assert name not in LONG_FILES or lines > MAX_FILE_LINES, "it needs no reason any more"
     sizes = {f.name: (f.end_lineno or 0) - f.lineno + 1 for f in ast.walk(TREES[name]) if isinstance(f, Function)}
     assert {function: lines for function, lines in sizes.items() if lines > MAX_FUNCTION_LINES} == {}
 
 
-def test_the_readmes_map_names_every_module_and_nothing_else():
-    text = (ROOT / "README.md").read_text()
-    rows = [line for line in text[text.index("## The house") :].splitlines() if line.startswith("| `")]
-    named = {word.rstrip("*/") for row in rows for word in re.findall(r"`([^`]+)`", row.split("|")[1])}
-    modules = {path.stem for package in LAYERS for path in (ROOT / package).glob("*.py") if path.stem != "__init__"}
-    grouped = {name for name in modules if name.startswith("report")}
-    assert modules - grouped <= named, "not in the README's map"
-    others = {"report", "recipes", "clusters", "sources", "storage", "submit", "doctor", "runs"}
-    others |= {path.stem for path in (ROOT / "docs").glob("*.md")}
-    others |= {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    assert named - modules - others - {"Makefile", "constraints.txt", ".ci/run"} == set(), "named, but not there"
+def test_folders_stay_small():
+    folders = Counter(str(Path(name).parent) for name in CODE)
+    assert {folder: count for folder, count in folders.items() if count > MAX_FILES_IN_A_FOLDER} == {}
+
+
+def test_nothing_in_cluster_itself_is_a_script():
+    """A script run by its path from cluster/ would import cluster/ray in the place of the library."""
+    scripts = [name for name in CODE if Path(name).parent == Path("cluster") and "__main__" in FILES[name].read_text()]
+    assert scripts == []

@@ -1,4 +1,4 @@
-"""The stage that writes a Hugging Face model directory, which transformers loads with no code of ours."""
+"""The stage that exports a model as a Hugging Face directory, which transformers loads with no code of ours."""
 
 import shutil
 from dataclasses import dataclass
@@ -13,10 +13,11 @@ from data_prep.tokenizer.stage import HUGGING_FACE, check_certificate
 from training.manifests import ExportedModel, TrainedModel
 
 MODEL = "model"
+"""The Hugging Face directory in the artifact."""
 
 
 @dataclass(frozen=True)
-class _Item:
+class _ExportTask:
     checkpoint: Path
     tokenizer: Path
     model: Path
@@ -31,32 +32,32 @@ def export(
     out: Path,
     executor: Executor,
 ) -> ExportedModel:
-    """Weights in safetensors, the configuration and the certified tokenizer, side by side."""
+    """Write the weights in safetensors, the configuration and the certified tokenizer into one directory."""
     check_certificate(tokenizer)
     checkpoint, files = inside(model.dir, model.manifest.checkpoint), tokenizer.dir / HUGGING_FACE
-    item = _Item(checkpoint, files, out / MODEL, config.dtype)
-    (num_bytes,) = executor.map(_export, [item], label="exporting")
+    task = _ExportTask(checkpoint, files, out / MODEL, config.dtype)
+    (num_bytes,) = executor.map(_write_model, [task], label="exporting")
     parameters = model.manifest.num_parameters
     return ExportedModel(path=MODEL, dtype=config.dtype, num_parameters=parameters, num_bytes=num_bytes)
 
 
-def _export(item: _Item) -> int:
-    """Write the directory anew; its size in bytes."""
+def _write_model(task: _ExportTask) -> int:
+    """Write the directory anew, and return its size in bytes."""
     import torch
     from transformers.utils import logging
 
     from training.checkpoint.directory import system_errors
     from training.checkpoint.load_model import load_model
 
-    shutil.rmtree(item.model, ignore_errors=True)
-    model = load_model(item.checkpoint).to(getattr(torch, item.dtype))
+    shutil.rmtree(task.model, ignore_errors=True)
+    model = load_model(task.checkpoint).to(getattr(torch, task.dtype))
     model.config.use_cache = True
     logging.disable_progress_bar()
-    with system_errors(item.model):
-        model.save_pretrained(item.model)
-    for file in item.tokenizer.iterdir():
-        (item.model / file.name).write_bytes(file.read_bytes())
-    files = list(item.model.iterdir())
+    with system_errors(task.model):
+        model.save_pretrained(task.model)
+    for file in task.tokenizer.iterdir():
+        (task.model / file.name).write_bytes(file.read_bytes())
+    files = list(task.model.iterdir())
     for file in files:
         file.chmod(0o644)  # transformers 5.23 writes weights that only their owner can read
     return sum(file.stat().st_size for file in files)

@@ -1,4 +1,4 @@
-"""What a rank is told. Imports nothing heavy, so that whoever starts the ranks can say it."""
+"""The job that the ranks of a training are given. Imports nothing heavy: the process that starts them makes it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
 
 @dataclass(frozen=True)
 class Job:
-    """A training run: what to train on, how, where to write."""
+    """A training: what to train on, how, and where to write."""
 
     config: TrainConfig
     tokens: Artifact[TokenizedCorpus]
@@ -20,7 +20,7 @@ class Job:
     out: Path
     placement: Placement
     session: str
-    """Of training/log/attempts_file.py."""
+    """Id of the session in attempts.jsonl (training/log/sessions_file.py)."""
 
     fence: Fence
-    """Checked before each commit."""
+    """Checked before each commit: the lease of `out` must still be this run's."""

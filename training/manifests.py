@@ -1,11 +1,11 @@
-"""What training publishes."""
+"""Manifests of the artifacts that training makes: a trained model, and its export."""
 
 from configs.base import Manifest
 from training.records import Rollback
 
 
 class TrainedModel(Manifest):
-    """Checkpoints, metrics.jsonl, and the transformers configuration of the model."""
+    """A trained model: checkpoints with the transformers configuration of the model, and metrics.jsonl."""
 
     architecture: str
     num_parameters: int
@@ -14,7 +14,7 @@ class TrainedModel(Manifest):
     """Tokens that the loss was taken over."""
 
     checkpoint: str
-    """Directory of the last checkpoint."""
+    """Directory of the last checkpoint, relative to the artifact."""
 
     first_loss: float
     """Loss of the first step, nats a token."""
@@ -23,34 +23,34 @@ class TrainedModel(Manifest):
     """Mean loss of the last ten steps, nats a token."""
 
     unigram_entropy: float
-    """Entropy of the corpus's pieces, nats a token, from the tokenized corpus."""
+    """Unigram entropy of the tokenized corpus, nats a token."""
 
     bits_per_byte: float
-    """Of the text trained on, over the last tenth of the steps, at least ten."""
+    """Training loss in bits a byte of text, over the last tenth of the steps, at least ten."""
 
     loss_by_language: dict[str, float]
-    """Nats a token over the same steps."""
+    """Training loss of each language over the same steps, nats a token."""
 
     loss_by_source: dict[str, float]
-    """Nats a token over the same steps."""
+    """Training loss of each source over the same steps, nats a token."""
 
     tokens_per_second: float
     """Median over the steps."""
 
     mfu: float | None
-    """Median over the steps; null on a device whose peak is not in the table."""
+    """Model FLOPs utilisation, median over the steps; null on a device whose peak is not known."""
 
     goodput: float
-    """Share of the time, restarts included, that went into steps that stand (training/log/attempts_file.py)."""
+    """Share of the time, restarts included, that went into steps that were kept (training/log/sessions_file.py)."""
 
     num_restarts: int
-    """Starts after the first."""
+    """Starts of the ranks after the first."""
 
     num_skipped: int
     """Steps whose loss or gradient was not finite, and that left the weights as they were."""
 
     rollbacks: tuple[Rollback, ...]
-    """Returns to an earlier checkpoint, each with the data that was left out for it."""
+    """Roll-backs to an earlier checkpoint, in order."""
 
     def summary(self) -> str:
         margin = self.unigram_entropy - self.final_loss
@@ -71,14 +71,16 @@ class TrainedModel(Manifest):
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun: `1 restart`, `2 restarts`."""
+    """Return a number with its noun: `1 restart`, `2 restarts`."""
     return f"{number:,} {noun}" + ("s" if number != 1 else "")
 
 
 class ExportedModel(Manifest):
-    """`model/`: a directory that transformers loads with no code of ours."""
+    """A Hugging Face model directory, which transformers loads with no code of ours."""
 
     path: str
+    """The model directory, relative to the artifact."""
+
     dtype: str
     num_parameters: int
     num_bytes: int

@@ -1,12 +1,22 @@
-"""What training says of itself on disk, in types that import nothing heavy."""
+"""The records that training writes to disk, and how its checkpoints are named and found. Imports nothing heavy."""
 
+import re
+from pathlib import Path
 from typing import Literal, Self
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from cluster.host.files import FileEntry
+
+CHECKPOINTS = "checkpoints"
+"""Directory of a training's checkpoints, in its artifact."""
 
 CHECKPOINT_FILE = "checkpoint.json"
-"""A CheckpointRecord, in the directory of the checkpoint."""
+"""Name of the file with the CheckpointRecord in a checkpoint's directory, whose presence makes it a checkpoint."""
+
+CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
+"""The name of a checkpoint's directory: the optimizer steps before it, as `step-00000200`."""
 
 
 class _Frozen(BaseModel):
@@ -19,13 +29,13 @@ class StreamRecord(_Frozen):
     source: str
     language: str
     num_tokens: int
-    """Of the whole stream. It has num_tokens - 1 targets, in ceil((num_tokens - 1) / sequence_length) samples."""
+    """Tokens of the whole stream. It has num_tokens - 1 targets in ceil((num_tokens - 1) / sequence_length) samples."""
 
     num_bytes: int
     """UTF-8 bytes of its text."""
 
     weight: float
-    """Its share of the samples, as it went into the order."""
+    """Its share of the samples."""
 
 
 class OrderRecord(_Frozen):
@@ -35,43 +45,58 @@ class OrderRecord(_Frozen):
     sequence_length: int
     streams: tuple[StreamRecord, ...]
     tokens: str
-    """Name, in the store, of the artifact that holds the tokens."""
+    """Name in the store of the artifact that holds the tokens."""
 
 
 class Position(_Frozen):
-    """How far the order has been read."""
+    """How far the order of samples has been read."""
 
     next_place: int = 0
     """The next sample to read, by its place in the order."""
 
     skipped: tuple[tuple[int, int], ...] = ()
-    """Places, first and past the last, that were left out by roll-backs. In order, and all below next_place or yet to
-    come; they do not overlap."""
+    """Ranges of places (first, past the last) that roll-backs left out, sorted and without overlap; they may lie before
+    or after next_place."""
 
 
 class Rollback(_Frozen):
-    """A return to an earlier checkpoint, and the data that was left out for it."""
+    """A roll-back to an earlier checkpoint, and the data that is skipped from then on."""
 
     at_step: int
     """The step after which it was decided."""
 
     to_step: int
-    """The step of the checkpoint that was gone back to."""
+    """The step of the checkpoint that training resumed from; 0 for the start."""
 
     skipped: tuple[int, int]
-    """Places of the order that are left out from then on: the first, and past the last."""
+    """Places of the order that are skipped from then on: the first, and past the last."""
 
     reason: str
     time: float
     """Unix time."""
 
 
+class RankFileSums(BaseModel):
+    """Checksums of one rank's file in a checkpoint (training/checkpoint/rank_file.py), in a JSON file beside it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    header_bytes: int
+    block_bytes: int
+    data_bytes: int
+    xxh3_64: tuple[str, ...]
+    """Checksums of the header, then of each block of the data; a reader of a part verifies its blocks."""
+
+    sha256: str | None = None
+    """Digest of the whole file, computed while it is written, for the artifact's record; None in older checkpoints."""
+
+
 class CheckpointRecord(_Frozen):
-    """What a checkpoint says of itself. Its presence makes the directory a checkpoint."""
+    """What is known of a checkpoint without reading its tensors."""
 
     format: Literal[2] = 2
     step: int
-    """Optimizer steps, those without an update included."""
+    """Optimizer steps, including those without an update."""
 
     num_updates: int
     """Optimizer steps that changed the weights: Adam's bias correction counts these."""
@@ -80,7 +105,7 @@ class CheckpointRecord(_Frozen):
     """Tokens that the loss was taken over."""
 
     tokens_read: dict[str, int]
-    """The same by `source/language`, from the order alone."""
+    """Tokens that the loss was taken over by `source/language`, computed from the order."""
 
     position: Position
     order: OrderRecord
@@ -89,28 +114,64 @@ class CheckpointRecord(_Frozen):
     """Roll-backs before this checkpoint."""
 
     loss: float
-    """Mean over the steps since the checkpoint before, nats a token."""
+    """Mean training loss over the steps since the checkpoint before, nats a token."""
 
     world_size: int
     zero_stage: int
     shapes: dict[str, tuple[int, ...]]
-    """Of every parameter, by name."""
+    """Shape of every parameter by name."""
 
     files: dict[str, str]
-    """Checksum (xxh3-128, hex) of every other file but the weights, whose checksums stand in the indices."""
+    """Checksum (xxh3-128, hex) of every other file but those of the ranks, which have their own (rank_file.py)."""
 
     checksum: str = ""
-    """Of all that stands above."""
+    """Checksum of all fields above; empty until `sealed` sets it."""
 
     @model_validator(mode="after")
-    def _is_as_it_was_written(self) -> Self:
-        if self.checksum and self.checksum != self._sum():
+    def _check_checksum(self) -> Self:
+        if self.checksum and self.checksum != self._compute_checksum():
             raise ValueError("the record has changed since it was written")
         return self
 
     def sealed(self) -> Self:
-        """The same with its checksum."""
-        return self.model_copy(update={"checksum": self._sum()})
+        """Return the record with its checksum."""
+        return self.model_copy(update={"checksum": self._compute_checksum()})
 
-    def _sum(self) -> str:
+    def _compute_checksum(self) -> str:
         return xxhash.xxh3_128_hexdigest(self.model_dump_json(exclude={"checksum"}).encode())
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step in the name of a checkpoint's directory."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """Return the checkpoints under `root` by their names alone, newest first, whole or damaged."""
+    if not root.is_dir():
+        return []
+    return sorted((path for path in root.iterdir() if CHECKPOINT_NAME.fullmatch(path.name)), key=step_of, reverse=True)
+
+
+def newest_checkpoint(root: Path) -> int | None:
+    """Return the step of the newest checkpoint under `root` that has its record; None if there is none."""
+    complete = (path for path in list_checkpoints(root) if (path / CHECKPOINT_FILE).exists())
+    return next((step_of(path) for path in complete), None)
+
+
+def rank_file_digests(out: Path, *, within: str = f"{CHECKPOINTS}/*/") -> dict[str, FileEntry]:
+    """Size and SHA-256 of the rank files under `out`, by relative path, as computed while they were written.
+
+    Leaves out those of older checkpoints, and those whose checksums cannot be read: these must be read themselves.
+    """
+    digests = {}
+    for path in out.glob(f"{within}rank-*-of-*.json"):
+        try:
+            sums = RankFileSums.model_validate_json(path.read_bytes())
+        except ValidationError:
+            continue
+        if sums.sha256 is not None:
+            data = path.with_suffix(".safetensors")
+            num_bytes = sums.header_bytes + sums.data_bytes
+            digests[str(data.relative_to(out))] = FileEntry(num_bytes=num_bytes, sha256=sums.sha256)
+    return digests

@@ -1,4 +1,9 @@
-"""The stage that trains a model. Imports nothing heavy: the ranks do."""
+"""The stage that trains a model: it starts the ranks, and shows their progress. Only the ranks import heavy libraries.
+
+Sizes that the pool leaves open are chosen (training/sizing/), the session is recorded (training/log/sessions_file.py),
+and the executor runs training/loop/trainer.py on each rank, again after a rank is lost. Signals become requests to the
+ranks (training/loop/stop_requests.py).
+"""
 
 from contextlib import suppress
 from functools import partial
@@ -12,13 +17,13 @@ from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
 from data_prep.tokenizer.stage import check_certificate
 from training.init.locate import with_absolute_paths
 from training.job import Job
-from training.log.attempts_file import Why, begin_session, end_session
-from training.log.metrics_file import FILE
-from training.log.notices import pass_on
-from training.log.progress_bar import watch_metrics
+from training.log.metrics_file import METRICS_FILE
+from training.log.notices import show_notices
+from training.log.progress_bar import show_progress
+from training.log.sessions_file import EndReason, record_session_end, record_session_start
 from training.loop.stop_requests import Stopped, ask_to_resize, stop_on_signal
 from training.manifests import TrainedModel
-from training.sizing.recipe_size import settled
+from training.sizing.recipe_size import settle_placement
 
 
 def train(
@@ -31,35 +36,35 @@ def train(
 ) -> TrainedModel:
     """Train on a gang of ranks; a lost rank costs the steps since the last checkpoint.
 
-    Raises Stopped when a signal asked for it and the work is saved.
+    Raises Stopped when a signal asked training to stop, and its work is saved.
     """
     check_certificate(tokenizer)
-    placement = settled(executor.placement(), config, vocab_size=tokenizer.manifest.vocab_size)
+    placement = settle_placement(executor.placement(), config, vocab_size=tokenizer.manifest.vocab_size)
     executor.used = placement
-    session = begin_session(out)
-    why: Why = "failed"
+    session = record_session_start(out)
+    end_reason: EndReason = "failed"
     job = Job(with_absolute_paths(config), tokens, tokenizer, out, placement, session, fence_of(out))
     try:
         with (
-            pass_on(out),
-            watch_metrics(out / FILE, num_steps=config.num_steps),
+            show_notices(out),
+            show_progress(out / METRICS_FILE, num_steps=config.num_steps),
             stop_on_signal(out, grace_seconds=placement.grace_seconds),
         ):
             model = executor.gang(
                 _train_rank,
                 job,
                 label="training",
-                warm=partial(_warm, config.model.architecture),
+                warm=partial(_import_libraries, config.model.architecture),
                 resize=partial(ask_to_resize, out),
             )
-        why = "finished"
+        end_reason = "finished"
     except (Stopped, KeyboardInterrupt):
-        why = "stopped"
+        end_reason = "stopped"
         raise
     finally:
-        with suppress(OSError):  # on a full disk the session ends with its last sign of life, as if it had been killed
-            end_session(out, session=session, why=why)
-    assert model is not None, "rank 0 gives the manifest"
+        with suppress(OSError):  # on a full disk the session has no end, as if it had been killed
+            record_session_end(out, session=session, why=end_reason)
+    assert model is not None, "rank 0 returns the manifest"
     return model
 
 
@@ -69,8 +74,8 @@ def _train_rank(rank: Rank, job: Job) -> TrainedModel | None:
     return train_rank(rank, job)
 
 
-def _warm(architecture: str) -> None:
-    """Import what a rank does, so that a spare process has it."""
+def _import_libraries(architecture: str) -> None:
+    """Import what a rank imports, so that a warm spare process has it loaded."""
     import training.loop.trainer
     from training.network.build_model import import_architecture
 

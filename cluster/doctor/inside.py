@@ -1,4 +1,4 @@
-"""The doctor inside a job of a Ray: `python -m cluster.doctor.inside ORDER`, where ORDER is an Order in JSON."""
+"""The doctor inside a job of a Ray: `python -m cluster.doctor.inside EXAMINATION`, an Examination in JSON."""
 
 import os
 import sys
@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict
 from cluster.doctor.nodes import examine_nodes
 from configs.cluster import ClusterConfig
 
-MARK = "concord-doctor-report: "
+REPORT_PREFIX = "concord-doctor-report: "
 """Begins the line of output that is the report."""
 
 
-class Order(BaseModel):
+class Examination(BaseModel):
     """What is to be examined."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -25,10 +25,10 @@ class Order(BaseModel):
 
 def main() -> None:
     """Examine the nodes of the Ray that this job runs on, and print the report in one line."""
-    order = Order.model_validate_json(sys.argv[1])
+    request = Examination.model_validate_json(sys.argv[1])
     address = os.environ["RAY_ADDRESS"]  # Ray sets it for the drivers of jobs
-    report = examine_nodes(order.machines, address=address, store=order.store, quick=order.quick)
-    print(f"{MARK}{report.model_dump_json()}", flush=True)
+    report = examine_nodes(request.machines, address=address, store=request.store, quick=request.quick)
+    print(f"{REPORT_PREFIX}{report.model_dump_json()}", flush=True)
 
 
 if __name__ == "__main__":

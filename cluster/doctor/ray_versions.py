@@ -1,6 +1,6 @@
 """Versions of the Ray at an address, without joining it: `python -m cluster.doctor.ray_versions HOST:PORT`.
 
-A process of its own, as Ray gives up only after 40 s on what is no Ray, and writes of it on standard error.
+It runs in a process of its own, as Ray gives up on what is no Ray only after 40 s, and reports it on standard error.
 """
 
 import json
@@ -26,8 +26,8 @@ class Versions(BaseModel):
     python: str = ""
 
 
-def versions_at(address: str) -> Versions:
-    """Ask the GCS at `host:port`."""
+def query_versions(address: str) -> Versions:
+    """Ask the GCS (Ray's global control store) at `host:port` for its versions. Never raises for want of an answer."""
     try:
         client = GcsClient(address=address)
         text = client.internal_kv_get(b"CLUSTER_METADATA", b"cluster", timeout=SECONDS)
@@ -42,4 +42,4 @@ def versions_at(address: str) -> Versions:
 
 
 if __name__ == "__main__":
-    print(versions_at(sys.argv[1]).model_dump_json())
+    print(query_versions(sys.argv[1]).model_dump_json())

@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, else one line every few seconds. On standard error."""
+"""Lines and progress for people, on standard error: a bar on a terminal, else one line every few seconds."""
 
 import sys
 import time
@@ -10,21 +10,21 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 SECONDS_BETWEEN_LINES = 5.0
 
 
-def say(text: str) -> None:
-    """A line beside the progress."""
+def print_line(text: str) -> None:
+    """Print an indented line beside the progress."""
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
-class Meter:
-    """Progress of one piece of work; a context manager."""
+class ProgressMeter:
+    """Shows the progress of one piece of work; a context manager."""
 
     def __init__(self, label: str, total: int) -> None:
         self._label, self._total, self._done = label, total, 0
-        self._spoke = time.monotonic()
+        self._printed = time.monotonic()
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
-    def __enter__(self) -> "Meter":
+    def __enter__(self) -> "ProgressMeter":
         console = Console(stderr=True)
         if console.is_terminal and self._total > 1:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
@@ -35,16 +35,16 @@ class Meter:
         return self
 
     def update(self, done: int, note: str = "") -> None:
-        """Say that `done` of the total are done; `note` is shown beside it."""
+        """Show that `done` of the total are done, with `note` beside it."""
         self._done = done
         if self._bar:
             self._bar.update(self._task, completed=done, note=note)
-        elif time.monotonic() - self._spoke >= SECONDS_BETWEEN_LINES:
-            self._spoke = time.monotonic()
-            say(f"{self._label}: {done}/{self._total} {note}".rstrip())
+        elif time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
+            self._printed = time.monotonic()
+            print_line(f"{self._label}: {done}/{self._total} {note}".rstrip())
 
     def advance(self) -> None:
-        """Say that one more is done."""
+        """Show that one more is done."""
         self.update(self._done + 1)
 
     def __exit__(

@@ -21,7 +21,7 @@ class FileEntry(BaseModel):
 
 @contextmanager
 def whole_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
-    """A path to write to, which becomes `path` when the block ends well and is removed when it does not.
+    """Give a temporary path to write to, which becomes `path` if the block ends well and is removed if it does not.
 
     The bytes are on disk before the name is. Two writers of one path do not disturb each other; the last one wins,
     or without `replace` the first: raises FileExistsError if the name is taken.
@@ -43,7 +43,7 @@ def whole_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
 
 
 def is_partial(name: str) -> bool:
-    """Whether a file of this name is one that `whole_file` has not finished."""
+    """Return whether a name is that of a file which `whole_file` has not finished."""
     return name.startswith(".") and name.endswith(".partial")
 
 
@@ -63,24 +63,24 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+    """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe_file(path: Path) -> FileEntry:
-    """Size and checksum of a file on disk."""
+    """Read the size and the checksum of a file."""
     return FileEntry(num_bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 def is_relative(name: str) -> bool:
-    """Whether a name stays below where it is looked up: no absolute path, no `..`, nothing empty."""
+    """Return whether a name stays below the directory it is looked up in: not absolute, no `..`, not empty."""
     parts = PurePosixPath(name).parts
     return bool(parts) and not name.startswith("/") and ".." not in parts and "\0" not in name
 
 
 def inside(directory: Path, relative: str) -> Path:
-    """The path that a record or a manifest names in its directory.
+    """Return the path of a file that a record or a manifest names, below its directory.
 
     Raises UserError if it would leave the directory: absolute, with `..`, or by a symbolic link.
     """

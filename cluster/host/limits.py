@@ -1,26 +1,76 @@
-"""How many processes the kernel has ended for want of memory: by itself it tells nobody who could be asked later."""
+"""What this host lets its processes use: cores, GPUs, memory with the limits of control groups, and memory kills."""
 
+import os
 import re
+import socket
 from pathlib import Path
 
-_COUNTERS = ("sys/fs/cgroup{}/memory.events", "sys/fs/cgroup/memory{}/memory.oom_control")
-"""Of a control group: version 2, version 1."""
+from cluster.host.programs import run_program
+from cluster.machines import Node
+
+_MEMORY_LIMITS = (
+    ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
+    ("sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+"""Limit and use of a container's control group: version 2, version 1."""
+
+_KILL_COUNTERS = ("sys/fs/cgroup{}/memory.events", "sys/fs/cgroup/memory{}/memory.oom_control")
+"""Where a control group counts its memory kills: version 2, version 1."""
+
+_UNLIMITED_BYTES = 2**60
+"""A limit from here on is none: version 1 says so with a number near 2**63."""
+
+
+def this_machine(num_gpus: int) -> Node:
+    """Return this host as a Node: the cores that this process may use, and all of the host's memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Node(socket.gethostname(), len(os.sched_getaffinity(0)), num_gpus, memory)
+
+
+def count_gpus() -> int:
+    """Count the GPUs that CUDA_VISIBLE_DEVICES names, or else nvidia-smi lists, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    listed = run_program(["nvidia-smi", "-L"])
+    return sum(line.startswith("GPU ") for line in listed.output.splitlines())
+
+
+def memory_bytes(root: Path = Path("/")) -> tuple[int, int]:
+    """Return the free and the total bytes of memory, by the kernel and by the limit of a container if it has one."""
+    lines = dict(line.split(":") for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines())
+    free, total = (int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
+    for limit, used in _MEMORY_LIMITS:
+        most = _read_number(root / limit)
+        if most is not None and most < min(total, _UNLIMITED_BYTES):
+            free, total = min(free, most - (_read_number(root / used) or 0)), most
+    return free, total
 
 
 def num_memory_kills(root: Path = Path("/")) -> int:
-    """In this process's control group, or where that does not say, on this host since it booted."""
+    """Count the processes that the kernel has killed for want of memory.
+
+    The count is that of this process's control group, or where that has none, of the host since it booted. The kernel
+    keeps no list of the victims, so a caller compares two counts.
+    """
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers in ("", "memory"):
-            for counter in _COUNTERS:
-                if (found := _count(_read(root / counter.format(path.rstrip("/"))))) is not None:
+            for counter in _KILL_COUNTERS:
+                if (found := _find_kills(_read(root / counter.format(path.rstrip("/"))))) is not None:
                     return found
-    return _count(_read(root / "proc/vmstat")) or 0
+    return _find_kills(_read(root / "proc/vmstat")) or 0
 
 
-def _count(text: str) -> int | None:
+def _find_kills(text: str) -> int | None:
     found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
     return int(found[1]) if found else None
+
+
+def _read_number(path: Path) -> int | None:
+    """Read a number; None where there is no such file, or it says `max`."""
+    text = _read(path).strip()
+    return int(text) if text.isdecimal() else None
 
 
 def _read(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Secrets taken out of text: of logs, records, pages and bundles that may leave the machine."""
+"""Takes secrets out of text: of logs, records, pages and bundles that may leave the machine."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from configs.secrets import MIN_CHARACTERS, REDACTED, is_secret, without_secrets
 
 
 def redact(text: str, *, environment: Mapping[str, str] | None = None) -> str:
-    """`text` with `[redacted]` in the place of secrets.
+    """Return `text` with `[redacted]` in the place of secrets.
 
     Secret are the values of variables of `environment` (this process's, if left out) whose names say so, and what
     looks like a token, a password or a private key by its shape or the name before it. Commits and checksums are not.
@@ -35,6 +35,6 @@ def _secrets(environment: Mapping[str, str]) -> list[str]:
 
 @lru_cache(maxsize=16)
 def _known(secrets: tuple[str, ...]) -> re.Pattern[str] | None:
-    """Secrets as they are, as JSON writes them, and as a URL does."""
+    """Return a pattern of the secrets as they are, as JSON writes them, and as a URL does; None without secrets."""
     forms = [form for secret in secrets for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe=""))]
     return re.compile("|".join(map(re.escape, dict.fromkeys(forms)))) if forms else None

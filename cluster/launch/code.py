@@ -1,21 +1,23 @@
-"""What is sent of Concord's code: the packages that run, and nothing else that lies beside them."""
+"""Concord's own code, and what of it is sent to a cluster: the packages that run, and nothing else beside them."""
 
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from configs.base import ConfigError
+from configs.base import MIB, ConfigError
+
+ROOT = Path(__file__).parents[2]
+"""The directory that holds Concord's packages."""
 
 PACKAGES = ("configs", "cluster", "data_prep", "training", "eval", "pipeline")
 BESIDE = ("constraints.txt", "pyproject.toml")
-"""Sent where they are, for whoever looks at what ran."""
+"""Files beside the packages that are sent where they exist, so that one can see what ran."""
 
-MIB = 2**20
 NUM_NAMED = 3
 
 
 def stage_code(code: Path, to: Path, *, max_mib: int) -> None:
-    """Copy the packages of `code` into the directory `to`.
+    """Copy the packages in `code`, with all files in them but caches and hidden ones, into the directory `to`.
 
     Raises ConfigError, which names the largest files, if they are more than `max_mib`.
     """

@@ -1,6 +1,7 @@
-"""How a driver begins on the head node of a Ray that runs: `python -m cluster.launch.entry ... -- -m pipeline.cli ...`
+"""The start of a driver on the head node of a running Ray: `python -m cluster.launch.entry ... -- -m pipeline.cli ...`.
 
-It becomes the driver, in the directory that the run was submitted from, with what it prints in the run's log as well.
+The process becomes the driver, in the directory that the run was submitted from, and what it prints goes to the run's
+log as well.
 """
 
 import argparse
@@ -12,14 +13,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.launch.code import ROOT
 from cluster.launch.launcher import Submission
 from configs.base import ConfigError
 
 
 def entry_command(submission: Submission, *, expect: Sequence[str] = ()) -> str:
-    """The shell command that begins a driver where the packages are in the working directory or on PYTHONPATH.
+    """Return the shell command that starts a driver where the packages are in the working directory or on PYTHONPATH.
 
-    `expect` names variables that the driver should find in its environment; those that it lacks are told in the log.
+    `expect` names variables that the driver should find in its environment; the log says which of them it lacks.
     """
     options = ["--directory", str(submission.directory.absolute()), "--log", str(submission.log.absolute())]
     options += [word for name in expect for word in ("--expect", name)]
@@ -35,22 +37,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("command", nargs="+", help="what Python is started with")
     options = parser.parse_args(arguments)
 
-    _check(options.directory, options.log)
+    _check_files(options.directory, options.log)
     _copy_output_to(options.log)
     if missing := [name for name in options.expect if name not in os.environ]:
         print(
             f"concord: {', '.join(missing)}, set where the run was submitted, is not set here: a secret is not sent to"
         )
         print("concord: a Ray that runs, whose API would show it; set it where that Ray is started", flush=True)
-    code = str(Path(__file__).parents[2])
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH", "")]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     os.chdir(options.directory)
     # -P: the code that was sent, whatever packages lie in the working directory.
     driver = [sys.executable, "-P", *options.command, "--ray-address", os.environ["RAY_ADDRESS"]]
     os.execv(sys.executable, driver)
 
 
-def _check(directory: Path, log: Path) -> None:
+def _check_files(directory: Path, log: Path) -> None:
     host = os.uname().nodename
     if not directory.is_dir():
         raise ConfigError(
@@ -67,7 +68,7 @@ def _check(directory: Path, log: Path) -> None:
 def _copy_output_to(log: Path) -> None:
     """Send what is printed from now on to `log` as well.
 
-    Ray sends SIGTERM to all processes of a job: the copying must outlive it, for what is said while saving.
+    Ray sends SIGTERM to all processes of a job: the copying process ignores it, for what is printed while saving.
     """
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     tee = subprocess.Popen(["tee", "-a", str(log)], stdin=subprocess.PIPE)

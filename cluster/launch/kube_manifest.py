@@ -1,4 +1,4 @@
-"""From a submission to the RayJob that runs it."""
+"""The RayJob that runs a submission."""
 
 import hashlib
 import json
@@ -9,18 +9,18 @@ from importlib.metadata import version
 from cluster.launch import kube_types as kube
 from cluster.launch.entry import entry_command
 from cluster.launch.launcher import Submission
-from cluster.launch.shared import open_environment, seconds_to_stop
+from cluster.launch.shared import grace_before_kill_seconds, public_environment
 from configs.base import ConfigError
 from configs.launchers import KubernetesLauncher
 
 MAX_NAME = 47
-"""Of a RayJob: KubeRay makes other names from it, of at most 63 characters."""
+"""Most characters in the name of a RayJob: KubeRay makes other names from it, of at most 63 characters."""
 
 GPU = "nvidia.com/gpu"
 
 
 def rayjob_name(name: str) -> str:
-    """A name that Kubernetes takes, the same for the same submission and, in practice, for no other."""
+    """Return a name that Kubernetes takes, the same for the same submission and, in practice, for no other."""
     plain = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")
     if plain == name and len(name) <= MAX_NAME and name[0].isalpha():
         return name
@@ -29,9 +29,9 @@ def rayjob_name(name: str) -> str:
 
 
 def rayjob(config: KubernetesLauncher, submission: Submission) -> kube.RayJob:
-    """The RayJob. Secrets come from the Secret that the cluster file names, never from the manifest."""
+    """Build the RayJob. Secrets come from the Secret that the cluster file names, never from the manifest."""
     _check_mounted(config, submission)
-    grace = seconds_to_stop(submission)
+    grace = grace_before_kill_seconds(submission)
     limit = submission.cluster.time_limit_minutes
     return kube.RayJob(
         metadata=kube.Metadata(
@@ -93,7 +93,7 @@ def _workers(config: KubernetesLauncher, submission: Submission) -> kube.WorkerG
 def _pod(
     config: KubernetesLauncher, submission: Submission, name: str, size: dict[str, str], *, selector: dict[str, str]
 ) -> kube.PodTemplate:
-    variables = open_environment(submission) | {"PYTHONPATH": config.code_path}
+    variables = public_environment(submission) | {"PYTHONPATH": config.code_path}
     volumes = {f"volume-{index}": volume for index, volume in enumerate(config.volumes)}
     container = kube.Container(
         name=name,
@@ -118,7 +118,7 @@ def _pod(
             volumes=[*claims, memory],
             node_selector=selector or None,
             service_account_name=config.service_account,
-            termination_grace_period_seconds=seconds_to_stop(submission),
+            termination_grace_period_seconds=grace_before_kill_seconds(submission),
         )
     )
 

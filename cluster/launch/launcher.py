@@ -1,13 +1,14 @@
-"""What a launcher does: start the driver of a run where a cluster file says, and say what became of it."""
+"""What a launcher does: start the driver of a run where a cluster file says, and tell what became of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Literal, Protocol
 
 from configs.cluster import ClusterConfig
 
-State = Literal["waiting", "running", "ended", "unknown"]
+DriverState = Literal["waiting", "running", "ended", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Submission:
     """Working directory of the driver: where the run was submitted from."""
 
     log: Path
-    """File for what the driver prints, appended to. In the store, which the cluster shares."""
+    """File to which what the driver prints is appended. It is in the store, which the cluster shares."""
 
     environment: Mapping[str, str]
     """Variables for the driver, secrets among them: they must stand in no file and on no command line."""
@@ -45,48 +46,71 @@ class Submission:
 
     @property
     def name(self) -> str:
-        """Name of this start: the same for the same run and number, whoever asks."""
+        """Name of this start: the same for the same run and number, whoever computes it."""
         return f"{self.run}-{self.key}-{self.number}"
 
 
 @dataclass(frozen=True)
-class Whereabouts:
+class DriverStatus:
     """What a launcher knows of a driver that it was to start."""
 
-    state: State
+    state: DriverState
     """`unknown`: the launcher knows of no such driver, or does not answer."""
 
     detail: str = ""
-    """In the launcher's own words: `PENDING (Resources)`, `exit code 1`."""
+    """More of it in the launcher's own words: `PENDING (Resources)`, `exit code 1`."""
 
 
 class Launcher(Protocol):
-    """One way to start a driver; a class in a file of its own, and a line in `table.py`."""
+    """One way to start a driver; a class in a file of its own, and a line in LAUNCHERS."""
 
     def check(self) -> None:
         """Raise StartUpError or ConfigError if nothing can be submitted: no such command, no answer, no token."""
         ...
 
     def render(self, submission: Submission) -> str:
-        """What would be submitted, for a person: a command, a script, a manifest. Holds no secret; starts nothing."""
+        """Return what would be submitted, for a person to read: a command, a script, a manifest.
+
+        It holds no secret, and nothing is started.
+        """
         ...
 
     def submit(self, submission: Submission) -> str:
         """Start the driver and return a handle to it at once. The same submission again gives the same driver."""
         ...
 
-    def look(self, handle: str) -> Whereabouts:
-        """What became of a driver."""
+    def status(self, handle: str) -> DriverStatus:
+        """Return what became of a driver."""
         ...
 
     def stop(self, handle: str) -> None:
-        """Ask a driver to save and end, as SIGTERM does. One that has ended is left alone."""
+        """Tell a driver to save and end, as SIGTERM does. One that has ended is left alone."""
         ...
 
     def kill(self, handle: str) -> None:
         """End a driver at once."""
         ...
 
-    def last_words(self, handle: str) -> str:
-        """What the launcher has kept of a driver's output: for one that ended before it could write its log."""
+    def last_output(self, handle: str) -> str:
+        """Return the end of a driver's output, as the launcher kept it: the driver may have ended before it had a log.
+
+        It is at most NUM_LAST_LINES lines long (`cluster/launch/shared.py`).
+        """
         ...
+
+
+LAUNCHERS = {
+    "local": "cluster.launch.local.LocalProcess",
+    "ray": "cluster.launch.ray_jobs.RayJobs",
+    "slurm": "cluster.launch.slurm.Slurm",
+    "kubernetes": "cluster.launch.kubernetes.Kubernetes",
+}
+"""Module and class by the `kind` in a cluster file. They are imported when used: Ray's takes a second."""
+
+
+def launcher_for(cluster: ClusterConfig) -> Launcher:
+    """Return the launcher that a cluster file asks for."""
+    module, _, name = LAUNCHERS[cluster.launcher.kind].rpartition(".")
+    settings = {"allow_no_token": cluster.allow_no_token} if cluster.launcher.kind == "ray" else {}
+    made: Launcher = getattr(import_module(module), name)(cluster.launcher, **settings)
+    return made

@@ -12,8 +12,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from cluster.host.processes import birth_of, signal_process
-from cluster.launch.launcher import Submission, Whereabouts
-from cluster.launch.shared import end_of, python_path, started_once
+from cluster.launch.launcher import DriverStatus, Submission
+from cluster.launch.shared import python_path, read_last_lines, start_once
 from configs.base import UserError
 from configs.launchers import LocalLauncher
 
@@ -26,7 +26,7 @@ class LocalHandle(BaseModel):
     host: str
     pid: int
     born: int | None
-    """Clock ticks from boot to its start; None if it had ended before that could be read."""
+    """Clock ticks from boot to the start of the process; None if it had ended before that could be read."""
 
     log: Path
 
@@ -38,10 +38,10 @@ class LocalProcess:
         self._config = config
 
     def check(self) -> None:
-        """Nothing is needed."""
+        """Do nothing: a process needs nothing that could be missing."""
 
     def render(self, submission: Submission) -> str:
-        """The command."""
+        """Return the command as a shell reads it."""
         return shlex.join(_command(submission))
 
     def submit(self, submission: Submission) -> str:
@@ -52,35 +52,35 @@ class LocalProcess:
                 "the command where it is"
             )
         record = submission.log.with_name(f"{submission.name}.local.json")
-        return started_once(record, partial(_start, submission))
+        return start_once(record, partial(_start_process, submission))
 
-    def look(self, handle: str) -> Whereabouts:
-        """Whether the process lives; `unknown` on another machine than its own."""
+    def status(self, handle: str) -> DriverStatus:
+        """Return whether the process lives; `unknown` on another machine than its own."""
         process = LocalHandle.model_validate_json(handle)
         if process.host != socket.gethostname():
-            return Whereabouts("unknown", f"a process of {process.host}")
+            return DriverStatus("unknown", f"a process of {process.host}")
         if process.born is not None and birth_of(process.pid) == process.born:
-            return Whereabouts("running", f"process {process.pid}")
-        return Whereabouts("ended", f"process {process.pid} has ended")
+            return DriverStatus("running", f"process {process.pid}")
+        return DriverStatus("ended", f"process {process.pid} has ended")
 
     def stop(self, handle: str) -> None:
-        """SIGTERM to the driver alone: its Ray must live until it has saved."""
-        process = _here(handle)
+        """Send SIGTERM to the driver alone: its Ray must live until it has saved."""
+        process = _read_own_handle(handle)
         if process.born is not None:
             signal_process(process.pid, process.born, signal.SIGTERM)
 
     def kill(self, handle: str) -> None:
-        """SIGKILL to the driver and its process group."""
-        process = _here(handle)
+        """Send SIGKILL to the driver and its process group."""
+        process = _read_own_handle(handle)
         if process.born is not None:
             signal_process(process.pid, process.born, signal.SIGKILL, send=os.killpg)
 
-    def last_words(self, handle: str) -> str:
-        """The end of the log, which has all that the process printed."""
-        return end_of(LocalHandle.model_validate_json(handle).log)
+    def last_output(self, handle: str) -> str:
+        """Return the end of the log, which has all that the process printed."""
+        return read_last_lines(LocalHandle.model_validate_json(handle).log)
 
 
-def _start(submission: Submission) -> str:
+def _start_process(submission: Submission) -> str:
     with submission.log.open("ab") as log:
         process = subprocess.Popen(
             _command(submission),
@@ -102,7 +102,8 @@ def _command(submission: Submission) -> list[str]:
     return [sys.executable, "-P", *submission.command]
 
 
-def _here(handle: str) -> LocalHandle:
+def _read_own_handle(handle: str) -> LocalHandle:
+    """Parse a handle. Raises UserError if the process is one of another machine."""
     process = LocalHandle.model_validate_json(handle)
     if process.host != socket.gethostname():
         raise UserError(f"the run's driver is a process of {process.host}, not of this machine; give the command there")

@@ -4,7 +4,6 @@ import json
 import logging
 import shlex
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -19,25 +18,26 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from cluster.host.network import is_loopback
+from cluster.host.retry import every, retry
 from cluster.launch.code import stage_code
 from cluster.launch.entry import entry_command
-from cluster.launch.launcher import State, Submission, Whereabouts
-from cluster.launch.shared import last_lines, open_environment, seconds_to_stop, secret_names
+from cluster.launch.launcher import DriverState, DriverStatus, Submission
+from cluster.launch.shared import grace_before_kill_seconds, last_lines, public_environment, secret_names
 from configs.base import ConfigError, StartUpError
 from configs.launchers import RayLauncher
 
 TIMEOUT_SECONDS = 10.0
-AGENT_SECONDS = 60.0
+AGENT_SECONDS, SECONDS_BETWEEN_TRIES = 60.0, 1.0
 NOT_YET = "No available agent"
-"""What Ray 2.60 says, for so long at most, while it comes up."""
+"""What Ray 2.60 answers to a job while it comes up, for AGENT_SECONDS at most."""
 
 REFUSED = (401, 403)
-HOW_TO_SHOW_A_TOKEN = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) here as there"
+TOKEN_FIX = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) here as there"
 
-TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
-"""Loggers of Ray that tell of each upload."""
+_UPLOAD_LOGGERS = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
+"""Loggers of Ray that report each upload."""
 
-STATES: dict[JobStatus, State] = {
+STATES: dict[JobStatus, DriverState] = {
     JobStatus.PENDING: "waiting",
     JobStatus.RUNNING: "running",
     JobStatus.STOPPED: "ended",
@@ -52,7 +52,7 @@ class RayHandle(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     address: str
-    """Of the dashboard."""
+    """URL of the dashboard."""
 
     job: str
     """Submission id: the name of the submission, which Ray lets nobody use twice."""
@@ -69,14 +69,14 @@ class RayJobs:
         """Raise StartUpError if no dashboard answers, ConfigError if it refuses us, is open to anybody on another
         machine, or is of another version."""
         try:
-            version = _version(self._address, {})
+            version = _fetch_version(self._address, {})
             if not self._allow_no_token and not is_loopback(urlsplit(self._address).hostname or ""):
                 raise ConfigError(
                     f"the Ray at {self._address} wants no token, so whoever reaches it can run any code there; start "
                     "it with RAY_AUTH_MODE=token, or say `allow_no_token: true` in the cluster file"
                 )
         except PermissionError:
-            version = _version_by_token(self._address)
+            version = _version_with_token(self._address)
         if version != ray.__version__:
             raise ConfigError(
                 f"the Ray at {self._address} is of version {version}, and this one is {ray.__version__}; submit from "
@@ -84,14 +84,13 @@ class RayJobs:
             )
 
     def render(self, submission: Submission) -> str:
-        """What runs on the head node."""
+        """Return the command that runs on the head node."""
         return _entrypoint(submission)
 
     def submit(self, submission: Submission) -> str:
         """Send the code and start the job."""
         client = _client(self._address)
-        for name in TALKATIVE:
-            logging.getLogger(name).setLevel(logging.WARNING)
+        silence_upload_logs()
         handle = RayHandle(address=self._address, job=submission.name).model_dump_json()
         with TemporaryDirectory(prefix="concord-") as staged:
             stage_code(submission.code, Path(staged), max_mib=self._config.max_code_mib)
@@ -101,54 +100,77 @@ class RayJobs:
                 "runtime_env": {"working_dir": staged, "env_vars": _environment(submission)},
                 "metadata": {"run": submission.run},
             }
-            _submit(client, request, until=time.monotonic() + AGENT_SECONDS)
+            _submit_job(client, request)
         return handle
 
-    def look(self, handle: str) -> Whereabouts:
-        """Ray's own word."""
+    def status(self, handle: str) -> DriverStatus:
+        """Return what Ray says of the job."""
         job = RayHandle.model_validate_json(handle)
         try:
-            info = _info(_client(job.address), job.job)
+            info = _fetch_info(_client(job.address), job.job)
         except (StartUpError, ConfigError) as error:
-            return Whereabouts("unknown", str(error))
+            return DriverStatus("unknown", str(error))
         if info is None:
-            return Whereabouts("unknown", f"the Ray at {job.address} has no job {job.job}")
+            return DriverStatus("unknown", f"the Ray at {job.address} has no job {job.job}")
         code = "" if info.driver_exit_code is None else f", exit code {info.driver_exit_code}"
-        return Whereabouts(STATES[info.status], f"{info.status}{code}")
+        return DriverStatus(STATES[info.status], f"{info.status}{code}")
 
     def stop(self, handle: str) -> None:
-        """SIGTERM to the driver, and SIGKILL when its grace is over (RAY_JOB_STOP_WAIT_TIME_S, set with the job)."""
+        """Have Ray send SIGTERM to the driver, and SIGKILL after its grace (the job's RAY_JOB_STOP_WAIT_TIME_S)."""
         job = RayHandle.model_validate_json(handle)
         client = _client(job.address)
-        info = _info(client, job.job)
+        info = _fetch_info(client, job.job)
         if info is not None and not info.status.is_terminal():
             client.stop_job(job.job)
 
     def kill(self, handle: str) -> None:
-        """The same: Ray has no way to end a job at once, so it may live on for its grace."""
+        """Do as `stop` does: Ray has no way to end a job at once, so it may live on for its grace."""
         self.stop(handle)
 
-    def last_words(self, handle: str) -> str:
-        """The end of what Ray has of the driver's output, or what Ray says of a job that never had any."""
+    def last_output(self, handle: str) -> str:
+        """Return the end of the driver's output that Ray has kept, or what Ray says of a job that never had any."""
         job = RayHandle.model_validate_json(handle)
         client = _client(job.address)
-        info = _info(client, job.job)
+        info = _fetch_info(client, job.job)
         return "" if info is None else last_lines(client.get_job_logs(job.job)) or info.message or ""
 
 
-def _submit(client: JobSubmissionClient, request: dict[str, Any], *, until: float) -> None:
-    """Submit a job, unless it was. The dashboard of a new cluster answers before its agent takes jobs."""
-    job = request["submission_id"]
-    while True:
+def silence_upload_logs() -> None:
+    """Keep Ray from logging each upload of code."""
+    for name in _UPLOAD_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def with_own_python(command: str) -> str:
+    """Return a shell command that runs `command` on a node of a cluster, with this environment's Python if there.
+
+    Clusters often have the environment at the same path, but not on the PATH that Ray was started with.
+    """
+    path = f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH " if sys.prefix != sys.base_prefix else ""
+    return f"{path}exec {command}"
+
+
+def _submit_job(client: JobSubmissionClient, request: dict[str, Any]) -> None:
+    """Submit a job, unless it was submitted before.
+
+    The dashboard of a new cluster answers before its agent takes jobs, so a refusal that says so is retried. Raises
+    StartUpError if the cluster takes no job.
+    """
+
+    def submit_once() -> None:
         try:
             client.submit_job(**request)
-            return
-        except RuntimeError as error:
-            if _info(client, job) is not None:
-                return
-            if NOT_YET not in str(error) or time.monotonic() > until:
-                raise StartUpError(f"the Ray at {client.get_address()} took no job: {error}") from error
-            time.sleep(1.0)
+        except RuntimeError:
+            if _fetch_info(client, request["submission_id"]) is None:
+                raise
+
+    def is_starting(error: Exception) -> bool:
+        return isinstance(error, RuntimeError) and NOT_YET in str(error)
+
+    try:
+        retry(submit_once, waits=every(SECONDS_BETWEEN_TRIES, for_seconds=AGENT_SECONDS), is_transient=is_starting)
+    except RuntimeError as error:
+        raise StartUpError(f"the Ray at {client.get_address()} took no job: {error}") from error
 
 
 def _client(address: str) -> JobSubmissionClient:
@@ -157,21 +179,19 @@ def _client(address: str) -> JobSubmissionClient:
     except ConnectionError as error:
         raise StartUpError(f"no Ray answers at {address}; check that the head node is up") from error
     except (AuthenticationError, RuntimeError) as error:
-        raise ConfigError(f"the Ray at {address} refuses us; {HOW_TO_SHOW_A_TOKEN}") from error
+        raise ConfigError(f"the Ray at {address} refuses us; {TOKEN_FIX}") from error
 
 
 def _entrypoint(submission: Submission) -> str:
-    # Clusters often have the environment at the same path, but not on the PATH that Ray was started with.
-    here = f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH " if sys.prefix != sys.base_prefix else ""
-    return f"{here}exec {entry_command(submission, expect=secret_names(submission))}"
+    return with_own_python(entry_command(submission, expect=secret_names(submission)))
 
 
 def _environment(submission: Submission) -> dict[str, str]:
-    """Variables for the driver and its workers. Ray's API shows them, so there are no secrets among them."""
-    return open_environment(submission) | {"RAY_JOB_STOP_WAIT_TIME_S": str(seconds_to_stop(submission))}
+    """Return variables for the driver and its workers, without secrets, for Ray's API shows them."""
+    return public_environment(submission) | {"RAY_JOB_STOP_WAIT_TIME_S": str(grace_before_kill_seconds(submission))}
 
 
-def _info(client: JobSubmissionClient, job: str) -> JobDetails | None:
+def _fetch_info(client: JobSubmissionClient, job: str) -> JobDetails | None:
     try:
         return client.get_job_info(job)
     except RuntimeError as error:
@@ -180,18 +200,22 @@ def _info(client: JobSubmissionClient, job: str) -> JobDetails | None:
         raise StartUpError(f"the Ray at {client.get_address()} does not say how job {job} is: {error}") from error
 
 
-def _version_by_token(address: str) -> str:
+def _version_with_token(address: str) -> str:
+    """Return Ray's version, shown our token. Raises ConfigError if there is none here, or it is refused."""
     try:
         headers = get_auth_headers_if_auth_enabled({})
         if not headers:
-            raise ConfigError(f"the Ray at {address} wants a token; {HOW_TO_SHOW_A_TOKEN}")
-        return _version(address, headers)
+            raise ConfigError(f"the Ray at {address} wants a token; {TOKEN_FIX}")
+        return _fetch_version(address, headers)
     except (PermissionError, AuthenticationError) as error:
-        raise ConfigError(f"the Ray at {address} refuses this token; {HOW_TO_SHOW_A_TOKEN}") from error
+        raise ConfigError(f"the Ray at {address} refuses this token; {TOKEN_FIX}") from error
 
 
-def _version(address: str, headers: dict[str, str]) -> str:
-    """Ray's version, as its dashboard gives it. Raises PermissionError if it wants another token."""
+def _fetch_version(address: str, headers: dict[str, str]) -> str:
+    """Return Ray's version, as its dashboard gives it.
+
+    Raises PermissionError if it wants another token, StartUpError if no dashboard of a Ray answers.
+    """
     request = urllib.request.Request(f"{address}/api/version", headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:

@@ -2,15 +2,17 @@
 
 import os
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from cluster.host.files import write_text
-from cluster.launch.launcher import State, Submission, Whereabouts
-from cluster.launch.shared import CommandFailed, call, end_of, require, started_once
-from cluster.launch.slurm_script import script
+from cluster.host.programs import ProgramFailed, call_program, require_program, run_program
+from cluster.launch.launcher import DriverState, DriverStatus, Submission
+from cluster.launch.shared import COMMAND_SECONDS, SLOW_COMMAND_SECONDS, read_last_lines, start_once
+from cluster.launch.slurm_script import render_script
 from configs.base import ConfigError, StartUpError
 from configs.launchers import SlurmLauncher
 from configs.secrets import is_secret
@@ -30,7 +32,7 @@ class SlurmHandle(BaseModel):
     log: Path
 
     def beside(self, kind: str) -> Path:
-        """A file of this job next to its log."""
+        """Return the path of a file of this job next to its log."""
         return self.log.with_name(f"{self.name}.{kind}")
 
 
@@ -43,33 +45,36 @@ class Slurm:
     def check(self) -> None:
         """Raise ConfigError if there is no sbatch here, StartUpError if no controller answers."""
         for program in ("sbatch", "scontrol", "scancel"):
-            require(program, hint="submit from a login node of the Slurm cluster")
+            require_program(program, hint="submit from a login node of the Slurm cluster")
         try:
-            call(["scontrol", "ping"])
-        except CommandFailed as error:
-            raise StartUpError(f"Slurm's controller does not answer ({error}); see `scontrol ping`") from error
+            _call("scontrol", "ping")
+        except ProgramFailed as error:
+            raise StartUpError(_no_answer(str(error))) from error
 
     def render(self, submission: Submission) -> str:
-        """The batch script."""
-        return script(self._config, submission)
+        """Return the batch script."""
+        return render_script(self._config, submission)
 
     def submit(self, submission: Submission) -> str:
-        """Hand the script to sbatch. It stays beside the log, to be read."""
-        record = submission.log.with_name(f"{submission.name}.slurm.json")
-        return started_once(record, partial(_start, submission, self.render(submission)))
+        """Hand the script to sbatch. It stays beside the log, to be read.
 
-    def look(self, handle: str) -> Whereabouts:
-        """The controller's word; of jobs that it has forgotten, the accounting's, or what the script noted."""
+        Raises ConfigError if Slurm refuses the job, StartUpError if it does not answer in time.
+        """
+        record = submission.log.with_name(f"{submission.name}.slurm.json")
+        return start_once(record, partial(_submit_job, submission, self.render(submission)))
+
+    def status(self, handle: str) -> DriverStatus:
+        """Return what the controller says; of a job that it has forgotten, what the accounting or the script noted."""
         job = SlurmHandle.model_validate_json(handle)
         try:
-            return _of_controller(call(["scontrol", "show", "job", "--oneliner", str(job.job)]))
-        except CommandFailed as error:
-            return _of_accounting(job) or _of_script(job) or Whereabouts("unknown", str(error))
+            return _status_from_controller(_call("scontrol", "show", "job", "--oneliner", str(job.job)))
+        except ProgramFailed as error:
+            return _status_from_accounting(job) or _status_from_script(job) or DriverStatus("unknown", str(error))
 
     def stop(self, handle: str) -> None:
-        """Slurm's own warning, after which the job is not queued again; one that waits is taken out of the queue."""
+        """Send Slurm's own warning, after which the job is not queued again; withdraw one that still waits."""
         job = SlurmHandle.model_validate_json(handle)
-        state = self.look(handle).state
+        state = self.status(handle).state
         if state in ("waiting", "running"):
             write_text(job.beside("stop"), "")
             _cancel(job.job, *(("--batch", "--signal=USR1") if state == "running" else ()))
@@ -77,37 +82,55 @@ class Slurm:
     def kill(self, handle: str) -> None:
         """End all processes of the job at once."""
         job = SlurmHandle.model_validate_json(handle)
-        state = self.look(handle).state
+        state = self.status(handle).state
         if state in ("waiting", "running"):
             _cancel(job.job, *(("--full", "--signal=KILL") if state == "running" else ()))
 
-    def last_words(self, handle: str) -> str:
-        """The end of the log, which has all that the job printed."""
-        return end_of(SlurmHandle.model_validate_json(handle).log)
+    def last_output(self, handle: str) -> str:
+        """Return the end of the log, which has all that the job printed."""
+        return read_last_lines(SlurmHandle.model_validate_json(handle).log)
 
 
-def _start(submission: Submission, text: str) -> str:
-    try:
-        number = _queued(submission.name)
-        if number is None:
-            path = submission.log.absolute().with_name(f"{submission.name}.sbatch")
-            write_text(path, text)
-            number = int(call(["sbatch", "--parsable", str(path)], environment=_environment(submission)).split(";")[0])
-    except CommandFailed as error:
-        raise ConfigError(f"Slurm takes no such job: {error}; mend `launcher` in the cluster file") from error
-    return SlurmHandle(job=number, name=submission.name, log=submission.log.absolute()).model_dump_json()
+def _call(*command: str) -> str:
+    """Return what a command of Slurm prints. Raises ProgramFailed if it ends badly or not in time."""
+    return call_program(command, timeout_seconds=COMMAND_SECONDS)
 
 
-def _queued(name: str) -> int | None:
-    """The job of that name, if one waits or runs: a submission may have been cut off before it could note it."""
-    numbers = call(["squeue", "--noheader", "--me", f"--name={name}", "--format=%A"]).split()
-    return int(numbers[0]) if numbers else None
+def _no_answer(error: str) -> str:
+    return f"Slurm's controller does not answer ({error}); see `scontrol ping`"
 
 
-def _environment(submission: Submission) -> dict[str, str]:
-    """What sbatch passes on to the job: this shell's, as is Slurm's custom, without secrets that nobody asked for.
+def _submit_job(submission: Submission, script: str) -> str:
+    job_id = _find_queued_job(submission.name)
+    if job_id is None:
+        path = submission.log.absolute().with_name(f"{submission.name}.sbatch")
+        write_text(path, script)
+        printed = _call_to_submit("sbatch", "--parsable", str(path), environment=_job_environment(submission))
+        job_id = int(printed.split(";")[0])
+    return SlurmHandle(job=job_id, name=submission.name, log=submission.log.absolute()).model_dump_json()
 
-    Variables of a job that we may be in ourselves would be taken for the new one's.
+
+def _find_queued_job(name: str) -> int | None:
+    """Return the job of that name, if one waits or runs: a submission may have been cut off before it was recorded."""
+    job_ids = _call_to_submit("squeue", "--noheader", "--me", f"--name={name}", "--format=%A").split()
+    return int(job_ids[0]) if job_ids else None
+
+
+def _call_to_submit(*command: str, environment: Mapping[str, str] | None = None) -> str:
+    """Return what a command prints. Raises StartUpError if it does not end in time, ConfigError if Slurm refuses."""
+    result = run_program(command, timeout_seconds=SLOW_COMMAND_SECONDS, environment=environment)
+    if result.exit_code is None:
+        raise StartUpError(_no_answer(result.last_line))
+    if not result.ok:
+        error = result.last_line if result.output else f"exit code {result.exit_code}"
+        raise ConfigError(f"Slurm takes no such job: {error}; mend `launcher` in the cluster file")
+    return result.output
+
+
+def _job_environment(submission: Submission) -> dict[str, str]:
+    """Return what sbatch passes on to the job: this shell's variables, as Slurm does, without secrets not asked for.
+
+    Variables of a job that this process may itself be in are left out: the new job would take them for its own.
     """
     inherited = {
         name: value
@@ -117,35 +140,36 @@ def _environment(submission: Submission) -> dict[str, str]:
     return inherited | dict(submission.environment)
 
 
-def _cancel(job: int, *options: str) -> None:
+def _cancel(job_id: int, *options: str) -> None:
     try:
-        call(["scancel", *options, str(job)])
-    except CommandFailed as error:
-        raise StartUpError(f"Slurm does not end job {job}: {error}") from error
+        _call("scancel", *options, str(job_id))
+    except ProgramFailed as error:
+        raise StartUpError(f"Slurm does not end job {job_id}: {error}") from error
 
 
-def _of_controller(shown: str) -> Whereabouts:
+def _status_from_controller(shown: str) -> DriverStatus:
     fields = dict(re.findall(r"(JobState|Reason|ExitCode)=(\S+)", shown))
     reason = "" if fields["Reason"] == "None" else f" ({fields['Reason']})"
-    return _whereabouts(fields["JobState"], reason, fields["ExitCode"])
+    return _driver_status(fields["JobState"], reason, fields["ExitCode"])
 
 
-def _of_accounting(job: SlurmHandle) -> Whereabouts | None:
-    """None where there is no accounting, or it knows nothing."""
+def _status_from_accounting(job: SlurmHandle) -> DriverStatus | None:
+    """Return None where there is no accounting, or it knows nothing of the job."""
     try:
-        shown = call(["sacct", "-nXP", "-j", str(job.job), "-o", "State,ExitCode"]).split("\n")[0]
-    except (CommandFailed, FileNotFoundError):
+        shown = _call("sacct", "-nXP", "-j", str(job.job), "-o", "State,ExitCode").split("\n")[0]
+    except ProgramFailed:
         return None
     state, _, code = shown.partition("|")
-    return _whereabouts(state.split()[0], "", code) if code else None
+    return _driver_status(state.split()[0], "", code) if code else None
 
 
-def _of_script(job: SlurmHandle) -> Whereabouts | None:
-    left = job.beside("code")
-    return Whereabouts("ended", f"exit code {left.read_text().split()[-1]}") if left.exists() else None
+def _status_from_script(job: SlurmHandle) -> DriverStatus | None:
+    """Return None if the script has not written the driver's exit code."""
+    codes = job.beside("code")
+    return DriverStatus("ended", f"exit code {codes.read_text().split()[-1]}") if codes.exists() else None
 
 
-def _whereabouts(word: str, reason: str, code: str) -> Whereabouts:
-    state: State = "waiting" if word in WAITING else "running" if word in RUNNING else "ended"
-    ended = f", exit code {code.split(':')[0]}" if state == "ended" else ""
-    return Whereabouts(state, f"{word}{reason}{ended}")
+def _driver_status(slurm_state: str, reason: str, code: str) -> DriverStatus:
+    state: DriverState = "waiting" if slurm_state in WAITING else "running" if slurm_state in RUNNING else "ended"
+    exit_code = f", exit code {code.split(':')[0]}" if state == "ended" else ""
+    return DriverStatus(state, f"{slurm_state}{reason}{exit_code}")

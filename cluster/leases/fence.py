@@ -1,22 +1,18 @@
-"""A token that says who may write: checked before each commit, so that who has lost a lease commits nothing more."""
+"""A fencing token: checked before each commit, so that a writer who has lost its lease commits nothing more."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.base import InfrastructureError
+from configs.base import LeaseLost
 
 LEASES = ".leases"
-"""Directory of a store, with a file for each lease; cluster/leases/lease.py has how one is taken."""
-
-
-class LeaseLost(InfrastructureError):
-    """Somebody else has taken over."""
+"""Directory of a store, with a file for each lease; cluster/leases/lease.py says how one is taken."""
 
 
 @dataclass(frozen=True)
 class Fence:
-    """A lease as one who writes under it sees it; picklable, for processes on other machines that share the store."""
+    """The right to write under a lease; picklable, for processes on other machines that share the store."""
 
     path: Path
     token: str | None
@@ -30,8 +26,8 @@ class Fence:
                 "this attempt ends and leaves everything to that one"
             )
 
-    def check_there(self) -> None:
-        """As `check`, in the store that this is a working copy of: StoreFence in cluster/leases/lease.py."""
+    def check_remote(self) -> None:
+        """Check before a write to the remote store; where there is none, as `check`. StoreFence asks both."""
         self.check()
 
 
@@ -49,13 +45,13 @@ def token_of(path: Path) -> str | None:
 
 def holder_in(path: Path) -> str:
     """Who holds a lease, in words."""
-    seen = _read(path)
-    return f"process {seen['pid']} on {seen['host']} since {seen['since']}" if seen else "another process"
+    holder = _read(path)
+    return f"process {holder['pid']} on {holder['host']} since {holder['since']}" if holder else "another process"
 
 
 def _read(path: Path) -> dict[str, object]:
     try:
-        seen = json.loads(path.read_text(encoding="utf-8"))
+        holder = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):  # none, or one that has just begun
         return {}
-    return seen if isinstance(seen, dict) else {}
+    return holder if isinstance(holder, dict) else {}

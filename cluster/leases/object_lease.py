@@ -1,7 +1,7 @@
-"""A lease in a store: an object that its holder rewrites every few seconds, for a store has no locks.
+"""A lease in an object store, which has no locks: an object that its holder rewrites every few seconds (heartbeat).
 
-Who sees it unchanged for a while, by its own clock, puts its own in its place. A store cannot compare and write in one
-step, so a holder trusts what it read last for less time than its successor waits before it begins.
+A process that sees it unchanged for a while, by its own clock, puts its own in its place. A store cannot compare and
+write in one step, so a holder trusts what it read last for less time than its successor waits before it begins.
 """
 
 import time
@@ -10,30 +10,30 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cluster.host.console import say
-from cluster.leases.fence import LEASES, LeaseLost
+from cluster.host.console import print_line
+from cluster.leases.fence import LEASES
 from cluster.storage.objects import Objects
-from configs.base import InfrastructureError, UserError
+from configs.base import InfrastructureError, LeaseLost, UserError
 
-SECONDS_BETWEEN_BEATS = 5.0
+HEARTBEAT_SECONDS = 5.0
 SURE_SECONDS = 12.0
 """For how long a holder trusts what it has last read."""
 
 SETTLE_SECONDS = 15.0
-"""How long who has taken over waits before it begins: more than SURE_SECONDS."""
+"""How long a process that has taken over waits before it begins: more than SURE_SECONDS."""
 
-DEAF_AFTER_SECONDS = 45.0
-"""A holder that has not rewritten its claim for so long is dead, or cut off from the store."""
+SILENT_AFTER_SECONDS = 45.0
+"""A holder that has not rewritten the object for so long is dead, or cut off from the store."""
 
-_SECONDS_BETWEEN_LOOKS = 1.0
-
-
-class ClaimHeld(UserError):
-    """Somebody else has it. The message is who, in words."""
+_POLL_SECONDS = 1.0
 
 
-class ClaimRecord(BaseModel):
-    """What the object says."""
+class ObjectLeaseHeld(UserError):
+    """Another process holds the lease. The message is who, in words."""
+
+
+class ObjectLeaseRecord(BaseModel):
+    """The content of the object."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,64 +42,66 @@ class ClaimRecord(BaseModel):
     pid: int
     since: str
     beat: int = 0
-    """How often it was rewritten."""
+    """How often the object was rewritten."""
 
     time: datetime
-    """Of the last beat, by the holder's clock."""
+    """When the last heartbeat was, by the holder's clock."""
 
     def words(self) -> str:
-        """Who it is."""
+        """The holder, in words."""
         return f"process {self.pid} on {self.host} since {self.since}"
 
 
-class Claim:
-    """One holder's claim on a name in a store."""
+class ObjectLease:
+    """One holder's lease of a name in a store."""
 
     def __init__(self, store: Objects, lease: str, holder: Mapping[str, str | int]) -> None:
-        """`holder` has the token, host, pid and since of a ClaimRecord."""
-        self._store, self._name = store, claim_name(lease)
-        self._mine = ClaimRecord.model_validate({**holder, "time": datetime.now(UTC)})
+        """`holder` has the token, host, pid and since of an ObjectLeaseRecord."""
+        self._store, self._name = store, object_name(lease)
+        self._mine = ObjectLeaseRecord.model_validate({**holder, "time": datetime.now(UTC)})
         self._sure_since = float("-inf")
         self._lost = False
-        self._winner: ClaimRecord | None = None
+        self._winner: ObjectLeaseRecord | None = None
 
-    def take(self, *, former: str | None, take_over: bool) -> None:
-        """Take it, from a holder that is silent or has the token `former`, which is known to be dead; else ClaimHeld.
+    def take(self, *, former_token: str | None, take_over: bool) -> None:
+        """Take the lease; from another holder only if that is silent, or has `former_token`, which is known to be dead.
 
-        With `take_over` from a living one too. Watches for DEAF_AFTER_SECONDS at most, and SETTLE_SECONDS more.
+        With `take_over` from a living one too. Takes SILENT_AFTER_SECONDS and SETTLE_SECONDS at most. Raises
+        ObjectLeaseHeld if the holder lives.
         """
         began, first = time.monotonic(), b""
         while not self._create():
             seen = self._store.read(self._name)
-            there = parse_claim(seen)
-            if there is not None and there.token == self._mine.token:
+            current = parse_record(seen)
+            if current is not None and current.token == self._mine.token:
                 return None  # the store's first answer was lost
-            if there is not None and there.token == former:
+            if current is not None and current.token == former_token:
                 return self._write()
-            if seen is not None and (take_over or time.monotonic() - began >= DEAF_AFTER_SECONDS):
-                say(f"{self._where} is taken over from {_words(there)}; that takes {SETTLE_SECONDS:g} s")
-                return self._replace(there)
+            if seen is not None and (take_over or time.monotonic() - began >= SILENT_AFTER_SECONDS):
+                print_line(f"{self._where} is taken over from {_words(current)}; that takes {SETTLE_SECONDS:g} s")
+                return self._replace(current)
             if first and seen is not None and seen != first:
-                raise ClaimHeld(_words(there))
+                raise ObjectLeaseHeld(_words(current))
             if not first:
-                say(f"{self._where}: seeing whether {_words(there)} lives, for {DEAF_AFTER_SECONDS:g} s at most")
+                seconds = f"{SILENT_AFTER_SECONDS:g} s"
+                print_line(f"{self._where}: seeing whether {_words(current)} lives, for {seconds} at most")
             first = seen or b""
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(_POLL_SECONDS)
         return None
 
     def beat(self) -> None:
-        """Show that the holder lives. Raises LeaseLost once somebody else has it; or what the store raises."""
+        """Rewrite the object (heartbeat). Raises LeaseLost once another process has it; or what the store raises."""
         began = time.monotonic()
-        there = parse_claim(self._store.read(self._name))
-        if there is None or there.token != self._mine.token:
-            self._lost, self._winner = True, there
+        current = parse_record(self._store.read(self._name))
+        if current is None or current.token != self._mine.token:
+            self._lost, self._winner = True, current
             self.check()
         self._sure_since = began
         self._mine = self._mine.model_copy(update={"beat": self._mine.beat + 1, "time": datetime.now(UTC)})
         self._store.write(self._name, self._bytes())
 
     def check(self) -> None:
-        """Raise LeaseLost if somebody else has it, InfrastructureError if that is not known. Does not ask the store."""
+        """Raise LeaseLost if another process has it, InfrastructureError if that is not known. Asks no store."""
         if self._lost:
             raise LeaseLost(
                 f"{self._where} is held by {_words(self._winner)}, who took it over; "
@@ -112,15 +114,15 @@ class Claim:
             )
 
     def winner(self) -> dict[str, str | int]:
-        """Host, pid and since of who has taken it over, where that is known."""
+        """Host, pid and start of the process that has taken it over, where that is known."""
         if self._winner is None:
             return {"host": "another host", "pid": "?", "since": "a moment ago"}
         return {"host": self._winner.host, "pid": self._winner.pid, "since": self._winner.since}
 
     def give_up(self) -> None:
-        """Let others have it at once."""
-        there = parse_claim(self._store.read(self._name))
-        if there is not None and there.token == self._mine.token:
+        """Delete the object, so that others need not wait."""
+        current = parse_record(self._store.read(self._name))
+        if current is not None and current.token == self._mine.token:
             self._store.delete(self._name)
 
     @property
@@ -135,35 +137,35 @@ class Claim:
         self._sure_since = time.monotonic()
         self._store.write(self._name, self._bytes())
 
-    def _replace(self, old: ClaimRecord | None) -> None:
-        """Write over another's, until it stays: the old holder may have been about to write, others too."""
+    def _replace(self, old: ObjectLeaseRecord | None) -> None:
+        """Write over another's object until ours stays: the old holder may have been about to write, and others too."""
         while True:
             self._write()
             time.sleep(SETTLE_SECONDS)
             began = time.monotonic()
-            there = parse_claim(self._store.read(self._name))
-            if there is not None and there.token == self._mine.token:
+            current = parse_record(self._store.read(self._name))
+            if current is not None and current.token == self._mine.token:
                 self._sure_since = began
                 return
-            if there is not None and (old is None or there.token != old.token):
-                raise ClaimHeld(_words(there))
+            if current is not None and (old is None or current.token != old.token):
+                raise ObjectLeaseHeld(_words(current))
 
     def _bytes(self) -> bytes:
         return self._mine.model_dump_json().encode()
 
 
-def claim_name(lease: str) -> str:
-    """Name of the object."""
+def object_name(lease: str) -> str:
+    """Name of the object that holds a lease."""
     return f"{LEASES}/{lease}.json"
 
 
-def parse_claim(data: bytes | None) -> ClaimRecord | None:
-    """What the object says; None if there is none, or one that nobody can read."""
+def parse_record(data: bytes | None) -> ObjectLeaseRecord | None:
+    """What the object says; None if current is none, or one that nobody can read."""
     try:
-        return ClaimRecord.model_validate_json(data or b"")
+        return ObjectLeaseRecord.model_validate_json(data or b"")
     except ValidationError:
         return None
 
 
-def _words(there: ClaimRecord | None) -> str:
-    return "another process" if there is None else there.words()
+def _words(record: ObjectLeaseRecord | None) -> str:
+    return "another process" if record is None else record.words()

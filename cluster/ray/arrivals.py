@@ -7,45 +7,47 @@ from collections.abc import Sequence
 
 import ray
 
+from cluster.host.retry import every, retry
 from cluster.ray.connection import connect
 from configs.base import ConfigError, StartUpError, UserError
 
-SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_POLLS = 0.5
 
 
-def await_nodes(address: str, *, num_nodes: int, timeout_seconds: float) -> list[str]:
-    """Names of the nodes of the Ray at `host:port`, once there are so many. Raises StartUpError when time is up."""
-    end = time.monotonic() + timeout_seconds
-    _join(address, end)
+def wait_for_nodes(address: str, *, num_nodes: int, timeout_seconds: float) -> list[str]:
+    """Return the names of the nodes of the Ray at `host:port`, once there are `num_nodes` of them.
+
+    Raises StartUpError if no Ray answers there, or when the time is up.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    _join(address, timeout_seconds=timeout_seconds)
     while len(hosts := [node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]]) < num_nodes:
-        if time.monotonic() > end:
+        if time.monotonic() > deadline:
             raise StartUpError(
                 f"{len(hosts)} of {num_nodes} nodes have joined the Ray at {address} in {timeout_seconds:.0f} s: "
                 f"{', '.join(sorted(hosts))}; see what the others say above, or raise start_timeout_seconds"
             )
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(SECONDS_BETWEEN_POLLS)
     return sorted(hosts)
 
 
-def _join(address: str, end: float) -> None:
-    """Join the Ray, which may still be coming up."""
-    while True:
-        try:
-            return connect(address)
-        except ConfigError as error:
-            if time.monotonic() > end:
-                raise StartUpError(str(error)) from error
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+def _join(address: str, *, timeout_seconds: float) -> None:
+    """Join the Ray, which may still be coming up and refuse."""
+    waits = every(SECONDS_BETWEEN_POLLS, for_seconds=timeout_seconds)
+    try:
+        retry(lambda: connect(address), waits=waits, is_transient=lambda error: isinstance(error, ConfigError))
+    except ConfigError as error:
+        raise StartUpError(str(error)) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Wait, and say who has come."""
+    """Wait, and print which nodes have joined."""
     parser = argparse.ArgumentParser(prog="cluster.ray.arrivals")
     parser.add_argument("address")
     parser.add_argument("--nodes", type=int, required=True)
     parser.add_argument("--timeout", type=float, required=True)
     options = parser.parse_args(arguments)
-    hosts = await_nodes(options.address, num_nodes=options.nodes, timeout_seconds=options.timeout)
+    hosts = wait_for_nodes(options.address, num_nodes=options.nodes, timeout_seconds=options.timeout)
     print(f"concord: {len(hosts)} node{'s' if len(hosts) > 1 else ''}: {', '.join(hosts)}")
 
 

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cluster.host.console import say
+from cluster.host.console import print_line
 from cluster.machines import Node
-from cluster.placement import Placement, slots
+from cluster.placement import Placement, count_slots
 from cluster.ray.heartbeat import unreachable
-from cluster.ray.nodes import free_of, home, live_nodes, nodes_of, selector, tell
+from cluster.ray.nodes import describe_nodes, driver_node, free_resources, label_selector, live_nodes, nodes_of
 from cluster.ray.quarantine import NodeFailures
 from configs.pools import PoolConfig
 
@@ -17,10 +17,10 @@ SECONDS_FOR_A_REPLACEMENT = 5.0
 ranks takes, and longer than Ray takes to start a raylet again."""
 
 GROW_AFTER_SECONDS = 60.0
-"""Of an attempt: starting again costs some ten seconds, and who joins seldom joins alone."""
+"""A gang grows only so long after its start: a restart costs some ten seconds, and nodes seldom join alone."""
 
 SECONDS_BETWEEN_COUNTS = 10.0
-"""How often to see whether more ranks would fit."""
+"""How often to check whether more ranks would fit."""
 
 
 @dataclass(frozen=True)
@@ -31,118 +31,123 @@ class Bounds:
     most: int | None
     """None: as many as fit."""
 
-    def number(self, *, room: int, free: int, before: int, waited_seconds: float) -> int:
-        """How many ranks to ask for now; 0 while waiting is better.
+    def choose_num_ranks(self, *, num_slots: int, num_free: int, before: int, waited_seconds: float) -> int:
+        """Return how many ranks to ask for now; 0 while it is better to wait.
 
-        `room` is what the nodes hold in all, `free` what nobody uses. `before` is the number of the attempt before.
+        `num_slots` ranks fit on the nodes in all, `num_free` on what nobody uses. `before` is the number of ranks that
+        the gang had before its restart, 0 at first.
         """
-        most = room if self.most is None else min(self.most, room)
+        most = num_slots if self.most is None else min(self.most, num_slots)
         if self.least == self.most:
             return most if most >= self.least else 0
         if waited_seconds < SECONDS_FOR_A_REPLACEMENT:
             return most if most >= max(before, self.least) else 0
-        most = min(most, free)  # the other places are somebody else's
+        most = min(most, num_free)  # the other slots are somebody else's
         return most if most >= self.least else 0
 
-    def grows(self, *, now: int, free: int) -> bool:
-        """Whether more ranks would fit than there are now."""
-        return free > 0 and (self.most is None or now < self.most)
+    def can_grow(self, *, num_ranks: int, num_free: int) -> bool:
+        """Return whether more ranks would fit than there are now."""
+        return num_free > 0 and (self.most is None or num_ranks < self.most)
 
 
-def bounds(pool: PoolConfig, placement: Placement) -> Bounds:
-    """Of a pool's gangs."""
+def rank_bounds(pool: PoolConfig, placement: Placement) -> Bounds:
+    """Return how many ranks the gangs of a pool may have."""
     if pool.min_ranks is None:
         return Bounds(placement.num_ranks, placement.num_ranks)
     return Bounds(pool.min_ranks, pool.num_ranks)
 
 
-class Room:
-    """The nodes of a pool, as they are now, for a gang of some shape."""
+class Capacity:
+    """What the nodes of a pool, as they are now, hold of a gang's ranks."""
 
     def __init__(
         self, pool: PoolConfig, placement: Placement, *, failures: NodeFailures, avoid: frozenset[str], label: str
     ) -> None:
         self._pool, self._placement, self._label = pool, placement, label
-        self._failures, self._avoid, self._said = failures, avoid, ""
-        self.bounds = bounds(pool, placement)
+        self._failures, self._avoid, self._printed = failures, avoid, ""
+        self.bounds = rank_bounds(pool, placement)
 
-    def alive(self) -> list[Node]:
-        """Those that live and answer."""
-        return _answering(nodes_of(self._pool))
+    def answering_nodes(self) -> list[Node]:
+        """List the nodes of the pool that live and answer: one that is cut off lives with Ray for another minute."""
+        nodes, own = nodes_of(self._pool), driver_node()
+        silent = unreachable(node.address for node in nodes if node.id != own.id)
+        return [node for node in nodes if node.address not in silent]
 
-    def nodes(self) -> list[Node]:
-        """Those that ranks may be on now. A node that keeps failing is used only where the rest does not suffice."""
-        answering = self.alive()
+    def usable_nodes(self) -> list[Node]:
+        """List the nodes that ranks may be on now.
+
+        A node that keeps failing is among them only where the others do not hold the fewest ranks.
+        """
+        answering = self.answering_nodes()
         bad = self._failures.avoided() | self._avoid
         good = [node for node in answering if not node.is_in(bad)]
-        if self._slots(good) < self.bounds.least <= self._slots(answering):
-            self._say(f"the nodes that failed before, {_names(answering, but=good)}, are used: the rest is too little")
+        if self._count_slots(good) < self.bounds.least <= self._count_slots(answering):
+            self._print_once(
+                f"the nodes that failed before, {_names(answering, but=good)}, are used: the rest is too little"
+            )
             return answering
         if len(good) < len(answering):
-            self._say(f"leaving out {_names(answering, but=good)}, which failed before")
+            self._print_once(f"leaving out {_names(answering, but=good)}, which failed before")
         return good
 
-    def number(self, nodes: Sequence[Node], *, before: int, waited_seconds: float) -> int:
-        """See Bounds.number."""
-        room, free = self._slots(nodes), self._slots(free_of(nodes))
-        return self.bounds.number(room=room, free=free, before=before, waited_seconds=waited_seconds)
+    def choose_num_ranks(self, nodes: Sequence[Node], *, before: int, waited_seconds: float) -> int:
+        """Return how many ranks to ask for on these nodes now; 0 while it is better to wait (see Bounds)."""
+        num_slots, num_free = self._count_slots(nodes), self._count_slots(free_resources(nodes))
+        return self.bounds.choose_num_ranks(
+            num_slots=num_slots, num_free=num_free, before=before, waited_seconds=waited_seconds
+        )
 
-    def grows(self, now: int) -> bool:
-        """Whether more ranks would fit than there are now."""
-        return self.bounds.grows(now=now, free=self._slots(free_of(self.nodes())))
+    def can_grow(self, num_ranks: int) -> bool:
+        """Return whether more ranks would fit than there are now."""
+        return self.bounds.can_grow(
+            num_ranks=num_ranks, num_free=self._count_slots(free_resources(self.usable_nodes()))
+        )
 
     def selector(self, nodes: Sequence[Node]) -> dict[str, str]:
-        """Ray's label selector for these nodes and any of the pool that join later."""
+        """Return Ray's label selector for these nodes and any of the pool that join later."""
         known = {node.id for node in nodes}
-        return selector(self._pool, [node for node in nodes_of(self._pool) if node.id not in known])
+        return label_selector(self._pool, avoided=[node for node in nodes_of(self._pool) if node.id not in known])
 
-    def failed(self, host: str, *, reason: str) -> None:
+    def note_failure(self, host: str, *, reason: str) -> None:
         """Remember that a host has failed."""
         self._failures.add(host, reason=reason)
 
-    def shortage(self, asked: str) -> str:
-        """What was asked, what there is, what is free, where: when it did not come in time."""
-        need = f"{asked} on nodes with {self._wishes()}" if self._wishes() else asked
+    def describe_shortage(self, asked: str) -> str:
+        """Say what was asked for and did not become free in time, and what there is and what is free of it."""
+        labels = ", ".join(f"{name}={value}" for name, value in label_selector(self._pool, avoided=[]).items())
+        need = f"{asked} on nodes with {labels}" if labels else asked
         return (
             f"{self._label}: {need} did not become free in {self._placement.start_timeout_seconds:g} s; the pool's "
-            f"nodes are {tell(self.nodes())}, of {len(live_nodes())} that live; wait for other work to end, ask for "
-            "less with num_ranks or cpus_per_rank, or wait longer with start_timeout_seconds in the cluster file"
+            f"nodes are {describe_nodes(self.usable_nodes())}, of {len(live_nodes())} that live; wait for other work "
+            "to end, ask for less with num_ranks or cpus_per_rank, or wait longer with start_timeout_seconds in the "
+            "cluster file"
         )
 
-    def _wishes(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in selector(self._pool, []).items())
+    def _count_slots(self, nodes: Sequence[Node]) -> int:
+        return count_slots(nodes, cpus_per_rank=self._placement.cpus_per_rank, device=self._placement.device)
 
-    def _slots(self, nodes: Sequence[Node]) -> int:
-        return slots(nodes, cpus_per_rank=self._placement.cpus_per_rank, device=self._placement.device)
-
-    def _say(self, text: str) -> None:
-        if text != self._said:
-            say(f"{self._label}: {text}")
-        self._said = text
+    def _print_once(self, text: str) -> None:
+        if text != self._printed:
+            print_line(f"{self._label}: {text}")
+        self._printed = text
 
 
-class Growth:
-    """Sees, in one attempt, whether more ranks would fit, and asks once."""
+class ResizeCheck:
+    """Checks, while the ranks of a gang work, whether more would fit, and asks them once to make way."""
 
-    def __init__(self, room: Room, *, number: int, resize: Callable[[], None] | None) -> None:
-        self._room, self._number, self._resize = room, number, resize
+    def __init__(self, capacity: Capacity, *, num_ranks: int, resize: Callable[[], None] | None) -> None:
+        """`num_ranks` work now; `resize` asks them to save and raise Resized, None if they cannot."""
+        self._capacity, self._num_ranks, self._resize = capacity, num_ranks, resize
         self._next = time.monotonic() + GROW_AFTER_SECONDS
 
-    def look(self) -> None:
-        """Call `resize` if they would; looks only every few seconds."""
+    def poll(self) -> None:
+        """Call `resize` if more ranks would fit; returns at once, and counts only every few seconds."""
         if self._resize is None or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + SECONDS_BETWEEN_COUNTS
-        if self._room.grows(self._number):
+        if self._capacity.can_grow(self._num_ranks):
             self._resize()
             self._resize = None
-
-
-def _answering(nodes: Sequence[Node]) -> list[Node]:
-    """A node that was cut off counts as alive with Ray for a minute."""
-    here = home()
-    silent = unreachable(node.address for node in nodes if node.id != here.id)
-    return [node for node in nodes if node.address not in silent]
 
 
 def _names(nodes: Sequence[Node], *, but: Sequence[Node]) -> str:

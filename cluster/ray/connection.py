@@ -1,10 +1,11 @@
-"""Starting a private Ray, or joining one that runs."""
+"""Starting a private Ray or joining one that runs, and waiting for it so that signals and its death are noticed."""
 
 import os
 import secrets
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,17 +15,23 @@ from ray._private import services, utils
 from ray.exceptions import LocalRayletDiedError, RaySystemError
 
 from cluster.host.network import answers
-from configs.base import ConfigError, InfrastructureError, StartUpError
+from configs.base import MIB, ConfigError, InfrastructureError, StartUpError
 
 SECONDS_BETWEEN_CHECKS = 5.0
-"""How often, while waiting for Ray, to look whether it lives."""
+"""How often, while waiting for Ray, to check whether it lives."""
 
-OBJECT_STORE_BYTES = 256 * 2**20
-"""Of a private Ray. Stages pass files, not objects, so little is enough, and /dev/shm is small in containers."""
+WAIT_SECONDS = 0.5
+"""How long one wait for Ray lasts, and so a signal handler may have to wait for Ray to return to Python."""
+
+OBJECT_STORE_BYTES = 256 * MIB
+"""Memory of a private Ray's objects. Stages pass files, so little is enough, and /dev/shm is small in containers."""
 
 
 def connect(address: str) -> None:
-    """Start a private Ray, or join the one at `address`; once in a process."""
+    """Start a private Ray if the address is `local`, else join the one there; once in a process.
+
+    Raises StartUpError if no Ray answers there, ConfigError if it cannot be joined.
+    """
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -33,12 +40,12 @@ def connect(address: str) -> None:
         if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray wants to keep one in the home directory
         os.environ.setdefault("RAY_worker_niceness", "0")  # or all of our work would give way to anybody's, at nice 15
-        with own_signals(), _groups_of_their_own():
+        with keep_signal_handlers(), _own_process_groups():
             ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
         return
     check_answers(address)
     try:
-        with own_signals():
+        with keep_signal_handlers():
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError) as error:
         raise ConfigError(
@@ -48,40 +55,40 @@ def connect(address: str) -> None:
 
 
 @contextmanager
-def own_signals() -> Iterator[None]:
-    """Keep SIGTERM and SIGUSR1 for after the block, and this process's way with them.
+def keep_signal_handlers() -> Iterator[None]:
+    """Hold SIGTERM and SIGUSR1 back until the block has ended, and keep this process's handlers of them.
 
-    Ray 2.60 would put a SIGTERM handler in its place that ends the process at once, and swallows what ours raises
-    while it starts.
+    Ray 2.60 would install a SIGTERM handler that ends the process at once, and swallows what ours raises while it
+    starts.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    kept: list[int] = []
-    before = {n: signal.signal(n, lambda n, _: kept.append(n)) for n in (signal.SIGTERM, signal.SIGUSR1)}
-    honest, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
+    held_back: list[int] = []
+    before = {n: signal.signal(n, lambda n, _: held_back.append(n)) for n in (signal.SIGTERM, signal.SIGUSR1)}
+    original, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
     try:
         yield
     finally:
-        utils.set_sigterm_handler = honest
+        utils.set_sigterm_handler = original
         for number, handler in before.items():
             signal.signal(number, handler)
-    for late in kept:
+    for late in held_back:
         signal.raise_signal(late)
 
 
 @contextmanager
-def _groups_of_their_own() -> Iterator[None]:
-    """Start Ray's processes in process groups of their own.
+def _own_process_groups() -> Iterator[None]:
+    """Start each of Ray's processes in a process group of its own.
 
     Schedulers and `timeout` send SIGTERM to a whole group: Ray would end before a checkpoint is saved.
     """
-    honest = services.ConsolePopen
-    services.ConsolePopen = partial(honest, process_group=0)
+    original = services.ConsolePopen
+    services.ConsolePopen = partial(original, process_group=0)
     try:
         yield
     finally:
-        services.ConsolePopen = honest
+        services.ConsolePopen = original
 
 
 def check_answers(address: str) -> None:
@@ -93,16 +100,52 @@ def check_answers(address: str) -> None:
         )
 
 
-def check_alive(label: str) -> None:
+class RayWaiter:
+    """Waits for Ray a little at a time, so that signal handlers run and the death of Ray is noticed."""
+
+    def __init__(self, label: str) -> None:
+        self._label, self._checked = label, time.monotonic()
+
+    def wait(self, references: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """Return the references that are ready, as soon as one is or after WAIT_SECONDS, and the rest.
+
+        Raises InfrastructureError if Ray has died.
+        """
+        try:
+            ready, rest = ray.wait(list(references), num_returns=1, timeout=WAIT_SECONDS)
+        except SystemError as error:  # Ray 2.60 so wraps what a signal handler has raised
+            raise (error.__cause__ or error) from None
+        if ready and rest:
+            more, rest = ray.wait(rest, num_returns=len(rest), timeout=0)
+            ready += more
+        if not ready:
+            self.check_alive()
+        return ready, rest
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep, at most WAIT_SECONDS at a time. Raises InfrastructureError if Ray has died."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            time.sleep(min(WAIT_SECONDS, max(0.0, until - time.monotonic())))
+            self.check_alive()
+
+    def check_alive(self) -> None:
+        """Raise InfrastructureError if Ray has died; asks it only every few seconds."""
+        if time.monotonic() - self._checked >= SECONDS_BETWEEN_CHECKS:
+            _check_alive(self._label)
+            self._checked = time.monotonic()
+
+
+def _check_alive(label: str) -> None:
     """Raise InfrastructureError if this process's node is dead: a driver may outlive it, and would wait for ever."""
-    me = ray.get_runtime_context().get_node_id()
-    if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == me):
+    own_node = ray.get_runtime_context().get_node_id()
+    if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own_node):
         raise InfrastructureError(f"{label}: Ray itself has died on this node; run the same command to go on")
 
 
 @contextmanager
-def ray_failures(label: str) -> Iterator[None]:
-    """Turn the death of Ray itself, as its driver sees it, into a sentence."""
+def translate_ray_failures(label: str) -> Iterator[None]:
+    """Raise InfrastructureError, one sentence, where Ray's own death would raise one of its exceptions."""
     try:
         yield
     except (LocalRayletDiedError, RaySystemError) as error:
@@ -112,5 +155,5 @@ def ray_failures(label: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """Return the first line of an error's message, or else the name of its class."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

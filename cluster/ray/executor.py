@@ -1,4 +1,4 @@
-"""The ray door: parallel items are Ray tasks; a gang is one Ray actor a rank on a placement group.
+"""The executor that is a Ray cluster: an independent item is a Ray task; a gang is one actor a rank (`gang.py`).
 
 Ray Train was measured and left out: `benchmarks/gang_startup.py` compares the two in one run.
 """
@@ -10,20 +10,20 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import ray
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
 from cluster.executor import Rank, Resized
-from cluster.host.console import Meter, say
+from cluster.host.console import ProgressMeter, print_line
+from cluster.host.retry import backoff_seconds
 from cluster.machines import described
 from cluster.placement import Placement, TooFew, place
-from cluster.ray.capacity import Room
-from cluster.ray.connection import connect, ray_failures
+from cluster.ray.capacity import Capacity
+from cluster.ray.connection import SECONDS_BETWEEN_CHECKS, RayWaiter, connect, first_line, translate_ray_failures
 from cluster.ray.failures import RanksLost
 from cluster.ray.gang import Gang
-from cluster.ray.items import Items
-from cluster.ray.nodes import nodes_of, selector, tell
+from cluster.ray.nodes import describe_nodes, label_selector, live_nodes, nodes_of
 from cluster.ray.quarantine import NodeFailures
-from cluster.ray.waiting import Watch
-from configs.base import InfrastructureError, StartUpError
+from configs.base import InfrastructureError, OutOfMemory, StartUpError, UserError
 from configs.cluster import WandbConfig
 from configs.pools import PoolConfig
 
@@ -31,12 +31,12 @@ T = TypeVar("T")
 R = TypeVar("R")
 A = TypeVar("A")
 
-SECONDS_BETWEEN_LOOKS = 0.5
-MAX_BACKOFF_SECONDS = 30.0
+SECONDS_BETWEEN_POLLS = 0.5
+FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 1.0, 30.0
 
 
 class RayExecutor:
-    """Work on a Ray cluster: `local` starts a private one for the life of this process."""
+    """Implements Executor on a Ray cluster: `local` starts a private one for the life of this process."""
 
     def __init__(
         self,
@@ -47,12 +47,13 @@ class RayExecutor:
         failures: NodeFailures | None = None,
         avoid: frozenset[str] = frozenset(),
     ) -> None:
+        """`failures` remembers the nodes that fail; `avoid` names more hosts to leave out, by name or address."""
         self._pool, self._address, self._wandb = pool, address, wandb
         self._failures, self._avoid = failures or NodeFailures(None), avoid
         self.used: Placement | None = None
 
     def placement(self) -> Placement:
-        """What the pool's settings come to on the cluster.
+        """Lay the pool out on the cluster's nodes.
 
         Raises StartUpError if a cluster that was joined has too little: at once, unless the cluster file says under
         `machines` that it will have more.
@@ -68,11 +69,26 @@ class RayExecutor:
                 if self._address == "local":
                     raise
                 if not self._will_grow(len(nodes)) or time.monotonic() > deadline:
-                    raise StartUpError(f"{error} (its nodes that live: {tell(nodes)})") from None
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+                    raise StartUpError(f"{error} (its nodes that live: {describe_nodes(nodes)})") from None
+            time.sleep(SECONDS_BETWEEN_POLLS)
+
+    def _will_grow(self, num_nodes: int) -> bool:
+        """Return whether the cluster file says that there will be more nodes than now, and that those suffice."""
+        machines = self._pool.machines
+        if machines is None or num_nodes >= machines.num_nodes:
+            return False
+        try:
+            place(self._pool, described(machines, self._pool), wandb=None)
+        except TooFew:
+            return False
+        return True
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], *, label: str, on_device: bool = False) -> Iterator[R]:
-        """See Executor. At most two items a slot are in flight."""
+        """Apply `fn` to the items in Ray tasks, with at most two items in flight for each task that fits the nodes.
+
+        Raises what `fn` raised; OutOfMemory or InfrastructureError if a worker dies too often, StartUpError if the
+        pool has no node for too long.
+        """
         placement = self.used or self.placement()
         gpus = 1 if on_device and placement.device == "cuda" else 0
         nodes = nodes_of(self._pool)
@@ -80,20 +96,55 @@ class RayExecutor:
         if len(bad) == len(nodes):
             bad = []
         options = {"num_cpus": placement.cpus_per_task, "num_gpus": gpus, "max_retries": placement.max_restarts}
-        remote: Any = ray.remote(fn).options(**options, label_selector=selector(self._pool, bad) or None)
-        slots = sum(node.num_cpus // placement.cpus_per_task for node in nodes if node not in bad)
-        results = Items(self._pool, placement, label=label)
+        selector = label_selector(self._pool, avoided=bad) or None
+        remote: Any = ray.remote(fn).options(**options, label_selector=selector)
+        num_slots = sum(node.num_cpus // placement.cpus_per_task for node in nodes if node not in bad)
         waiting: deque[Any] = deque()
         upcoming = iter(items)
         # Items in flight when one fails are left to end by themselves: ray.cancel races with their end and aborts
         # the driver ("Check failed" in task_manager.cc, Ray 2.60).
-        with Meter(label, len(items)) as meter:
+        with ProgressMeter(label, len(items)) as meter:
             while True:
-                waiting.extend(remote.remote(item) for item in islice(upcoming, 2 * max(1, slots) - len(waiting)))
+                waiting.extend(remote.remote(item) for item in islice(upcoming, 2 * max(1, num_slots) - len(waiting)))
                 if not waiting:
                     return
-                yield results.take(waiting.popleft())
+                yield self._fetch_result(waiting.popleft(), placement, label=label)
                 meter.advance()
+
+    def _fetch_result(self, reference: Any, placement: Placement, *, label: str) -> Any:
+        """Wait for an item's result and return it. Raises as `map` does."""
+        try:
+            with translate_ray_failures(label):
+                self._wait_for_item(reference, placement, label=label)
+                return ray.get(reference)
+        except RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, (UserError, OSError)) else error) from None
+        except OutOfMemoryError as error:
+            raise OutOfMemory(
+                f"{label}: an item ran out of memory ({first_line(error)}); raise cpus_per_task in the cluster file, "
+                "so that fewer run at once"
+            ) from error
+        except (WorkerCrashedError, RayActorError) as error:
+            raise InfrastructureError(
+                f"{label}: the worker of an item died {placement.max_restarts + 1} times ({first_line(error)}); if it "
+                "ran out of memory raise cpus_per_task in the cluster file, so that fewer run at once"
+            ) from error
+
+    def _wait_for_item(self, reference: Any, placement: Placement, *, label: str) -> None:
+        """Wait until an item's task has ended. Raises StartUpError if the pool has no node for too long."""
+        waiter = RayWaiter(label)
+        checked = seen = time.monotonic()
+        while not waiter.wait([reference])[0]:
+            now = time.monotonic()
+            if now - checked < SECONDS_BETWEEN_CHECKS:
+                continue
+            checked = now
+            seen = now if nodes_of(self._pool) else seen
+            if now - seen > placement.start_timeout_seconds:
+                raise StartUpError(
+                    f"{label}: no node of the pool has lived for {placement.start_timeout_seconds:g} s; the cluster's "
+                    f"nodes are {describe_nodes(live_nodes())}; start others, or mend the pool's labels"
+                )
 
     def gang(
         self,
@@ -104,51 +155,42 @@ class RayExecutor:
         warm: Callable[[], None] | None = None,
         resize: Callable[[], None] | None = None,
     ) -> R:
-        """See Executor. Lost ranks are started again at most `max_restarts` times."""
+        """Call `fn` once a rank, all at the same time, and return rank 0's result.
+
+        When ranks are lost all are restarted, at most `max_restarts` times; `gang.py` tells the whole act. Restarts
+        with more ranks (Resized) do not count.
+        """
         placement = self.used or self.placement()
-        room = Room(self._pool, placement, failures=self._failures, avoid=self._avoid, label=label)
-        losses: Counter[str] = Counter()
-        attempt = 0
-        with ray_failures(label), Gang(placement, room, label=label, warm=warm) as gang:
+        capacity = Capacity(self._pool, placement, failures=self._failures, avoid=self._avoid, label=label)
+        losses: Counter[str] = Counter()  # by host
+        num_restarts = 0
+        with translate_ray_failures(label), Gang(placement, capacity, label=label, warm=warm) as gang:
             while True:
                 is_last = losses.total() == placement.max_restarts
                 try:
-                    return gang.run(fn, argument, attempt=attempt, is_last=is_last, resize=resize)
+                    return gang.run(fn, argument, num_restarts=num_restarts, is_last=is_last, resize=resize)
                 except Resized:
-                    say(f"{label}: more ranks fit by now; starting again with them")
+                    print_line(f"{label}: more ranks fit by now; starting again with them")
                     gang.release()
                 except RanksLost as lost:
-                    host = lost.where.host if lost.where else ""
+                    host = lost.location.host if lost.location else ""
                     if host:
-                        room.failed(host, reason=str(lost))
+                        capacity.note_failure(host, reason=str(lost))
                     if is_last:
-                        gang.check_memory()
-                        raise InfrastructureError(_given_up(label, lost, placement.max_restarts)) from None
+                        gang.check_memory_kills()
+                        raise InfrastructureError(_describe_end(label, lost, placement.max_restarts)) from None
                     losses[host] += 1
-                    say(f"{label}: {lost}; starting all ranks again")
+                    print_line(f"{label}: {lost}; starting all ranks again")
                     _back_off(label, losses[host])
-                attempt += 1
-
-    def _will_grow(self, num_nodes: int) -> bool:
-        """Whether the cluster file says that there will be more nodes than now, and that those suffice."""
-        machines = self._pool.machines
-        if machines is None or num_nodes >= machines.num_nodes:
-            return False
-        try:
-            place(self._pool, described(machines, self._pool), wandb=None)
-        except TooFew:
-            return False
-        return True
+                num_restarts += 1
 
 
-def _given_up(label: str, lost: RanksLost, max_restarts: int) -> str:
+def _describe_end(label: str, lost: RanksLost, max_restarts: int) -> str:
     return f"{label}: {lost}, after {max_restarts} restarts; look for what kills it, then run the same command to go on"
 
 
 def _back_off(label: str, num_losses: int) -> None:
-    """Wait before all start again: not at all after a host's first loss, then 1, 2, 4 s and so on."""
-    seconds = min(MAX_BACKOFF_SECONDS, 2.0 ** (num_losses - 2)) if num_losses > 1 else 0.0
-    watch, until = Watch(label), time.monotonic() + seconds
-    while time.monotonic() < until:
-        time.sleep(min(SECONDS_BETWEEN_LOOKS, max(0.0, until - time.monotonic())))
-        watch.look()
+    """Wait before a restart: not at all after a host's first loss, then exponentially: 1, 2, 4 s and so on."""
+    if num_losses > 1:
+        seconds = backoff_seconds(num_losses - 1, first=FIRST_BACKOFF_SECONDS, most=MAX_BACKOFF_SECONDS)
+        RayWaiter(label).sleep(seconds)

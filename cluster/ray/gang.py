@@ -1,4 +1,23 @@
-"""A gang on Ray: a placement group, an actor a rank, spares, and the end of all when one ends badly."""
+"""A gang on Ray: one actor a rank on a placement group; if a rank is lost, all are ended and restarted together.
+
+What happens when a rank dies, in order:
+
+1. Detect: `Gang._wait_for_ranks` waits for the calls of all ranks. The call of a dead process fails; a host that is cut
+   off misses its heartbeats (`heartbeat.py`); a node that Ray has lost is no longer among those of `capacity.py`.
+2. Classify: `failures.py` finds the cause among the failures, for which the death of a peer may come up to
+   LAST_WORDS_SECONDS later. An error of the user or want of memory ends the run; RanksLost leads to a restart.
+3. End the others: `Gang.run` kills the actors of all ranks. In `rank.py`, the new process of a rank first waits until
+   the old processes of its node are gone, and ranks that are cut off from the driver end themselves.
+4. Back off: `RayExecutor.gang` in `executor.py` notes the host's failure (`quarantine.py`) and waits: longer each time
+   that the same host fails.
+5. Restart: `Gang.run` keeps the bundles if their nodes are still valid, else reserves others (`bundles.py`), for fewer
+   ranks if the pool is elastic and no node comes in time (`capacity.py`). Warm spares, where there are any, take the
+   ranks' places (`spares.py`). If the lost rank's node has counted a memory kill meanwhile, it was OutOfMemory.
+6. Give up: after `max_restarts` restarts, `RayExecutor.gang` asks once more for memory kills and raises
+   InfrastructureError.
+
+Ranks that make way for more (`ResizeCheck` in `capacity.py`) raise Resized and are restarted too; it counts as no loss.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,14 +32,21 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from cluster.executor import Rank
 from cluster.host.limits import num_memory_kills
 from cluster.placement import Placement
-from cluster.ray.bundles import Places, gpus_per_rank, release, reserve, stand
-from cluster.ray.capacity import Growth, Room
-from cluster.ray.failures import DEATHS, RanksLost, check_memory, last_verdict, lost, verdict
-from cluster.ray.heartbeat import DRIVER_GIVES_UP_SECONDS, Pulse
-from cluster.ray.nodes import home, live_nodes
-from cluster.ray.rank import RankProcess, Whereabouts
+from cluster.ray.bundles import Bundles, are_still_valid, gpus_per_rank, release_group, reserve_bundles
+from cluster.ray.capacity import Capacity, ResizeCheck
+from cluster.ray.connection import RayWaiter
+from cluster.ray.failures import (
+    DEATHS,
+    RanksLost,
+    check_memory_kills,
+    classify_death,
+    classify_failure,
+    final_failure,
+)
+from cluster.ray.heartbeat import DRIVER_GIVES_UP_SECONDS, Heartbeat
+from cluster.ray.nodes import driver_node, live_nodes
+from cluster.ray.rank import RankLocation, RankProcess
 from cluster.ray.spares import Spares
-from cluster.ray.waiting import Watch
 from configs.base import StartUpError
 
 R = TypeVar("R")
@@ -31,19 +57,21 @@ LAST_WORDS_SECONDS = 5.0
 
 
 class Gang:
-    """What a gang holds on Ray from one attempt to the next; a context manager that leaves no process behind."""
+    """What a gang holds on Ray from one restart to the next; a context manager that leaves no process behind."""
 
-    def __init__(self, placement: Placement, room: Room, *, label: str, warm: Callable[[], None] | None) -> None:
-        self._placement, self._room, self._label = placement, room, label
-        self._home = home()
-        self._places: Places | None = None
-        self._pulse: Pulse | None = None
+    def __init__(
+        self, placement: Placement, capacity: Capacity, *, label: str, warm: Callable[[], None] | None
+    ) -> None:
+        self._placement, self._capacity, self._label = placement, capacity, label
+        self._driver_node = driver_node()
+        self._bundles: Bundles | None = None
+        self._heartbeat: Heartbeat | None = None
         self._held = ExitStack()
         self._actors: list[Any] = []
-        self._where: list[Whereabouts] = []
-        self._victim: Whereabouts | None = None
-        """The rank that was lost in the attempt before."""
-        self._spares = Spares(self._make_spare, warm, label=label) if warm and placement.warm_spares else None
+        self._locations: list[RankLocation] = []
+        self._lost_rank: RankLocation | None = None
+        """The rank whose loss led to this restart."""
+        self._spares = Spares(self._create_spare, warm, label=label) if warm and placement.warm_spares else None
 
     def __enter__(self) -> Self:
         return self
@@ -58,114 +86,106 @@ class Gang:
         fn: Callable[[Rank, A], R],
         argument: A,
         *,
-        attempt: int,
+        num_restarts: int,
         is_last: bool,
         resize: Callable[[], None] | None,
     ) -> R:
-        """Rank 0's result. Raises RanksLost if a process died or was cut off, else what a rank raised."""
+        """Start all ranks, wait for them, end them, and return rank 0's result.
+
+        `is_last`: no restart will follow, so that spares are of no use. Raises RanksLost if a process died or was cut
+        off, else what a rank raised.
+        """
         try:
-            self._assemble()
-            host, port, number = self._where[0].address, self._where[0].port, len(self._where)
-            placement = self._placement
-            world = number, placement.device, placement.cpus_per_rank, host, port, attempt
-            ranks = [Rank(index, *world) for index in range(number)]
+            self._start_on_valid_nodes()
+            first, world_size, placement = self._locations[0], len(self._locations), self._placement
+            world = world_size, placement.device, placement.cpus_per_rank, first.address, first.port, num_restarts
+            ranks = [Rank(index, *world) for index in range(world_size)]
             calls = [actor.run.remote(fn, rank, argument) for actor, rank in zip(self._actors, ranks, strict=True)]
-            result: R = self._together(calls, [] if is_last else ranks, resize)
+            result: R = self._wait_for_ranks(calls, [] if is_last else ranks, resize)
             return result
         except RanksLost as error:
-            self._victim = error.where
+            self._lost_rank = error.location
             raise
         finally:
             self._end_ranks()
 
-    def check_memory(self) -> None:
-        """Raise OutOfMemory if the rank that was lost had no memory left, as far as its node can still be asked."""
-        if self._victim and self._victim.node in {node.id for node in self._room.nodes()}:
-            there = NodeAffinitySchedulingStrategy(self._victim.node, soft=False)
-            count = ray.remote(num_memory_kills).options(num_cpus=0, scheduling_strategy=there).remote()
-            if ray.wait([count], timeout=LAST_WORDS_SECONDS)[0]:
-                check_memory(self._victim, node=self._victim.node, kills=ray.get(count))
+    def release(self) -> None:
+        """Kill the spares, stop the heartbeats, and give the bundles back."""
+        if self._spares:
+            self._spares.kill_all()
+        self._held.close()
+        if self._bundles is not None:
+            release_group(self._bundles.group)
+            self._bundles = None
 
-    def _assemble(self) -> None:
-        """Have a process for each rank, on nodes that live."""
-        self._hold()
+    def check_memory_kills(self) -> None:
+        """Raise OutOfMemory if the lost rank was killed for want of memory, as far as its node can still be asked."""
+        lost = self._lost_rank
+        if lost and lost.node in {node.id for node in self._capacity.usable_nodes()}:
+            on_its_node = NodeAffinitySchedulingStrategy(lost.node, soft=False)
+            count = ray.remote(num_memory_kills).options(num_cpus=0, scheduling_strategy=on_its_node).remote()
+            if ray.wait([count], timeout=LAST_WORDS_SECONDS)[0]:
+                check_memory_kills(lost, node=lost.node, kills=ray.get(count))
+
+    def _start_on_valid_nodes(self) -> None:
+        """Start a process for each rank, once more on other nodes if one of these turns out to be gone."""
+        self._hold_bundles()
         try:
-            self._start()
+            self._start_ranks()
         except RanksLost:
-            if self._places is None or stand(self._places, self._room):
+            if self._bundles is None or are_still_valid(self._bundles, self._capacity):
                 raise
             self._end_ranks()  # the death of a node becomes known after that of its processes
-            self._hold()
-            self._start()
+            self._hold_bundles()
+            self._start_ranks()
 
-    def _hold(self) -> None:
-        """Have places: those of the attempt before, if ranks may still be on all their nodes."""
-        if self._places is not None and not stand(self._places, self._room):
+    def _hold_bundles(self) -> None:
+        """Keep the bundles if ranks may still be on all their nodes, else reserve others and send heartbeats there."""
+        if self._bundles is not None and not are_still_valid(self._bundles, self._capacity):
             self.release()
-        if self._places is None:
-            self._places = reserve(self._room, self._placement, before=len(self._where), label=self._label)
-            addresses = {node.id: node.address for node in live_nodes() if node.id != self._home.id}
-            others = {addresses[node] for node in self._places.nodes if node in addresses}
-            self._pulse = self._held.enter_context(Pulse(others, limit_seconds=DRIVER_GIVES_UP_SECONDS))
+        if self._bundles is None:
+            before = len(self._locations)
+            self._bundles = reserve_bundles(self._capacity, self._placement, before=before, label=self._label)
+            addresses = {node.id: node.address for node in live_nodes() if node.id != self._driver_node.id}
+            remote = {addresses[node] for node in self._bundles.nodes if node in addresses}
+            self._heartbeat = self._held.enter_context(Heartbeat(remote, limit_seconds=DRIVER_GIVES_UP_SECONDS))
 
-    def release(self) -> None:
-        """Give the places back."""
-        if self._spares:
-            self._spares.end()
-        self._held.close()
-        if self._places is not None:
-            release(self._places.group)
-            self._places = None
+    def _start_ranks(self) -> None:
+        """Start a process for each rank, or take its spare, and wait until all have reported their locations.
 
-    def _end_ranks(self) -> None:
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors = []
-
-    def _start(self) -> None:
-        """A process for each rank, a spare where there is one; returns when all have said where they are.
-
-        Raises OutOfMemory if the attempt before lost a rank on a node that has run out of memory since.
+        Raises OutOfMemory if a rank was lost before on a node that has killed for want of memory since.
         """
-        assert self._places is not None
-        nodes, old = self._places.nodes, self._where
-        before = [[one for one in old if one.node == node] for node in nodes]
-        spares = self._spares.take() if self._spares else {}
-        self._actors = [spares[index] if index in spares else self._make(index) for index in range(len(nodes))]
-        reports = [actor.report.remote(ended) for actor, ended in zip(self._actors, before, strict=True)]
-        self._where = [self._locate(i, report, before[i], is_spare=i in spares) for i, report in enumerate(reports)]
-        for where in self._where if self._victim else ():
-            check_memory(self._victim, node=where.node, kills=where.memory_kills)
-        self._victim = None
+        assert self._bundles is not None
+        nodes, old = self._bundles.nodes, self._locations
+        previous = [[one for one in old if one.node == node] for node in nodes]
+        spares = self._spares.take_ready() if self._spares else {}
+        self._actors = [spares[i] if i in spares else self._create_rank(i) for i in range(len(nodes))]
+        reports = [actor.report_location.remote(ended) for actor, ended in zip(self._actors, previous, strict=True)]
+        self._locations = [
+            self._wait_for_location(index, report, previous[index], is_spare=index in spares)
+            for index, report in enumerate(reports)
+        ]
+        for location in self._locations if self._lost_rank else ():
+            check_memory_kills(self._lost_rank, node=location.node, kills=location.memory_kills)
+        self._lost_rank = None
 
-    def _locate(self, index: int, report: Any, before: Sequence[Whereabouts], *, is_spare: bool) -> Whereabouts:
+    def _wait_for_location(
+        self, index: int, report: Any, previous: Sequence[RankLocation], *, is_spare: bool
+    ) -> RankLocation:
         try:
-            where: Whereabouts = self._wait_for(report)
-            return where
+            location: RankLocation = self._wait_for_start(report)
+            return location
         except DEATHS as error:
             if not is_spare:
-                raise lost(index, None, error) from None
-        self._actors[index] = self._make(index)  # in place of a spare that has died unseen
-        return self._locate(index, self._actors[index].report.remote(before), before, is_spare=False)
+                raise classify_death(index, None, error) from None
+        self._actors[index] = self._create_rank(index)  # in place of a spare that has died unseen
+        report = self._actors[index].report_location.remote(previous)
+        return self._wait_for_location(index, report, previous, is_spare=False)
 
-    def _make(self, index: int) -> Any:
-        placement = self._placement
-        return self._actor(index, num_cpus=placement.cpus_per_rank, num_gpus=gpus_per_rank(placement))
-
-    def _make_spare(self, index: int) -> Any:
-        return self._actor(index, num_cpus=0, num_gpus=0)  # it takes no place of its own
-
-    def _actor(self, index: int, *, num_cpus: int, num_gpus: int) -> Any:
-        assert self._places is not None
-        strategy = PlacementGroupSchedulingStrategy(self._places.group, placement_group_bundle_index=index)
-        options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "scheduling_strategy": strategy}
-        is_away = self._places.nodes[index] != self._home.id
-        return ray.remote(RankProcess).options(**options).remote(self._home.address if is_away else None)
-
-    def _wait_for(self, reference: Any) -> Any:
-        watch, deadline = Watch(self._label), time.monotonic() + self._placement.start_timeout_seconds
-        while not watch.turn([reference])[0]:
-            self._check_pulse()
+    def _wait_for_start(self, reference: Any) -> Any:
+        waiter, deadline = RayWaiter(self._label), time.monotonic() + self._placement.start_timeout_seconds
+        while not waiter.wait([reference])[0]:
+            self._check_heartbeats()
             if time.monotonic() > deadline:
                 raise StartUpError(
                     f"{self._label}: the processes of the ranks did not start in "
@@ -173,48 +193,67 @@ class Gang:
                 )
         return ray.get(reference)
 
-    def _check_pulse(self) -> None:
-        """Raise RanksLost if a host has not answered for too long."""
-        assert self._pulse is not None
-        for address in self._pulse.silent():
-            host = address.rpartition(":")[0]
-            where = next((one for one in self._where if one.address == host), None)
-            name = f"{where.host} ({host})" if where else host
-            raise RanksLost(f"{name} has not answered for {DRIVER_GIVES_UP_SECONDS:g} s", where)
+    def _create_rank(self, index: int) -> Any:
+        placement = self._placement
+        return self._create_actor(index, num_cpus=placement.cpus_per_rank, num_gpus=gpus_per_rank(placement))
 
-    def _check_nodes(self) -> None:
-        """Raise RanksLost if a rank's node is gone: its peers fail at once, but Ray tells of it after 5 to 15 s."""
-        alive = {node.id for node in self._room.alive()}
-        for index, where in enumerate(self._where):
-            if where.node not in alive:
-                raise RanksLost(f"rank {index}'s node, {where.host} ({where.address}), is gone", where)
+    def _create_spare(self, index: int) -> Any:
+        return self._create_actor(index, num_cpus=0, num_gpus=0)  # it takes nothing of its rank's bundle
 
-    def _together(self, calls: list[Any], ranks: list[Rank], resize: Callable[[], None] | None) -> Any:
-        """The first call's result once all have returned; the most telling failure as soon as it is known.
+    def _create_actor(self, index: int, *, num_cpus: int, num_gpus: int) -> Any:
+        assert self._bundles is not None
+        strategy = PlacementGroupSchedulingStrategy(self._bundles.group, placement_group_bundle_index=index)
+        options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "scheduling_strategy": strategy}
+        is_remote = self._bundles.nodes[index] != self._driver_node.id
+        return ray.remote(RankProcess).options(**options).remote(self._driver_node.address if is_remote else None)
 
-        `ranks`: those to make spares for.
+    def _end_ranks(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+
+    def _wait_for_ranks(self, calls: list[Any], ranks: list[Rank], resize: Callable[[], None] | None) -> Any:
+        """Return the first call's result once all have returned; raise the cause of a failure as soon as it is known.
+
+        `ranks`: those to keep spares for.
         """
-        watch, began, pending = Watch(self._label), time.monotonic(), calls
-        growth = Growth(self._room, number=len(calls), resize=resize)
+        waiter, began, pending = RayWaiter(self._label), time.monotonic(), calls
+        resize_check = ResizeCheck(self._capacity, num_ranks=len(calls), resize=resize)
         failures: dict[int, Exception] = {}
         deadline = float("inf")
         while pending and time.monotonic() < deadline:
-            ready, pending = watch.turn(pending)
+            ready, pending = waiter.wait(pending)
             for call in ready:
                 try:
                     ray.get(call)
                 except (*DEATHS, RayTaskError) as error:
                     failures[calls.index(call)] = error
                     deadline = min(deadline, time.monotonic() + LAST_WORDS_SECONDS)
-            if answer := verdict(failures, self._where):
-                raise answer from None
-            self._check_pulse()
+            if failure := classify_failure(failures, self._locations):
+                raise failure from None
+            self._check_heartbeats()
             if failures:
                 self._check_nodes()
             if pending and not failures:
-                growth.look()
+                resize_check.poll()
                 if self._spares and ranks:
-                    self._spares.tend(ranks, self._where, since=began)
+                    self._spares.start_missing(ranks, self._locations, since=began)
         if failures:
-            raise last_verdict(failures) from None
+            raise final_failure(failures) from None
         return ray.get(calls[0])
+
+    def _check_heartbeats(self) -> None:
+        """Raise RanksLost if a host has not answered for too long."""
+        assert self._heartbeat is not None
+        for address in self._heartbeat.silent():
+            host = address.rpartition(":")[0]
+            location = next((one for one in self._locations if one.address == host), None)
+            name = f"{location.host} ({host})" if location else host
+            raise RanksLost(f"{name} has not answered for {DRIVER_GIVES_UP_SECONDS:g} s", location)
+
+    def _check_nodes(self) -> None:
+        """Raise RanksLost if a rank's node is gone: its peers fail at once, but its own call only after 5 to 15 s."""
+        alive = {node.id for node in self._capacity.answering_nodes()}
+        for index, location in enumerate(self._locations):
+            if location.node not in alive:
+                raise RanksLost(f"rank {index}'s node, {location.host} ({location.address}), is gone", location)

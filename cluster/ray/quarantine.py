@@ -1,22 +1,22 @@
-"""Nodes that keep failing, so that a run leaves them out."""
+"""Remembers nodes that keep failing, so that a run leaves them out. Must not import ray: `concord status` reads it."""
 
 import json
 import time
 from collections import Counter
 from pathlib import Path
 
-from cluster.host.console import say
+from cluster.host.console import print_line
 
-FAILURES = 2
+MAX_FAILURES = 2
 WITHIN_SECONDS = 86_400.0
 """A node that failed so often within a day is avoided: once is bad luck, twice a habit."""
 
 
 class NodeFailures:
-    """Which hosts have failed when and why: lines of JSON in a file that the attempts of a run share."""
+    """Which hosts have failed when and why: lines of JSON in a file that all attempts of a run share."""
 
     def __init__(self, path: Path | None) -> None:
-        """Without a path it is known to this process alone."""
+        """`path` is the file; without one the failures are known to this process alone."""
         self._path = path
         self._known: list[tuple[str, float]] = []
 
@@ -32,13 +32,13 @@ class NodeFailures:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as error:
-            say(f"{self._path} could not be written ({error.strerror}): {host} failed: {reason}")
+            print_line(f"{self._path} could not be written ({error.strerror}): {host} failed: {reason}")
 
     def avoided(self) -> frozenset[str]:
-        """The hosts that have failed twice within the last day."""
+        """Return the hosts that have failed MAX_FAILURES times within the last day."""
         since = time.time() - WITHIN_SECONDS
         counts = Counter(host for host, when in {*self._known, *self._written()} if when > since)
-        return frozenset(host for host, count in counts.items() if count >= FAILURES)
+        return frozenset(host for host, count in counts.items() if count >= MAX_FAILURES)
 
     def _written(self) -> list[tuple[str, float]]:
         if self._path is None or not self._path.exists():

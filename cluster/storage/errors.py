@@ -1,99 +1,163 @@
-"""What a store refused, in one sentence; and which refusals may pass when one waits."""
+"""What the operating system or a store refused: whose it is to mend, and the sentence that says so.
+
+This is the one place where an OSError becomes a UserError (the user mends it: a full disk, a missing permission) or an
+InfrastructureError (it may pass: a stale handle, an I/O error, a server that is away), which is retried.
+"""
 
 import errno
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-from cluster.leases.fence import LeaseLost
-from configs.base import InfrastructureError, UserError
+from cluster.host.retry import backoff, every, retry
+from configs.base import InfrastructureError, LeaseLost, UserError
+from configs.text import one_line
 
 FIRST_WAIT_SECONDS = 1.0
-"""Before the second try; doubled before each further one."""
+"""Before the second try of a request to a store; doubled before each further one."""
 
 SECONDS_BETWEEN_CALLS = 15.0
 PATIENCE_SECONDS = 600.0
 """How long a store may be away at the end of a long work before that counts as failed."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
-_LASTING_CODES = (*_FULL, errno.EINVAL, errno.ENOSYS, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTEMPTY)
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_MISPLACED = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY})
+_REFUSED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENAMETOOLONG})
+_USERS = _FULL | _FORBIDDEN | _MISPLACED | _REFUSED | {errno.ENOENT, errno.EMFILE}
+"""Waiting mends none of these. All others may pass: ESTALE after the failover of an NFS server, EIO of an evicted
+Lustre client, ETIMEDOUT, ECONNRESET, EAGAIN..."""
+
+FIX_COMMANDS: Mapping[int, str] = {
+    errno.EACCES: "chown or chmod {path} for this user",
+    errno.EPERM: "chown or chmod {path} for this user",
+    errno.EROFS: "mount -o remount,rw, as root, what {path} is on",
+    errno.ENOSPC: "remove what is not needed from what {path} is on",
+    errno.EDQUOT: "remove files of this user, or have the quota raised (quota -s)",
+    errno.ESTALE: "mount what {path} is on anew (a stale NFS handle)",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+"""What the doctor advises, by what the system says of a file at `path`."""
+
 _OURS = ("builtins", "cluster", "configs", "pipeline", "pydantic", "pydantic_core")
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def may_pass(error: Exception) -> bool:
+    """Whether a failed request may succeed when it is made again, with nothing mended by the user."""
+    if isinstance(error, OSError):
+        return _code(error) not in _USERS
+    return _of_a_library(error) and "Credential" not in type(error).__name__
+
+
+def error_class(error: OSError) -> type[UserError]:
+    """InfrastructureError for what may pass, else UserError, as for an error without errno, which a library made."""
+    known = error.errno is not None or isinstance(error, (TimeoutError, ConnectionError))
+    return InfrastructureError if known and may_pass(error) else UserError
+
+
+def explain_os_error(error: OSError, *, where: str, elsewhere: str) -> UserError:
+    """The sentence for what the system refused at `where`, such as `step 'clean'`; InfrastructureError if it may pass.
+
+    `elsewhere` is the way out: how to have the files on another disk.
+    """
+    file = f" ({error.filename})" if error.filename else ""
+    code, said = _code(error), error.strerror or str(error)
+    if code in _FULL:
+        return UserError(
+            f"{where}: the disk is full{file}; free space, or {elsewhere}, and run this again: what is finished is kept"
+        )
+    if code in _FORBIDDEN:
+        return UserError(f"{where}: no permission{file}: {said}; change it, or {elsewhere}")
+    if code == errno.ENOENT:
+        return UserError(f"{where}: a file is missing{file}; delete the artifact it belongs to, to have it made again")
+    if code == errno.EMFILE:
+        return UserError(f"{where}: too many open files{file}; raise the limit (ulimit -n) and run this again")
+    return error_class(error)(f"{where}: the system refused{file}: {said}; run this again once it is mended")
+
+
 @contextmanager
-def explained(where: str) -> Iterator[None]:
-    """Raise what the system or a protocol's library refused as a UserError, or InfrastructureError if it may pass."""
+def store_errors(where: str) -> Iterator[None]:
+    """Raise what a store refused during the block as a UserError, or as an InfrastructureError if it may pass.
+
+    Takes what the system raises, and what the library of a protocol (botocore, aiohttp) does.
+    """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        if (told := _explain(where, error)) is None:
+        if (explained := _explain_store_error(where, error)) is None:
             raise
-        raise told from error
+        raise explained from error
 
 
-def tried(num_tries: int, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """The call's answer; what may pass is tried again, with twice the wait each time."""
-    for number in range(num_tries - 1):
-        try:
-            return call(*args, **kwargs)
-        except Exception as error:
-            if not _may_pass(error):
-                raise
-            time.sleep(FIRST_WAIT_SECONDS * 2**number)
-    return call(*args, **kwargs)
+def retried(num_tries: int, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Make a request to a store up to `num_tries` times, with exponential back-off, while its failures may pass."""
+    waits = backoff(num_tries - 1, first=FIRST_WAIT_SECONDS)
+    return retry(lambda: call(*args, **kwargs), waits=waits, is_transient=may_pass)
 
 
-def patiently(call: Callable[[], T], *, tell: Callable[[str], None]) -> T:
-    """The call's answer; for PATIENCE_SECONDS it is called again while machines fail. Not after LeaseLost."""
-    deadline, told = time.monotonic() + PATIENCE_SECONDS, False
-    while True:
-        try:
-            return call()
-        except LeaseLost:
-            raise
-        except InfrastructureError as error:
-            if time.monotonic() > deadline:
-                raise
-            if not told:
-                tell(f"{error}; tried again for {PATIENCE_SECONDS / 60:g} minutes")
-            told = True
-            time.sleep(SECONDS_BETWEEN_CALLS)
+def is_outage(error: Exception) -> bool:
+    """Whether machines have failed, so that the same may succeed later. A lost lease is for good."""
+    return isinstance(error, InfrastructureError) and not isinstance(error, LeaseLost)
 
 
-def _may_pass(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return not isinstance(error, _LASTING) and error.errno not in _LASTING_CODES
-    return _of_a_library(error) and "Credential" not in type(error).__name__
+def through_outage(call: Callable[[], T], *, notify: Callable[[str], None]) -> T:
+    """Call again, for PATIENCE_SECONDS, while machines fail; the user is notified once. Not after LeaseLost."""
+    notified: list[str] = []
+
+    def notify_once(error: Exception) -> None:
+        if not notified:
+            notified.append(f"{error}; tried again for {PATIENCE_SECONDS / 60:g} minutes")
+            notify(notified[0])
+
+    waits = every(SECONDS_BETWEEN_CALLS, for_seconds=PATIENCE_SECONDS)
+    return retry(call, waits=waits, is_transient=is_outage, on_retry=notify_once)
+
+
+def _code(error: OSError) -> int | None:
+    """The errno, also of an exception that a library raised by its class alone, as fsspec does FileNotFoundError."""
+    if error.errno is not None:
+        return error.errno
+    return next((code for kind, code in _CODES_BY_CLASS.items() if isinstance(error, kind)), None)
+
+
+_CODES_BY_CLASS: Mapping[type[OSError], int] = {
+    FileNotFoundError: errno.ENOENT,
+    FileExistsError: errno.EEXIST,
+    PermissionError: errno.EACCES,
+    IsADirectoryError: errno.EISDIR,
+    NotADirectoryError: errno.ENOTDIR,
+}
 
 
 def _of_a_library(error: Exception) -> bool:
-    """botocore, aiohttp and others raise what is no OSError, for what is no mistake of ours."""
+    """Whether a protocol's library raised it: botocore, aiohttp and others raise what is no OSError."""
     return type(error).__module__.split(".")[0] not in _OURS
 
 
-def _explain(where: str, error: Exception) -> UserError | None:
-    text = " ".join(str(error).split())[:200] or type(error).__name__
-    if isinstance(error, OSError) and error.errno in _FULL:
+def _explain_store_error(where: str, error: Exception) -> UserError | None:
+    text = one_line(error) or type(error).__name__
+    code = _code(error) if isinstance(error, OSError) else None
+    if code in _FULL:
         return UserError(f"{where}: the disk is full; free space, and run this again: what is finished is kept")
-    if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
+    if code in _FORBIDDEN:
         return UserError(f"{where}: no permission ({text}); give yourself leave to read and write there")
-    if isinstance(error, FileNotFoundError):
+    if code == errno.ENOENT:
         return UserError(f"{where}: there is no such bucket or directory ({text}); make it, or name another store")
-    if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
+    if code in _MISPLACED:
         return UserError(f"{where}: a file stands where a directory should be, or the reverse ({text}); move it away")
+    if code == errno.EMFILE:
+        return UserError(f"{where}: too many open files ({text}); raise the limit (ulimit -n) and run this again")
     if "Credential" in type(error).__name__:
         return UserError(
             f"{where}: no credentials ({text}); set them in the environment, such as AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY for s3://"
         )
-    if isinstance(error, OSError) and error.errno == errno.EINVAL:
+    if code in _REFUSED:
         return UserError(f"{where}: the store refused ({text}); see that its name and the credentials are right")
     if isinstance(error, OSError) or _of_a_library(error):
         return InfrastructureError(f"{where} does not answer as it should ({text}); run this again once it does")

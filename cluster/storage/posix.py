@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cluster.host.files import FileEntry, describe_file, inside, is_partial, whole_file
-from cluster.storage.errors import explained
+from cluster.storage.errors import store_errors
 
 
 class PosixObjects:
@@ -45,7 +45,7 @@ class PosixObjects:
     def names(self, prefix: str = "") -> list[str]:
         """The names of all objects that begin so, in order."""
         above = prefix.rpartition("/")[0]
-        with explained(f"{self}: {prefix}"):
+        with store_errors(f"{self}: {prefix}"):
             tops = os.walk(inside(self.root, above) if above else self.root, onerror=_unless_gone)
             paths = [Path(top, name) for top, _, names in tops for name in names if not is_partial(name)]
             return sorted(name for path in paths if (name := str(path.relative_to(self.root))).startswith(prefix))
@@ -78,7 +78,7 @@ class PosixObjects:
 
     @contextmanager
     def _at(self, name: str) -> Iterator[Path]:
-        with explained(f"{self}: {name}"):
+        with store_errors(f"{self}: {name}"):
             yield inside(self.root, name)
 
 

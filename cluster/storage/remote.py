@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 
 from cluster.host.files import FileEntry, is_relative
-from cluster.storage.errors import explained, tried
+from cluster.storage.errors import retried, store_errors
 from configs.base import UserError
 from configs.secrets import without_secrets
 
@@ -33,19 +33,19 @@ class RemoteObjects:
     def read(self, name: str) -> bytes | None:
         """The bytes, or None if there is no such object."""
         with self._at(name) as path, suppress(FileNotFoundError):
-            return bytes(tried(self._num_tries, self._files.cat_file, path))
+            return bytes(retried(self._num_tries, self._files.cat_file, path))
         return None
 
     def write(self, name: str, data: bytes) -> None:
         """Write, or write over."""
         with self._at(name) as path:
-            tried(self._num_tries, self._files.pipe_file, path, data)
+            retried(self._num_tries, self._files.pipe_file, path, data)
 
     def create(self, name: str, data: bytes) -> bool:
         """Write if nothing is there; False if something is. A store that cannot tell is looked at first."""
         with self._at(name) as path:
             try:
-                tried(self._num_tries, self._create, path, data)
+                retried(self._num_tries, self._create, path, data)
             except FileExistsError:
                 return False
         return True
@@ -53,14 +53,14 @@ class RemoteObjects:
     def names(self, prefix: str = "") -> list[str]:
         """The names of all objects that begin so, in order."""
         above = f"{self._root}/{prefix.rpartition('/')[0]}".rstrip("/")
-        with explained(f"{self}/{prefix}"):
-            paths = tried(self._num_tries, self._files.find, above)
+        with store_errors(f"{self}/{prefix}"):
+            paths = retried(self._num_tries, self._files.find, above)
             return sorted(name for path in paths if (name := self._name_of(path)).startswith(prefix))
 
     def delete(self, name: str) -> None:
         """Delete the object, if there is one."""
         with self._at(name) as path, suppress(FileNotFoundError):
-            tried(self._num_tries, self._files.rm_file, path)
+            retried(self._num_tries, self._files.rm_file, path)
 
     def size(self, name: str) -> int | None:
         """Bytes of the object, or None if there is none."""
@@ -71,13 +71,13 @@ class RemoteObjects:
     def part(self, name: str, start: int, stop: int) -> bytes:
         """Bytes `start` to `stop` - 1."""
         with self._at(name) as path:
-            return bytes(tried(self._num_tries, self._files.cat_file, path, start=start, end=stop))
+            return bytes(retried(self._num_tries, self._files.cat_file, path, start=start, end=stop))
 
     def send(self, name: str, file: Path) -> None:
         """Write a file's bytes, or write them over what is there."""
         options = {"chunksize": _part_bytes(file.stat().st_size), "max_concurrency": _PARTS_AT_A_TIME}
         with self._at(name) as path:
-            tried(self._num_tries, self._files.put_file, str(file), path, **(options if self._is_s3 else {}))
+            retried(self._num_tries, self._files.put_file, str(file), path, **(options if self._is_s3 else {}))
 
     def holds(self, name: str, file: Path, entry: FileEntry) -> bool:
         """Whether the object has the bytes of `file`, whose size and checksum are `entry`.
@@ -103,7 +103,7 @@ class RemoteObjects:
     def _at(self, name: str) -> Iterator[str]:
         if not is_relative(name):
             raise UserError(f"{self} was asked for {name!r}, which is not inside it; do not trust what names it so")
-        with explained(f"{self}/{name}"):
+        with store_errors(f"{self}/{name}"):
             yield f"{self._root}/{name}"
 
     def _name_of(self, path: str) -> str:
@@ -111,7 +111,7 @@ class RemoteObjects:
 
     def _info(self, path: str) -> dict[str, Any] | None:
         with suppress(FileNotFoundError):
-            info: dict[str, Any] = tried(self._num_tries, self._files.info, path)
+            info: dict[str, Any] = retried(self._num_tries, self._files.info, path)
             return info if info["type"] == "file" else None
         return None
 
@@ -129,7 +129,7 @@ class RemoteObjects:
 def _file_system(url: str) -> tuple[Any, str]:
     protocol = url.partition("://")[0]
     try:
-        with explained(without_secrets(url)):  # some protocols connect at once
+        with store_errors(without_secrets(url)):  # some protocols connect at once
             # What others write must be seen: no listing is remembered.
             files, root = fsspec.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:

@@ -31,7 +31,8 @@ class Tree:
     def send(self, *, wanted: Callable[[], bool] = lambda: True) -> list[str]:
         """Send what is not there, and return its names. A file for which `wanted` says no is left out.
 
-        `wanted` may also raise, to end it. Each is verified where it came to be (Objects.holds). Raises UserError or
+        `wanted` may also raise, to end it. It is asked again before a file is sent a second time, and can then only
+        raise: what was begun is not left out. Each is verified where it came to be (Objects.holds). Raises UserError or
         InfrastructureError.
         """
         sent = _in_parallel(partial(self._send, wanted=wanted), self.files, self.num_transfers)
@@ -47,9 +48,11 @@ class Tree:
 
     def _send(self, name: str, wanted: Callable[[], bool]) -> str | None:
         there, here, entry = f"{self.prefix}/{name}", inside(self.directory, name), self.files[name]
-        if self.store.holds(there, here, entry) or not wanted():
+        if self.store.holds(there, here, entry):
             return None
-        for _ in range(2):
+        for is_first in (True, False):
+            if not wanted() and is_first:
+                return None
             self.store.send(there, here)
             if self.store.holds(there, here, entry):
                 return name

@@ -1,4 +1,4 @@
-"""The format of clean documents on disk: JSON lines, one document a line, Zstandard."""
+"""The format of clean documents on disk: JSON lines, one document a line, compressed with Zstandard."""
 
 import io
 import json
@@ -15,7 +15,7 @@ LEVEL = 3
 
 
 def write_documents(path: Path, documents: Iterable[Document]) -> int:
-    """Write a shard whole; the number of documents."""
+    """Write a shard atomically and return its number of documents."""
     count = 0
     compressor = zstandard.ZstdCompressor(level=LEVEL)
     with whole_file(path) as partial, partial.open("wb") as file, compressor.stream_writer(file, closefd=False) as out:
@@ -26,7 +26,7 @@ def write_documents(path: Path, documents: Iterable[Document]) -> int:
 
 
 def read_documents(path: Path) -> Iterator[Document]:
-    """The documents of a shard, in order."""
+    """Yield the documents of a shard, in order."""
     with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as stream:
         for line in io.TextIOWrapper(stream, encoding="utf-8", newline="\n"):
             yield Document(**json.loads(line))

@@ -1,7 +1,8 @@
-"""What cleaning does to one part of a source, on a worker. A finished part is not done again."""
+"""Cleaning of one part of a source, on a worker: scan the part, then write its shards. Finished work is not redone."""
 
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,22 +14,26 @@ import numpy.typing as npt
 from cluster.host.files import whole_file
 from configs.data import CleanConfig, Source
 from data_prep.cleaning.document_files import read_documents, write_documents
-from data_prep.cleaning.normalize import normalize
 from data_prep.manifests import CorpusShard, UnreadableRecord
 from data_prep.sources.document import Document, Unreadable
 from data_prep.sources.table import READERS
 
-HELD_OUT, DROPPED = 1, 2
-"""Fates of a document; 0 is kept."""
+KEPT, HELD_OUT, DROPPED = 0, 1, 2
+"""What becomes of a document: its fate."""
 
 Fates = npt.NDArray[np.int8]
+"""One of the three for each document of a part, in order."""
 
 DIGEST_BYTES = 16
+"""Length of a document's digest (BLAKE2b of its normalised text), by which duplicates are found."""
+
+_CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0), 0xFEFF) if chr(code) not in "\t\n"}
+"""C0 and C1 controls and the byte-order mark. Format characters such as ZWJ stay: Indic scripts and emoji need them."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One item of work: a part of a source, and where its files go."""
+    """One item of work: a part of a source, and the directory its files go to."""
 
     index: int
     source: Source
@@ -41,42 +46,43 @@ class Part:
 
     @property
     def documents_file(self) -> Path:
-        """Documents within the bounds, duplicates among them."""
+        """The documents within the bounds; duplicates are among them."""
         return self._file(".jsonl.zst")
 
     @property
     def scan_file(self) -> Path:
-        """The Scan; written last, so its presence means that the part is scanned."""
+        """The saved Scan; it is written last, so its presence means that the part is scanned."""
         return self._file(".npz")
 
     @property
     def fate_file(self) -> Path:
-        """One number a document of documents_file."""
+        """The fate of each document of `documents_file`."""
         return self._file(".fate.npy")
 
     @property
     def held_out_file(self) -> Path:
+        """The documents that are held out."""
         return self._file(".held_out.jsonl.zst")
 
     @property
     def written_file(self) -> Path:
-        """The shards; written last, so its presence means that they are written."""
+        """The list of shards; it is written last, so its presence means that the shards are written."""
         return self._file(".written.json")
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What one part holds: a digest, a language and a size for each document, in order; and what was dropped."""
+    """What one part holds: digest, language and size of each document in order, and counts of what was dropped."""
 
     source: str
     digests: npt.NDArray[np.void]
-    """(n,) of 16 bytes each."""
+    """(n,) digests of DIGEST_BYTES bytes."""
 
     languages: npt.NDArray[np.str_]
-    """(n,) strings."""
+    """(n,) language tags."""
 
     sizes: npt.NDArray[np.int64]
-    """(n,) UTF-8 bytes."""
+    """(n,) UTF-8 bytes of each text."""
 
     dropped: Counter[tuple[str, str]]
     """(language, reason) -> number of documents."""
@@ -85,20 +91,20 @@ class Scan:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenPart:
     """The shards that one part became."""
 
     shards: tuple[CorpusShard, ...]
 
 
 def scan_part(part: Part) -> Scan:
-    """Read a part, normalise, drop what is out of bounds; stops early once too much is unreadable."""
+    """Read a part, normalise its texts and drop those out of bounds; stop early once too much is unreadable."""
     if part.scan_file.exists():
         return _load_scan(part)
     dropped: Counter[tuple[str, str]] = Counter()
     unreadable: list[UnreadableRecord] = []
     rows: list[tuple[bytes, str, int]] = []
-    write_documents(part.documents_file, _within_bounds(part, rows, dropped, unreadable))
+    write_documents(part.documents_file, _read_within_bounds(part, rows, dropped, unreadable))
     scan = Scan(
         source=part.source.name,
         digests=np.array([row[0] for row in rows], dtype=f"V{DIGEST_BYTES}"),
@@ -112,12 +118,13 @@ def scan_part(part: Part) -> Scan:
     return scan
 
 
-def _within_bounds(
+def _read_within_bounds(
     part: Part,
     rows: list[tuple[bytes, str, int]],
     dropped: Counter[tuple[str, str]],
     unreadable: list[UnreadableRecord],
 ) -> Iterator[Document]:
+    """Yield the normalised documents; add (digest, language, bytes) of each to `rows`, and count all others."""
     for record in READERS[part.source.kind].read(part.source, part.name):
         if isinstance(record, Unreadable):
             unreadable.append(UnreadableRecord(where=record.where, reason=record.reason))
@@ -125,7 +132,7 @@ def _within_bounds(
                 return
             continue
         text = normalize(record.text)
-        if reason := _out_of_bounds(text, part.config):
+        if reason := _check_bounds(text, part.config):
             dropped[record.language, reason] += 1
             continue
         encoded = text.encode()
@@ -134,7 +141,14 @@ def _within_bounds(
         yield Document(record.id, text, record.language, record.source, record.metadata)
 
 
-def _out_of_bounds(text: str, config: CleanConfig) -> str | None:
+def normalize(text: str) -> str:
+    """Return the text in Unicode normal form C, with `\n` line ends, and without controls and blank edges."""
+    unified = text.replace("\r\n", "\n").replace("\r", "\n").translate(_CONTROLS)
+    return unicodedata.normalize("NFC", unified).strip()
+
+
+def _check_bounds(text: str, config: CleanConfig) -> str | None:
+    """Return the reason to drop a text, or None."""
     if not text:
         return "empty"
     if len(text) < config.min_characters:
@@ -142,28 +156,31 @@ def _out_of_bounds(text: str, config: CleanConfig) -> str | None:
     return "too_long" if len(text) > config.max_characters else None
 
 
-def write_part(part: Part) -> Written:
-    """Write the kept documents of a scanned part as shards ordered by language, and its held-out ones."""
+def write_part(part: Part) -> WrittenPart:
+    """Write the kept documents of a scanned part as shards, each ordered by language, and its held-out ones."""
     if not part.written_file.exists():
         fates = np.load(part.fate_file)
-        judged = zip(fates.tolist(), read_documents(part.documents_file), strict=True)
+        decided = zip(fates.tolist(), read_documents(part.documents_file), strict=True)
         held_out: list[Document] = []
-        shards = [_write_shard(part, i, docs) for i, docs in enumerate(_batches(part, judged, held_out))]
+        shards = [_write_shard(part, i, docs) for i, docs in enumerate(_batch_by_size(part, decided, held_out))]
         write_documents(part.held_out_file, held_out)
         rows = [shard.model_dump(mode="json") for shard in shards]
         with whole_file(part.written_file) as partial:
             partial.write_text(json.dumps(rows), encoding="utf-8")
     rows = json.loads(part.written_file.read_text(encoding="utf-8"))
-    return Written(tuple(CorpusShard.model_validate(row) for row in rows))
+    return WrittenPart(tuple(CorpusShard.model_validate(row) for row in rows))
 
 
-def _batches(part: Part, judged: Iterator[tuple[int, Document]], held_out: list[Document]) -> Iterator[list[Document]]:
+def _batch_by_size(
+    part: Part, decided: Iterator[tuple[int, Document]], held_out: list[Document]
+) -> Iterator[list[Document]]:
+    """Yield the kept documents of each shard; add those held out to `held_out`."""
     batch: list[Document] = []
     size = 0
-    for fate, document in judged:
+    for fate, document in decided:
         if fate == HELD_OUT:
             held_out.append(document)
-        elif fate != DROPPED:
+        elif fate == KEPT:
             batch.append(document)
             size += len(document.text.encode())
         if size >= part.config.shard_bytes:
@@ -175,7 +192,7 @@ def _batches(part: Part, judged: Iterator[tuple[int, Document]], held_out: list[
 
 def _write_shard(part: Part, number: int, documents: list[Document]) -> CorpusShard:
     path = f"shards/{part.source.name}-{part.index:06d}-{number:05d}.jsonl.zst"
-    documents.sort(key=lambda document: document.language)  # stable: within a language the order is the source's
+    documents.sort(key=lambda document: document.language)  # stable: a language keeps the order of the source
     return CorpusShard(path=path, source=part.source.name, num_documents=write_documents(part.out / path, documents))
 
 

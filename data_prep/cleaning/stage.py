@@ -1,7 +1,7 @@
 """The stage that turns sources into clean documents.
 
-Two passes over the parts of the sources, each part an independent item: `scan_part` reads, normalises and drops;
-then, knowing every document's digest, duplicates and held-out documents are chosen here, in one place, and
+It makes two passes over the parts of the sources; each part is an independent item of work. `scan_part` reads,
+normalises and drops. Then duplicates and held-out documents are chosen here from the digests of all documents, and
 `write_part` writes the shards.
 """
 
@@ -17,7 +17,7 @@ from cluster.executor import Executor
 from configs.base import UserError
 from configs.data import CleanConfig
 from data_prep.cleaning.document_files import read_documents, write_documents
-from data_prep.cleaning.parts import DROPPED, HELD_OUT, Fates, Part, Scan, scan_part, write_part
+from data_prep.cleaning.parts import DROPPED, HELD_OUT, KEPT, Fates, Part, Scan, scan_part, write_part
 from data_prep.manifests import CleanCorpus, CorpusCount
 from data_prep.sources.document import Digest
 from data_prep.sources.table import READERS
@@ -26,24 +26,27 @@ HELD_OUT_FILE = "held_out.jsonl.zst"
 
 
 def observe_sources(config: CleanConfig, digest: Digest) -> JsonValue:
-    """What the sources hold now, by source name; part of the identity of the clean corpus."""
+    """Return what the sources hold now, by source name; it is part of the fingerprint of the clean corpus."""
     return {source.name: READERS[source.kind].identity(source, digest) for source in config.sources}
 
 
 def clean(config: CleanConfig, *, out: Path, executor: Executor) -> CleanCorpus:
-    """Every document that is read is kept, held out or dropped for a counted reason."""
-    parts = _parts(config, out)
+    """Make the clean corpus: every document that is read is kept, held out or dropped for a counted reason.
+
+    Raises UserError if too many records are unreadable, or if no document is left to train on.
+    """
+    parts = _list_parts(config, out)
     scans = list(executor.map(scan_part, parts, label="reading sources"))
     _check_unreadable(config, scans)
-    fates = _decide(config, scans)
+    fates = _choose_fates(config, scans)
     for part, fate in zip(parts, fates, strict=True):
         np.save(part.fate_file, fate)
     written = list(executor.map(write_part, parts, label="writing documents"))
-    counts = _count(scans, fates)
+    counts = _count_documents(scans, fates)
     _check_not_empty(counts)
     held_out = (document for part in parts for document in read_documents(part.held_out_file))
     write_documents(out / HELD_OUT_FILE, held_out)
-    _discard(out / "parts")
+    _delete_atomically(out / "parts")
     return CleanCorpus(
         shards=tuple(shard for result in written for shard in result.shards),
         held_out=HELD_OUT_FILE,
@@ -52,15 +55,15 @@ def clean(config: CleanConfig, *, out: Path, executor: Executor) -> CleanCorpus:
     )
 
 
-def _discard(directory: Path) -> None:
-    """Delete as a whole: a restart must not go on from half of it."""
+def _delete_atomically(directory: Path) -> None:
+    """Rename the directory, then delete it: a restart must not go on from half of it."""
     gone = directory.with_name(f".{directory.name}.deleted")
     shutil.rmtree(gone, ignore_errors=True)
     directory.rename(gone)
     shutil.rmtree(gone)
 
 
-def _parts(config: CleanConfig, out: Path) -> list[Part]:
+def _list_parts(config: CleanConfig, out: Path) -> list[Part]:
     named = [(source, part) for source in config.sources for part in READERS[source.kind].parts(source)]
     return [Part(i, source, part, config, out) for i, (source, part) in enumerate(named)]
 
@@ -75,17 +78,17 @@ def _check_unreadable(config: CleanConfig, scans: Iterable[Scan]) -> None:
         )
 
 
-def _decide(config: CleanConfig, scans: list[Scan]) -> list[Fates]:
-    """The fate of each scanned document, part by part: kept, held out or dropped as a duplicate.
+def _choose_fates(config: CleanConfig, scans: list[Scan]) -> list[Fates]:
+    """Choose the fate of each scanned document, part by part: kept, held out or dropped as a duplicate.
 
-    Of equal texts the first is kept. Held out are each language's documents with the smallest digests, which is
-    as good as random and the same on every machine.
+    The first of equal texts is kept. Each language's documents with the smallest digests are held out, which is as
+    good as random and the same on every machine.
     """
     digests = np.concatenate([scan.digests for scan in scans])
     languages = np.concatenate([scan.languages for scan in scans])
     fate = np.full(len(digests), DROPPED, dtype=np.int8)
     firsts = np.unique(digests, return_index=True)[1]
-    fate[firsts] = 0
+    fate[firsts] = KEPT
     for language in np.unique(languages[firsts]):
         own = firsts[languages[firsts] == language]  # in the order of the digests
         limit = min(config.held_out.documents_per_language, int(len(own) * config.held_out.max_fraction))
@@ -93,22 +96,22 @@ def _decide(config: CleanConfig, scans: list[Scan]) -> list[Fates]:
     return np.split(fate, np.cumsum([len(scan.digests) for scan in scans])[:-1])
 
 
-def _count(scans: list[Scan], fates: list[Fates]) -> tuple[CorpusCount, ...]:
+def _count_documents(scans: list[Scan], fates: list[Fates]) -> tuple[CorpusCount, ...]:
     totals: dict[tuple[str, str], Counter[str]] = {}
     for scan, fate in zip(scans, fates, strict=True):
         for (language, reason), number in scan.dropped.items():
             totals.setdefault((scan.source, language), Counter())[f"dropped {reason}"] += number
         for language in np.unique(scan.languages):
-            mine = scan.languages == language
+            in_language = scan.languages == language
             total = totals.setdefault((scan.source, str(language)), Counter())
-            total["dropped duplicate"] += int((fate[mine] == DROPPED).sum())
-            total["held_out"] += int((fate[mine] == HELD_OUT).sum())
-            total["kept"] += int((fate[mine] == 0).sum())
-            total["bytes"] += int(scan.sizes[mine & (fate == 0)].sum())
-    return tuple(_entry(source, language, total) for (source, language), total in sorted(totals.items()))
+            total["dropped duplicate"] += int((fate[in_language] == DROPPED).sum())
+            total["held_out"] += int((fate[in_language] == HELD_OUT).sum())
+            total["kept"] += int((fate[in_language] == KEPT).sum())
+            total["bytes"] += int(scan.sizes[in_language & (fate == KEPT)].sum())
+    return tuple(_to_corpus_count(source, language, total) for (source, language), total in sorted(totals.items()))
 
 
-def _entry(source: str, language: str, total: Counter[str]) -> CorpusCount:
+def _to_corpus_count(source: str, language: str, total: Counter[str]) -> CorpusCount:
     dropped = {key.removeprefix("dropped "): n for key, n in sorted(total.items()) if key.startswith("dropped ") and n}
     return CorpusCount(
         source=source,

@@ -1,4 +1,4 @@
-"""Docstrings of installed Python packages, parsed from their source files without importing them."""
+"""The source `docstrings`: docstrings of installed Python packages, parsed from their files without importing them."""
 
 import ast
 import os
@@ -12,58 +12,64 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from configs.data import DocstringsSource
-from data_prep.sources import file_parts as files
 from data_prep.sources.document import Digest, Document, Unreadable
-from data_prep.sources.package_text import package_directory
+from data_prep.sources.file_parts import cannot_open, digest_part
+from data_prep.sources.package_text import find_package
 
 _SKIPPED_DIRECTORIES = ("test", "tests")
 
 
 def parts(config: DocstringsSource) -> tuple[str, ...]:
-    """The packages, in the order of the config."""
+    """Return the packages in the order of the config, each once. Raises UserError if one is not installed."""
     packages = tuple(dict.fromkeys(config.packages))
     for package in packages:
-        package_directory(config.name, package)
+        find_package(config.name, package)
     return packages
 
 
 def identity(config: DocstringsSource, digest: Digest) -> JsonValue:
-    """The installed version of each package, or the digests of its files if no distribution owns it."""
-    return {package: _package_identity(config, package, digest) for package in parts(config)}
+    """Return the installed version of each package, or the digests of its files if no distribution owns it."""
+    return {package: _identify_package(config, package, digest) for package in parts(config)}
 
 
 def read(config: DocstringsSource, part: str) -> Iterator[Document | Unreadable]:
-    """Docstrings of one package by file name and place in the file; of equal names the second ends in `#2`."""
-    root = package_directory(config.name, part)
+    """Yield the docstrings of one package, by file name and place in the file.
+
+    A document is named after the object that has the docstring; a second one of the same name ends in `#2`.
+    """
+    root = find_package(config.name, part)
     occurrences = Counter[str]()
-    for path in _python_files(root):
+    for path in _list_python_files(root):
         tree = _parse(config, root / path)
         if isinstance(tree, str):
             yield Unreadable(f"{part}/{path}", tree)
             continue
-        for name, text in _docstrings(tree, _module_name(part, path)):
+        for name, text in _walk_docstrings(tree, _module_name(part, path)):
             occurrences[name] += 1
             count = occurrences[name]
             yield _to_document(config, name if count == 1 else f"{name}#{count}", text)
 
 
-def _package_identity(config: DocstringsSource, package: str, digest: Digest) -> JsonValue:
-    root = package_directory(config.name, package)
+def _identify_package(config: DocstringsSource, package: str, digest: Digest) -> JsonValue:
+    root = find_package(config.name, package)
     # Reading RECORD as text takes 40 ms; packages_distributions() takes 200.
     for distribution in chain(distributions(name=package), distributions()):
-        if _owns(distribution, package, root):
+        if _owns_files(distribution, package, root):
             return distribution.version
-    return {path: files.digest_of(config.name, str(root / path), digest) for path in _python_files(root)}
+    return {path: digest_part(config.name, str(root / path), digest) for path in _list_python_files(root)}
 
 
-def _owns(distribution: Distribution, package: str, root: Path) -> bool:
-    """Whether it installed the files at `root`; an editable one did not, and its version says nothing of them."""
+def _owns_files(distribution: Distribution, package: str, root: Path) -> bool:
+    """Return whether the distribution installed the files at `root`.
+
+    An editable install did not: its files change while its version stays.
+    """
     if Path(str(distribution.locate_file(package))) != root:
         return False
     return f"\n{package}/__init__.py," in f"\n{distribution.read_text('RECORD') or ''}"
 
 
-def _python_files(root: Path) -> list[str]:
+def _list_python_files(root: Path) -> list[str]:
     found = []
     for directory, directories, names in os.walk(root):
         directories[:] = [name for name in directories if name not in _SKIPPED_DIRECTORIES]
@@ -77,19 +83,19 @@ def _module_name(package: str, path: str) -> str:
 
 
 def _parse(config: DocstringsSource, path: Path) -> ast.Module | str:
-    """The file's tree, or the reason why there is none."""
+    """Return the file's syntax tree, or the reason why there is none."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of invalid escapes in somebody else's strings
+            warnings.simplefilter("ignore")  # about invalid escapes in somebody else's strings
             return ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # a null byte; brackets nested too deep
         return "syntax_error"
     except OSError as error:
-        raise files.cannot_open(config.name, str(path), error) from error
+        raise cannot_open(config.name, str(path), error) from error
 
 
-def _docstrings(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:
-    """Qualified name and docstring of the module and of each class and function in it, in the file's order."""
+def _walk_docstrings(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:
+    """Yield the qualified name and docstring of the module, its classes and functions, in the file's order."""
     stack: list[tuple[ast.AST, str]] = [(tree, module)]
     while stack:  # not recursion: every `elif` is one level deeper
         node, name = stack.pop()

@@ -1,8 +1,9 @@
-"""What the sources share that read files: the files a pattern names, the lines in them, the user's errors.
+"""Shared by the sources that read files: expand patterns to files, read lines and bytes, make the user's errors.
 
 A file's part is its absolute path. Where the user wrote a relative path, `/./` stands between the directory that the
 command was run in and the name as the user's pattern matched it (the convention of rsync's --relative):
-`/home/ann/run/./data/x.jsonl`. It opens from any directory, and `display` gives the name back for ids and messages.
+`/home/ann/run/./data/x.jsonl`. It opens from any directory, and `display_name` gives the name back for ids and
+messages.
 """
 
 import glob
@@ -17,6 +18,7 @@ from pathlib import Path
 import zstandard
 from pydantic import JsonValue
 
+from cluster.storage.errors import error_class
 from configs.base import UserError
 from configs.data import JsonLinesSource, ParquetSource, PlainTextSource
 from data_prep.sources.document import Digest
@@ -30,27 +32,30 @@ _ZST_READ_BYTES = 2**12
 _BOM = b"\xef\xbb\xbf"
 
 
-def expand(config: FileSource) -> tuple[str, ...]:
-    """Parts of the files that `paths` names, each file once: by name, relative names before absolute ones."""
-    names = {name for pattern in config.paths for name in _matches(config.name, pattern)}
+def expand_paths(config: FileSource) -> tuple[str, ...]:
+    """Return the part of each file that `paths` names, each file once, sorted by name, relative names first.
+
+    Raises UserError if a pattern matches nothing, or anything but a file.
+    """
+    names = {name for pattern in config.paths for name in _match_pattern(config.name, pattern)}
     found: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (os.path.isabs(name), name)):
-        found.setdefault(os.path.abspath(name), _part(name))
+        found.setdefault(os.path.abspath(name), _to_part(name))
     return tuple(found.values())
 
 
-def file_identity(config: FileSource, digest: Digest) -> JsonValue:
-    """Name and digest of every file."""
-    return {display(part): digest_of(config.name, part, digest) for part in expand(config)}
+def digest_files(config: FileSource, digest: Digest) -> JsonValue:
+    """Return the digest of every file, by its displayed name."""
+    return {display_name(part): digest_part(config.name, part, digest) for part in expand_paths(config)}
 
 
-def display(part: str) -> str:
-    """The name as the user's pattern matched it."""
+def display_name(part: str) -> str:
+    """Return the file's name as the user's pattern matched it."""
     return part.partition("/./")[2] or part
 
 
-def digest_of(source: str, part: str, digest: Digest) -> str:
-    """Digest of one file."""
+def digest_part(source: str, part: str, digest: Digest) -> str:
+    """Return the digest of one file. Raises what `cannot_open` makes if the file cannot be read."""
     try:
         return digest(Path(part))
     except OSError as error:
@@ -58,10 +63,13 @@ def digest_of(source: str, part: str, digest: Digest) -> str:
 
 
 def read_lines(source: str, part: str) -> Iterator[tuple[int, bytes]]:
-    r"""Lines with their numbers from 1, without `\n` or `\r\n`; memory is bounded by the longest line."""
+    r"""Yield each line with its number from 1, without `\n` or `\r\n`; memory is bounded by the longest line.
+
+    A byte-order mark is left out. Raises UserError if the file cannot be read or its compression is damaged.
+    """
     number = 0
     try:
-        for number, line in enumerate(_split(_chunks(part)), 1):
+        for number, line in enumerate(_split_lines(_read_chunks(part)), 1):
             yield number, line.removeprefix(_BOM) if number == 1 else line
     except _DAMAGE as error:
         raise damaged(source, part, after=f" after line {number}") from error
@@ -70,9 +78,9 @@ def read_lines(source: str, part: str) -> Iterator[tuple[int, bytes]]:
 
 
 def read_bytes(source: str, part: str) -> bytes:
-    """The whole file, decompressed."""
+    """Read the whole file, decompressed, without a byte-order mark. Raises UserError as `read_lines` does."""
     try:
-        return b"".join(_chunks(part)).removeprefix(_BOM)
+        return b"".join(_read_chunks(part)).removeprefix(_BOM)
     except _DAMAGE as error:
         raise damaged(source, part) from error
     except OSError as error:
@@ -80,18 +88,19 @@ def read_bytes(source: str, part: str) -> bytes:
 
 
 def damaged(source: str, part: str, *, after: str = "", what: str = "is") -> UserError:
-    """Error for a file that breaks off or does not decode."""
+    """Return the error for a file that breaks off or does not decode."""
     remedy = "fetch it again or take it out of `paths`"
-    return UserError(f"source '{source}': {display(part)} {what} truncated or damaged{after}; {remedy}")
+    return UserError(f"source '{source}': {display_name(part)} {what} truncated or damaged{after}; {remedy}")
 
 
 def cannot_open(source: str, part: str, error: OSError) -> UserError:
-    """Error for a file that is gone or closed to this user."""
+    """Return the error for a file that is gone or not readable by this user: InfrastructureError if that may pass."""
     cause = (error.strerror or str(error) or type(error).__name__).splitlines()[0]
-    return UserError(f"source '{source}': {display(part)} cannot be read ({cause}); mend that or take it out")
+    where = f"source '{source}': {display_name(part)}"
+    return error_class(error)(f"{where} cannot be read ({cause}); mend that or take it out")
 
 
-def _matches(source: str, pattern: str) -> list[str]:
+def _match_pattern(source: str, pattern: str) -> list[str]:
     names = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
     if not names:
         raise UserError(
@@ -108,12 +117,12 @@ def _matches(source: str, pattern: str) -> list[str]:
     return names
 
 
-def _part(name: str) -> str:
+def _to_part(name: str) -> str:
     return re.sub(r"/(\./)+", "/", name) if os.path.isabs(name) else f"{os.getcwd()}/./{name}"
 
 
-def _chunks(part: str) -> Iterator[bytes]:
-    """Bytes of a file, decompressed as its suffix says. Raises one of `_DAMAGE` if they break off."""
+def _read_chunks(part: str) -> Iterator[bytes]:
+    """Yield the bytes of a file, decompressed by its suffix. Raises one of `_DAMAGE` if the file breaks off."""
     suffix = Path(part).suffix.lower()
     with open(part, "rb") as file:
         if suffix in (".gz", ".zst") and not file.peek(1):
@@ -128,7 +137,7 @@ def _chunks(part: str) -> Iterator[bytes]:
 
 
 def _decompress_zst(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Frames one after the other; unlike zstandard's own readers it notices a last frame that breaks off."""
+    """Decompress frame after frame; unlike zstandard's own readers, notice a last frame that breaks off."""
     # Some corpora are written with `zstd --long=31`, which the library refuses unless told so.
     decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
     frame = decompressor.decompressobj()
@@ -142,7 +151,7 @@ def _decompress_zst(chunks: Iterable[bytes]) -> Iterator[bytes]:
         raise EOFError("the last zstd frame breaks off")
 
 
-def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def _split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     pieces: list[bytes] = []
     for chunk in chunks:
         first, *more = chunk.split(b"\n")

@@ -1,4 +1,4 @@
-"""A Hugging Face dataset: a Hub name at a fixed commit, or a local directory."""
+"""The source `hugging_face`: a dataset on the Hub at a fixed commit, or in a local directory."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,21 +8,24 @@ from pydantic import JsonValue
 
 from configs.base import UserError
 from configs.data import HuggingFaceSource
-from data_prep.sources import file_parts as files
-from data_prep.sources import record_fields as records
 from data_prep.sources.document import Digest, Document, Unreadable
+from data_prep.sources.file_parts import digest_part
+from data_prep.sources.record_fields import check_columns, to_document
 
 
 def parts(config: HuggingFaceSource) -> tuple[str, ...]:
-    """The dataset as a whole: its Hub name, or the absolute path of its directory."""
+    """Return one part, the whole dataset: its Hub name, or the absolute path of its directory."""
     return (str(Path(config.path).absolute()) if Path(config.path).is_dir() else config.path,)
 
 
 def identity(config: HuggingFaceSource, digest: Digest) -> JsonValue:
-    """The commit on the Hub, or name and digest of every file in the directory except hidden ones."""
+    """Return the commit on the Hub, or the name and digest of every file in the directory except hidden ones.
+
+    Raises UserError if a Hub name comes without a commit, or if the directory is empty.
+    """
     root = Path(config.path)
     if root.is_dir():
-        return {name: files.digest_of(config.name, str(root / name), digest) for name in _data_files(config, root)}
+        return {name: digest_part(config.name, str(root / name), digest) for name in _list_data_files(config, root)}
     if config.revision is None:
         raise UserError(
             f"source '{config.name}': '{config.path}' is no directory here, so it is a name on the Hub, "
@@ -32,12 +35,12 @@ def identity(config: HuggingFaceSource, digest: Digest) -> JsonValue:
 
 
 def read(config: HuggingFaceSource, part: str) -> Iterator[Document | Unreadable]:
-    """Records of the split in its order, numbered from 1."""
-    for number, record in _records(config, part):
-        yield records.to_document(config, record, f"{config.path}:{number}")
+    """Yield the records of the split in its order, numbered from 1. Raises UserError if it cannot be read."""
+    for number, record in _read_records(config, part):
+        yield to_document(config, record, f"{config.path}:{number}")
 
 
-def _data_files(config: HuggingFaceSource, root: Path) -> list[str]:
+def _list_data_files(config: HuggingFaceSource, root: Path) -> list[str]:
     paths = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
     names = sorted(path.as_posix() for path in paths if not any(piece.startswith(".") for piece in path.parts))
     if not names:
@@ -45,10 +48,10 @@ def _data_files(config: HuggingFaceSource, root: Path) -> list[str]:
     return names
 
 
-def _records(config: HuggingFaceSource, part: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _read_records(config: HuggingFaceSource, part: str) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     try:
-        for number, record in enumerate(_open(config, part), 1):
+        for number, record in enumerate(_open_split(config, part), 1):
             yield number, record
     except UserError:
         raise
@@ -61,23 +64,23 @@ def _records(config: HuggingFaceSource, part: str) -> Iterator[tuple[int, dict[s
         ) from error
 
 
-def _open(config: HuggingFaceSource, part: str) -> Any:
-    """The split with the columns that the config names."""
+def _open_split(config: HuggingFaceSource, part: str) -> Any:
+    """Open the split with only the columns that the config names."""
     import datasets
 
     if (Path(part) / "state.json").is_file() or (Path(part) / "dataset_dict.json").is_file():
-        split = _saved_split(config, datasets.load_from_disk(part))
+        split = _choose_saved_split(config, datasets.load_from_disk(part))
     else:
         split = datasets.load_dataset(
             part, config.subset, split=config.split, revision=config.revision, streaming=config.streaming
         )
     if not split.features:  # a streamed dataset may not know its columns before it is read
         return split
-    return split.select_columns(records.check_columns(config, config.path, split.column_names))
+    return split.select_columns(check_columns(config, config.path, split.column_names))
 
 
-def _saved_split(config: HuggingFaceSource, saved: Any) -> Any:
-    """What `save_to_disk` wrote: splits by name, or one split that may know its name."""
+def _choose_saved_split(config: HuggingFaceSource, saved: Any) -> Any:
+    """Return the configured split of what `save_to_disk` wrote: splits by name, or one split that may know its name."""
     named = saved if isinstance(saved, dict) else {str(saved.split or config.split): saved}
     if config.split not in named:
         raise UserError(

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, plain, .gz or .zst."""
+"""The source `json_lines`: one JSON object a line, in plain, .gz or .zst files."""
 
 import json
 from collections.abc import Iterator
@@ -7,33 +7,33 @@ from typing import Any
 from pydantic import JsonValue
 
 from configs.data import JsonLinesSource
-from data_prep.sources import file_parts as files
-from data_prep.sources import record_fields as records
 from data_prep.sources.document import Digest, Document, Unreadable
+from data_prep.sources.file_parts import digest_files, display_name, expand_paths, read_lines
+from data_prep.sources.record_fields import to_document
 
 
 def parts(config: JsonLinesSource) -> tuple[str, ...]:
-    """The files."""
-    return files.expand(config)
+    """Return the files, each once."""
+    return expand_paths(config)
 
 
 def identity(config: JsonLinesSource, digest: Digest) -> JsonValue:
-    """Name and digest of every file."""
-    return files.file_identity(config, digest)
+    """Return the name and digest of every file."""
+    return digest_files(config, digest)
 
 
 def read(config: JsonLinesSource, part: str) -> Iterator[Document | Unreadable]:
-    """Records of one file; a record's number is its line, and blank lines hold none."""
-    name = files.display(part)
-    for number, line in files.read_lines(config.name, part):
+    """Yield the records of one file; a record's number is its line, and blank lines are skipped."""
+    name = display_name(part)
+    for number, line in read_lines(config.name, part):
         if line.strip():
             record = _parse(line)
             where = f"{name}:{number}"
-            yield Unreadable(where, record) if isinstance(record, str) else records.to_document(config, record, where)
+            yield Unreadable(where, record) if isinstance(record, str) else to_document(config, record, where)
 
 
 def _parse(line: bytes) -> dict[str, Any] | str:
-    """The object on a line, or the reason why there is none."""
+    """Return the object on a line, or the reason why there is none."""
     try:
         record = json.loads(line.decode())
     except UnicodeDecodeError:

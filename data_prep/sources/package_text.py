@@ -1,4 +1,4 @@
-"""A delimited text file inside an installed Python package, found without importing the package."""
+"""The source `package_text`: a delimited text file in an installed Python package, found without importing it."""
 
 import os
 from collections.abc import Iterator
@@ -9,33 +9,33 @@ from pydantic import JsonValue
 
 from configs.base import UserError
 from configs.data import PackageTextSource
-from data_prep.sources import file_parts as files
-from data_prep.sources import record_fields as records
 from data_prep.sources.document import Digest, Document, Unreadable
+from data_prep.sources.file_parts import digest_part, read_lines
+from data_prep.sources.record_fields import check_language
 
 _SAMPLE_PACKAGES = ("eld", "scipy", "sympy", "networkx", "sklearn")
 
 
 def parts(config: PackageTextSource) -> tuple[str, ...]:
-    """The file, as `package/path`; a process finds it in its own environment."""
-    _locate(config)
+    """Return the file as `package/path`, which each process looks up in its own environment."""
+    _locate_file(config)
     return (f"{config.package}/{config.path}",)
 
 
 def identity(config: PackageTextSource, digest: Digest) -> JsonValue:
-    """The package's name and the digest of the file."""
-    return {"package": config.package, "file": files.digest_of(config.name, _locate(config), digest)}
+    """Return the package's name and the digest of the file."""
+    return {"package": config.package, "file": digest_part(config.name, _locate_file(config), digest)}
 
 
 def read(config: PackageTextSource, part: str) -> Iterator[Document | Unreadable]:
-    """Lines of the file; a document's number is its line. Empty lines hold none."""
-    for number, line in files.read_lines(config.name, _locate(config)):
+    """Yield the lines of the file as documents; a document's number is its line. Empty lines are skipped."""
+    for number, line in read_lines(config.name, _locate_file(config)):
         if line:
             yield _to_document(config, line, f"{part}:{number}")
 
 
-def package_directory(source: str, package: str) -> Path:
-    """Directory of an installed package. Raises UserError if there is no such package."""
+def find_package(source: str, package: str) -> Path:
+    """Return the directory of an installed package. Raises UserError if there is no such package."""
     if not package.isidentifier():  # find_spec imports the parents of a dotted name
         raise UserError(f"source '{source}': '{package}' is no top-level import name; write one such as 'scipy'")
     spec = find_spec(package)
@@ -47,8 +47,9 @@ def package_directory(source: str, package: str) -> Path:
     return Path(os.path.abspath(spec.origin)).parent
 
 
-def _locate(config: PackageTextSource) -> str:
-    root = package_directory(config.name, config.package)
+def _locate_file(config: PackageTextSource) -> str:
+    """Return the file's path. Raises UserError if it leaves the package or does not exist."""
+    root = find_package(config.name, config.package)
     # By name, not by resolving links: some installers link every file to a cache outside the package.
     path = os.path.normpath(root / config.path)
     if not path.startswith(f"{root}{os.sep}"):
@@ -70,7 +71,7 @@ def _to_document(config: PackageTextSource, line: bytes, where: str) -> Document
     if len(columns) <= last:
         return Unreadable(where, "missing_field")
     tag = None if config.language_column is None else columns[config.language_column]
-    language = records.check_language(tag, config.language)
+    language = check_language(tag, config.language)
     if language is None:
         return Unreadable(where, "bad_language")
     return Document(f"{config.name}/{where}", columns[config.text_column], language, config.name)

@@ -1,28 +1,28 @@
-"""Plain UTF-8 text: a document is a file, a paragraph or a line."""
+"""The source `plain_text`: UTF-8 files in which a document is a file, a paragraph or a line."""
 
 from collections.abc import Iterable, Iterator
 
 from pydantic import JsonValue
 
 from configs.data import PlainTextSource
-from data_prep.sources import file_parts as files
 from data_prep.sources.document import Digest, Document, Unreadable
+from data_prep.sources.file_parts import digest_files, display_name, expand_paths, read_bytes, read_lines
 
 
 def parts(config: PlainTextSource) -> tuple[str, ...]:
-    """The files."""
-    return files.expand(config)
+    """Return the files, each once."""
+    return expand_paths(config)
 
 
 def identity(config: PlainTextSource, digest: Digest) -> JsonValue:
-    """Name and digest of every file."""
-    return files.file_identity(config, digest)
+    """Return the name and digest of every file."""
+    return digest_files(config, digest)
 
 
 def read(config: PlainTextSource, part: str) -> Iterator[Document | Unreadable]:
-    """Documents of one file; a document's number is the line it begins on. Blank lines and paragraphs are none."""
-    name = files.display(part)
-    for number, text in _texts(config, part):
+    """Yield the documents of one file; a document's number is the line it begins on. Blank ones are skipped."""
+    name = display_name(part)
+    for number, text in _read_texts(config, part):
         where = f"{name}:{number}"
         try:
             yield Document(f"{config.name}/{where}", text.decode(), config.language, config.name)
@@ -30,17 +30,17 @@ def read(config: PlainTextSource, part: str) -> Iterator[Document | Unreadable]:
             yield Unreadable(where, "invalid_utf8")
 
 
-def _texts(config: PlainTextSource, part: str) -> Iterator[tuple[int, bytes]]:
+def _read_texts(config: PlainTextSource, part: str) -> Iterator[tuple[int, bytes]]:
     if config.document == "file":
-        yield 1, files.read_bytes(config.name, part)
+        yield 1, read_bytes(config.name, part)
         return
-    lines = files.read_lines(config.name, part)
+    lines = read_lines(config.name, part)
     yield from (
-        _paragraphs(lines) if config.document == "paragraph" else ((n, line) for n, line in lines if line.strip())
+        _join_paragraphs(lines) if config.document == "paragraph" else ((n, line) for n, line in lines if line.strip())
     )
 
 
-def _paragraphs(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+def _join_paragraphs(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
     begin, paragraph = 0, list[bytes]()
     for number, line in lines:
         if line.strip():

@@ -1,4 +1,4 @@
-"""The document in a record of named fields: its text, id, language and metadata, or what is wrong with it."""
+"""Shared by the sources whose records have named fields: make a document of a record, or say what is wrong with it."""
 
 import json
 import re
@@ -18,11 +18,14 @@ _LANGUAGE = re.compile(r"[A-Za-z0-9_-]{1,35}")
 
 
 def to_document(config: FieldSource, record: Mapping[str, Any], where: str) -> Document | Unreadable:
-    """The document that a record holds; `where` is its file and place, and its id if there is no `id_field`."""
-    if reason := _flaw(config, record):
+    """Return the document that a record holds, or why it holds none.
+
+    `where` is the record's file and number; it is the document's id if the config has no `id_field`.
+    """
+    if reason := _find_flaw(config, record):
         return Unreadable(where, reason)
     try:
-        metadata = _plain({key: record[key] for key in config.metadata_fields if key in record})
+        metadata = _to_json({key: record[key] for key in config.metadata_fields if key in record})
         identifier = where if config.id_field is None else record[config.id_field]
         text = record[config.text_field]
         f"{identifier}{text}".encode()
@@ -30,18 +33,18 @@ def to_document(config: FieldSource, record: Mapping[str, Any], where: str) -> D
         return Unreadable(where, "invalid_utf8")
     except (TypeError, ValueError, RecursionError):
         return Unreadable(where, "bad_metadata")
-    return Document(f"{config.name}/{identifier}", text, _language(config, record) or "", config.name, metadata)
+    return Document(f"{config.name}/{identifier}", text, _read_language(config, record) or "", config.name, metadata)
 
 
 def check_language(tag: object, default: str) -> str | None:
-    """The document's own tag, or the source's if it has none; None if the tag cannot be one."""
+    """Return the document's own language tag, or the source's `default` if it has none; None if the tag is invalid."""
     if tag is None or tag == "":
         return default
     return tag if isinstance(tag, str) and _LANGUAGE.fullmatch(tag) else None
 
 
 def check_columns(config: FieldSource, where: str, columns: Sequence[str]) -> list[str]:
-    """The columns that the config names; raises UserError if `columns` lacks one."""
+    """Return the columns that the config names. Raises UserError if `columns` lacks one."""
     optional = [column for column in (config.id_field, config.language_field) if column is not None]
     wanted = list(dict.fromkeys([config.text_field, *optional, *config.metadata_fields]))
     for column in wanted:
@@ -54,7 +57,7 @@ def check_columns(config: FieldSource, where: str, columns: Sequence[str]) -> li
     return wanted
 
 
-def _flaw(config: FieldSource, record: Mapping[str, Any]) -> str | None:
+def _find_flaw(config: FieldSource, record: Mapping[str, Any]) -> str | None:
     if config.text_field not in record or (config.id_field is not None and record.get(config.id_field) is None):
         return "missing_field"
     if not isinstance(record[config.text_field], str):
@@ -62,25 +65,28 @@ def _flaw(config: FieldSource, record: Mapping[str, Any]) -> str | None:
     identifier = "-" if config.id_field is None else record[config.id_field]
     if isinstance(identifier, bool) or not isinstance(identifier, str | int) or identifier == "":
         return "bad_id"
-    return None if _language(config, record) else "bad_language"
+    return None if _read_language(config, record) else "bad_language"
 
 
-def _language(config: FieldSource, record: Mapping[str, Any]) -> str | None:
+def _read_language(config: FieldSource, record: Mapping[str, Any]) -> str | None:
     tag = record.get(config.language_field) if config.language_field is not None else None
     return check_language(tag, config.language)
 
 
-def _plain(metadata: dict[str, Any]) -> dict[str, JsonValue]:
-    """As JSON has it: dates in ISO 8601, None for NaN and infinities. Raises TypeError for what JSON cannot hold."""
+def _to_json(metadata: dict[str, Any]) -> dict[str, JsonValue]:
+    """Return the metadata as JSON values: dates in ISO 8601, None for NaN and infinities.
+
+    Raises TypeError for what JSON cannot hold.
+    """
     if not metadata:
         return {}
-    text = json.dumps(metadata, ensure_ascii=False, default=_date)
+    text = json.dumps(metadata, ensure_ascii=False, default=_format_date)
     text.encode()
     plain: dict[str, JsonValue] = json.loads(text, parse_constant=lambda _: None)
     return plain
 
 
-def _date(value: Any) -> str:
+def _format_date(value: Any) -> str:
     if not hasattr(value, "isoformat"):
         raise TypeError(type(value).__name__)
     return str(value.isoformat())

@@ -1,4 +1,4 @@
-"""Strings on which tokenizers that agree on prose have been seen to part."""
+"""Strings on which tokenizers that give equal ids on prose have been seen to differ."""
 
 ADVERSARIAL = (
     "",

@@ -1,4 +1,4 @@
-"""What the pieces of any tokenizer stand for, from its settings; the library itself stands behind its own door."""
+"""The settings files of a Hugging Face tokenizer, read as plain JSON: byte pieces, special pieces, prefix spaces."""
 
 import json
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.base import UserError
+from configs.text import one_line
 
 ROLES = ("eos", "pad", "unk")
 
@@ -15,46 +16,47 @@ class Pieces:
     """What the ids of a tokenizer stand for, whatever its kind."""
 
     texts: list[bytes | None]
-    """What each id writes: UTF-8, or a part of a character; None for a special piece, a byte piece or no piece."""
+    """By id, the bytes that the piece writes: UTF-8, or a part of a character; None for a special piece, a
+    `<0x41>` piece (see `byte_ids`) and an id without a piece."""
 
     byte_ids: dict[int, int]
-    """The id that writes a single byte, in tokenizers that can write any byte."""
+    """Byte -> id of the piece that writes it alone, in tokenizers that can write any byte."""
 
     roles: dict[str, int]
-    """Ids of the special pieces that it has, by `ROLES`."""
+    """Role (one of `ROLES`) -> id of the special piece; a role that the tokenizer lacks is missing."""
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The content of one of a tokenizer's files. Raises UserError if it is no JSON object."""
+    """Return the content of one of a tokenizer's files. Raises UserError if it is not a JSON object."""
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:200]}); fetch it again") from error
+        raise UserError(f"{path} cannot be read ({one_line(error)}); fetch it again") from error
     if not isinstance(settings, dict):
         raise UserError(f"{path} holds no settings of a tokenizer; fetch it again")
     return settings
 
 
-def without_prefix(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a tokenizer without the space that it would put before a text."""
-    parts = {name: _without_prefix(settings.get(name)) for name in ("normalizer", "pre_tokenizer", "decoder")}
+def without_prefix_space(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a tokenizer changed so that it puts no space before a text."""
+    parts = {name: _without_prefix_space(settings.get(name)) for name in ("normalizer", "pre_tokenizer", "decoder")}
     return settings | parts
 
 
-def _without_prefix(part: Any) -> Any:
+def _without_prefix_space(part: Any) -> Any:
     match part:
         case {"type": "Prepend"}:
             return None
         case dict():
             never = {"prepend_scheme": "never", "add_prefix_space": False}
-            return {key: never[key] if key in never else _without_prefix(value) for key, value in part.items()}
+            return {key: never[key] if key in never else _without_prefix_space(value) for key, value in part.items()}
         case list():
-            return [kept for kept in map(_without_prefix, part) if kept is not None]
+            return [kept for kept in map(_without_prefix_space, part) if kept is not None]
     return part
 
 
-def special_pieces(directory: Path) -> dict[str, str | int]:
-    """Each role's piece, or its id where only that is said, by the files beside tokenizer.json."""
+def read_special_pieces(directory: Path) -> dict[str, str | int]:
+    """Read each role's piece, or its id where only an id is given, from the files beside tokenizer.json."""
     known: dict[str, Any] = {}
     for name in ("config.json", "special_tokens_map.json", "tokenizer_config.json"):
         known |= read_settings(directory / name) if (directory / name).is_file() else {}
@@ -68,13 +70,14 @@ def special_pieces(directory: Path) -> dict[str, str | int]:
     return found
 
 
-def byte_level(piece: str) -> bytes:
-    """The bytes that a piece of a byte-level tokenizer writes."""
+def byte_level_bytes(piece: str) -> bytes:
+    """Return the bytes that a piece of a byte-level tokenizer (GPT-2, Llama 3) writes."""
     return b"".join(_BYTES.get(character) or character.encode() for character in piece)
 
 
 def _byte_alphabet() -> dict[str, bytes]:
-    """Byte-level tokenizers write a byte as its Latin-1 character if that is visible, else as one from U+0100 on."""
+    """Map characters to bytes as byte-level tokenizers do: a byte is its Latin-1 character if that is visible, else one
+    from U+0100 on."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = [byte for byte in range(0x100) if byte not in visible]
     characters = {byte: chr(byte) for byte in visible} | {byte: chr(0x100 + i) for i, byte in enumerate(hidden)}

@@ -1,4 +1,4 @@
-"""The stage that learns a tokenizer and proves that its export gives the same ids."""
+"""The stage that learns a tokenizer and certifies that its Hugging Face export gives the same ids."""
 
 import hashlib
 import shutil
@@ -24,17 +24,19 @@ CERTIFIED_PER_LANGUAGE = 50
 
 
 @dataclass(frozen=True)
-class _Draw:
-    """One item of work: which documents of a shard to learn from."""
+class _SampleItem:
+    """One item of work: draw the documents of a shard to learn from."""
 
     shard: Path
     sample: Path
     rates: Mapping[str, float]
+    """Language -> share of its documents to draw, 0 to 1."""
+
     seed: int
 
 
 @dataclass(frozen=True)
-class _Learning:
+class _LearningItem:
     """The one item of work that learns from the samples."""
 
     samples: tuple[Path, ...]
@@ -46,18 +48,18 @@ class _Learning:
 def train_tokenizer(
     config: TrainTokenizerConfig, *, corpus: Artifact[CleanCorpus], out: Path, executor: Executor
 ) -> TrainedTokenizer:
-    """Draw a sample by language, learn from it, export, certify."""
-    rates = sampling_rates(_language_bytes(corpus.manifest), config)
-    draws = [
-        _Draw(inside(corpus.dir, shard.path), out / "sample" / f"{i:06d}.jsonl.zst", rates, config.seed)
+    """Draw a sample by language, learn a tokenizer from it, export it, certify the export."""
+    rates = sampling_rates(_count_language_bytes(corpus.manifest), config)
+    items = [
+        _SampleItem(inside(corpus.dir, shard.path), out / "sample" / f"{i:06d}.jsonl.zst", rates, config.seed)
         for i, shard in enumerate(corpus.manifest.shards)
     ]
     sizes: Counter[str] = Counter()
-    for drawn in executor.map(_draw, draws, label="drawing the tokenizer's sample"):
+    for drawn in executor.map(_draw_sample, items, label="drawing the tokenizer's sample"):
         sizes.update(drawn)
     held_out = inside(corpus.dir, corpus.manifest.held_out)
-    learning = _Learning(tuple(draw.sample for draw in draws), held_out, config, out)
-    (certificate,) = executor.map(_learn, [learning], label="learning the tokenizer")
+    learning = _LearningItem(tuple(item.sample for item in items), held_out, config, out)
+    (certificate,) = executor.map(_learn_and_certify, [learning], label="learning the tokenizer")
     shutil.rmtree(out / "sample")  # with what a killed worker may have left half-written in it
     from data_prep.tokenizer.sentencepiece_model import EOS_ID, PAD_ID
 
@@ -71,9 +73,10 @@ def train_tokenizer(
 
 
 def sampling_rates(language_bytes: Mapping[str, int], config: TrainTokenizerConfig) -> dict[str, float]:
-    """The share of each language's text to learn from, 0 to 1.
+    """Return the share of each language's text to learn from, 0 to 1; a language without text is left out.
 
-    Shares of the budget follow bytes ** (1 / temperature); what a small language cannot use goes to the others.
+    The budget of config.sample_bytes is divided in proportion to bytes ** (1 / temperature); what a small language
+    cannot use goes to the others.
     """
     weights = {language: size ** (1 / config.temperature) for language, size in language_bytes.items() if size}
     rates: dict[str, float] = {}
@@ -85,44 +88,45 @@ def sampling_rates(language_bytes: Mapping[str, int], config: TrainTokenizerConf
     return rates
 
 
-def _language_bytes(corpus: CleanCorpus) -> Counter[str]:
+def _count_language_bytes(corpus: CleanCorpus) -> Counter[str]:
     sizes: Counter[str] = Counter()
     for count in corpus.counts:
         sizes[count.language] += count.kept_bytes
     return sizes
 
 
-def _draw(draw: _Draw) -> Counter[str]:
-    """Write the drawn documents of a shard; their bytes by language."""
-    chosen = [document for document in read_documents(draw.shard) if _is_drawn(document, draw)]
-    write_documents(draw.sample, chosen)
+def _draw_sample(item: _SampleItem) -> Counter[str]:
+    """Write the drawn documents of a shard and return their bytes by language."""
+    chosen = [document for document in read_documents(item.shard) if _is_drawn(document, item)]
+    write_documents(item.sample, chosen)
     sizes: Counter[str] = Counter()
     for document in chosen:
         sizes[document.language] += len(document.text.encode())
     return sizes
 
 
-def _is_drawn(document: Document, draw: _Draw) -> bool:
-    """By a hash of the id, so that it depends on nothing but the document and the seed."""
+def _is_drawn(document: Document, item: _SampleItem) -> bool:
+    """Decide by a hash of the document's id, so that the choice depends on nothing but the id and the seed."""
     key = hashlib.blake2b(
-        document.id.encode(), digest_size=8, salt=draw.seed.to_bytes(16, "little", signed=True)
+        document.id.encode(), digest_size=8, salt=item.seed.to_bytes(16, "little", signed=True)
     ).digest()
-    return int.from_bytes(key, "little") < draw.rates[document.language] * 2**64
+    return int.from_bytes(key, "little") < item.rates[document.language] * 2**64
 
 
-def _learn(learning: _Learning) -> Certificate:
-    from data_prep.tokenizer.sentencepiece_model import differing, export_hugging_face, learn
+def _learn_and_certify(learning: _LearningItem) -> Certificate:
+    from data_prep.tokenizer.hf_export import export_hugging_face, find_differing_texts
+    from data_prep.tokenizer.sentencepiece_model import train_sentencepiece
 
     lines = (
         line for sample in learning.samples for document in read_documents(sample) for line in document.text.split("\n")
     )
-    model = learn(lines, learning.config)
+    model = train_sentencepiece(lines, learning.config)
     with whole_file(learning.out / MODEL) as partial:
         partial.write_bytes(model)
     export_hugging_face(model, learning.out / HUGGING_FACE)
-    by_language = _some_of_each_language(learning.held_out)
+    by_language = _read_some_of_each_language(learning.held_out)
     texts = [*ADVERSARIAL, *(text for texts in by_language.values() for text in texts)]
-    if wrong := differing(learning.out / MODEL, learning.out / HUGGING_FACE, texts):
+    if wrong := find_differing_texts(learning.out / MODEL, learning.out / HUGGING_FACE, texts):
         raise RuntimeError(f"the exported tokenizer differs from SentencePiece on {len(wrong)} texts: {wrong[:3]!r}")
     return Certificate(
         num_texts=len(texts),
@@ -145,7 +149,7 @@ def check_certificate(tokenizer: Artifact[TrainedTokenizer]) -> None:
             )
 
 
-def _some_of_each_language(held_out: Path) -> dict[str, list[str]]:
+def _read_some_of_each_language(held_out: Path) -> dict[str, list[str]]:
     texts: defaultdict[str, list[str]] = defaultdict(list)
     for document in read_documents(held_out):
         texts[document.language].append(document.text)

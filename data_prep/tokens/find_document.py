@@ -1,4 +1,4 @@
-"""Where a document stands among the tokens, or what became of it."""
+"""Find the tokens of a document by its id, or say what became of the document."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from data_prep.tokens.megatron_shards import document_lengths
 
 @dataclass(frozen=True)
 class TokenRange:
-    """Tokens `start` to `stop - 1` of a stream: those of all shards of a source in a language, end to end."""
+    """Tokens `start` to `stop - 1` of a stream, which is all shards of a source in a language, end to end."""
 
     source: str
     language: str
@@ -24,11 +24,12 @@ class TokenRange:
 
 
 def find_document(name: str, *, corpus: Artifact[CleanCorpus], tokens: Artifact[TokenizedCorpus]) -> list[TokenRange]:
-    """The tokens of each document whose id is `name`: one, unless the source gave an id twice.
+    """Return the tokens of each document whose id is `name`: one range, unless the source gave an id twice.
 
-    Reads the documents of one source. Raises UserError, with what became of it, if it is not in the training text.
+    It reads all documents of one source. Raises UserError if the document is not in the training text, and says what
+    became of it.
     """
-    source = name.partition("/")[0]  # every reader begins an id so
+    source = name.partition("/")[0]  # every reader begins an id with the source's name
     known = {count.source for count in corpus.manifest.counts}
     if source not in known:
         raise UserError(
@@ -36,7 +37,7 @@ def find_document(name: str, *, corpus: Artifact[CleanCorpus], tokens: Artifact[
             f"its name there, and the sources are {', '.join(sorted(known))}"
         )
     try:
-        found = list(_ranges(name, source, corpus, tokens))
+        found = list(_find_ranges(name, source, corpus, tokens))
     except (OSError, ValueError, ZstdError) as error:
         raise UserError(
             f"the text or tokens of {corpus.dir.name} and {tokens.dir.name} cannot be read "
@@ -44,14 +45,14 @@ def find_document(name: str, *, corpus: Artifact[CleanCorpus], tokens: Artifact[
         ) from error
     if found:
         return found
-    raise UserError(f"document {name!r} is not in the training text: {_fate(name, source, corpus)}")
+    raise UserError(f"document {name!r} is not in the training text: {_explain_absence(name, source, corpus)}")
 
 
-def _ranges(
+def _find_ranges(
     name: str, source: str, corpus: Artifact[CleanCorpus], tokens: Artifact[TokenizedCorpus]
 ) -> Iterator[TokenRange]:
     before: dict[str, int] = {}
-    """Language -> tokens of its stream in the shards before."""
+    """Language -> number of tokens of its stream in the shards before."""
     for documents, shard in zip(corpus.manifest.shards, tokens.manifest.shards, strict=True):
         if shard.source != source:
             continue
@@ -68,7 +69,7 @@ def _ranges(
                 yield TokenRange(source, document.language, end - length, end)
 
 
-def _fate(name: str, source: str, corpus: Artifact[CleanCorpus]) -> str:
+def _explain_absence(name: str, source: str, corpus: Artifact[CleanCorpus]) -> str:
     manifest = corpus.manifest
     for record in manifest.unreadable:
         if name == f"{source}/{record.where}":

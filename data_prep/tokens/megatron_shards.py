@@ -19,16 +19,16 @@ MAGIC = b"MMIDIDX\x00\x00"
 DTYPE_CODES: dict[np.dtype[np.integer], int] = {np.dtype("<u2"): 8, np.dtype("<i4"): 4}
 _HEADER = struct.Struct("<9sQBQQ")
 UINT16_LIMIT = 65_500
-"""Megatron-LM uses uint16 below this vocabulary size."""
+"""Megatron-LM stores ids as uint16 below this vocabulary size."""
 
 
 def dtype_for(vocab_size: int) -> np.dtype[np.integer]:
-    """Two bytes an id where they suffice, else four."""
+    """Return the dtype of ids: two bytes where Megatron-LM uses two, else four."""
     return np.dtype("<u2") if vocab_size < UINT16_LIMIT else np.dtype("<i4")
 
 
 def write_shard(prefix: Path, documents: Iterable[list[int]], dtype: np.dtype[np.integer]) -> None:
-    """Write `<prefix>.bin`, then `<prefix>.idx`, each whole."""
+    """Write `<prefix>.bin`, then `<prefix>.idx`, each atomically."""
     lengths: list[int] = []
     with whole_file(_with(prefix, ".bin")) as partial, partial.open("wb") as file:
         for ids in documents:
@@ -43,7 +43,7 @@ def write_shard(prefix: Path, documents: Iterable[list[int]], dtype: np.dtype[np
 
 
 def open_tokens(prefix: Path) -> npt.NDArray[np.integer]:
-    """All ids of a shard, (num_tokens,), mapped from disk. Raises ValueError if the pair is damaged."""
+    """Return all ids of a shard, (num_tokens,), mapped from disk. Raises ValueError if the pair is damaged."""
     dtype, lengths = _read_index(prefix)
     num_tokens = int(lengths.sum(dtype=np.int64))
     size = _with(prefix, ".bin").stat().st_size
@@ -55,12 +55,12 @@ def open_tokens(prefix: Path) -> npt.NDArray[np.integer]:
 
 
 def document_lengths(prefix: Path) -> npt.NDArray[np.int64]:
-    """The number of ids of each document of a shard, in order. Raises ValueError if the index is damaged."""
+    """Return the number of ids of each document of a shard, in order. Raises ValueError if the index is damaged."""
     return _read_index(prefix)[1].astype(np.int64)
 
 
 def _read_index(prefix: Path) -> tuple[np.dtype[np.integer], npt.NDArray[np.int32]]:
-    """The dtype, and the number of ids of each document."""
+    """Return the dtype of the ids, and the number of ids of each document."""
     path = _with(prefix, ".idx")
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""The stage that turns clean documents into token shards, one item of work a shard."""
+"""The stage that turns clean documents into token shards; each shard is one item of work."""
 
 import json
 from collections.abc import Iterator
@@ -20,11 +20,13 @@ from data_prep.tokenizer.stage import MODEL, check_certificate
 from data_prep.tokens.megatron_shards import dtype_for, open_tokens, write_shard
 
 BATCH_DOCUMENTS = 1000
-"""Documents encoded in one call."""
+"""Number of documents that are encoded in one call."""
 
 
 @dataclass(frozen=True)
-class _Item:
+class _ShardItem:
+    """One item of work: a shard of documents, and the prefix of the token shard to write."""
+
     shard: CorpusShard
     source: Path
     prefix: Path
@@ -34,10 +36,10 @@ class _Item:
 
 
 @dataclass(frozen=True)
-class _Tokenized:
+class _TokenizedShard:
     segments: tuple[Segment, ...]
     counts: npt.NDArray[np.int64]
-    """(vocab_size,) how often each id occurs."""
+    """(vocab_size,) the number of times that each id occurs."""
 
 
 def tokenize(
@@ -48,14 +50,17 @@ def tokenize(
     out: Path,
     executor: Executor,
 ) -> TokenizedCorpus:
-    """Every document becomes its ids and the end-of-text id, in the order of the clean shards."""
+    """Write each document as its ids and the end-of-text id, in the order of the clean shards.
+
+    Raises UserError if the tokenizer's files are not those that were certified.
+    """
     check_certificate(tokenizer)
     made = tokenizer.manifest
     items = [
-        _Item(
+        _ShardItem(
             shard,
             inside(corpus.dir, shard.path),
-            out / _name(shard),
+            out / _shard_path(shard),
             tokenizer.dir / MODEL,
             made.vocab_size,
             made.eos_id,
@@ -66,52 +71,52 @@ def tokenize(
     shards = []
     for item, tokenized in zip(items, executor.map(_tokenize_shard, items, label="tokenizing"), strict=True):
         counts += tokenized.counts
-        shards.append(TokenShard(path=_name(item.shard), source=item.shard.source, segments=tokenized.segments))
+        shards.append(TokenShard(path=_shard_path(item.shard), source=item.shard.source, segments=tokenized.segments))
     return TokenizedCorpus(
         shards=tuple(shards), vocab_size=made.vocab_size, eos_id=made.eos_id, unigram_entropy=entropy(counts)
     )
 
 
 def entropy(counts: npt.NDArray[np.int64]) -> float:
-    """Shannon entropy in nats of the distribution that `counts` is proportional to."""
+    """Return the Shannon entropy, in nats, of the distribution that `counts` is proportional to."""
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 
 
-def _name(shard: CorpusShard) -> str:
+def _shard_path(shard: CorpusShard) -> str:
     return f"tokens/{Path(shard.path).name.removesuffix('.jsonl.zst')}"
 
 
-def _tokenize_shard(item: _Item) -> _Tokenized:
-    """Write one pair of files. A finished one, which has its segments beside it, is only read."""
+def _tokenize_shard(item: _ShardItem) -> _TokenizedShard:
+    """Write one token shard. A finished one, which has a file of its segments beside it, is only read."""
     done = item.prefix.with_name(item.prefix.name + ".segments.json")
     if not done.exists():
         sizes: list[tuple[str, int, int]] = []
-        write_shard(item.prefix, _ids(item, sizes), dtype_for(item.vocab_size))
-        rows = [_segment(language, list(group)) for language, group in groupby(sizes, key=lambda row: row[0])]
+        write_shard(item.prefix, _encode_documents(item, sizes), dtype_for(item.vocab_size))
+        rows = [_to_segment(language, list(group)) for language, group in groupby(sizes, key=lambda row: row[0])]
         with whole_file(done) as partial:
             partial.write_text(json.dumps([row.model_dump() for row in rows]), encoding="utf-8")
     segments = tuple(Segment.model_validate(row) for row in json.loads(done.read_text(encoding="utf-8")))
-    return _Tokenized(segments, np.bincount(open_tokens(item.prefix), minlength=item.vocab_size))
+    return _TokenizedShard(segments, np.bincount(open_tokens(item.prefix), minlength=item.vocab_size))
 
 
-def _ids(item: _Item, sizes: list[tuple[str, int, int]]) -> Iterator[list[int]]:
-    """Each document's ids; notes (language, tokens, bytes) of each in `sizes`."""
-    from data_prep.tokenizer.sentencepiece_model import encode, load
+def _encode_documents(item: _ShardItem, sizes: list[tuple[str, int, int]]) -> Iterator[list[int]]:
+    """Yield each document's ids; add its (language, tokens, bytes) to `sizes`."""
+    from data_prep.tokenizer.sentencepiece_model import encode_texts, load_sentencepiece
 
-    tokenizer = load(item.model)
-    for batch in _batches(read_documents(item.source)):
-        for document, ids in zip(batch, encode(tokenizer, [document.text for document in batch]), strict=True):
+    tokenizer = load_sentencepiece(item.model)
+    for batch in _batch_documents(read_documents(item.source)):
+        for document, ids in zip(batch, encode_texts(tokenizer, [document.text for document in batch]), strict=True):
             sizes.append((document.language, len(ids) + 1, len(document.text.encode())))
             yield [*ids, item.eos_id]
 
 
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+def _batch_documents(documents: Iterator[Document]) -> Iterator[list[Document]]:
     while batch := list(islice(documents, BATCH_DOCUMENTS)):
         yield batch
 
 
-def _segment(language: str, rows: list[tuple[str, int, int]]) -> Segment:
+def _to_segment(language: str, rows: list[tuple[str, int, int]]) -> Segment:
     return Segment(
         language=language,
         num_documents=len(rows),

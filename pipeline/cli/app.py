@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 
 from configs.base import ConfigError, UserError
-from pipeline.cli.options import ClusterOption, RecipeArgument, SetOption
-from pipeline.cli.runs import StoreOption, WorkOption, add_commands
+from pipeline.cli.options import ClusterOption, RecipeArgument, SetOption, StoreOption, WorkOption
+from pipeline.cli.runs import add_commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,7 +24,7 @@ out = Console(highlight=False, soft_wrap=True)
 @app.command()
 def run(recipe: RecipeArgument, cluster: ClusterOption = "local", overrides: SetOption = None) -> None:
     """Make what the recipe wants; go on where an earlier run was stopped; reuse what is there."""
-    from pipeline.prepare import run_recipe
+    from pipeline.run import run_recipe
 
     run_recipe(recipe, cluster, tuple(overrides or ()), out)
 
@@ -77,7 +77,7 @@ def status(
 ) -> None:
     """Say how far a run, or each step of a recipe, is; on a terminal a page that keeps up with the run."""
     if _is_recipe(subject):
-        from pipeline.prepare import show_status
+        from pipeline.cli.status import show_status
 
         show_status(Path(subject), tuple(overrides or ()), out, work_dir=work_dir)
         return
@@ -146,12 +146,12 @@ add_commands(app)
 def _is_recipe(subject: str) -> bool:
     from configs.load import SHIPPED
 
-    there = Path(subject).is_file() or (SHIPPED / "recipes" / f"{subject}.yaml").exists()
-    return there or Path(subject).suffix in (".yaml", ".yml")
+    exists = Path(subject).is_file() or (SHIPPED / "recipes" / f"{subject}.yaml").exists()
+    return exists or Path(subject).suffix in (".yaml", ".yml")
 
 
 def main() -> None:
-    """Entry point: a user's mistake gives one sentence on standard error, our own bugs a traceback."""
+    """Run the command: a user's mistake gives one sentence on standard error, a bug of ours a traceback."""
     try:
         app()
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share."""
+"""The arguments and options of `concord` that several commands share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,4 +12,11 @@ SetOption = Annotated[
 ]
 ClusterOption = Annotated[
     str, typer.Option("--cluster", metavar="NAME", help="Shipped cluster file by name, or the path of one.")
+]
+StoreOption = Annotated[
+    str, typer.Option("--store", metavar="DIR", envvar="CONCORD_STORE", help="Store that holds the run.")
+]
+WorkOption = Annotated[
+    str | None,
+    typer.Option("--work-dir", metavar="DIR", help="Of a store that is a URL: storage.work_dir, if not the last one."),
 ]

@@ -1,4 +1,4 @@
-"""The commands for runs that are submitted: they go on without the terminal, here or on a cluster."""
+"""The commands for runs that are submitted, which go on without the terminal, on this machine or on a cluster."""
 
 import sys
 from typing import Annotated
@@ -7,20 +7,12 @@ import typer
 from rich.console import Console
 
 from configs.base import UserError
-from pipeline.cli.options import ClusterOption, RecipeArgument, SetOption
+from pipeline.cli.options import ClusterOption, RecipeArgument, SetOption, StoreOption, WorkOption
 
 out = Console(highlight=False, soft_wrap=True)
 
-StoreOption = Annotated[
-    str, typer.Option("--store", metavar="DIR", envvar="CONCORD_STORE", help="Store that holds the run.")
-]
-WorkOption = Annotated[
-    str | None,
-    typer.Option("--work-dir", metavar="DIR", help="Of a store that is a URL: storage.work_dir, if not the last one."),
-]
 RunArgument = Annotated[str, typer.Argument(help="A run's id.", metavar="RUN")]
-ChecksOption = Annotated[bool, typer.Option("--check/--no-check", help="Try the nodes first; leave out bad ones.")]
-
+CheckOption = Annotated[bool, typer.Option("--check/--no-check", help="Try the nodes first; leave out bad ones.")]
 StartOption = Annotated[int | None, typer.Option("--start", metavar="NUMBER", min=1)]
 
 
@@ -31,13 +23,13 @@ def submit(
     run_id: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="The run's id; left out, it follows from the recipe.")
     ] = None,
-    check: ChecksOption = True,
+    check: CheckOption = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be submitted, and do nothing.")] = False,
 ) -> None:
     """Start a run that goes on without this terminal, and say its id. The same recipe again is the same run."""
-    from pipeline.runs.submit import submit as start
+    from pipeline.runs.submit import submit_run
 
-    start(recipe, cluster, tuple(overrides or ()), out, run_id=run_id, check_first=check, dry_run=dry_run)
+    submit_run(recipe, cluster, tuple(overrides or ()), out, run_id=run_id, check_first=check, dry_run=dry_run)
 
 
 def resume(
@@ -51,14 +43,14 @@ def resume(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Pass over a driver that is cut off; it can commit nothing more.")
     ] = False,
-    check: ChecksOption = True,
+    check: CheckOption = True,
 ) -> None:
     """Start a run again where it ended, after saying what differs from the last start."""
     from pipeline.runs.directory import open_run
-    from pipeline.runs.resume import resume as start
+    from pipeline.runs.resume import resume_run
 
     directory = open_run(store, run, work_dir=work_dir)
-    start(directory, out, cluster=cluster, yes=yes, take_over=take_over, check_first=check)
+    resume_run(directory, out, cluster=cluster, yes=yes, take_over=take_over, check_first=check)
 
 
 def logs(
@@ -69,10 +61,10 @@ def logs(
 ) -> None:
     """Print what a run's drivers have printed."""
     from pipeline.runs.directory import open_run
-    from pipeline.runs.logs import log_text
+    from pipeline.runs.logs import read_logs
 
     try:
-        for text in log_text(open_run(store, run, work_dir=work_dir), follow=follow):
+        for text in read_logs(open_run(store, run, work_dir=work_dir), follow=follow):
             sys.stdout.write(text)
             sys.stdout.flush()
     except KeyboardInterrupt:  # the way to end -f
@@ -82,17 +74,17 @@ def logs(
 def stop(run: RunArgument, store: StoreOption = "store", work_dir: WorkOption = None) -> None:
     """Have a run save a checkpoint and end."""
     from pipeline.runs.directory import open_run
-    from pipeline.runs.stop import stop as ask
+    from pipeline.runs.stop import stop_run
 
-    ask(open_run(store, run, work_dir=work_dir), out)
+    stop_run(open_run(store, run, work_dir=work_dir), out)
 
 
 def checkpoint_now(run: RunArgument, store: StoreOption = "store", work_dir: WorkOption = None) -> None:
     """Have a run save a checkpoint after its present step, and wait for it."""
     from pipeline.runs.directory import open_run
-    from pipeline.runs.stop import checkpoint_now as ask
+    from pipeline.runs.stop import save_checkpoint_now
 
-    ask(open_run(store, run, work_dir=work_dir), out)
+    save_checkpoint_now(open_run(store, run, work_dir=work_dir), out)
 
 
 def ls(store: StoreOption = "store") -> None:
@@ -112,15 +104,15 @@ def drive(
     """Be the driver of a run. Launchers start this."""
     from configs.cluster import ClusterConfig
     from pipeline.runs.directory import open_run
-    from pipeline.runs.driver import drive as work
+    from pipeline.runs.driver import drive_run
 
     directory = open_run(store, run, work_dir=work_dir)
     starts = directory.starts()
     if not starts:
         raise UserError(f"run {run} was not started; `concord submit` or `concord resume` starts a driver")
-    mine = starts[(start or len(starts)) - 1]
-    machines = ClusterConfig.model_validate(mine.cluster)
-    raise typer.Exit(work(directory, mine, machines, ray_address=ray_address))
+    record = starts[(start or len(starts)) - 1]
+    machines = ClusterConfig.model_validate(record.cluster)
+    raise typer.Exit(drive_run(directory, record, machines, ray_address=ray_address))
 
 
 def attempt(
@@ -139,15 +131,15 @@ def attempt(
     end_with_parent()
     directory = open_run(store, run, work_dir=work_dir)
     starts = directory.starts()
-    mine = starts[(start or len(starts)) - 1]
-    machines = ClusterConfig.model_validate(mine.cluster)
+    record = starts[(start or len(starts)) - 1]
+    machines = ClusterConfig.model_validate(record.cluster)
     if ray_address is not None:
         machines = machines.model_copy(update={"ray_address": ray_address})
-    make_attempt(directory, mine, machines, out, take_over=take_over)
+    make_attempt(directory, record, machines, out, take_over=take_over)
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Put them into the command `concord`."""
+    """Add these commands to the command `concord`."""
     for function in (submit, resume, logs, stop, ls):
         app.command()(function)
     app.command("checkpoint-now")(checkpoint_now)

@@ -1,4 +1,4 @@
-"""What `concord doctor` prints."""
+"""`concord doctor`: what it prints of the findings."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -10,15 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cluster.doctor.bundle import check_bundle, write_bundle
 from cluster.doctor.examine import examine
-from cluster.doctor.report import Finding, Report, fail, ok
+from cluster.doctor.report import Finding, Report, check_bundle, fail_with_error, ok, write_bundle
 from cluster.storage.objects import is_url
 from configs.base import UserError
 from configs.cluster import ClusterConfig, StorageConfig
 from configs.load import load, shipped
 from pipeline.runs.directory import RunDirectory, open_run, store_of
-from pipeline.store.remote import home_of, remote_store
+from pipeline.store.remote import local_path, open_remote_store
 
 _STYLES = {"OK": "green", "WARN": "yellow", "FAIL": "bold red"}
 _MAX_HOSTS = 4
@@ -34,7 +33,7 @@ def show_doctor(
     store: str,
     run: str | None = None,
 ) -> bool:
-    """Examine a cluster and say what was found; whether nothing FAILs. The logs of a run go into the bundle.
+    """Examine a cluster and print what was found; return whether nothing FAILs. The logs of a run go into the bundle.
 
     Raises UserError if there is no such run, or the bundle cannot be written.
     """
@@ -46,7 +45,7 @@ def show_doctor(
     directory = open_run(store, run, work_dir=machines.storage.work_dir) if run is not None else None
     if bundle is not None:
         check_bundle(bundle)
-    report = examine(machines, store=home_of(store, machines.storage.work_dir), quick=quick)
+    report = examine(machines, store=local_path(store, machines.storage.work_dir), quick=quick)
     if is_url(store):
         report = report.model_copy(update={"findings": (*report.findings, url_finding(store, machines.storage))})
     if as_json:
@@ -62,34 +61,33 @@ def show_doctor(
 
 
 def url_finding(store: str, storage: StorageConfig) -> Finding:
-    """Whether this machine can write a store that is a URL."""
+    """Return the finding whether this machine can write a store that is a URL."""
     try:
-        remote = remote_store(store, storage)
+        remote = open_remote_store(store, storage)
         assert remote is not None
         remote.check()
     except UserError as error:
-        seen, _, fix = str(error).partition("; ")
-        return fail("store", seen, fix=fix)
+        return fail_with_error("store", error)
     return ok("store", f"{store}: objects can be written and deleted")
 
 
 @contextmanager
 def _logs(directory: RunDirectory | None) -> Iterator[list[Path]]:
-    """The logs of all starts of a run; those that this machine does not have are fetched from the store."""
+    """Yield the logs of all starts of a run; those that this machine does not have are fetched from the store."""
     with TemporaryDirectory(prefix="concord-") as fetched:
         files = []
         for start in directory.starts() if directory is not None else ():
             assert directory is not None
-            file = directory.log_of(start.number)
+            file = directory.log_path(start.number)
             if not file.exists():
-                there, file = directory.log_from_store(start.number), Path(fetched, file.name)
-                file.write_bytes(there)
+                log, file = directory.read_stored_log(start.number), Path(fetched, file.name)
+                file.write_bytes(log)
             files.append(file)
         yield files
 
 
 def print_report(report: Report, out: Console) -> None:
-    """A table of findings, what is alike on several hosts in one row, and a line that sums up."""
+    """Print a table of findings, with what is alike on several hosts in one row, and a line that counts them."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold", max_width=24)
@@ -105,8 +103,10 @@ def print_report(report: Report, out: Console) -> None:
 
 
 def _alike(findings: Sequence[Finding]) -> list[tuple[Finding, list[str], bool]]:
-    """Findings with their hosts, and whether all saw the same: the OK ones of a check are one, and so are those that
-    saw the same."""
+    """Return groups of findings: the first one, the hosts, and whether all hosts saw the same.
+
+    The OK findings of a check are one group, and so are those of a check and level that saw the same.
+    """
     groups: dict[tuple[str, str, str], list[Finding]] = defaultdict(list)
     for finding in findings:
         seen = "" if finding.level == "OK" and finding.host else finding.seen

@@ -1,4 +1,4 @@
-"""`concord plan`: what would be made and why, and what its trainings would take. Nothing is written."""
+"""`concord plan`: what would be made and why, and what the trainings would take. Nothing is made."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -9,15 +9,15 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from cluster.placement import TooFew, describe
+from cluster.placement import TooFew, describe_machines
 from configs.cluster import ClusterConfig
 from configs.data import TrainTokenizerConfig
 from configs.load import load, shipped
 from configs.training import TrainConfig
 from data_prep.manifests import TrainedTokenizer
 from pipeline.estimate.estimate import Estimate, estimate
-from pipeline.estimate.machines import laid_out
-from pipeline.estimate.rows import estimate_rows, problem
+from pipeline.estimate.machines import lay_out
+from pipeline.estimate.rows import describe_problem, estimate_rows
 from pipeline.graph.plan import PlannedStep
 from pipeline.graph.why import why_make
 from pipeline.prepare import Prepared, check_pools, prepare
@@ -28,7 +28,7 @@ _UNKNOWN = ": give `accelerator_memory_gib` under the pool's `machines`"
 
 
 @dataclass(frozen=True)
-class Line:
+class PlanLine:
     """What the plan says of one step."""
 
     step: PlannedStep
@@ -45,10 +45,10 @@ class Line:
 
 
 def show_plan(recipe: Path, cluster: str | None, overrides: tuple[str, ...], out: Console, *, as_json: bool) -> bool:
-    """A line a step: reuse, make and why, or not needed; with a cluster also what each training takes.
+    """Print a line for each step: reuse, make and why, or not needed; with a cluster also what each training takes.
 
-    False if something to be made does not fit; True also where that is not known. Raises ConfigError and UserError as
-    `prepare` does.
+    Returns False if something to be made does not fit; True also where that is not known. Raises ConfigError and
+    UserError as `prepare` does.
     """
     machines = None if cluster is None else load(shipped("clusters", cluster), ClusterConfig).config
     ready = prepare(recipe, overrides, machines.storage if machines else None)
@@ -69,15 +69,15 @@ def show_plan(recipe: Path, cluster: str | None, overrides: tuple[str, ...], out
     return fits is not False
 
 
-def _fit(lines: list[Line]) -> bool | None:
-    """Whether all that is to be made fits; None where what is known fits, and not all is known."""
+def _fit(lines: list[PlanLine]) -> bool | None:
+    """Return whether all that is to be made fits; None if all that is known fits, but not all is known."""
     if any(line.problem for line in lines):
         return False
     return None if any(line.estimate is not None and line.estimate.fits is None for line in lines) else True
 
 
-def plan_lines(ready: Prepared, cluster: ClusterConfig | None) -> list[Line]:
-    """What is to be done about each step, in the order of the plan."""
+def plan_lines(ready: Prepared, cluster: ClusterConfig | None) -> list[PlanLine]:
+    """Return what is to be done about each step, in the order of the plan."""
     needed = _needed(ready)
     made = {name for name, word in needed.items() if word == "make"}
     fingerprints = {name: step.fingerprint for name, step in ready.plan.steps.items()}
@@ -85,19 +85,19 @@ def plan_lines(ready: Prepared, cluster: ClusterConfig | None) -> list[Line]:
     for name, step in ready.plan.steps.items():
         action = needed.get(name, "not needed")
         why = why_make(step, ready.store, made_anew=made, fingerprints=fingerprints) if name in made else ""
-        line = Line(step, action, why)
+        line = PlanLine(step, action, why)
         trains = name in made and isinstance(step.config, TrainConfig)
         lines.append(_estimated(line, ready, cluster) if cluster is not None and trains else line)
     return lines
 
 
-def _estimated(line: Line, ready: Prepared, cluster: ClusterConfig) -> Line:
+def _estimated(line: PlanLine, ready: Prepared, cluster: ClusterConfig) -> PlanLine:
     step = line.step
     assert isinstance(step.config, TrainConfig)
     try:
-        nodes, placement = laid_out(cluster, step.pool)
+        nodes, placement = lay_out(cluster, step.pool)
     except TooFew as error:
-        return Line(step, line.action, line.why, problem=str(error))
+        return PlanLine(step, line.action, line.why, problem=str(error))
     found = estimate(
         step.config,
         vocab_size=_vocab_size(step, ready),
@@ -107,11 +107,13 @@ def _estimated(line: Line, ready: Prepared, cluster: ClusterConfig) -> Line:
         store=ready.store if "://" not in ready.loaded.config.store else None,
         is_their_disk=cluster.pools[step.pool].machines is None and cluster.launcher.kind == "local",
     )
-    return Line(step, line.action, line.why, machines=describe(nodes), estimate=found, problem=problem(found))
+    return PlanLine(
+        step, line.action, line.why, machines=describe_machines(nodes), estimate=found, problem=describe_problem(found)
+    )
 
 
 def _vocab_size(step: PlannedStep, ready: Prepared) -> int:
-    """Of the finished tokenizer, or else as its step asks for."""
+    """Return the vocabulary size of the finished tokenizer, or else the one that its step asks for."""
     tokenizer = ready.plan.steps[step.inputs["tokenizer"]]
     finished = load_artifact(ready.store / tokenizer.artifact, TrainedTokenizer)
     return (
@@ -119,7 +121,7 @@ def _vocab_size(step: PlannedStep, ready: Prepared) -> int:
     )
 
 
-def _render(line: Line) -> Iterator[str]:
+def _render(line: PlanLine) -> Iterator[str]:
     step = line.step
     made_from = f" <- {', '.join(step.inputs.values())}" if step.inputs else ""
     why = f"  {escape(line.why)}" if line.why else ""
@@ -132,7 +134,7 @@ def _render(line: Line) -> Iterator[str]:
         yield f"  [bold red]does not fit[/]   {escape(line.problem)}"
 
 
-def _to_json(ready: Prepared, lines: list[Line], *, cluster: str | None, fits: bool | None) -> dict[str, Any]:
+def _to_json(ready: Prepared, lines: list[PlanLine], *, cluster: str | None, fits: bool | None) -> dict[str, Any]:
     return {
         "store": str(ready.store),
         "cluster": cluster,
@@ -142,7 +144,7 @@ def _to_json(ready: Prepared, lines: list[Line], *, cluster: str | None, fits: b
     }
 
 
-def _line_to_json(line: Line) -> dict[str, Any]:
+def _line_to_json(line: PlanLine) -> dict[str, Any]:
     step = line.step
     result: dict[str, Any] = {
         "name": step.name,
@@ -156,18 +158,18 @@ def _line_to_json(line: Line) -> dict[str, Any]:
         "estimate": None,
     }
     if (found := line.estimate) is not None:
-        told = asdict(found)
-        told["model"] = {"num_parameters": found.model.num_parameters, "built": found.model.built}
-        told["placement"] = {key: told["placement"][key] for key in ("num_ranks", "device", "cpus_per_rank")}
+        shown = asdict(found)
+        shown["model"] = {"num_parameters": found.model.num_parameters, "built": found.model.built}
+        shown["placement"] = {key: shown["placement"][key] for key in ("num_ranks", "device", "cpus_per_rank")}
         for name, choice in (("chosen", found.fit.chosen), ("runner_up", found.fit.runner_up)):
             if choice is not None:
-                told["fit"][name]["memory"] |= {"total": choice.memory.total}
-        result["estimate"] = told
+                shown["fit"][name]["memory"] |= {"total": choice.memory.total}
+        result["estimate"] = shown
     return result
 
 
 def _needed(ready: Prepared) -> Mapping[str, str]:
-    """`reuse` or `make` for each step that the wanted outputs need, as the runner would decide."""
+    """Return `reuse` or `make` for each step that the wanted outputs need, as the runner would decide."""
     words: dict[str, str] = {}
 
     def need(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Showing runs: one as a page that keeps up, or all as a list."""
+"""`concord status RUN`, a page that keeps up with the run, and `concord ls`, the list of a store's runs."""
 
 import json
 import time
@@ -15,39 +15,37 @@ from cluster.ray.quarantine import NodeFailures
 from configs.base import InfrastructureError, UserError
 from pipeline.cli.status import step_state
 from pipeline.graph.plan import PlannedStep
-from pipeline.runs.directory import RunDirectory, now, open_run, run_ids
-from pipeline.runs.recorded import outputs_of, steps_of
-from pipeline.runs.records import AttemptRecord
-from pipeline.runs.state import RunState, state_of
-from pipeline.runs.submit import words_for
+from pipeline.runs.directory import AttemptRecord, RunDirectory, now, open_run, run_ids
+from pipeline.runs.state import RunStatus, outputs_of, read_status, steps_of
+from pipeline.runs.submit import command_words
 from pipeline.store.lineage import duration, render_lineage
 
 SECONDS_BETWEEN_PAGES = 1.0
 _MAX_ATTEMPTS = 8
 _WIDTH = 300
-"""Of a list that is no terminal's: a line a run."""
+"""Characters of a line of the list where it is not printed to a terminal, so that a run takes one line."""
 
 
 def show_run(directory: RunDirectory, out: Console, *, live: bool, as_json: bool) -> None:
-    """How the run stands: once, or on a terminal until it has ended."""
+    """Print how the run stands: once, or on a terminal, if `live`, until it has ended."""
     if as_json:
         print(json.dumps(_as_json(directory)))
         return
     steps = steps_of(directory)
-    if not (live and out.is_terminal and state_of(directory).live):
+    if not (live and out.is_terminal and read_status(directory).is_live):
         out.print(_page(directory, steps))
         return
     with Live(console=out, auto_refresh=False, screen=False) as screen:
         while True:
-            state = state_of(directory)
+            status = read_status(directory)
             screen.update(_page(directory, steps), refresh=True)
-            if not state.live:
+            if not status.is_live:
                 return
             time.sleep(SECONDS_BETWEEN_PAGES)
 
 
 def list_runs(store: str, out: Console) -> None:
-    """A line a run: how it stands, how often it was begun, when it was submitted."""
+    """Print a line for each run: how it stands, how many attempts it took, when it was submitted."""
     ids = run_ids(store)
     if not ids:
         out.print(f"no runs in {escape(store)}; `concord submit RECIPE --cluster NAME` starts one")
@@ -63,24 +61,24 @@ def list_runs(store: str, out: Console) -> None:
 
 
 def show_run_lineage(directory: RunDirectory, out: Console) -> None:
-    """What each of the run's wanted artifacts was made from."""
+    """Print what each of the run's wanted artifacts was made from."""
     for name, artifact in outputs_of(directory).items():
-        if not directory.has(artifact):
+        if not directory.has_artifact(artifact):
             raise UserError(
                 f"{artifact} of step {name!r} of run {directory.id} is not made yet, or no longer in the store; see "
-                f"`concord status {words_for(directory)}`"
+                f"`concord status {command_words(directory)}`"
             )
         out.print(render_lineage(directory.home / artifact, directory.remote), markup=False)
 
 
 def _row(store: str, run_id: str) -> tuple[str, ...]:
-    """Of the list. A run whose records cannot be read does not keep the others from being shown."""
+    """Return a row of the list. A run whose records cannot be read does not keep the others from being shown."""
     try:
         directory = open_run(store, run_id)
-        run, starts, state = directory.run(), directory.starts(), state_of(directory)
+        run, starts, status = directory.run(), directory.starts(), read_status(directory)
         assert run is not None
         cluster = starts[-1].cluster_name if starts else ""
-        return run_id, state.word, str(len(directory.attempts())), cluster, _when(run.submitted), state.detail
+        return run_id, status.word, str(len(directory.attempts())), cluster, _when(run.submitted), status.detail
     except InfrastructureError:
         raise
     except UserError as error:
@@ -92,11 +90,11 @@ def _page(directory: RunDirectory, steps: Sequence[PlannedStep]) -> RenderableTy
 
 
 def _lines(directory: RunDirectory, steps: Sequence[PlannedStep]) -> Iterator[str]:
-    state, starts, attempts = state_of(directory), directory.starts(), directory.attempts()
+    status, starts, attempts = read_status(directory), directory.starts(), directory.attempts()
     where = f" on {starts[-1].cluster_name}" if starts else ""
-    yield f"run [bold]{directory.id}[/]{escape(where)}: [bold]{state.word}[/]  [dim]{escape(state.detail)}[/]"
+    yield f"run [bold]{directory.id}[/]{escape(where)}: [bold]{status.word}[/]  [dim]{escape(status.detail)}[/]"
     for attempt in attempts[-_MAX_ATTEMPTS:]:
-        yield f"  [dim]attempt {attempt.number:<5}[/]  {escape(_attempt_line(attempt, state))}"
+        yield f"  [dim]attempt {attempt.number:<5}[/]  {escape(_attempt_line(attempt, status))}"
     if avoided := sorted(NodeFailures(directory.path / "node-failures.jsonl").avoided()):
         yield f"  [dim]avoided      [/]  {escape(', '.join(avoided))}, which failed twice"
     for step in steps:
@@ -106,9 +104,9 @@ def _lines(directory: RunDirectory, steps: Sequence[PlannedStep]) -> Iterator[st
             yield f"  [dim]{name:<13}[/]  {escape(value)}"
 
 
-def _attempt_line(attempt: AttemptRecord, state: RunState) -> str:
+def _attempt_line(attempt: AttemptRecord, status: RunStatus) -> str:
     if attempt.outcome is None:
-        going = state.word == "running"
+        going = status.word == "running"
         words = f"for {duration((now() - attempt.began).total_seconds())}" if going else "ended without a word"
         return f"on {attempt.host}, {words}"
     assert attempt.ended is not None
@@ -118,19 +116,19 @@ def _attempt_line(attempt: AttemptRecord, state: RunState) -> str:
 
 
 def _as_json(directory: RunDirectory) -> dict[str, object]:
-    state, steps = state_of(directory), {}
+    status, steps = read_status(directory), {}
     for step in steps_of(directory):
         word, rows = step_state(step, directory.home, directory.remote)
         steps[step.name] = {"artifact": step.artifact, "state": word} | dict(rows)
     return {
         "run": directory.id,
-        "state": state.word,
-        "detail": state.detail,
+        "state": status.word,
+        "detail": status.detail,
         "starts": [start.model_dump(mode="json", exclude={"cluster", "packages"}) for start in directory.starts()],
         "attempts": [attempt.model_dump(mode="json", exclude={"packages"}) for attempt in directory.attempts()],
         "steps": steps,
     }
 
 
-def _when(time_: datetime) -> str:
-    return f"{time_:%Y-%m-%d %H:%M} UTC"
+def _when(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"

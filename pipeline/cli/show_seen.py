@@ -1,4 +1,4 @@
-"""What `concord seen` prints."""
+"""`concord seen`: what it prints of the tokens that a checkpoint has read."""
 
 import json
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.store.seen import Checkpoint, DocumentSeen, document_seen, find_checkpoint, started_from, streams_seen
-from training.data.position import num_read
+from training.data.position import count_samples_read
 
 _MAX_NUMBERS = 12
 
 
 def show_seen(path: Path, out: Console, *, as_json: bool) -> None:
-    """The tokens read of each source and language, and in all."""
+    """Print the tokens read of each source and language, and in all."""
     checkpoint = find_checkpoint(path)
     streams, position = streams_seen(checkpoint), checkpoint.record.position
-    total, samples = sum(stream.tokens_read for stream in streams), num_read(position, position.next_place)
+    total, samples = sum(stream.tokens_read for stream in streams), count_samples_read(position, position.next_place)
     left_out, started = position.next_place - samples, started_from(checkpoint)
     if as_json:
         rows = [asdict(stream) for stream in streams]
@@ -34,7 +34,7 @@ def show_seen(path: Path, out: Console, *, as_json: bool) -> None:
 
 
 def show_document(path: Path, document: str, out: Console, *, as_json: bool) -> None:
-    """Whether a document was read, how much of it, and when."""
+    """Print whether a document was read, how much of it, and when."""
     checkpoint = find_checkpoint(path)
     found = document_seen(checkpoint, document)
     if as_json:
@@ -61,11 +61,13 @@ def _print_epochs(seen: DocumentSeen, out: Console) -> None:
         return
     by_step = seen.epochs[0].steps is not None
     when = "steps" if by_step else "places in the order (steps are not known, as the batch has changed its size)"
-    rows = [(str(e.epoch), f"{e.tokens_read:,}", _some(e.places if e.steps is None else e.steps)) for e in seen.epochs]
+    rows = [
+        (str(e.epoch), f"{e.tokens_read:,}", _first_few(e.places if e.steps is None else e.steps)) for e in seen.epochs
+    ]
     _print_table(out, [("epoch", "tokens read", when), *rows], align=">><")
 
 
-def _some(numbers: Sequence[int]) -> str:
+def _first_few(numbers: Sequence[int]) -> str:
     shown, rest = ", ".join(f"{number:,}" for number in numbers[:_MAX_NUMBERS]), len(numbers) - _MAX_NUMBERS
     return f"{shown} and {rest:,} more" if rest > 0 else shown
 
@@ -79,7 +81,7 @@ def _title(checkpoint: Checkpoint) -> str:
 
 
 def _print_table(out: Console, rows: Sequence[Sequence[str]], *, align: str) -> None:
-    """Aligned columns; `align` has a format character, `<` or `>`, for each."""
+    """Print aligned columns; `align` has a format character, `<` or `>`, for each."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=True))

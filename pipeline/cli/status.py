@@ -1,4 +1,4 @@
-"""How far a step is: done, being made and by whom, begun, or not begun; and how a training is going."""
+"""`concord status RECIPE`: how far each step is, and how a training that is not done is going."""
 
 import json
 from collections import Counter
@@ -7,38 +7,60 @@ from pathlib import Path
 from statistics import fmean, median
 
 from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
 
+from cluster.devices import peak_flops
 from cluster.leases.lease import store_holder
 from cluster.storage.objects import Objects
-from configs.base import Manifest, UserError
+from configs.base import GIB, Manifest, UserError
+from configs.cluster import StorageConfig
 from configs.training import TrainConfig
 from pipeline.graph.plan import PlannedStep
-from pipeline.graph.stages import STAGES
+from pipeline.prepare import prepare
+from pipeline.stages import STAGES
 from pipeline.store.artifact import ATTEMPTS, RECORD, load_artifact, parse_record
 from pipeline.store.lineage import duration
 from pipeline.store.remote import UNFINISHED
-from training.log.attempts_file import Attempt, Goodput, Session, goodput, read_attempts, step_seconds
-from training.log.metrics_file import FILE, StepMetrics, read_metrics
+from training.log.metrics_file import METRICS_FILE, StepMetrics, read_metrics
+from training.log.sessions_file import (
+    GangStart,
+    Goodput,
+    SessionStart,
+    compute_goodput,
+    read_session_events,
+    step_seconds,
+)
 from training.log.summary import seconds_by_part
 from training.manifests import counted
-from training.records import CHECKPOINT_FILE
-from training.sizing.flops import peak_flops
+from training.records import CHECKPOINTS, newest_checkpoint
 
 _RECENT_STEPS = 20
-"""Speed, time by part and time left are over so many steps."""
+"""Speed, time by part and time left are taken over so many steps."""
+
+
+def show_status(recipe: Path, overrides: tuple[str, ...], out: Console, *, work_dir: str | None = None) -> None:
+    """Print a line for each step of a recipe, and below that of a training that is not done how it is going."""
+    ready = prepare(recipe, overrides, None if work_dir is None else StorageConfig(work_dir=work_dir))
+    remote = ready.remote.store if ready.remote else None
+    for step in ready.plan.steps.values():
+        state, rows = step_state(step, ready.store, remote)
+        out.print(f"[bold]{step.name}[/]  {escape(state)}  [dim]{step.artifact}[/]")
+        for name, value in rows:
+            out.print(f"  [dim]{name:<13}[/]  {escape(value)}")
 
 
 def step_state(step: PlannedStep, store: Path, remote: Objects | None = None) -> tuple[str, list[tuple[str, str]]]:
-    """The state in a few words, and names and values that say more of a training that is not done.
+    """Return the state of a step in a few words, and rows of a name and a value for a training that is not done.
 
-    `store` is a directory; of a store that is a URL its place on this machine, and `remote` the store.
+    `store` is the store's directory; for a store that is a URL it is the working copy, and `remote` is the store.
     """
     path = store / step.artifact
     artifact = load_artifact(path, STAGES[step.stage].output)
     if artifact is not None:
         return f"done: {artifact.manifest.summary()}", []
-    if remote is not None and (there := _manifest_in(remote, step)) is not None:
-        return f"done: {there.summary()}", []
+    if remote is not None and (manifest := _remote_manifest(remote, step)) is not None:
+        return f"done: {manifest.summary()}", []
     who = store_holder(remote, store, step.artifact)
     rows = training_rows(path, step.config, running=who is not None) if isinstance(step.config, TrainConfig) else []
     if who is not None:
@@ -47,14 +69,15 @@ def step_state(step: PlannedStep, store: Path, remote: Objects | None = None) ->
 
 
 def training_rows(directory: Path, config: TrainConfig, *, running: bool) -> list[tuple[str, str]]:
-    """How a training is going, from what it has written so far; nothing before its first step."""
-    metrics, events = read_metrics(directory / FILE), read_attempts(directory)
-    if running and events and isinstance(events[-1], Session):  # what no checkpoint holds is about to be dropped
-        metrics = [step for step in metrics if step.step <= _newest_checkpoint(directory)]
+    """Return rows of a name and a value that say how a training is going, by its files; none before its first step."""
+    metrics, events = read_metrics(directory / METRICS_FILE), read_session_events(directory)
+    saved_step = newest_checkpoint(directory / CHECKPOINTS)
+    if running and events and isinstance(events[-1], SessionStart):  # what no checkpoint holds is about to be dropped
+        metrics = [step for step in metrics if step.step <= (saved_step or 0)]
     if not metrics:
         return []
     last, recent = metrics[-1], metrics[-_RECENT_STEPS:]
-    newest = next((event for event in reversed(events) if isinstance(event, Attempt)), None)
+    newest = next((event for event in reversed(events) if isinstance(event, GangStart)), None)
     device = newest.device if newest else "the device"
     speed = median(step.tokens_per_second for step in recent)
     rows = [
@@ -63,10 +86,10 @@ def training_rows(directory: Path, config: TrainConfig, *, running: bool) -> lis
         ("learning rate", f"{last.learning_rate:.3g}"),
         ("speed", f"{speed:,.0f} tokens/s, {describe_mfu(last.mfu, device)}"),
         *([("ranks", describe_ranks(newest))] if newest else []),
-        ("memory", f"{last.memory_bytes / 2**30:.2f} GiB on rank 0"),
+        ("memory", f"{last.memory_bytes / GIB:.2f} GiB on rank 0"),
         ("time", f"{_parts(recent)} over {counted(len(recent), 'step')}"),
-        ("goodput", describe_goodput(goodput(events, metrics))),
-        ("checkpoint", f"step {newest_step:,}" if (newest_step := _newest_checkpoint(directory)) else "none yet"),
+        ("goodput", describe_goodput(compute_goodput(events, metrics))),
+        ("checkpoint", f"step {saved_step:,}" if saved_step else "none yet"),
     ]
     if last.num_skipped or last.num_rollbacks:
         troubles = f"{counted(last.num_skipped, 'step')} skipped, {counted(last.num_rollbacks, 'roll-back')}"
@@ -74,15 +97,15 @@ def training_rows(directory: Path, config: TrainConfig, *, running: bool) -> lis
     return rows
 
 
-def describe_ranks(attempt: Attempt) -> str:
-    """How many, of which device, in which ZeRO stage, and how many on each host."""
-    counts = Counter(attempt.hosts)
+def describe_ranks(start: GangStart) -> str:
+    """Return how many ranks there are, of which device, in which ZeRO stage, and how many on each host."""
+    counts = Counter(start.hosts)
     hosts = ", ".join(host if count == 1 else f"{count} on {host}" for host, count in counts.items())
-    return f"{counted(attempt.world_size, 'rank')} of {attempt.device}, ZeRO stage {attempt.zero_stage}: {hosts}"
+    return f"{counted(start.world_size, 'rank')} of {start.device}, ZeRO stage {start.zero_stage}: {hosts}"
 
 
 def describe_mfu(value: float | None, device: str) -> str:
-    """The MFU, or why it is not known."""
+    """Return the model FLOPs utilisation in words, or why it is not known."""
     if value is not None:
         return f"MFU {value:.1%}"
     if peak_flops(device) is None:
@@ -91,7 +114,7 @@ def describe_mfu(value: float | None, device: str) -> str:
 
 
 def describe_goodput(whole: Goodput) -> str:
-    """The share of the time that went into steps that stand, with restarts if there were any."""
+    """Return the share of the time that went into steps that count, with restarts if there were any."""
     if not whole.num_restarts:
         return f"{whole.fraction:.1%}"
     restarts, lost = counted(whole.num_restarts, "restart"), counted(whole.lost_steps, "step")
@@ -99,7 +122,7 @@ def describe_goodput(whole: Goodput) -> str:
 
 
 def _progress(step: int, num_steps: int, recent: Sequence[StepMetrics]) -> str:
-    """`recent` are the steps that the time left is judged by; without any it is not said."""
+    """Return the steps done and, estimated by the `recent` ones if there are any, the time left."""
     done = f"{step:,} of {num_steps:,}"
     if not recent:
         return done
@@ -107,24 +130,15 @@ def _progress(step: int, num_steps: int, recent: Sequence[StepMetrics]) -> str:
 
 
 def _parts(metrics: Sequence[StepMetrics]) -> str:
-    """Shares of the time by part, the largest first."""
+    """Return the shares of the time by part, the largest first."""
     seconds = seconds_by_part(metrics)
     whole = sum(seconds.values()) or 1.0
     ordered = sorted(seconds.items(), key=lambda part: -part[1])
     return ", ".join(f"{name} {value / whole:.0%}" for name, value in ordered)
 
 
-def _newest_checkpoint(directory: Path) -> int:
-    """Its step; 0 if there is none."""
-    # By name alone: training/checkpoint/directory.py, which would read them, loads torch.
-    steps = [
-        int(path.parent.name.removeprefix("step-")) for path in directory.glob(f"checkpoints/step-*/{CHECKPOINT_FILE}")
-    ]
-    return max(steps, default=0)
-
-
-def _manifest_in(remote: Objects, step: PlannedStep) -> Manifest | None:
-    """What a store that is a URL has of a step's artifact; None if it is not finished there."""
+def _remote_manifest(remote: Objects, step: PlannedStep) -> Manifest | None:
+    """Return the manifest of a step's artifact in a store that is a URL; None if it is not finished there."""
     name = f"{step.artifact}/{RECORD}"
     if (data := remote.read(name)) is None:
         return None

@@ -1,4 +1,4 @@
-"""What a training will take: memory, disk, time and money, before it is begun. Nothing heavy is imported."""
+"""What a training will take of memory, disk, time and money, before it is begun. Nothing heavy is imported."""
 
 import shutil
 import socket
@@ -8,45 +8,45 @@ from math import ceil
 from pathlib import Path
 
 from cluster.machines import Node
-from cluster.placement import Placement, slots
+from cluster.placement import Placement, count_slots
 from configs.pools import PoolConfig, RetentionConfig
 from configs.training import TrainConfig
 from pipeline.estimate.speed import Speed, speed_of
-from training.sizing.fit import Fit, choose, needed_bytes, settle
+from training.sizing.fit import Fit, apply_choice, choose_layout, needed_bytes
 from training.sizing.model_size import ModelSize
-from training.sizing.recipe_size import Sized, memory_size, sized
+from training.sizing.recipe_size import ModelParameters, find_parameters, measure_model
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one training on one pool."""
+    """What one training takes on one pool."""
 
     num_tokens: int
-    """Targets over all steps, when no sample is short."""
+    """Tokens that the loss is taken over, in all steps, if no sample is short."""
 
-    model: Sized
+    model: ModelParameters
     placement: Placement
-    """With what the pool leaves open chosen."""
+    """The layout, with ZeRO stage and micro-batch chosen where the pool leaves them open."""
 
     fit: Fit
     needed_bytes: int
-    """Memory that a rank's device must have, headroom included."""
+    """Memory that the device of a rank must have, headroom included."""
 
     checkpoint_bytes: int
     disk_bytes: int
-    """Of the checkpoints that retention keeps, and the one being written."""
+    """Size of the checkpoints that retention keeps, and of the one that is being written."""
 
     free_bytes: int | None
-    """On the store's disk as this machine has it; None where it does not."""
+    """Free space on the store's disk, as this machine sees it; None if it does not."""
 
     is_their_disk: bool
-    """Whether that is for sure the disk of the machines that train, so that too little of it is said to be too little.
+    """Whether that is certainly the disk of the machines that train; only then can the checkpoints be said not to fit.
     """
 
     speed: Speed
     seconds: float | None
     num_nodes: int
-    """That the ranks take."""
+    """The number of nodes that the ranks take."""
 
     cost: float | None
     currency: str | None
@@ -74,12 +74,15 @@ def estimate(
     store: Path | None,
     is_their_disk: bool,
 ) -> Estimate:
-    """What a training takes on the nodes of a pool. `store`: None where it is no directory. `is_their_disk`: whether
-    the nodes have it on the same disk as this machine, for sure."""
-    model = sized(config, vocab_size=vocab_size)
-    size = memory_size(model, config)
-    fit = choose(size, config, placement)
-    placement = settle(placement, fit.chosen)
+    """Return what a training takes on the nodes of a pool.
+
+    `store` is None if it is no directory; `is_their_disk` is whether the nodes certainly have it on the same disk as
+    this machine.
+    """
+    model = find_parameters(config, vocab_size=vocab_size)
+    size = measure_model(model, config)
+    fit = choose_layout(size, config, placement)
+    placement = apply_choice(placement, fit.chosen)
     num_tokens = config.num_steps * config.global_batch_size * config.sequence_length
     speed = speed_of(config, model, placement, accelerator=pool.accelerator, nodes=nodes, store=store)
     seconds = num_tokens / speed.tokens_per_second if speed.tokens_per_second else None
@@ -105,32 +108,32 @@ def estimate(
 
 
 def checkpoint_bytes(size: ModelSize, config: TrainConfig) -> int:
-    """fp32 weights and moments of what is trained, and frozen parameters in the training's precision."""
+    """Return the size of a checkpoint: fp32 weights and moments, and frozen parameters in the training's precision."""
     frozen = (size.num_parameters - size.num_trained) * (2 if config.precision == "bf16" else 4)
     return 12 * size.num_trained - 4 * size.num_muon + frozen
 
 
 def num_on_disk(config: TrainConfig, rule: RetentionConfig) -> int:
-    """The most checkpoints at a time: those kept, and the one that is being written."""
+    """Return the largest number of checkpoints at a time: those kept, and the one that is being written."""
     made = ceil(config.num_steps / config.checkpoint_every_steps)
     kept = rule.newest + rule.best + (config.num_steps // rule.every_steps if rule.every_steps else 0)
     return min(made, kept + 1)
 
 
 def _nodes_taken(placement: Placement, nodes: Sequence[Node]) -> int:
-    """The ranks fill node after node."""
+    """Return the number of nodes that the ranks take when they fill node after node."""
     left, taken = placement.num_ranks, 0
     for node in nodes:
         if left <= 0:
             break
-        left -= slots([node], cpus_per_rank=placement.cpus_per_rank, device=placement.device)
+        left -= count_slots([node], cpus_per_rank=placement.cpus_per_rank, device=placement.device)
         taken += 1
     return taken
 
 
 def _free_bytes(store: Path, nodes: Sequence[Node]) -> int | None:
-    """Of the store's disk, if this machine has it: a store that is not there yet will be where the nodes are."""
+    """Return the free space on the store's disk, if this machine has it: a new store is made where the nodes are."""
     if not store.is_dir() and socket.gethostname() not in {node.host for node in nodes}:
         return None
-    there = next((path for path in (store, *store.parents) if path.is_dir()), None)
-    return shutil.disk_usage(there).free if there else None
+    existing = next((path for path in (store, *store.parents) if path.is_dir()), None)
+    return shutil.disk_usage(existing).free if existing else None

@@ -1,6 +1,7 @@
 """The machines of a pool, for a plan: as the cluster file describes them, this one, or those of a Ray that runs."""
 
-from cluster.inline import InlineExecutor, count_gpus, this_machine
+from cluster.host.limits import count_gpus, this_machine
+from cluster.inline import InlineExecutor
 from cluster.machines import Node, described
 from cluster.placement import Placement, place
 from configs.base import UserError
@@ -9,10 +10,10 @@ from configs.launchers import KubernetesLauncher, LocalLauncher, SlurmLauncher
 from configs.pools import MachinesConfig, PoolConfig
 
 
-def laid_out(cluster: ClusterConfig, name: str) -> tuple[list[Node], Placement]:
-    """The nodes of a pool, and how it is laid out on them. Joins a Ray only where the file says nothing of them.
+def lay_out(cluster: ClusterConfig, name: str) -> tuple[list[Node], Placement]:
+    """Return the nodes of a pool, and how it is laid out on them. Joins a Ray only if the file does not describe them.
 
-    Raises UserError where nothing is known of them, ConfigError if the pool asks for more than they have.
+    Raises UserError if nothing is known of the nodes, ConfigError if the pool asks for more than they have.
     """
     pool = cluster.pools[name]
     if cluster.executor == "inline":
@@ -24,7 +25,7 @@ def laid_out(cluster: ClusterConfig, name: str) -> tuple[list[Node], Placement]:
 
 def _nodes(cluster: ClusterConfig, name: str) -> list[Node]:
     pool = cluster.pools[name]
-    machines = pool.machines or _asked_for(cluster)
+    machines = pool.machines or _requested_machines(cluster)
     if machines is not None:
         return described(machines, pool)
     if not isinstance(cluster.launcher, LocalLauncher):
@@ -32,11 +33,11 @@ def _nodes(cluster: ClusterConfig, name: str) -> list[Node]:
             f"the cluster file says nothing of the machines of pool {name!r}, which `concord plan` reckons with; "
             f"describe them under pools.{name}.machines"
         )
-    return [this_machine(count_gpus())] if cluster.ray_address == "local" else _of_ray(cluster.ray_address, pool)
+    return [this_machine(count_gpus())] if cluster.ray_address == "local" else _nodes_of_ray(cluster.ray_address, pool)
 
 
-def _asked_for(cluster: ClusterConfig) -> MachinesConfig | None:
-    """What the launcher asks Slurm or Kubernetes for, if it says enough of it."""
+def _requested_machines(cluster: ClusterConfig) -> MachinesConfig | None:
+    """Return the machines that the launcher asks Slurm or Kubernetes for; None if it leaves open what they have."""
     launcher = cluster.launcher
     if isinstance(launcher, SlurmLauncher) and launcher.cpus_per_node and launcher.memory_gib_per_node:
         return MachinesConfig(
@@ -55,7 +56,7 @@ def _asked_for(cluster: ClusterConfig) -> MachinesConfig | None:
     return None
 
 
-def _of_ray(address: str, pool: PoolConfig) -> list[Node]:
+def _nodes_of_ray(address: str, pool: PoolConfig) -> list[Node]:
     from cluster.ray.connection import connect
     from cluster.ray.nodes import nodes_of
 

@@ -1,21 +1,20 @@
-"""What an estimate says, in words."""
+"""An estimate in words, as `concord plan` prints it."""
 
 from collections.abc import Mapping
 
+from configs.base import GIB
 from configs.training import TrainConfig
 from pipeline.estimate.estimate import Estimate
 from pipeline.store.lineage import duration
 from training.manifests import counted
-from training.sizing.fit import HEADROOM, Choice, share
-from training.sizing.memory import ERROR
-
-GIB = 2**30
+from training.sizing.fit import HEADROOM, Choice, sequences_per_rank
+from training.sizing.memory import PREDICTION_ERROR
 
 
 def estimate_rows(found: Estimate, config: TrainConfig) -> list[tuple[str, str]]:
-    """Names and values, for a person."""
+    """Return an estimate as rows of a name and a value."""
     placement, chosen = found.placement, found.fit.chosen
-    most = share(config, placement)
+    most = sequences_per_rank(config, placement)
     how = ", counted by building it without memory" if found.model.built else ""
     batches = f"{config.num_steps:,} steps of {config.global_batch_size:,} x {config.sequence_length:,}"
     layout = f"{counted(placement.num_ranks, 'rank')} on {placement.device}: {describe_choice(chosen, most=most)}"
@@ -23,7 +22,7 @@ def estimate_rows(found: Estimate, config: TrainConfig) -> list[tuple[str, str]]
         ("tokens", f"{found.num_tokens:,}: {batches}"),
         ("model", f"{found.model.num_parameters:,} parameters{how}"),
         ("layout", layout),
-        ("memory", f"{_gib(chosen.memory.total)} a rank, ±{ERROR:.0%}: {_parts(chosen.memory.parts)}"),
+        ("memory", f"{_gib(chosen.memory.total)} a rank, ±{PREDICTION_ERROR:.0%}: {_parts(chosen.memory.parts)}"),
         ("of", _capacity(found)),
     ]
     if chosen.memory.host:
@@ -35,13 +34,13 @@ def estimate_rows(found: Estimate, config: TrainConfig) -> list[tuple[str, str]]
     return [*rows, ("disk", _disk(found)), ("time", _time(found)), *_cost(found)]
 
 
-def problem(found: Estimate) -> str:
-    """In a sentence, why it does not fit and what to change; empty if it fits."""
-    chosen, room = found.fit.chosen, found.placement.memory_bytes_per_rank
-    if not chosen.fits and room is not None:
+def describe_problem(found: Estimate) -> str:
+    """Return a sentence that says why the training does not fit and what to change; empty if it fits."""
+    chosen, capacity = found.fit.chosen, found.placement.memory_bytes_per_rank
+    if not chosen.fits and capacity is not None:
         return (
             f"a rank needs {_gib(found.needed_bytes)}, {HEADROOM[found.placement.device] - 1:.0%} headroom included, "
-            f"and has {_gib(room)}; {found.fit.remedy}"
+            f"and has {_gib(capacity)}; {found.fit.remedy}"
         )
     if found.lacks_disk and found.free_bytes is not None:
         return (
@@ -52,7 +51,10 @@ def problem(found: Estimate) -> str:
 
 
 def describe_choice(choice: Choice, *, most: int) -> str:
-    """`ZeRO 2, 4 sequences a pass, 8 passes a step`. `most`: sequences of a step on the rank that has most."""
+    """Return a layout as `ZeRO 2, 4 sequences a pass, 8 passes a step`.
+
+    `most` is the number of sequences in a step of the rank that has most.
+    """
     rows = min(choice.micro_batch_size, most)
     passes = f"{choice.num_passes:,} pass{'es' if choice.num_passes > 1 else ''} a step"
     return f"ZeRO {choice.zero_stage}, {counted(rows, 'sequence')} a pass, {passes}"
@@ -63,10 +65,10 @@ def _parts(parts: Mapping[str, int]) -> str:
 
 
 def _capacity(found: Estimate) -> str:
-    room = found.placement.memory_bytes_per_rank
-    if room is None:
+    capacity = found.placement.memory_bytes_per_rank
+    if capacity is None:
         return "memory of the GPU not known, so ZeRO 1 and 8 sequences a pass unless the pool says otherwise"
-    return f"{_gib(room)} that a rank has; {_gib(found.needed_bytes)} needed with headroom"
+    return f"{_gib(capacity)} that a rank has; {_gib(found.needed_bytes)} needed with headroom"
 
 
 def _disk(found: Estimate) -> str:

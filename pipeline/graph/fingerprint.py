@@ -3,7 +3,43 @@
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, JsonValue
+
+from cluster.host.files import sha256_of, write_text
+from configs.base import AddedLater, Config
+
+DIGESTS_FILE = ".digests.json"
+
+
+def identity_of(config: Config) -> dict[str, JsonValue]:
+    """The settings that stand for what is made: all keys, without those marked AddedLater that have their default."""
+    identity: dict[str, JsonValue] = _without_added(config, config.model_dump(mode="json"))
+    return identity
+
+
+def _without_added(value: object, dumped: Any) -> Any:
+    """`dumped`, which is `value` as JSON, without keys added later that have their default, at any depth."""
+    if isinstance(value, BaseModel):
+        added = {
+            name
+            for name, field in type(value).model_fields.items()
+            if any(isinstance(mark, AddedLater) for mark in field.metadata)
+            and getattr(value, name) == field.get_default(call_default_factory=True)
+        }
+        return {name: _without_added(getattr(value, name), dumped[name]) for name in dumped if name not in added}
+    if isinstance(value, Mapping):
+        return {
+            key: _without_added(item, inner) for item, (key, inner) in zip(value.values(), dumped.items(), strict=True)
+        }
+    if isinstance(value, list | tuple):
+        return [_without_added(item, inner) for item, inner in zip(value, dumped, strict=True)]
+    return dumped
 
 
 def fingerprint(
@@ -29,3 +65,34 @@ def _stable(value: object, where: str) -> object:
         case Mapping() if all(isinstance(key, str) for key in value):
             return {key: _stable(item, f"{where}.{key}") for key, item in value.items()}
     raise TypeError(f"{where}: {value!r} of type {type(value).__name__} has no stable bytes to fingerprint")
+
+
+class Digests:
+    """The SHA-256 of source files by path, remembered in the store until a file's size, time or place changes."""
+
+    def __init__(self, store: Path) -> None:
+        self._path = store / DIGESTS_FILE
+        self._known = self._load()
+        self._changed = False
+
+    def __call__(self, path: Path) -> str:
+        stat = path.stat()
+        seen = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev, stat.st_ino]
+        key = os.path.abspath(path)
+        if key not in self._known or self._known[key][:-1] != seen:
+            self._known[key] = [*seen, sha256_of(path)]
+            self._changed = True
+        return str(self._known[key][-1])
+
+    def save(self) -> None:
+        """Write what was found to the store, if there is one and it can be written."""
+        if self._changed and self._path.parent.is_dir():
+            with suppress(OSError):  # only a cache: files are read again
+                write_text(self._path, json.dumps(self._known))
+
+    def _load(self) -> dict[str, list[int | str]]:
+        try:
+            known: dict[str, list[int | str]] = json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # only a cache: it is made again
+            return {}
+        return known if isinstance(known, dict) else {}

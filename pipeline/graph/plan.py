@@ -11,7 +11,7 @@ from configs.base import Config
 from configs.load import Problem
 from configs.messages import Location
 from configs.run import RunConfig
-from pipeline.graph.fingerprint import fingerprint
+from pipeline.graph.fingerprint import fingerprint, identity_of
 from pipeline.graph.stage import Stage
 
 
@@ -50,9 +50,9 @@ def make_plan(run: RunConfig, stages: Mapping[str, Stage], observed: Mapping[str
         step = run.steps[name]
         made_from = {slot: planned[source].fingerprint for slot, source in step.inputs.items()}
         version, seen = stages[step.stage].version, observed.get(name)
-        identity = fingerprint(step.stage, version, step.config.model_dump(mode="json"), made_from, seen)
+        identity = fingerprint(step.stage, version, identity_of(step.config), made_from, seen)
         planned[name] = PlannedStep(name, step.stage, version, step.config, seen, step.inputs, step.pool, identity)
-    return Plan(planned, run.outputs or _unused(run))
+    return Plan(planned, run.outputs or unused_steps({name: step.inputs for name, step in run.steps.items()}))
 
 
 def wiring_problems(run: RunConfig, stages: Mapping[str, Stage]) -> list[Problem]:
@@ -66,13 +66,16 @@ def wiring_problems(run: RunConfig, stages: Mapping[str, Stage]) -> list[Problem
 
 def _step_problems(run: RunConfig, stages: Mapping[str, Stage], name: str) -> list[Problem]:
     step, at = run.steps[name], ("steps", name, "inputs")
-    wanted = stages[step.stage].inputs
+    stage = stages[step.stage]
+    wanted = stage.inputs
     problems = [
         Problem((*at, slot), f"step {name!r}: stage {step.stage!r} has no input {slot!r}{_hint(slot, wanted)}")
         for slot in step.inputs
         if slot not in wanted
     ]
     for slot, kind in wanted.items():
+        if slot in stage.optional_inputs and slot not in step.inputs:
+            continue
         problems += _slot_problems(run, stages, name, slot, kind.__name__, (*at, slot))
     return problems
 
@@ -101,9 +104,10 @@ def _cycle_problems(run: RunConfig) -> list[Problem]:
     return []
 
 
-def _unused(run: RunConfig) -> tuple[str, ...]:
-    used = {source for step in run.steps.values() for source in step.inputs.values()}
-    return tuple(name for name in run.steps if name not in used)
+def unused_steps(inputs: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
+    """The steps that no other step uses: those wanted if a recipe names no outputs. `inputs` is by step and slot."""
+    used = {source for slots in inputs.values() for source in slots.values()}
+    return tuple(name for name in inputs if name not in used)
 
 
 def _hint(word: str, known: Mapping[str, object]) -> str:

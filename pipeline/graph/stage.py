@@ -1,13 +1,16 @@
 """A stage is a function; its signature is its contract."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import JsonValue
 
 from cluster.executor import Executor
+from cluster.host.files import FileEntry
 from configs.base import Artifact, Config, Manifest
 from data_prep.sources.document import Digest
 
@@ -25,16 +28,31 @@ class Stage:
     observe: Observe | None
     """What the outside world holds that the config only names, such as the bytes of source files; it is hashed."""
 
+    file_digests: Callable[[Path], Mapping[str, FileEntry]] | None
+    """Sizes and checksums of files in the artifact's directory that the stage computed while it wrote them, by relative
+    path. The files it does not name are read once when the artifact is committed."""
+
     config: type[Config]
     inputs: Mapping[str, type[Manifest]]
+    """By slot, optional ones included."""
+
+    optional_inputs: frozenset[str]
+    """Slots that a recipe may leave out. A slot that is left out is no part of the step's identity."""
+
     output: type[Manifest]
 
 
-def stage(run: Callable[..., Manifest], *, version: int, observe: Observe | None = None) -> Stage:
+def stage(
+    run: Callable[..., Manifest],
+    *,
+    version: int,
+    observe: Observe | None = None,
+    file_digests: Callable[[Path], Mapping[str, FileEntry]] | None = None,
+) -> Stage:
     """Read a stage's contract off its signature.
 
-    Expects `run(config, *, <slot>: Artifact[M], ..., out: Path, executor: Executor) -> M`.
-    Raises TypeError if the signature is anything else.
+    Expects `run(config, *, <slot>: Artifact[M], ..., out: Path, executor: Executor) -> M`; an input that a recipe may
+    leave out is `<slot>: Artifact[M] | None = None`. Raises TypeError if the signature is anything else.
     """
     hints = dict(get_type_hints(run))
     output: Any = hints.pop("return", None)
@@ -42,10 +60,23 @@ def stage(run: Callable[..., Manifest], *, version: int, observe: Observe | None
     runtime = (hints.pop("out", None), hints.pop("executor", None))
     if runtime != (Path, Executor) or not _is(config, Config) or not _is(output, Manifest):
         raise TypeError(f"{run.__module__}.{run.__name__} is not shaped like a stage")
-    if stray := [slot for slot, hint in hints.items() if get_origin(hint) is not Artifact]:
-        raise TypeError(f"{run.__module__}.{run.__name__}: {stray} must be Artifact[...]")
-    inputs = {slot: get_args(hint)[0] for slot, hint in hints.items()}
-    return Stage(run, version, observe, config, inputs, output)
+    artifacts = {slot: _artifact_in(hint) for slot, hint in hints.items()}
+    if stray := [slot for slot, artifact in artifacts.items() if artifact is None]:
+        raise TypeError(f"{run.__module__}.{run.__name__}: {stray} must be Artifact[...], or Artifact[...] | None")
+    optional = frozenset(slot for slot, hint in hints.items() if artifacts[slot] is not hint)
+    defaults = {name: parameter.default for name, parameter in inspect.signature(run).parameters.items()}
+    if wrong := [s for s in hints if defaults[s] is not (None if s in optional else inspect.Parameter.empty)]:
+        raise TypeError(f"{run.__module__}.{run.__name__}: {wrong} must have the default None exactly if optional")
+    inputs = {slot: get_args(artifact)[0] for slot, artifact in artifacts.items()}
+    return Stage(run, version, observe, file_digests, config, inputs, optional, output)
+
+
+def _artifact_in(hint: object) -> object | None:
+    """The Artifact[M] of a hint that is one, or one or None; else None."""
+    if get_origin(hint) in (Union, UnionType):
+        kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+        hint = kinds[0] if len(kinds) == 1 and NoneType in get_args(hint) else None
+    return hint if get_origin(hint) is Artifact else None
 
 
 def _is(value: object, kind: type) -> bool:

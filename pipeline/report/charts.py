@@ -1,33 +1,34 @@
-"""Charts as inline SVG.
+"""Charts as inline SVG, and their scales: which points to draw, which round values to mark, how to write them.
 
-Places are percentages of the plot's width, and the labels stand in margins of fixed width around it: a chart takes
-the width of its column at any size of screen, and its letters stay the size they are. Colours come from the page's
-style sheet, by class.
+Positions are percentages of the plot's width, and the labels stand in margins of fixed width around it: a chart takes
+the width of its column on any screen, while its letters keep their size. Colours come from the page's style sheet, by
+class.
 """
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from configs.text import shorten
 from pipeline.report.markup import Html, element
-from pipeline.report.scales import format_ticks, padded, significant, thin, ticks
 
 _CHARACTER_PIXELS = 6.9
-"""Width of a digit at the size of the labels, 12 pixels; a little generous."""
+"""Width of a digit of a label, whose letters have 12 pixels; a little too large."""
+
 _MAX_LABEL_CHARACTERS = 16
 _ROW_PIXELS = 21
 _HEAD_PIXELS = 24
 
 
 class Reference(NamedTuple):
-    """A labelled line to compare with."""
+    """A labelled line to compare values with."""
 
     label: str
     value: float
 
 
 class Bar(NamedTuple):
-    """One row: its name, its length, the number written beside it, and a second column of numbers."""
+    """One bar: its label, its value, the number written beside it, and the number in a second column."""
 
     label: str
     value: float
@@ -45,9 +46,9 @@ def line_chart(
     from_zero: bool = False,
     height: int = 220,
 ) -> Html:
-    """A line through points in order of x, with horizontal reference lines. Points that are not finite are left out.
+    """Draw a line through points in order of x, with horizontal reference lines. Points not finite are left out.
 
-    Past 1,200 points each one drawn is the mean of a run of neighbours. The last value is written at the line's end.
+    Of more than 1,200 points the means of neighbours are drawn. The last value is written at the line's end.
     """
     drawn = thin([(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)])
     if not drawn:
@@ -80,7 +81,7 @@ def bar_chart(
     maximum: float | None = None,
     reference: Reference | None = None,
 ) -> Html:
-    """Horizontal bars from zero, in the order given, with an optional vertical reference line.
+    """Draw horizontal bars from zero, in the order given, with an optional vertical reference line.
 
     `heads` name the columns of `text` and `note`. `maximum` is the value of a full bar, so that charts can share it.
     """
@@ -97,6 +98,47 @@ def bar_chart(
         parts.append(_vertical(reference, 100 * reference.value / full, height))
     left = _width([_label(bar.label) for bar in bars]) + 8
     return _chart(title, parts, left=left, right=text_width + note_width, top=_HEAD_PIXELS, height=height, bottom=2)
+
+
+def thin(points: Sequence[tuple[float, float]], limit: int = 1200) -> list[tuple[float, float]]:
+    """Return at most `limit` points: means of equally many neighbours, of the last ones perhaps fewer."""
+    size = math.ceil(len(points) / limit)
+    if size <= 1:
+        return list(points)
+    runs = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]
+
+
+def ticks(low: float, high: float, *, outward: bool = False) -> list[float]:
+    """Return about five round numbers, evenly spaced: those within low..high, or those that enclose it (`outward`).
+
+    `low` must be less than `high`.
+    """
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    slack = -1e-9 if outward else 1e-9
+    first, last = low / step - slack, high / step + slack
+    ends = (math.floor(first), math.ceil(last)) if outward else (math.ceil(first), math.floor(last))
+    return [i * step for i in range(ends[0], ends[1] + 1)]
+
+
+def format_ticks(values: Sequence[float]) -> list[str]:
+    """Write the numbers with the fewest decimals, the same for all, that tell them apart."""
+    step = values[1] - values[0] if len(values) > 1 else abs(values[0]) or 1.0
+    decimals = next((d for d in range(7) if abs(step * 10**d - round(step * 10**d)) < 1e-6 * step * 10**d), 6)
+    return [f"{value:,.{decimals}f}" if decimals < 6 else f"{value:g}" for value in values]
+
+
+def padded(low: float, high: float) -> tuple[float, float]:
+    """Return the range, widened if it has no width."""
+    margin = abs(low) * 0.1 or 1.0
+    return (low, high) if low < high else (low - margin, high + margin)
+
+
+def significant(value: float) -> str:
+    """Write a number with three significant digits, or with all digits before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _chart(title: str, parts: Sequence[Html], *, left: float, right: float, top: int, height: int, bottom: int) -> Html:
@@ -178,7 +220,7 @@ def _beyond(text: str, pixels: float, *, y: float, class_: str) -> Html:
 
 
 def _label(text: str) -> str:
-    return text if len(text) <= _MAX_LABEL_CHARACTERS else f"{text[: _MAX_LABEL_CHARACTERS - 1]}…"
+    return shorten(text, _MAX_LABEL_CHARACTERS)
 
 
 def _width(texts: Sequence[str]) -> float:

@@ -10,7 +10,7 @@ _MAX_UNREADABLE = 100
 
 
 def data_section(corpus: CleanCorpus, tokens: TokenizedCorpus) -> Html:
-    """What was read, kept, held out and dropped, and how many tokens the kept text makes."""
+    """Show what was read, kept, held out and dropped, and how many tokens the kept text makes."""
     segments = [(shard.source, segment) for shard in tokens.shards for segment in shard.segments]
     by_language = [(segment.language, segment) for _, segment in segments]
     return section(

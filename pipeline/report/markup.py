@@ -14,17 +14,17 @@ class Html(str):
 
 
 def escape(text: str) -> Html:
-    """The text as markup; Html stays as it is."""
+    """Return the text as markup; Html stays as it is."""
     return text if isinstance(text, Html) else Html(html.escape(text))
 
 
 def join(parts: Iterable[str], separator: str = "") -> Html:
-    """The parts side by side, escaped."""
+    """Return the parts side by side, escaped."""
     return Html(separator.join(escape(part) for part in parts))
 
 
 def element(name: str, *children: str, **attributes: str) -> Html:
-    """`<name attributes>children</name>`, never a void element.
+    """Return `<name attributes>children</name>`; there are no void elements.
 
     Attributes are Python identifiers: `class_` is class, `text_anchor` is text-anchor.
     """
@@ -37,9 +37,9 @@ def element(name: str, *children: str, **attributes: str) -> Html:
 def table(
     caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, total: Sequence[str] = (), num_text: int = 1
 ) -> Html:
-    """A table in a box that scrolls by itself. The first cell of a row is its heading.
+    """Return a table in a box that scrolls by itself. The first cell of a row is the row's heading.
 
-    The first `num_text` columns are text, the others numbers, which stand to the right.
+    The first `num_text` columns are text; the others are numbers, aligned to the right.
     """
     head = element("thead", element("tr", *_cells(heads, num_text, scope="col")))
     body = element("tbody", *[_row(row, num_text) for row in rows])
@@ -49,19 +49,19 @@ def table(
 
 
 def facts(pairs: Iterable[tuple[str, str]], *, class_: str = "facts") -> Html:
-    """Names and values, as a description list."""
+    """Return names and values as a description list."""
     rows = [element("div", element("dt", name), element("dd", value)) for name, value in pairs]
     return element("dl", *rows, class_=class_)
 
 
 def section(identifier: str, heading: str, *children: str) -> Html:
-    """A part of the page with its heading, which can be linked to."""
+    """Return a part of the page with its heading, which can be linked to."""
     title = element("h2", heading, id=f"{identifier}-heading")
     return element("section", title, *children, id=identifier, aria_labelledby=f"{identifier}-heading")
 
 
 def code(text: str) -> Html:
-    """A name or a digest, which no translator should touch."""
+    """Mark up a name or a digest, which no translator should touch."""
     return element("code", text, translate="no")
 
 

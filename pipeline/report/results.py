@@ -5,14 +5,14 @@ import math
 from eval.manifests import Accuracy, MultipleChoice, Scores
 from pipeline.report.charts import Bar, Reference, bar_chart
 from pipeline.report.markup import NOTHING, Html, element, section, table
-from pipeline.report.report_sections import figure, split
+from pipeline.report.sections import figure, split
 
 _Z = 1.959964
-"""Quantile of the normal distribution that leaves 2.5% above."""
+"""The quantile of the normal distribution with 2.5% above it."""
 
 
 def wilson(*, num_right: int, num_questions: int) -> tuple[float, float]:
-    """95% interval of a proportion (Wilson, JASA 22, 1927): 0..1 if nothing was asked."""
+    """Return the 95% interval of a proportion (Wilson, JASA 22, 1927); 0..1 if nothing was asked."""
     if num_questions == 0:
         return 0.0, 1.0
     n, p = num_questions, num_right / num_questions
@@ -22,7 +22,7 @@ def wilson(*, num_right: int, num_questions: int) -> tuple[float, float]:
 
 
 def bits_section(scores: Scores) -> Html:
-    """Bars sorted from the best to the worst language."""
+    """Show the bits per byte of each language, from the best to the worst."""
     ordered = sorted(scores.bits_per_byte.items(), key=lambda item: (item[1].bits_per_byte, item[0]))
     if not ordered:
         return section("bits", "Bits per byte by language", element("p", "No held-out document was scored."))
@@ -42,7 +42,7 @@ def bits_section(scores: Scores) -> Html:
 
 
 def multiple_choice_section(task: MultipleChoice | None) -> Html:
-    """Right answers overall and by language, with 95% intervals."""
+    """Show right answers, overall and by language, with 95% intervals."""
     if task is None:
         return section("choice", "Multiple choice", element("p", "The recipe left this task out."))
     low, high = wilson(num_right=task.total.num_right, num_questions=task.total.num_questions)
@@ -50,7 +50,7 @@ def multiple_choice_section(task: MultipleChoice | None) -> Html:
         f"Which of {round(1 / task.chance)} is the real text, and not its words in another order? "
         f"{task.total.num_right:,} of {task.total.num_questions:,} right, "
         f"{_share(task.total)} (95% interval {low:.1%} to {high:.1%}); chance gives {task.chance:.1%}. "
-        f"{_verdict(low, high, task.chance)} Scored by lm-eval {task.lm_eval_version}."
+        f"{_compare_to_chance(low, high, task.chance)} Scored by lm-eval {task.lm_eval_version}."
     )
     heads = ("Language", "Right", "Accuracy", "95% interval")
     rows = [_answers(language, accuracy) for language, accuracy in sorted(task.by_language.items())]
@@ -68,7 +68,7 @@ def _share(accuracy: Accuracy) -> str:
     return f"{accuracy.accuracy:.1%}" if accuracy.num_questions else NOTHING
 
 
-def _verdict(low: float, high: float, chance: float) -> str:
+def _compare_to_chance(low: float, high: float, chance: float) -> str:
     if low > chance:
         return "The interval lies above chance."
     if high < chance:

@@ -10,13 +10,13 @@ from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
 from eval.manifests import Scores
 from pipeline.report.data import data_section
 from pipeline.report.markup import NOTHING, Html, element, facts
-from pipeline.report.report_sections import check_section, environment_section, lineage_section, time_section
-from pipeline.report.report_style import STYLE
 from pipeline.report.results import bits_section, multiple_choice_section
+from pipeline.report.sections import check_section, environment_section, lineage_section, time_section
+from pipeline.report.style import STYLE
 from pipeline.report.training import training_section
 from pipeline.store.artifact import Record, load_artifact
 from pipeline.store.lineage import ancestry, duration
-from training.log.metrics_file import FILE, read_metrics
+from training.log.metrics_file import METRICS_FILE, read_metrics
 from training.log.summary import seconds_by_part
 from training.manifests import ExportedModel, TrainedModel
 
@@ -56,7 +56,7 @@ def report(
 ) -> Report:
     """Write `report.html`. Everything in it comes from the artifacts and the records of their ancestors."""
     records = _lineage([corpus.dir, tokens.dir, model.dir, scores.dir, export.dir])
-    metrics = read_metrics(model.dir / FILE)
+    metrics = read_metrics(model.dir / METRICS_FILE)
     inputs = (corpus, tokens, model, scores, export)
     summaries = {artifact.dir.resolve().name: artifact.manifest.summary() for artifact in inputs}
     page = render_page(
@@ -77,7 +77,7 @@ def report(
 
 
 def render_page(title: str, header: Html, *sections: Html) -> str:
-    """The whole document."""
+    """Return the whole document."""
     head = element("title", title) + element("style", Html(STYLE))
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     body = element("body", header, element("main", *sections), element("footer", "Made by Concord."))
@@ -85,7 +85,7 @@ def render_page(title: str, header: Html, *sections: Html) -> str:
 
 
 def outcome(model: TrainedModel, scores: Scores) -> str:
-    """How it went, in one sentence."""
+    """Return one sentence on how training and evaluation went."""
     margin = model.unigram_entropy - model.final_loss
     side = "below" if margin >= 0 else "above"
     loss = f"The loss ended at {model.final_loss:.2f} nats a token, {abs(margin):.2f} {side} the unigram entropy"
@@ -96,7 +96,7 @@ def outcome(model: TrainedModel, scores: Scores) -> str:
 
 
 def _lineage(directories: list[Path]) -> dict[str, Record]:
-    """All ancestries in one; since each is closed, inputs still come before what was made from them."""
+    """Merge the ancestries of artifacts; as each is complete, inputs still come before what was made from them."""
     records: dict[str, Record] = {}
     for directory in directories:
         records |= ancestry(directory)
@@ -104,7 +104,7 @@ def _lineage(directories: list[Path]) -> dict[str, Record]:
 
 
 def _tokenizer_summary(tokens: Path, records: dict[str, Record]) -> dict[str, str]:
-    """By artifact name; empty if the tokenizer is no longer in the store."""
+    """Return the tokenizer's summary by artifact name; nothing if the tokenizer is no longer in the store."""
     slots = records[tokens.resolve().name].inputs
     if (made_by := slots.get("tokenizer")) is None:
         return {}
@@ -138,7 +138,7 @@ def _header(
 
 
 def _count(number: int) -> str:
-    """All digits while they fit a column of the header, else a decimal with its unit: `6.8B`."""
+    """Write all digits while they fit a column of the header, else a decimal with its unit: `6.8B`."""
     for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6)):
         if number >= max(size, 10**7):
             return f"{number / size:,.1f}{unit}"

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 from data_prep.manifests import TokenizedCorpus
 from pipeline.report.charts import Bar, Reference, bar_chart, line_chart
 from pipeline.report.markup import Html, element, facts, section, table
-from pipeline.report.report_sections import figure, flatten, split
+from pipeline.report.sections import figure, settings_rows, split
 from training.log.metrics_file import StepMetrics
 from training.log.summary import last_window
 from training.manifests import TrainedModel, counted
@@ -17,7 +17,7 @@ from training.manifests import TrainedModel, counted
 def training_section(
     model: TrainedModel, tokens: TokenizedCorpus, metrics: Sequence[StepMetrics], config: dict[str, JsonValue]
 ) -> Html:
-    """Settings, the loss against what a model of no context would reach, how fast it went, and how smoothly."""
+    """Show the loss against that of a model without context, the speed, what went wrong, and the settings."""
     note = (
         "Dashed: the loss of the best model that ignores context (unigram entropy), and of one that finds every piece "
         "of the vocabulary equally likely (its logarithm). The number at the end is the last step's loss; the "
@@ -35,7 +35,7 @@ def training_section(
         figure("Loss by source", window, _losses(model.loss_by_source, "source")),
         *_rollbacks(model),
         element("h3", "Settings"),
-        facts(flatten(config), class_="facts settings"),
+        facts(settings_rows(config), class_="facts settings"),
     )
 
 
@@ -81,7 +81,7 @@ def _small_charts(metrics: Sequence[StepMetrics]) -> list[Html]:
 
 
 def _losses(losses: Mapping[str, float], what: str) -> Html:
-    """Bars from the best to the worst."""
+    """Draw a bar for each stream, from the lowest loss to the highest."""
     ordered = sorted(losses.items(), key=lambda item: (item[1], item[0]))
     bars = [Bar(name, loss, f"{loss:.3f}") for name, loss in ordered]
     charts = [

@@ -1,4 +1,4 @@
-"""The directory of a run in its store: `<store>/runs/<id>/`, from which anybody can tell how the run stands."""
+"""The directory of a run in its store, `<store>/runs/<id>/`, and the records in it, by which anybody knows the run."""
 
 import getpass
 import os
@@ -10,15 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from cluster.storage.objects import Objects, is_url, objects
-from configs.base import UserError
+from configs.base import Name, UserError
 from configs.cluster import StorageConfig
 from configs.run import no_password
-from pipeline.runs.records import AttemptRecord, RequestRecord, RunRecord, StartRecord
+from pipeline.runs.retry import Outcome
 from pipeline.store.artifact import RECORD
-from pipeline.store.remote import home_of
+from pipeline.store.remote import local_path
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -27,40 +27,134 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NUMBERED = re.compile(r"\d{4,}\.json")
 
 
-class RunDirectory:
-    """The records of one run, in its store.
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    `run.json`; `starts/0001.json`, ...; `attempts/0001.json`, ...; `requests/*.json`, each deleted once it is heard;
-    `logs/start-0001.log`, ... of each start's driver; `node-failures.jsonl`.
+
+class RunRecord(_Record):
+    """What was submitted. It is written once and never changed."""
+
+    format: Literal[1] = 1
+    id: Name
+    key: str
+    """Random digits, by which launchers tell this run from one of the same id in another store."""
+
+    recipe: JsonValue
+    """The whole recipe, with its overrides applied and every default filled in."""
+
+    recipe_path: str
+    """The file that the recipe was read from, on the machine that submitted."""
+
+    overrides: tuple[str, ...]
+    directory: str
+    """The working directory of the submission: the recipe's relative paths are relative to it."""
+
+    submitted: datetime
+    user: str
+    host: str
+
+
+class StartRecord(_Record):
+    """One start of the run's driver, by `submit` or by `resume`."""
+
+    format: Literal[1] = 1
+    number: int
+    cluster_name: str
+    cluster: JsonValue
+    """The cluster file, with every default filled in. Placement may change from start to start."""
+
+    artifacts: dict[str, str]
+    """The artifact that each step makes, by step name. What the sources held is part of an artifact's name."""
+
+    code: str
+    packages: dict[str, str]
+    avoid: tuple[str, ...]
+    """Hosts that failed the check before the start."""
+
+    take_over: bool
+    """Whether a driver that still holds the run's lease is fenced off."""
+
+    time: datetime
+    handle: str | None = None
+    """What the launcher calls the driver, once it has started it."""
+
+
+class AttemptRecord(_Record):
+    """One attempt: a process that runs the recipe and goes on where the attempt before it ended."""
+
+    format: Literal[1] = 1
+    number: int
+    start: int
+    """The start whose driver made the attempt."""
+
+    host: str
+    """The host of the driver, as `pid` is its process."""
+
+    pid: int
+    began: datetime
+    ended: datetime | None = None
+    outcome: Outcome | None = None
+    """None while the attempt goes on, or when its driver died with it."""
+
+    reason: str = ""
+    """What the attempt said at its end."""
+
+    exit_code: int | None = None
+    progressed: bool = False
+    """Whether the attempt finished a step, or a checkpoint, that was not there before."""
+
+    code: str
+    packages: dict[str, str]
+
+
+class RequestRecord(_Record):
+    """Something that a user asks of a run that goes on."""
+
+    format: Literal[1] = 1
+    what: Literal["stop", "checkpoint"]
+    time: datetime
+    user: str
+    host: str
+
+
+class RunDirectory:
+    """The records of one run, in its store:
+
+    run.json                  what was submitted
+    starts/0001.json ...      each start of the driver
+    attempts/0001.json ...    each attempt that a driver made
+    requests/*.json           what users ask of the run, each deleted once its driver has read it
+    logs/start-0001.log ...   what each start's driver printed
+    node-failures.jsonl       which nodes ranks were lost on
     """
 
     def __init__(self, store: str, run_id: str, *, work_dir: str) -> None:
-        """`store` is a directory or a URL; `work_dir` is where files lie of a store that is a URL."""
+        """`store` is a directory or a URL; the files of a store that is a URL lie in `work_dir`."""
         self.store, self.id, self.work_dir = store_of(store), check_id(run_id), work_dir
-        self.home = home_of(self.store, work_dir)
+        self.home = local_path(self.store, work_dir)
         self._objects: Objects = objects(self.store)
         self.remote: Objects | None = self._objects if is_url(self.store) else None
-        """The store that is a URL; None for a directory."""
+        """The store, if it is a URL; None if it is a directory."""
 
     @property
     def path(self) -> Path:
-        """Where its files are on this machine."""
+        """The directory of the run's files on this machine."""
         return self.home / RUNS / self.id
 
     def run(self) -> RunRecord | None:
-        """What was submitted; None if there is no such run."""
+        """Return what was submitted; None if there is no such run."""
         return self._read("run.json", RunRecord)
 
     def create(self, record: RunRecord) -> bool:
-        """Write what is submitted; False if there is a run of this id already."""
+        """Write down what is submitted; return False if there is a run of this id already."""
         return self._objects.create(self._name("run.json"), _bytes(record))
 
     def starts(self) -> list[StartRecord]:
-        """Every start, in order."""
+        """Return every start, in order."""
         return list(self._numbered("starts", StartRecord))
 
     def add_start(self, record: StartRecord) -> bool:
-        """Write a start down; False if there is one of its number already."""
+        """Write down a start; return False if there is one of its number already."""
         return self._objects.create(self._name(f"starts/{record.number:04}.json"), _bytes(record))
 
     def note_handle(self, record: StartRecord, handle: str) -> StartRecord:
@@ -70,58 +164,58 @@ class RunDirectory:
         return known
 
     def attempts(self) -> list[AttemptRecord]:
-        """Every attempt, in order."""
+        """Return every attempt, in order."""
         return list(self._numbered("attempts", AttemptRecord))
 
     def add_attempt(self, record: AttemptRecord) -> bool:
-        """Write down that an attempt begins; False if there is one of its number already."""
+        """Write down that an attempt begins; return False if there is one of its number already."""
         return self._objects.create(self._name(f"attempts/{record.number:04}.json"), _bytes(record))
 
     def end_attempt(self, record: AttemptRecord) -> None:
         """Write down how an attempt ended."""
         self._objects.write(self._name(f"attempts/{record.number:04}.json"), _bytes(record))
 
-    def ask(self, what: Literal["stop", "checkpoint"]) -> str:
-        """Leave a request for the driver; returns its name."""
+    def add_request(self, what: Literal["stop", "checkpoint"]) -> str:
+        """Leave a request for the driver and return the request's name."""
         name = self._name(f"requests/{uuid.uuid4().hex[:12]}.json")
-        request = RequestRecord(what=what, time=now(), user=user(), host=socket.gethostname())
+        request = RequestRecord(what=what, time=now(), user=user_name(), host=socket.gethostname())
         self._objects.write(name, _bytes(request))
         return name
 
     def requests(self) -> dict[str, RequestRecord]:
-        """What is asked for and not heard yet, by name."""
+        """Return the requests that no driver has read yet, by name."""
         found = ((name, self._objects.read(name)) for name in self._objects.names(self._name("requests/")))
         return {name: _parse(data, RequestRecord, name) for name, data in found if data is not None}
 
-    def heard(self, name: str) -> None:
-        """Delete a request."""
+    def delete_request(self, name: str) -> None:
+        """Delete a request, because a driver has read it or nobody is to."""
         self._objects.delete(name)
 
     def drop_requests(self, before: datetime) -> None:
-        """Delete what was asked for before this time: it was meant for a driver that is gone."""
+        """Delete the requests made before this time: they were meant for a driver that is gone."""
         for name, request in self.requests().items():
             if request.time < before:
-                self.heard(name)
+                self.delete_request(name)
 
-    def has(self, artifact: str) -> bool:
-        """Whether an artifact is in the store, or here, finished."""
+    def has_artifact(self, artifact: str) -> bool:
+        """Whether an artifact is finished, on this machine or in the store."""
         if (self.home / artifact / RECORD).is_file():
             return True
         return self.remote is not None and self.remote.size(f"{artifact}/{RECORD}") is not None
 
-    def log_of(self, start: int) -> Path:
-        """File with what a start's driver printed."""
+    def log_path(self, start: int) -> Path:
+        """Return the file, on this machine, of what a start's driver prints."""
         return self.path / "logs" / f"start-{start:04}.log"
 
     def publish_log(self, start: int) -> None:
-        """Put a start's log into a store that is a URL; in a directory it is there already."""
-        file = self.log_of(start)
+        """Put a start's log into the store if that is a URL; in a directory it is there already."""
+        file = self.log_path(start)
         if self.remote is not None and file.exists():
             self._objects.send(self._name(f"logs/{file.name}"), file)
 
-    def log_from_store(self, start: int) -> bytes:
-        """A start's log as far as the store has it."""
-        return self._objects.read(self._name(f"logs/{self.log_of(start).name}")) or b""
+    def read_stored_log(self, start: int) -> bytes:
+        """Return a start's log as far as it has been put into the store."""
+        return self._objects.read(self._name(f"logs/{self.log_path(start).name}")) or b""
 
     def _name(self, name: str) -> str:
         return f"{RUNS}/{self.id}/{name}"
@@ -139,7 +233,7 @@ class RunDirectory:
 
 
 def open_run(store: str, run_id: str, *, work_dir: str | None = None) -> RunDirectory:
-    """The directory of a run that is there; `work_dir` is that of its last start if left out.
+    """Return the directory of a run that exists; left out, `work_dir` is that of its last start.
 
     Raises UserError if there is no such run.
     """
@@ -160,13 +254,13 @@ def open_run(store: str, run_id: str, *, work_dir: str | None = None) -> RunDire
 
 
 def run_ids(store: str) -> list[str]:
-    """The ids of all runs in a store."""
+    """Return the ids of all runs in a store, sorted."""
     parts = [name.split("/") for name in objects(store_of(store)).names(f"{RUNS}/")]
     return sorted(part[1] for part in parts if len(part) == 3 and part[2] == "run.json" and _ID.fullmatch(part[1]))
 
 
 def check_id(run_id: str) -> str:
-    """The id. Raises UserError if it cannot be a run's."""
+    """Return the id. Raises UserError if a run cannot have it."""
     if not _ID.fullmatch(run_id):
         raise UserError(
             f"{run_id!r} is no run's id, which has only letters, digits, dots, dashes and underscores, and no more "
@@ -176,7 +270,7 @@ def check_id(run_id: str) -> str:
 
 
 def store_of(text: str) -> str:
-    """A store as it is written into records: a URL as it is, a directory by its absolute path.
+    """Return a store as records name it: a URL as it is, a directory by its absolute path.
 
     Raises UserError if the URL holds a user or a password.
     """
@@ -188,13 +282,18 @@ def store_of(text: str) -> str:
         raise UserError(str(error)) from None
 
 
+def lease_name(run_id: str) -> str:
+    """Return the name of the lease that the driver of a run holds."""
+    return f"run-{run_id}"
+
+
 def now() -> datetime:
-    """The time, in UTC."""
+    """Return the time, in UTC."""
     return datetime.now(UTC)
 
 
-def user() -> str:
-    """The user's name; their number where it has none, as in a container."""
+def user_name() -> str:
+    """Return the name of this process's user; the number where there is no name, as in a container."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -1,7 +1,7 @@
-"""The driver of a run: attempts one after another, each in a process of its own, and what becomes of each written down.
+"""The driver of a run: it makes attempts one after another, each a process of its own, and writes down how each ended.
 
-It is light, and does nothing but watch: what kills an attempt does not kill it. When it is killed itself, `concord
-resume` starts another, here or elsewhere: all that it knows is in the run's directory.
+The driver is light and only watches, so that what kills an attempt does not kill it. If it is killed itself, `concord
+resume` starts another one, on this machine or elsewhere: all that a driver knows is in the run's directory.
 """
 
 import math
@@ -17,23 +17,60 @@ from functools import partial
 from types import FrameType
 from typing import TypeVar
 
-from cluster.host.console import say
+from cluster.host.console import print_line
+from cluster.host.retry import backoff, retry
 from cluster.leases.fence import LEASES, Fence
 from cluster.leases.lease import store_lease
-from configs.base import UserError
-from configs.cluster import ClusterConfig
-from pipeline.runs.child import Child
-from pipeline.runs.directory import RunDirectory, now
-from pipeline.runs.patience import Patience
-from pipeline.runs.progress import all_made, landmarks
-from pipeline.runs.records import AttemptRecord, RequestRecord, StartRecord
-from pipeline.runs.retry import RESUME_ME, Ended, Outcome, wait_before_next
+from cluster.storage.errors import is_outage
+from configs.base import RESUME_ME, InfrastructureError, LeaseLost, UserError
+from configs.cluster import ClusterConfig, RetriesConfig
+from pipeline.runs.attempt import AttemptProcess
+from pipeline.runs.directory import AttemptRecord, RequestRecord, RunDirectory, StartRecord, lease_name, now
+from pipeline.runs.retry import Ended, Outcome, wait_before_next
+from pipeline.runs.state import are_all_finished, list_finished
 from pipeline.store.provenance import code_version, package_versions
 
 T = TypeVar("T")
 
-SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_CHECKS = 0.5
+"""How often a driver looks for requests, signals and the end of its attempt."""
+
 SECONDS_BETWEEN_LOGS = 30.0
+"""How often a driver puts its log into a store that is a URL."""
+
+SECONDS_OF_SILENCE = 15.0
+"""How long a store that did not answer is left alone, and the longest wait between two tries."""
+
+
+class StoreRetries:
+    """A driver's calls to its store: one that does not answer for a while is not to end the run."""
+
+    def __init__(self, retries: RetriesConfig) -> None:
+        self._retries = retries
+        self._silent_since: float | None = None
+
+    def call_unless_silent(self, call: Callable[[], object]) -> None:
+        """Make a call that can wait: it is left out while the store is left alone, and when the store fails it."""
+        if self._silent_since is not None and time.monotonic() < self._silent_since + SECONDS_OF_SILENCE:
+            return
+        try:
+            call()
+            self._silent_since = None
+        except LeaseLost:
+            raise
+        except InfrastructureError as error:
+            if self._silent_since is None:
+                print_line(f"{error}; the attempt goes on, and requests are heard when the store answers again")
+            self._silent_since = time.monotonic()
+
+    def call(self, call: Callable[[], T]) -> T:
+        """Make a call that must succeed, as often as the retries for infrastructure allow."""
+        return retry(
+            call,
+            waits=backoff(self._retries.infrastructure, first=self._retries.backoff_seconds, most=SECONDS_OF_SILENCE),
+            is_transient=is_outage,
+            on_retry=lambda error: print_line(f"{error}; trying again"),
+        )
 
 
 @dataclass
@@ -46,57 +83,59 @@ class Driver:
     fence: Fence
     ray_address: str | None
     signalled: int | None = None
-    """The signal that asked this driver to end."""
+    """The number of the signal that asked this driver to end."""
 
     stopped: bool = False
-    """Whether the user has asked for the end."""
+    """Whether the user has asked the run to stop."""
 
     out_of_time: bool = False
     deadline: float = math.inf
     """When the time limit is over, by the monotonic clock."""
 
-    last_beat: datetime | None = None
-    """The last sign of life of the driver before."""
+    last_heartbeat: datetime | None = None
+    """The last heartbeat of the driver before this one."""
 
     published: float = 0.0
-    """When the log was last put into the store."""
+    """When the log was last put into the store, by the monotonic clock."""
 
     def run(self) -> int:
-        """Make attempts until one has finished, or there is to be no further one; the exit code of the driver."""
-        self.patience = Patience(self.machines.retries)
+        """Make attempts until one has finished, or there is to be no further one; return the driver's exit code."""
+        self.retries = StoreRetries(self.machines.retries)
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._note_signal)
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # attempts inherit that, and hear it while they train
-        self._close_lost()
-        self.patience.until_done(lambda: self.directory.drop_requests(self.start.time))
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # attempts inherit that, and handle it while they train
+        self._close_lost_attempts()
+        self.retries.call(lambda: self.directory.drop_requests(self.start.time))
         if (limit := self.machines.time_limit_minutes) is not None:
             self.deadline = time.monotonic() + limit * 60 - spent_seconds(self.directory.attempts())
         while True:
-            attempt = self._attempt(len(self.directory.attempts()) + 1)
+            attempt = self._make_attempt(len(self.directory.attempts()) + 1)
             if attempt.outcome in ("finished", "stopped"):
                 return 0
             if self.signalled is not None and not self.out_of_time:
                 return RESUME_ME
-            wait = wait_before_next(self.machines.retries, self._ended())
+            wait = wait_before_next(self.machines.retries, self._ended_attempts())
             if wait is None:
                 # Not RESUME_ME: a scheduler would start what has just been given up.
                 code = attempt.exit_code or 1
                 return code if code > 0 and code != RESUME_ME else 1
-            say(f"attempt {attempt.number} ended ({_words(attempt)}); the next begins in {wait:g} s")
-            if not self._sleep(wait):
+            print_line(
+                f"attempt {attempt.number} ended ({attempt.reason or attempt.outcome}); the next begins in {wait:g} s"
+            )
+            if not self._wait_unless_ended(wait):
                 if self.signalled is not None:
                     return RESUME_ME
                 stopped = attempt.model_copy(update={"outcome": "stopped"})
                 self._write(partial(self.directory.end_attempt, stopped))
                 return 0
 
-    def _ended(self) -> list[Ended]:
-        """The attempts of this start, by this driver or one before it: a scheduler may start the same job again."""
-        mine = [attempt for attempt in self.directory.attempts() if attempt.start == self.start.number]
-        return [Ended(attempt.outcome, attempt.progressed) for attempt in mine if attempt.outcome is not None]
+    def _ended_attempts(self) -> list[Ended]:
+        """Return how the attempts of this start ended: a scheduler that runs the job again does not renew budgets."""
+        of_start = [attempt for attempt in self.directory.attempts() if attempt.start == self.start.number]
+        return [Ended(attempt.outcome, attempt.progressed) for attempt in of_start if attempt.outcome is not None]
 
-    def _attempt(self, number: int) -> AttemptRecord:
-        before = landmarks(self.directory.home, self.start.artifacts)
+    def _make_attempt(self, number: int) -> AttemptRecord:
+        before = list_finished(self.directory.home, self.start.artifacts)
         record = AttemptRecord(
             number=number,
             start=self.start.number,
@@ -108,26 +147,26 @@ class Driver:
         )
         if not self._write(lambda: self.directory.add_attempt(record)):
             raise UserError(f"attempt {number} of run {self.directory.id} was begun by another driver; leave it to it")
-        say(f"attempt {number} of run {self.directory.id} begins")
-        with Child(self._command(number), grace_seconds=grace_seconds(self.machines)) as child:
-            while not child.wait(SECONDS_BETWEEN_LOOKS):
-                self._look(child)
-        outcome, reason = self._verdict(child)
-        progressed = landmarks(self.directory.home, self.start.artifacts) != before
-        update = {"ended": now(), "outcome": outcome, "reason": reason, "exit_code": child.exit_code}
+        print_line(f"attempt {number} of run {self.directory.id} begins")
+        with AttemptProcess(self._command(number), grace_seconds=grace_seconds(self.machines)) as process:
+            while not process.wait(SECONDS_BETWEEN_CHECKS):
+                self._check(process)
+        outcome, reason = self._classify_end(process)
+        progressed = list_finished(self.directory.home, self.start.artifacts) != before
+        update = {"ended": now(), "outcome": outcome, "reason": reason, "exit_code": process.exit_code}
         record = record.model_copy(update=update | {"progressed": progressed})
         self._write(lambda: self.directory.end_attempt(record))
         self._write(lambda: self.directory.publish_log(self.start.number))
         return record
 
     def _write(self, write: Callable[[], T]) -> T:
-        """Write into the run's directory, as who holds the run's lease."""
+        """Write into the run's directory, if this driver still holds the run's lease."""
 
         def fenced() -> T:
-            self.fence.check_there()
+            self.fence.check_remote()
             return write()
 
-        return self.patience.until_done(fenced)
+        return self.retries.call(fenced)
 
     def _command(self, number: int) -> list[str]:
         options = ["--store", self.directory.store, "--work-dir", self.machines.storage.work_dir]
@@ -137,42 +176,43 @@ class Driver:
         return [sys.executable, "-P", "-m", "pipeline.cli", "attempt", *options, self.directory.id]
 
     def _is_first(self, number: int) -> bool:
-        """Whether an attempt is the first of this start: only that one passes over others."""
+        """Whether an attempt is the first of this start: only that one takes leases over from other processes."""
         return not any(one.start == self.start.number and one.number < number for one in self.directory.attempts())
 
-    def _look(self, child: Child) -> None:
-        """Pass on what was asked for since the last look."""
+    def _check(self, process: AttemptProcess) -> None:
+        """Pass on to the attempt what was asked for since the last check. Raises LeaseLost."""
         self.fence.check()
-        for request in self._requests():
+        for request in self._take_requests():
             if request.what == "stop":
                 self.stopped = True
-                say(f"stop: asked for by {request.user} on {request.host}")
+                print_line(f"stop: asked for by {request.user} on {request.host}")
             else:
-                child.send(signal.SIGUSR2)
+                process.send(signal.SIGUSR2)
         if time.monotonic() > self.deadline and not self.out_of_time:
             self.out_of_time = True
-            say(f"the time limit of {self.machines.time_limit_minutes:g} minutes is over; saving a checkpoint")
+            print_line(f"the time limit of {self.machines.time_limit_minutes:g} minutes is over; saving a checkpoint")
         if self.stopped or self.out_of_time or self.signalled is not None:
-            child.end()
+            process.end()
         if time.monotonic() > self.published + SECONDS_BETWEEN_LOGS:
             self.published = time.monotonic()
-            self.patience.unless_silent(lambda: self.directory.publish_log(self.start.number))
+            self.retries.call_unless_silent(lambda: self.directory.publish_log(self.start.number))
 
-    def _requests(self) -> list[RequestRecord]:
-        """What is asked for since the last look; none while the store does not answer."""
+    def _take_requests(self) -> list[RequestRecord]:
+        """Return the requests made since the last check, and delete them; none while the store does not answer."""
         found: list[RequestRecord] = []
 
         def take() -> None:
             for name, request in self.directory.requests().items():
                 found.append(request)
-                self.directory.heard(name)
+                self.directory.delete_request(name)
 
-        self.patience.unless_silent(take)
+        self.retries.call_unless_silent(take)
         return found
 
-    def _verdict(self, child: Child) -> tuple[Outcome, str]:
-        outcome, reason = child.outcome(), child.reason()
-        if outcome == "preempted" and all_made(self.directory.home, self.start.artifacts):
+    def _classify_end(self, process: AttemptProcess) -> tuple[Outcome, str]:
+        """Return how the attempt ended, and the reason."""
+        outcome, reason = process.outcome(), process.reason()
+        if outcome == "preempted" and are_all_finished(self.directory.home, self.start.artifacts):
             return "finished", ""  # the end came before the signal
         if outcome != "finished" and self.stopped:
             return "stopped", reason
@@ -180,21 +220,21 @@ class Driver:
             return "time_limit", f"the time limit of {self.machines.time_limit_minutes:g} minutes is over; {reason}"
         return outcome, reason
 
-    def _sleep(self, seconds: float) -> bool:
-        """Wait before the next attempt; False if the run is to end meanwhile."""
+    def _wait_unless_ended(self, seconds: float) -> bool:
+        """Wait before the next attempt; return False at once if the run is asked to end meanwhile."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and self.signalled is None:
-            if any(request.what == "stop" for request in self._requests()):
+            if any(request.what == "stop" for request in self._take_requests()):
                 return False
-            time.sleep(min(SECONDS_BETWEEN_LOOKS, seconds))
+            time.sleep(min(SECONDS_BETWEEN_CHECKS, seconds))
         return self.signalled is None
 
-    def _close_lost(self) -> None:
-        """Write down that attempts whose driver died with them are over."""
+    def _close_lost_attempts(self) -> None:
+        """Write down that the attempts whose driver died with them are lost."""
         for attempt in self.directory.attempts():
             if attempt.outcome is None:
                 reason = f"its driver, process {attempt.pid} on {attempt.host}, was never heard of again"
-                ended = max(attempt.began, self.last_beat or attempt.began)
+                ended = max(attempt.began, self.last_heartbeat or attempt.began)
                 lost = attempt.model_copy(update={"ended": ended, "outcome": "lost", "reason": reason})
                 self._write(partial(self.directory.end_attempt, lost))
 
@@ -202,42 +242,33 @@ class Driver:
         self.signalled = number
 
 
-def drive(directory: RunDirectory, start: StartRecord, machines: ClusterConfig, *, ray_address: str | None) -> int:
-    """Make attempts of a run until it is done; the exit code.
+def drive_run(directory: RunDirectory, start: StartRecord, machines: ClusterConfig, *, ray_address: str | None) -> int:
+    """Make attempts of a run until it is done, and return the driver's exit code.
 
-    Raises LeaseHeld if another driver is at it, and UserError if this start has been followed by another.
+    Raises LeaseHeld if another driver holds the run, and UserError if this start was followed by another one.
     """
     if (latest := directory.starts()[-1].number) != start.number:
         raise UserError(
             f"start {start.number} of run {directory.id} was followed by start {latest}, which has the run now; leave "
             "it to that one"
         )
-    name, last_beat = lease_name(directory.id), _last_beat(directory)
+    name, last_heartbeat = lease_name(directory.id), _last_heartbeat(directory)
     take_over = start.take_over and not any(attempt.start == start.number for attempt in directory.attempts())
     with store_lease(directory.remote, directory.home, name, step=directory.id, take_over=take_over) as fence:
-        return Driver(directory, start, machines, fence, ray_address, last_beat=last_beat).run()
-
-
-def lease_name(run_id: str) -> str:
-    """The lease that the driver of a run holds."""
-    return f"run-{run_id}"
+        return Driver(directory, start, machines, fence, ray_address, last_heartbeat=last_heartbeat).run()
 
 
 def grace_seconds(machines: ClusterConfig) -> float:
-    """The longest that any pool gives a training to save."""
+    """Return the longest time that a pool of the cluster gives a training to save."""
     return max(pool.grace_seconds for pool in machines.pools.values())
 
 
 def spent_seconds(attempts: Sequence[AttemptRecord]) -> float:
-    """Time that attempts have taken, of those that have ended."""
+    """Return the time that the attempts which have ended took together."""
     return sum((one.ended - one.began).total_seconds() for one in attempts if one.ended)
 
 
-def _last_beat(directory: RunDirectory) -> datetime | None:
-    """When the driver before was last heard of, from its lease."""
+def _last_heartbeat(directory: RunDirectory) -> datetime | None:
+    """Return the time of the last driver's last heartbeat: its lease was touched then."""
     path = directory.home / LEASES / lease_name(directory.id)
     return datetime.fromtimestamp(path.stat().st_mtime, UTC) if path.exists() else None
-
-
-def _words(attempt: AttemptRecord) -> str:
-    return attempt.reason or str(attempt.outcome)

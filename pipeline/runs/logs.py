@@ -1,23 +1,23 @@
-"""What the drivers of a run have printed."""
+"""`concord logs`: what the drivers of a run have printed."""
 
 import time
 from collections.abc import Iterator
 
 from pipeline.runs.directory import RunDirectory
-from pipeline.runs.state import state_of
+from pipeline.runs.state import read_status
 
-SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_CHECKS = 0.5
 
 
-def log_text(directory: RunDirectory, *, follow: bool) -> Iterator[str]:
-    """The text of all starts, in order; with `follow` also what comes, until the run has ended."""
+def read_logs(directory: RunDirectory, *, follow: bool) -> Iterator[str]:
+    """Yield the text of all starts, in order; with `follow` also what is printed from now on, until the run ends."""
     for start in directory.starts()[:-1]:
-        yield _bytes(directory, start.number, 0).decode(errors="replace")
+        yield _read_log(directory, start.number, 0).decode(errors="replace")
     seen, number = 0, len(directory.starts())
     while number:
-        state = state_of(directory)
-        ended = not state.live and state.word != "unknown"  # a launcher that is silent for a while is no end
-        new = _bytes(directory, number, seen)
+        status = read_status(directory)
+        ended = not status.is_live and status.word != "unknown"  # a launcher that is silent for a while is no end
+        new = _read_log(directory, number, seen)
         whole = new if ended else new[: new.rfind(b"\n") + 1]  # a line, or a character, may be half there
         seen += len(whole)
         if whole:
@@ -27,14 +27,14 @@ def log_text(directory: RunDirectory, *, follow: bool) -> Iterator[str]:
         elif not follow or ended:
             return
         else:
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(SECONDS_BETWEEN_CHECKS)
 
 
-def _bytes(directory: RunDirectory, start: int, offset: int) -> bytes:
-    """Of a start's log, from its file where this machine has it, else from the store."""
-    file = directory.log_of(start)
+def _read_log(directory: RunDirectory, start: int, offset: int) -> bytes:
+    """Return a start's log from `offset` on: from its file if this machine has it, else from the store."""
+    file = directory.log_path(start)
     if file.exists():
         with file.open("rb") as opened:
             opened.seek(offset)
             return opened.read()
-    return directory.log_from_store(start)[offset:]
+    return directory.read_stored_log(start)[offset:]

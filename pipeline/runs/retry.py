@@ -1,20 +1,18 @@
-"""When a run that has ended is begun again by itself, and after how long. Pure."""
+"""Whether a driver makes another attempt after one that has ended, and after how long. Pure."""
 
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from configs.base import ConfigError, InfrastructureError, OutOfMemory, StartUpError, UserError
+from cluster.host.retry import backoff_seconds
+from configs.base import RESUME_ME, ConfigError, InfrastructureError, OutOfMemory, StartUpError, UserError
 from configs.cluster import RetriesConfig
 
 Outcome = Literal[
     "finished", "stopped", "preempted", "time_limit", "user", "memory", "bug", "start_up", "infrastructure", "lost"
 ]
-"""How an attempt ended. `lost`: its driver was never heard of again."""
-
-RESUME_ME = 75
-"""Exit code of a run that stopped for others' sake and goes on when started again: sysexits' EX_TEMPFAIL."""
+"""How an attempt ended. `lost`: its driver died with it."""
 
 _BY_EXIT_CODE: dict[int, Outcome] = {
     0: "finished",
@@ -30,15 +28,18 @@ _BY_EXIT_CODE: dict[int, Outcome] = {
 
 @dataclass(frozen=True)
 class Ended:
-    """How an attempt ended, as far as the wait for the next one depends on it."""
+    """How an attempt ended, as far as what follows depends on it."""
 
     outcome: Outcome
     progressed: bool
-    """Whether it has left something behind that the next one goes on from."""
+    """Whether it left an artifact or a checkpoint that the next one goes on from."""
 
 
-def outcome_of(exit_code: int, *, explained: bool) -> Outcome:
-    """From the exit code of an attempt's process, negative for a signal. `explained`: it said why in a sentence."""
+def classify_exit(exit_code: int, *, explained: bool) -> Outcome:
+    """Return how an attempt ended, by its process's exit code, which is negative for a signal.
+
+    `explained` is whether the process said why in a sentence: a user's mistake does, and what does not is a bug.
+    """
     if exit_code < 0:
         return "infrastructure"
     outcome = _BY_EXIT_CODE.get(exit_code, "bug")
@@ -46,9 +47,10 @@ def outcome_of(exit_code: int, *, explained: bool) -> Outcome:
 
 
 def wait_before_next(retries: RetriesConfig, ended: Sequence[Ended]) -> float | None:
-    """Seconds to wait before the next attempt after those that have ended, in order; None: no further one.
+    """Return the seconds of back-off before the next attempt; None if there is to be none.
 
-    Each class has a budget of its own, which an attempt that got somewhere fills up again.
+    `ended` are the attempts so far, in order. Each kind of outcome has its own budget of retries in a row, which an
+    attempt that has made progress renews.
     """
     budgets = {
         "infrastructure": retries.infrastructure,
@@ -67,4 +69,4 @@ def wait_before_next(retries: RetriesConfig, ended: Sequence[Ended]) -> float | 
             break
     if in_a_row > budgets[last.outcome]:
         return None
-    return min(retries.max_backoff_seconds, retries.backoff_seconds * 2.0 ** min(in_a_row - 1, 60))
+    return backoff_seconds(in_a_row, first=retries.backoff_seconds, most=retries.max_backoff_seconds)

@@ -1,62 +1,69 @@
-"""How a run stands, from its directory, its lease, and, where these say nothing, its launcher."""
+"""How a run stands, and what it makes and has made so far.
 
+All of it comes from the run's records, its driver's lease and, where these say nothing, its launcher. Nothing is
+planned again: the sources need not be there, nor be what they were.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from cluster.launch.launcher import Launcher, Whereabouts
-from cluster.launch.table import launcher_for
+from cluster.launch.launcher import DriverStatus, Launcher, launcher_for
 from cluster.leases.lease import store_holder
 from configs.base import UserError
 from configs.cluster import ClusterConfig
-from pipeline.runs.directory import RunDirectory
-from pipeline.runs.driver import lease_name
-from pipeline.runs.recorded import outputs_of
-from pipeline.runs.records import AttemptRecord, StartRecord
+from configs.run import RunConfig
+from pipeline.graph.plan import PlannedStep, unused_steps
+from pipeline.runs.directory import AttemptRecord, RunDirectory, StartRecord, lease_name
+from pipeline.store.artifact import RECORD
+from training.manifests import counted
+from training.records import CHECKPOINT_FILE, CHECKPOINTS, list_checkpoints
 
 Word = Literal["not started", "waiting", "starting", "running", "finished", "stopped", "failed", "lost", "unknown"]
-"""`unknown`: its driver has not begun, and the launcher, which may yet begin it, cannot be asked."""
+"""`unknown`: the driver has not begun, and the launcher, which may yet start it, does not tell."""
 
 LIVE: tuple[Word, ...] = ("waiting", "starting", "running")
 
 
 @dataclass(frozen=True)
-class RunState:
+class RunStatus:
     """How a run stands."""
 
     word: Word
     detail: str
-    """More of it, in words; for a run that has ended, why."""
+    """A sentence that says more; for a run that has ended, why it did."""
 
     @property
-    def live(self) -> bool:
-        """Whether a driver works, or is to."""
+    def is_live(self) -> bool:
+        """Whether a driver works on the run, or is about to."""
         return self.word in LIVE
 
 
-def state_of(directory: RunDirectory) -> RunState:
-    """How the run stands now."""
+def read_status(directory: RunDirectory) -> RunStatus:
+    """Return how the run stands now."""
     # The lease first: a driver writes down how its attempt ended before it lets go.
     who = store_holder(directory.remote, directory.home, lease_name(directory.id))
     starts, attempts = directory.starts(), directory.attempts()
     last = attempts[-1] if attempts else None
-    if last is not None and last.outcome == "finished" and _missing(directory) is None:
-        return RunState("finished", f"after {_counted(len(attempts))}")
+    if last is not None and last.outcome == "finished" and _missing_output(directory) is None:
+        return RunStatus("finished", f"after {counted(len(attempts), 'attempt')}")
     if who is not None:
-        return RunState("running", f"attempt {last.number if last else 1}, by {who}")
+        return RunStatus("running", f"attempt {last.number if last else 1}, by {who}")
     if not starts:
-        return RunState("not started", "it was submitted, but no driver was started")
-    seen = _look(starts[-1])
+        return RunStatus("not started", "it was submitted, but no driver was started")
+    seen = _ask_launcher(starts[-1])
     if seen.state == "waiting":
-        return RunState("waiting", seen.detail)
+        return RunStatus("waiting", seen.detail)
     if last is None or last.start != starts[-1].number:
         return _before_first_attempt(starts[-1], seen)
-    return _after(directory, last)
+    return _after_attempt(directory, last)
 
 
 def launcher_of(start: StartRecord) -> Launcher:
-    """The launcher that a start was made with. Raises UserError if this version cannot read its cluster file."""
+    """Return the launcher of a start. Raises UserError if this version cannot read the start's cluster file."""
     try:
         return launcher_for(ClusterConfig.model_validate(start.cluster))
     except ValidationError as error:
@@ -66,53 +73,139 @@ def launcher_of(start: StartRecord) -> Launcher:
         ) from error
 
 
-def _before_first_attempt(start: StartRecord, seen: Whereabouts) -> RunState:
-    """Of a run whose lease nobody holds, and whose last start has made no attempt."""
-    if start.handle is None:
-        return RunState("not started", f"start {start.number} was written down, but its launcher was not reached")
-    if seen.state == "running":
-        return RunState("starting", seen.detail)
-    if seen.state == "unknown":
-        return RunState("unknown", f"no driver of start {start.number} has been seen yet ({seen.detail})")
-    return RunState("failed", f"the driver ended before its first attempt ({seen.detail}){_last_words(start)}")
+def steps_of(directory: RunDirectory) -> list[PlannedStep]:
+    """Return the steps as they were planned at the last start; none if there was no start.
+
+    A fingerprint has only those digits that are part of the artifact's name; `observed` is not known and is None.
+    """
+    artifacts = _artifacts(directory)
+    if not artifacts:
+        return []
+    steps = _recipe(directory).steps
+    return [
+        PlannedStep(
+            name=name,
+            stage=(step := steps[name]).stage,
+            version=0,
+            config=step.config,
+            observed=None,
+            inputs=step.inputs,
+            pool=step.pool,
+            fingerprint=artifact.removeprefix(f"{step.stage}-"),
+        )
+        for name, artifact in artifacts.items()
+    ]
 
 
-def _after(directory: RunDirectory, last: AttemptRecord) -> RunState:
-    """Of a run whose lease nobody holds, by its last attempt."""
-    if last.outcome is None:
-        return RunState("lost", f"attempt {last.number}'s driver, process {last.pid} on {last.host}, is gone")
-    if last.outcome == "finished":
-        gone = _missing(directory)
-        return RunState("failed", f"finished before, but {gone} is no longer in the store; resume makes it again")
-    if last.outcome == "stopped":
-        return RunState("stopped", last.reason)
-    return RunState("failed", f"attempt {last.number}: {last.outcome.replace('_', ' ')}: {last.reason}")
-
-
-def _look(start: StartRecord) -> Whereabouts:
-    if start.handle is None:
-        return Whereabouts("unknown", "the launcher was not reached")
+def outputs_of(directory: RunDirectory) -> dict[str, str]:
+    """Return the artifacts that are wanted of the run, by step name; none if there was no start."""
+    run, artifacts = directory.run(), _artifacts(directory)
+    assert run is not None
     try:
-        return launcher_of(start).look(start.handle)
+        wanted = _Wiring.model_validate(run.recipe).wanted()
+    except ValidationError as error:
+        raise _unreadable(directory, error) from error
+    return {name: artifacts[name] for name in wanted if name in artifacts}
+
+
+def list_finished(home: Path, artifacts: Mapping[str, str]) -> frozenset[str]:
+    """Return the artifacts that are finished in a store, and the checkpoints of those that are not.
+
+    An attempt has made progress if this is not after it what it was before it.
+    """
+    found = set()
+    for artifact in artifacts.values():
+        if (home / artifact / RECORD).exists():
+            found.add(artifact)
+        else:
+            checkpoints = list_checkpoints(home / artifact / CHECKPOINTS)
+            found.update(str(path) for path in checkpoints if (path / CHECKPOINT_FILE).exists())
+    return frozenset(found)
+
+
+def are_all_finished(home: Path, artifacts: Mapping[str, str]) -> bool:
+    """Whether all artifacts are finished in a store."""
+    return all((home / artifact / RECORD).exists() for artifact in artifacts.values())
+
+
+def _before_first_attempt(start: StartRecord, seen: DriverStatus) -> RunStatus:
+    """Return the status of a run whose lease nobody holds, and whose last start has made no attempt."""
+    if start.handle is None:
+        return RunStatus("not started", f"start {start.number} was written down, but its launcher was not reached")
+    if seen.state == "running":
+        return RunStatus("starting", seen.detail)
+    if seen.state == "unknown":
+        return RunStatus("unknown", f"no driver of start {start.number} has been seen yet ({seen.detail})")
+    return RunStatus("failed", f"the driver ended before its first attempt ({seen.detail}){_last_words(start)}")
+
+
+def _after_attempt(directory: RunDirectory, last: AttemptRecord) -> RunStatus:
+    """Return the status of a run whose lease nobody holds, by its last attempt."""
+    if last.outcome is None:
+        return RunStatus("lost", f"attempt {last.number}'s driver, process {last.pid} on {last.host}, is gone")
+    if last.outcome == "finished":
+        gone = _missing_output(directory)
+        return RunStatus("failed", f"finished before, but {gone} is no longer in the store; resume makes it again")
+    if last.outcome == "stopped":
+        return RunStatus("stopped", last.reason)
+    return RunStatus("failed", f"attempt {last.number}: {last.outcome.replace('_', ' ')}: {last.reason}")
+
+
+def _ask_launcher(start: StartRecord) -> DriverStatus:
+    if start.handle is None:
+        return DriverStatus("unknown", "the launcher was not reached")
+    try:
+        return launcher_of(start).status(start.handle)
     except UserError as error:  # a launcher that cannot be asked from here says nothing of the run
-        return Whereabouts("unknown", str(error))
+        return DriverStatus("unknown", str(error))
     except ValidationError:
-        return Whereabouts("unknown", "this version cannot read what the launcher called it")
+        return DriverStatus("unknown", "this version cannot read what the launcher called it")
 
 
 def _last_words(start: StartRecord) -> str:
-    """The last line that a driver has left with its launcher, where that can be asked."""
+    """Return the last line that the driver printed, in words for a status, if its launcher has kept it."""
     try:
-        words = launcher_of(start).last_words(start.handle).strip() if start.handle else ""
+        words = launcher_of(start).last_output(start.handle).strip() if start.handle else ""
     except UserError as error:
         return f"; its last words cannot be had: {error}"
     return f"; its last words: {words.splitlines()[-1]}" if words else ""
 
 
-def _missing(directory: RunDirectory) -> str | None:
-    """A wanted artifact that is no longer there."""
-    return next((artifact for artifact in outputs_of(directory).values() if not directory.has(artifact)), None)
+def _missing_output(directory: RunDirectory) -> str | None:
+    """Return a wanted artifact that is not in the store, if there is one."""
+    return next((artifact for artifact in outputs_of(directory).values() if not directory.has_artifact(artifact)), None)
 
 
-def _counted(number: int) -> str:
-    return f"{number} attempt{'s' if number != 1 else ''}"
+class _Step(BaseModel):
+    inputs: dict[str, str] = {}
+
+
+class _Wiring(BaseModel):
+    """How a recipe's steps are joined, and no more of it: a recipe of any version can be read so far."""
+
+    steps: dict[str, _Step]
+    outputs: tuple[str, ...] = ()
+
+    def wanted(self) -> tuple[str, ...]:
+        return self.outputs or unused_steps({name: step.inputs for name, step in self.steps.items()})
+
+
+def _artifacts(directory: RunDirectory) -> dict[str, str]:
+    starts = directory.starts()
+    return starts[-1].artifacts if starts else {}
+
+
+def _recipe(directory: RunDirectory) -> RunConfig:
+    run = directory.run()
+    assert run is not None
+    try:
+        return RunConfig.model_validate(run.recipe)
+    except ValidationError as error:
+        raise _unreadable(directory, error) from error
+
+
+def _unreadable(directory: RunDirectory, error: ValidationError) -> UserError:
+    return UserError(
+        f"the recipe of run {directory.id} is not one that this version of Concord can read ({error.error_count()} "
+        "problems); use the version that submitted the run"
+    )

@@ -1,4 +1,8 @@
-"""Starting the driver of a run: for the first time, or again."""
+"""`concord submit`: write a run down and start its driver; and what `concord resume` needs of that.
+
+Submitting is idempotent: the same recipe is the same run, and the launcher starts one driver for one start, whoever
+asks and however often.
+"""
 
 import hashlib
 import json
@@ -15,26 +19,29 @@ from rich.console import Console
 from rich.markup import escape
 
 from cluster.doctor.address import refuse_open_ray
-from cluster.launch.launcher import Submission
-from cluster.launch.table import launcher_for
+from cluster.launch.code import ROOT
+from cluster.launch.launcher import Submission, launcher_for
 from configs.base import UserError
 from configs.cluster import ClusterConfig
 from configs.load import load, shipped
 from configs.run import RunConfig
+from configs.text import shorten
+from pipeline.graph.config_diff import diff
+from pipeline.graph.fingerprint import identity_of
 from pipeline.prepare import Prepared, check_pools, prepare
-from pipeline.runs.differences import changed
-from pipeline.runs.directory import RunDirectory, check_id, now, store_of, user
+from pipeline.runs.directory import RunDirectory, RunRecord, StartRecord, check_id, now, store_of, user_name
 from pipeline.runs.driver import grace_seconds
-from pipeline.runs.records import RunRecord, StartRecord
-from pipeline.runs.state import state_of
+from pipeline.runs.state import read_status
 from pipeline.store.provenance import CODE, code_version, package_versions
 
-_ROOT = Path(__file__).parents[2]
 MAX_NAME = 100
-"""Characters of a run's id (configs/base.py)."""
+"""The most characters that a run's id may have (configs/base.py)."""
+
+_MAX_CHARACTERS = 60
+"""A value that differs is shown in so many characters."""
 
 
-def submit(
+def submit_run(
     recipe: Path,
     cluster: str,
     overrides: tuple[str, ...],
@@ -44,7 +51,11 @@ def submit(
     check_first: bool,
     dry_run: bool,
 ) -> str:
-    """Start the recipe's run and return its id at once; if it was submitted before, say how it stands instead."""
+    """Start the recipe's run and return its id at once; if it was submitted before, print how it stands instead.
+
+    With `check_first` the nodes are examined, and bad ones left out. With `dry_run` what would be submitted is printed,
+    and nothing is done.
+    """
     machines = load(shipped("clusters", cluster), ClusterConfig).config
     ready = prepare(recipe, overrides, machines.storage)
     check_pools(ready, machines, cluster)
@@ -53,22 +64,21 @@ def submit(
     directory = RunDirectory(store_of(ready.loaded.config.store), record.id, work_dir=machines.storage.work_dir)
     if dry_run:
         start = plan_start(1, ready, cluster, machines, avoid=(), take_over=False)
-        out.print(launcher_for(machines).render(submission_of(directory, record, start, machines)), markup=False)
-    elif not _is_there(directory, record, out):
+        out.print(launcher_for(machines).render(describe_submission(directory, record, start, machines)), markup=False)
+    elif not _was_started(directory, record, out):
         refuse_open_ray(machines)
         avoid = check_machines(machines, directory, out) if check_first else ()
         launcher_for(machines).check()
-        record = _create(directory, record)
+        record = _create_run(directory, record)
         start = plan_start(_next_number(directory, machines), ready, cluster, machines, avoid=avoid, take_over=False)
-        begin(directory, record, start, machines)
-        words = escape(words_for(directory))
+        start_driver(directory, record, start, machines)
+        words = escape(command_words(directory))
         out.print(f"run [bold]{record.id}[/] submitted to {escape(cluster)}")
         out.print(f"to watch it: concord status {words}   or   concord logs -f {words}")
     return record.id
 
 
 def _record(recipe: Path, ready: Prepared, overrides: tuple[str, ...], run_id: str | None) -> RunRecord:
-    """What is submitted."""
     content = content_of(ready.loaded.config)
     return RunRecord(
         id=default_id(ready.loaded.config.name, content) if run_id is None else check_id(run_id),
@@ -78,49 +88,52 @@ def _record(recipe: Path, ready: Prepared, overrides: tuple[str, ...], run_id: s
         overrides=overrides,
         directory=str(Path.cwd()),
         submitted=now(),
-        user=user(),
+        user=user_name(),
         host=socket.gethostname(),
     )
 
 
-def _is_there(directory: RunDirectory, record: RunRecord, out: Console) -> bool:
-    """Whether a driver of the run was started before; then say how the run stands."""
-    there, starts = directory.run(), directory.starts()
-    if there is not None:
-        _check_same(there, record)
-    if there is None or not starts or starts[-1].handle is None:
+def _was_started(directory: RunDirectory, record: RunRecord, out: Console) -> bool:
+    """Return whether a driver of the run was started before, and if so print how the run stands."""
+    existing, starts = directory.run(), directory.starts()
+    if existing is not None:
+        _check_same_recipe(existing, record)
+    if existing is None or not starts or starts[-1].handle is None:
         return False
-    state = state_of(directory)
-    out.print(f"run [bold]{record.id}[/] was submitted already: {state.word}: {escape(state.detail)}")
-    if not state.live and state.word not in ("finished", "unknown"):
-        out.print(f"to go on with it: concord resume {escape(words_for(directory))}")
+    status = read_status(directory)
+    out.print(f"run [bold]{record.id}[/] was submitted already: {status.word}: {escape(status.detail)}")
+    if not status.is_live and status.word not in ("finished", "unknown"):
+        out.print(f"to go on with it: concord resume {escape(command_words(directory))}")
     return True
 
 
-def _create(directory: RunDirectory, record: RunRecord) -> RunRecord:
-    """Write the run down; if somebody was faster, theirs, which has to be the same."""
+def _create_run(directory: RunDirectory, record: RunRecord) -> RunRecord:
+    """Write the run down and return it; if another process was faster return its run, which must be of this recipe."""
     if directory.create(record):
         return record
-    there = directory.run() or record
-    _check_same(there, record)
-    return there
+    existing = directory.run() or record
+    _check_same_recipe(existing, record)
+    return existing
 
 
 def _next_number(directory: RunDirectory, machines: ClusterConfig) -> int:
-    """The number of a start that no driver was begun for yet: the last one's, unless the cluster file was mended."""
+    """Return the number of the start to make.
+
+    It is that of the last start, which has no driver yet, unless the cluster file has changed since.
+    """
     starts = directory.starts()
     if not starts or starts[-1].cluster == machines.model_dump(mode="json"):
         return max(1, len(starts))
     return len(starts) + 1
 
 
-def begin(directory: RunDirectory, record: RunRecord, start: StartRecord, machines: ClusterConfig) -> None:
-    """Start the driver. Whoever else starts the same start gets the same driver."""
+def start_driver(directory: RunDirectory, record: RunRecord, start: StartRecord, machines: ClusterConfig) -> None:
+    """Write the start down and have the launcher start its driver. The same start again gives the same driver."""
     if not directory.add_start(start):
         start = directory.starts()[start.number - 1]
         if start.handle is not None:
             return
-    submission = submission_of(directory, record, start, machines)
+    submission = describe_submission(directory, record, start, machines)
     submission.log.parent.mkdir(parents=True, exist_ok=True)
     directory.note_handle(start, launcher_for(machines).submit(submission))
 
@@ -128,7 +141,7 @@ def begin(directory: RunDirectory, record: RunRecord, start: StartRecord, machin
 def plan_start(
     number: int, ready: Prepared, cluster: str, machines: ClusterConfig, *, avoid: tuple[str, ...], take_over: bool
 ) -> StartRecord:
-    """A start of what was read and planned."""
+    """Return the record of a start of what was read and planned."""
     return StartRecord(
         number=number,
         cluster_name=cluster,
@@ -142,19 +155,19 @@ def plan_start(
     )
 
 
-def submission_of(
+def describe_submission(
     directory: RunDirectory, record: RunRecord, start: StartRecord, machines: ClusterConfig
 ) -> Submission:
-    """What a launcher is told."""
+    """Return what the launcher has to know to start the driver."""
     where = ("--store", directory.store, "--work-dir", machines.storage.work_dir)
     return Submission(
         run=record.id,
         key=record.key,
         number=start.number,
         command=("-m", "pipeline.cli", "drive", *where, "--start", str(start.number), record.id),
-        code=_ROOT,
+        code=ROOT,
         directory=Path(record.directory),
-        log=directory.log_of(start.number),
+        log=directory.log_path(start.number),
         environment=_environment(machines, start.code),
         cluster=machines,
         grace_seconds=grace_seconds(machines),
@@ -162,10 +175,10 @@ def submission_of(
 
 
 def check_machines(machines: ClusterConfig, directory: RunDirectory, out: Console) -> tuple[str, ...]:
-    """The hosts that fail the quick check, to be left out. Raises UserError if nothing is left."""
-    from cluster.doctor.quick import quick_check
+    """Return the hosts that fail the quick check, to be left out. Raises UserError if none is left."""
+    from cluster.doctor.examine import examine
 
-    report = quick_check(machines, directory.home)
+    report = examine(machines, store=directory.home, quick=True)
     for line in report.failures():
         out.print(f"check: {escape(line)}")
     report.raise_if_hopeless()
@@ -173,24 +186,34 @@ def check_machines(machines: ClusterConfig, directory: RunDirectory, out: Consol
 
 
 def content_of(config: RunConfig) -> dict[str, JsonValue]:
-    """The recipe as it is written into a run: with its store by an absolute path."""
-    content: dict[str, JsonValue] = config.model_dump(mode="json")
-    return content | {"store": store_of(config.store)}
+    """Return the recipe as it is written into a run: its store is a URL or an absolute path.
+
+    Keys that a later version added are left out while they have their default, so that the run stays the same run.
+    """
+    return identity_of(config) | {"store": store_of(config.store)}
 
 
 def default_id(name: str, content: Mapping[str, JsonValue]) -> str:
-    """A run's id from what its recipe says, so that submitting it twice is one run."""
-    said = {key: value for key, value in content.items() if key != "store"}
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
+    """Return a run's id that follows from the content of its recipe, so that submitting it twice is one run."""
+    identity = {key: value for key, value in content.items() if key != "store"}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     return f"{name[: MAX_NAME - 9]}-{digest}"
 
 
-def _check_same(there: RunRecord, wanted: RunRecord) -> None:
-    if differing := list(changed(there.recipe, wanted.recipe)):
+def shown_changes(before: JsonValue, after: JsonValue) -> list[tuple[str, str, str]]:
+    """Return the dotted keys whose values differ, with both values as they are shown; `absent` stands for none."""
+    return [
+        (change.key, shorten(str(change.before), _MAX_CHARACTERS), shorten(str(change.after), _MAX_CHARACTERS))
+        for change in diff(before, after, whole=True)
+    ]
+
+
+def _check_same_recipe(existing: RunRecord, wanted: RunRecord) -> None:
+    if differing := shown_changes(existing.recipe, wanted.recipe):
         key, old, new = differing[0]
         raise UserError(
-            f"run {there.id} is there already with another recipe: {key} is {old} in it, and {new} in this one; give "
-            "this one another --id"
+            f"run {existing.id} is there already with another recipe: {key} is {old} in it, and {new} in this one; "
+            "give this one another --id"
         )
 
 
@@ -199,8 +222,8 @@ def _environment(machines: ClusterConfig, code: str) -> dict[str, str]:
     return {**machines.environment, **passed, CODE: code, "PYTHONUNBUFFERED": "1"}
 
 
-def words_for(directory: RunDirectory) -> str:
-    """What a command needs to find a run from here, as a shell reads it."""
+def command_words(directory: RunDirectory) -> str:
+    """Return the words by which a command finds the run from this directory, quoted for a shell."""
     here = directory.store == str(Path("store").absolute())
     return directory.id if here else f"{directory.id} --store {shlex.quote(directory.store)}"
 

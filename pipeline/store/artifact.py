@@ -1,7 +1,7 @@
 """Finished work on disk. A directory is an artifact exactly when it holds record.json."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -103,9 +103,28 @@ def load_artifact(path: Path, manifest: type[M]) -> Artifact[M] | None:
         raise _unreadable(path / RECORD, error) from error
 
 
-def describe_files(path: Path) -> dict[str, FileEntry]:
-    """Every file under `path` but the record and hidden ones, by relative path."""
-    return {str(file.relative_to(path)): describe_file(file) for file in _files(path)}
+def describe_files(path: Path, known: Mapping[str, FileEntry] | None = None) -> dict[str, FileEntry]:
+    """Size and checksum of every file under `path` but the record and hidden ones, by relative path.
+
+    Files in `known`, whose checksums were computed while they were written, are not read again. Raises UserError if
+    one has not the size that it was written with.
+    """
+    return {
+        name: _described(file, (known or {}).get(name))
+        for file in _files(path)
+        for name in [str(file.relative_to(path))]
+    }
+
+
+def _described(file: Path, known: FileEntry | None) -> FileEntry:
+    if known is None:
+        return describe_file(file)
+    if (size := file.stat().st_size) != known.num_bytes:
+        raise UserError(
+            f"{file} has {size:,} bytes instead of the {known.num_bytes:,} that were written, so it was changed since; "
+            "delete its directory and run this again"
+        )
+    return known
 
 
 def _unreadable(where: Path | str, error: ValidationError) -> UserError:

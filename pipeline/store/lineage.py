@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from cluster.storage.objects import Objects
 from configs.base import UserError
+from configs.text import shorten
 from pipeline.store.artifact import RECORD, Record, parse_record, record_of
 
 GONE = "(no longer in the store)"
@@ -20,12 +21,11 @@ _MAX_NAMED = 6
 
 
 def ancestry(directory: Path, remote: Objects | None = None) -> dict[str, Record]:
-    """The records that lead to the artifact at `directory`, by artifact name, its own last.
+    """Return the records of the artifact at `directory` and of all its ancestors, by artifact name, its own last.
 
-    Inputs come before what was made from them, each once. Ancestors are looked for beside the artifact; one that is
-    gone is left out, with whatever only it led to: deleting old work is the user's right, and what is left stands.
-    What is not on disk is looked for in `remote`, the store that is a URL. Raises UserError if the artifact itself is
-    not finished.
+    Inputs come before what was made from them, each once. Ancestors are looked for beside the artifact, then in
+    `remote`, the store that is a URL. One that is gone is left out, with whatever only it led to: a user may delete old
+    work. Raises UserError if the artifact itself is not finished.
     """
     home = directory.resolve()
     if not (home / RECORD).is_file() and (remote is None or _find(home.parent, home.name, remote) is None):
@@ -39,27 +39,27 @@ def ancestry(directory: Path, remote: Objects | None = None) -> dict[str, Record
 
 
 def render_lineage(directory: Path, remote: Objects | None = None) -> str:
-    """A text tree from the artifact down to what the sources held; each artifact is described once."""
+    """Return a text tree from the artifact down to what the sources held; each artifact is described once."""
     records = ancestry(directory, remote)
     name = directory.resolve().name
     return "\n".join([name, *_render(name, records, set())])
 
 
 def describe(record: Record) -> str:
-    """Step, stage, when, how long, by which code: one line."""
+    """Return one line: step, stage, when the work began, how long it took, and by which code."""
     stage = f"stage {record.stage}, version {record.version}"
     return " · ".join(
-        [f"step {record.step}", stage, when(record), duration(record.seconds), f"code {shorten(record.code)}"]
+        [f"step {record.step}", stage, when(record), duration(record.seconds), f"code {shorten_digests(record.code)}"]
     )
 
 
 def when(record: Record) -> str:
-    """When the work began, in UTC to the minute."""
+    """Return when the work began, in UTC to the minute."""
     return f"{record.started.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: `0.42 s`, `12.3 s`, `4 min 05 s`, `2 h 13 min`."""
+    """Return seconds in words: `0.42 s`, `12.3 s`, `4 min 05 s`, `2 h 13 min`."""
     if seconds < 59.95:
         return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
     whole = round(seconds)
@@ -68,13 +68,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60:02} min"
 
 
-def shorten(text: str) -> str:
-    """The text with every digest or commit cut to its first 12 hex digits."""
+def shorten_digests(text: str) -> str:
+    """Return the text with every digest or commit in it cut to its first 12 hex digits."""
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28,52}\b", r"\1", text)
 
 
 def observed_lines(observed: JsonValue) -> list[str]:
-    """What the sources held, a line each and no more than a dozen: names and shortened digests."""
+    """Return what the sources held, as names and shortened digests: a line for each, at most twelve and a count."""
     match observed:
         case None:
             return []
@@ -125,25 +125,21 @@ def _details(record: Record) -> Iterator[str]:
     short = ", ".join(f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in settings.items())
     return chain(
         [describe(record)],
-        [_cut(short)] if short else [],
+        [shorten(short, _LINE_CHARACTERS)] if short else [],
         (f"source {line}" for line in observed_lines(record.observed)),
     )
 
 
 def _compact(value: JsonValue) -> str:
-    """Names and values in a row; of many files the first few, and how many there are."""
+    """Return names and values in a row; many files are shown as the first few and a count."""
     match value:
         case dict():
             parts = [f"{json.dumps(key, ensure_ascii=False)[1:-1]} {_compact(inner)}" for key, inner in value.items()]
         case list():
             parts = [_compact(inner) for inner in value]
         case str():
-            return _cut(shorten(json.dumps(value, ensure_ascii=False)[1:-1]))
+            return shorten(shorten_digests(json.dumps(value, ensure_ascii=False)[1:-1]), _LINE_CHARACTERS)
         case _:
             return json.dumps(value)
     rest = len(parts) - _MAX_NAMED
     return ", ".join(parts if rest <= 0 else [*parts[:_MAX_NAMED], f"and {rest:,} more"])
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LINE_CHARACTERS else f"{text[: _LINE_CHARACTERS - 1]}…"

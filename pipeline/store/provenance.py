@@ -1,12 +1,16 @@
-"""With what something was made: code, packages, host."""
+"""Which code and which packages made something."""
 
 import os
 import platform
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+
+from cluster.host.programs import ProgramFailed, call_program
+from cluster.launch.code import ROOT
 
 CODE = "CONCORD_CODE"
+
+GIT_SECONDS = 60.0
+"""Time limit of one command of git: `git status` reads the whole checkout, which may be on a slow network disk."""
 
 PACKAGES = (
     "concord-train",
@@ -25,24 +29,23 @@ PACKAGES = (
 
 
 def code_version() -> str:
-    """Commit of the checkout this code runs from, `+changes` if it has uncommitted ones; else the version installed.
+    """Return the commit of the checkout this code runs from, `+changes` if it has uncommitted ones; else the version.
 
-    Code that was sent to a cluster has no checkout there: whoever sends it says the commit in CONCORD_CODE.
+    Code that was sent to a cluster has no checkout there: whoever sends it gives the commit in CONCORD_CODE.
     """
     if sent := os.environ.get(CODE):
         return sent
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
+    if not (ROOT / ".git").exists():
         return _version("concord-train")
     try:
-        commit = _git(root, "rev-parse", "HEAD")
-        return f"{commit}+changes" if _git(root, "status", "--porcelain") else commit
-    except (OSError, subprocess.CalledProcessError):  # no git here, or not the user's checkout
+        commit = _git("rev-parse", "HEAD")
+        return f"{commit}+changes" if _git("status", "--porcelain") else commit
+    except ProgramFailed:  # no git here, or not the user's checkout
         return _version("concord-train")
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide what is made, of those that are installed."""
+    """Return the versions of Python and of those packages that decide what is made, as far as they are installed."""
     found = {name: _version(name) for name in PACKAGES}
     return {"python": platform.python_version()} | {name: text for name, text in found.items() if text != "unknown"}
 
@@ -54,6 +57,5 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+def _git(*arguments: str) -> str:
+    return call_program(["git", "-C", str(ROOT), *arguments], timeout_seconds=GIT_SECONDS)

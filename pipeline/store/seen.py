@@ -1,4 +1,4 @@
-"""What a checkpoint has read: its tokens by source and language, and the readings of one document."""
+"""What a checkpoint has read: its tokens by source and language, and when it read one document."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from configs.base import Artifact, Manifest, UserError
 from data_prep.manifests import CleanCorpus, TokenizedCorpus
 from data_prep.tokens.find_document import TokenRange, find_document
 from pipeline.store.artifact import load_artifact, read_record
-from training.data.position import num_read
-from training.data.tokens_read import Reading, document_readings, tokens_read
+from training.data.position import count_samples_read
+from training.data.tokens_read import Reading, count_tokens_read, find_document_readings
 from training.records import CHECKPOINT_FILE, CheckpointRecord
 
 M = TypeVar("M", bound=Manifest)
@@ -29,7 +29,7 @@ class Checkpoint:
 
     @property
     def training(self) -> Path:
-        """The directory of the artifact that it belongs to."""
+        """The directory of the training's artifact."""
         return self.directory.parent.parent
 
 
@@ -41,10 +41,10 @@ class StreamSeen:
     language: str
     tokens_read: int
     share: float
-    """Of all tokens read."""
+    """The fraction of all tokens read."""
 
     epochs: float
-    """Tokens read over tokens there."""
+    """Tokens read, divided by the tokens of the stream."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class EpochSeen:
     """What was read of a document in one epoch of its stream."""
 
     epoch: int
-    """From 1."""
+    """The number of the epoch, from 1."""
 
     tokens_read: int
     places: tuple[int, ...]
-    """In the order of samples, from 0, of the samples that hold it."""
+    """The places, in the order of samples and from 0, of the samples that hold some of it."""
 
     steps: tuple[int, ...] | None
-    """Optimizer steps, from 1, that read them; None if the batch has changed its size, so that none can tell."""
+    """The optimizer steps, from 1, that read them; None if they cannot be told, because the batch changed its size."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,14 @@ class DocumentSeen:
     source: str
     language: str
     num_tokens: int
-    """Of the document, but for the first of its stream, which is never a target."""
+    """Tokens of the document, without the first token of its stream, which is never a target."""
 
     epochs: tuple[EpochSeen, ...]
-    """Those in which any of it was read."""
+    """The epochs in which any of it was read."""
 
 
 def find_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint at `path`, or the last one of the finished training there. Raises UserError if there is none."""
+    """Return the checkpoint at `path`, or the last one of the finished training at it. Raises UserError otherwise."""
     directory = path.resolve()
     if not directory.exists():
         raise UserError(f"{path} does not exist (seen from {Path.cwd()}); see what `ls` shows beside it")
@@ -99,9 +99,9 @@ def find_checkpoint(path: Path) -> Checkpoint:
 
 
 def streams_seen(checkpoint: Checkpoint) -> list[StreamSeen]:
-    """Every stream, the most read first. Raises UserError if the order cannot be the one that training followed."""
+    """Return every stream, the most read first. Raises UserError if training did not follow the recorded order."""
     order, num_tokens = checkpoint.record.order, checkpoint.record.num_tokens
-    read = tokens_read(order, checkpoint.record.position)
+    read = count_tokens_read(order, checkpoint.record.position)
     if (total := sum(read.values())) != num_tokens:
         raise UserError(
             f"{checkpoint.directory} says that {num_tokens} tokens were read, but its order gives {total}; ask the "
@@ -116,31 +116,31 @@ def streams_seen(checkpoint: Checkpoint) -> list[StreamSeen]:
 
 
 def document_seen(checkpoint: Checkpoint, document: str) -> list[DocumentSeen]:
-    """How the document of this id was read; several, if its source gave the id more than once.
+    """Return how the document of this id was read; several if its source gave the id to several documents.
 
-    Raises UserError if it is not in the text that the training read, or the text is not in the store.
+    Raises UserError if it is not in the text that the training read, or if that text is not in the store.
     """
-    corpus, tokens = _text_of(checkpoint)
+    corpus, tokens = _load_text(checkpoint)
     ranges = find_document(document, corpus=corpus, tokens=tokens)
     return [_readings(checkpoint.record, where) for where in ranges]
 
 
 def started_from(checkpoint: Checkpoint) -> str | None:
-    """Where the first weights of a finished training came from, unless it went on with another's order."""
+    """Return where the initial weights of a finished training came from; None if it continued another's order."""
     training = read_record(checkpoint.training)
     start = training.config.get("init_from") if training else None
     return str(start["path"]) if isinstance(start, dict) and start.get("mode") != "continue" else None
 
 
-def _text_of(checkpoint: Checkpoint) -> tuple[Artifact[CleanCorpus], Artifact[TokenizedCorpus]]:
+def _load_text(checkpoint: Checkpoint) -> tuple[Artifact[CleanCorpus], Artifact[TokenizedCorpus]]:
     store = checkpoint.training.parent
-    tokens = _needed(inside(store, checkpoint.record.order.tokens), TokenizedCorpus)
+    tokens = _require_artifact(inside(store, checkpoint.record.order.tokens), TokenizedCorpus)
     record = read_record(tokens.dir)
     assert record is not None
-    return _needed(store / record.inputs["corpus"].artifact, CleanCorpus), tokens
+    return _require_artifact(store / record.inputs["corpus"].artifact, CleanCorpus), tokens
 
 
-def _needed(path: Path, manifest: type[M]) -> Artifact[M]:
+def _require_artifact(path: Path, manifest: type[M]) -> Artifact[M]:
     if (artifact := load_artifact(path, manifest)) is None:
         raise UserError(
             f"{path}, which the training read, is not there, so no document can be looked up; run its recipe to have "
@@ -150,7 +150,7 @@ def _needed(path: Path, manifest: type[M]) -> Artifact[M]:
 
 
 def _readings(record: CheckpointRecord, where: TokenRange) -> DocumentSeen:
-    readings = document_readings(
+    readings = find_document_readings(
         record.order,
         record.position,
         source=where.source,
@@ -170,6 +170,6 @@ def _epoch(record: CheckpointRecord, epoch: int, readings: Sequence[Reading]) ->
 
 def _steps(record: CheckpointRecord, places: Sequence[int]) -> tuple[int, ...] | None:
     batch, position = record.global_batch_size, record.position
-    if num_read(position, position.next_place) != record.step * batch:
+    if count_samples_read(position, position.next_place) != record.step * batch:
         return None
-    return tuple(sorted({num_read(position, place) // batch + 1 for place in places}))
+    return tuple(sorted({count_samples_read(position, place) // batch + 1 for place in places}))

@@ -1,4 +1,4 @@
-"""What a cluster file and a recipe refuse for safety."""
+"""What cluster files and recipes must not contain: secrets, unsafe names, impossible numbers."""
 
 import pytest
 from pydantic import ValidationError

@@ -34,7 +34,7 @@ def clean_config(path: Path, *overrides: str):
 
 
 def refusal(path: Path, *overrides: str, text: str | bytes | None = None, model=RunConfig) -> list[str]:
-    """The lines of the error, with the file's directory cut off."""
+    """Return the lines of the error, with the file's directory cut off."""
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError) as caught:
@@ -215,7 +215,7 @@ def test_ordinary_words_of_a_recipe_are_no_secrets(tmp_path, path):
 
 
 def written(directory: Path, source: str) -> Path:
-    """A recipe that reads a source."""
+    """Write a recipe that reads a source."""
     path = directory / "r.yaml"
     kind = f"{{name: a, kind: json_lines, paths: ['{source}'], language: en}}"
     path.write_text(f"name: r\nsteps:\n  c: {{stage: clean, config: {{sources: [{kind}]}}}}\n")

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from configs.base import Config
 from configs.cluster import ClusterConfig
 from configs.run import RunConfig, Step
-from pipeline.graph.stages import STAGES
+from pipeline.stages import STAGES
 
 
 def definitions(model: type[Config]) -> Iterator[tuple[str, dict[str, Any]]]:

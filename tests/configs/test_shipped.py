@@ -1,13 +1,13 @@
 import pytest
 
-from cluster.launch.table import launcher_for
+from cluster.launch.launcher import launcher_for
 from cluster.machines import GIB, Node
 from cluster.placement import place
 from configs.cluster import ClusterConfig
 from configs.load import SHIPPED, load
 from configs.run import RunConfig
 from pipeline.graph.plan import make_plan, wiring_problems
-from pipeline.graph.stages import STAGES
+from pipeline.stages import STAGES
 
 RECIPES = sorted((SHIPPED / "recipes").glob("*.yaml"))
 CLUSTERS = sorted((SHIPPED / "clusters").glob("*.yaml"))

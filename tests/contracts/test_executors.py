@@ -1,4 +1,4 @@
-"""What every executor keeps to: the same tests over Ray and over this process."""
+"""The contract of every executor: the same tests run on Ray and in this process."""
 
 import os
 import re
@@ -19,7 +19,7 @@ MakeExecutor = Callable[..., Executor]
 
 @pytest.fixture(params=["inline", "ray"])
 def make(request) -> MakeExecutor:
-    """From a pool's settings to an executor."""
+    """Return a function that makes an executor from a pool's settings."""
     if request.param == "inline":
         return lambda **pool: InlineExecutor(PoolConfig(**pool))
     return ray_maker(request)
@@ -57,7 +57,7 @@ def fail(number: int) -> None:
 
 @dataclass(frozen=True)
 class Deadly:
-    """Kills its worker the first `times` times."""
+    """An item that kills its worker the first `times` times."""
 
     marks: Path
     number: int
@@ -78,18 +78,18 @@ def describe(rank: Rank, argument: str) -> tuple[str, Rank, dict[str, str]]:
 
 
 def leave_a_mark(rank: Rank, marks: Path) -> int:
-    (marks / f"attempt-{rank.attempt}-rank-{rank.index}").touch()
-    return rank.attempt
+    (marks / f"start-{rank.num_restarts}-rank-{rank.index}").touch()
+    return rank.num_restarts
 
 
 def die_at_first(rank: Rank, marks: Path) -> int:
-    """Rank 1 of the first attempt is killed while rank 0 waits for it, as in a collective."""
+    """Rank 1 is killed before the first restart while rank 0 waits for it, as in a collective."""
     leave_a_mark(rank, marks)
-    if rank.attempt == 0 and rank.index == 1:
+    if rank.num_restarts == 0 and rank.index == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    if rank.attempt == 0:
+    if rank.num_restarts == 0:
         signal.pause()
-    return rank.attempt
+    return rank.num_restarts
 
 
 def die_always(rank: Rank, argument: None) -> None:
@@ -107,9 +107,9 @@ def want_memory(rank: Rank, argument: None) -> None:
 
 
 def make_way_once(rank: Rank, argument: None) -> int:
-    if rank.attempt == 0:
+    if rank.num_restarts == 0:
         raise Resized
-    return rank.attempt
+    return rank.num_restarts
 
 
 def test_map_gives_results_in_the_order_of_the_items(make):
@@ -163,7 +163,7 @@ def touch(path: Path) -> None:
 
 def test_gang_gives_each_rank_its_place_and_returns_rank_0s_result(make):
     argument, rank, environment = make(num_ranks=1).gang(describe, "hello", label="describing")
-    assert (argument, rank.index, rank.world_size, rank.attempt, rank.device) == ("hello", 0, 1, 0, "cpu")
+    assert (argument, rank.index, rank.world_size, rank.num_restarts, rank.device) == ("hello", 0, 1, 0, "cpu")
     assert environment == {name: rank.environment()[name] for name in environment}
 
 
@@ -179,7 +179,7 @@ def test_gang_tells_a_users_error_from_what_followed_it(make_ray):
 
 def test_gang_starts_all_ranks_and_starts_them_again_together(make_ray, tmp_path):
     assert make_ray(num_ranks=2, max_restarts=1).gang(die_at_first, tmp_path, label="dying") == 1
-    assert {"attempt-1-rank-0", "attempt-1-rank-1"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"start-1-rank-0", "start-1-rank-1"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_gang_gives_up_after_max_restarts(make_ray):
@@ -198,7 +198,7 @@ def test_gang_starts_again_when_ranks_make_way_and_counts_no_loss(make_ray):
     assert make_ray(num_ranks=2, max_restarts=0).gang(make_way_once, None, label="making way") == 1
 
 
-def test_places_that_do_not_come_in_time_are_told_with_what_there_is(make_ray, all_places):
+def test_bundles_that_are_not_free_in_time_are_reported_with_the_free_cores(make_ray, all_cores_taken):
     with pytest.raises(StartUpError) as caught:
         make_ray(num_ranks=1, cpus_per_rank=1, start_timeout_seconds=0.5).gang(die_always, None, label="waiting")
     said = str(caught.value)
@@ -207,8 +207,8 @@ def test_places_that_do_not_come_in_time_are_told_with_what_there_is(make_ray, a
 
 
 @pytest.fixture
-def all_places(make_ray) -> Iterator[None]:
-    """All cores are somebody else's."""
+def all_cores_taken(make_ray) -> Iterator[None]:
+    """Take all cores with the placement group of another owner."""
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 

@@ -1,4 +1,4 @@
-"""What holds for every kind of source in READERS."""
+"""The contract of every kind of source in READERS."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ MISSING = {
     "package_text": {"package": "no_such_package"},
     "docstrings": {"packages": ("no_such_package",)},
 }
-"""What makes the example of a kind name an input that is not there."""
+"""Changes to the example of a kind after which it names an input that does not exist."""
 
 
 def json_lines(root: Path) -> dict[str, Any]:

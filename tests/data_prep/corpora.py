@@ -1,4 +1,4 @@
-"""Small sources on disk, and the cleaning of them, for the tests of data_prep and eval."""
+"""Small sources on disk and the clean corpora made from them, for the tests of data_prep and eval."""
 
 import json
 from collections import Counter
@@ -20,7 +20,7 @@ INLINE = InlineExecutor(PoolConfig())
 
 
 def write_lines(path: Path, rows: Iterable[tuple[str, str] | str]) -> str:
-    """A file of JSON lines: (language, text), or a line as it is; the path, as a source takes it."""
+    """Write a file of JSON lines, each from (language, text) or a line as it stands; return its path as a string."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [row if isinstance(row, str) else json.dumps({"language": row[0], "text": row[1]}) for row in rows]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -40,7 +40,7 @@ def cleaned(out: Path, config: CleanConfig) -> Artifact[CleanCorpus]:
 
 
 def kept(corpus: Artifact[CleanCorpus]) -> list[Document]:
-    """The documents of all shards, in order."""
+    """Read the documents of all shards, in order."""
     return [document for shard in corpus.manifest.shards for document in read_documents(corpus.dir / shard.path)]
 
 
@@ -49,12 +49,12 @@ def held_out(corpus: Artifact[CleanCorpus]) -> list[Document]:
 
 
 def sentences(number: int, *, of: str = "words") -> list[str]:
-    """Distinct made-up sentences."""
+    """Make up distinct sentences."""
     return [f"{of} number {i}: {' '.join(str(i * k % 97) for k in range(1, 12))}" for i in range(number)]
 
 
 def eld_sentences(per_language: int) -> list[tuple[str, str]]:
-    """(language, sentence) of 60 languages, from the installed package eld."""
+    """Read (language, sentence) pairs in 60 languages from the installed package eld."""
     spec = find_spec("eld")
     assert spec is not None and spec.origin is not None
     lines = (Path(spec.origin).parent / "tests" / "data" / "big-test.txt").read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""Token shards of a small clean corpus, made by the stages themselves."""
+"""A tokenizer and token shards of a small clean corpus, made by the stages themselves."""
 
 from dataclasses import dataclass
 from pathlib import Path

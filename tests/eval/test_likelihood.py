@@ -31,7 +31,7 @@ def model() -> Iterator[PreTrainedModel]:
 
 
 def documents() -> list[list[int]]:
-    """Of all lengths around the context's multiples, and more of them than a batch has rows."""
+    """Make documents of all lengths around the context's multiples, more of them than a batch has rows."""
     chance = random.Random(0)
     lengths = [0, 1, 2, 3, *range(CONTEXT - 2, CONTEXT + 3), *range(2 * CONTEXT - 1, 2 * CONTEXT + 2), 37] * 3
     assert len(lengths) > 2 * BATCH_ROWS
@@ -40,7 +40,7 @@ def documents() -> list[list[int]]:
 
 @torch.inference_mode()
 def directly(ids: list[int], model: PreTrainedModel) -> float:
-    """Token by token: each has as context what stands before it in its window, and the last of the one before."""
+    """Compute the nats token by token: each has its window so far as context, and the last id of the window before."""
     whole, total = [PREFIX, *ids], 0.0
     for target in range(1, len(whole)):
         first = (target - 1) // CONTEXT * CONTEXT

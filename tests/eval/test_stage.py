@@ -19,7 +19,7 @@ from configs.data import TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig, ExportConfig, MultipleChoiceConfig
 from data_prep.cleaning.document_files import read_documents, write_documents
 from data_prep.manifests import CleanCorpus, TrainedTokenizer
-from data_prep.tokenizer.sentencepiece_model import EOS_ID, load
+from data_prep.tokenizer.sentencepiece_model import EOS_ID, load_sentencepiece
 from data_prep.tokenizer.stage import MODEL, train_tokenizer
 from data_prep.tokens.stage import tokenize
 from eval.manifests import Scores
@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Made:
-    """What the stages under test take."""
+    """The artifacts that the stages under test take."""
 
     corpus: Artifact[CleanCorpus]
     tokenizer: Artifact[TrainedTokenizer]
@@ -76,7 +76,7 @@ def samples(out: Path, task: str) -> list[dict[str, Any]]:
 
 @torch.inference_mode()
 def nats_of(model: Any, ids: list[int], *, first: int) -> float:
-    """Of the ids from `first` on, given those before."""
+    """Return the negative log-likelihood of the ids from `first` on, given those before."""
     losses = torch.log_softmax(model(input_ids=torch.tensor([ids[:-1]])).logits[0].double(), -1)
     return -sum(float(losses[i - 1, ids[i]]) for i in range(first, len(ids)))
 
@@ -87,7 +87,7 @@ def test_bits_per_byte_equals_a_direct_computation(made: Made, tmp_path: Path) -
     rows = samples(tmp_path, "bits_per_byte")
     assert [(row["document"], row["language"]) for row in rows] == [(d.id, d.language) for d in documents]
     model = load_model(made.model.dir / made.model.manifest.checkpoint)
-    encoder, compared = load(made.tokenizer.dir / MODEL), 0
+    encoder, compared = load_sentencepiece(made.tokenizer.dir / MODEL), 0
     for row, document in zip(rows, documents, strict=True):
         ids = [EOS_ID, *encoder.encode(document.text)]
         if len(ids) <= CONTEXT:
@@ -107,7 +107,7 @@ def test_lm_eval_answers_every_question_as_a_direct_computation_does(made: Made,
     scores = run_evaluate(made, tmp_path, multiple_choice=CHOICE.model_dump(), documents_per_language=1)
     documents = read_documents(made.corpus.dir / made.corpus.manifest.held_out)
     model = load_model(made.model.dir / made.model.manifest.checkpoint)
-    encoder, right, num_left_out = load(made.tokenizer.dir / MODEL), {}, 0
+    encoder, right, num_left_out = load_sentencepiece(made.tokenizer.dir / MODEL), {}, 0
     for question in make_questions(documents, CHOICE):
         context = len(encoder.encode(question.context))
         choices = [encoder.encode(question.context + choice) for choice in question.choices]
@@ -179,7 +179,7 @@ def test_exports_load_without_our_code(made: Made, tmp_path: Path) -> None:
     command = [sys.executable, "-I", "-c", OUTSIDE, str(ROOT), text, *tolerances]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=90)
     assert done.returncode == 0, done.stderr
-    ids = load(made.tokenizer.dir / MODEL).encode(text)
+    ids = load_sentencepiece(made.tokenizer.dir / MODEL).encode(text)
     with torch.inference_mode():
         model = load_model(made.model.dir / made.model.manifest.checkpoint)
         logits = model(torch.tensor([ids])).logits[0].numpy()

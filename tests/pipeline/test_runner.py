@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from cluster.executor import Executor
-from cluster.host.files import sha256_of
-from configs.base import ConfigError, UserError
+from cluster.host.files import FileEntry, sha256_of
+from configs.base import Artifact, ConfigError, InfrastructureError, UserError
 from pipeline.graph.stage import stage
-from pipeline.store.artifact import RECORD
+from pipeline.store.artifact import RECORD, read_record
 from tests.pipeline.toys import (
     STAGES,
     Bind,
@@ -157,6 +157,7 @@ def test_a_refusal_of_the_system_is_one_sentence(tmp_path, number, words):
         run(tmp_path, stages=failing(OSError(number, os.strerror(number), "/data/shard.bin")))
     message = str(caught.value)
     assert message.startswith(f"step 'twice': {words} (/data/shard.bin)")
+    assert isinstance(caught.value, InfrastructureError) == (number == errno.EIO)  # which may pass, and is retried
     assert "\n" not in message
     assert artifacts(tmp_path) == ["write"]
 
@@ -227,3 +228,50 @@ def test_sources_that_change_while_they_are_read_make_no_artifact(tmp_path):
     assert not list((tmp_path / "store").glob("write-*"))
     again = planned(stages=stages, first=sha256_of(source), other=sha256_of(source))
     assert run(tmp_path / "store", again, stages).made == ["first", "twice", "other", "book"]
+
+
+def sign(
+    config: Bind, *, left: Artifact[Text], right: Artifact[Text] | None = None, out: Path, executor: Executor
+) -> Text:
+    (out / "text.txt").write_text(config.title if right is None else (right.dir / right.manifest.path).read_text())
+    return Text(path="text.txt")
+
+
+def test_an_optional_input_may_be_left_out_and_is_then_no_part_of_the_identity(tmp_path):
+    stages = STAGES | {"sign": stage(sign, version=1)}
+    both = {"left": "first", "right": "other"}
+    steps = {"signed": ToyStep("sign", Bind(), {"left": "first"}), "full": ToyStep("sign", Bind(), both)}
+    made = run(tmp_path, stages=stages, plan=planned(recipe(**steps), stages)).artifacts
+    texts = [(made[name].dir / "text.txt").read_text() for name in steps]
+    assert texts == ["a book", "two "]
+    assert made["signed"].dir != made["full"].dir
+
+
+def test_files_whose_digests_a_stage_knows_are_not_read_again(tmp_path, monkeypatch):
+    read: list[str] = []
+
+    def digest(path: Path) -> str:
+        read.append(path.name)
+        return sha256_of(path)
+
+    monkeypatch.setattr("cluster.host.files.sha256_of", digest)
+    entry = FileEntry(num_bytes=4, sha256="computed while it was written")
+    stages = instead_of("repeat", write_known, file_digests=lambda out: {"known.txt": entry})
+    twice = run(tmp_path, stages=stages).artifacts["twice"].dir
+    record = read_record(twice)
+    assert record is not None and record.files["known.txt"] == entry
+    assert "known.txt" not in read and read.count("text.txt") >= 1
+
+
+def test_a_file_that_is_not_as_it_was_written_is_not_committed(tmp_path):
+    entry = FileEntry(num_bytes=5, sha256="computed while it was written")
+    stages = instead_of("repeat", write_known, file_digests=lambda out: {"known.txt": entry})
+    with pytest.raises(UserError, match=r"known\.txt has 4 bytes instead of the 5 that were written"):
+        run(tmp_path, stages=stages)
+    assert "repeat" not in artifacts(tmp_path)
+
+
+def write_known(config: Repeat, *, text: Artifact[Text], out: Path, executor: Executor) -> Text:
+    (out / "known.txt").write_text("four")
+    (out / "text.txt").write_text("text")
+    return Text(path="text.txt")

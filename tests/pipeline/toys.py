@@ -93,9 +93,9 @@ def planned(run: ToyRun | None = None, stages: Mapping[str, Stage] = STAGES, **o
     return make_plan(run or recipe(), stages, observed)
 
 
-def instead_of(name: str, run: object) -> dict[str, Stage]:
+def instead_of(name: str, run: object, **changes: object) -> dict[str, Stage]:
     """The table of stages with another function for one of them, of the same identity."""
-    return STAGES | {name: replace(STAGES[name], run=run)}
+    return STAGES | {name: replace(STAGES[name], run=run, **changes)}
 
 
 @dataclass

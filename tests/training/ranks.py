@@ -21,7 +21,7 @@ from configs.training import TrainConfig
 from data_prep.manifests import Certificate, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
 from data_prep.tokens.megatron_shards import dtype_for, write_shard
 from training.job import Job
-from training.log.attempts_file import begin_session
+from training.log.sessions_file import record_session_start
 
 VOCAB = 320
 GRACE_SECONDS = 10
@@ -32,7 +32,7 @@ def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
     context = _context()
     port = free_port()
     pipes = [context.Pipe(duplex=False) for _ in range(world_size)]
-    ranks = [Rank(i, world_size, "cpu", 1, "127.0.0.1", port, attempt=0) for i in range(world_size)]
+    ranks = [Rank(i, world_size, "cpu", 1, "127.0.0.1", port, num_restarts=0) for i in range(world_size)]
     processes = [
         context.Process(target=_enter, args=(fn, rank, send, args))
         for rank, (_, send) in zip(ranks, pipes, strict=True)
@@ -138,4 +138,4 @@ def tiny_job(
     corpus = tiny_corpus(directory / "corpus")
     out = directory / name
     artifact = Artifact(directory, tokenizer)
-    return Job(config, corpus, artifact, out, placement, begin_session(out), fence_of(out))
+    return Job(config, corpus, artifact, out, placement, record_session_start(out), fence_of(out))

@@ -15,9 +15,9 @@ from data_prep.tokenizer.stage import HUGGING_FACE, MODEL
 from tests.training.ranks import VOCAB, run_ranks, tiny_config, tiny_corpus
 from tests.training.trials import before_step
 from training.checkpoint.directory import load_weights
-from training.log.attempts_file import Attempt, End, read_attempts
-from training.log.metrics_file import FILE, read_metrics
-from training.loop import stop_requests as control
+from training.log.metrics_file import METRICS_FILE, read_metrics
+from training.log.sessions_file import GangStart, SessionEnd, read_session_events
+from training.loop import stop_requests
 from training.stage import train
 
 NUM_CPUS = len(os.sched_getaffinity(0))
@@ -50,7 +50,7 @@ def in_process(rank: Rank, directory: Path, name: str) -> None:
 
 def in_process_and_told_to_stop(rank: Rank, directory: Path, name: str) -> str:
     """The process that runs it all gets SIGTERM before the third step."""
-    control.SECONDS_BETWEEN_LOOKS = 0.0  # steps are quicker than its looks for the file would be
+    stop_requests.SECONDS_BETWEEN_POLLS = 0.0  # steps are quicker than its polls for the file would be
     before_step(2, lambda own: os.kill(os.getpid(), signal.SIGTERM))
     try:
         in_process(rank, directory, name)
@@ -60,7 +60,7 @@ def in_process_and_told_to_stop(rank: Rank, directory: Path, name: str) -> str:
 
 
 def numbers(out: Path) -> list[tuple[Any, ...]]:
-    return [(line.step, line.loss, line.gradient_norm, line.nats) for line in read_metrics(out / FILE)]
+    return [(line.step, line.loss, line.gradient_norm, line.nats) for line in read_metrics(out / METRICS_FILE)]
 
 
 def test_ray_and_this_process_give_identical_numbers(tmp_path: Path, ray_cluster: None) -> None:
@@ -82,6 +82,6 @@ def test_sigterm_to_the_driver_saves_and_the_next_run_goes_on(tmp_path: Path) ->
     assert (tmp_path / "stopped" / "checkpoints" / f"step-{steps:08d}").is_dir()
     assert run_ranks(in_process, 1, tmp_path, "stopped") == [None]
     assert numbers(tmp_path / "stopped") == numbers(tmp_path / "calm")
-    events = read_attempts(tmp_path / "stopped")
-    assert [event.why for event in events if isinstance(event, End)] == ["stopped", "finished"]
-    assert [event.step for event in events if isinstance(event, Attempt)] == [0, steps]
+    events = read_session_events(tmp_path / "stopped")
+    assert [event.why for event in events if isinstance(event, SessionEnd)] == ["stopped", "finished"]
+    assert [event.step for event in events if isinstance(event, GangStart)] == [0, steps]

@@ -1,4 +1,4 @@
-"""What ranks do in tests of training, and what is then read from disk."""
+"""Functions that ranks run in tests of training, and readers of what they leave on disk."""
 
 import errno
 import os
@@ -17,14 +17,14 @@ from cluster.executor import Rank
 from training.checkpoint import rank_file
 from training.checkpoint.directory import load_weights
 from training.job import Job
-from training.log.metrics_file import FILE, StepMetrics, read_metrics
-from training.loop import stop_requests as control
+from training.log.metrics_file import METRICS_FILE, StepMetrics, read_metrics
+from training.loop import stop_requests
 from training.loop.step import Stepper
-from training.loop.stop_requests import Requests
+from training.loop.stop_requests import RequestPoller
 from training.loop.trainer import Trainer, train_rank
 from training.loop.watchdog import Watchdog
 from training.manifests import TrainedModel
-from training.zero.engine import join, leave
+from training.zero.engine import join_process_group, leave_process_group
 from training.zero.fragments import owned_fragments
 
 State = dict[str, dict[str, npt.NDArray[np.float32]]]
@@ -36,36 +36,36 @@ def weights(job: Job, step: int) -> dict[str, torch.Tensor]:
 
 
 def lines(job: Job) -> list[StepMetrics]:
-    return read_metrics(job.out / FILE)
+    return read_metrics(job.out / METRICS_FILE)
 
 
-def courses(job: Job) -> list[tuple[int, float, float]]:
+def trajectory(job: Job) -> list[tuple[int, float, float]]:
     return [(line.step, line.loss, line.gradient_norm) for line in lines(job)]
 
 
 def trainer(rank: Rank, job: Job) -> Trainer:
-    dog = Watchdog(job.out, rank, timeout_seconds=60)
-    return Trainer(rank, job, torch.device("cpu"), dog, Requests(job.out, watches_files=rank.index == 0))
+    watchdog = Watchdog(job.out, rank, timeout_seconds=60)
+    return Trainer(rank, job, torch.device("cpu"), watchdog, RequestPoller(job.out, watches_files=rank.index == 0))
 
 
 def train_all(rank: Rank, jobs: list[Job]) -> None:
-    join(rank, timeout_seconds=60)
+    join_process_group(rank, timeout_seconds=60)
     for job in jobs:
         trainer(rank, job).run()
-    leave()
+    leave_process_group()
 
 
 def before_step(step: int, do: Callable[[Rank], None]) -> None:
     """Have a rank do something when it is to take optimizer step `step`, from 0, for the first time."""
-    honest, seen = Stepper.take, [0]
+    original, seen = Stepper.run_step, [0]
 
-    def take(self: Any, *arguments: Any, **named: Any) -> Any:
+    def run_step(self: Any, *arguments: Any, **named: Any) -> Any:
         if seen[0] == step:
             do(self._rank)
         seen[0] += 1
-        return honest(self, *arguments, **named)
+        return original(self, *arguments, **named)
 
-    Stepper.take = take  # type: ignore[method-assign]
+    Stepper.run_step = run_step  # type: ignore[method-assign]
 
 
 def train_and_die(rank: Rank, job: Job, step: int) -> None:
@@ -92,7 +92,7 @@ def train_and_be_told_to_stop(rank: Rank, job: Job, step: int, number: int) -> s
 
 def train_and_find(rank: Rank, job: Job, step: int, path: Path, text: str) -> str:
     """A file appears before step `step`, and rank 0 looks at every step; what the ranks raise."""
-    control.SECONDS_BETWEEN_LOOKS = 0.0
+    stop_requests.SECONDS_BETWEEN_POLLS = 0.0
 
     def write(own: Rank) -> None:
         if own.index == 0:
@@ -126,13 +126,13 @@ def train_with_a_collective_too_many(rank: Rank, job: Job, step: int) -> None:
 
 def train_with_poison(rank: Rank, job: Job, places: list[int], what: str) -> None:
     """The step whose data begins at one of the places has a loss or a gradient that is not finite, or a huge loss."""
-    from training.network.packed_lm import Network
+    from training.network.packed_lm import PackedLM
 
-    honest, forward, now = Stepper.take, Network.forward, [False]
+    original, forward, now = Stepper.run_step, PackedLM.forward, [False]
 
-    def take(self: Any, batch: Any, *arguments: Any, **named: Any) -> Any:
+    def run_step(self: Any, batch: Any, *arguments: Any, **named: Any) -> Any:
         now[0] = int(batch.index.sum() * 1000 + batch.stream.sum()) in poisoned
-        return honest(self, batch, *arguments, **named)
+        return original(self, batch, *arguments, **named)
 
     def poisoned_forward(self: Any, *arguments: Any) -> Any:
         objective, nats = forward(self, *arguments)
@@ -143,26 +143,26 @@ def train_with_poison(rank: Rank, job: Job, places: list[int], what: str) -> Non
             return objective, nats
         return objective, nats * (float("inf") if what == "loss" else 50.0)
 
-    Stepper.take, Network.forward = take, poisoned_forward  # type: ignore[method-assign, assignment]
-    join(rank, timeout_seconds=60)
+    Stepper.run_step, PackedLM.forward = run_step, poisoned_forward  # type: ignore[method-assign, assignment]
+    join_process_group(rank, timeout_seconds=60)
     subject = trainer(rank, job)
     batches = [subject.batches.batch((range(place, place + job.config.global_batch_size),)) for place in places]
     poisoned = {int(batch.index.sum() * 1000 + batch.stream.sum()) for batch in batches}
     try:
         subject.run()
     finally:
-        leave()
+        leave_process_group()
 
 
 def train_on_a_full_disk(rank: Rank, job: Job, step: int) -> TrainedModel | None:
     """While the checkpoint of step `step` is written, rank 1 has no space left."""
-    honest = rank_file.write
+    original = rank_file.write
 
     def write(prefix: Path, *arguments: Any, **named: Any) -> None:
         if f"step-{step:08d}" in str(prefix) and rank.index == 1:
             prefix.with_suffix(".safetensors").write_bytes(b"half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(prefix))
-        honest(prefix, *arguments, **named)
+        original(prefix, *arguments, **named)
 
     rank_file.write = write
     return train_rank(rank, job)
@@ -170,13 +170,13 @@ def train_on_a_full_disk(rank: Rank, job: Job, step: int) -> TrainedModel | None
 
 def state_held(rank: Rank, job: Job) -> list[tuple[str, str, int, npt.NDArray[np.float32]]]:
     """What the rank has once it has gone on from the newest checkpoint: (kind, name, offset, elements)."""
-    join(rank, timeout_seconds=60)
+    join_process_group(rank, timeout_seconds=60)
     held = [
         (kind, fragment.name, fragment.offset, tensor.float().numpy().copy())
-        for fragment in owned_fragments(trainer(rank, job).course.engine)
+        for fragment in owned_fragments(trainer(rank, job).state.engine)
         for kind, tensor in fragment.tensors.items()
     ]
-    leave()
+    leave_process_group()
     return held
 
 

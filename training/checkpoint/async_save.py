@@ -1,9 +1,8 @@
-"""Saving checkpoints behind the training loop, which stands still only while the state is copied to host memory.
+"""Asynchronous checkpoints: the training loop stands still only while the state is copied to host memory.
 
 Each rank copies what it owns into one host buffer that it keeps, and a thread writes it, its checksums last. Rank 0's
-thread waits until those of all ranks are there, and gives the checkpoint its name. That a rank could not write travels
-with the collective that the loop makes in every step anyway. The buffer is one checkpoint's, so a second save waits
-for the first.
+thread waits until those of all ranks are there, and gives the checkpoint its name. A rank that could not write says so
+in the collective that the loop makes in every step anyway. There is one buffer, so a second save waits for the first.
 """
 
 import errno
@@ -16,12 +15,12 @@ from pathlib import Path
 import torch
 
 from cluster.host.files import sync, write_text
-from training.checkpoint import directory as checkpoint
 from training.checkpoint import rank_file
+from training.checkpoint.directory import MODEL_CONFIG, commit_checkpoint, directory_of, partial_directory
 from training.records import CheckpointRecord
 from training.zero.fragments import Fragment
 
-SECONDS_BETWEEN_LOOKS = 0.02
+_POLL_SECONDS = 0.02
 
 
 @dataclass
@@ -30,8 +29,8 @@ class _Pending:
 
     record: CheckpointRecord
     directory: Path
-    gathering: Path
-    entries: list[rank_file.Entry]
+    partial: Path
+    entries: list[rank_file.TensorEntry]
     given_up: threading.Event = field(default_factory=threading.Event)
     written: threading.Event = field(default_factory=threading.Event)
     """Set when this rank's files are on disk, or could not be written."""
@@ -42,7 +41,7 @@ class _Pending:
 
 
 class Saver:
-    """The saves of one rank. `begin` and `advance` are called on all ranks in the same order."""
+    """Saves the part of one rank. `begin` and `advance` are called on all ranks in the same order."""
 
     def __init__(
         self,
@@ -50,28 +49,28 @@ class Saver:
         *,
         rank: int,
         world_size: int,
-        attempt: str,
+        start_id: str,
         model_config: str,
         before: Callable[[], None],
         after: Callable[[], None],
-        tell: Callable[[str], None],
+        notify: Callable[[str], None],
         pinned: bool,
     ) -> None:
-        """`attempt` is the same on all ranks and new in each attempt. On rank 0, in a thread, `before` runs
-        before a checkpoint gets its name, and may raise OSError, and `after` when it has it. `tell` passes a sentence
-        to the user."""
-        self._root, self._rank, self._world_size, self._attempt = root, rank, world_size, attempt
+        """`start_id` is the same on all ranks and new at each restart. On rank 0, in a thread, `before` runs before a
+        checkpoint gets its name, and may raise OSError, and `after` when it has it. `notify` passes a sentence to the
+        user."""
+        self._root, self._rank, self._world_size, self._start_id = root, rank, world_size, start_id
         self._model_config, self._pinned = model_config, pinned
-        self._before, self._after, self._tell = before, after, tell
+        self._before, self._after, self._notify = before, after, notify
         self._buffer = torch.empty(0, dtype=torch.uint8)
         self._pending: _Pending | None = None
         self.failure: Exception | None = None
-        """Why the last save that ended came to nothing; None if it came to something."""
+        """Why the last save that ended failed; None if it succeeded."""
         self.num_blocks = 0
         """Blocks written so far: it grows while a slow disk still takes data."""
 
     def begin(self, record: CheckpointRecord, fragments: Iterator[Fragment]) -> None:
-        """Copy the state and start to write it. No save may be under way on any rank."""
+        """Copy the state to host memory and start to write it. No save may be under way on any rank."""
         assert self._pending is None
         tensors = {
             rank_file.key(kind, fragment.name, fragment.offset): tensor
@@ -80,20 +79,20 @@ class Saver:
         }
         entries = rank_file.layout((key, tensor.dtype, tensor.numel()) for key, tensor in tensors.items())
         self._copy(entries, tensors)
-        directory = checkpoint.directory_of(self._root, record.step)
-        pending = _Pending(record, directory, checkpoint.gathering_place(directory, self._attempt), entries)
+        directory = directory_of(self._root, record.step)
+        pending = _Pending(record, directory, partial_directory(directory, self._start_id), entries)
         pending.thread = threading.Thread(target=self._work, args=(pending,), name="checkpoint", daemon=True)
         self._pending = pending
         pending.thread.start()
 
     @property
     def failed(self) -> bool:
-        """Whether this rank could not do its part of the save under way; to be summed over ranks for `advance`."""
+        """Whether this rank could not write its part of the save under way; to be summed over ranks for `advance`."""
         pending = self._pending
         return pending is not None and pending.error is not None and not pending.named
 
     def advance(self, num_failed: int) -> None:
-        """Take note of what became of the save under way, if it ended; if a rank failed, all give it up."""
+        """Note how the save under way ended, if it did; give it up if any of the ranks, `num_failed`, failed."""
         pending = self._pending
         if num_failed:
             self.failure = OSError(errno.EIO, "another rank could not write its part of the checkpoint")
@@ -106,17 +105,17 @@ class Saver:
                 self._give_up(pending)
 
     def wait_for_files(self, seconds: float) -> bool:
-        """Whether this rank has done its part, after waiting for it for at most so long."""
+        """Wait at most so long for this rank's file, and return whether it is written."""
         return self._pending is None or self._pending.written.wait(seconds)
 
     def wait(self, seconds: float) -> bool:
-        """Whether this rank's thread has ended, after waiting for it for at most so long: rank 0's, for all parts."""
+        """Wait at most so long for this rank's thread (rank 0's writes last, for all), and return whether it ended."""
         thread = self._pending.thread if self._pending else None
         if thread is not None:
             thread.join(seconds)
         return thread is None or not thread.is_alive()
 
-    def _copy(self, entries: list[rank_file.Entry], tensors: dict[str, torch.Tensor]) -> None:
+    def _copy(self, entries: list[rank_file.TensorEntry], tensors: dict[str, torch.Tensor]) -> None:
         num_bytes = entries[-1].stop if entries else 0
         if self._buffer.numel() != num_bytes:
             self._buffer = torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=self._pinned)
@@ -130,28 +129,28 @@ class Saver:
             self._write(pending)
             if self._rank == 0 and self._all_written(pending):
                 self._before()
-                sync(pending.gathering)
-                checkpoint.finish(pending.gathering, pending.directory, pending.record)
+                sync(pending.partial)
+                commit_checkpoint(pending.partial, pending.directory, pending.record)
                 pending.named = True
                 self._after()
         except Exception as error:
-            pending.error = error  # _give_up tells of it, or raises it if it is of our own making
+            pending.error = error  # _give_up reports it, or raises it if it is a bug
         finally:
             pending.written.set()
 
     def _write(self, pending: _Pending) -> None:
-        pending.gathering.mkdir(parents=True, exist_ok=True)
+        pending.partial.mkdir(parents=True, exist_ok=True)
         if self._rank == 0:
-            write_text(pending.gathering / checkpoint.MODEL_CONFIG, self._model_config)
-        prefix = pending.gathering / rank_file.stem(self._rank, self._world_size)
+            write_text(pending.partial / MODEL_CONFIG, self._model_config)
+        prefix = pending.partial / rank_file.file_stem(self._rank, self._world_size)
         rank_file.write(prefix, pending.entries, self._buffer, on_progress=self._progress)
         pending.written.set()
 
     def _all_written(self, pending: _Pending) -> bool:
-        """Whether the last file of every rank is there, after waiting for it; False if the save is given up."""
-        names = [f"{rank_file.stem(rank, self._world_size)}.json" for rank in range(self._world_size)]
-        while not all((pending.gathering / name).exists() for name in names):
-            if pending.given_up.wait(SECONDS_BETWEEN_LOOKS):
+        """Wait for the last file of every rank; return False if the save is given up meanwhile."""
+        names = [f"{rank_file.file_stem(rank, self._world_size)}.json" for rank in range(self._world_size)]
+        while not all((pending.partial / name).exists() for name in names):
+            if pending.given_up.wait(_POLL_SECONDS):
                 return False
         return True
 
@@ -167,15 +166,15 @@ class Saver:
             self.failure = None if pending.named else pending.error
             if not isinstance(pending.error, OSError):
                 raise pending.error
-        for file in pending.gathering.glob(f"*{rank_file.stem(self._rank, self._world_size)}*"):
+        for file in pending.partial.glob(f"*{rank_file.file_stem(self._rank, self._world_size)}*"):
             file.unlink(missing_ok=True)
         if self._rank == 0:
-            shutil.rmtree(pending.gathering, ignore_errors=True)  # other ranks are at it too
+            shutil.rmtree(pending.partial, ignore_errors=True)  # other ranks are at it too
         if isinstance(pending.error, OSError):
-            self._tell(_explain(pending, pending.error))
+            self._notify(_describe_failure(pending, pending.error))
 
 
-def _explain(pending: _Pending, error: OSError) -> str:
+def _describe_failure(pending: _Pending, error: OSError) -> str:
     if pending.named:
         return f"older checkpoints could not be deleted ({error.strerror}); training goes on, and tries again"
     return (

@@ -1,4 +1,4 @@
-"""A trained model, put together from its checkpoint."""
+"""A trained model, assembled from its checkpoint."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from training.network.build_model import build_model
 
 
 def load_model(directory: Path) -> PreTrainedModel:
-    """The model of a checkpoint, fp32, on the CPU, ready for evaluation. The checkpoint is held while it is read."""
+    """Load the model of a checkpoint, fp32, on the CPU, in evaluation mode. Keeps the checkpoint from being deleted."""
     with hold(directory):
         weights = load_weights(directory)
         model = build_model(AutoConfig.from_pretrained(directory), seed=0)

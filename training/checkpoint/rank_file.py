@@ -1,11 +1,13 @@
-"""The file of one rank in a checkpoint: safetensors, with a checksum for every stretch of it.
+"""The file of one rank in a checkpoint: safetensors, with a checksum for every block of it.
 
 `rank-00000-of-00002.safetensors` holds tensors `<kind>/<parameter>@<offset>`; beside it `rank-00000-of-00002.json`
-has the xxh3-64 of its header and of each `block_bytes` of data after it. So a reader that needs a stretch reads and
-verifies just the blocks that hold it. torch.distributed.checkpoint was looked at: its metadata is a pickle unless it
+has the xxh3-64 of its header and of each `block_bytes` of data after it, and the SHA-256 of the whole. So a reader that
+needs a stretch reads and verifies just the blocks that hold it, and an artifact's record takes the file's checksum
+without reading it again. torch.distributed.checkpoint was looked at: its metadata is a pickle unless it
 writes Hugging Face's layout, and that knows neither checksums nor shards that are no DTensors.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -14,31 +16,20 @@ from pathlib import Path
 
 import torch
 import xxhash
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from cluster.host.files import sync, write_text
 from configs.base import UserError
+from training.records import RankFileSums
 
 BLOCK_BYTES = 4 << 20
 _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 _TYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 
-class Checksums(BaseModel):
-    """Of one rank's file, by stretches."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    header_bytes: int
-    block_bytes: int
-    data_bytes: int
-    xxh3_64: tuple[str, ...]
-    """Of the header, then of each block of the data."""
-
-
 @dataclass(frozen=True)
-class Entry:
-    """A tensor in the data: one-dimensional."""
+class TensorEntry:
+    """Where a one-dimensional tensor lies in the data."""
 
     key: str
     dtype: torch.dtype
@@ -49,62 +40,72 @@ class Entry:
 
     @property
     def numel(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return (self.stop - self.start) // self.dtype.itemsize
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Bytes of a file's data, and the one-dimensional tensor of as many elements that they belong in."""
+class ReadRequest:
+    """A range of bytes of a file's data, and the one-dimensional tensor, of as many elements, to read them into."""
 
     start: int
     stop: int
     dtype: torch.dtype
-    """In the file; the tensor may have another."""
+    """Element type in the file; the tensor may have another."""
 
     into: torch.Tensor
 
 
-def layout(sizes: Iterable[tuple[str, torch.dtype, int]]) -> list[Entry]:
-    """Places for tensors (key, dtype, elements), widest type first so that each stays aligned."""
+def layout(sizes: Iterable[tuple[str, torch.dtype, int]]) -> list[TensorEntry]:
+    """Lay out tensors (key, dtype, elements) one after another, the widest type first so that each stays aligned."""
     entries, start = [], 0
     for key, dtype, numel in sorted(sizes, key=lambda size: (-size[1].itemsize, size[0])):
-        entries.append(Entry(key, dtype, start, start + numel * dtype.itemsize))
+        entries.append(TensorEntry(key, dtype, start, start + numel * dtype.itemsize))
         start = entries[-1].stop
     return entries
 
 
-def stem(rank: int, world_size: int) -> str:
-    """File name without its ending."""
+def file_stem(rank: int, world_size: int) -> str:
+    """The name of a rank's file, without its suffix."""
     return f"rank-{rank:05d}-of-{world_size:05d}"
 
 
-def write(prefix: Path, entries: list[Entry], data: torch.Tensor, *, on_progress: Callable[[], None]) -> None:
-    """Write `data`, bytes laid out as `entries` say, and its checksums; on disk when this returns."""
+def write(prefix: Path, entries: list[TensorEntry], data: torch.Tensor, *, on_progress: Callable[[], None]) -> None:
+    """Write `data`, bytes laid out as `entries` say, and then its checksums; both are on disk when this returns.
+
+    `on_progress` is called after each block, so that a watchdog can tell a slow disk from a hang.
+    """
     header = _header(entries)
     view = memoryview(data.numpy().data)
-    sums = [xxhash.xxh3_64_hexdigest(header)]
+    sums, whole = [xxhash.xxh3_64_hexdigest(header)], hashlib.sha256(header)
     path = prefix.with_suffix(".safetensors")
     with path.open("wb", buffering=0) as file:
         _write_all(file.fileno(), memoryview(header))
         for start in range(0, len(view), BLOCK_BYTES):
             block = view[start : start + BLOCK_BYTES]
             sums.append(xxhash.xxh3_64_hexdigest(block))
+            whole.update(block)
             _write_all(file.fileno(), block)
             on_progress()
     sync(path)
     on_progress()
-    index = Checksums(header_bytes=len(header), block_bytes=BLOCK_BYTES, data_bytes=len(view), xxh3_64=tuple(sums))
+    index = RankFileSums(
+        header_bytes=len(header),
+        block_bytes=BLOCK_BYTES,
+        data_bytes=len(view),
+        xxh3_64=tuple(sums),
+        sha256=whole.hexdigest(),
+    )
     write_text(prefix.with_suffix(".json"), index.model_dump_json())
 
 
 class RankFile:
-    """A rank's file, open for reading. Raises UserError wherever it is damaged."""
+    """A rank's file, open for reading. Its methods raise UserError where it is damaged."""
 
     def __init__(self, prefix: Path) -> None:
         self._path = prefix.with_suffix(".safetensors")
         try:
-            self._sums = Checksums.model_validate_json(prefix.with_suffix(".json").read_bytes())
+            self._sums = RankFileSums.model_validate_json(prefix.with_suffix(".json").read_bytes())
             self._file = self._path.open("rb", buffering=0)
             header = self._file.read(self._sums.header_bytes)
         except ValidationError:
@@ -122,16 +123,16 @@ class RankFile:
         """Close the file."""
         self._file.close()
 
-    def read(self, wanted: Iterable[Stretch]) -> None:
-        """Fill tensors. Goes through the file once, front to back; reads the blocks that are needed and no others."""
+    def read(self, wanted: Iterable[ReadRequest]) -> None:
+        """Fill tensors in one pass over the file; read and verify the blocks that are needed and no others."""
         size = self._sums.block_bytes
         buffer, held = bytearray(size), -1
-        for stretch in sorted(wanted, key=lambda stretch: stretch.start):
-            for number in range(stretch.start // size, -(-stretch.stop // size)):
+        for request in sorted(wanted, key=lambda request: request.start):
+            for number in range(request.start // size, -(-request.stop // size)):
                 if number != held:
                     self._load(number, buffer)
                     held = number
-                _copy(buffer, number * size, stretch)
+                _copy(buffer, number * size, request)
 
     def _load(self, number: int, buffer: bytearray) -> None:
         start = number * self._sums.block_bytes
@@ -156,15 +157,15 @@ class RankFile:
         return UserError(f"checkpoint {self._path.parent} is damaged: {what}")
 
 
-def _copy(block: bytearray, first: int, stretch: Stretch) -> None:
-    """Copy what a block, whose first byte is number `first` of the data, holds of a stretch."""
-    width = stretch.dtype.itemsize
-    low, high = max(stretch.start, first), min(stretch.stop, first + len(block))
-    values = torch.frombuffer(block, dtype=stretch.dtype, count=(high - low) // width, offset=low - first)
-    stretch.into[(low - stretch.start) // width : (high - stretch.start) // width].copy_(values)
+def _copy(block: bytearray, first: int, request: ReadRequest) -> None:
+    """Copy what a block holds of the requested range; its first byte is byte `first` of the data."""
+    width = request.dtype.itemsize
+    low, high = max(request.start, first), min(request.stop, first + len(block))
+    values = torch.frombuffer(block, dtype=request.dtype, count=(high - low) // width, offset=low - first)
+    request.into[(low - request.start) // width : (high - request.start) // width].copy_(values)
 
 
-def _header(entries: list[Entry]) -> bytes:
+def _header(entries: list[TensorEntry]) -> bytes:
     """The beginning of a safetensors file, padded so that the data is aligned to 64 bytes."""
     tensors = {
         entry.key: {
@@ -179,9 +180,9 @@ def _header(entries: list[Entry]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _entries(header: bytes) -> list[Entry]:
+def _entries(header: bytes) -> list[TensorEntry]:
     tensors = json.loads(header[8:])
-    return [Entry(key, _TYPES[found["dtype"]], *found["data_offsets"]) for key, found in tensors.items()]
+    return [TensorEntry(key, _TYPES[found["dtype"]], *found["data_offsets"]) for key, found in tensors.items()]
 
 
 def _write_all(descriptor: int, data: memoryview) -> None:

@@ -1,4 +1,8 @@
-"""Where training goes on: the newest checkpoint that is whole and counts, the one it continues from, or the start."""
+"""Where training resumes: the newest checkpoint that is whole and valid, the one that it continues, or the start.
+
+All ranks decide alike: rank 0 lists the candidates, each rank loads its part, and one that any rank finds damaged is
+passed over by all.
+"""
 
 import shutil
 from collections.abc import Callable
@@ -9,12 +13,17 @@ from pathlib import Path
 import torch
 
 from configs.base import UserError
-from training.checkpoint import directory as checkpoint
+from training.checkpoint.directory import (
+    DAMAGED,
+    delete_checkpoint,
+    load_fragments,
+    read_record,
+)
 from training.checkpoint.retention import hold
-from training.checkpoint.rollbacks import counts, position_after
-from training.records import CheckpointRecord, Position, Rollback
+from training.checkpoint.rollbacks import is_still_valid, position_after
+from training.records import CheckpointRecord, Position, Rollback, list_checkpoints, step_of
 from training.zero.engine import set_num_updates
-from training.zero.fragments import needed_fragments, publish
+from training.zero.fragments import copy_masters_to_weights, needed_fragments
 
 
 @dataclass(frozen=True)
@@ -29,12 +38,12 @@ class Progress:
 
     @property
     def num_skipped(self) -> int:
-        """Steps without an update."""
+        """Steps without an update of the weights."""
         return self.step - self.num_updates
 
 
 def progress_of(record: CheckpointRecord) -> Progress:
-    """What a checkpoint says of it."""
+    """How far training was when a checkpoint was written."""
     return Progress(record.step, record.num_updates, record.num_tokens, record.position, record.num_rollbacks)
 
 
@@ -44,12 +53,12 @@ def restore(
     *,
     first: Progress,
     rollbacks: list[Rollback],
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> Progress | None:
-    """Load the newest checkpoint under `root` that counts, and of which every rank finds what it needs whole.
+    """Load the newest checkpoint under `root` that is valid and of which every rank finds its part whole. Collective.
 
-    `first` is where the run began. Collective. None if there is no such checkpoint: the engine's state may then be
-    that of a damaged one, in part.
+    `first` is where the run began. Returns None if there is no such checkpoint: the engine's state may then be, in
+    part, that of a damaged one. A checkpoint from before a roll-back that abandoned it is passed over.
     """
     for directory in _candidates(root):
         record, problem = _load(engine, directory, rollbacks, before=first.num_rollbacks)
@@ -58,28 +67,28 @@ def restore(
         if not any(problems):
             if record is not None:
                 return _resume(engine, record, rollbacks, before=first.num_rollbacks)
-            continue  # it is of a course that was left
+            continue  # a roll-back abandoned it
         for text in dict.fromkeys(text for text in problems if text):
-            tell(
-                f"{text}; it is kept as {checkpoint.DAMAGED}{directory.name}, and training goes on from the one "
+            notify(
+                f"{text}; it is kept as {DAMAGED}{directory.name}, and training goes on from the one "
                 "before, or from the start if there is none"
             )
     return None
 
 
-def drop_void(root: Path, rollbacks: list[Rollback], *, before: int) -> None:
-    """Delete the checkpoints of a course that was left by a roll-back. For one rank to do."""
-    for directory in checkpoint.named(root) if rollbacks else ():
-        with suppress(UserError):  # a damaged one is told of when it is tried
-            if not counts(checkpoint.read_record(directory), rollbacks, before=before):
-                checkpoint.discard(directory)
+def delete_abandoned(root: Path, rollbacks: list[Rollback], *, before: int) -> None:
+    """Delete the checkpoints that a roll-back abandoned. One rank calls this."""
+    for directory in list_checkpoints(root) if rollbacks else ():
+        with suppress(UserError):  # a damaged one is reported when loading it is tried
+            if not is_still_valid(read_record(directory), rollbacks, before=before):
+                delete_checkpoint(directory)
 
 
-def set_aside_newer(root: Path, step: int) -> None:
-    """Take checkpoints after `step`, which were found damaged, out of the way of those to come. For one rank to do."""
-    for directory in checkpoint.named(root):
-        if checkpoint.step_of(directory) > step:
-            aside = directory.with_name(f"{checkpoint.DAMAGED}{directory.name}")
+def set_aside_damaged(root: Path, step: int) -> None:
+    """Rename checkpoints after `step`, which were found damaged, to make way for new ones. One rank calls this."""
+    for directory in list_checkpoints(root):
+        if step_of(directory) > step:
+            aside = directory.with_name(f"{DAMAGED}{directory.name}")
             shutil.rmtree(aside, ignore_errors=True)
             directory.rename(aside)
 
@@ -97,8 +106,8 @@ def load_checkpoint(engine: object, directory: Path) -> Progress:
 
 
 def _candidates(root: Path) -> list[Path]:
-    """As rank 0 sees them."""
-    found = [checkpoint.named(root) if torch.distributed.get_rank() == 0 else None]
+    """The checkpoints as rank 0 lists them, newest first, so that all ranks try the same. Collective."""
+    found = [list_checkpoints(root) if torch.distributed.get_rank() == 0 else None]
     torch.distributed.broadcast_object_list(found, src=0)
     return found[0] or []
 
@@ -106,12 +115,12 @@ def _candidates(root: Path) -> list[Path]:
 def _load(
     engine: object, directory: Path, rollbacks: list[Rollback], *, before: int
 ) -> tuple[CheckpointRecord | None, str | None]:
-    """The record, once loaded, or None if it does not count; and what is wrong with it."""
+    """Load a checkpoint; return its record, or None if a roll-back abandoned it, and what is wrong with it."""
     try:
-        record = checkpoint.read_record(directory)
-        if not counts(record, rollbacks, before=before):
+        record = read_record(directory)
+        if not is_still_valid(record, rollbacks, before=before):
             return None, None
-        checkpoint.load_fragments(directory, record, needed_fragments(engine))
+        load_fragments(directory, record, needed_fragments(engine))
     except UserError as error:
         return None, str(error)
     return record, None
@@ -119,6 +128,6 @@ def _load(
 
 def _resume(engine: object, record: CheckpointRecord, rollbacks: list[Rollback], *, before: int) -> Progress:
     set_num_updates(engine, record.num_updates)
-    publish(engine)
+    copy_masters_to_weights(engine)
     position = position_after(record.position, rollbacks[record.num_rollbacks - before :])
     return replace(progress_of(record), position=position, num_rollbacks=before + len(rollbacks))

@@ -1,10 +1,10 @@
-"""Which checkpoints stay on disk, and the right of a reader to keep one from being deleted."""
+"""Which checkpoints stay on disk, and how a reader keeps one from being deleted."""
 
-import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cluster.leases.flock import lock_file
 from configs.pools import RetentionConfig
 
 _LEASES = ".leases"
@@ -12,9 +12,9 @@ _LEASES = ".leases"
 
 @contextmanager
 def hold(directory: Path) -> Iterator[None]:
-    """Keep a checkpoint from being deleted while it is read. Where nothing can be written, it is read without.
+    """Keep a checkpoint from being deleted while it is read, by a shared file lock beside it.
 
-    A shared file lock beside the checkpoint, which the system drops when its holder dies.
+    In a store that cannot be written there is no lock, and nobody deletes from it.
     """
     try:
         path = directory.parent / _LEASES / directory.name
@@ -24,18 +24,18 @@ def hold(directory: Path) -> Iterator[None]:
         yield
         return
     with file:
-        fcntl.flock(file, fcntl.LOCK_SH)
+        lock_file(file, shared=True, wait=True)
         yield
 
 
 @contextmanager
 def unless_held(directory: Path) -> Iterator[bool]:
-    """Whether the checkpoint may be deleted during the block: nobody holds it, and nobody can meanwhile."""
+    """Yield whether the checkpoint may be deleted during the block: nobody holds it, and nobody can meanwhile."""
     path = directory.parent / _LEASES / directory.name
     path.parent.mkdir(exist_ok=True)
     with path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(file)
         except BlockingIOError:
             yield False
             return
@@ -44,8 +44,8 @@ def unless_held(directory: Path) -> Iterator[bool]:
             path.unlink()
 
 
-def kept(losses: Mapping[int, float], rule: RetentionConfig) -> set[int]:
-    """The steps whose checkpoints stay, of those there are, with the training loss of each."""
+def steps_to_keep(losses: Mapping[int, float], rule: RetentionConfig) -> set[int]:
+    """The steps whose checkpoints the rule keeps; `losses` has the training loss by step of all that there are."""
     newest_first = sorted(losses, reverse=True)
     stay = set(newest_first[: rule.newest])
     if rule.every_steps is not None:

@@ -1,4 +1,4 @@
-"""From places in the order to tokens: which rank reads what, and how much each batch weighs."""
+"""Batches of training samples: which samples are at given places of the order, and which rank reads which of them."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,28 +10,28 @@ from configs.base import Artifact, UserError
 from configs.training import TrainConfig
 from data_prep.manifests import TokenizedCorpus
 from data_prep.tokens.sample_order import Ints, Order, Stream, stream_weights
-from training.data.token_stream import token_streams
+from training.data.token_stream import open_token_streams
 from training.records import OrderRecord, StreamRecord
 
 _MAX_NAMED = 6
-"""Streams named in an error."""
+"""Most streams that an error names."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The samples of one optimizer step, over all ranks; known without reading any token."""
+    """The samples of one optimizer step on all ranks; it is known without reading any token."""
 
     stream: Ints
     """(samples,) index of each sample's stream."""
 
     index: Ints
-    """(samples,) its number in the stream."""
+    """(samples,) each sample's number in its stream."""
 
     num_targets: int
-    """Loss-bearing tokens."""
+    """Tokens that bear loss."""
 
     targets_by_stream: dict[str, int]
-    """The same by `source/language`, of the streams that are read."""
+    """Tokens that bear loss by `source/language`, of the streams that are read."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class MicroBatch:
     """(rows, sequence_length + 1): inputs are all but the last column, targets all but the first."""
 
     lengths: Ints
-    """(rows,)."""
+    """(rows,) number of each row's targets that bear loss."""
 
     streams: Ints
     """(rows,) index of each row's stream."""
 
 
 class Batches:
-    """The training data of one config on one corpus, addressed by places in the order.
+    """The training data of one config on one corpus, addressed by places in the order of samples.
 
     A stream of n tokens has n - 1 targets, cut every `sequence_length`; the last sample is shorter, never dropped,
     so in an epoch each token is a target exactly once.
@@ -58,7 +58,7 @@ class Batches:
     def __init__(self, corpus: Artifact[TokenizedCorpus], config: TrainConfig) -> None:
         self._config = config
         self._name = corpus.dir.resolve().name
-        found = {key: tokens for key, tokens in token_streams(corpus).items() if tokens.num_tokens > 1}
+        found = {key: tokens for key, tokens in open_token_streams(corpus).items() if tokens.num_tokens > 1}
         sizes = [(*key, -(-(tokens.num_tokens - 1) // config.sequence_length)) for key, tokens in found.items()]
         _check(sizes, config)
         weights = stream_weights(sizes, config.mixture)
@@ -68,7 +68,7 @@ class Batches:
         self._order = Order(self.streams, seed=config.seed)
 
     def order_record(self) -> OrderRecord:
-        """What the order is a function of."""
+        """Return all that the order is a function of."""
         streams = [
             StreamRecord(
                 source=stream.source,
@@ -85,7 +85,7 @@ class Batches:
         )
 
     def batch(self, places: tuple[range, ...]) -> Batch:
-        """The samples at the given places."""
+        """Return the batch of the samples at the given places."""
         pieces = [self._order.samples(piece.start, piece.stop) for piece in places]
         stream = np.concatenate([piece.stream for piece in pieces])
         index = np.concatenate([piece.index for piece in pieces])
@@ -97,17 +97,17 @@ class Batches:
         return Batch(stream, index, int(targets.sum()), named)
 
     def micro_batches(self, batch: Batch, *, rank: int, world_size: int, size: int) -> Iterator[MicroBatch]:
-        """What `rank` reads of a batch: equally many micro-batches on every rank.
+        """Yield the micro-batches, of at most `size` rows, that `rank` reads of a batch: equally many on every rank.
 
-        Sample i of the batch goes to rank i mod world_size. A rank that runs out reads the batch's first sample,
-        with no loss on it.
+        Sample i of the batch goes to rank i mod world_size. A rank that has no samples left reads the batch's first
+        one, with no loss on it.
         """
         num_samples = len(batch.stream)
-        mine = np.arange(rank, num_samples, world_size)
+        samples_of_rank = np.arange(rank, num_samples, world_size)
         num_batches = math.ceil(math.ceil(num_samples / world_size) / size)
-        per_batch = math.ceil(len(mine) / num_batches)
+        per_batch = math.ceil(len(samples_of_rank) / num_batches)
         for number in range(num_batches):
-            rows = mine[number * per_batch : (number + 1) * per_batch]
+            rows = samples_of_rank[number * per_batch : (number + 1) * per_batch]
             chosen = rows if len(rows) else np.zeros(1, dtype=np.int64)
             yield self._read(batch.stream[chosen], batch.index[chosen], bears_loss=len(rows) > 0)
 
@@ -141,7 +141,7 @@ def _differences(record: OrderRecord, now: OrderRecord) -> list[str]:
     if changed := _changed_streams(record, now, lambda stream: (stream.num_tokens, stream.num_bytes)):
         found.append(f"the text of {changed}")
     if not found and (changed := _changed_streams(record, now, lambda stream: stream.weight)):
-        found.append(f"the weight of {changed}")  # named only by itself: weights follow from length and text
+        found.append(f"the weight of {changed}")  # not after a change of length or text, which changes weights, too
     return found
 
 
@@ -159,9 +159,9 @@ def _check(sizes: list[tuple[str, str, int]], config: TrainConfig) -> None:
             f"the corpus has {available} sequences of {config.sequence_length} tokens, fewer than one batch of "
             f"{config.global_batch_size}; lower global_batch_size or sequence_length, or add text"
         )
-    named, there = config.mixture.source_weights, {source for source, _, _ in sizes}
-    if named and (wrong := sorted(there ^ named.keys())):
+    named, in_corpus = config.mixture.source_weights, {source for source, _, _ in sizes}
+    if named and (wrong := sorted(in_corpus ^ named.keys())):
         raise UserError(
             f"mixture.source_weights must name each source once; it differs from the corpus in {', '.join(wrong)} "
-            f"(the corpus has: {', '.join(sorted(there))})"
+            f"(the corpus has: {', '.join(sorted(in_corpus))})"
         )

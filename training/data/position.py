@@ -1,10 +1,10 @@
-"""Which places of the order come next, and which are left out."""
+"""The position of a training in the order of samples: which places come next, and which are skipped."""
 
 from training.records import Position
 
 
-def take(position: Position, num_samples: int) -> tuple[tuple[range, ...], Position]:
-    """The places of the next `num_samples` samples, in order and without the skipped ones, and the position after."""
+def take_places(position: Position, num_samples: int) -> tuple[tuple[range, ...], Position]:
+    """Return the places of the next `num_samples` samples, in order, without skipped ones, and the position after."""
     places: list[range] = []
     place, left = position.next_place, num_samples
     for first, stop in position.skipped:
@@ -22,10 +22,10 @@ def take(position: Position, num_samples: int) -> tuple[tuple[range, ...], Posit
     return tuple(places), position.model_copy(update={"next_place": place})
 
 
-def skip(position: Position, start: int, stop: int) -> Position:
-    """The position with the places from `start` to `stop - 1` left out as well; ranges that touch become one.
+def skip_places(position: Position, start: int, stop: int) -> Position:
+    """Return the position with the places from `start` to `stop - 1` skipped as well; ranges that touch become one.
 
-    Takes start < stop. A place that is left out counts as never read, so go back to before the range first.
+    Requires start < stop. A skipped place counts as never read, so `next_place` should not be past `start`.
     """
     merged: list[tuple[int, int]] = []
     for first, last in sorted([*position.skipped, (start, stop)]):
@@ -36,12 +36,12 @@ def skip(position: Position, start: int, stop: int) -> Position:
     return position.model_copy(update={"skipped": tuple(merged)})
 
 
-def num_read(position: Position, place: int) -> int:
-    """How many samples were read before `place`, which is at most next_place."""
-    left_out = sum(min(stop, place) - first for first, stop in position.skipped if first < place)
-    return place - left_out
+def count_samples_read(position: Position, place: int) -> int:
+    """Return how many samples were read before `place`, which is at most next_place."""
+    num_skipped = sum(min(stop, place) - first for first, stop in position.skipped if first < place)
+    return place - num_skipped
 
 
 def is_skipped(position: Position, place: int) -> bool:
-    """Whether a place is left out."""
+    """Return whether a place is skipped."""
     return any(first <= place < stop for first, stop in position.skipped)

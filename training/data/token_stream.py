@@ -1,4 +1,4 @@
-"""The tokens of one source in one language, over all shards of a corpus, end to end."""
+"""Streams of tokens: those of one source in one language, over all shards of a corpus, end to end."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -16,20 +16,20 @@ from data_prep.tokens.sample_order import Ints
 
 
 @dataclass(frozen=True)
-class Run:
+class TokenRun:
     """Consecutive tokens of a stream in one shard, from `start` on."""
 
     path: Path
     start: int
     num_tokens: int
     num_bytes: int
-    """UTF-8 bytes of their text."""
+    """UTF-8 bytes of the text of these tokens."""
 
 
 class TokenStream:
-    """Runs end to end, mapped from disk."""
+    """Runs of tokens end to end, memory-mapped from disk."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[TokenRun]) -> None:
         self.num_tokens = sum(run.num_tokens for run in runs)
         self.num_bytes = sum(run.num_bytes for run in runs)
         self._runs = runs
@@ -37,26 +37,26 @@ class TokenStream:
         self._arrays = {run.path: open_tokens(run.path) for run in runs}
 
     def read(self, start: int, count: int) -> Ints:
-        """At most `count` tokens from `start`."""
+        """Return at most `count` tokens from `start`."""
         pieces = []
         stop = min(start + count, self.num_tokens)
         while start < stop:
             number = bisect_right(self._ends, start)
             run = self._runs[number]
-            inside = start - (self._ends[number] - run.num_tokens)
-            take = min(stop - start, run.num_tokens - inside)
-            pieces.append(self._arrays[run.path][run.start + inside : run.start + inside + take])
-            start += take
+            offset = start - (self._ends[number] - run.num_tokens)
+            length = min(stop - start, run.num_tokens - offset)
+            pieces.append(self._arrays[run.path][run.start + offset : run.start + offset + length])
+            start += length
         return np.concatenate(pieces).astype(np.int64)
 
 
-def token_streams(corpus: Artifact[TokenizedCorpus]) -> dict[tuple[str, str], TokenStream]:
-    """The streams by source and language, in that order."""
-    runs: dict[tuple[str, str], list[Run]] = {}
+def open_token_streams(corpus: Artifact[TokenizedCorpus]) -> dict[tuple[str, str], TokenStream]:
+    """Open the streams of a corpus, by (source, language), in the order of these names."""
+    runs: dict[tuple[str, str], list[TokenRun]] = {}
     for shard in corpus.manifest.shards:
         start = 0
         for segment in shard.segments:
-            run = Run(inside(corpus.dir, shard.path), start, segment.num_tokens, segment.num_bytes)
+            run = TokenRun(inside(corpus.dir, shard.path), start, segment.num_tokens, segment.num_bytes)
             runs.setdefault((shard.source, segment.language), []).append(run)
             start += segment.num_tokens
-    return {key: TokenStream(own) for key, own in sorted(runs.items())}
+    return {key: TokenStream(runs_of_stream) for key, runs_of_stream in sorted(runs.items())}

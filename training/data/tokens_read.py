@@ -1,4 +1,4 @@
-"""What a training has read, from the order of its samples alone: no text and no tokens are looked at."""
+"""What a training has read, computed from the order of its samples alone: no text and no tokens are read."""
 
 from dataclasses import dataclass
 
@@ -11,57 +11,58 @@ from training.records import OrderRecord, Position
 
 @dataclass(frozen=True)
 class Reading:
-    """One sample that was read, and how much of a stretch of tokens its targets cover."""
+    """One sample that was read and whose targets cover part of a document."""
 
     place: int
-    """Its place in the order."""
+    """The sample's place in the order."""
 
     epoch: int
     """How often its stream had been read through before."""
 
     num_tokens: int
+    """Targets of the sample among the document's tokens."""
 
 
-def tokens_read(order: OrderRecord, position: Position) -> dict[str, int]:
-    """Targets read before a position, by `source/language`; streams that were not read are 0.
+def count_tokens_read(order: OrderRecord, position: Position) -> dict[str, int]:
+    """Count the targets read before a position, by `source/language`; streams that were not read are 0.
 
-    Exactly the tokens that training takes its loss over, in time that does not depend on how many they are.
+    They are exactly the tokens that training takes its loss over. The time does not depend on how many they are.
     """
     drawn = _order(order)
     last = np.array([stream.num_samples - 1 for stream in drawn.streams])
     num_targets = np.array([stream.num_tokens - 1 for stream in order.streams])
-    missing = (last + 1) * order.sequence_length - num_targets  # in the last sample; all others are full
+    missing = (last + 1) * order.sequence_length - num_targets  # from the last sample; all others are full
 
-    def before(place: int) -> Ints:
-        num_draws = drawn.counts(place)
-        num_read: Ints = num_draws * order.sequence_length - drawn.num_draws_of(last, num_draws) * missing
+    def count_before(place: int) -> Ints:
+        num_draws = drawn.count_by_stream(place)
+        num_read: Ints = num_draws * order.sequence_length - drawn.count_draws(last, num_draws) * missing
         return num_read
 
-    read = before(position.next_place)
+    read = count_before(position.next_place)
     for first, stop in position.skipped:
         if first < position.next_place:
-            read -= before(min(stop, position.next_place)) - before(first)
+            read -= count_before(min(stop, position.next_place)) - count_before(first)
     return {stream.key: total for stream, total in zip(drawn.streams, read.tolist(), strict=True)}
 
 
-def document_readings(
+def find_document_readings(
     order: OrderRecord, position: Position, *, source: str, language: str, start: int, stop: int
 ) -> list[Reading]:
-    """The samples with targets among tokens `start` to `stop - 1` of a stream that were read before a position.
+    """Find the samples read before a position that have targets among tokens `start` to `stop - 1` of a stream.
 
-    By place. A stream that the order leaves out, as it has no target, gave none.
+    They are sorted by place. There are none for a stream that the order leaves out because it has no target.
     """
     names = [(stream.source, stream.language) for stream in order.streams]
     if (source, language) not in names:
         return []
     stream, drawn, length = names.index((source, language)), _order(order), order.sequence_length
-    num_draws = int(drawn.counts(position.next_place)[stream])
+    num_draws = int(drawn.count_by_stream(position.next_place)[stream])
     size = drawn.streams[stream].num_samples
     readings = []
     for index in range((max(start, 1) - 1) // length, (stop - 2) // length + 1):  # token t is target t - 1
         covered = min(stop - 1, (index + 1) * length) - max(start - 1, index * length)
-        for draw in drawn.draws_of(stream, index, num_draws):
-            if not is_skipped(position, place := drawn.place_of(stream, draw)):
+        for draw in drawn.find_draws(stream, index, num_draws):
+            if not is_skipped(position, place := drawn.find_place(stream, draw)):
                 readings.append(Reading(place, draw // size, covered))
     return sorted(readings, key=lambda reading: reading.place)
 

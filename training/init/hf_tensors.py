@@ -1,4 +1,4 @@
-"""The tensors of a Hugging Face model directory, by their names in a model of transformers."""
+"""Reads the tensors of a Hugging Face model directory, by their names in a model of transformers."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,15 +14,15 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
 from configs.base import UserError
-from training.init.locate import weight_files
+from training.init.locate import list_weight_files
 
 
 def read_tensors(directory: Path, model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and tensor, one after another, each read when it is asked for, in the precision of the file.
+    """Yield each name and tensor, read one at a time, in the precision of the file.
 
-    Files need not have the model's own names and shapes: such as the weights of experts, which are one tensor an
-    expert in files and one for all in the model. transformers' own rules translate. Names that it has no place for
-    come as they are, but for those that it ignores as well.
+    Names and shapes in files may differ from the model's: weights of experts, for example, are one tensor an expert in
+    files and one tensor for all in the model. transformers' own rules translate them. Names that the model has no place
+    for are yielded as they are.
     """
     transforms = get_model_conversion_mapping(model)
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
@@ -32,7 +32,7 @@ def read_tensors(directory: Path, model: PreTrainedModel) -> Iterator[tuple[str,
     groups: dict[str, Any] = {}
     with ExitStack() as stack:
         readers = _open(directory, stack)
-        for name in sorted(readers, key=dot_natural_key):  # the order in which a converter wants its tensors
+        for name in sorted(readers, key=dot_natural_key):  # a converter needs its tensors in this order
             target, pattern = rename_source_key(name, renamings, converters, prefix, known)
             if target not in known and name in known:
                 target, pattern = name, None
@@ -43,14 +43,14 @@ def read_tensors(directory: Path, model: PreTrainedModel) -> Iterator[tuple[str,
                     groups[target] = deepcopy(by_pattern[pattern])
                 groups[target].add_tensor(target, name, pattern, readers[name])
         for target, group in groups.items():
-            for made, value in group.convert(target, model=model, config=model.config).items():
-                yield made, value[0] if isinstance(value, list) else value
+            for name, value in group.convert(target, model=model, config=model.config).items():
+                yield name, value[0] if isinstance(value, list) else value
 
 
 def _open(directory: Path, stack: ExitStack) -> dict[str, Callable[[], torch.Tensor]]:
-    """What reads each tensor, by its name in the files."""
+    """Return a function that reads each tensor, by its name in the files."""
     readers: dict[str, Callable[[], torch.Tensor]] = {}
-    for path in weight_files(directory):
+    for path in list_weight_files(directory):
         try:
             file = stack.enter_context(safe_open(path, framework="pt"))
         except (OSError, SafetensorError) as error:

@@ -1,11 +1,16 @@
-"""What `init_from` names: where the weights and their tokenizer are, and what they are now. The plan asks, so nothing
-heavy is imported."""
+"""Locates what `init_from` names: the weights, their tokenizer, and the identity of both. Imports nothing heavy.
+
+`init_from: {mode: weights}` begins here and ends in training/init/fill.py, which copies the weights into the recipe's
+model. With `mode: continue` the checkpoint is loaded by training/loop/run_state.py instead. `concord plan` calls
+`observe_init_from`, so that a training's identity changes with the files it starts from.
+"""
 
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
+from cluster.storage.errors import error_class
 from configs.base import UserError
 from configs.training import InitConfig, TrainConfig
 from data_prep.sources.document import Digest
@@ -16,7 +21,7 @@ TOKENIZER = "tokenizer.json"
 _TOKENIZER_FILES = (TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")
 _CONFIG, _WEIGHTS, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _HOLDS_WEIGHTS = {"train": "checkpoint", "export": "path"}
-"""Stages whose artifacts hold weights, and the key of their manifest that says where."""
+"""Stages whose artifacts hold weights, and the key of their manifest that names the directory."""
 
 
 class _Input(BaseModel):
@@ -24,7 +29,7 @@ class _Input(BaseModel):
 
 
 class _Artifact(BaseModel):
-    """What is read of an artifact's record; pipeline/store/artifact.py has the whole format."""
+    """The part of an artifact's record that is read here; pipeline/store/artifact.py has the whole format."""
 
     stage: str
     fingerprint: str
@@ -33,7 +38,7 @@ class _Artifact(BaseModel):
 
 
 class _Index(BaseModel):
-    """Which file of a sharded Hugging Face model holds which tensor."""
+    """The index of a sharded Hugging Face model: which file holds which tensor."""
 
     weight_map: dict[str, str]
 
@@ -41,11 +46,10 @@ class _Index(BaseModel):
 R = TypeVar("R", bound=BaseModel)
 
 
-def find_initial(path: Path) -> Path:
-    """The directory of the weights: a Hugging Face model or a checkpoint of ours, which holds `CHECKPOINT_FILE`.
+def find_weights(path: Path) -> Path:
+    """Return the directory of the weights: a Hugging Face model, or a checkpoint, which holds `CHECKPOINT_FILE`.
 
-    `path` may also be a finished artifact of `train` or `export`.
-    Raises UserError if there are none.
+    `path` may also be a finished artifact of `train` or `export`. Raises UserError if there are no weights.
     """
     if not path.is_dir():
         raise _error(path, f"is no directory that exists (seen from {Path.cwd()}); correct it")
@@ -53,7 +57,7 @@ def find_initial(path: Path) -> Path:
         if record.stage not in _HOLDS_WEIGHTS:
             raise _error(path, f"was made by stage {record.stage!r}, which makes no weights; name one of `train`")
         return path / str(record.manifest[_HOLDS_WEIGHTS[record.stage]])
-    if (path / CHECKPOINT_FILE).is_file() or weight_files(path):
+    if (path / CHECKPOINT_FILE).is_file() or list_weight_files(path):
         return path
     if (path / "checkpoints").is_dir():
         raise _error(path, "is a training that is not finished; name one of its checkpoints, in checkpoints/")
@@ -66,9 +70,9 @@ def find_initial(path: Path) -> Path:
     )
 
 
-def find_checkpoint(init: InitConfig) -> Path:
-    """The checkpoint whose training goes on. Raises UserError if the path does not lead to one of ours."""
-    found = find_initial(Path(init.path))
+def find_checkpoint_to_continue(init: InitConfig) -> Path:
+    """Return the checkpoint whose training is continued. Raises UserError if the path does not lead to one."""
+    found = find_weights(Path(init.path))
     if not (found / CHECKPOINT_FILE).is_file():
         raise _error(
             found, "holds weights but no optimizer state to continue with; set mode: weights, or name a checkpoint"
@@ -77,21 +81,24 @@ def find_checkpoint(init: InitConfig) -> Path:
 
 
 def find_tokenizer(init: InitConfig) -> Path | None:
-    """The directory with the `TOKENIZER` of the weights, if it can be found: named, beside them, or by lineage."""
+    """Return the directory with the `TOKENIZER` of the weights: the named one, theirs, or by lineage; None if unknown.
+
+    Raises UserError if a named one does not exist.
+    """
     if init.tokenizer is None:
-        weights = find_initial(Path(init.path))
-        places = [*_lineage(weights)] if (weights / CHECKPOINT_FILE).is_file() else [weights]
-        return next((place for place in places if (place / TOKENIZER).is_file()), None)
-    for place in (Path(init.tokenizer), Path(init.tokenizer) / HUGGING_FACE):
-        if (place / TOKENIZER).is_file():
-            return place
+        weights = find_weights(Path(init.path))
+        directories = _tokenizers_by_lineage(weights) if (weights / CHECKPOINT_FILE).is_file() else [weights]
+        return next((directory for directory in directories if (directory / TOKENIZER).is_file()), None)
+    for directory in (Path(init.tokenizer), Path(init.tokenizer) / HUGGING_FACE):
+        if (directory / TOKENIZER).is_file():
+            return directory
     raise UserError(
         f"init_from.tokenizer: {init.tokenizer} is no directory with a {TOKENIZER}; name the one that has it"
     )
 
 
-def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a Hugging Face model directory; none if it is not one."""
+def list_weight_files(directory: Path) -> list[Path]:
+    """List the safetensors files of a Hugging Face model directory; none if it is not one."""
     if not (directory / _CONFIG).is_file():
         return []
     if not (directory / _INDEX).is_file():
@@ -103,7 +110,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
-    """The same training for ranks, whose working directory is another."""
+    """Return the config with absolute paths, for ranks, whose working directory is another."""
     if (init := config.init_from) is None:
         return config
     tokenizer = str(Path(init.tokenizer).absolute()) if init.tokenizer else None
@@ -111,12 +118,12 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"init_from": moved})
 
 
-def observe_initial(config: TrainConfig, digest: Digest) -> JsonValue:
-    """What training starts from, as a part of its identity; None if from random weights."""
+def observe_init_from(config: TrainConfig, digest: Digest) -> JsonValue:
+    """Return the identity of the weights that training starts from; None if they are random."""
     if (init := config.init_from) is None:
         return None
     if init.mode == "continue":
-        find_checkpoint(init)  # while it costs nothing to say that there is none
+        find_checkpoint_to_continue(init)  # to raise now, before anything is run
     tokenizer = find_tokenizer(init) if init.mode == "weights" else None
     files = [tokenizer / name for name in _TOKENIZER_FILES] if tokenizer else []
     return {
@@ -126,24 +133,24 @@ def observe_initial(config: TrainConfig, digest: Digest) -> JsonValue:
 
 
 def _identity(path: Path, digest: Digest) -> JsonValue:
-    """A checkpoint's record has the checksums of its other files, a finished artifact has its fingerprint."""
-    found = find_initial(path)
+    """Return the fingerprint of an artifact, or digests of files; a checkpoint's record has those of its others."""
+    found = find_weights(path)
     if record := _artifact_record(path):
         return {"fingerprint": record.fingerprint}
     if (found / CHECKPOINT_FILE).is_file():
         return _digests([found / CHECKPOINT_FILE, found / _CONFIG], digest)
-    return _digests([found / _CONFIG, *weight_files(found)], digest)
+    return _digests([found / _CONFIG, *list_weight_files(found)], digest)
 
 
 def _digests(files: list[Path], digest: Digest) -> JsonValue:
     try:
         return {file.name: digest(file) for file in files}
     except OSError as error:
-        raise _error(Path(str(error.filename)), f"cannot be read ({error.strerror}); mend that") from error
+        raise _unreadable(Path(str(error.filename)), error) from error
 
 
-def _lineage(checkpoint: Path) -> list[Path]:
-    """Where the tokenizer of a checkpoint should be, by the records of its artifact and of the tokens it has read."""
+def _tokenizers_by_lineage(checkpoint: Path) -> list[Path]:
+    """List where a checkpoint's tokenizer should be, by the records of its artifact and of the tokens it has read."""
     record = _read(checkpoint / CHECKPOINT_FILE, CheckpointRecord)
     artifact = checkpoint.resolve().parent.parent
     store = artifact.parent
@@ -159,10 +166,15 @@ def _read(path: Path, kind: type[R]) -> R:
     try:
         return kind.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise _error(path, f"cannot be read ({error.strerror}); mend that") from error
+        raise _unreadable(path, error) from error
     except ValidationError as error:
         raise _error(path, f"is damaged ({error.error_count()} problems); fetch it again or name another") from error
 
 
 def _error(path: Path, problem: str) -> UserError:
     return UserError(f"init_from: {path} {problem}")
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    """InfrastructureError if the file may be read later."""
+    return error_class(error)(str(_error(path, f"cannot be read ({error.strerror}); mend that")))

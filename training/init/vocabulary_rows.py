@@ -1,4 +1,4 @@
-"""From one vocabulary to another: which old rows of an embedding each new piece starts from."""
+"""Moves an embedding from one vocabulary to another: which old rows the row of each new piece starts from."""
 
 from dataclasses import dataclass
 from itertools import chain
@@ -6,40 +6,40 @@ from pathlib import Path
 
 import torch
 
+from data_prep.tokenizer.hf_read import encode_inside_line, read_pieces
 from data_prep.tokenizer.pieces import Pieces
-from data_prep.tokenizer.sentencepiece_model import read_pieces, split_with
 
 
 @dataclass(frozen=True)
-class Rows:
+class VocabularyRows:
     """The old ids whose rows make the row of each new id."""
 
     sources: list[list[int]]
-    """By new id: of several rows the mean is taken; of none, the mean of all."""
+    """Old ids by new id: the mean of their rows is taken; without any, the mean of all rows."""
 
     num_old: int
-    """Pieces of the old vocabulary; what a matrix has beyond them is padding."""
+    """Pieces of the old vocabulary; further rows of a matrix are padding."""
 
     num_kept: int
-    """New pieces that are old ones as well."""
+    """New pieces that keep the row of an old piece."""
 
 
-def match_rows(old: Path, new: Path) -> Rows:
-    """Match the tokenizer.json in directory `new` with the one in `old`.
+def match_rows(old: Path, new: Path) -> VocabularyRows:
+    """Match the pieces of the tokenizer.json in directory `new` with those of the one in `old`.
 
-    The same text, byte or role (end of text, padding, unknown) keeps its row. Any other piece gets the old pieces that
-    spell it: its text split by the old tokenizer, or its bytes where it ends inside a character.
+    A piece of the same text, byte or role (end of text, padding, unknown) keeps its row. Any other piece gets the old
+    pieces that spell it: its text split by the old tokenizer, or its bytes where it ends inside a character.
     """
     before, after = read_pieces(old), read_pieces(new)
-    kept = _kept(before, after)
-    made = {i: text for i, text in enumerate(after.texts) if text is not None and i not in kept}
-    spelled = dict(zip(made, _spell(old, before, list(made.values())), strict=True))
+    kept = _match_pieces(before, after)
+    added = {i: text for i, text in enumerate(after.texts) if text is not None and i not in kept}
+    spelled = dict(zip(added, _spell(old, before, list(added.values())), strict=True))
     sources = [[kept[i]] if i in kept else spelled.get(i, []) for i in range(len(after.texts))]
-    return Rows(sources, len(before.texts), len(kept))
+    return VocabularyRows(sources, len(before.texts), len(kept))
 
 
-def _kept(before: Pieces, after: Pieces) -> dict[int, int]:
-    """New id -> old id. Where a piece and a byte write the same character, the piece is the one that texts have."""
+def _match_pieces(before: Pieces, after: Pieces) -> dict[int, int]:
+    """Return new id -> old id. Where a piece and a byte have the same text, the piece is matched: texts contain it."""
     old_ids: dict[bytes, int] = {}
     for i, text in enumerate(before.texts):
         if text is not None:
@@ -50,8 +50,9 @@ def _kept(before: Pieces, after: Pieces) -> dict[int, int]:
 
 
 def _spell(old: Path, before: Pieces, texts: list[bytes]) -> list[list[int]]:
+    """Return the old ids that spell each text."""
     whole = [text.decode(errors="replace") for text in texts]
-    split = split_with(old, whole)
+    split = encode_inside_line(old, whole)
     broken = [string.encode() != text for string, text in zip(whole, texts, strict=True)]
     return [
         [before.byte_ids[byte] for byte in text if byte in before.byte_ids] if is_broken else ids
@@ -59,11 +60,12 @@ def _spell(old: Path, before: Pieces, texts: list[bytes]) -> list[list[int]]:
     ]
 
 
-def move_rows(tensor: torch.Tensor, rows: Rows, num_rows: int) -> torch.Tensor:
-    """An embedding, or anything with a row for each old id, in the order of the new ids: fp32, (num_rows, ...).
+def move_rows(tensor: torch.Tensor, rows: VocabularyRows, num_rows: int) -> torch.Tensor:
+    """Return a tensor with a row for each old id, such as an embedding, in the order of the new ids, in fp32.
 
-    Rows beyond the new pieces are padding. They get the mean of all, like pieces that nothing spells: a row near zero
-    would have a logit far above those of trained ones (Hewitt 2021, "Initializing new word embeddings").
+    Its shape is (num_rows, ...). Rows beyond the new pieces are padding. They get the mean of all, like pieces that
+    nothing spells: a row near zero would have a logit far above those of trained ones (Hewitt 2021, "Initializing new
+    word embeddings").
     """
     matrix = tensor.float().reshape(len(tensor), -1)
     lengths = torch.tensor([0, *map(len, rows.sources)])

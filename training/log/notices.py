@@ -1,4 +1,4 @@
-"""What ranks, whose output nobody sees, have to say to whoever started them: lines in a file."""
+"""notices.txt: sentences for the user from ranks, whose own output nobody sees; the starting process shows them."""
 
 import errno
 import sys
@@ -7,37 +7,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.host.console import say
+from cluster.host.console import print_line
 
-FILE = "notices.txt"
-SECONDS_BETWEEN_LOOKS = 0.5
+NOTICES_FILE = "notices.txt"
+SECONDS_BETWEEN_POLLS = 0.5
 
 
-def notify(directory: Path, texts: list[str]) -> None:
-    """Say something, a line each."""
+def write_notices(directory: Path, texts: list[str]) -> None:
+    """Append each text as a line. Raises OSError."""
     if texts:
-        with (directory / FILE).open("a", encoding="utf-8") as file:
+        with (directory / NOTICES_FILE).open("a", encoding="utf-8") as file:
             file.writelines(f"{text}\n" for text in texts)
 
 
 class Notices:
-    """What one rank says. On a full disk it is said later, and at once on the rank's own standard error."""
+    """The notices of one rank. On a full disk they wait in memory, and are printed on the rank's standard error."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._untold: list[str] = []
+        self._unwritten: list[str] = []
 
-    def tell(self, text: str) -> None:
-        """Say a sentence."""
-        self._untold.append(text)
-        if not self.retry():
+    def add(self, text: str) -> None:
+        """Write a sentence for the user."""
+        self._unwritten.append(text)
+        if not self.flush():
             print(text, file=sys.stderr, flush=True)
 
-    def retry(self) -> bool:
-        """Say what could not be said before; whether it could be now."""
+    def flush(self) -> bool:
+        """Write what a full disk has kept back; returns whether that succeeded. Raises OSError of any other kind."""
         try:
-            notify(self._directory, self._untold)
-            self._untold = []
+            write_notices(self._directory, self._unwritten)
+            self._unwritten = []
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -46,9 +46,9 @@ class Notices:
 
 
 @contextmanager
-def pass_on(directory: Path) -> Iterator[None]:
-    """Show on standard error what is said while the block runs, each line once and as it comes."""
-    path = directory / FILE
+def show_notices(directory: Path) -> Iterator[None]:
+    """Show on standard error the notices that are written while the block runs, each line once and as it comes."""
+    path = directory / NOTICES_FILE
     done = threading.Event()
     thread = threading.Thread(target=_follow, args=(path, _size(path), done), daemon=True)
     thread.start()
@@ -62,7 +62,7 @@ def pass_on(directory: Path) -> Iterator[None]:
 def _follow(path: Path, seen: int, done: threading.Event) -> None:
     """Show whole lines past the first `seen` bytes until `done`, and then the rest, whole or not."""
     while True:
-        ended = done.wait(SECONDS_BETWEEN_LOOKS)  # before the look, so that the last look sees everything
+        ended = done.wait(SECONDS_BETWEEN_POLLS)  # before the poll, so that the last one sees everything
         if (size := _size(path)) > seen:
             with path.open("rb") as file:
                 file.seek(seen)
@@ -70,7 +70,7 @@ def _follow(path: Path, seen: int, done: threading.Event) -> None:
             shown = new if ended else new[: new.rfind(b"\n") + 1]
             seen += len(shown)
             for line in shown.decode("utf-8", errors="replace").splitlines():
-                say(line)
+                print_line(line)
         if ended:
             return
 

@@ -1,4 +1,4 @@
-"""Progress of training for whoever started it: follows metrics.jsonl, wherever the ranks run."""
+"""Progress of training in the process that started it: follows metrics.jsonl, wherever the ranks run."""
 
 import threading
 import time
@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.host.console import Meter
-from training.log.metrics_file import StepMetrics, last_metrics
+from cluster.host.console import ProgressMeter
+from training.log.metrics_file import StepMetrics, read_last_metrics
 
-SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_POLLS = 0.5
 
 
 @contextmanager
-def watch_metrics(path: Path, *, num_steps: int) -> Iterator[None]:
+def show_progress(path: Path, *, num_steps: int) -> Iterator[None]:
     """Show step, loss and tokens per second while the block runs."""
     done = threading.Event()
     thread = threading.Thread(target=_follow, args=(path, num_steps, done), daemon=True)
@@ -27,13 +27,13 @@ def watch_metrics(path: Path, *, num_steps: int) -> Iterator[None]:
 
 def _follow(path: Path, num_steps: int, done: threading.Event) -> None:
     started, shown = time.time(), 0
-    with Meter("training", num_steps) as meter:
-        while not done.wait(SECONDS_BETWEEN_LOOKS):
-            line = last_metrics(path)
-            if line is not None and line.time >= started and line.step != shown:  # nor one of a run before
+    with ProgressMeter("training", num_steps) as meter:
+        while not done.wait(SECONDS_BETWEEN_POLLS):
+            line = read_last_metrics(path)
+            if line is not None and line.time >= started and line.step != shown:  # and not of a session before
                 shown = line.step
-                meter.update(line.step, _note(line))
+                meter.update(line.step, _describe_step(line))
 
 
-def _note(line: StepMetrics) -> str:
+def _describe_step(line: StepMetrics) -> str:
     return f"loss {line.loss:.3f}, {line.tokens_per_second:,.0f} tokens/s"

@@ -1,4 +1,7 @@
-"""The wandb door: a copy of metrics.jsonl on Weights & Biases. One run for one artifact, each step logged once."""
+"""A copy of metrics.jsonl on Weights & Biases: one run for one artifact, each step logged once.
+
+No other module imports wandb.
+"""
 
 import os
 import shutil
@@ -13,13 +16,13 @@ from training.log.metrics_file import StepMetrics
 
 
 class WandbLog:
-    """Logs steps to a wandb run that a restart continues. A context manager; does nothing if not configured."""
+    """Logs steps to a wandb run, which a restart resumes. A context manager; does nothing without a config."""
 
     def __init__(self, config: WandbConfig | None, directory: Path, *, name: str, so_far: list[StepMetrics]) -> None:
-        """`so_far` are the steps that a restart goes on after; those that wandb does not have are logged first.
+        """Prepare the run. `so_far` are the steps before a restart; those that wandb does not have are logged first.
 
-        A killed process takes what wandb had buffered with it, so wandb itself is asked what it has. Offline that is
-        nothing: the file of a killed process is a fragment, which a new one takes the place of.
+        What wandb had buffered is lost with a killed process, so the server is asked for its last step. Offline it has
+        none: the file of a killed process is incomplete, so it is deleted and written again.
         """
         self._config, self._directory, self._name, self._so_far = config, directory, name, so_far
         self._run: Any = None
@@ -53,7 +56,7 @@ class WandbLog:
         return self
 
     def log(self, metrics: StepMetrics) -> None:
-        """Copy a step, unless wandb has it: it takes no step twice, even when a roll-back does."""
+        """Copy a step, unless wandb has it: after a roll-back, steps that are taken again are not logged again."""
         if self._run is None or metrics.step < self._next:
             return
         self._run.log(_row(metrics), step=metrics.step)
@@ -67,7 +70,7 @@ class WandbLog:
 
 
 def _row(metrics: StepMetrics) -> dict[str, Any]:
-    """The step's numbers under flat names; what is not known is left out."""
+    """Return the step's numbers under flat names; those that are not known are left out."""
     row = metrics.model_dump(exclude={"seconds", "nats", "targets", "time"}, exclude_none=True)
     row |= {f"seconds/{part}": value for part, value in metrics.seconds.items()}
     by_stream = {stream: metrics.nats[stream] / number for stream, number in metrics.targets.items() if number}
@@ -75,7 +78,7 @@ def _row(metrics: StepMetrics) -> dict[str, Any]:
 
 
 def _run_id(directory: Path) -> str:
-    """Made once for an artifact, so that a restart continues the run."""
+    """Return the id of the artifact's wandb run, which is made once, so that a restart resumes that run."""
     path = directory / "wandb.id"
     if not path.exists():
         write_text(path, uuid.uuid4().hex[:12])

@@ -6,10 +6,10 @@ from configs.training import CosineSchedule, Schedule
 
 
 def learning_rate_factor(schedule: Schedule, step: int, *, num_steps: int) -> float:
-    """The learning rate of optimizer step `step` (from 0) of `num_steps`, as a fraction of the peak.
+    """Return the learning rate of optimizer step `step` (from 0) of `num_steps`, as a fraction of the peak.
 
-    Warm-up rises linearly to the peak at its last step. Cosine: arXiv 1608.03983, eq. 5, without restarts.
-    WSD: arXiv 2404.06395, section 4, with a linear decay.
+    Warm-up rises linearly and reaches the peak at its last step. The cosine decay is that of arXiv 1608.03983, eq. 5,
+    without restarts; warm-up-stable-decay (WSD) that of arXiv 2404.06395, section 4, with a linear decay.
     """
     if step < schedule.num_warmup_steps:
         return (step + 1) / schedule.num_warmup_steps

@@ -1,4 +1,20 @@
-"""The engine of a run and how far it is; both are found again after a kill, and after a roll-back."""
+"""The state of a training on one rank: its engine, and how far it is. How a training starts, resumes and rolls back.
+
+When ranks start, after a kill as for the first time, RunState does the following; all of it is collective:
+
+1. It finds where this training began: step 0, or the checkpoint that `init_from: {mode: continue}` names.
+2. Rank 0 deletes partial checkpoints and those that a roll-back abandoned, and tells the others whether any are left.
+3. It builds the engine (training/loop/build.py). Without a checkpoint its weights are the first ones: random, or those
+   of `init_from: {mode: weights}`.
+4. `restore` (training/checkpoint/restore.py) loads the newest checkpoint that every rank finds whole, and returns its
+   Progress, whose position in the data is moved past what later roll-backs skip.
+5. Without such a checkpoint the training begins again where it began, with the engine built anew if a damaged
+   checkpoint was loaded into it in part.
+6. Rank 0 renames the damaged checkpoints that were passed over.
+
+A roll-back adds a line to rollbacks.jsonl, which abandons the checkpoints after its target, and then does steps 2, 4, 5
+and 6 with the engine there is. Metrics after the step that training resumes from are dropped by the step log.
+"""
 
 import socket
 import time
@@ -10,107 +26,114 @@ import torch
 
 from cluster.executor import Rank
 from configs.base import UserError
-from training.checkpoint import directory as checkpoint
-from training.checkpoint.restore import Progress, drop_void, load_checkpoint, progress_of, restore, set_aside_newer
+from training.checkpoint.directory import delete_unfinished, read_record
+from training.checkpoint.restore import (
+    Progress,
+    delete_abandoned,
+    load_checkpoint,
+    progress_of,
+    restore,
+    set_aside_damaged,
+)
 from training.checkpoint.rollbacks import add_rollback, position_after, read_rollbacks
 from training.data.batches import check_same_order
-from training.init.locate import find_checkpoint
+from training.init.locate import find_checkpoint_to_continue
 from training.job import Job
-from training.log.metrics_file import FILE as METRICS
+from training.log.metrics_file import METRICS_FILE
 from training.log.notices import Notices
-from training.loop.build import Built, build
-from training.loop.spikes import Trouble
-from training.loop.watchdog import FIRST_STEP, Watchdog
+from training.loop.build import BuiltEngine, build_engine
+from training.loop.spikes import Instability
+from training.loop.watchdog import START_TIMEOUT_FACTOR, Watchdog
 from training.manifests import counted
-from training.records import OrderRecord, Rollback
-
-CHECKPOINTS = "checkpoints"
+from training.records import CHECKPOINTS, OrderRecord, Rollback, list_checkpoints, step_of
 
 
-class Course:
-    """What a rank has of the run. `resume` is collective."""
+class RunState:
+    """The engine of a training, and its progress. Making one and its methods are collective."""
 
-    def __init__(self, rank: Rank, job: Job, order: OrderRecord, dog: Watchdog, notices: Notices) -> None:
-        self._rank, self._job, self._order, self._dog, self._notices = rank, job, order, dog, notices
+    def __init__(self, rank: Rank, job: Job, order: OrderRecord, watchdog: Watchdog, notices: Notices) -> None:
+        """Start or resume the training of `job`, as the module says. Raises UserError if it cannot be continued."""
+        self._rank, self._job, self._order, self._watchdog, self._notices = rank, job, order, watchdog, notices
         self.root = job.out / CHECKPOINTS
-        self.first, self._continued = self._beginning()
-        self.attempt, has_checkpoints = self._clear_and_agree()
-        self.built = self._build(initial=not has_checkpoints)
-        self._as_built = not has_checkpoints
-        """Whether the engine has the weights that the run begins with, and not what a damaged checkpoint left in it."""
+        self.first, self._continued = self._find_beginning()
+        self.start_id, has_checkpoints = self._clean_checkpoints()
+        self.built = self._build(fills_weights=not has_checkpoints)
+        self._has_first_weights = not has_checkpoints
+        """Whether the engine has the weights that the training begins with: nothing was loaded into it."""
         self.progress = self._load()
 
     @property
     def engine(self) -> object:
-        """DeepSpeed's."""
+        """DeepSpeed's engine."""
         return self.built.engine
 
-    def resume(self) -> None:
-        """Load the newest checkpoint that counts, or begin where this run began."""
-        self.attempt, _ = self._clear_and_agree()
-        self.progress = self._load()
+    def roll_back(self, instability: Instability, *, first_place: int) -> None:
+        """Resume from before an instability, whose data begins at `first_place`, and skip that data.
 
-    def roll_back(self, trouble: Trouble, *, first_place: int) -> None:
-        """Resume from before the trouble, whose data begins at `first_place`, and leave that data out. Collective.
-
-        Raises UserError if that was done often enough.
+        Raises UserError if the training has rolled back as often as it may.
         """
         done = self.progress.num_rollbacks - self.first.num_rollbacks
         if done >= self._job.config.stability.max_rollbacks:
             raise UserError(
-                f"{trouble.reason}, after step {self.progress.step} and {counted(done, 'roll-back')}; lower the "
-                f"learning rate, lengthen the warm-up, or look at {METRICS} for when it began"
+                f"{instability.reason}, after step {self.progress.step} and {counted(done, 'roll-back')}; lower the "
+                f"learning rate, lengthen the warm-up, or look at {METRICS_FILE} for when it began"
             )
         if self._rank.index == 0:
-            steps = [checkpoint.step_of(directory) for directory in checkpoint.named(self.root)]
-            before = [step for step in steps if step <= self.progress.step - trouble.num_steps]
-            rollback = Rollback(
-                at_step=self.progress.step,
-                to_step=max(before, default=self.first.step),
-                skipped=(first_place, self.progress.position.next_place),
-                reason=trouble.reason,
-                time=time.time(),
-            )
-            add_rollback(self._job.out, rollback)
-            left_out = rollback.skipped[1] - rollback.skipped[0]
-            self._tell(
-                f"rolled back from step {rollback.at_step} to step {rollback.to_step}, leaving out {left_out} samples: "
-                f"{rollback.reason}"
-            )
-        self.resume()
+            self._record_rollback(instability, first_place=first_place)
+        self.start_id, _ = self._clean_checkpoints()
+        self.progress = self._load()
 
-    def hosts(self) -> list[str]:
-        """Name of each rank's machine. Collective."""
+    def gather_hosts(self) -> list[str]:
+        """Return the name of each rank's machine."""
         names = [""] * self._rank.world_size
         torch.distributed.all_gather_object(names, socket.gethostname())
         return names
 
+    def _record_rollback(self, instability: Instability, *, first_place: int) -> None:
+        steps = [step_of(directory) for directory in list_checkpoints(self.root)]
+        before = [step for step in steps if step <= self.progress.step - instability.num_steps]
+        rollback = Rollback(
+            at_step=self.progress.step,
+            to_step=max(before, default=self.first.step),
+            skipped=(first_place, self.progress.position.next_place),
+            reason=instability.reason,
+            time=time.time(),
+        )
+        add_rollback(self._job.out, rollback)
+        num_skipped = rollback.skipped[1] - rollback.skipped[0]
+        self._notify(
+            f"rolled back from step {rollback.at_step} to step {rollback.to_step}, leaving out {num_skipped} samples: "
+            f"{rollback.reason}"
+        )
+
     def _load(self) -> Progress:
-        self._dog.beat("loading a checkpoint", patience=FIRST_STEP)
+        """Load the newest valid checkpoint, or begin again without one; return the progress."""
+        self._watchdog.beat("loading a checkpoint", timeout_factor=START_TIMEOUT_FACTOR)
         rollbacks = read_rollbacks(self._job.out)
-        found = restore(self.engine, self.root, first=self.first, rollbacks=rollbacks, tell=self._tell)
+        found = restore(self.engine, self.root, first=self.first, rollbacks=rollbacks, notify=self._notify)
         progress = self._begin_again(rollbacks) if found is None else found
-        self._as_built = False
+        self._has_first_weights = False
         if self._rank.index == 0:
-            set_aside_newer(self.root, progress.step)
+            set_aside_damaged(self.root, progress.step)
         torch.distributed.barrier()
         return progress
 
     def _begin_again(self, rollbacks: list[Rollback]) -> Progress:
-        if not self._as_built:
-            self.built = self._build(initial=True)
+        """Put the engine where this training began; return that progress, past the data of roll-backs since."""
+        if not self._has_first_weights:
+            self.built = self._build(fills_weights=True)
         if self._continued is not None:
             load_checkpoint(self.engine, self._continued)
         position = position_after(self.first.position, rollbacks)
         return replace(self.first, position=position, num_rollbacks=self.first.num_rollbacks + len(rollbacks))
 
-    def _beginning(self) -> tuple[Progress, Path | None]:
-        """Where this run began, and the checkpoint of another that it continues."""
+    def _find_beginning(self) -> tuple[Progress, Path | None]:
+        """Return where this training begins, and the checkpoint of another that it continues, if it does."""
         init = self._job.config.init_from
         if init is None or init.mode == "weights":
             return Progress(), None
-        directory = find_checkpoint(init)
-        record = checkpoint.read_record(directory)
+        directory = find_checkpoint_to_continue(init)
+        record = read_record(directory)
         check_same_order(record.order, self._order)
         if record.step >= self._job.config.num_steps:
             raise UserError(
@@ -119,24 +142,24 @@ class Course:
             )
         return progress_of(record), directory
 
-    def _build(self, *, initial: bool) -> Built:
-        self._dog.beat("building the model", patience=FIRST_STEP)
-        return build(self._job, initial=initial, tell=self._tell)
+    def _build(self, *, fills_weights: bool) -> BuiltEngine:
+        self._watchdog.beat("building the model", timeout_factor=START_TIMEOUT_FACTOR)
+        return build_engine(self._job, fills_weights=fills_weights, notify=self._notify)
 
-    def _clear_and_agree(self) -> tuple[str, bool]:
-        """A word that is the same on all ranks and new each time, and whether there are checkpoints. Collective.
+    def _clean_checkpoints(self) -> tuple[str, bool]:
+        """Have rank 0 delete checkpoints that do not count; return an id of this start, and whether any are left.
 
-        Rank 0 has removed what does not count by then.
+        The id is the same on all ranks and new at each call.
         """
         agreed: list[tuple[str, bool]] = [("", False)]
         if self._rank.index == 0:
-            checkpoint.clear_unfinished(self.root)
-            drop_void(self.root, read_rollbacks(self._job.out), before=self.first.num_rollbacks)
-            agreed = [(uuid.uuid4().hex[:8], bool(checkpoint.named(self.root)))]
+            delete_unfinished(self.root)
+            delete_abandoned(self.root, read_rollbacks(self._job.out), before=self.first.num_rollbacks)
+            agreed = [(uuid.uuid4().hex[:8], bool(list_checkpoints(self.root)))]
         torch.distributed.broadcast_object_list(agreed, src=0)
         return agreed[0]
 
-    def _tell(self, text: str) -> None:
-        """Say it once, not once a rank."""
+    def _notify(self, text: str) -> None:
+        """Write a notice once, not once a rank."""
         if self._rank.index == 0:
-            self._notices.tell(text)
+            self._notices.add(text)

@@ -1,4 +1,4 @@
-"""One optimizer step on one rank: forward and backward passes, and the one collective that all ranks' numbers share."""
+"""One optimizer step on one rank: forward and backward passes, and the one collective that shares all numbers."""
 
 import math
 from dataclasses import dataclass
@@ -8,15 +8,29 @@ import torch
 
 from cluster.executor import Rank
 from training.data.batches import Batch, Batches, MicroBatch
-from training.loop.stop_requests import Wishes
+from training.loop.stop_requests import StopRequests
 from training.loop.watchdog import Watchdog
-from training.zero.engine import take_step
+from training.zero.engine import take_optimizer_step
 from training.zero.step_timing import Stopwatch
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a step gave, equal on all ranks."""
+class RankStatus:
+    """What a rank shares with the others in a step, beside its losses."""
+
+    requests: StopRequests
+    """What this rank was asked for."""
+
+    save_failed: bool
+    """Whether it could not write its part of the checkpoint under way."""
+
+    own_seconds: float
+    """Time that its step before took, without waiting for others."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The numbers of a step, equal on all ranks."""
 
     loss: float
     """Mean over the step's targets, nats a token."""
@@ -25,108 +39,83 @@ class Outcome:
     """Sum of the token losses by stream."""
 
     gradient_norm: float
+    """Norm of the global gradient before clipping."""
+
     updated: bool
-    wishes: Wishes
+    """Whether the weights were updated: loss and gradient were finite."""
+
+    requests: StopRequests
     """What any rank was asked for."""
 
-    num_failed: int
-    """Ranks that could not do their part of the checkpoint under way."""
+    num_failed_saves: int
+    """Ranks that could not write their part of the checkpoint under way."""
 
     own_seconds: list[float]
-    """By rank: what the step before took, without waiting for others."""
-
-
-@dataclass(frozen=True)
-class Signals:
-    """What a rank has to tell the others, in a step."""
-
-    wishes: Wishes
-    failed: bool
-    """Its part of the checkpoint under way."""
-
-    own_seconds: float
+    """RankStatus.own_seconds by rank."""
 
 
 class Stepper:
-    """Takes steps of one engine."""
+    """Runs optimizer steps of one engine."""
 
     def __init__(
-        self, engine: Any, batches: Batches, rank: Rank, device: torch.device, *, rows: int, watch: Stopwatch
+        self,
+        engine: Any,
+        batches: Batches,
+        rank: Rank,
+        device: torch.device,
+        *,
+        micro_batch_size: int,
+        stopwatch: Stopwatch,
     ) -> None:
-        """`rows`: sequences of a micro-batch."""
         self._engine, self._batches, self._rank, self._device = engine, batches, rank, device
-        self._rows, self._watch = rows, watch
+        self._micro_batch_size, self._stopwatch = micro_batch_size, stopwatch
 
-    def take(self, batch: Batch, signals: Signals, dog: Watchdog, *, patience: float) -> Outcome:
-        """One step: the gradient is the mean over the batch's targets, whatever each rank's share. Collective."""
-        with self._watch.part("data"):
-            micro_batches = self._read(batch)
+    def run_step(self, batch: Batch, status: RankStatus, watchdog: Watchdog, *, timeout_factor: float) -> StepResult:
+        """Run one step: the gradient is the mean over the batch's targets, whatever each rank's share. Collective.
+
+        Each pass may take `timeout_factor` times the watchdog's timeout.
+        """
+        with self._stopwatch.part("data"):
+            micro_batches = self._read_micro_batches(batch)
         nats = torch.zeros(len(self._batches.streams), dtype=torch.float64, device=self._device)
         # DeepSpeed averages over ranks, so each rank's share is scaled by their number
         scale = self._rank.world_size / batch.num_targets
         for i, micro_batch in enumerate(micro_batches):
-            dog.beat(f"a forward and backward pass, {i + 1} of {len(micro_batches)}", patience=patience)
+            name = f"a forward and backward pass, {i + 1} of {len(micro_batches)}"
+            watchdog.beat(name, timeout_factor=timeout_factor)
             self._engine.set_gradient_accumulation_boundary(i == len(micro_batches) - 1)
-            with self._watch.part("forward"):
-                objective, row_nats = self._engine(*self._on_device(micro_batch))
-            with self._watch.part("backward"):
+            with self._stopwatch.part("forward"):
+                objective, row_nats = self._engine(*self._copy_to_device(micro_batch))
+            with self._stopwatch.part("backward"):
                 self._engine.backward(objective * scale, scale_wrt_gas=False)
             streams = torch.from_numpy(micro_batch.streams).to(self._device)
             nats.index_add_(0, streams, row_nats.double())
-        with self._watch.part("communication"):
-            numbers = self._share(nats, signals)
+        with self._stopwatch.part("communication"):
+            numbers = self._sum_over_ranks(nats, status)
         by_stream = numbers[: len(self._batches.streams)]
         loss = sum(by_stream) / batch.num_targets
-        dog.beat("the optimizer's step", patience=patience)
-        with self._watch.part("optimizer"):
-            norm, updated = take_step(self._engine, loss_is_finite=math.isfinite(loss))
+        watchdog.beat("the optimizer's step", timeout_factor=timeout_factor)
+        with self._stopwatch.part("optimizer"):
+            norm, updated = take_optimizer_step(self._engine, loss_is_finite=math.isfinite(loss))
         stop, save, resize, failed, *own_seconds = numbers[len(by_stream) :]
-        wishes = Wishes(stop > 0, save > 0, resize > 0)
-        return Outcome(loss, by_stream, norm, updated, wishes, int(failed), own_seconds)
+        requests = StopRequests(stop > 0, save > 0, resize > 0)
+        return StepResult(loss, by_stream, norm, updated, requests, int(failed), own_seconds)
 
-    def _read(self, batch: Batch) -> list[MicroBatch]:
-        world_size = self._rank.world_size
-        return list(self._batches.micro_batches(batch, rank=self._rank.index, world_size=world_size, size=self._rows))
+    def _read_micro_batches(self, batch: Batch) -> list[MicroBatch]:
+        rank, world_size = self._rank.index, self._rank.world_size
+        return list(self._batches.micro_batches(batch, rank=rank, world_size=world_size, size=self._micro_batch_size))
 
-    def _on_device(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _copy_to_device(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         tokens, lengths = torch.from_numpy(micro_batch.tokens), torch.from_numpy(micro_batch.lengths)
         return tokens.to(self._device, non_blocking=True), lengths.to(self._device, non_blocking=True)
 
-    def _share(self, nats: torch.Tensor, signals: Signals) -> list[float]:
-        """Sums over ranks: the nats by stream, each wish, failed; then each rank's own seconds."""
+    def _sum_over_ranks(self, nats: torch.Tensor, status: RankStatus) -> list[float]:
+        """Return sums over ranks: the nats by stream, each request, failed saves; then own seconds by rank."""
         own = torch.zeros(self._rank.world_size, dtype=torch.float64)
-        own[self._rank.index] = signals.own_seconds
-        wishes = signals.wishes
-        flags = torch.tensor([wishes.stop, wishes.save, wishes.resize, signals.failed], dtype=torch.float64)
+        own[self._rank.index] = status.own_seconds
+        requests = status.requests
+        flags = torch.tensor([requests.stop, requests.save, requests.resize, status.save_failed], dtype=torch.float64)
         vector = torch.cat([nats, flags.to(self._device), own.to(self._device)])
         torch.distributed.all_reduce(vector)
         numbers: list[float] = vector.tolist()
         return numbers
-
-
-class Stragglers:
-    """Names ranks that are slower than the others, by the time they take without waiting."""
-
-    WINDOW_STEPS = 20
-    RATIO = 1.5
-
-    def __init__(self, hosts: list[str]) -> None:
-        self._hosts = hosts
-        self._rows: list[list[float]] = []
-        self._named: set[int] = set()
-
-    def look(self, own_seconds: list[float]) -> list[str]:
-        """A sentence about each rank that has become a straggler in the window that this step ends, if it ends one."""
-        self._rows.append(own_seconds)
-        if len(self._rows) < self.WINDOW_STEPS or len(self._hosts) < 2:
-            return []
-        typical = [sorted(column)[len(column) // 2] for column in zip(*self._rows, strict=True)]
-        self._rows.clear()
-        usual = sorted(typical)[(len(typical) - 1) // 2]
-        slow = {rank for rank, seconds in enumerate(typical) if seconds > self.RATIO * usual and usual > 0}
-        fresh, self._named = slow - self._named, slow
-        return [
-            f"rank {rank} on {self._hosts[rank]} is a straggler, which all wait for: over {self.WINDOW_STEPS} steps it "
-            f"took {typical[rank] / usual:.1f} times as long as the others"
-            for rank in sorted(fresh)
-        ]

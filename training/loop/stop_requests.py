@@ -1,7 +1,18 @@
-"""How a running training is asked to save, or to stop: a file beside the metrics, or a signal to a rank itself.
+"""Requests to a running training: to stop, to save, or to resize, by a signal or by a file in its directory.
 
-Whoever started the ranks may be on another machine, so a file in the run's directory carries its wish; rank 0 looks
-for it, and the loop tells the others in the collective it makes anyway.
+What happens after SIGTERM or SIGUSR1, from the signal to the exit code:
+
+1. In the process that started the ranks, `stop_on_signal` writes the file `.stop` and starts a timer of
+   `grace_seconds`. Ranks may run on other machines, so the directory of the training is all that they share with it.
+2. Rank 0's `RequestPoller` finds the file. A rank that gets the signal itself, as from Slurm, needs no file.
+3. Each rank puts its requests into the collective of the next step (training/loop/step.py), so that all of them know
+   after the same step.
+4. The loop (training/loop/trainer.py) saves a checkpoint, waits until it is on disk, and raises Stopped on each rank.
+5. Stopped reaches the starting process, whose exit code is RESUME_ME. If the timer ends first, `stop_on_signal` raises
+   Stopped there, which ends the ranks where they are.
+
+SIGUSR2 asks for a checkpoint with the file `.save`, and training goes on. An elastic executor calls `ask_to_resize`,
+which writes `.resize`: the ranks save and raise Resized, and are started again in another number.
 """
 
 import signal
@@ -13,26 +24,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from cluster.host.console import say
+from cluster.host.console import print_line
 from cluster.host.files import write_text
-from configs.base import UserError
-from pipeline.runs.retry import RESUME_ME
+from configs.base import RESUME_ME, UserError
 
 STOP_FILE = ".stop"
 SAVE_FILE = ".save"
 RESIZE_FILE = ".resize"
-SECONDS_BETWEEN_LOOKS = 0.25
+SECONDS_BETWEEN_POLLS = 0.25
 
 
 class Stopped(UserError):
-    """Training was asked to stop, and has saved what it did."""
+    """Training was asked to stop, and has saved its work."""
 
     exit_code = RESUME_ME
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What is wanted of training, besides going on."""
+class StopRequests:
+    """What training is asked for; nothing by default."""
 
     stop: bool = False
     """Save, and end."""
@@ -41,38 +51,41 @@ class Wishes:
     """Save, and go on."""
 
     resize: bool = False
-    """Save, and end to be started again on another number of ranks."""
+    """Save, and end, to be started again on another number of ranks."""
 
 
-class Requests:
-    """What one rank knows of others' wishes."""
+class RequestPoller:
+    """Finds the requests that reach one rank: by signals, and on rank 0 by files."""
 
-    def __init__(self, out: Path, *, watches_files: bool, on_look: Callable[[], None] = lambda: None) -> None:
-        """`on_look` is called as often as files are looked for, and may raise."""
-        self._out, self._watches, self._on_look = out, watches_files, on_look
-        self._signalled, self._seen, self._looked = False, Wishes(), 0.0
+    def __init__(self, out: Path, *, watches_files: bool, on_poll: Callable[[], None] = lambda: None) -> None:
+        """Set signal handlers, and delete an old `.resize` if this rank watches files.
+
+        `on_poll` is called as often as files are looked for, and may raise.
+        """
+        self._out, self._watches_files, self._on_poll = out, watches_files, on_poll
+        self._is_signalled, self._found, self._last_poll = False, StopRequests(), 0.0
         if watches_files:
-            (out / RESIZE_FILE).unlink(missing_ok=True)  # the ranks have just been started, as many as there are to be
+            (out / RESIZE_FILE).unlink(missing_ok=True)  # the ranks have just been started in their right number
         for number in (signal.SIGTERM, signal.SIGUSR1) if _may_set_signals() else ():
-            if getattr(signal.getsignal(number), "__module__", "") != __name__:  # else this is the asking process
-                signal.signal(number, self._signal)
+            if getattr(signal.getsignal(number), "__module__", "") != __name__:  # else stop_on_signal's, in one process
+                signal.signal(number, self._on_signal)
 
-    def look(self) -> Wishes:
-        """What is wanted by now. Looks for files at most four times a second."""
-        if self._watches and time.monotonic() - self._looked >= SECONDS_BETWEEN_LOOKS:
-            self._looked = time.monotonic()
-            self._on_look()
-            self._seen = Wishes(*((self._out / name).exists() for name in (STOP_FILE, SAVE_FILE, RESIZE_FILE)))
-        return replace(self._seen, stop=self._seen.stop or self._signalled)
+    def poll(self) -> StopRequests:
+        """Return the requests so far. Looks for files at most once in SECONDS_BETWEEN_POLLS."""
+        if self._watches_files and time.monotonic() - self._last_poll >= SECONDS_BETWEEN_POLLS:
+            self._last_poll = time.monotonic()
+            self._on_poll()
+            self._found = StopRequests(*((self._out / name).exists() for name in (STOP_FILE, SAVE_FILE, RESIZE_FILE)))
+        return replace(self._found, stop=self._found.stop or self._is_signalled)
 
-    def saved(self) -> None:
-        """A save has begun, which is what was wanted."""
-        if self._watches and self._seen.save:
+    def clear_save_request(self) -> None:
+        """Delete the request for a save, because one has begun."""
+        if self._watches_files and self._found.save:
             (self._out / SAVE_FILE).unlink(missing_ok=True)
-            self._seen = replace(self._seen, save=False)
+            self._found = replace(self._found, save=False)
 
-    def _signal(self, number: int, frame: FrameType | None) -> None:
-        self._signalled = True
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._is_signalled = True
 
 
 def ask_to_resize(out: Path) -> None:
@@ -82,11 +95,10 @@ def ask_to_resize(out: Path) -> None:
 
 @contextmanager
 def stop_on_signal(out: Path, *, grace_seconds: float) -> Iterator[None]:
-    """During the block, SIGTERM and SIGUSR1 ask the ranks to save and stop; after the grace the block is left.
-    SIGUSR2 asks them to save and go on.
+    """Have SIGTERM and SIGUSR1 ask the ranks to save and stop during the block, and SIGUSR2 to save and go on.
 
-    Raises Stopped in the block when the grace is over, and at its end if it ends well all the same. Signals reach the
-    main thread only; in another, this does nothing.
+    Raises Stopped in the block when `grace_seconds` are over, and at its end if training was asked to stop but had
+    finished. Signals reach the main thread only; in another, this does nothing.
     """
     for name in (STOP_FILE, SAVE_FILE, RESIZE_FILE):
         (out / name).unlink(missing_ok=True)
@@ -94,10 +106,10 @@ def stop_on_signal(out: Path, *, grace_seconds: float) -> Iterator[None]:
         yield
         return
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def ask_to_stop(number: int, frame: FrameType | None) -> None:
         if not (out / STOP_FILE).exists():
             name = signal.Signals(number).name
-            say(f"training: {name} received; saving a checkpoint and stopping, within {grace_seconds:g} s")
+            print_line(f"training: {name} received; saving a checkpoint and stopping, within {grace_seconds:g} s")
             write_text(out / STOP_FILE, name)
             signal.setitimer(signal.ITIMER_REAL, grace_seconds)
 
@@ -107,11 +119,16 @@ def stop_on_signal(out: Path, *, grace_seconds: float) -> Iterator[None]:
             "on from the newest checkpoint, and give it more with grace_seconds in the cluster file"
         )
 
-    def save(number: int, frame: FrameType | None) -> None:
-        say("training: SIGUSR2 received; saving a checkpoint after this step")
+    def ask_to_save(number: int, frame: FrameType | None) -> None:
+        print_line("training: SIGUSR2 received; saving a checkpoint after this step")
         write_text(out / SAVE_FILE, "")
 
-    handlers = {signal.SIGTERM: ask, signal.SIGUSR1: ask, signal.SIGUSR2: save, signal.SIGALRM: give_up}
+    handlers = {
+        signal.SIGTERM: ask_to_stop,
+        signal.SIGUSR1: ask_to_stop,
+        signal.SIGUSR2: ask_to_save,
+        signal.SIGALRM: give_up,
+    }
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
@@ -119,9 +136,9 @@ def stop_on_signal(out: Path, *, grace_seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
-        asked = (out / STOP_FILE).exists()
+        was_asked_to_stop = (out / STOP_FILE).exists()
         (out / STOP_FILE).unlink(missing_ok=True)
-    if asked:
+    if was_asked_to_stop:
         raise Stopped(
             "the training has ended, and what comes after it was asked to wait; run the same command to go on"
         )

@@ -1,4 +1,4 @@
-"""Training on one rank, top to bottom."""
+"""The training loop of one rank: from the checkpoint it resumes from to the last step and its checkpoint."""
 
 from collections import deque
 from collections.abc import Callable
@@ -7,237 +7,250 @@ from dataclasses import replace
 import torch
 
 from cluster.executor import Rank, Resized
-from training.checkpoint import directory as checkpoint
 from training.checkpoint.async_save import Saver
+from training.checkpoint.directory import apply_retention, directory_of
 from training.data.batches import Batches
-from training.data.position import take
-from training.data.tokens_read import tokens_read
+from training.data.position import take_places
+from training.data.tokens_read import count_tokens_read
 from training.job import Job
-from training.log.metrics_file import FILE, recent_metrics
+from training.log.metrics_file import METRICS_FILE, read_recent_metrics
 from training.log.notices import Notices
-from training.log.step_log import Scribe
-from training.log.summary import trained_model
-from training.loop.build import device_name, memory_bytes
+from training.log.summary import summarise_training
 from training.loop.learning_rate import learning_rate_factor
-from training.loop.run_state import Course
-from training.loop.spikes import Stability, Trouble, memory_steps
-from training.loop.step import Outcome, Signals, Stepper
-from training.loop.stop_requests import Requests, Stopped, Wishes
-from training.loop.watchdog import FIRST_STEP, Watchdog
+from training.loop.run_state import RunState
+from training.loop.spikes import Instability, InstabilityDetector, num_steps_remembered
+from training.loop.step import RankStatus, Stepper, StepResult
+from training.loop.step_log import StepLog
+from training.loop.stop_requests import RequestPoller, Stopped, StopRequests
+from training.loop.watchdog import START_TIMEOUT_FACTOR, Watchdog
 from training.manifests import TrainedModel
 from training.records import CheckpointRecord
-from training.sizing.flops import flops_per_token, peak_flops
-from training.zero.engine import join, leave, set_learning_rate, time_communication
+from training.sizing.flops import flops_per_token
+from training.zero.engine import join_process_group, leave_process_group, set_learning_rate, time_communication
 from training.zero.fragments import owned_fragments
 from training.zero.step_timing import Stopwatch
 
 _NOT_OWN_WORK = ("communication", "checkpoint", "other")
-"""Parts of a step that say nothing about how fast a rank is."""
+"""Parts of a step whose time does not show how fast a rank is."""
 
 
 def train_rank(rank: Rank, job: Job) -> TrainedModel | None:
-    """Train from the newest whole checkpoint, or from the start, to the last step; rank 0 says what came of it."""
-    requests = Requests(job.out, watches_files=rank.index == 0, on_look=job.fence.check)
+    """Train from the newest whole checkpoint, or from the start, to the last step; rank 0 returns the manifest.
+
+    Raises Stopped or Resized on all ranks when training was asked to stop or resize, and its work is saved.
+    """
+    requests = RequestPoller(job.out, watches_files=rank.index == 0, on_poll=job.fence.check)
     timeout = job.placement.hang_timeout_seconds
-    with Watchdog(job.out, rank, timeout_seconds=timeout) as dog:
-        device = join(rank, timeout_seconds=timeout)
+    with Watchdog(job.out, rank, timeout_seconds=timeout) as watchdog:
+        device = join_process_group(rank, timeout_seconds=timeout)
         try:
-            return Trainer(rank, job, device, dog, requests).run()
+            return Trainer(rank, job, device, watchdog, requests).run()
         finally:
-            leave()
+            leave_process_group()
 
 
 class Trainer:
-    """The state of training on one rank."""
+    """Runs the training loop of one rank. All methods are collective."""
 
-    def __init__(self, rank: Rank, job: Job, device: torch.device, dog: Watchdog, requests: Requests) -> None:
+    def __init__(self, rank: Rank, job: Job, device: torch.device, watchdog: Watchdog, requests: RequestPoller) -> None:
+        """Start or resume the training (training/loop/run_state.py)."""
         self.rank, self.job, self.config, self.device = rank, job, job.config, device
-        self.dog, self.requests, self.notices = dog, requests, Notices(job.out)
+        self.watchdog, self.requests, self.notices = watchdog, requests, Notices(job.out)
         self.batches = Batches(job.tokens, job.config)
         self.order = self.batches.order_record()
-        self.watch = Stopwatch(device)
-        time_communication(self.watch)
-        self.course = Course(rank, job, self.order, dog, self.notices)
-        hosts = self.course.hosts()
-        self.scribe = self._make_scribe(hosts) if rank.index == 0 else None
-        self.nats, self.targets, self.own_seconds = 0.0, 0, 0.0
-        self._set_off()
+        self.stopwatch = Stopwatch(device)
+        time_communication(self.stopwatch)
+        self.state = RunState(rank, job, self.order, watchdog, self.notices)
+        hosts = self.state.gather_hosts()
+        self.step_log = self._make_step_log(hosts) if rank.index == 0 else None
+        self.nats, self.num_targets, self.own_seconds = 0.0, 0, 0.0
+        self._prepare_to_train()
 
     def run(self) -> TrainedModel | None:
-        """The loop; rank 0 says what came of it."""
-        if self.scribe is None:
+        """Train to the last step; rank 0 returns the manifest."""
+        if self.step_log is None:
             self._train()
             return None
-        with self.scribe:
+        with self.step_log:
             self._train()
-        progress = self.course.progress
-        return trained_model(
+        progress = self.state.progress
+        return summarise_training(
             self.job,
-            self.course.built.shapes,
+            self.state.built.shapes,
             num_steps=progress.step,
             num_tokens=progress.num_tokens,
-            checkpoint=checkpoint.directory_of(self.course.root, progress.step),
+            checkpoint=directory_of(self.state.root, progress.step),
         )
 
     def _train(self) -> None:
-        patience = FIRST_STEP
-        while self.course.progress.step < self.config.num_steps:
-            outcome = self._step(patience)
-            patience = 1.0
-            if (trouble := self.stability.judge(outcome.loss, updated=outcome.updated)) is not None:
-                self._roll_back(trouble)
+        timeout_factor = START_TIMEOUT_FACTOR
+        while self.state.progress.step < self.config.num_steps:
+            result = self._run_step(timeout_factor)
+            timeout_factor = 1.0
+            if (instability := self.detector.check_step(result.loss, updated=result.updated)) is not None:
+                self._roll_back(instability)
                 continue
-            last = self.course.progress.step == self.config.num_steps
-            due = self.course.progress.step % self.config.checkpoint_every_steps == 0
-            if last or due or outcome.wishes != Wishes():
-                self._save()
-            if not last:
-                self._end_if_wanted(outcome.wishes)
-        self._end_save()
+            is_last = self.state.progress.step == self.config.num_steps
+            is_due = self.state.progress.step % self.config.checkpoint_every_steps == 0
+            if is_last or is_due or result.requests != StopRequests():
+                self._begin_save()
+            if not is_last:
+                self._end_if_requested(result.requests)
+        self._finish_last_save()
 
-    def _end_if_wanted(self, wishes: Wishes) -> None:
-        if wishes.stop or wishes.resize:
-            self._end_save()
-            saved = f"stopped after step {self.course.progress.step}, which is saved"
-            raise Stopped(f"{saved}; run the same command to go on") if wishes.stop else Resized(saved)
+    def _end_if_requested(self, requests: StopRequests) -> None:
+        """Raise Stopped or Resized, once the checkpoint is on disk, if that is requested."""
+        if requests.stop or requests.resize:
+            self._finish_last_save()
+            saved = f"stopped after step {self.state.progress.step}, which is saved"
+            raise Stopped(f"{saved}; run the same command to go on") if requests.stop else Resized(saved)
 
-    def _step(self, patience: float) -> Outcome:
-        places, position = take(self.course.progress.position, self.config.global_batch_size)
+    def _run_step(self, timeout_factor: float) -> StepResult:
+        """Run the next optimizer step, and write it down."""
+        state, config = self.state, self.config
+        places, position = take_places(state.progress.position, config.global_batch_size)
         batch = self.batches.batch(places)
-        self._seed()
-        factor = learning_rate_factor(self.config.schedule, self.course.progress.step, num_steps=self.config.num_steps)
-        learning_rate = self.config.optimizer.learning_rate * factor
-        set_learning_rate(self.course.engine, learning_rate)
-        signals = Signals(self.requests.look(), self.saver.failed, self.own_seconds)
-        outcome = self.stepper.take(batch, signals, self.dog, patience=patience)
-        self.saver.advance(outcome.num_failed)
-        self.recent.append(places[0].start)
-        self.course.progress = replace(
-            self.course.progress,
-            step=self.course.progress.step + 1,
-            num_updates=self.course.progress.num_updates + outcome.updated,
-            num_tokens=self.course.progress.num_tokens + batch.num_targets,
+        self._seed_dropout()
+        factor = learning_rate_factor(config.schedule, state.progress.step, num_steps=config.num_steps)
+        learning_rate = config.optimizer.learning_rate * factor
+        set_learning_rate(state.engine, learning_rate)
+        status = RankStatus(self.requests.poll(), self.saver.failed, self.own_seconds)
+        result = self.stepper.run_step(batch, status, self.watchdog, timeout_factor=timeout_factor)
+        self.saver.advance(result.num_failed_saves)
+        self.recent_places.append(places[0].start)
+        state.progress = replace(
+            state.progress,
+            step=state.progress.step + 1,
+            num_updates=state.progress.num_updates + result.updated,
+            num_tokens=state.progress.num_tokens + batch.num_targets,
             position=position,
         )
-        self.nats, self.targets = self.nats + sum(outcome.nats), self.targets + batch.num_targets
-        seconds = self.watch.take()
+        self.nats, self.num_targets = self.nats + sum(result.nats), self.num_targets + batch.num_targets
+        seconds = self.stopwatch.pop_seconds()
         self.own_seconds = sum(value for part, value in seconds.items() if part not in _NOT_OWN_WORK)
-        if self.scribe:
-            self.scribe.write(
-                outcome,
+        if self.step_log:
+            self.step_log.write_step(
+                result,
                 batch,
-                progress=self.course.progress,
-                first_place=self.recent[-1],
+                progress=state.progress,
+                first_place=places[0].start,
                 learning_rate=learning_rate,
                 seconds=seconds,
-                memory=memory_bytes(self.device),
             )
-        return outcome
+        return result
 
-    def _seed(self) -> None:
-        """Of dropout, where a model has it: by step and rank alone, so that a resumed run draws the same."""
-        place = self.course.progress.step * self.rank.world_size + self.rank.index
-        torch.manual_seed((self.config.seed * 0x9E3779B97F4A7C15 + place) % 2**63)
+    def _seed_dropout(self) -> None:
+        """Seed the generator of dropout by step and rank alone, so that a resumed run draws the same."""
+        number = self.state.progress.step * self.rank.world_size + self.rank.index
+        torch.manual_seed((self.config.seed * 0x9E3779B97F4A7C15 + number) % 2**63)
 
-    def _save(self) -> None:
-        """Begin a checkpoint. The loop stands still for the copy, and for the end of the one before."""
+    def _begin_save(self) -> None:
+        """Begin to save a checkpoint. The loop waits for the copy to host memory, and for the save before to end."""
         self._finish_save()
+        progress = self.state.progress
         record = CheckpointRecord(
-            step=self.course.progress.step,
-            num_updates=self.course.progress.num_updates,
-            num_tokens=self.course.progress.num_tokens,
-            tokens_read=tokens_read(self.order, self.course.progress.position),
-            position=self.course.progress.position,
+            step=progress.step,
+            num_updates=progress.num_updates,
+            num_tokens=progress.num_tokens,
+            tokens_read=count_tokens_read(self.order, progress.position),
+            position=progress.position,
             order=self.order,
             global_batch_size=self.config.global_batch_size,
-            num_rollbacks=self.course.progress.num_rollbacks,
-            loss=self.nats / max(1, self.targets),
+            num_rollbacks=progress.num_rollbacks,
+            loss=self.nats / max(1, self.num_targets),
             world_size=self.rank.world_size,
             zero_stage=self.job.placement.zero_stage,
-            shapes=self.course.built.shapes,
+            shapes=self.state.built.shapes,
             files={},
         )
-        with self.watch.part("checkpoint"):
-            self.saver.begin(record, owned_fragments(self.course.engine))
-        self.nats, self.targets = 0.0, 0
-        self.requests.saved()
+        with self.stopwatch.part("checkpoint"):
+            self.saver.begin(record, owned_fragments(self.state.engine))
+        self.nats, self.num_targets = 0.0, 0
+        self.requests.clear_save_request()
 
     def _finish_save(self) -> None:
-        """Wait for the checkpoint under way, if there is one. Collective."""
-        with self.watch.part("checkpoint"):
-            self._while_waiting(self.saver.wait_for_files)
+        """Wait for the checkpoint under way, if there is one."""
+        with self.stopwatch.part("checkpoint"):
+            self._wait_for_disk(self.saver.wait_for_files)
             num_failed = torch.tensor(int(self.saver.failed), device=self.device)
             torch.distributed.all_reduce(num_failed)
             self.saver.advance(int(num_failed))
-            self._while_waiting(self.saver.wait)
+            self._wait_for_disk(self.saver.wait)
             self.saver.advance(int(self.saver.failed))
 
-    def _end_save(self) -> None:
-        """Wait for the last checkpoint of all. Raises OSError if it could not be written."""
+    def _finish_last_save(self) -> None:
+        """Wait for the last checkpoint of this process. Raises OSError if it could not be written."""
         self._finish_save()
         if self.saver.failure:
             raise self.saver.failure
 
-    def _before_name(self) -> None:
-        """What comes before a checkpoint gets its name, in rank 0's thread that writes it."""
+    def _before_commit(self) -> None:
+        """Check the fence and sync the metrics, in rank 0's writing thread, before a checkpoint gets its name."""
         self.job.fence.check()
-        if self.scribe:
-            self.scribe.file.sync()
+        if self.step_log:
+            self.step_log.file.sync()
 
-    def _while_waiting(self, wait: Callable[[float], bool]) -> None:
-        """Wait, as long as blocks are written: a slow disk is no hang."""
-        blocks = -1
+    def _wait_for_disk(self, wait: Callable[[float], bool]) -> None:
+        """Call `wait` until it returns true, and beat the watchdog while blocks are written: a slow disk is no hang."""
+        num_blocks = -1
         while not wait(0.2):
-            if self.saver.num_blocks != blocks:
-                blocks = self.saver.num_blocks
-                self.dog.beat("the writing of a checkpoint")
+            if self.saver.num_blocks != num_blocks:
+                num_blocks = self.saver.num_blocks
+                self.watchdog.beat("the writing of a checkpoint")
 
-    def _roll_back(self, trouble: Trouble) -> None:
-        """Go on from a checkpoint before the trouble, leaving out the data that was read during it. Collective."""
+    def _roll_back(self, instability: Instability) -> None:
+        """Resume from a checkpoint before the instability, and skip the data that was read during it."""
         self._finish_save()
         self.job.fence.check()
-        self.course.roll_back(trouble, first_place=self.recent[-trouble.num_steps])
-        if self.scribe:
-            self.scribe.file.cut(self.course.progress.step)
-        self._set_off()
+        self.state.roll_back(instability, first_place=self.recent_places[-instability.num_steps])
+        if self.step_log:
+            self.step_log.file.truncate_after(self.state.progress.step)
+        self._prepare_to_train()
 
-    def _set_off(self) -> None:
-        """Be ready to go on from where the course is. Collective."""
-        config, step = self.config, self.course.progress.step
-        rows = self.job.placement.micro_batch_size
-        self.stepper = Stepper(self.course.engine, self.batches, self.rank, self.device, rows=rows, watch=self.watch)
+    def _prepare_to_train(self) -> None:
+        """Make what depends on the engine and the step that training resumes from."""
+        config, state = self.config, self.state
+        self.stepper = Stepper(
+            state.engine,
+            self.batches,
+            self.rank,
+            self.device,
+            micro_batch_size=self.job.placement.micro_batch_size,
+            stopwatch=self.stopwatch,
+        )
         self.saver = Saver(
-            self.course.root,
+            state.root,
             rank=self.rank.index,
             world_size=self.rank.world_size,
-            attempt=self.course.attempt,
-            model_config=self.course.built.config.to_json_string(),
-            before=self._before_name,
-            after=lambda: checkpoint.retain(self.course.root, self.job.placement.retention),
-            tell=self.notices.tell,
+            start_id=state.start_id,
+            model_config=state.built.config.to_json_string(),
+            before=self._before_commit,
+            after=lambda: apply_retention(state.root, self.job.placement.retention),
+            notify=self.notices.add,
             pinned=self.device.type == "cuda",
         )
-        lines = recent_metrics(self.job.out / FILE, up_to=step, count=memory_steps(config.stability))
-        self.stability = Stability(config.stability, [(line.loss, line.updated) for line in lines])
-        self.recent = deque([line.first_place for line in lines], maxlen=memory_steps(config.stability))
-        """Where the data of each of the last steps begins."""
-        self.nats, self.targets = 0.0, 0
+        num_steps = num_steps_remembered(config.stability)
+        lines = read_recent_metrics(self.job.out / METRICS_FILE, up_to=state.progress.step, count=num_steps)
+        self.detector = InstabilityDetector(config.stability, [(line.loss, line.updated) for line in lines])
+        self.recent_places = deque([line.first_place for line in lines], maxlen=num_steps)
+        """The first place in the data of each of the last steps."""
+        self.nats, self.num_targets = 0.0, 0
         torch.distributed.barrier()  # all have read the lines before rank 0 writes on
-        self.watch.take()  # what went before is of no step
-        if self.scribe:
-            self.scribe.start_clock()
+        self.stopwatch.pop_seconds()  # the time before belongs to no step
+        if self.step_log:
+            self.step_log.start_clock()
 
-    def _make_scribe(self, hosts: list[str]) -> Scribe:
-        built, name = self.course.built, device_name(self.device)
-        flops = flops_per_token(built.config.to_dict(), built.shapes, sequence_length=self.config.sequence_length)
-        return Scribe(
+    def _make_step_log(self, hosts: list[str]) -> StepLog:
+        built = self.state.built
+        return StepLog(
             self.rank,
             self.job,
             self.order,
             self.notices,
-            progress=self.course.progress,
-            device=name,
+            progress=self.state.progress,
+            device=self.device,
             hosts=hosts,
-            flops_per_token=flops,
-            peak=peak_flops(name),
+            flops_per_token=flops_per_token(
+                built.config.to_dict(), built.shapes, sequence_length=self.config.sequence_length
+            ),
         )

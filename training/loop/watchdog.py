@@ -1,8 +1,8 @@
-"""An end to hangs: a rank that makes no progress writes down where every thread is, and ends its process.
+"""Ends hangs: a rank that makes no progress within its timeout writes the stacks of its threads, and ends its process.
 
-All ranks wait for each other in every step, so when one hangs all do. The first whose time is up leaves a mark; the
-others see it and write their stacks too. A thread of the interpreter does it, or, where even that cannot run, one of
-faulthandler's, which needs no interpreter.
+All ranks wait for each other in every step, so when one hangs all do. The first to time out creates the directory of
+the stacks; the others see it and write theirs, too. A Python thread does this, or, where the interpreter is stuck, a
+thread of faulthandler's, which does not need it.
 """
 
 import faulthandler
@@ -14,29 +14,29 @@ from pathlib import Path
 from types import TracebackType
 
 from cluster.executor import Rank
-from training.log.notices import notify
+from training.log.notices import write_notices
 
 STACKS = "stacks"
-SECONDS_BETWEEN_LOOKS = 0.5
-SECONDS_FOR_THE_OTHERS = 10.0
-"""How long a rank whose stack is written waits for those of the others before it ends."""
+SECONDS_BETWEEN_POLLS = 0.5
+SECONDS_FOR_OTHER_RANKS = 10.0
+"""How long a rank that has written its stacks waits for those of the others before it ends."""
 
-FIRST_STEP = 3.0
-"""The first step may compile, so it gets so many times the time."""
+START_TIMEOUT_FACTOR = 3.0
+"""Building and loading, and the first step, which may compile, may take so many times the timeout."""
 
 
 class Watchdog:
-    """Watches one rank; a context manager. `beat` says that it lives."""
+    """Watches one rank, which calls `beat` at each new piece of work. A context manager."""
 
     def __init__(self, out: Path, rank: Rank, *, timeout_seconds: float) -> None:
         self._out, self._rank, self._timeout = out, rank, timeout_seconds
-        self._directory = out / STACKS / f"attempt-{rank.attempt}-{rank.port}"
-        self._what, self._deadline = "", 0.0
+        self._directory = out / STACKS / f"attempt-{rank.num_restarts}-{rank.port}"
+        self._work, self._deadline = "", 0.0
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
-        self.beat("the start", patience=FIRST_STEP)
+        self.beat("the start", timeout_factor=START_TIMEOUT_FACTOR)
         self._thread.start()
         return self
 
@@ -46,37 +46,39 @@ class Watchdog:
         self._done.set()
         faulthandler.cancel_dump_traceback_later()
 
-    def beat(self, what: str, *, patience: float = 1.0) -> None:
-        """Say what begins now; it may take `patience` times the timeout."""
-        self._what, self._deadline = what, time.monotonic() + patience * self._timeout
+    def beat(self, work: str, *, timeout_factor: float = 1.0) -> None:
+        """Note that the named work begins now; it may take `timeout_factor` times the timeout."""
+        self._work, self._deadline = work, time.monotonic() + timeout_factor * self._timeout
 
     def _watch(self) -> None:
-        while not self._done.wait(min(SECONDS_BETWEEN_LOOKS, self._timeout / 4)):
-            left = self._deadline - time.monotonic()
-            # re-armed while this thread can run; if it cannot, the deadline passes there
-            faulthandler.dump_traceback_later(max(left, 0) + 2 * SECONDS_FOR_THE_OTHERS, exit=True)
-            if left < 0 or self._directory.exists():
-                self._end(overdue=left < 0)
+        while not self._done.wait(min(SECONDS_BETWEEN_POLLS, self._timeout / 4)):
+            seconds_left = self._deadline - time.monotonic()
+            # set anew while this thread can run; if it cannot, faulthandler's own deadline passes
+            faulthandler.dump_traceback_later(max(seconds_left, 0) + 2 * SECONDS_FOR_OTHER_RANKS, exit=True)
+            if seconds_left < 0 or self._directory.exists():
+                self._end_process(overdue=seconds_left < 0)
 
-    def _end(self, *, overdue: bool) -> None:
+    def _end_process(self, *, overdue: bool) -> None:
+        """Write the stacks of all threads, and end; a rank that is overdue itself tells the user."""
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / f"rank-{self._rank.index:05d}.txt"
         with path.open("w", encoding="utf-8") as file:
-            file.write(f"rank {self._rank.index} of {self._rank.world_size}, during {self._what}\n")
+            file.write(f"rank {self._rank.index} of {self._rank.world_size}, during {self._work}\n")
             file.flush()
             faulthandler.dump_traceback(file=file, all_threads=True)
             os.fsync(file.fileno())
         if overdue:
             text = (
-                f"rank {self._rank.index} made no progress for {self._timeout:g} s, during {self._what}; the stack of "
+                f"rank {self._rank.index} made no progress for {self._timeout:g} s, during {self._work}; the stack of "
                 f"every rank is in {self._directory}"
             )
-            notify(self._out, [text])
+            write_notices(self._out, [text])
             print(text, file=sys.stderr, flush=True)
-        self._wait_for_the_others()
+        self._wait_for_other_ranks()
         os._exit(1)
 
-    def _wait_for_the_others(self) -> None:
-        deadline = time.monotonic() + SECONDS_FOR_THE_OTHERS
+    def _wait_for_other_ranks(self) -> None:
+        """Wait until every rank has written its stacks, for at most SECONDS_FOR_OTHER_RANKS."""
+        deadline = time.monotonic() + SECONDS_FOR_OTHER_RANKS
         while len(list(self._directory.iterdir())) < self._rank.world_size and time.monotonic() < deadline:
             time.sleep(0.05)

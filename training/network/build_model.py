@@ -1,4 +1,4 @@
-"""The network: a causal language model by its transformers configuration."""
+"""Builds the causal language model of a recipe with transformers."""
 
 import os
 import shutil
@@ -15,8 +15,8 @@ from configs.base import UserError
 from configs.training import TrainConfig
 
 
-def model_config(config: TrainConfig, *, vocab_size: int, eos_id: int, pad_id: int) -> PretrainedConfig:
-    """The transformers configuration. Raises UserError on an architecture or a key that transformers lacks."""
+def make_model_config(config: TrainConfig, *, vocab_size: int, eos_id: int, pad_id: int) -> PretrainedConfig:
+    """Make the transformers configuration. Raises UserError on an architecture or a key that transformers lacks."""
     model = config.model
     if model.architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         close = get_close_matches(model.architecture, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, n=3)
@@ -54,7 +54,7 @@ def model_config(config: TrainConfig, *, vocab_size: int, eos_id: int, pad_id: i
 
 
 def _check_fields(config: TrainConfig, known: set[str]) -> None:
-    """Refuse an architecture that would leave out what the recipe says."""
+    """Raise UserError on an architecture that would ignore a key of the recipe."""
     given = {"hidden_size", "intermediate_size", "num_attention_heads"}
     given |= {"num_key_value_heads"} if config.model.num_key_value_heads else set()
     if ignored := sorted(given - known):
@@ -65,7 +65,7 @@ def _check_fields(config: TrainConfig, known: set[str]) -> None:
 
 
 def _check_sizes(config: TrainConfig, result: PretrainedConfig, vocab_size: int) -> None:
-    """What transformers builds without a word, and fails on in the first forward pass."""
+    """Raise UserError on sizes that transformers accepts, and fails on in the first forward pass."""
     heads, shared = config.model.num_attention_heads, config.model.num_key_value_heads or 1
     if heads % shared:
         raise UserError(
@@ -78,17 +78,17 @@ def _check_sizes(config: TrainConfig, result: PretrainedConfig, vocab_size: int)
 
 
 def import_architecture(name: str) -> None:
-    """Load the modules of an architecture, which transformers leaves to its first use."""
+    """Import the modules of an architecture, which transformers puts off until their first use."""
     AutoModelForCausalLM._model_mapping[type(AutoConfig.for_model(name))]
 
 
 def build_model(
     config: PretrainedConfig, *, seed: int, attention: str | None = None, activation_checkpointing: bool = False
 ) -> PreTrainedModel:
-    """A freshly initialised model in fp32, the same on every rank.
+    """Build a freshly initialised model in fp32, the same on every rank.
 
     `attention` names one of transformers' implementations, or leaves the choice to it; with `activation_checkpointing`
-    each layer's activations are computed again in the backward pass. Raises UserError on what does not fit together.
+    each layer's activations are recomputed in the backward pass. Raises UserError on what does not fit together.
     """
     torch.manual_seed(seed)
     try:
@@ -144,7 +144,7 @@ def compile_layers(model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def _check_causal(model: PreTrainedModel) -> None:
-    """Refuse a model that looks ahead, as encoders do: its losses and scores would mean nothing."""
+    """Raise UserError on a model that attends to later tokens, as encoders do: its losses would mean nothing."""
     model.eval()
     ids = torch.arange(8)[None] % model.config.vocab_size
     other = ids.clone()

@@ -6,51 +6,43 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-CPU_CHUNK_ELEMENTS = 2**21
-"""Logits held at a time, 8 MiB: the fastest of 2 to 64 MiB at 8,192 pieces."""
-
-GPU_CHUNK_ELEMENTS = 2**28
-"""1 GiB: the gradient of a large weight, added to once a chunk, should cost little beside the products."""
-
-MIN_CHUNK_TOKENS = 256
-"""With fewer, adding up the gradient of a large weight would take longer than the products."""
+from training.network.loss_chunks import max_chunk_tokens
 
 
 class LossHead(torch.nn.Module):
-    """An output layer, linear in the hidden states, that gives the logits or the losses of the tokens.
+    """An output layer, linear in the hidden states, that returns the logits or the losses of the tokens.
 
-    It shares the parameters of `layer`, and their names.
+    It shares the parameters of the layer it replaces, and their names.
     """
 
     def __init__(self, layer: torch.nn.Linear, *, softcap: float | None, max_tokens: int) -> None:
-        """`softcap` bounds the logits that the losses are taken of (arXiv 2408.00118, section 2)."""
+        """Take the place of `layer`.
+
+        `softcap` bounds the logits that the losses are taken of (arXiv 2408.00118, section 2). `max_tokens` are the
+        targets in the largest micro-batch, the same on all ranks.
+        """
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
         self._softcap, self._max_tokens, self._vocab_size = softcap, max_tokens, layer.out_features
 
     def forward(self, hidden: torch.Tensor, targets: torch.Tensor | None = None) -> Any:
-        """Logits without the cap, (..., vocabulary); or with targets (n,) of hidden (n, width), the sum of the losses,
-        which alone has a gradient, and the losses (n,), in nats and fp32.
+        """Return logits without the cap, (..., vocabulary), or, with targets (n,) of hidden (n, width), losses.
 
-        The loss is taken in here because ZeRO-3 holds the weight for the length of this call.
+        These are the sum of the losses, which alone has a gradient, and the losses (n,), in nats and fp32. The loss is
+        taken here because ZeRO-3 gathers the weight for the length of this call.
         """
         if targets is None:
             return F.linear(hidden, self.weight, self.bias)
-        # by what is the same on all ranks, never by the number of targets
-        num_chunks = _num_chunks(self._max_tokens, self._vocab_size, hidden.device.type)
+        # from what is the same on all ranks, never from the number of targets
+        num_chunks = ceil(self._max_tokens / max_chunk_tokens(self._vocab_size, device=hidden.device.type))
         arguments = (hidden, self.weight, self.bias, targets, self._softcap, num_chunks)
         return _TokenLosses.apply(*arguments, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
 
 
-def _num_chunks(max_tokens: int, vocab_size: int, device: str) -> int:
-    elements = CPU_CHUNK_ELEMENTS if device == "cpu" else GPU_CHUNK_ELEMENTS
-    return ceil(max_tokens / max(elements // vocab_size, MIN_CHUNK_TOKENS))
-
-
 class _TokenLosses(torch.autograd.Function):
-    """Cross entropy of a linear layer, whose gradients are made in the forward pass, so that logits are needed once.
+    """Cross entropy of a linear layer, whose gradients are computed in the forward pass: logits are made only once.
 
-    The method of Liger Kernel's fused linear cross entropy (arXiv 2410.10989, section 3.2).
+    This is the method of Liger Kernel's fused linear cross entropy (arXiv 2410.10989, section 3.2).
     """
 
     @staticmethod
@@ -87,7 +79,7 @@ class _TokenLosses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        gradients, ctx.gradients = ctx.gradients, None  # scaled in place, so they serve once
+        gradients, ctx.gradients = ctx.gradients, None  # they are scaled in place, so they can be used once
         return (
             *(
                 None if gradient is None else gradient.mul_(upstream).to(dtype)
@@ -100,7 +92,10 @@ class _TokenLosses(torch.autograd.Function):
 def _losses_and_slope(
     logits: torch.Tensor, targets: torch.Tensor, *, softcap: float | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The losses (n,), and the derivative of their sum by the uncapped logits (n, vocabulary), which it overwrites."""
+    """Return the losses (n,) and the derivative of their sum by the uncapped logits (n, vocabulary).
+
+    The derivative overwrites `logits`.
+    """
     if not len(targets):
         return logits[:, 0], logits
     capped = None

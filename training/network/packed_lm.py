@@ -1,4 +1,4 @@
-"""What DeepSpeed trains: a causal language model with its document masks and its loss."""
+"""The module that DeepSpeed trains: a causal language model on packed documents, with their mask and its loss."""
 
 from typing import Any, NamedTuple
 
@@ -7,25 +7,31 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from training.network.head_loss import LossHead
-from training.network.probes import check_documents, check_router, is_linear_in_hidden, probing, softcap_of
+from training.network.probes import (
+    check_documents_are_separate,
+    check_router_is_visible,
+    final_softcap,
+    has_linear_head,
+    probe_mode,
+)
 from training.network.router_balance import balance_loss
 
 
-class NetworkLoss(NamedTuple):
-    """What a pass gives for its micro-batch."""
+class PackedLoss(NamedTuple):
+    """The loss of one micro-batch."""
 
     objective: torch.Tensor
-    """Scalar, fp32, with gradient: the token losses, summed, in nats; and the balance term of a mixture of experts."""
+    """Scalar, fp32, with gradient: the sum of the token losses in nats, plus the balance term of a mixture."""
 
     row_nats: torch.Tensor
-    """(rows,), fp32, without gradient: the token losses, summed by row."""
+    """(rows,), fp32, without gradient: the sum of the token losses of each row."""
 
 
-class Network(torch.nn.Module):
-    """A causal language model whose documents do not see each other, and which gives its loss."""
+class PackedLM(torch.nn.Module):
+    """A causal language model whose documents do not see each other, and which returns its loss."""
 
     def __init__(self, model: PreTrainedModel, *, eos_id: int, max_tokens: int, router_balance: float) -> None:
-        """`model`: in fp32, on the CPU. `max_tokens`: targets in the largest micro-batch, the same on all ranks.
+        """Wrap `model`, in fp32 on the CPU; `max_tokens` are the targets in the largest micro-batch on any rank.
 
         Raises UserError if the architecture cannot keep documents apart, or has experts that cannot be balanced.
         """
@@ -33,42 +39,45 @@ class Network(torch.nn.Module):
         self.model = model
         self._eos_id = eos_id
         self._router_balance = router_balance
-        self._routes = router_balance > 0 and "router_logits" in (model.base_model._can_record_outputs or {})
-        with probing(model):
-            check_documents(self._run, model, eos_id=eos_id)
-            if self._routes:
-                check_router(self._run, model)
-            self._linear = is_linear_in_hidden(self._run, model)
-        if self._linear:
-            head = LossHead(model.get_output_embeddings(), softcap=softcap_of(model), max_tokens=max_tokens)
+        self._balances_router = router_balance > 0 and "router_logits" in (model.base_model._can_record_outputs or {})
+        with probe_mode(model):
+            check_documents_are_separate(self._run, model, eos_id=eos_id)
+            if self._balances_router:
+                check_router_is_visible(self._run, model)
+            self._has_linear_head = has_linear_head(self._run, model)
+        if self._has_linear_head:
+            head = LossHead(model.get_output_embeddings(), softcap=final_softcap(model), max_tokens=max_tokens)
             model.set_output_embeddings(head)
 
-    def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> NetworkLoss:
-        """The loss of `tokens` (rows, length + 1); row i bears loss on its first lengths[i] targets only."""
+    def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> PackedLoss:
+        """Return the loss of `tokens` (rows, length + 1); row i bears loss on its first lengths[i] targets only."""
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
         bears_loss = torch.arange(inputs.shape[1], device=inputs.device) < lengths[:, None]
         where = bears_loss.flatten().nonzero()[:, 0]
-        outputs = self._run(self.model.base_model if self._linear else self.model, inputs)
-        states = outputs.last_hidden_state if self._linear else outputs.logits
+        outputs = self._run(self.model.base_model if self._has_linear_head else self.model, inputs)
+        states = outputs.last_hidden_state if self._has_linear_head else outputs.logits
         objective, losses = self._losses(states.flatten(0, 1).index_select(0, where), targets.flatten()[where])
-        if self._routes and outputs.router_logits:
+        if self._balances_router and outputs.router_logits:
             top_k = self.model.config.num_experts_per_tok
             objective = objective + self._router_balance * balance_loss(outputs.router_logits, bears_loss, top_k=top_k)
         nats = torch.zeros_like(bears_loss, dtype=torch.float32).masked_scatter_(bears_loss, losses)
-        return NetworkLoss(objective, nats.sum(1))
+        return PackedLoss(objective, nats.sum(1))
 
     def _run(self, module: torch.nn.Module, inputs: torch.Tensor) -> Any:
-        """What `module`, the model or its body, gives for `inputs` (rows, length), with documents kept apart.
+        """Run `module`, the model or its body, on `inputs` (rows, length), with documents kept apart.
 
-        transformers takes the mask from the positions, as long as it is given no mask and no cache.
+        transformers makes the mask from the positions, as long as it is given no mask and no cache.
         """
         positions = document_positions(inputs, eos_id=self._eos_id)
-        routes = {"output_router_logits": True} if self._routes else {}
-        return module(input_ids=inputs, position_ids=positions, use_cache=False, **routes)
+        options = {"output_router_logits": True} if self._balances_router else {}
+        return module(input_ids=inputs, position_ids=positions, use_cache=False, **options)
 
     def _losses(self, states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum, with gradient, and losses, without, of the tokens that bear loss; states are logits if not linear."""
-        if self._linear:
+        """Return the sum of the losses of the tokens that bear loss, with gradient, and each loss, without.
+
+        `states` (tokens, width) are hidden states, or logits where the head is not linear.
+        """
+        if self._has_linear_head:
             objective, losses = self.model.get_output_embeddings()(states, targets)
             return objective, losses
         losses = F.cross_entropy(states.float(), targets, reduction="none")
@@ -76,7 +85,7 @@ class Network(torch.nn.Module):
 
 
 def document_positions(inputs: torch.Tensor, *, eos_id: int) -> torch.Tensor:
-    """Place of each token (rows, length) in its document; one begins with each row and at each eos.
+    """Return each token's place (rows, length) in its document; a document begins with each row and at each eos.
 
     The eos that ends a document stands before the next one, as it does when text is scored.
     """

@@ -6,12 +6,12 @@ import torch
 
 
 def balance_loss(router_logits: Sequence[torch.Tensor], bears_loss: torch.Tensor, *, top_k: int) -> torch.Tensor:
-    """The load-balancing loss, summed over rows, each weighted by its number of targets.
+    """Return the load-balancing loss, summed over rows, each weighted by its number of targets.
 
-    router_logits: of each layer, (rows * length, experts); bears_loss: (rows, length), boolean. Per layer and row it
-    is the number of experts times the sum over experts of the share of tokens sent there times the mean probability
-    (arXiv 2101.03961, equation 4; by sequence as in arXiv 2412.19437, equation 17), so `top_k` if all are equally
-    busy; then the mean over layers. It is the same however rows are spread over calls.
+    `router_logits` has each layer's, (rows * length, experts); `bears_loss` is boolean, (rows, length). Per layer and
+    row the loss is the number of experts times the sum over experts of the share of tokens sent there times the mean
+    probability (arXiv 2101.03961, equation 4; by sequence as in arXiv 2412.19437, equation 17), so `top_k` if all are
+    equally busy; then the mean over layers is taken. It is the same however rows are spread over calls.
     """
     counted = bears_loss.float()
     num_targets = counted.sum(1).clamp(min=1)

@@ -1,27 +1,32 @@
-"""What autograd and the loss hold of a micro-batch, in bytes: read from transformers 5.23, PyTorch 2.13 and
-training/network/head_loss.py. docs/planning.md explains each term."""
+"""Bytes that autograd and the loss hold of a micro-batch.
 
+The terms were read from transformers 5.23, PyTorch 2.13 and training/network/head_loss.py; docs/planning.md explains
+them.
+"""
+
+from training.network.loss_chunks import max_chunk_tokens
 from training.sizing.model_size import ModelSize, Setting
-
-_CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}
-_MIN_CHUNK_TOKENS = 256
-"""Both of training/network/head_loss.py."""
 
 
 def loss_bytes(size: ModelSize, setting: Setting) -> int:
-    """The chunked loss of training/network/head_loss.py: a chunk of logits, the fp32 gradient of the output layer's
-    weight, the gradient of the hidden states."""
+    """Return the bytes of the chunked loss (training/network/head_loss.py).
+
+    They are a chunk of logits, the fp32 gradient of the output layer's weight and the gradient of the hidden states.
+    """
     tokens, weight = setting.micro_batch_size * setting.sequence_length, size.vocab_size * size.hidden_size
     return logits_bytes(size, setting) + 4 * weight + setting.width * tokens * size.hidden_size
 
 
 def logits_bytes(size: ModelSize, setting: Setting) -> int:
-    """What the loss needs in the forward pass alone: a chunk of logits, and in bf16 training a copy of the output
-    layer's weight on CPUs, which multiply in fp32, and on GPUs its gradient before it is added in fp32."""
+    """Return the bytes that the loss needs in the forward pass alone.
+
+    They are a chunk of logits, and in bf16 training a copy of the output layer's weight on CPUs, which multiply in
+    fp32, and on GPUs its gradient before it is added in fp32.
+    """
     width = setting.width
     tokens, weight = setting.micro_batch_size * setting.sequence_length, size.vocab_size * size.hidden_size
-    rows = min(tokens, max(_CHUNK_ELEMENTS[setting.device] // size.vocab_size, _MIN_CHUNK_TOKENS))
-    before = min(tokens - rows, rows)  # of the chunk before, which lives on while the next one is made
+    rows = min(tokens, max_chunk_tokens(size.vocab_size, device=setting.device))
+    before = min(tokens - rows, rows)  # the chunk before is kept while the next one is made
     on_cpu = setting.device == "cpu"
     copies = 0 if width == 4 or on_cpu else 2 * width  # the logits, and their slope, before and after fp32
     extra = 0 if width == 4 else (4 if on_cpu else width) * weight
@@ -29,7 +34,7 @@ def logits_bytes(size: ModelSize, setting: Setting) -> int:
 
 
 def activation_bytes(size: ModelSize, setting: Setting) -> int:
-    """What is kept from the forward pass for the backward pass, of all layers."""
+    """Return the bytes of activations that all layers keep from the forward pass for the backward pass."""
     tokens, width = setting.micro_batch_size * setting.sequence_length, setting.width
     layer = tokens * _layer_bytes_per_token(size, setting) + _mask_bytes(setting)
     ends = tokens * size.hidden_size * (_norm_bytes(width) + width)
@@ -39,7 +44,7 @@ def activation_bytes(size: ModelSize, setting: Setting) -> int:
 
 
 def _layer_bytes_per_token(size: ModelSize, setting: Setting) -> int:
-    """What autograd keeps of a layer for the backward pass: see docs/planning.md for each term."""
+    """Return the bytes a token that autograd keeps of a layer; docs/planning.md explains each term."""
     width = setting.width
     queries, keys = size.num_heads * size.head_dim, size.num_key_value_heads * size.head_dim
     norms = size.num_norms * size.hidden_size * _norm_bytes(width)
@@ -51,12 +56,12 @@ def _layer_bytes_per_token(size: ModelSize, setting: Setting) -> int:
 
 
 def _norm_bytes(width: int) -> int:
-    """Of an element of an RMSNorm: its input in fp32, the normalised value, the output."""
+    """Return the bytes an element that an RMSNorm keeps: its input in fp32, the normalised value, the output."""
     return 4 + 2 * width
 
 
 def _mask_bytes(setting: Setting) -> int:
-    """A mask over pairs of positions, which keeps documents apart; `eager` adds it, and so need not keep it."""
+    """Return the bytes of the mask over pairs of positions that keeps documents apart; `eager` does not keep it."""
     if setting.attention != "sdpa":
         return 0
     return setting.micro_batch_size * setting.sequence_length**2 * setting.width

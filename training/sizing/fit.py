@@ -1,30 +1,29 @@
-"""ZeRO stage, micro-batch and accumulation for a training on a pool: what fits in memory. Pure."""
+"""Chooses the ZeRO stage, micro-batch and accumulation of a training on a pool by what fits in memory. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 
 from cluster.placement import Placement
+from configs.base import GIB
 from configs.training import TrainConfig
-from training.sizing.memory import ERROR, Memory, memory
+from training.sizing.memory import PREDICTION_ERROR, Memory, predict_memory
 from training.sizing.model_size import ModelSize, Setting
 
-GIB = 2**30
-
-HEADROOM = {"cpu": 1 + ERROR, "cuda": 1.08 * (1 + ERROR)}
-"""By this factor memory must be larger than the prediction: the error of the model; on a GPU also what the allocator
-cannot use, 8% (the 0.92 of Sailor's planner, arXiv 2504.17096, and of our own facts; not measured here)."""
+HEADROOM = {"cpu": 1 + PREDICTION_ERROR, "cuda": 1.08 * (1 + PREDICTION_ERROR)}
+"""Memory must be larger than the prediction by this factor: the error of the prediction; on a GPU also the 8% that the
+allocator cannot use (the 0.92 of Sailor's planner, arXiv 2504.17096; not measured here)."""
 
 GPU_PASS_TOKENS = 16_384
-"""A GPU is busy with so many tokens a pass: more sequences a pass are not chosen."""
+"""So many tokens a pass keep a GPU busy: more sequences a pass are not chosen."""
 
 CPU_SEQUENCES = 8
-"""Nor on a CPU more than these."""
+"""No more sequences a pass than these are chosen on a CPU."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A way to lay a training out, and what it takes."""
+    """One layout of a training, and the memory it takes."""
 
     zero_stage: int
     micro_batch_size: int
@@ -33,12 +32,12 @@ class Choice:
 
     memory: Memory
     fits: bool
-    """In the memory of a rank, with headroom. True where that is not known."""
+    """Whether it fits in the memory of a rank, with headroom; true where that memory is not known."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What is chosen, and what came second."""
+    """The chosen layout, and the one that came second."""
 
     chosen: Choice
     runner_up: Choice | None
@@ -46,14 +45,14 @@ class Fit:
     """Why the runner-up is not chosen; empty without one."""
 
     remedy: str
-    """What to change where it does not fit; empty where it does."""
+    """What to change in the cluster file where nothing fits; empty where something does."""
 
 
-def choose(size: ModelSize, config: TrainConfig, placement: Placement) -> Fit:
-    """The lowest ZeRO stage from 1 that fits, then as many sequences a pass as fit and bring something.
+def choose_layout(size: ModelSize, config: TrainConfig, placement: Placement) -> Fit:
+    """Choose the lowest ZeRO stage from 1 that fits, then as many sequences a pass as fit and make it faster.
 
-    What the pool fixes stays. Where an elastic training may shrink, it must fit on the fewest ranks. Without knowledge
-    of the memory: stage 1 and 8 sequences, as far as the pool leaves them open.
+    What the pool fixes stays. An elastic training must fit on the fewest ranks that it may shrink to. Where the memory
+    is not known, stage 1 and 8 sequences are chosen, as far as the pool leaves them open.
     """
     if placement.memory_bytes_per_rank is None:
         return Fit(_choice(size, config, placement, placement.zero_stage, placement.micro_batch_size), None, "", "")
@@ -67,18 +66,18 @@ def choose(size: ModelSize, config: TrainConfig, placement: Placement) -> Fit:
     return Fit(chosen, runner_up, why, "")
 
 
-def settle(placement: Placement, choice: Choice) -> Placement:
-    """The placement with nothing left open."""
+def apply_choice(placement: Placement, choice: Choice) -> Placement:
+    """Return the placement with the choice filled in and nothing left open."""
     return replace(placement, zero_stage=choice.zero_stage, micro_batch_size=choice.micro_batch_size, leaves_open=())
 
 
-def share(config: TrainConfig, placement: Placement) -> int:
-    """Sequences of an optimizer step on the rank that has most."""
+def sequences_per_rank(config: TrainConfig, placement: Placement) -> int:
+    """Return the sequences of an optimizer step on the rank that has most."""
     return ceil(config.global_batch_size / placement.num_ranks)
 
 
 def needed_bytes(found: Memory, device: str) -> int:
-    """Memory that a device must have for it."""
+    """Return the bytes that a device must have for the predicted memory, with headroom."""
     return int(found.total * HEADROOM[device])
 
 
@@ -89,29 +88,29 @@ def _stages(placement: Placement) -> tuple[int, ...]:
 
 
 def _best(size: ModelSize, config: TrainConfig, placement: Placement, stage: int) -> Choice:
-    """Of one stage the largest micro-batch that fits, or, if none does, the smallest there is."""
+    """Return the choice of one stage with the largest micro-batch that fits, or with the smallest if none does."""
     choices = [_choice(size, config, placement, stage, rows) for rows in _micro_batches(config, placement)]
     return next((choice for choice in choices if choice.fits), choices[-1])
 
 
 def _micro_batches(config: TrainConfig, placement: Placement) -> Iterator[int]:
-    """From the largest; each with a number of passes of its own, and no larger than these passes need."""
+    """Yield micro-batch sizes in sequences, largest first, each no larger than its number of passes needs."""
     if "micro_batch_size" not in placement.leaves_open:
         yield placement.micro_batch_size
         return
-    own = share(config, placement)
+    most = sequences_per_rank(config, placement)
     useful = CPU_SEQUENCES if placement.device == "cpu" else max(1, GPU_PASS_TOKENS // config.sequence_length)
-    rows = min(own, useful)
+    rows = min(most, useful)
     while rows > 0:
-        passes = ceil(own / rows)
-        rows = ceil(own / passes)
+        passes = ceil(most / rows)
+        rows = ceil(most / passes)
         yield rows
         rows -= 1
 
 
 def _choice(size: ModelSize, config: TrainConfig, placement: Placement, stage: int, rows: int) -> Choice:
-    found = memory(size, _setting(config, placement, stage, rows))
-    return Choice(stage, rows, ceil(share(config, placement) / rows), found, _fits(found, placement))
+    found = predict_memory(size, _setting(config, placement, stage, rows))
+    return Choice(stage, rows, ceil(sequences_per_rank(config, placement) / rows), found, _fits(found, placement))
 
 
 def _setting(config: TrainConfig, placement: Placement, stage: int, rows: int) -> Setting:
@@ -129,14 +128,15 @@ def _setting(config: TrainConfig, placement: Placement, stage: int, rows: int) -
 
 
 def _fits(found: Memory, placement: Placement) -> bool:
-    room, host = placement.memory_bytes_per_rank, placement.host_bytes_per_rank
-    return (room is None or needed_bytes(found, placement.device) <= room) and (host is None or found.host <= host)
+    device, host = placement.memory_bytes_per_rank, placement.host_bytes_per_rank
+    on_device = device is None or needed_bytes(found, placement.device) <= device
+    return on_device and (host is None or found.host <= host)
 
 
 def _second(
     size: ModelSize, config: TrainConfig, placement: Placement, fitting: list[Choice]
 ) -> tuple[Choice | None, str]:
-    """The next stage that fits; else fewer sequences a pass."""
+    """Return the runner-up and why it is not chosen: the next stage that fits, else fewer sequences a pass."""
     chosen = fitting[0]
     if len(fitting) > 1:
         other = fitting[1]
@@ -152,7 +152,7 @@ def _second(
 
 
 def _remedy(size: ModelSize, config: TrainConfig, placement: Placement) -> str:
-    """The first of the changes to a cluster file that makes it fit, from the cheapest."""
+    """Return the cheapest change to the cluster file that makes the training fit, in words."""
 
     def works(changed: Placement) -> bool:
         return any(_best(size, config, changed, stage).fits for stage in _stages(changed))
@@ -176,13 +176,13 @@ def _remedy(size: ModelSize, config: TrainConfig, placement: Placement) -> str:
 
 
 def _by_ranks(placement: Placement) -> Iterator[tuple[str, Placement]]:
-    """On CPUs fewer ranks share a host's memory; more ranks hold less each."""
-    room = placement.memory_bytes_per_rank
-    assert room is not None
+    """Yield placements on fewer ranks, which on CPUs share a host's memory, then on more, which hold less each."""
+    available = placement.memory_bytes_per_rank
+    assert available is not None
     for factor in (2, 4, 8, 16, 32, 64):
         ranks = placement.num_ranks // factor
         if placement.device == "cpu" and ranks:
-            fewer = replace(placement, num_ranks=ranks, min_ranks=ranks, memory_bytes_per_rank=factor * room)
+            fewer = replace(placement, num_ranks=ranks, min_ranks=ranks, memory_bytes_per_rank=factor * available)
             yield f"set num_ranks: {ranks}, activation_checkpointing: true and zero_stage: 3 for the pool", fewer
     for factor in (2, 4, 8, 16, 32, 64):
         ranks = factor * placement.num_ranks

@@ -1,33 +1,35 @@
-"""Memory of a rank that trains, in bytes by part. Pure arithmetic on what DeepSpeed 0.19.8, PyTorch 2.13 and
-training/network/head_loss.py allocate; benchmarks/memory_model.py compares it with measured runs, docs/planning.md
-says how.
+"""Predicts the memory of a rank that trains, in bytes by part.
+
+It is pure arithmetic on what DeepSpeed 0.19.8, PyTorch 2.13 and training/network/head_loss.py allocate.
+benchmarks/memory_model.py compares it with measured runs; docs/planning.md explains the terms and has the results.
 """
 
 from dataclasses import dataclass, fields
 
+from configs.base import GIB, MIB
 from training.sizing.activations import activation_bytes, logits_bytes, loss_bytes
 from training.sizing.model_size import ModelSize, Setting
+from training.zero.config import (
+    ADAMW_MOMENTS,
+    ALLREDUCE_BUCKET_ELEMENTS,
+    MAX_LIVE_ELEMENTS,
+    MUON_BUCKET_ELEMENTS,
+    MUON_MOMENTS,
+    REDUCE_BUCKET_ELEMENTS,
+)
 
-ERROR = 0.15
-"""The largest error against measured runs, rounded up: docs/planning.md has the table. What fits must fit with it."""
+PREDICTION_ERROR = 0.15
+"""The largest relative error against measured runs, rounded up (docs/planning.md has the table). A layout fits only if
+it still fits with this error."""
 
-BUCKET_ELEMENTS = 500_000_000
-"""DeepSpeed's reduce_bucket_size; in ZeRO 1 to 3 a buffer of so many elements is allocated, however small the model."""
-
-LIVE_ELEMENTS = 1_000_000_000
-"""DeepSpeed's stage3_max_live_parameters: so many gathered parameters ZeRO-3 keeps."""
-
-MUON_BUCKET_BYTES = 64 << 20
-"""Of training/zero/muon.py."""
-
-CPU_PROCESS_BYTES, CUDA_PROCESS_BYTES = 500 << 20, 1 << 30
-"""What a rank holds besides tensors: Python with its libraries, 0.41 GiB resident as measured after the imports; on a
+CPU_PROCESS_BYTES, CUDA_PROCESS_BYTES = 500 * MIB, GIB
+"""Memory of a rank besides tensors: Python with its libraries, 0.41 GiB resident as measured after the imports; on a
 GPU the context and NCCL's buffers, 1 GiB as an assumption that was not measured."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank on its device at the peak of a step; `host` is beside it, in host memory."""
+    """Bytes that one rank holds on its device at the peak of a step, and beside it in host memory."""
 
     parameters: int
     gradients: int
@@ -36,30 +38,33 @@ class Memory:
 
     activations: int
     loss: int
-    """Logits of a chunk, and the gradients of the output layer, which are made with them."""
+    """A chunk of logits, and the gradients of the output layer, which are made with it."""
 
     buffers: int
-    """What gradients and weights pass through on their way between ranks."""
+    """Buffers of the collectives that exchange gradients and weights."""
 
     process: int
-    """Libraries, the context of a GPU."""
+    """Libraries, and the context of a GPU."""
 
     host: int
-    """With an offloaded optimizer on a GPU; no part of the total."""
+    """Host memory of an optimizer that is offloaded from a GPU; no part of the total."""
 
     @property
     def total(self) -> int:
-        """On the device."""
+        """Bytes on the device."""
         return sum(self.parts.values())
 
     @property
     def parts(self) -> dict[str, int]:
-        """By name, on the device."""
+        """Bytes on the device by part."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "host"}
 
 
-def memory(size: ModelSize, setting: Setting) -> Memory:
-    """What one rank holds at most. Accumulation changes nothing: gradients are held from pass to pass in any case."""
+def predict_memory(size: ModelSize, setting: Setting) -> Memory:
+    """Predict the peak memory of one rank.
+
+    Gradient accumulation does not change it: gradients are held from pass to pass in any case.
+    """
     parameters = _parameters(size, setting)
     gradients, buffers = _gradients(size, setting), _buffers(size, setting)
     optimizer = _optimizer(size, setting)
@@ -89,12 +94,12 @@ def _parameters(size: ModelSize, setting: Setting) -> int:
     whole = width * size.num_parameters
     if setting.zero_stage < 3:
         return whole
-    live = min(size.num_parameters, LIVE_ELEMENTS + size.largest_layer) if setting.num_ranks > 1 else 0
+    live = min(size.num_parameters, MAX_LIVE_ELEMENTS + size.largest_layer) if setting.num_ranks > 1 else 0
     return _shard(whole, setting) + width * live
 
 
 def _gradients(size: ModelSize, setting: Setting) -> int:
-    """Stages 1 to 3 accumulate in fp32; stage 1 in bf16 has the pass's own gradients beside the sum."""
+    """Return the bytes of gradients: stages 1 to 3 sum in fp32; stage 1 in bf16 has the pass's own beside the sum."""
     width, trained = setting.width, size.num_trained
     if setting.zero_stage == 0:
         return width * trained
@@ -105,23 +110,24 @@ def _gradients(size: ModelSize, setting: Setting) -> int:
 
 
 def _optimizer(size: ModelSize, setting: Setting) -> int:
-    """A moment or two, and the fp32 weights, which without ZeRO are the parameters themselves in fp32."""
-    moments = 8 * size.num_trained - 4 * size.num_muon
+    """Return the bytes of moments and of fp32 weights, which without ZeRO in fp32 are the parameters themselves."""
+    num_adamw = size.num_trained - size.num_muon
+    moments = 4 * (len(ADAMW_MOMENTS) * num_adamw + len(MUON_MOMENTS) * size.num_muon)
     masters = 0 if setting.zero_stage == 0 and setting.precision == "fp32" else 4 * size.num_trained
     return _shard(moments + masters, setting)
 
 
-def _bucket(size: ModelSize, setting: Setting) -> int:
-    """Elements of DeepSpeed's reduce bucket that are touched: host memory counts no others."""
-    return min(BUCKET_ELEMENTS, size.num_trained) if setting.device == "cpu" else BUCKET_ELEMENTS
+def _touched_bucket_elements(size: ModelSize, setting: Setting) -> int:
+    """Return the elements of DeepSpeed's reduce bucket that are touched: host memory counts no others."""
+    return min(REDUCE_BUCKET_ELEMENTS, size.num_trained) if setting.device == "cpu" else REDUCE_BUCKET_ELEMENTS
 
 
 def _buffers(size: ModelSize, setting: Setting) -> int:
-    """While activations are held."""
+    """Return the bytes of communication buffers while activations are held."""
     in_stage_1_bf16 = setting.zero_stage == 1 and setting.precision == "bf16" and not setting.offload_optimizer
     if setting.zero_stage == 0 or in_stage_1_bf16:
         return 0
-    bucket = setting.width * _bucket(size, setting)
+    bucket = setting.width * _touched_bucket_elements(size, setting)
     # what only the backward pass needs takes the place of the logits
     in_backward = max(0, bucket - logits_bytes(size, setting))
     if setting.zero_stage == 1:
@@ -132,14 +138,17 @@ def _buffers(size: ModelSize, setting: Setting) -> int:
 
 
 def _step(size: ModelSize, setting: Setting) -> int:
-    """Gradients and what the reduction after the last pass, or the update, takes; activations are gone by then."""
+    """Return the bytes of gradients and of their reduction after the last pass, or of the optimizer's update.
+
+    Activations are freed by then.
+    """
     width, trained = setting.width, size.num_trained
-    reduced = min(BUCKET_ELEMENTS, trained)
-    # a bucket of matrices, and five copies of one in the iteration that orthogonalises it
-    muon = min(MUON_BUCKET_BYTES, 4 * size.num_muon) + 20 * size.largest_muon
+    reduced = min(ALLREDUCE_BUCKET_ELEMENTS, trained)
+    # a bucket of matrices, and five copies of one in the iteration that orthogonalises it, in fp32
+    muon = 4 * min(MUON_BUCKET_ELEMENTS, size.num_muon) + 20 * size.largest_muon
     if setting.zero_stage == 0:
         copies = 4 * trained if width == 2 else 0
         return width * trained + copies + (width * reduced if setting.num_ranks > 1 else 0) + muon
     if setting.zero_stage == 1 and width == 2:
         return 6 * trained + max(6 * reduced, muon)
-    return _shard(8 * trained, setting) + max(width * _bucket(size, setting), muon)
+    return _shard(8 * trained, setting) + max(width * _touched_bucket_elements(size, setting), muon)

@@ -1,4 +1,4 @@
-"""A decoder and how it is trained, as far as memory depends on them."""
+"""What the memory of a training depends on: sizes of the model, and how it is trained."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,20 +6,22 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class ModelSize:
-    """A decoder, as far as its memory depends on it."""
+    """Sizes of a decoder."""
 
     num_parameters: int
     """Elements of all parameters, tied ones once."""
 
     num_trained: int
+    """Elements of those that are not frozen."""
+
     num_muon: int
-    """Of the trained ones, what Muon updates: one moment an element instead of two."""
+    """Elements of those that Muon updates: one moment an element instead of two."""
 
     largest_muon: int
-    """Elements of the largest of those."""
+    """Elements of the largest parameter that Muon updates; 0 if there is none."""
 
     largest_matrix: int
-    """Elements of the largest trained parameter."""
+    """Elements of the largest trained matrix."""
 
     largest_layer: int
     """Elements of the largest decoder layer, embedding or output layer."""
@@ -27,14 +29,14 @@ class ModelSize:
     vocab_size: int
     hidden_size: int
     ffn_size: int
-    """Width that a token passes through in a feed-forward layer: of all experts that work on it."""
+    """Width that a token passes through in a feed-forward layer, summed over the experts that work on it."""
 
     num_layers: int
     num_heads: int
     head_dim: int
     num_key_value_heads: int
     num_norms: int
-    """Norms of the residual stream in a layer."""
+    """Number of norms of the residual stream in a layer."""
 
     has_head_norm: bool
     """Whether queries and keys are normalised."""
@@ -42,7 +44,7 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Setting:
-    """How it is trained, as far as memory depends on it."""
+    """How a model is trained."""
 
     device: str
     """`cuda` or `cpu`."""
@@ -58,5 +60,5 @@ class Setting:
 
     @property
     def width(self) -> int:
-        """Bytes of an element of the forward and backward pass."""
+        """Bytes of an element in the forward and backward pass."""
         return 2 if self.precision == "bf16" else 4

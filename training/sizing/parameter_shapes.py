@@ -8,19 +8,22 @@ from configs.training import ModelConfig
 
 Shapes = dict[str, tuple[int, ...]]
 
+EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+"""Names of the weights of the input embedding and the output layer; where they are tied there is only the first."""
+
 
 @dataclass(frozen=True)
 class _Family:
-    """What sets the architectures that share llama's structure apart; read from transformers 5.23."""
+    """How an architecture that shares llama's structure differs from it, as read from transformers 5.23."""
 
     norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
-    """Vectors of the width of the residual stream, in each layer."""
+    """Names of the norms of the residual stream in each layer; their weights are vectors of its width."""
 
     head_dim: int | None = None
-    """Unless the recipe says another; None: hidden_size / num_attention_heads."""
+    """Default size of a head; None: hidden_size / num_attention_heads."""
 
     head_norm: str | None = None
-    """Whether queries and keys are normalised: each `head`, or the `whole` row; None: not."""
+    """How queries and keys are normalised: each `head`, or the `whole` row; None: they are not."""
 
     qkv_bias: bool = False
     mlp_bias: bool = False
@@ -44,7 +47,7 @@ _FAMILIES = {
     "gemma3_text": _Family(norms=_GEMMA, head_dim=256, head_norm="head", keys={"sliding_window": 4096}),
     "qwen3_moe": _Family(head_norm="head", num_experts=128, keys=_MOE),
 }
-_HARMLESS = {
+_KEYS_WITHOUT_SHAPE = {
     "attention_dropout",
     "attn_logit_softcapping",
     "final_logit_softcapping",
@@ -65,27 +68,35 @@ _HARMLESS = {
 }
 """Keys of a configuration that change no shape in these families."""
 
-_SHAPING = {"head_dim", "attention_bias"}
-_MOE_SHAPING = {"num_experts", "num_local_experts", "moe_intermediate_size", "decoder_sparse_step", "mlp_only_layers"}
+_SHAPE_KEYS = {"head_dim", "attention_bias"}
+_MOE_SHAPE_KEYS = {
+    "num_experts",
+    "num_local_experts",
+    "moe_intermediate_size",
+    "decoder_sparse_step",
+    "mlp_only_layers",
+}
 
 
 def known_shapes(model: ModelConfig, *, vocab_size: int) -> Shapes | None:
-    """Every parameter of a model of a family that shares llama's structure; None for one of another, or with keys
-    whose effect is not known here."""
-    family, over = _FAMILIES.get(model.architecture), model.overrides
-    known = _HARMLESS | _SHAPING
+    """Return the shape of every parameter of a model of a family that shares llama's structure.
+
+    None for a model of another family, or with keys whose effect is not known here.
+    """
+    family = _FAMILIES.get(model.architecture)
+    known = _KEYS_WITHOUT_SHAPE | _SHAPE_KEYS
     if family is not None:
-        known |= ({"mlp_bias"} if family.mlp_bias else set()) | (_MOE_SHAPING if family.num_experts else set())
-    if family is None or not over.keys() <= known:
+        known |= ({"mlp_bias"} if family.mlp_bias else set()) | (_MOE_SHAPE_KEYS if family.num_experts else set())
+    if family is None or not model.overrides.keys() <= known:
         return None
-    settings = settings_of(model, 0, vocab_size)
+    settings = complete_config(model, 0, vocab_size)
     width = model.hidden_size
-    shapes: Shapes = {"model.embed_tokens.weight": (vocab_size, width)}
+    shapes: Shapes = {EMBEDDING: (vocab_size, width)}
     for number in range(model.num_layers):
         shapes |= {f"model.layers.{number}.{name}": shape for name, shape in _layer(family, settings, number)}
     shapes["model.norm.weight"] = (width,)
     if not model.tie_word_embeddings:
-        shapes["lm_head.weight"] = (vocab_size, width)
+        shapes[OUTPUT] = (vocab_size, width)
     return shapes
 
 
@@ -125,10 +136,10 @@ def _has_experts(settings: Mapping[str, Any], number: int) -> bool:
     return number not in settings["mlp_only_layers"] and (number + 1) % step == 0
 
 
-def settings_of(model: ModelConfig, sequence_length: int, vocab_size: int) -> dict[str, Any]:
-    """The configuration of a model of a known family, as transformers would complete it."""
+def complete_config(model: ModelConfig, sequence_length: int, vocab_size: int) -> dict[str, Any]:
+    """Return the configuration of a model of a known family, completed as transformers would do it."""
     family = _FAMILIES[model.architecture]
-    own: dict[str, Any] = {
+    completed: dict[str, Any] = {
         "vocab_size": vocab_size,
         "hidden_size": model.hidden_size,
         "intermediate_size": model.intermediate_size,
@@ -138,8 +149,9 @@ def settings_of(model: ModelConfig, sequence_length: int, vocab_size: int) -> di
         "head_dim": family.head_dim or model.hidden_size // model.num_attention_heads,
         "max_position_embeddings": sequence_length,
     }
-    own |= family.keys or {}
-    own |= {key: value for key, value in model.overrides.items() if value is not None}
+    completed |= family.keys or {}
+    completed |= {key: value for key, value in model.overrides.items() if value is not None}
     if family.num_experts:
-        own["num_experts"] = own.get("num_experts") or own.get("num_local_experts") or family.num_experts
-    return own
+        given = completed.get("num_experts") or completed.get("num_local_experts")
+        completed["num_experts"] = given or family.num_experts
+    return completed

@@ -1,30 +1,34 @@
-"""How large the model of a recipe is, and so how it fits on machines."""
+"""Measures the model of a recipe, and chooses what its pool leaves open so that training it fits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
 
 from cluster.placement import Placement
 from configs.training import TrainConfig
-from training.sizing.fit import choose, settle
+from training.sizing.fit import apply_choice, choose_layout
+from training.sizing.flops import first_value
 from training.sizing.model_size import ModelSize
-from training.sizing.parameter_shapes import Shapes, known_shapes, settings_of
+from training.sizing.parameter_shapes import EMBEDDING, OUTPUT, Shapes, complete_config, known_shapes
+from training.zero.config import is_frozen, is_updated_by_muon
 
 
 @dataclass(frozen=True)
-class Sized:
-    """A model's parameters."""
+class ModelParameters:
+    """The parameters of a recipe's model."""
 
     shapes: Shapes
-    """Of every parameter by transformers' name, tied ones once."""
+    """Shape of every parameter by transformers' name, tied ones once."""
+
+    embedding_and_output: frozenset[str]
+    """Names of the weights of the input embedding and the output layer."""
 
     config: Mapping[str, Any]
-    """Its transformers configuration, as far as training/sizing/flops.py reads it."""
+    """The model's transformers configuration, as far as training/sizing/flops.py reads it."""
 
     built: bool
-    """Whether transformers had to build it, without memory, to count it."""
+    """Whether transformers had to build the model, without memory, to find its shapes."""
 
     @property
     def num_parameters(self) -> int:
@@ -32,20 +36,29 @@ class Sized:
         return sum(map(prod, self.shapes.values()))
 
 
-def sized(config: TrainConfig, *, vocab_size: int) -> Sized:
-    """The model of a recipe. Of another family than those of the table transformers builds it on the meta device,
-    which takes seconds. Raises UserError as training.network.build_model does."""
+def find_parameters(config: TrainConfig, *, vocab_size: int) -> ModelParameters:
+    """Find the parameters of a recipe's model without memory for them.
+
+    A model of a family that training/sizing/parameter_shapes.py does not know is built by transformers on the meta
+    device, which takes seconds. Raises UserError as training/network/build_model.py does.
+    """
     shapes = known_shapes(config.model, vocab_size=vocab_size)
     if shapes is None:
-        return _built(config, vocab_size)
-    return Sized(shapes, settings_of(config.model, config.sequence_length, vocab_size), built=False)
+        return _build_on_meta_device(config, vocab_size)
+    settings = complete_config(config.model, config.sequence_length, vocab_size)
+    return ModelParameters(shapes, frozenset({EMBEDDING, OUTPUT}), settings, built=False)
 
 
-def memory_size(found: Sized, config: TrainConfig) -> ModelSize:
-    """What training/sizing/memory.py has to know of a model that a recipe trains."""
+def measure_model(found: ModelParameters, config: TrainConfig) -> ModelSize:
+    """Measure the parameters that a recipe trains, for training/sizing/memory.py."""
     given, shapes = found.config, found.shapes
-    trained = {name: prod(shape) for name, shape in shapes.items() if not _frozen(name, config.freeze)}
-    muon = [size for name, size in trained.items() if config.optimizer.kind == "muon" and _is_inner(name, shapes[name])]
+    trained = {name: prod(shape) for name, shape in shapes.items() if not is_frozen(name, config.freeze)}
+    muon = [
+        num_elements
+        for name, num_elements in trained.items()
+        if config.optimizer.kind == "muon"
+        and is_updated_by_muon(shapes[name], is_embedding_or_output=name in found.embedding_and_output)
+    ]
     layers: dict[str, int] = {}
     for name, shape in shapes.items():
         unit = ".".join(name.split(".")[:3]) if ".layers." in name else name
@@ -59,9 +72,9 @@ def memory_size(found: Sized, config: TrainConfig) -> ModelSize:
         largest_matrix=max((prod(shapes[name]) for name in trained if len(shapes[name]) > 1), default=0),
         largest_layer=max(layers.values()),
         vocab_size=given["vocab_size"],
-        hidden_size=_first(given, "hidden_size", "n_embd", "d_model"),
+        hidden_size=first_value(given, "hidden_size", "n_embd", "d_model"),
         ffn_size=_ffn_size(given),
-        num_layers=_first(given, "num_hidden_layers", "n_layer", "n_layers"),
+        num_layers=first_value(given, "num_hidden_layers", "n_layer", "n_layers"),
         num_heads=heads,
         head_dim=head_dim,
         num_key_value_heads=given.get("num_key_value_heads") or heads,
@@ -70,49 +83,36 @@ def memory_size(found: Sized, config: TrainConfig) -> ModelSize:
     )
 
 
-def settled(placement: Placement, config: TrainConfig, *, vocab_size: int) -> Placement:
-    """The placement of a training, with what its pool leaves open chosen as `concord plan` shows it."""
+def settle_placement(placement: Placement, config: TrainConfig, *, vocab_size: int) -> Placement:
+    """Return the placement of a training, with what its pool leaves open chosen as `concord plan` shows it."""
     if not placement.leaves_open:
         return placement
-    size = memory_size(sized(config, vocab_size=vocab_size), config)
-    return settle(placement, choose(size, config, placement).chosen)
+    size = measure_model(find_parameters(config, vocab_size=vocab_size), config)
+    return apply_choice(placement, choose_layout(size, config, placement).chosen)
 
 
-def _built(config: TrainConfig, vocab_size: int) -> Sized:
+def _build_on_meta_device(config: TrainConfig, vocab_size: int) -> ModelParameters:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from training.network.build_model import model_config
+    from training.network.build_model import make_model_config
+    from training.zero.optimizers import find_embedding_and_output
 
-    settings = model_config(config, vocab_size=vocab_size, eos_id=1, pad_id=2)
+    settings = make_model_config(config, vocab_size=vocab_size, eos_id=1, pad_id=2)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(settings)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    return Sized(shapes, settings.to_dict(), built=True)
-
-
-def _frozen(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _is_inner(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether Muon updates it, as training/zero/optimizers.py has it: a matrix, no embedding and no output layer."""
-    return len(shape) > 1 and not any(
-        word in name for word in ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
-    )
+    return ModelParameters(shapes, frozenset(find_embedding_and_output(model)), settings.to_dict(), built=True)
 
 
 def _heads(given: Mapping[str, Any]) -> tuple[int, int]:
-    heads = _first(given, "num_attention_heads", "n_head", "n_heads") or 1
-    return heads, given.get("head_dim") or _first(given, "hidden_size", "n_embd", "d_model") // heads
+    heads = first_value(given, "num_attention_heads", "n_head", "n_heads") or 1
+    return heads, given.get("head_dim") or first_value(given, "hidden_size", "n_embd", "d_model") // heads
 
 
 def _ffn_size(given: Mapping[str, Any]) -> int:
-    """Width that a token passes through in a feed-forward layer: of all experts that work on it."""
-    if experts := _first(given, "num_experts_per_tok"):
-        return int(experts * (_first(given, "moe_intermediate_size", "intermediate_size") or 0))
-    return int(_first(given, "intermediate_size", "n_inner") or 4 * _first(given, "hidden_size", "n_embd", "d_model"))
-
-
-def _first(given: Mapping[str, Any], *names: str) -> Any:
-    return next((given[name] for name in names if given.get(name) is not None), None)
+    """Return the width that a token passes through in a feed-forward layer, summed over the experts it goes to."""
+    if experts := first_value(given, "num_experts_per_tok"):
+        return int(experts * (first_value(given, "moe_intermediate_size", "intermediate_size") or 0))
+    hidden = first_value(given, "hidden_size", "n_embd", "d_model")
+    return int(first_value(given, "intermediate_size", "n_inner") or 4 * hidden)

@@ -1,6 +1,6 @@
-"""The deepspeed door: the process group, and an engine for a network.
+"""The one module that imports deepspeed: the ranks' process group, and an engine for a network.
 
-Everything private of DeepSpeed that Concord touches is in this folder, was read from 0.19.8, and is held by
+Everything private of DeepSpeed that Concord touches is in this folder. It was read from 0.19.8 and is tested by
 tests/training/loop/test_trainer.py and test_elastic.py.
 """
 
@@ -27,29 +27,32 @@ from cluster.executor import Rank
 from cluster.placement import Placement
 from configs.base import UserError
 from configs.training import TrainConfig
-from training.network.packed_lm import Network
-from training.zero.config import deepspeed_config
-from training.zero.fragments import base_optimizer, masters
+from training.network.packed_lm import PackedLM
+from training.zero.config import ADAMW_MOMENTS, MUON_MOMENTS, deepspeed_config
+from training.zero.fragments import base_optimizer, list_masters
 from training.zero.muon import MuonWithAdamW
-from training.zero.optimizers import MOMENTS, make_optimizer
+from training.zero.optimizers import make_optimizer
 from training.zero.step_timing import COLLECTIVES, Stopwatch
 
 
 def _import_muon_without_its_compiler() -> None:
-    """DeepSpeed asks each optimizer whether it is its Muon; importing that calls torch.compile, for 2.8 s."""
-    honest = compiler.compile
+    """Import DeepSpeed's Muon, which it compares each optimizer with, without the torch.compile of 2.8 s in it."""
+    original = compiler.compile
     compiler.compile = lambda *_, **__: lambda function: function
     try:
         import_module("deepspeed.runtime.zero.muon.original_muon")
     finally:
-        compiler.compile = honest
+        compiler.compile = original
 
 
 _import_muon_without_its_compiler()
 
 
-def join(rank: Rank, *, timeout_seconds: float) -> torch.device:
-    """Join the ranks' process group; the device of this rank. A collective may take twice the timeout of a hang."""
+def join_process_group(rank: Rank, *, timeout_seconds: float) -> torch.device:
+    """Join the ranks' process group and return this rank's device.
+
+    A collective times out after twice `timeout_seconds`, which is that of a hang, and not before a minute.
+    """
     deepspeed_logger.setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*is deprecated. Please use `torch.distributed", category=FutureWarning)
     if rank.device == "cpu":
@@ -62,40 +65,40 @@ def join(rank: Rank, *, timeout_seconds: float) -> torch.device:
     return torch.device(rank.device, 0) if rank.device == "cuda" else torch.device("cpu")
 
 
-def leave() -> None:
+def leave_process_group() -> None:
     """Leave the process group."""
     if torch.distributed.is_initialized():
         deepspeed.comm.destroy_process_group()  # torch's own would leave DeepSpeed holding dead groups
 
 
-def make_engine(network: Network, config: TrainConfig, placement: Placement) -> deepspeed.DeepSpeedEngine:
-    """An engine whose optimizer has taken no step and whose moments are zero."""
+def make_engine(network: PackedLM, config: TrainConfig, placement: Placement) -> deepspeed.DeepSpeedEngine:
+    """Make an engine whose optimizer has taken no step and whose moments are zero. Collective."""
     cpu_adam = _cpu_adam() if placement.offload_optimizer and config.optimizer.kind == "adamw" else None
     optimizer = make_optimizer(network.model, config, cpu_adam=cpu_adam)
     settings = deepspeed_config(config, placement)
     with redirect_stdout(StringIO()):  # DeepSpeed prints the memory in use, eight times
         engine, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=settings)
     if isinstance(optimizer, MuonWithAdamW):
-        optimizer.attach(engine)
+        optimizer.attach_engine(engine)
     set_num_updates(engine, 0)
     return engine
 
 
-def time_communication(watch: Stopwatch) -> None:
-    """Let the time of DeepSpeed's collectives be counted as such from now on."""
+def time_communication(stopwatch: Stopwatch) -> None:
+    """Have the stopwatch count the time of DeepSpeed's collectives as communication from now on."""
     backend = deepspeed.comm.comm.cdb
     for name in COLLECTIVES:
         call = getattr(type(backend), name).__get__(backend)
-        setattr(backend, name, watch.timed(call))
+        setattr(backend, name, stopwatch.time_collective(call))
 
 
 def set_learning_rate(engine: deepspeed.DeepSpeedEngine, rate: float) -> None:
-    """Set the learning rate of the next optimizer step; a group may have its own scale."""
+    """Set the learning rate of the next optimizer step; each parameter group multiplies it by its own scale."""
     for group in engine.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
 
 
-def take_step(engine: deepspeed.DeepSpeedEngine, *, loss_is_finite: bool) -> tuple[float, bool]:
+def take_optimizer_step(engine: deepspeed.DeepSpeedEngine, *, loss_is_finite: bool) -> tuple[float, bool]:
     """Take the optimizer step that the last backward pass completed, if loss and gradient are finite.
 
     Returns the norm of the global gradient before clipping, and whether the weights were updated. All ranks agree.
@@ -106,11 +109,11 @@ def take_step(engine: deepspeed.DeepSpeedEngine, *, loss_is_finite: bool) -> tup
         optimizer.clear_lp_grads()
         return float("nan"), False
     if wrapped:
-        _discard_if(optimizer, not loss_is_finite)
+        _skip_step_if(optimizer, not loss_is_finite)
         engine.step()
         norm = float(engine.get_global_grad_norm())
         return (norm, True) if not optimizer.overflow else (float("nan"), False)
-    # without ZeRO, in fp32, DeepSpeed clips but neither says the norm nor looks at it
+    # without ZeRO, in fp32, DeepSpeed clips but neither returns the norm nor checks it
     gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
     norm = float(torch.nn.utils.get_total_norm(gradients))
     updated = loss_is_finite and math.isfinite(norm)
@@ -122,44 +125,45 @@ def take_step(engine: deepspeed.DeepSpeedEngine, *, loss_is_finite: bool) -> tup
 
 
 def set_num_updates(engine: deepspeed.DeepSpeedEngine, number: int) -> None:
-    """Say how many updates the optimizer has made, which Adam's bias correction depends on; allocate its moments."""
+    """Set how many updates the optimizer has made, which Adam's bias correction needs, and allocate its moments."""
     base = base_optimizer(engine)
-    for master, group in masters(engine):
-        state = base.state[master]
-        for moment in MOMENTS[base.param_groups[group]["muon"]]:
+    for master, group in list_masters(engine):
+        state, is_muon = base.state[master], base.param_groups[group]["muon"]
+        for moment in MUON_MOMENTS if is_muon else ADAMW_MOMENTS:
             if moment not in state:
                 state[moment] = torch.zeros_like(master)
         old = state.get("step")
-        if not base.param_groups[group]["muon"]:  # each its own: DeepSpeed shared one tensor
+        if not is_muon:  # each its own: DeepSpeed shared one tensor
             state["step"] = number if isinstance(old, int) else torch.tensor(float(number), device=master.device)
 
 
-def _discard_if(optimizer: Any, unwanted: bool) -> None:
-    """Have the optimizer's own check say whether the step is to be left out.
+def _skip_step_if(optimizer: Any, unwanted: bool) -> None:
+    """Replace the optimizer's overflow check, so that it skips the next step if `unwanted`.
 
-    The norm, which is looked at in any case, tells of a gradient that is not finite, so a pass over it is saved.
+    DeepSpeed's check would read all gradients once more; their norm, which it takes in any case, shows what is not
+    finite.
     """
 
-    def verdict(*_: Any, **__: Any) -> bool:
+    def report_overflow(*_: Any, **__: Any) -> bool:
         optimizer.overflow = unwanted
         return unwanted
 
     if hasattr(optimizer, "overflow_checker"):  # bf16 without ZeRO
-        optimizer.overflow_checker.check = verdict
+        optimizer.overflow_checker.check = report_overflow
     elif hasattr(optimizer, "check_grad_overflow"):  # stages 1 and 2
-        optimizer.check_grad_overflow, optimizer.check_overflow = True, verdict
+        optimizer.check_grad_overflow, optimizer.check_overflow = True, report_overflow
     elif hasattr(optimizer, "fp32_partitioned_groups_flat"):  # stage 3
-        honest = type(optimizer)._overflow_check_and_loss_scale_update
+        original = type(optimizer)._overflow_check_and_loss_scale_update
 
         def check(update_scale: bool = True) -> bool:
-            verdict()
-            return unwanted if not update_scale else bool(honest(optimizer, update_scale))
+            report_overflow()
+            return unwanted if not update_scale else bool(original(optimizer, update_scale))
 
         optimizer._overflow_check_and_loss_scale_update = check
 
 
 def _cpu_adam() -> Any:
-    """DeepSpeed's Adam for host memory, compiled if it was not yet. Raises UserError if it cannot be."""
+    """Return DeepSpeed's Adam for host memory, compiled if it was not yet. Raises UserError if it cannot be."""
     os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)  # the ninja that came with DeepSpeed
     if shutil.which(os.environ.get("CXX", "c++")) is None or shutil.which("ninja") is None:
         raise UserError(

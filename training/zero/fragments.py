@@ -1,6 +1,6 @@
-"""The state that a rank holds, wherever ZeRO has put it, as fragments: stretches of single parameters.
+"""The weights and optimizer state that a rank holds, wherever ZeRO has put them, as fragments of single parameters.
 
-What is private of DeepSpeed here was read from 0.19.8; tests/training/loop/test_elastic.py holds it for every stage.
+What is private of DeepSpeed here was read from 0.19.8; tests/training/loop/test_elastic.py tests it for every stage.
 """
 
 from collections.abc import Iterator
@@ -9,27 +9,28 @@ from typing import Any
 
 import torch
 
-PREFIX = "model."
-"""Of training.network.packed_lm.Network, which wraps the model; names on disk are those of transformers."""
+MODEL_PREFIX = "model."
+"""Prefix of the parameters' names in PackedLM (training/network/packed_lm.py), which wraps the model; fragments and
+files have transformers' own names."""
 
 
 @dataclass(frozen=True)
 class Fragment:
-    """A stretch of one parameter's state. The tensors are views: writing to them changes the engine."""
+    """A contiguous piece of one parameter's state. The tensors are views: writing to them changes the engine."""
 
     name: str
-    """Of the parameter, as transformers has it."""
+    """The parameter's name, as transformers has it."""
 
     offset: int
-    """First element, in the flattened parameter."""
+    """First element of the piece in the flattened parameter."""
 
     tensors: dict[str, torch.Tensor]
-    """By kind, one-dimensional and of one length: `master` (fp32) and the optimizer's moments (fp32), or `frozen`, in
-    the model's precision, for a parameter that is not trained."""
+    """Tensors by kind, one-dimensional and of one length: `master` (fp32) and the optimizer's moments (fp32), or
+    `frozen`, in the model's precision, for a parameter that is not trained."""
 
 
 def owned_fragments(engine: Any) -> Iterator[Fragment]:
-    """What this rank saves: over all ranks each element of each parameter is there once."""
+    """Yield what this rank saves: over all ranks each element of each parameter is there once."""
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     stage = engine.zero_optimization_stage()
     for fragment in _held(engine):
@@ -38,16 +39,16 @@ def owned_fragments(engine: Any) -> Iterator[Fragment]:
 
 
 def needed_fragments(engine: Any) -> Iterator[Fragment]:
-    """What this rank must load to go on: its shard of what is sharded, all of what is replicated."""
+    """Yield what this rank must load to resume: its shard of what is sharded, all of what is replicated."""
     yield from _held(engine)
     if _loads_weights(engine):
         for name, parameter in engine.module.named_parameters():
             if parameter.requires_grad:
-                yield Fragment(name.removeprefix(PREFIX), 0, {"master": parameter.data.view(-1)})
+                yield Fragment(name.removeprefix(MODEL_PREFIX), 0, {"master": parameter.data.view(-1)})
 
 
-def publish(engine: Any) -> None:
-    """Make the forward pass use the master weights, after `needed_fragments` were loaded. Collective."""
+def copy_masters_to_weights(engine: Any) -> None:
+    """Make the forward pass use the master weights, once `needed_fragments` are loaded. Collective."""
     stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
     if stage == 3:
         for parameter in engine.module.parameters():
@@ -64,38 +65,39 @@ def publish(engine: Any) -> None:
 
 
 def _loads_weights(engine: Any) -> bool:
-    """Whether each rank reads all weights in stages 1 and 2, and not only its shard.
+    """Return whether each rank reads all weights from disk, in stages 1 and 2, instead of an all-gather of shards.
 
-    On CPUs, where gathering 440 MB over gloo took 1.3 s and reading them 0.2 s; a cluster's links are faster than its
-    file system.
+    That is so on CPUs, where gathering 440 MB over gloo took 1.3 s and reading them 0.2 s; a cluster's links are faster
+    than its file system.
     """
     return bool(0 < engine.zero_optimization_stage() < 3 and engine.device.type == "cpu")
 
 
 def _held(engine: Any) -> Iterator[Fragment]:
+    """Yield all that this rank has of the masters, their moments and the frozen parameters."""
     stage = engine.zero_optimization_stage()
-    masters = dict(_masters_by_parameter(engine)) if stage == 0 else {}
+    list_masters = dict(_masters_by_parameter(engine)) if stage == 0 else {}
     for full_name, parameter in engine.module.named_parameters():
-        name = full_name.removeprefix(PREFIX)
+        name = full_name.removeprefix(MODEL_PREFIX)
         if not parameter.requires_grad:
-            yield from _frozen(name, parameter, sharded=stage == 3)
+            yield from _frozen_fragments(name, parameter, sharded=stage == 3)
         elif stage == 3:
-            yield from _of_stage_3(engine.optimizer, name, parameter)
+            yield from _stage_3_fragments(engine.optimizer, name, parameter)
         elif stage > 0:
-            yield from _of_stages_1_and_2(engine.optimizer, name, parameter)
+            yield from _stage_1_or_2_fragments(engine.optimizer, name, parameter)
         else:
-            master = masters[parameter]
+            master = list_masters[parameter]
             yield Fragment(name, 0, _with_moments(master.data.view(-1), base_optimizer(engine).state[master]))
 
 
 def base_optimizer(engine: Any) -> torch.optim.Optimizer:
-    """The optimizer inside DeepSpeed's wrapper, if there is a wrapper; its parameters are the fp32 masters."""
+    """Return the optimizer inside DeepSpeed's wrapper, if there is one; its parameters are the fp32 masters."""
     base: torch.optim.Optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
     return base
 
 
-def masters(engine: Any) -> list[tuple[torch.Tensor, int]]:
-    """The fp32 tensors that the optimizer steps on this rank, each with the number of its parameter group."""
+def list_masters(engine: Any) -> list[tuple[torch.Tensor, int]]:
+    """List the fp32 tensors that the optimizer updates on this rank, each with the number of its parameter group."""
     stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
     if stage == 3:
         groups = [optimizer.sub_group_to_group_id[i] for i in range(len(optimizer.fp32_partitioned_groups_flat))]
@@ -107,7 +109,7 @@ def masters(engine: Any) -> list[tuple[torch.Tensor, int]]:
 
 
 def _share(fragment: Fragment, rank: int, world_size: int) -> Iterator[Fragment]:
-    """This rank's part of a replicated fragment."""
+    """Yield the part of a replicated fragment that this rank saves, if it has one."""
     size = next(iter(fragment.tensors.values())).numel()
     start, stop = rank * size // world_size, (rank + 1) * size // world_size
     if start < stop:
@@ -115,7 +117,7 @@ def _share(fragment: Fragment, rank: int, world_size: int) -> Iterator[Fragment]
         yield Fragment(fragment.name, fragment.offset + start, tensors)
 
 
-def _frozen(name: str, parameter: Any, *, sharded: bool) -> Iterator[Fragment]:
+def _frozen_fragments(name: str, parameter: Any, *, sharded: bool) -> Iterator[Fragment]:
     if not sharded:
         yield Fragment(name, 0, {"frozen": parameter.data.view(-1)})
         return
@@ -124,7 +126,7 @@ def _frozen(name: str, parameter: Any, *, sharded: bool) -> Iterator[Fragment]:
         yield Fragment(name, offset, {"frozen": parameter.ds_tensor.data.view(-1).narrow(0, 0, owned)})
 
 
-def _of_stages_1_and_2(optimizer: Any, name: str, parameter: Any) -> Iterator[Fragment]:
+def _stage_1_or_2_fragments(optimizer: Any, name: str, parameter: Any) -> Iterator[Fragment]:
     mapping = parameter._hp_mapping
     if mapping is None:  # this rank owns nothing of it
         return
@@ -135,7 +137,7 @@ def _of_stages_1_and_2(optimizer: Any, name: str, parameter: Any) -> Iterator[Fr
     yield Fragment(name, mapping.lp_fragment_address.start, tensors)
 
 
-def _of_stage_3(optimizer: Any, name: str, parameter: Any) -> Iterator[Fragment]:
+def _stage_3_fragments(optimizer: Any, name: str, parameter: Any) -> Iterator[Fragment]:
     offset, owned = shard_of_stage_3(parameter)
     if owned <= 0:
         return
@@ -146,14 +148,14 @@ def _of_stage_3(optimizer: Any, name: str, parameter: Any) -> Iterator[Fragment]
 
 
 def shard_of_stage_3(parameter: Any) -> tuple[int, int]:
-    """First element and number of elements that this rank holds; the last ranks hold padding."""
+    """Return the first element of a parameter that this rank holds, and how many; the last ranks hold padding."""
     size = parameter.ds_tensor.ds_numel if hasattr(parameter.ds_tensor, "ds_numel") else parameter.ds_tensor.numel()
     offset = torch.distributed.get_rank() * size
     return offset, min(size, parameter.ds_numel - offset)
 
 
 def _with_moments(master: torch.Tensor, state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The flat master and those of its optimizer's tensors that have an element for each of its own."""
+    """Return the flat master and the tensors of its optimizer state that have an element for each of its own."""
     size = master.numel()
     moments = {key: value for key, value in state.items() if torch.is_tensor(value) and value.numel() == size}
     moments.pop("step", None)  # a master of one element has a step of its own size
@@ -161,14 +163,14 @@ def _with_moments(master: torch.Tensor, state: dict[str, Any]) -> dict[str, torc
 
 
 def _partitions(optimizer: Any) -> list[torch.Tensor]:
-    """One flat fp32 tensor a parameter group, in stages 1 and 2; DeepSpeed has two classes for them."""
+    """Return this rank's flat fp32 tensor of each parameter group in stages 1 and 2, of DeepSpeed's two classes."""
     if hasattr(optimizer, "fp32_groups_flat_partition"):
         return list(optimizer.fp32_groups_flat_partition)
     return list(optimizer.single_partition_of_fp32_groups)
 
 
 def _masters_by_parameter(engine: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(parameter, fp32 master) without ZeRO; in fp32 the parameter is its own master."""
+    """Yield (parameter, fp32 master) without ZeRO; in fp32 the parameter is its own master."""
     low = getattr(engine.optimizer, "fp16_groups", None)
     if low is None:
         yield from ((parameter, parameter) for parameter in engine.module.parameters() if parameter.requires_grad)

@@ -1,6 +1,5 @@
 """The optimizer that a recipe asks for, on the parameters that are trained."""
 
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -8,17 +7,15 @@ from transformers import PreTrainedModel
 
 from configs.base import UserError
 from configs.training import OptimizerConfig, TrainConfig
+from training.zero.config import is_frozen, is_updated_by_muon
 from training.zero.muon import MuonWithAdamW
 
-MOMENTS = {False: ("exp_avg", "exp_avg_sq"), True: ("momentum_buffer",)}
-"""What is kept for each element, by whether its group is Muon's; fp32."""
 
-
-def freeze(model: PreTrainedModel, patterns: tuple[str, ...]) -> None:
+def freeze_parameters(model: PreTrainedModel, patterns: tuple[str, ...]) -> None:
     """Take the parameters whose names match out of training. Raises UserError on a pattern that matches nothing."""
     named = dict(model.named_parameters())
     for pattern in patterns:
-        chosen = [name for name in named if fnmatchcase(name, pattern)]
+        chosen = [name for name in named if is_frozen(name, [pattern])]
         if not chosen:
             raise UserError(
                 f"freeze: no parameter is named like {pattern!r}; there is, for example, {next(iter(named))}"
@@ -30,13 +27,14 @@ def freeze(model: PreTrainedModel, patterns: tuple[str, ...]) -> None:
 
 
 def make_optimizer(model: PreTrainedModel, config: TrainConfig, *, cpu_adam: Any | None) -> torch.optim.Optimizer:
-    """AdamW, or Muon with AdamW. `cpu_adam`: DeepSpeed's class, where the optimizer's state is in host memory.
+    """Make AdamW, or Muon with AdamW, for the parameters that are trained.
 
-    The rate is zero: DeepSpeed takes a step of its own to allocate state, and at rate zero it changes no weight.
+    `cpu_adam` is DeepSpeed's class, where the optimizer's state is in host memory. The learning rate is zero: DeepSpeed
+    takes a step of its own to allocate state, and at rate zero that changes no weight.
     """
     settings = config.optimizer
     adamw: dict[str, Any] = {"lr": 0.0, "betas": (settings.beta1, settings.beta2), "eps": settings.epsilon}
-    groups = parameter_groups(model, settings)
+    groups = make_parameter_groups(model, settings)
     if settings.kind == "muon":
         return MuonWithAdamW(groups, momentum=settings.muon_momentum, fused=True, **adamw)
     if cpu_adam is not None:
@@ -45,14 +43,23 @@ def make_optimizer(model: PreTrainedModel, config: TrainConfig, *, cpu_adam: Any
     return torch.optim.AdamW(groups, fused=True, **adamw)
 
 
-def parameter_groups(model: PreTrainedModel, settings: OptimizerConfig) -> list[dict[str, Any]]:
-    """Groups with their weight decay, their part of the learning rate (`scale`) and whether they are Muon's."""
-    ends = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer}
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    muon = [p for p in trained if settings.kind == "muon" and p.ndim > 1 and id(p) not in ends]
-    chosen = {id(p) for p in muon}
-    matrices = [p for p in trained if p.ndim > 1 and id(p) not in chosen]
-    vectors = [p for p in trained if p.ndim <= 1]
+def make_parameter_groups(model: PreTrainedModel, settings: OptimizerConfig) -> list[dict[str, Any]]:
+    """Sort the trained parameters into optimizer groups: matrices, vectors, and Muon's matrices.
+
+    A group has its weight decay, its part of the learning rate (`scale`) and whether it is Muon's. Empty ones are left
+    out.
+    """
+    ends = find_embedding_and_output(model)
+    muon: list[torch.nn.Parameter] = []
+    matrices: list[torch.nn.Parameter] = []
+    vectors: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if settings.kind == "muon" and is_updated_by_muon(parameter.shape, is_embedding_or_output=name in ends):
+            muon.append(parameter)
+        else:
+            (matrices if parameter.ndim > 1 else vectors).append(parameter)
     scale = settings.muon_learning_rate / settings.learning_rate
     groups = [
         {"params": matrices, "weight_decay": settings.weight_decay, "scale": 1.0, "muon": False},
@@ -60,3 +67,10 @@ def parameter_groups(model: PreTrainedModel, settings: OptimizerConfig) -> list[
         {"params": muon, "weight_decay": settings.weight_decay, "scale": scale, "muon": True},
     ]
     return [group for group in groups if group["params"]]
+
+
+def find_embedding_and_output(model: PreTrainedModel) -> set[str]:
+    """Return the names of the weights of the input embedding and of the output layer; tied ones have one name."""
+    layers = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer]
+    weights = {id(layer.weight) for layer in layers}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in weights}

@@ -1,4 +1,4 @@
-"""Where the time of a step goes: every moment belongs to one named part."""
+"""Times the parts of a step: data, forward, backward, communication and so on; every moment belongs to one part."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,11 +17,11 @@ COLLECTIVES = (
     "reduce_scatter_tensor",
     "all_to_all_single",
 )
-"""What DeepSpeed calls on its communication backend."""
+"""The methods of its communication backend that DeepSpeed calls."""
 
 
 class Stopwatch:
-    """Wall time by part; on a GPU, the time of its current stream, by events, so that nothing is waited for."""
+    """Measures wall time by part; on a GPU, by events on its current stream, so that the host does not wait for it."""
 
     def __init__(self, device: torch.device) -> None:
         self._gpu = device.type == "cuda"
@@ -30,15 +30,15 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """The time of the block goes to `name`, but for the parts inside it."""
+        """Count the time of the block as part `name`, but for the parts that begin inside it."""
         self._enter(name)
         try:
             yield
         finally:
             self._leave()
 
-    def take(self) -> dict[str, float]:
-        """Seconds by part since the last call, rounded to 0.1 ms. On a GPU its stream must have been waited for."""
+    def pop_seconds(self) -> dict[str, float]:
+        """Return the seconds by part since the last call, rounded to 0.1 ms. Waits for a GPU's stream."""
         end = self._now()
         if self._gpu:
             end.synchronize()
@@ -49,13 +49,13 @@ class Stopwatch:
         self._marks = [(self._parts[-1], end)]
         return {name: round(value, 4) for name, value in seconds.items()}
 
-    def timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, a collective, whose time goes to `communication`; also that of waiting for its result."""
+    def time_collective(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a collective so that its time, and that of waiting for its result, counts as `communication`."""
 
         def wrapper(*arguments: Any, **named: Any) -> Any:
             with self.part("communication"):
                 work = call(*arguments, **named)
-            return _Waited(work, self) if hasattr(work, "wait") else work
+            return _TimedWork(work, self) if hasattr(work, "wait") else work
 
         return wrapper
 
@@ -78,14 +78,14 @@ class Stopwatch:
         return float(start.elapsed_time(stop)) / 1000 if self._gpu else float(stop - start)
 
 
-class _Waited:
-    """A collective under way; waiting for it is communication."""
+class _TimedWork:
+    """An asynchronous collective; waiting for it counts as communication."""
 
-    def __init__(self, work: Any, watch: Stopwatch) -> None:
-        self._work, self._watch = work, watch
+    def __init__(self, work: Any, stopwatch: Stopwatch) -> None:
+        self._work, self._stopwatch = work, stopwatch
 
     def wait(self, *arguments: Any, **named: Any) -> Any:
-        with self._watch.part("communication"):
+        with self._stopwatch.part("communication"):
             return self._work.wait(*arguments, **named)
 
     def __getattr__(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Programs that answer as real ones would."""
+"""Fake programs that print what real ones would."""
 
 from pathlib import Path
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from cluster.doctor import address as ray_address
+import cluster.doctor.address
 from cluster.doctor.address import address_finding, refuse_open_ray
-from cluster.doctor.nodes import examine_nodes, names_of
-from cluster.doctor.software import installed
+from cluster.doctor.nodes import examine_nodes, unique_names
+from cluster.doctor.software import installed_version
 from cluster.host.network import free_port
 from cluster.machines import Node
 from configs.base import ConfigError
@@ -14,7 +14,7 @@ from configs.cluster import ClusterConfig
 
 @pytest.fixture
 def address(ray_cluster) -> str:
-    """Of the session's Ray."""
+    """The address of the session's Ray."""
     import ray
 
     return ray.get_runtime_context().gcs_address
@@ -37,7 +37,7 @@ def test_a_pool_without_nodes_fails_as_a_whole(address, tmp_path):
 
 def test_a_node_that_fails_is_named(address, tmp_path, monkeypatch):
     blocked = tmp_path / "file"
-    monkeypatch.setattr("cluster.doctor.nodes.versions", lambda: {"python": "2.7"})
+    monkeypatch.setattr("cluster.doctor.nodes.installed_versions", lambda: {"python": "2.7"})
     report = examine_nodes(ClusterConfig(), address=address, store=blocked, quick=True)
     assert len(report.failing_hosts) == 1
 
@@ -52,15 +52,15 @@ def test_a_ray_is_known_by_its_address_and_its_token(address, monkeypatch):
 
 @pytest.fixture
 def asked(monkeypatch) -> list[dict[str, str] | None]:
-    """An open Ray of our version on another machine; with what authentication it is asked."""
+    """Make every address that of an open Ray of our version; list the authentication of each query."""
     questions: list[dict[str, str] | None] = []
 
-    def said(address, authentication=None):
+    def query(address, authentication=None):
         questions.append(authentication)
-        return {"answer": "yes", "ray": installed("ray"), "python": "3"}
+        return {"answer": "yes", "ray": installed_version("ray"), "python": "3"}
 
-    monkeypatch.setattr(ray_address, "answers", lambda address: True)
-    monkeypatch.setattr(ray_address, "_said", said)
+    monkeypatch.setattr(cluster.doctor.address, "answers", lambda address: True)
+    monkeypatch.setattr(cluster.doctor.address, "_query_ray", query)
     return questions
 
 
@@ -95,7 +95,7 @@ def test_nodes_of_one_name_are_told_apart_by_address():
         return Node(host=host, num_cpus=1, num_gpus=0, memory_bytes=1, id=address, address=address)
 
     nodes = [node("a", "10.0.0.1:1"), node("a", "10.0.0.2:1"), node("b", "10.0.0.3:1")]
-    assert list(names_of(nodes).values()) == ["10.0.0.1", "10.0.0.2", "b"]
+    assert list(unique_names(nodes).values()) == ["10.0.0.1", "10.0.0.2", "b"]
     two = [node("a", "10.0.0.1:1"), node("a", "10.0.0.1:2")]
-    assert list(names_of(two).values()) == ["10.0.0.1:1", "10.0.0.1:2"]
+    assert list(unique_names(two).values()) == ["10.0.0.1:1", "10.0.0.1:2"]
     assert [one.is_in({"10.0.0.1:2"}) for one in two] == [False, True]

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,40 @@ def test_what_is_sent_is_the_packages_and_runs_by_itself(tmp_path):
     )
     run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert run.stdout.split() == [str(tmp_path / "pipeline" / "cli" / "app.py"), "True"]
+
+
+def test_the_script_of_slurm_is_sent_with_the_code_that_renders_it(tmp_path):
+    stage_code(ROOT, tmp_path / "sent", max_mib=5)
+    program = """
+import sys
+from pathlib import Path
+from cluster.launch.slurm import Slurm
+from configs.cluster import ClusterConfig
+from configs.launchers import SlurmLauncher
+from cluster.launch.launcher import Submission
+here = Path(sys.argv[1])
+sent = Submission("smoke", "1a2b", 1, (), here, here, here / "log.txt", {}, ClusterConfig(), 30)
+print(Slurm(SlurmLauncher(kind="slurm")).render(sent))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        cwd=tmp_path / "sent",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.startswith("#!/bin/bash\n#SBATCH") and 'exit "$code"' in run.stdout
+
+
+def test_an_installed_package_has_the_files_that_are_not_python():
+    """As pyproject.toml tells setuptools, which leaves them out unless it is told."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    data = project["tool"]["setuptools"]["package-data"]
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*"):
+            if path.is_file() and path.suffix not in (".py", ".pyc"):
+                patterns = data.get(".".join(path.parent.relative_to(ROOT).parts), [])
+                assert any(path.match(pattern) for pattern in patterns), f"no package-data names {path}"
 
 
 def toy(directory: Path) -> Path:

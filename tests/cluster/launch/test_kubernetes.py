@@ -8,8 +8,7 @@ import yaml
 
 from cluster.launch.kube_manifest import MAX_NAME, rayjob_name
 from cluster.launch.kubernetes import Kubernetes
-from cluster.launch.launcher import Submission, Whereabouts
-from cluster.launch.table import launcher_for
+from cluster.launch.launcher import DriverStatus, Submission, launcher_for
 from configs.base import ConfigError, StartUpError
 from configs.cluster import ClusterConfig
 from configs.launchers import VolumeConfig
@@ -97,7 +96,7 @@ def test_submitting_applies_the_manifest_and_twice_is_the_same(shipped, kubectl)
 def test_where_a_rayjob_is_follows_from_its_status(shipped, kubectl, status, state, detail):
     answer(kubectl, **status)
     handle = launcher_for(shipped).submit(sent(shipped))
-    assert launcher_for(shipped).look(handle) == Whereabouts(state, detail)
+    assert launcher_for(shipped).status(handle) == DriverStatus(state, detail)
 
 
 def test_a_running_job_is_stopped_by_ray_on_the_head_so_that_it_saves(shipped, kubectl):
@@ -138,7 +137,7 @@ def test_a_silent_server_a_missing_operator_and_a_missing_kubectl_are_told_apart
 def test_an_rayjob_that_is_gone_is_unknown(shipped, kubectl):
     handle = launcher_for(shipped).submit(sent(shipped))
     (kubectl / "refusal-get").write_text('rayjobs.ray.io "smoke-1a2b-1" not found')
-    assert launcher_for(shipped).look(handle) == Whereabouts("unknown", 'rayjobs.ray.io "smoke-1a2b-1" not found')
+    assert launcher_for(shipped).status(handle) == DriverStatus("unknown", 'rayjobs.ray.io "smoke-1a2b-1" not found')
 
 
 def test_names_fit_kubernetes_and_stay_apart():

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.launch.launcher import Whereabouts
+from cluster.launch.launcher import DriverStatus, launcher_for
 from cluster.launch.local import LocalProcess
-from cluster.launch.table import launcher_for
 from configs.base import UserError
 from configs.cluster import ClusterConfig
 from configs.launchers import LocalLauncher
@@ -42,7 +41,7 @@ def reap() -> Iterator[list[str]]:
     local = LocalProcess(LocalLauncher())
     for handle in handles:
         local.kill(handle)
-        until(lambda handle=handle: local.look(handle).state == "ended")
+        until(lambda handle=handle: local.status(handle).state == "ended")
 
 
 def until(happened: Callable[[], bool]) -> None:
@@ -71,10 +70,10 @@ def test_a_local_driver_runs_apart_in_the_directory_it_was_submitted_from(tmp_pa
     until(lambda: "sesame" in sent.log.read_text())
     assert str(sent.directory) in sent.log.read_text()
     assert os.getsid(pid) == pid != os.getsid(0)
-    assert launcher.look(handle) == Whereabouts("running", f"process {pid}")
+    assert launcher.status(handle) == DriverStatus("running", f"process {pid}")
     launcher.stop(handle)
-    until(lambda: launcher.look(handle).state == "ended")
-    assert launcher.last_words(handle).endswith("saved")
+    until(lambda: launcher.status(handle).state == "ended")
+    assert launcher.last_output(handle).endswith("saved")
     launcher.stop(handle)
     assert "sesame" not in handle + launcher.render(sent) + "".join(
         path.read_text() for path in sent.log.parent.iterdir() if path != sent.log
@@ -85,7 +84,7 @@ def test_submitting_again_gives_the_same_process_and_a_new_number_another(tmp_pa
     sent = submission(tmp_path, "-c", "print('once')")
     first = launcher.submit(sent)
     reap.append(first)
-    until(lambda: launcher.look(first).state == "ended")
+    until(lambda: launcher.status(first).state == "ended")
     assert launcher.submit(sent) == first
     reap.append(launcher.submit(submission(tmp_path, "-c", "print('twice')", number=2)))
     until(lambda: "twice" in sent.log.read_text())
@@ -126,7 +125,7 @@ def test_killing_ends_all_processes_of_the_driver(tmp_path, launcher):
     pid = json.loads(handle)["pid"]
     until(lambda: "up" in sent.log.read_text())
     launcher.kill(handle)
-    until(lambda: launcher.look(handle).state == "ended")
+    until(lambda: launcher.status(handle).state == "ended")
     assert not [status for status in Path("/proc").glob("[0-9]*/stat") if group_of(status) == pid]
     launcher.kill(handle)
 
@@ -141,6 +140,6 @@ def test_a_run_whose_directory_is_not_here_is_not_started(tmp_path, launcher):
 
 def test_a_driver_of_another_machine_is_unknown_here(tmp_path, launcher):
     handle = json.dumps({"host": "elsewhere", "pid": os.getpid(), "born": 1, "log": "log.txt"})
-    assert launcher.look(handle) == Whereabouts("unknown", "a process of elsewhere")
+    assert launcher.status(handle) == DriverStatus("unknown", "a process of elsewhere")
     with pytest.raises(UserError, match="elsewhere"):
         launcher.stop(handle)

@@ -123,6 +123,43 @@ def test_the_command_and_what_is_sent_hold_no_secret(tmp_path):
     assert "sesame" not in shown and "--expect HF_TOKEN" in shown and "-m pipeline.cli" in shown
 
 
+class StartingRay:
+    """A client of a Ray that refuses jobs, once for each of `refusals`, and then takes them."""
+
+    def __init__(self, *refusals: str) -> None:
+        self.refusals, self.jobs = list(refusals), []
+
+    def __call__(self, address: str) -> "StartingRay":
+        return self
+
+    def get_address(self) -> str:
+        return "http://head:8265"
+
+    def submit_job(self, *, submission_id: str, **_: object) -> None:
+        if self.refusals:
+            raise RuntimeError(self.refusals.pop(0))
+        self.jobs.append(submission_id)
+
+    def get_job_info(self, job: str) -> str:
+        if job not in self.jobs:
+            raise RuntimeError(f"Request failed with status code 404: {job} does not exist")
+        return job
+
+
+def test_a_cluster_that_is_coming_up_is_tried_again_and_another_refusal_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("cluster.launch.ray_jobs.SECONDS_BETWEEN_TRIES", 0.01)
+    starting = StartingRay(*["No available agent to submit job, please try again later."] * 3)
+    monkeypatch.setattr("cluster.launch.ray_jobs.JobSubmissionClient", starting)
+    RayJobs(RayLauncher(kind="ray")).submit(submission(tmp_path))
+    assert starting.jobs == ["smoke-1a2b-1"] and starting.refusals == []
+    starting.refusals.append("the package is too large")
+    RayJobs(RayLauncher(kind="ray")).submit(submission(tmp_path))  # is there already
+    starting.refusals.append("the package is too large")
+    with pytest.raises(StartUpError, match="took no job: the package is too large"):
+        RayJobs(RayLauncher(kind="ray")).submit(submission(tmp_path, number=2))
+    assert starting.jobs == ["smoke-1a2b-1"]
+
+
 needs_dashboard = pytest.mark.skipif(
     importlib.util.find_spec("aiohttp_cors") is None, reason="Ray's Jobs API needs ray[default]"
 )
@@ -159,8 +196,8 @@ def send(number, mode):
     return sent.log, handle
 
 def ended(handle):
-    until(lambda: jobs.look(handle).state == "ended")
-    return jobs.look(handle).detail, jobs.last_words(handle)
+    until(lambda: jobs.status(handle).state == "ended")
+    return jobs.status(handle).detail, jobs.last_output(handle)
 
 until(answers)
 log, runs = send(1, "INFO")
@@ -170,7 +207,7 @@ until(lambda: log.exists() and "DRIVER" in log.read_text())
 jobs.stop(waits)
 print(json.dumps(ended(waits)))
 jobs.stop(waits)
-print(json.dumps(jobs.look(runs.replace("1a2b-1", "1a2b-7")).detail))
+print(json.dumps(jobs.status(runs.replace("1a2b-1", "1a2b-7")).detail))
 """
 
 

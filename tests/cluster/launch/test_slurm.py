@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.launch.launcher import Submission, Whereabouts
+from cluster.launch.launcher import DriverStatus, Submission
 from cluster.launch.slurm import Slurm
 from configs.base import ConfigError, StartUpError
 from configs.launchers import SlurmLauncher
@@ -144,11 +144,11 @@ def test_a_pre_empted_job_saves_on_all_its_nodes_is_queued_again_and_goes_on(rea
     submitted.log.with_name("smoke-1a2b-1.slurm.json").unlink()  # as if it had been cut off before it could note it
     assert job.submit(submitted) == handle
     until(lambda: says(submitted, "DRIVER works"), submitted)
-    assert job.look(handle) == Whereabouts("running", "RUNNING")
+    assert job.status(handle) == DriverStatus("running", "RUNNING")
     cluster.preempt()  # SIGTERM to the steps that run Ray
     until(lambda: says(submitted, "DRIVER saved with host1 host2"), submitted)
-    until(lambda: job.look(handle).state == "ended", submitted)
-    assert job.look(handle) == Whereabouts("ended", "COMPLETED, exit code 0")
+    until(lambda: job.status(handle).state == "ended", submitted)
+    assert job.status(handle) == DriverStatus("ended", "COMPLETED, exit code 0")
     assert says(submitted, "DRIVER goes on") and cluster.restarts(str(json.loads(handle)["job"])) == 1
     assert (submitted.log.with_name("smoke-1a2b-1.code")).read_text().split() == ["75", "0"]
     files = [path for path in submitted.log.parent.iterdir() if path != submitted.log]
@@ -162,9 +162,9 @@ def test_a_job_that_somebody_stops_saves_and_is_not_queued_again(real):
     handle = job.submit(submitted)
     until(lambda: says(submitted, "DRIVER works"), submitted)
     job.stop(handle)
-    until(lambda: job.look(handle).state == "ended", submitted)
-    assert job.look(handle).detail.endswith("exit code 75") and says(submitted, "DRIVER saved with host1 host2")
-    assert "queued again" not in job.last_words(handle)
+    until(lambda: job.status(handle).state == "ended", submitted)
+    assert job.status(handle).detail.endswith("exit code 75") and says(submitted, "DRIVER saved with host1 host2")
+    assert "queued again" not in job.last_output(handle)
     job.stop(handle)
 
 
@@ -174,9 +174,9 @@ def test_a_job_that_waits_is_taken_out_of_the_queue_and_a_bad_one_refused(real):
     submitted = sent(directory, "waiting")
     job = launcher(options={"begin": "now+1hour"})
     handle = job.submit(submitted)
-    until(lambda: job.look(handle) == Whereabouts("waiting", "PENDING (BeginTime)"), submitted)
+    until(lambda: job.status(handle) == DriverStatus("waiting", "PENDING (BeginTime)"), submitted)
     job.stop(handle)
-    assert job.look(handle).state == "ended"
+    assert job.status(handle).state == "ended"
     with pytest.raises(ConfigError, match=r"Slurm takes no such job: .*partition"):
         launcher(partition="nowhere").submit(sent(directory, "refused"))
     assert cluster.call("squeue", "--noheader") == ""

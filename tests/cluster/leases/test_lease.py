@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from cluster.executor import Executor
-from cluster.leases.fence import LEASES, LeaseLost, fence_of
-from cluster.leases.flock import DEAF_AFTER_SECONDS
-from cluster.leases.lease import holder, lease
-from configs.base import Artifact, UserError
+from cluster.leases.fence import LEASES, fence_of
+from cluster.leases.lease import SILENT_AFTER_SECONDS, holder, lease
+from configs.base import Artifact, LeaseLost, UserError
 from pipeline.store.artifact import RECORD
 from tests.pipeline.toys import Repeat, Text, instead_of, planned, repeat, run
 
@@ -140,7 +139,7 @@ def age(store: Path, seconds: float) -> None:
 def test_a_holder_that_is_silent_for_long_is_passed_over_and_fenced_off(tmp_path):
     with lease(tmp_path, ARTIFACT, step="model") as mine:
         mine.check()
-        age(tmp_path, DEAF_AFTER_SECONDS + 1)
+        age(tmp_path, SILENT_AFTER_SECONDS + 1)
         with lease(tmp_path, ARTIFACT, step="model") as theirs:
             theirs.check()
             with pytest.raises(LeaseLost, match=f"process {os.getpid()} on .*, who took it over"):
@@ -153,7 +152,7 @@ def test_a_holder_that_is_silent_for_long_is_passed_over_and_fenced_off(tmp_path
 
 def test_a_holder_that_is_silent_for_a_moment_keeps_its_lease(tmp_path):
     with lease(tmp_path, ARTIFACT, step="model") as mine:
-        age(tmp_path, DEAF_AFTER_SECONDS / 2)
+        age(tmp_path, SILENT_AFTER_SECONDS / 2)
         with pytest.raises(UserError, match="is being made by"), lease(tmp_path, ARTIFACT, step="model"):
             pass
         mine.check()
@@ -177,7 +176,7 @@ def test_the_old_holders_end_leaves_the_new_one_its_lease(tmp_path):
 
 
 def test_a_holder_beats(tmp_path, monkeypatch):
-    monkeypatch.setattr("cluster.leases.lease.SECONDS_BETWEEN_BEATS", 0.01)
+    monkeypatch.setattr("cluster.leases.lease.HEARTBEAT_SECONDS", 0.01)
     path = tmp_path / LEASES / ARTIFACT
     with lease(tmp_path, ARTIFACT, step="model"):
         age(tmp_path, 1000)

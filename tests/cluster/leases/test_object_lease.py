@@ -6,11 +6,10 @@ from uuid import uuid4
 
 import pytest
 
-from cluster.leases import object_lease as claim
-from cluster.leases.fence import LeaseLost
-from cluster.leases.object_lease import DEAF_AFTER_SECONDS, SETTLE_SECONDS, SURE_SECONDS, Claim, ClaimHeld
+from cluster.leases import object_lease
+from cluster.leases.object_lease import SETTLE_SECONDS, SILENT_AFTER_SECONDS, SURE_SECONDS, ObjectLease, ObjectLeaseHeld
 from cluster.storage.objects import Objects, objects
-from configs.base import InfrastructureError
+from configs.base import InfrastructureError, LeaseLost
 
 NAME = ".leases/run-x.json"
 
@@ -31,7 +30,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(claim, "time", SimpleNamespace(monotonic=lambda: made.now, sleep=made.sleep))
+    monkeypatch.setattr(object_lease, "time", SimpleNamespace(monotonic=lambda: made.now, sleep=made.sleep))
     return made
 
 
@@ -40,13 +39,13 @@ def store() -> Objects:
     return objects(f"memory://{uuid4().hex}", num_tries=1)
 
 
-def claim_of(store: Objects, who: str) -> Claim:
-    return Claim(store, "run-x", {"token": who, "host": who, "pid": 7, "since": "now"})
+def object_lease_of(store: Objects, who: str) -> ObjectLease:
+    return ObjectLease(store, "run-x", {"token": who, "host": who, "pid": 7, "since": "now"})
 
 
-def taken(store: Objects, who: str, *, former: str | None = None, take_over: bool = False) -> Claim:
-    mine = claim_of(store, who)
-    mine.take(former=former, take_over=take_over)
+def taken(store: Objects, who: str, *, former: str | None = None, take_over: bool = False) -> ObjectLease:
+    mine = object_lease_of(store, who)
+    mine.take(former_token=former, take_over=take_over)
     return mine
 
 
@@ -57,7 +56,7 @@ def every(clock: Clock, seconds: int, call: Callable[[], None]) -> None:
 def test_who_finds_a_holder_that_lives_is_refused_once_that_is_seen(store, clock):
     one = taken(store, "one")
     every(clock, 5, one.beat)
-    with pytest.raises(ClaimHeld, match=r"^process 7 on one since now$"):
+    with pytest.raises(ObjectLeaseHeld, match=r"^process 7 on one since now$"):
         taken(store, "two")
     assert clock.now <= 1000 + 6
     one.check()
@@ -66,7 +65,7 @@ def test_who_finds_a_holder_that_lives_is_refused_once_that_is_seen(store, clock
 def test_a_holder_that_is_silent_is_fenced_off_within_a_minute(store, clock):
     one = taken(store, "one")
     two = taken(store, "two")
-    assert DEAF_AFTER_SECONDS + SETTLE_SECONDS <= clock.now - 1000 <= 60
+    assert SILENT_AFTER_SECONDS + SETTLE_SECONDS <= clock.now - 1000 <= 60
     with pytest.raises(LeaseLost, match="held by process 7 on two since now"):
         one.beat()
     with pytest.raises(LeaseLost):
@@ -106,7 +105,7 @@ def test_what_was_given_up_is_free_at_once(any_store, clock):
 
 def test_of_two_who_write_over_a_dead_holder_at_once_the_last_gets_it(store, clock, monkeypatch):
     taken(store, "one")
-    three = claim_of(store, "three")
+    three = object_lease_of(store, "three")
     write = store.write
 
     def both_write(name: str, data: bytes) -> None:
@@ -115,7 +114,7 @@ def test_of_two_who_write_over_a_dead_holder_at_once_the_last_gets_it(store, clo
         three._write()
 
     monkeypatch.setattr(store, "write", both_write)
-    with pytest.raises(ClaimHeld, match="process 7 on three"):
+    with pytest.raises(ObjectLeaseHeld, match="process 7 on three"):
         taken(store, "two")
     three.beat()
 
@@ -135,7 +134,7 @@ def test_a_beat_that_was_under_way_does_not_undo_a_take_over(store, clock):
         one.beat()
 
 
-def test_an_answer_that_was_lost_leaves_the_claim_to_its_maker(store, clock, monkeypatch):
+def test_an_answer_that_was_lost_leaves_the_lease_to_its_maker(store, clock, monkeypatch):
     create = store.create
     monkeypatch.setattr(store, "create", lambda name, data: create(name, data) and False)
     taken(store, "one").check()
@@ -158,12 +157,12 @@ def test_after_an_outage_a_holder_goes_on_if_nobody_took_over(store, clock, monk
     one.check()
 
 
-def test_a_claim_that_nobody_can_read_is_one_that_is_silent(store, clock):
+def test_a_lease_that_nobody_can_read_is_one_that_is_silent(store, clock):
     store.write(NAME, b"{")
     taken(store, "one").check()
 
 
-def test_a_claim_that_was_deleted_is_lost(store, clock):
+def test_a_lease_that_was_deleted_is_lost(store, clock):
     one = taken(store, "one")
     store.delete(NAME)
     with pytest.raises(LeaseLost, match="another process"):

@@ -12,13 +12,12 @@ from uuid import uuid4
 
 import pytest
 
-from cluster.leases import object_lease as claim
-from cluster.leases.fence import LEASES, Fence, LeaseLost
-from cluster.leases.flock import LeaseHeld
-from cluster.leases.lease import holder, store_holder, store_lease
-from cluster.leases.object_lease import ClaimRecord
+from cluster.leases import object_lease
+from cluster.leases.fence import LEASES, Fence
+from cluster.leases.lease import LeaseHeld, holder, store_holder, store_lease
+from cluster.leases.object_lease import ObjectLeaseRecord
 from cluster.storage.objects import Objects, objects
-from configs.base import InfrastructureError
+from configs.base import InfrastructureError, LeaseLost
 from tests.cluster.leases.test_lease import ARTIFACT, ROOT
 from tests.pipeline.store.test_remote import run_on
 from tests.pipeline.toys import instead_of, planned, repeat
@@ -42,9 +41,9 @@ def store() -> Objects:
 @pytest.fixture
 def quick(monkeypatch) -> None:
     """Beats, looks and waits of next to no time."""
-    monkeypatch.setattr(claim, "SECONDS_BETWEEN_BEATS", 0.01)
-    monkeypatch.setattr(claim, "_SECONDS_BETWEEN_LOOKS", 0.05)
-    monkeypatch.setattr(claim, "SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(object_lease, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(object_lease, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(object_lease, "SETTLE_SECONDS", 0.1)
 
 
 def held(store: Objects, home: Path, *, take_over: bool = False):
@@ -80,7 +79,7 @@ def test_a_lease_that_is_lost_in_the_store_is_lost_here_too(store, tmp_path, qui
     """Ranks look at the file here only."""
     with held(store, tmp_path / "one") as mine:
         ranks, seen = Fence(mine.path, mine.token), Event()
-        beat = claim.Claim.beat
+        beat = object_lease.ObjectLease.beat
 
         def noting(self):
             try:
@@ -89,7 +88,7 @@ def test_a_lease_that_is_lost_in_the_store_is_lost_here_too(store, tmp_path, qui
                 seen.set()
                 raise
 
-        monkeypatch.setattr(claim.Claim, "beat", noting)
+        monkeypatch.setattr(object_lease.ObjectLease, "beat", noting)
         with held(store, tmp_path / "two", take_over=True) as theirs:
             assert seen.wait(30)
             deadline = monotonic() + 30
@@ -99,8 +98,8 @@ def test_a_lease_that_is_lost_in_the_store_is_lost_here_too(store, tmp_path, qui
                 with pytest.raises(LeaseLost, match=rf"is being made by process {os.getpid()} on .*, who took it over"):
                     fence.check()
                 with pytest.raises(LeaseLost):
-                    fence.check_there()
-            theirs.check_there()
+                    fence.check_remote()
+            theirs.check_remote()
     assert store.names() == []
 
 
@@ -115,14 +114,14 @@ def test_a_killed_holder_is_not_waited_for_in_its_own_working_copy(tmp_path, mon
     def never(seconds):
         raise AssertionError("it waits")
 
-    monkeypatch.setattr(claim, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=never))
+    monkeypatch.setattr(object_lease, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=never))
     with held(store, home):
         pass
     assert store.names() == []
 
 
 def test_a_holder_whose_last_beat_is_old_is_none(store, tmp_path):
-    record = ClaimRecord(token="t", host="b", pid=7, since="now", time=datetime.now(UTC))
+    record = ObjectLeaseRecord(token="t", host="b", pid=7, since="now", time=datetime.now(UTC))
     store.write(THERE, record.model_dump_json().encode())
     assert store_holder(store, tmp_path, ARTIFACT) == "process 7 on b since now"
     old = record.model_copy(update={"time": datetime.now(UTC) - timedelta(seconds=61)})
@@ -147,13 +146,13 @@ def test_during_an_outage_a_holder_works_on_and_writes_nothing_there(store, tmp_
 
     with held(store, tmp_path) as mine:
         with monkeypatch.context() as outage:
-            outage.setattr(claim, "SURE_SECONDS", 0.0)
+            outage.setattr(object_lease, "SURE_SECONDS", 0.0)
             outage.setattr(store, "read", away)
             assert asked.wait(30)
             mine.check()
             with pytest.raises(InfrastructureError, match="has not answered"):
-                mine.check_there()
-        mine.check_there()
+                mine.check_remote()
+        mine.check_remote()
 
 
 def test_of_two_machines_one_makes_a_step(tmp_path, quick):
@@ -171,7 +170,7 @@ def test_of_two_machines_one_makes_a_step(tmp_path, quick):
 
 def test_what_another_machine_made_while_this_one_waited_is_fetched(tmp_path, monkeypatch):
     url = f"memory://{uuid4().hex}"
-    take = claim.Claim.take
+    take = object_lease.ObjectLease.take
     waited = []
 
     def late(self, **how):
@@ -180,7 +179,7 @@ def test_what_another_machine_made_while_this_one_waited_is_fetched(tmp_path, mo
             run_on(url, tmp_path / "one")
         take(self, **how)
 
-    monkeypatch.setattr(claim.Claim, "take", late)
+    monkeypatch.setattr(object_lease.ObjectLease, "take", late)
     outcome = run_on(url, tmp_path / "two")
     assert outcome.made == []
     assert planned().steps["book"].artifact in {artifact.dir.name for artifact in outcome.artifacts.values()}

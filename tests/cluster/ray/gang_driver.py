@@ -7,8 +7,7 @@ import time
 from pathlib import Path
 
 from cluster.executor import Rank, Resized
-from cluster.ray import capacity as room
-from cluster.ray import heartbeat as pulse
+from cluster.ray import capacity, heartbeat
 from cluster.ray.executor import RayExecutor
 from cluster.ray.quarantine import NodeFailures
 from configs.base import UserError
@@ -16,14 +15,14 @@ from configs.pools import PoolConfig
 
 
 def where(rank: Rank, out: Path) -> None:
-    """Say where a rank is; at first, wait there for the end."""
-    (out / f"attempt-{rank.attempt}-rank-{rank.index}").write_text(os.uname().nodename)
-    while rank.attempt == 0 and not (out / "go on").exists():
+    """Write down where a rank is; before the first restart, wait for its end."""
+    (out / f"start-{rank.num_restarts}-rank-{rank.index}").write_text(os.uname().nodename)
+    while rank.num_restarts == 0 and not (out / "go on").exists():
         time.sleep(0.05)
 
 
 def meet(rank: Rank, out: Path) -> list[str]:
-    """At first, wait for the end; then meet the others over gloo, and say where all are, by host and interface."""
+    """Before the first restart, wait for the end; then return host and interface of each rank, gathered over gloo."""
     where(rank, out)
     import torch.distributed as distributed
 
@@ -35,20 +34,20 @@ def meet(rank: Rank, out: Path) -> list[str]:
 
 
 def come_and_go(rank: Rank, out: Path) -> list[int]:
-    """The number of ranks of each attempt: the first makes way for more, the second waits for the end."""
+    """Return the number of ranks of each start: the first makes way for more, the second waits for the end."""
     if rank.index == 0:
-        (out / f"size-{rank.attempt}").write_text(str(rank.world_size))
-    if rank.attempt == 2:
-        return [int((out / f"size-{attempt}").read_text()) for attempt in range(3)]
+        (out / f"size-{rank.num_restarts}").write_text(str(rank.world_size))
+    if rank.num_restarts == 2:
+        return [int((out / f"size-{start}").read_text()) for start in range(3)]
     while True:
-        if rank.attempt == 0 and (out / "make way").exists():
+        if rank.num_restarts == 0 and (out / "make way").exists():
             raise Resized
         time.sleep(0.05)
 
 
 def main(address: str, directory: str, task: str, pool: str) -> None:
-    """Print what comes of it, as JSON."""
-    pulse.DRIVER_GIVES_UP_SECONDS = room.GROW_AFTER_SECONDS = room.SECONDS_BETWEEN_COUNTS = 1.0
+    """Print the gang's result or its error, as JSON."""
+    heartbeat.DRIVER_GIVES_UP_SECONDS = capacity.GROW_AFTER_SECONDS = capacity.SECONDS_BETWEEN_COUNTS = 1.0
     out = Path(directory)
     executor = RayExecutor(PoolConfig(**json.loads(pool)), address=address, failures=NodeFailures(out / "nodes.jsonl"))
     fn = {"meet": meet, "come_and_go": come_and_go}[task]

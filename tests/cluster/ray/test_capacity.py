@@ -1,4 +1,4 @@
-"""How many ranks a gang has."""
+"""How many ranks a gang may have, and on which nodes."""
 
 import time
 
@@ -6,18 +6,17 @@ import pytest
 
 from cluster.machines import Node
 from cluster.placement import place
-from cluster.ray import capacity as rooms
+from cluster.ray import capacity, quarantine
 from cluster.ray import nodes as ray_nodes
-from cluster.ray import quarantine
-from cluster.ray.capacity import Bounds, Growth, Room
+from cluster.ray.capacity import Bounds, Capacity, ResizeCheck
 from cluster.ray.quarantine import NodeFailures
 from configs.pools import PoolConfig
 
 
 @pytest.mark.parametrize(
-    ("bounds", "room", "free", "before", "waited", "number"),
+    ("bounds", "num_slots", "num_free", "before", "waited", "num_ranks"),
     [
-        (Bounds(2, 2), 2, 0, 2, 0, 2),  # busy places are waited for in Ray's queue
+        (Bounds(2, 2), 2, 0, 2, 0, 2),  # busy slots are waited for in Ray's queue
         (Bounds(2, 2), 1, 1, 2, 99, 0),
         (Bounds(1, 4), 3, 3, 0, 0, 3),
         (Bounds(1, 4), 3, 3, 4, 4.9, 0),  # another may come
@@ -29,26 +28,29 @@ from configs.pools import PoolConfig
         (Bounds(2, None), 1, 1, 0, 0, 0),
     ],
 )
-def test_the_number_follows_from_what_there_is_and_how_long_was_waited(bounds, room, free, before, waited, number):
-    assert bounds.number(room=room, free=free, before=before, waited_seconds=waited) == number
+def test_the_number_follows_from_what_there_is_and_how_long_was_waited(
+    bounds, num_slots, num_free, before, waited, num_ranks
+):
+    found = bounds.choose_num_ranks(num_slots=num_slots, num_free=num_free, before=before, waited_seconds=waited)
+    assert found == num_ranks
 
 
 @pytest.fixture
 def cluster(monkeypatch) -> list[Node]:
-    """Nodes that the door to Ray gives; all answer and are idle."""
+    """Replace Ray's nodes by three that answer and are idle."""
     nodes = [Node(f"host{n}", 1, 0, 2**30, id=f"id{n}", address=f"10.0.0.{n}:7") for n in range(1, 4)]
     monkeypatch.setattr(ray_nodes, "live_nodes", lambda: nodes)
-    monkeypatch.setattr(rooms, "live_nodes", lambda: nodes)
-    monkeypatch.setattr(rooms, "home", lambda: nodes[0])
-    monkeypatch.setattr(rooms, "unreachable", lambda addresses: frozenset())
-    monkeypatch.setattr(rooms, "free_of", list)
+    monkeypatch.setattr(capacity, "live_nodes", lambda: nodes)
+    monkeypatch.setattr(capacity, "driver_node", lambda: nodes[0])
+    monkeypatch.setattr(capacity, "unreachable", lambda addresses: frozenset())
+    monkeypatch.setattr(capacity, "free_resources", list)
     return nodes
 
 
-def room(*, avoid: frozenset[str] = frozenset(), failures: NodeFailures | None = None, **settings) -> Room:
+def capacity_of(*, avoid: frozenset[str] = frozenset(), failures: NodeFailures | None = None, **settings) -> Capacity:
     pool = PoolConfig(cpus_per_rank=1, **settings)
     placement = place(pool, [Node("any", 8, 0, 2**30)], wandb=None)
-    return Room(pool, placement, failures=failures or NodeFailures(None), avoid=avoid, label="training")
+    return Capacity(pool, placement, failures=failures or NodeFailures(None), avoid=avoid, label="training")
 
 
 def hosts(nodes: list[Node]) -> list[str]:
@@ -56,58 +58,58 @@ def hosts(nodes: list[Node]) -> list[str]:
 
 
 def test_a_host_that_is_avoided_is_left_out_by_name_or_address(cluster, capsys):
-    one = room(num_ranks=1, avoid=frozenset({"host1", "10.0.0.3"}))
-    nodes = one.nodes()
+    one = capacity_of(num_ranks=1, avoid=frozenset({"host1", "10.0.0.3"}))
+    nodes = one.usable_nodes()
     assert hosts(nodes) == ["host2"]
     assert one.selector(nodes) == {"ray.io/node-id": "!in(id1, id3)"}
-    one.nodes()
+    one.usable_nodes()
     assert capsys.readouterr().err.count("leaving out host1, host3, which failed before") == 1
 
 
 def test_a_host_that_failed_twice_is_used_where_the_rest_is_too_little(cluster, monkeypatch, capsys):
     failures = NodeFailures(None)
-    small, large = (room(num_ranks=number, failures=failures) for number in (2, 3))
-    small.failed("host2", reason="killed")
-    assert len(small.nodes()) == 3
+    small, large = (capacity_of(num_ranks=number, failures=failures) for number in (2, 3))
+    small.note_failure("host2", reason="killed")
+    assert len(small.usable_nodes()) == 3
     now = time.time() + 60
     monkeypatch.setattr(quarantine.time, "time", lambda: now)
-    small.failed("host2", reason="killed again")
-    assert hosts(small.nodes()) == ["host1", "host3"]
-    assert len(large.nodes()) == 3
+    small.note_failure("host2", reason="killed again")
+    assert hosts(small.usable_nodes()) == ["host1", "host3"]
+    assert len(large.usable_nodes()) == 3
     assert "host2, are used" in capsys.readouterr().err
 
 
 def test_a_host_that_does_not_answer_is_not_there_except_ones_own(cluster, monkeypatch):
-    monkeypatch.setattr(rooms, "unreachable", frozenset)
-    assert hosts(room(num_ranks=1).nodes()) == ["host1"]
+    monkeypatch.setattr(capacity, "unreachable", frozenset)
+    assert hosts(capacity_of(num_ranks=1).usable_nodes()) == ["host1"]
 
 
 def test_labels_and_kind_of_gpu_are_asked_of_ray(cluster):
-    assert ray_nodes.selector(PoolConfig(labels={"zone": "a"}, accelerator="H100"), []) == {
+    assert ray_nodes.label_selector(PoolConfig(labels={"zone": "a"}, accelerator="H100"), avoided=[]) == {
         "zone": "a",
         "ray.io/accelerator-type": "H100",
     }
 
 
-def test_growth_asks_once_and_not_soon_after_a_start(cluster, monkeypatch):
+def test_a_resize_is_asked_for_once_and_not_soon_after_a_start(cluster, monkeypatch):
     now, asked = 0.0, []
-    monkeypatch.setattr(rooms.time, "monotonic", lambda: now)
-    growth = Growth(room(min_ranks=1), number=2, resize=lambda: asked.append(now))
-    growth.look()
+    monkeypatch.setattr(capacity.time, "monotonic", lambda: now)
+    check = ResizeCheck(capacity_of(min_ranks=1), num_ranks=2, resize=lambda: asked.append(now))
+    check.poll()
     now = 59.0
-    growth.look()
+    check.poll()
     assert asked == []
     now = 61.0
-    growth.look()
+    check.poll()
     now = 75.0
-    growth.look()
+    check.poll()
     assert asked == [61.0]
 
 
-def test_growth_asks_for_nothing_when_the_gang_has_all_it_may_have(cluster, monkeypatch):
+def test_no_resize_is_asked_for_when_the_gang_has_all_it_may_have(cluster, monkeypatch):
     now, asked = 0.0, []
-    monkeypatch.setattr(rooms.time, "monotonic", lambda: now)
-    growth = Growth(room(min_ranks=1, num_ranks=2), number=2, resize=lambda: asked.append(now))
+    monkeypatch.setattr(capacity.time, "monotonic", lambda: now)
+    check = ResizeCheck(capacity_of(min_ranks=1, num_ranks=2), num_ranks=2, resize=lambda: asked.append(now))
     now = 100.0
-    growth.look()
+    check.poll()
     assert asked == []

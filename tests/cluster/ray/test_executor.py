@@ -1,9 +1,9 @@
-"""When a cluster has too little."""
+"""What the Ray executor does when a cluster has too little, and before a restart."""
 
 import pytest
 
 from cluster.machines import Node
-from cluster.ray import executor as ray_executor
+from cluster.ray import executor as executor_module
 from cluster.ray.executor import RayExecutor
 from configs.base import ConfigError, StartUpError
 from configs.pools import MachinesConfig, PoolConfig
@@ -13,17 +13,17 @@ MACHINES = MachinesConfig(num_nodes=3, cpus_per_node=1, memory_gib_per_node=1)
 
 @pytest.fixture
 def cluster(monkeypatch) -> list[Node]:
-    """The nodes of a Ray that nobody has to start; one more joins at each look."""
+    """Replace the nodes of a Ray; one more joins each time that they are listed."""
     nodes: list[Node] = []
 
-    def look(pool: PoolConfig) -> list[Node]:
+    def list_nodes(pool: PoolConfig) -> list[Node]:
         nodes.append(Node(f"host{len(nodes)}", 1, 0, 2**30))
         return list(nodes)
 
-    monkeypatch.setattr(ray_executor, "connect", lambda address: None)
-    monkeypatch.setattr(ray_executor, "nodes_of", look)
-    monkeypatch.setattr(ray_executor, "tell", lambda nodes: "idle")
-    monkeypatch.setattr(ray_executor, "SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(executor_module, "connect", lambda address: None)
+    monkeypatch.setattr(executor_module, "nodes_of", list_nodes)
+    monkeypatch.setattr(executor_module, "describe_nodes", lambda nodes: "idle")
+    monkeypatch.setattr(executor_module, "SECONDS_BETWEEN_POLLS", 0.0)
     return nodes
 
 
@@ -56,3 +56,11 @@ def test_this_machine_is_a_mistake_of_the_cluster_file(cluster):
 def test_what_is_settled_by_then_is_kept(cluster):
     one = executor(num_ranks=1)
     assert one.used is None and one.placement() is one.used
+
+
+def test_a_restart_waits_longer_each_time_that_a_host_fails(monkeypatch):
+    waits = []
+    monkeypatch.setattr(executor_module.RayWaiter, "sleep", lambda self, seconds: waits.append(seconds))
+    for num_losses in range(1, 9):
+        executor_module._back_off("training", num_losses)
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]

@@ -1,14 +1,14 @@
-"""What the failures of a gang's ranks come to."""
+"""How the failures of a gang's ranks are classified."""
 
 import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
 from cluster.executor import Resized
-from cluster.ray.failures import RanksLost, check_memory, last_verdict, verdict
-from cluster.ray.rank import Whereabouts
+from cluster.ray.failures import RanksLost, check_memory_kills, classify_failure, final_failure
+from cluster.ray.rank import RankLocation
 from configs.base import OutOfMemory, UserError
 
-WHERE = [Whereabouts("n", f"host-{index}", f"10.0.0.{index}", 1, 1, 1, None, 0) for index in range(2)]
+LOCATIONS = [RankLocation("n", f"host-{index}", f"10.0.0.{index}", 1, 1, 1, None, 0) for index in range(2)]
 
 
 def raised(cause: Exception) -> RayTaskError:
@@ -29,22 +29,22 @@ def died(detail: str = USUAL) -> ActorDiedError:
 
 def test_a_users_error_is_told_before_a_death():
     cause = UserError("this is wrong; mend it")
-    assert verdict({0: died(), 1: raised(cause)}, WHERE) is cause
+    assert classify_failure({0: died(), 1: raised(cause)}, LOCATIONS) is cause
 
 
 def test_the_systems_error_is_told_but_a_lost_connection_is_not():
     full = OSError(28, "No space left on device")
-    assert verdict({0: raised(ConnectionResetError("peer")), 1: raised(full)}, WHERE) is full
+    assert classify_failure({0: raised(ConnectionResetError("peer")), 1: raised(full)}, LOCATIONS) is full
 
 
 def test_a_death_is_told_before_what_followed_from_it():
-    answer = verdict({0: raised(RuntimeError("Connection closed by peer")), 1: died()}, WHERE)
+    answer = classify_failure({0: raised(RuntimeError("Connection closed by peer")), 1: died()}, LOCATIONS)
     assert isinstance(answer, RanksLost) and "rank 1's process on host-1 (10.0.0.1) died" in str(answer)
 
 
 @pytest.mark.parametrize("cause", [RuntimeError("Connection closed by peer"), ConnectionResetError("peer")])
-def test_there_is_no_verdict_while_a_failure_may_have_another_cause(cause):
-    assert verdict({0: raised(cause)}, WHERE) is None
+def test_nothing_is_classified_while_a_failure_may_have_another_cause(cause):
+    assert classify_failure({0: raised(cause)}, LOCATIONS) is None
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,11 @@ def test_there_is_no_verdict_while_a_failure_may_have_another_cause(cause):
     ],
 )
 def test_how_a_rank_died_is_told(error, said):
-    assert said in str(verdict({0: error}, WHERE))
+    assert said in str(classify_failure({0: error}, LOCATIONS))
 
 
 class OutOfMemoryOfTorch(RuntimeError):
-    """As torch.OutOfMemoryError, which this test need not import."""
+    """Stands in for torch.OutOfMemoryError, so that this test need not import torch."""
 
 
 OutOfMemoryOfTorch.__name__ = "OutOfMemoryError"
@@ -78,21 +78,21 @@ OutOfMemoryOfTorch.__name__ = "OutOfMemoryError"
     ],
 )
 def test_want_of_memory_is_told_with_what_helps_and_is_no_loss(error):
-    answer = verdict({0: raised(RuntimeError("Connection closed by peer")), 1: error}, WHERE)
+    answer = classify_failure({0: raised(RuntimeError("Connection closed by peer")), 1: error}, LOCATIONS)
     assert isinstance(answer, OutOfMemory) and answer.exit_code == 73
     assert "rank 1 on host-1 (10.0.0.1) ran out of memory" in str(answer) and "micro_batch_size" in str(answer)
 
 
 def test_the_kernels_count_tells_which_loss_was_for_want_of_memory():
-    check_memory(WHERE[0], node="n", kills=0)
-    check_memory(WHERE[0], node="another", kills=1)
-    check_memory(None, node="n", kills=1)
+    check_memory_kills(LOCATIONS[0], node="n", kills=0)
+    check_memory_kills(LOCATIONS[0], node="another", kills=1)
+    check_memory_kills(None, node="n", kills=1)
     with pytest.raises(OutOfMemory, match="the kernel ended it"):
-        check_memory(WHERE[0], node="n", kills=1)
+        check_memory_kills(LOCATIONS[0], node="n", kills=1)
 
 
 def test_ranks_that_make_way_have_not_failed():
     wish = Resized()
     failures = {0: raised(RuntimeError("Connection closed by peer")), 1: raised(wish)}
-    assert verdict(failures, WHERE) is None
-    assert last_verdict(failures) is wish
+    assert classify_failure(failures, LOCATIONS) is None
+    assert final_failure(failures) is wish

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from cluster.executor import Rank
-from cluster.ray import spares as ray_spares
+from cluster.host.processes import birth_of
+from cluster.ray import spares
 from cluster.ray.executor import RayExecutor
-from cluster.ray.rank import NICENESS, birth_of
+from cluster.ray.rank import NICENESS
 from configs.base import UserError
 from configs.pools import PoolConfig
 
@@ -26,25 +27,25 @@ NUM_RANKS = 2
 
 @pytest.fixture
 def gang(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """A gang of two ranks whose spares are started at once."""
-    monkeypatch.setattr(ray_spares, "START_AFTER_SECONDS", 0.0)
+    """Return RayExecutor.gang for two ranks, whose spares are started at once."""
+    monkeypatch.setattr(spares, "START_AFTER_SECONDS", 0.0)
     return RayExecutor(PoolConfig(num_ranks=NUM_RANKS, cpus_per_rank=1, max_restarts=1), address="local").gang
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A directory with a pipe, `spares`, that each spare writes to."""
+    """Make a directory with a pipe, `spares`, that each spare writes to."""
     os.mkfifo(tmp_path / "spares")
     return tmp_path
 
 
 def niceness() -> int:
-    """Of this thread."""
+    """Return the niceness of this thread."""
     return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
 def get_warm(place: Path) -> None:
-    """What a spare does: say that it is there, and how."""
+    """Warm up a spare: write down its environment and priority, and tell the ranks through the pipe."""
     state = os.environ["OMP_NUM_THREADS"], os.environ["RANK"], niceness() == NICENESS
     (place / f"spare-{os.getpid()}").write_text(repr(state))
     (place / "spares").write_text("here")
@@ -56,14 +57,15 @@ def get_warm_in_vain(place: Path) -> None:
 
 
 def wait_for_spares(place: Path) -> None:
-    """Returns once the last spare is being warmed, when the driver has taken note of those before it."""
+    """Return once the last spare is being warmed, when the driver has noted that those before it are ready."""
     for _ in range(NUM_RANKS):
         (place / "spares").read_text()
 
 
 def lose_a_rank(rank: Rank, place: Path) -> tuple[int, int, bool]:
-    """Rank 1 dies as soon as there are spares, while rank 0 hears nothing; then rank 0 tells of itself."""
-    if rank.attempt == 0:
+    """Kill rank 1 once there are spares, with rank 0 stopped; after the restart return rank 0's pid, its niceness, and
+    whether the old rank 0 is gone."""
+    if rank.num_restarts == 0:
         (place / f"rank-{rank.index}").write_text(str(os.getpid()))
         if rank.index == 0:
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -76,11 +78,11 @@ def lose_a_rank(rank: Rank, place: Path) -> tuple[int, int, bool]:
 def wait_and_end(rank: Rank, place: Path) -> int:
     if rank.index == 0:
         wait_for_spares(place)
-    return rank.attempt
+    return rank.num_restarts
 
 
 def call_the_driver(rank: Rank, given: tuple[Path, int]) -> None:
-    """Both ranks wait for ever; the last one to come sends the driver a signal."""
+    """Wait for ever; rank 0 sends the driver a signal once there are spares."""
     place, driver = given
     (place / f"rank-{rank.index}").write_text(str(os.getpid()))
     if rank.index == 0:
@@ -101,7 +103,7 @@ def spares_of(place: Path) -> dict[int, str]:
 
 
 def gone(pids: Iterable[int], *, seconds: float) -> bool:
-    """Whether all these processes end in time."""
+    """Return whether all these processes end in time."""
     waiting = select.poll()
     for pid in pids:
         try:
@@ -117,7 +119,7 @@ def gone(pids: Iterable[int], *, seconds: float) -> bool:
 
 
 def below(pid: int) -> list[int]:
-    """All descendants of a process but Ray's agents, which take a minute to notice that they are alone."""
+    """List all descendants of a process but Ray's agents, which take a minute to notice that they are alone."""
     listing = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listing.splitlines()[1:]]
     found = [pid]
@@ -156,10 +158,10 @@ def test_an_error_of_the_driver_ends_all_processes(gang, place):
 
 def test_a_killed_driver_leaves_no_process(place):
     program = (
-        "import sys; from functools import partial; from pathlib import Path; from cluster import ray_spares\n"
+        "import sys; from functools import partial; from pathlib import Path; from cluster.ray import spares\n"
         "from cluster.ray.executor import RayExecutor; from configs.pools import PoolConfig\n"
         "from tests.cluster.ray.test_gang import get_warm, hold_still\n"
-        "ray_spares.START_AFTER_SECONDS = 0.0\n"
+        "spares.START_AFTER_SECONDS = 0.0\n"
         "gang = RayExecutor(PoolConfig(num_ranks=2, cpus_per_rank=1), address='local').gang\n"
         "gang(hold_still, Path(sys.argv[1]), label='holding', warm=partial(get_warm, Path(sys.argv[1])))\n"
     )

@@ -29,11 +29,11 @@ class Cluster:
     directory: Path
 
     def join(self, host: Host, **options: Any) -> None:
-        """Add a host, of one core."""
+        """Join a host with one core."""
         ray_join(host, self.address, self.token, num_cpus=1, **options)
 
     def start(self, out: Path, task: str, **pool: Any) -> subprocess.Popen[str]:
-        """Start a driver on the head; see gang_driver.py."""
+        """Start gang_driver.py on the head."""
         program = [sys.executable, str(ROOT / "tests/cluster/ray/gang_driver.py")]
         out.mkdir()
         return self.head.run(
@@ -46,7 +46,7 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three hosts, two of which can join."""
+    """Start three hosts, two of which can join."""
     directory = tmp_path_factory.mktemp("hosts")
     with hosts(directory, 3) as (head, *others):
         token = ray_token(directory)
@@ -55,7 +55,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def joined(cluster: Cluster) -> Iterator[list[Host]]:
-    """Both other hosts in the cluster, with a label."""
+    """Join both other hosts to the cluster, each with its name as a label."""
     for host in cluster.others:
         cluster.join(host, labels={"zone": host.name})
     yield cluster.others
@@ -64,7 +64,7 @@ def joined(cluster: Cluster) -> Iterator[list[Host]]:
 
 
 def wait_for(path: Path) -> str:
-    """What a file says, once it is there."""
+    """Return the text of a file, once there is some."""
     deadline = time.monotonic() + LIMIT_SECONDS
     while not path.exists() or not path.read_text():
         assert time.monotonic() < deadline, f"{path} did not come"
@@ -81,7 +81,7 @@ def result_of(driver: subprocess.Popen[str]) -> Any:
 def test_ranks_go_on_elsewhere_when_their_host_is_gone(cluster, joined):
     out = cluster.directory / "gone"
     driver = cluster.start(out, "meet", num_ranks=1)
-    name = wait_for(out / "attempt-0-rank-0")
+    name = wait_for(out / "start-0-rank-0")
     lost, left = sorted(joined, key=lambda host: host.name != name)
     lost.power_off()
     assert result_of(driver) == [f"{left.name} eth0"]
@@ -92,11 +92,11 @@ def test_ranks_meet_over_the_network_and_only_on_the_pools_hosts(cluster, joined
     out = cluster.directory / "meeting"
     out_of_one = cluster.directory / "zone"
     driver = cluster.start(out, "meet", num_ranks=2)
-    assert {wait_for(out / f"attempt-0-rank-{index}") for index in (0, 1)} == {host.name for host in joined}
+    assert {wait_for(out / f"start-0-rank-{index}") for index in (0, 1)} == {host.name for host in joined}
     (out / "go on").touch()
     assert sorted(result_of(driver)) == [f"{host.name} eth0" for host in joined]
     driver = cluster.start(out_of_one, "meet", num_ranks=1, labels={"zone": joined[1].name})
-    assert wait_for(out_of_one / "attempt-0-rank-0") == joined[1].name
+    assert wait_for(out_of_one / "start-0-rank-0") == joined[1].name
     (out_of_one / "go on").touch()
     assert result_of(driver) == [f"{joined[1].name} eth0"]
 

@@ -1,4 +1,4 @@
-"""Which hosts are avoided."""
+"""Which hosts are avoided because they failed."""
 
 from pathlib import Path
 

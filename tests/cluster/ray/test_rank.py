@@ -10,14 +10,14 @@ from cluster.host.network import free_port, interface_of
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import sys, threading
-from cluster.ray import rank as ray_rank
-ray_rank.RANK_GIVES_UP_SECONDS, ray_rank.SECONDS_BETWEEN_LOOKS = 0.5, 0.1
-threading.Thread(target=ray_rank._end_without, args=(int(sys.argv[1]), sys.argv[2] or None)).start()
+from cluster.ray import rank
+rank.RANK_GIVES_UP_SECONDS, rank.SECONDS_BETWEEN_BEATS = 0.5, 0.1
+threading.Thread(target=rank._exit_when_cut_off, args=(int(sys.argv[1]), sys.argv[2] or None)).start()
 """
 
 
 def rank_with(raylet: int, driver: str) -> int:
-    """Exit code of a process that watches these."""
+    """Return the exit code of a process that watches this raylet and this driver."""
     return subprocess.run([sys.executable, "-c", PROGRAM, str(raylet), driver], cwd=ROOT, timeout=60).returncode
 
 

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.leases.fence import LeaseLost
-from cluster.storage import follow
-from cluster.storage.follow import mirrored
-from cluster.storage.mirror import Mirror, Shape
+from cluster.storage import mirror as mirrors
+from cluster.storage.mirror import Mirror, UnfinishedLayout, mirrored
 from cluster.storage.objects import Objects, objects
-from configs.base import InfrastructureError
+from configs.base import InfrastructureError, LeaseLost
 
-SHAPE = Shape(
+SHAPE = UnfinishedLayout(
     units="checkpoints",
     is_unit=lambda name: re.fullmatch(r"step-\d", name) is not None,
     last="checkpoint.json",
@@ -22,7 +20,7 @@ SHAPE = Shape(
 )
 
 
-def mirror_of(store: Objects, directory: Path, shape: Shape = SHAPE) -> Mirror:
+def mirror_of(store: Objects, directory: Path, shape: UnfinishedLayout = SHAPE) -> Mirror:
     return Mirror(store, ".unfinished/train-1", directory, shape, 2)
 
 
@@ -52,10 +50,10 @@ def work(tmp_path) -> Path:
     return tmp_path / "work"
 
 
-def restored(store: Objects, tmp_path: Path, tell=print) -> Path:
+def restored(store: Objects, tmp_path: Path, notify=print) -> Path:
     """What a machine that has nothing gets."""
     home = tmp_path / "elsewhere"
-    mirror_of(store, home).restore(staging=tmp_path / "staging", damaged=tmp_path / "damaged", tell=tell)
+    mirror_of(store, home).restore(staging=tmp_path / "staging", damaged=tmp_path / "damaged", notify=notify)
     assert not (tmp_path / "staging").exists()
     return home
 
@@ -193,7 +191,7 @@ def test_a_checkpoint_is_held_while_it_is_read(work, tmp_path):
         yield
 
     save(work, 1)
-    shape = Shape(SHAPE.units, SHAPE.is_unit, SHAPE.last, SHAPE.growing, hold)
+    shape = UnfinishedLayout(SHAPE.units, SHAPE.is_unit, SHAPE.last, SHAPE.growing, hold)
     mirror_of(objects(tmp_path / "store"), work, shape).update()
     assert held == ["step-1"]
 
@@ -210,8 +208,85 @@ def test_who_may_not_commit_sends_no_more(work, tmp_path):
     assert store.names() == []
 
 
+class Lease:
+    """One that can be lost."""
+
+    def __init__(self) -> None:
+        self.lost = threading.Event()
+
+    def check(self) -> None:
+        """Raise LeaseLost once it is lost."""
+        if self.lost.is_set():
+            raise LeaseLost("it was taken over")
+
+
+def test_who_loses_the_lease_while_the_files_are_sent_leaves_the_checksums_of_the_successor(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, mine = objects(tmp_path / "store"), Lease()
+    sent: list[str] = []
+    sums = ".unfinished/train-1/checkpoints/step-1/.files.json"
+    send = store.send
+
+    def losing(name: str, file: Path) -> None:
+        send(name, file)
+        sent.append(name)
+        if len(sent) == 2:  # the last: both were allowed
+            store.write(sums, b"of the successor")
+            mine.lost.set()
+
+    monkeypatch.setattr(store, "send", losing)
+    save(work, 1)
+    with pytest.raises(LeaseLost):
+        mirror_of(store, work).update(mine.check)
+    assert store.read(sums) == b"of the successor"
+
+
+def test_who_loses_the_lease_while_a_file_is_sent_does_not_send_it_over_that_of_the_successor(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, mine = objects(tmp_path / "store"), Lease()
+    weights = ".unfinished/train-1/checkpoints/step-1/rank-0.bin"
+    send = store.send
+
+    def losing(name: str, file: Path) -> None:
+        send(name, file)
+        if name == weights and not mine.lost.is_set():
+            store.write(weights, b"of the successor")
+            mine.lost.set()
+
+    monkeypatch.setattr(store, "send", losing)
+    save(work, 1)
+    with pytest.raises(LeaseLost):
+        mirror_of(store, work).update(mine.check)
+    assert store.read(weights) == b"of the successor"
+
+
+def test_who_loses_the_lease_while_a_checkpoint_is_deleted_leaves_that_of_the_successor(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, mine = objects(tmp_path / "store"), Lease()
+    save(work, 1)
+    mirror = mirror_of(store, work)
+    mirror.update()
+    save(work, 2)
+    shutil.rmtree(work / "checkpoints/step-1")
+    whole, delete = store.names(".unfinished/train-1/checkpoints/step-1/"), store.delete
+
+    def losing(name: str) -> None:
+        delete(name)
+        if not mine.lost.is_set():
+            store.write(name, b"of the successor")
+            mine.lost.set()
+
+    monkeypatch.setattr(store, "delete", losing)
+    with pytest.raises(LeaseLost):
+        mirror.update(mine.check)
+    assert store.names(".unfinished/train-1/checkpoints/step-1/") == whole
+
+
 def test_the_thread_sends_what_is_saved_while_the_work_goes_on(work, tmp_path, monkeypatch):
-    monkeypatch.setattr(follow, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(mirrors, "SECONDS_BETWEEN_UPDATES", 0.01)
     store, arrived = objects(tmp_path / "store"), threading.Event()
     write = store.write
 
@@ -221,7 +296,7 @@ def test_the_thread_sends_what_is_saved_while_the_work_goes_on(work, tmp_path, m
             arrived.set()
 
     monkeypatch.setattr(store, "write", noting)
-    with mirrored(mirror_of(store, work), check=lambda: None, tell=print):
+    with mirrored(mirror_of(store, work), check=lambda: None, notify=print):
         save(work, 1)
         assert arrived.wait(30)
     assert units(store) == ["step-1"]
@@ -231,67 +306,77 @@ def test_the_thread_sends_what_is_saved_while_the_work_goes_on(work, tmp_path, m
 def test_when_the_work_ends_in_an_error_the_last_checkpoint_is_sent_and_when_it_ends_well_no_more(
     work, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(follow, "SECONDS_BETWEEN_LOOKS", 1000)
+    monkeypatch.setattr(mirrors, "SECONDS_BETWEEN_UPDATES", 1000)
     store = objects(tmp_path / "store")
-    with mirrored(mirror_of(store, work), check=lambda: None, tell=print):
+    with mirrored(mirror_of(store, work), check=lambda: None, notify=print):
         save(work, 1)
     assert units(store) == []
-    with pytest.raises(InfrastructureError), mirrored(mirror_of(store, work), check=lambda: None, tell=print):
+    with pytest.raises(InfrastructureError), mirrored(mirror_of(store, work), check=lambda: None, notify=print):
         save(work, 2)
         raise InfrastructureError("stopped")
     assert units(store) == ["step-1", "step-2"]
     shutil.rmtree(work / "checkpoints")
     mirror_of(store, work).delete()
-    with pytest.raises(InfrastructureError), mirrored(mirror_of(store, work), check=lambda: None, tell=print):
+    with pytest.raises(InfrastructureError), mirrored(mirror_of(store, work), check=lambda: None, notify=print):
         raise InfrastructureError("before there was a checkpoint")
     assert store.names() == []
 
 
-def test_after_an_outage_checkpoints_are_sent_again_and_after_a_lost_lease_no_more(work, tmp_path, monkeypatch):
-    monkeypatch.setattr(follow, "SECONDS_BETWEEN_LOOKS", 0.01)
-    monkeypatch.setattr(follow, "SECONDS_AFTER_FAILURE", 0.01)
-    told, arrived, lost = [], threading.Event(), threading.Event()
+def test_after_an_outage_checkpoints_are_sent_again_and_after_a_lost_lease_no_more(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrors, "SECONDS_BETWEEN_UPDATES", 0.01)
+    monkeypatch.setattr(mirrors, "SECONDS_AFTER_FAILURE", 0.01)
+    told: list[str] = []
+    arrived, heard = threading.Event(), threading.Event()
     store = objects(tmp_path / "store")
-    answers = [InfrastructureError("away"), InfrastructureError("away")]
+    outage = [InfrastructureError("away"), InfrastructureError("away")]
 
-    def check() -> None:
+    def check() -> None:  # several transfers call this at once
         if arrived.is_set():
-            lost.set()
             raise LeaseLost("another has it")
-        if answers:
-            raise answers.pop()
 
-    def tell(text: str) -> None:
+    def notify(text: str) -> None:
         told.append(text.rpartition(": ")[2])
+        if told[-1] == "another has it":
+            heard.set()
 
-    write = store.write
+    names, write = store.names, store.write
 
-    def noting(name, data):
+    def answering(prefix: str) -> list[str]:  # each update begins with this, in the mirror's own thread
+        if outage:
+            raise outage.pop()
+        return names(prefix)
+
+    def noting(name: str, data: bytes) -> None:
         write(name, data)
         if name.endswith("checkpoint.json"):
             arrived.set()
 
+    monkeypatch.setattr(store, "names", answering)
     monkeypatch.setattr(store, "write", noting)
-    with mirrored(mirror_of(store, work), check=check, tell=tell):
+    with mirrored(mirror_of(store, work), check=check, notify=notify):
         save(work, 1)
         assert arrived.wait(30)
         save(work, 2)
-        assert lost.wait(30)
-    assert units(store) == ["step-1"]
+        assert heard.wait(30)  # not only found: once the block has ended it may go untold
     assert told == ["away", "another has it"]
+    assert units(store) == ["step-1"]
+    assert not [name for name in names(".unfinished/") if "step-2" in name]
+    assert store.read(".unfinished/train-1/metrics.jsonl") == b"step 1\n"
 
 
 def test_a_store_that_refuses_stops_no_work(work, tmp_path, monkeypatch):
-    monkeypatch.setattr(follow, "SECONDS_BETWEEN_LOOKS", 0.01)
-    monkeypatch.setattr(follow, "SECONDS_AFTER_FAILURE", 0.01)
+    monkeypatch.setattr(mirrors, "SECONDS_BETWEEN_UPDATES", 0.01)
+    monkeypatch.setattr(mirrors, "SECONDS_AFTER_FAILURE", 0.01)
     (tmp_path / "store").write_text("a file")
     told, heard = [], threading.Event()
 
-    def tell(text: str) -> None:
+    def notify(text: str) -> None:
         told.append(text)
         heard.set()
 
-    with mirrored(mirror_of(objects(tmp_path / "store"), work), check=lambda: None, tell=tell):
+    with mirrored(mirror_of(objects(tmp_path / "store"), work), check=lambda: None, notify=notify):
         save(work, 1)
         assert heard.wait(30)
     assert told[0].startswith("checkpoints are not copied to the store for now: ")

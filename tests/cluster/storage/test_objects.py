@@ -8,10 +8,9 @@ import pytest
 
 import cluster.storage.remote
 from cluster.host.files import describe_file
-from cluster.leases.fence import LeaseLost
-from cluster.storage.errors import PATIENCE_SECONDS, patiently, tried
+from cluster.storage.errors import PATIENCE_SECONDS, retried, through_outage
 from cluster.storage.objects import objects
-from configs.base import InfrastructureError, UserError
+from configs.base import InfrastructureError, LeaseLost, UserError
 
 PART = 5 * 2**20
 """S3 takes no smaller parts."""
@@ -187,12 +186,12 @@ def test_patience_waits_for_machines_ends_after_a_while_and_does_not_wait_for_a_
         return "answer"
 
     away = InfrastructureError("away")
-    assert patiently(lambda: back_at(PATIENCE_SECONDS / 2, away), tell=told.append) == "answer"
+    assert through_outage(lambda: back_at(PATIENCE_SECONDS / 2, away), notify=told.append) == "answer"
     assert told == ["away; tried again for 10 minutes"]
     for error in (away, LeaseLost("another has it"), UserError("no permission")):
         now[0] = 0.0
         with pytest.raises(type(error)):
-            patiently(lambda error=error: back_at(float("inf"), error), tell=told.append)
+            through_outage(lambda error=error: back_at(float("inf"), error), notify=told.append)
         assert (now[0] > PATIENCE_SECONDS) == (error is away)
 
 
@@ -206,11 +205,11 @@ def test_what_fails_in_passing_is_tried_again_and_what_stays_is_not(monkeypatch)
             raise error
         return len(calls)
 
-    assert tried(3, failing, TimeoutError(), 2) == 2
+    assert retried(3, failing, TimeoutError(), 2) == 2
     calls.clear()
     with pytest.raises(TimeoutError):
-        tried(2, failing, TimeoutError(), 2)
+        retried(2, failing, TimeoutError(), 2)
     calls.clear()
     with pytest.raises(PermissionError):
-        tried(3, failing, PermissionError(), 1)
+        retried(3, failing, PermissionError(), 1)
     assert len(calls) == 1

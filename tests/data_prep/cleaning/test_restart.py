@@ -19,11 +19,11 @@ from tests.data_prep.corpora import INLINE, clean_config, sentences, source, wri
 
 
 class Killed(Exception):
-    """Stands for the end of the process."""
+    """Stands for the end of the process by SIGKILL."""
 
 
 class Backwards(InlineExecutor):
-    """The last item first."""
+    """Runs the last item first."""
 
     def map(
         self, fn: Callable[[Any], Any], items: Sequence[Any], *, label: str, on_device: bool = False
@@ -42,19 +42,19 @@ def config(tmp_path: Path) -> CleanConfig:
 
 
 def run(config: CleanConfig, out: Path, executor: Executor = INLINE) -> dict[str, bytes]:
-    """Every file of the artifact, hidden ones too, and the manifest."""
+    """Run the stage; return every file of the artifact, hidden ones too, and the manifest."""
     manifest = stage.clean(config, out=out, executor=executor)
     files = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     return files | {"manifest": manifest.model_dump_json().encode()}
 
 
 def count_reads(monkeypatch: pytest.MonkeyPatch, *, die_after: int | None = None) -> list[str]:
-    """The parts that are read from now on; the process ends in the middle of reading one more than `die_after`."""
-    honest, parts = READERS["json_lines"].read, list[str]()
+    """Record the parts that are read from now on; die in the middle of reading part number `die_after`, from 0."""
+    original, parts = READERS["json_lines"].read, list[str]()
 
     def read(config: Any, part: str) -> Iterator[Any]:
         parts.append(Path(part).name)
-        for number, record in enumerate(honest(config, part)):
+        for number, record in enumerate(original(config, part)):
             if die_after is not None and len(parts) > die_after and number == 3:
                 raise Killed
             yield record
@@ -81,14 +81,14 @@ def test_finished_shards_are_not_written_again(
     tmp_path: Path, config: CleanConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calm = run(config, tmp_path / "calm")
-    honest = write_part
+    original = write_part
     written: list[int] = []
 
     def dying(part: Any) -> Any:
         if len(written) == 2:
             raise Killed
         written.append(part.index)
-        return honest(part)
+        return original(part)
 
     with monkeypatch.context() as patch:
         patch.setattr(stage, "write_part", dying)
@@ -106,13 +106,13 @@ def test_finished_shards_are_not_written_again(
 def test_a_kill_while_tidying_up_does_no_harm(
     tmp_path: Path, config: CleanConfig, monkeypatch: pytest.MonkeyPatch, gone: str
 ) -> None:
-    """Of the work files any may be gone when the process ends."""
+    """Any of the work files may be gone when the process ends."""
     calm = run(config, tmp_path / "calm")
-    honest = shutil.rmtree
+    original = shutil.rmtree
 
     def dying(path: Path, *args: Any, **kwargs: Any) -> None:
         if not list(path.glob("*")):
-            return honest(path, *args, **kwargs)
+            return original(path, *args, **kwargs)
         for file in path.glob(gone) if gone else []:
             file.unlink()
         raise Killed

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from configs.base import UserError
-from data_prep.cleaning.normalize import normalize
+from data_prep.cleaning.parts import normalize
 from tests.data_prep.corpora import clean_config, cleaned, held_out, kept, sentences, source, write_lines
 
 MIXED = [("en", text) for text in sentences(40)] + [("sw", text) for text in sentences(25, of="maneno")]

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from configs.base import Artifact, UserError
-from data_prep.tokenizer.sentencepiece_model import encode, load
+from data_prep.tokenizer.sentencepiece_model import encode_texts, load_sentencepiece
 from data_prep.tokenizer.stage import MODEL
 from data_prep.tokens.find_document import find_document
 from tests.data_prep.corpora import clean_config, cleaned, eld_sentences, held_out, kept, source, write_lines
 from tests.data_prep.toy_tokens import Made, learned, tokenized
-from training.data.token_stream import token_streams
+from training.data.token_stream import open_token_streams
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +31,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def test_every_document_is_found_with_its_own_tokens(made: Made) -> None:
-    tokenizer, streams = load(made.tokenizer.dir / MODEL), token_streams(made.tokens)
+    tokenizer, streams = load_sentencepiece(made.tokenizer.dir / MODEL), open_token_streams(made.tokens)
     assert len(made.corpus.manifest.shards) > 3
     for document in kept(made.corpus)[::7]:
         (found,) = find_document(document.id, corpus=made.corpus, tokens=made.tokens)
         assert (found.source, found.language) == (document.source, document.language)
         read = streams[found.source, found.language].read(found.start, found.stop - found.start)
-        assert read.tolist() == [*encode(tokenizer, [document.text])[0], made.tokens.manifest.eos_id]
+        assert read.tolist() == [*encode_texts(tokenizer, [document.text])[0], made.tokens.manifest.eos_id]
 
 
 def test_an_id_that_was_given_twice_is_found_twice(tmp_path: Path, made: Made) -> None:

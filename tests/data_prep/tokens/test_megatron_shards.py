@@ -14,7 +14,7 @@ HEADER_BYTES = 9 + 8 + 1 + 8 + 8
 
 
 def megatron(prefix: Path) -> tuple[list[list[int]], dict[str, Any]]:
-    """The documents and the index, read from the layout alone: see facts/data.md, A5."""
+    """Return the documents and the index, read by the byte layout of Megatron-LM's indexed_dataset.py alone."""
     raw, data = prefix.with_suffix(".idx").read_bytes(), prefix.with_suffix(".bin").read_bytes()
     assert raw[:9] == b"MMIDIDX\x00\x00"
     version, code, num_sequences, num_bounds = struct.unpack("<QBQQ", raw[9:HEADER_BYTES])

@@ -20,7 +20,7 @@ SIZES = (613, 89, 1, 307, 40)
 
 
 def streams(sizes: tuple[int, ...], weights: tuple[float, ...] | None = None) -> list[Stream]:
-    """Streams drawn in proportion to their sizes, or to the weights."""
+    """Make streams that are drawn in proportion to their sizes, or to the weights."""
     drawn = weights or tuple(size / sum(sizes) for size in sizes)
     return [Stream("web", f"l{i}", size, weight) for i, (size, weight) in enumerate(zip(sizes, drawn, strict=True))]
 
@@ -30,7 +30,7 @@ def rows(samples: Samples) -> list[Sample]:
 
 
 def draws(order: Order, start: int, stop: int) -> list[tuple[int, int]]:
-    """Stream and index alone: what text is read."""
+    """Return stream and index without the epoch: the text that is read."""
     return [(stream, index) for stream, _, index in rows(order.samples(start, stop))]
 
 
@@ -53,7 +53,7 @@ def test_order_reads_every_sample_once_an_epoch_of_its_stream(
     places = 4 * sum(sizes)
     seen = Counter(rows(order.samples(0, places)))
     assert set(seen.values()) == {1}
-    drawn = order.counts(places).tolist()
+    drawn = order.count_by_stream(places).tolist()
     for stream, size in enumerate(sizes):
         for epoch in range(drawn[stream] // size):
             assert all((stream, epoch, index) in seen for index in range(size))
@@ -110,7 +110,7 @@ def test_a_mixture_extended_half_way_from_1_to_1_5_epochs_repeats_nothing(seed: 
     extended = Order(streams(sizes), seed=seed)
     rest = draws(extended, total // 2, total)
     # A stream may have had its share a draw before the others: such draws begin its second epoch.
-    early = int(np.maximum(extended.counts(total) - np.array(sizes), 0).sum())
+    early = int(np.maximum(extended.count_by_stream(total) - np.array(sizes), 0).sum())
     assert early <= len(sizes)
     first_epoch = [row for row in rows(extended.samples(total // 2, total)) if row[1] == 0]
     assert len(first_epoch) == len(rest) - early
@@ -124,7 +124,7 @@ def test_a_mixture_extended_half_way_from_1_to_1_5_epochs_repeats_nothing(seed: 
 def test_counts_equal_counting(sizes: tuple[int, ...], seed: int, k: int) -> None:
     order = Order(streams(sizes), seed=seed)
     counted = Counter(stream for stream, _, _ in rows(order.samples(0, k)))
-    assert order.counts(k).tolist() == [counted[i] for i in range(len(sizes))]
+    assert order.count_by_stream(k).tolist() == [counted[i] for i in range(len(sizes))]
 
 
 @pytest.mark.parametrize("start", [10**12, 2**40 - 7, 10**15 + 1])
@@ -132,8 +132,9 @@ def test_counts_far_out_grow_by_what_is_drawn(start: int) -> None:
     order = Order(streams(SIZES), seed=3)
     stop = start + 5000
     counted = Counter(stream for stream, _, _ in rows(order.samples(start, stop)))
-    assert (order.counts(stop) - order.counts(start)).tolist() == [counted[i] for i in range(len(SIZES))]
-    assert order.counts(stop).sum() == stop
+    drawn = order.count_by_stream(stop) - order.count_by_stream(start)
+    assert drawn.tolist() == [counted[i] for i in range(len(SIZES))]
+    assert order.count_by_stream(stop).sum() == stop
 
 
 @given(seeds, st.integers(1, 10**9) | st.integers(1, 10**14), st.lists(st.floats(0.001, 1), min_size=2, max_size=8))
@@ -141,7 +142,7 @@ def test_counts_far_out_grow_by_what_is_drawn(start: int) -> None:
 def test_shares_are_kept_at_any_place(seed: int, k: int, weights: list[float]) -> None:
     order = Order(streams((7,) * len(weights), tuple(weights)), seed=seed)
     exact = [Fraction(weight) / sum(map(Fraction, weights)) * k for weight in weights]
-    away = max(abs(count - share) for count, share in zip(order.counts(k).tolist(), exact, strict=True))
+    away = max(abs(count - share) for count, share in zip(order.count_by_stream(k).tolist(), exact, strict=True))
     # 64 bits of the golden ratio are as good as all of it up to about 2**32; then some dozens come in.
     assert away < (2 + 0.63 * math.log(k) if k < 2**32 else 60)
 
@@ -210,15 +211,15 @@ def test_place_of_a_draw_is_where_counting_finds_it(sizes: tuple[int, ...], seed
     stream_at = order.samples(0, 300).stream.tolist()
     for stream in range(len(sizes)):
         places = [place for place, drawn in enumerate(stream_at) if drawn == stream]
-        assert [order.place_of(stream, draw) for draw in range(len(places))] == places
+        assert [order.find_place(stream, draw) for draw in range(len(places))] == places
 
 
 @given(seeds, st.integers(0, 10**13), st.integers(0, 4))
 @settings(max_examples=60, deadline=None)
 def test_place_of_a_draw_far_out_holds_that_draw(seed: int, draw: int, stream: int) -> None:
     order = Order(streams(SIZES), seed=seed)
-    (sample,) = rows(order.samples(place := order.place_of(stream, draw), place + 1))
-    assert order.counts(place)[stream] == draw
+    (sample,) = rows(order.samples(place := order.find_place(stream, draw), place + 1))
+    assert order.count_by_stream(place)[stream] == draw
     assert sample[:2] == (stream, draw // SIZES[stream])
 
 
@@ -233,6 +234,6 @@ def test_draws_of_a_sample_are_those_that_reading_finds(
         read[stream].append(index)
     chosen = [data.draw(st.integers(0, size - 1)) for size in sizes]
     expected = [[i for i, index in enumerate(read[stream]) if index == chosen[stream]] for stream in read]
-    assert [order.draws_of(stream, chosen[stream], len(read[stream])) for stream in read] == expected
-    counted = order.num_draws_of(np.array(chosen), order.counts(num_places))
+    assert [order.find_draws(stream, chosen[stream], len(read[stream])) for stream in read] == expected
+    counted = order.count_draws(np.array(chosen), order.count_by_stream(num_places))
     assert counted.tolist() == [len(draws) for draws in expected]

@@ -14,7 +14,7 @@ from configs.data import TokenizeConfig, TrainTokenizerConfig
 from configs.pools import PoolConfig
 from data_prep.cleaning.document_files import read_documents
 from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
-from data_prep.tokenizer.sentencepiece_model import encode, load
+from data_prep.tokenizer.sentencepiece_model import encode_texts, load_sentencepiece
 from data_prep.tokenizer.stage import MODEL, train_tokenizer
 from data_prep.tokens.megatron_shards import open_tokens
 from data_prep.tokens.stage import tokenize
@@ -24,7 +24,7 @@ Inputs = tuple[Artifact[CleanCorpus], Artifact[TrainedTokenizer]]
 
 
 class Counting(InlineExecutor):
-    """Notes how many items each call of `map` has."""
+    """Records how many items each call of `map` has."""
 
     def __init__(self) -> None:
         super().__init__(PoolConfig())
@@ -53,9 +53,9 @@ def run(out: Path, inputs: Inputs, executor: InlineExecutor = INLINE) -> Tokeniz
 
 
 def documents(inputs: Inputs) -> list[tuple[str, list[tuple[str, list[int], int]]]]:
-    """By shard: its source, and each document's language, ids and bytes, computed directly."""
+    """Return for each shard its source, and each document's language, ids and bytes, computed directly."""
     corpus, tokenizer = inputs
-    model, shards = load(tokenizer.dir / MODEL), []
+    model, shards = load_sentencepiece(tokenizer.dir / MODEL), []
     for shard in corpus.manifest.shards:
         own = list(read_documents(corpus.dir / shard.path))
         rows = [(d.language, model.encode(d.text), len(d.text.encode())) for d in own]
@@ -128,6 +128,6 @@ def test_a_tokenizer_that_changed_is_refused(tmp_path: Path, inputs: Inputs) -> 
 
 
 def test_encoding_in_batches_equals_one_by_one(inputs: Inputs) -> None:
-    model = load(inputs[1].dir / MODEL)
+    model = load_sentencepiece(inputs[1].dir / MODEL)
     texts = [text for _, text in eld_sentences(2)]
-    assert encode(model, texts) == [model.encode(text) for text in texts]
+    assert encode_texts(model, texts) == [model.encode(text) for text in texts]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from cluster.doctor.report import Report, fail, ok, on
+from cluster.doctor.report import Report, fail, ok, on_host
 from configs.base import UserError
 from pipeline.cli.show_doctor import print_report, show_doctor
 from tests.pipeline.runs.toy_runs import toy_directory, toy_start
@@ -39,7 +39,7 @@ def test_a_bundle_holds_what_helps_and_no_secret(tmp_path, monkeypatch):
     monkeypatch.setenv("HARMLESS", f"with {SECRET} in it")
     store, bundle = tmp_path / "store", tmp_path / "bundle.tar.gz"
     directory = toy_directory(store)
-    log = directory.log_of(toy_start(directory).number)
+    log = directory.log_path(toy_start(directory).number)
     log.parent.mkdir(parents=True)
     log.write_text(f"started\nkey is {SECRET}\npassword=hunter2\nended\n", encoding="utf-8")
     cluster = tmp_path / "mine.yaml"
@@ -85,7 +85,9 @@ def test_a_store_behind_a_url_is_tried_and_its_work_directory_looked_at(tmp_path
 
 
 def test_what_is_alike_on_many_hosts_is_one_row():
-    findings = [f for i in range(9) for f in on(f"n{i}", [ok("disk", f"{i} GiB"), fail("clock", "late", fix="set it")])]
+    findings = [
+        f for i in range(9) for f in on_host(f"n{i}", [ok("disk", f"{i} GiB"), fail("clock", "late", fix="set it")])
+    ]
     out = Console(record=True, width=200)
     print_report(Report(quick=False, findings=tuple(findings)), out)
     text = out.export_text()

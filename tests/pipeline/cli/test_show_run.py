@@ -7,18 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from cluster.launch.launcher import Whereabouts
+from cluster.launch.launcher import DriverStatus
 from cluster.leases.lease import store_lease
 from configs.base import UserError
 from configs.cluster import ClusterConfig
 from pipeline.cli.show_run import list_runs, show_run, show_run_lineage
-from pipeline.prepare import show_status
+from pipeline.cli.status import show_status
 from pipeline.runs.attempt import make_attempt
-from pipeline.runs.directory import RunDirectory, now, open_run, run_ids
-from pipeline.runs.driver import lease_name
-from pipeline.runs.logs import log_text
-from pipeline.runs.state import state_of
-from pipeline.runs.submit import submit
+from pipeline.runs.directory import RunDirectory, lease_name, now, open_run, run_ids
+from pipeline.runs.logs import read_logs
+from pipeline.runs.state import read_status
+from pipeline.runs.submit import submit_run
 from pipeline.store.artifact import ATTEMPTS
 from tests.pipeline.runs import test_submit
 from tests.pipeline.runs.test_submit import RECIPE, console, finish, resumed, submitted
@@ -48,7 +47,7 @@ def list_of(store: Path) -> list[str]:
 def made(store: str = "store") -> RunDirectory:
     """A run that has made its corpus."""
     chosen = (f"store={store}",)
-    submit(Path("toy.yaml"), "here.yaml", chosen, console(), run_id="mine", check_first=False, dry_run=False)
+    submit_run(Path("toy.yaml"), "here.yaml", chosen, console(), run_id="mine", check_first=False, dry_run=False)
     directory = open_run(store, "mine")
     (start,) = directory.starts()
     make_attempt(directory, start, ClusterConfig.model_validate(start.cluster), console(), take_over=False)
@@ -118,40 +117,40 @@ def test_a_file_that_is_no_record_is_not_read_as_one(place):
 def test_a_cluster_file_of_another_version_is_a_sentence(place):
     directory = toy_directory(place / "store")
     start = toy_start(directory, cluster={"launcher": {"kind": "pigeon"}}, handle="7")
-    assert state_of(directory).word == "unknown"
-    assert "cluster file of start 1" in state_of(directory).detail
+    assert read_status(directory).word == "unknown"
+    assert "cluster file of start 1" in read_status(directory).detail
     toy_attempt(directory, outcome="bug", reason="ours", start=start.number)
-    assert state_of(directory).word == "failed"
+    assert read_status(directory).word == "failed"
 
 
 def test_a_launcher_that_cannot_be_asked_is_no_failure(place):
     directory, _ = submitted("mine")
-    ToyLauncher.seen = Whereabouts("unknown", "the controller does not answer")
-    assert state_of(directory).word == "unknown"
+    ToyLauncher.seen = DriverStatus("unknown", "the controller does not answer")
+    assert read_status(directory).word == "unknown"
     assert "the controller does not answer" in list_of(place / "store")[1]
 
 
 def test_logs_are_followed_while_the_launcher_is_silent(place, monkeypatch):
     directory, _ = submitted("mine")
-    ToyLauncher.seen = Whereabouts("unknown", "")
-    directory.log_of(1).parent.mkdir(parents=True, exist_ok=True)
-    directory.log_of(1).write_text("one\n")
+    ToyLauncher.seen = DriverStatus("unknown", "")
+    directory.log_path(1).parent.mkdir(parents=True, exist_ok=True)
+    directory.log_path(1).write_text("one\n")
 
     def more(seconds: float) -> None:
-        directory.log_of(1).write_text("one\ntwo\n")
+        directory.log_path(1).write_text("one\ntwo\n")
         finish(directory)
 
     monkeypatch.setattr("pipeline.runs.logs.time.sleep", more)
-    assert "".join(log_text(directory, follow=True)) == "one\ntwo\n"
+    assert "".join(read_logs(directory, follow=True)) == "one\ntwo\n"
 
 
 def test_a_run_whose_output_was_deleted_is_made_again(place):
     directory = made()
-    ToyLauncher.seen = Whereabouts("ended", "")
-    assert state_of(directory).word == "finished"
+    ToyLauncher.seen = DriverStatus("ended", "")
+    assert read_status(directory).word == "finished"
     (artifact,) = directory.starts()[0].artifacts.values()
     shutil.rmtree(directory.home / artifact)
-    state = state_of(directory)
+    state = read_status(directory)
     assert (state.word, state.detail) == (
         "failed",
         f"finished before, but {artifact} is no longer in the store; resume makes it again",
@@ -183,7 +182,7 @@ def test_a_relative_store_is_one_place_wherever_one_goes(place, monkeypatch, tmp
 
 def test_requests_of_before_are_dropped(place):
     directory = toy_directory(place / "store")
-    directory.ask("stop")
+    directory.add_request("stop")
     directory.drop_requests(now() - timedelta(minutes=1))
     assert len(directory.requests()) == 1
     directory.drop_requests(now() + timedelta(minutes=1))
@@ -201,9 +200,9 @@ def test_a_run_that_goes_on_is_seen_from_elsewhere(place, far):
     toy_attempt(directory, 2)
     assert list_of(far)[1].split()[:2] == ["mine", "lost"]
     with store_lease(directory.remote, directory.home, lease_name("mine"), step="mine"):
-        assert state_of(open_run(far, "mine")).word == "running"
+        assert read_status(open_run(far, "mine")).word == "running"
         assert list_of(far)[1].split()[:2] == ["mine", "running"]
-        assert state_of(open_run(far, "mine", work_dir="here")).word == "running"
+        assert read_status(open_run(far, "mine", work_dir="here")).word == "running"
 
 
 def test_what_is_only_in_the_store_is_done(place, far, monkeypatch):

@@ -10,10 +10,10 @@ from configs.training import TrainConfig
 from pipeline.cli.status import describe_mfu, step_state, training_rows
 from pipeline.graph.plan import PlannedStep
 from pipeline.store.artifact import ATTEMPTS
-from tests.training.log.test_attempts_file import attempt, session
 from tests.training.log.test_metrics_file import line
-from training.log import attempts_file as attempts
-from training.log import metrics_file as metrics
+from tests.training.log.test_sessions_file import gang_start, session
+from training.log.metrics_file import METRICS_FILE
+from training.log.sessions_file import SESSIONS_FILE
 
 CONFIG = TrainConfig.model_validate(
     {
@@ -33,9 +33,13 @@ def train_on(directory: Path, *, num_steps: int, **last: Any) -> None:
     seconds = {"data": 0.1, "forward": 0.4, "backward": 1.5}
     lines = [line(i, time=100.0 + 3 * i, seconds=seconds) for i in range(1, num_steps)]
     lines.append(line(num_steps, time=100.0 + 3 * num_steps, seconds=seconds, **last))
-    (directory / metrics.FILE).write_text("".join(f"{step.model_dump_json()}\n" for step in lines))
-    events = [session(100), attempt(100), attempt(109, step=2, lost_steps=1, lost_until=109, device="NVIDIA Quartz")]
-    (directory / attempts.FILE).write_text("".join(f"{event.model_dump_json()}\n" for event in events))
+    (directory / METRICS_FILE).write_text("".join(f"{step.model_dump_json()}\n" for step in lines))
+    events = [
+        session(100),
+        gang_start(100),
+        gang_start(109, step=2, lost_steps=1, lost_until=109, device="NVIDIA Quartz"),
+    ]
+    (directory / SESSIONS_FILE).write_text("".join(f"{event.model_dump_json()}\n" for event in events))
 
 
 def planned() -> PlannedStep:
@@ -92,7 +96,7 @@ def test_steps_that_are_about_to_be_taken_again_are_not_counted(tmp_path: Path) 
     train_on(tmp_path, num_steps=40)
     (tmp_path / "checkpoints/step-00000030").mkdir(parents=True)
     (tmp_path / "checkpoints/step-00000030/checkpoint.json").touch()
-    with (tmp_path / attempts.FILE).open("a") as file:
+    with (tmp_path / SESSIONS_FILE).open("a") as file:
         file.write(f"{session(500).model_dump_json()}\n")
     assert dict(training_rows(tmp_path, CONFIG, running=True))["step"].startswith("30 of 100")
     assert dict(training_rows(tmp_path, CONFIG, running=False))["step"] == "40 of 100"

@@ -11,8 +11,8 @@ from configs.training import TrainConfig
 from pipeline.estimate.speed import Speed, speed_of
 from pipeline.store.artifact import Record, commit
 from tests.training.ranks import tiny_config
-from training.log.attempts_file import begin_attempt, begin_session
-from training.sizing.recipe_size import sized
+from training.log.sessions_file import record_gang_start, record_session_start
+from training.sizing.recipe_size import find_parameters
 
 H100 = [Node(f"n{i}", 16, 8, 2**40, "H100", 80 * GIB) for i in range(2)]
 
@@ -21,12 +21,12 @@ def finished(store: Path, config: TrainConfig, *, device: str, world_size: int, 
     """A finished training in the store, as far as speed is read of it."""
     out = store / f"train-{'0' * 12}"
     out.mkdir(parents=True)
-    session = begin_session(out)
-    begin_attempt(
+    session = record_session_start(out)
+    record_gang_start(
         out,
         session=session,
         step=0,
-        attempt=0,
+        num_restarts=0,
         world_size=world_size,
         zero_stage=1,
         hosts=[socket.gethostname()],
@@ -57,7 +57,7 @@ def finished(store: Path, config: TrainConfig, *, device: str, world_size: int, 
 
 def expected(config: TrainConfig, nodes: list[Node], store: Path) -> Speed:
     placement = place(PoolConfig(), nodes, wandb=None)
-    model = sized(config, vocab_size=320)
+    model = find_parameters(config, vocab_size=320)
     return speed_of(config, model, placement, accelerator=None, nodes=nodes, store=store)
 
 

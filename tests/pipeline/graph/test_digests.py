@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from pipeline.graph.digests import FILE, Digests
+from pipeline.graph.fingerprint import DIGESTS_FILE, Digests
 
 
 def sha256(data: bytes) -> str:
@@ -38,7 +38,7 @@ def test_a_digest_is_the_sha256_of_the_bytes(store, source):
 
 def test_a_file_at_rest_is_not_read_again(store, source, monkeypatch):
     digest_once(store, source)
-    monkeypatch.setattr("pipeline.graph.digests.sha256_of", None)
+    monkeypatch.setattr("pipeline.graph.fingerprint.sha256_of", None)
     assert digest_once(store, source) == sha256(b"one")
 
 
@@ -79,16 +79,16 @@ def test_another_file_in_its_place_is_noticed(store, source, tmp_path):
 def test_a_relative_and_an_absolute_name_are_one_file(store, source, monkeypatch):
     digest_once(store, source)
     monkeypatch.chdir(source.parent)
-    before = (store / FILE).read_bytes()
+    before = (store / DIGESTS_FILE).read_bytes()
     assert digest_once(store, source.relative_to(source.parent)) == sha256(b"one")
-    assert (store / FILE).read_bytes() == before
+    assert (store / DIGESTS_FILE).read_bytes() == before
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1, 2]", b"\xff"], ids=["empty", "cut", "a list", "no UTF-8"])
 def test_a_damaged_memory_is_made_again(store, source, damage):
-    (store / FILE).write_bytes(damage)
+    (store / DIGESTS_FILE).write_bytes(damage)
     assert digest_once(store, source) == sha256(b"one")
-    assert str(source) in (store / FILE).read_text(encoding="utf-8")
+    assert str(source) in (store / DIGESTS_FILE).read_text(encoding="utf-8")
 
 
 def test_a_store_that_is_not_there_is_not_made(tmp_path, source):

@@ -2,10 +2,17 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from pydantic import Field
 
-from pipeline.graph.fingerprint import fingerprint
+from configs.base import AddedLater, Config
+from configs.load import load, shipped
+from configs.run import RunConfig
+from pipeline.graph.fingerprint import fingerprint, identity_of
+from pipeline.graph.plan import make_plan
+from pipeline.stages import STAGES
 
 BASE = {
     "stage": "train",
@@ -64,3 +71,76 @@ def test_another_process_with_another_hash_seed_gives_the_same_fingerprint():
 def test_what_has_no_stable_text_is_refused_with_its_place(value):
     with pytest.raises(TypeError, match=r"^train\.config\.model\[1\]"):
         fingerprint(**BASE | {"config": {"model": [0, value]}})
+
+
+class Filter(Config):
+    kind: str = "length"
+    least: Annotated[int, AddedLater()] = 0
+
+
+class Before(Config):
+    name: str = "x"
+    filters: tuple[Filter, ...] = ()
+
+
+class After(Before):
+    language: Annotated[str | None, AddedLater()] = None
+    by_name: Annotated[dict[str, Filter], AddedLater()] = Field(default_factory=dict)
+    extra: Annotated[Filter, AddedLater()] = Filter()
+
+
+def identities(*configs: Config) -> list[str]:
+    return [fingerprint("clean", 1, identity_of(config), {}, None) for config in configs]
+
+
+def test_a_key_added_later_is_left_out_of_the_fingerprint_while_it_has_its_default():
+    before, after, spelt_out = identities(Before(), After(), After(language=None, by_name={}, extra=Filter()))
+    assert before == after == spelt_out
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"language": "en"},
+        {"by_name": {"a": Filter()}},
+        {"extra": Filter(least=1)},
+        {"extra": Filter(kind="symbols")},
+        {"filters": (Filter(least=1),)},
+        {"by_name": {"a": Filter(least=1)}},
+    ],
+)
+def test_a_key_added_later_is_in_the_fingerprint_with_any_other_value_at_any_depth(change):
+    assert len(set(identities(After(), After(**change)))) == 2
+
+
+def test_a_key_added_later_is_left_out_inside_lists_and_mappings_too():
+    nested = After(filters=(Filter(),), by_name={"a": Filter(kind="symbols")})
+    assert identity_of(nested) == {
+        "name": "x",
+        "filters": [{"kind": "length"}],
+        "by_name": {"a": {"kind": "symbols"}},
+    }
+
+
+def test_a_key_that_is_not_marked_is_always_in_the_identity():
+    assert identity_of(Before()) == {"name": "x", "filters": []}
+
+
+SMOKE = {
+    "corpus": "clean-861c14709951",
+    "tokenizer": "train_tokenizer-f131ee8a11ab",
+    "tokens": "tokenize-eac70ac73291",
+    "model": "train-67f059f6ff7d",
+    "scores": "evaluate-076815ce4a15",
+    "export": "export-3868728f6754",
+    "report": "report-e059d6d8d08a",
+}
+"""What the smoke recipe makes, were its sources to hold what the test says they do. A change here means that everybody
+makes everything anew: mark the key that was added with AddedLater, or raise the version of the one stage that changed.
+"""
+
+
+def test_the_smoke_recipe_makes_what_it_always_made():
+    recipe = load(shipped("recipes", "smoke"), RunConfig).config
+    plan = make_plan(recipe, STAGES, {"corpus": {"python": "0" * 64}})
+    assert {name: step.artifact for name, step in plan.steps.items()} == SMOKE

@@ -15,6 +15,18 @@ def test_a_stage_is_read_off_its_signature():
     assert contract.observe is None
 
 
+def glance(
+    config: Bind, *, left: Artifact[Text], right: Artifact[Page] | None = None, out: Path, executor: Executor
+) -> Text: ...
+
+
+def test_an_input_that_may_be_none_is_optional():
+    contract = stage(glance, version=1)
+    assert contract.inputs == {"left": Text, "right": Page}
+    assert contract.optional_inputs == {"right"}
+    assert stage(bind, version=3).optional_inputs == frozenset()
+
+
 def no_config(*, out: Path, executor: Executor) -> Text: ...
 
 
@@ -45,9 +57,23 @@ def input_is_a_manifest(config: Bind, *, text: Text, out: Path, executor: Execut
 def input_is_bare(config: Bind, *, text: Artifact, out: Path, executor: Executor) -> Text: ...
 
 
+def optional_without_default(config: Bind, *, a: Artifact[Text] | None, out: Path, executor: Executor) -> Text: ...
+
+
+def required_with_default(config: Bind, *, a: Artifact[Text] = None, out: Path, executor: Executor) -> Text: ...  # type: ignore[assignment]
+
+
+def either_of_two(
+    config: Bind, *, a: Artifact[Text] | Artifact[Page] | None = None, out: Path, executor: Executor
+) -> Text: ...
+
+
 @pytest.mark.parametrize(
     "function",
     [
+        optional_without_default,
+        required_with_default,
+        either_of_two,
         no_config,
         no_out,
         no_executor,

@@ -1,8 +1,10 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
+from configs.base import AddedLater
 from pipeline.graph.plan import Plan
 from pipeline.graph.why import why_make
 from pipeline.store.artifact import RECORD
@@ -78,3 +80,15 @@ def test_a_record_that_cannot_be_read_explains_nothing(tmp_path):
     for path in tmp_path.glob(f"repeat-*/{RECORD}"):
         path.write_text("{}")
     assert why(plan, "twice", tmp_path) == "nothing like it in the store"
+
+
+class Longer(Repeat):
+    joined_by: Annotated[str, AddedLater()] = ""
+
+
+def test_a_key_that_a_later_version_added_explains_nothing_while_it_has_its_default(tmp_path):
+    run(tmp_path)
+    changed = planned(recipe(twice=ToyStep("repeat", Longer(times=3), {"text": "first"})))
+    assert why(changed, "twice", tmp_path, "twice") == "because steps.twice.config.times changed from 2 to 3"
+    joined = planned(recipe(twice=ToyStep("repeat", Longer(joined_by="-"), {"text": "first"})))
+    assert why(joined, "twice", tmp_path, "twice") == 'because steps.twice.config.joined_by is new: "-"'

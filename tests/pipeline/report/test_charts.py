@@ -4,8 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipeline.report.charts import Bar, Reference, bar_chart, line_chart
-from pipeline.report.scales import format_ticks, thin, ticks
+from pipeline.report.charts import Bar, Reference, bar_chart, format_ticks, line_chart, thin, ticks
 
 NAMES = {"title": "Loss", "x_label": "step", "y_label": "nats"}
 

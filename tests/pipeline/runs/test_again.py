@@ -4,12 +4,12 @@ import shlex
 
 import pytest
 
-from cluster.launch.launcher import Whereabouts
+from cluster.launch.launcher import DriverStatus
 from cluster.leases.lease import lease
 from configs.base import UserError
-from pipeline.runs.driver import lease_name
-from pipeline.runs.stop import checkpoint_now, stop
-from pipeline.runs.submit import default_id, words_for
+from pipeline.runs.directory import lease_name
+from pipeline.runs.stop import save_checkpoint_now, stop_run
+from pipeline.runs.submit import command_words, default_id
 from tests.pipeline.runs.test_submit import console, place, resumed, submitted
 from tests.pipeline.runs.toy_runs import ToyLauncher, toy_attempt
 
@@ -67,8 +67,8 @@ def test_the_longest_recipes_name_gives_an_id():
 
 def test_commands_that_are_proposed_can_be_pasted_into_a_shell(place):
     directory, said = submitted("mine", store="a store")
-    assert shlex.split(words_for(directory)) == ["mine", "--store", str(place / "a store")]
-    assert said.count(words_for(directory)) == 2
+    assert shlex.split(command_words(directory)) == ["mine", "--store", str(place / "a store")]
+    assert said.count(command_words(directory)) == 2
 
 
 def test_a_run_whose_time_is_over_says_how_to_give_it_more(place):
@@ -76,7 +76,7 @@ def test_a_run_whose_time_is_over_says_how_to_give_it_more(place):
     directory, _ = submitted("mine")
     began = directory.run().submitted
     toy_attempt(directory, outcome="time_limit", began=began.replace(year=began.year - 1), ended=began)
-    ToyLauncher.seen = Whereabouts("ended", "")
+    ToyLauncher.seen = DriverStatus("ended", "")
     with pytest.raises(UserError, match=r"time limit of 0\.1 minutes of run mine is over; raise time_limit_minutes"):
         resumed(directory)
     (place / "more.yaml").write_text("executor: inline\n")
@@ -85,7 +85,7 @@ def test_a_run_whose_time_is_over_says_how_to_give_it_more(place):
 
 def test_a_cluster_file_that_changed_is_told_and_the_old_one_counts(place):
     directory, _ = submitted("mine")
-    ToyLauncher.seen = Whereabouts("ended", "")
+    ToyLauncher.seen = DriverStatus("ended", "")
     (place / "here.yaml").write_text("executor: inline\nretries: {preemption: 1}\n")
     said = resumed(directory)
     assert "here.yaml has changed since (retries.preemption)" in said
@@ -96,9 +96,11 @@ def test_a_stop_is_said_by_the_launcher_where_the_store_takes_no_request(place, 
     directory, _ = submitted("mine")
     told: list[str] = []
     monkeypatch.setattr(ToyLauncher, "stop", lambda self, handle: told.append(handle))
-    monkeypatch.setattr(type(directory), "ask", lambda self, what: (_ for _ in ()).throw(OSError(28, "disk full")))
+    monkeypatch.setattr(
+        type(directory), "add_request", lambda self, what: (_ for _ in ()).throw(OSError(28, "disk full"))
+    )
     out = console()
-    stop(directory, out)
+    stop_run(directory, out)
     assert len(told) == 1 and "the launcher was told" in out.export_text()
 
 
@@ -107,4 +109,4 @@ def test_no_checkpoint_is_waited_for_where_nothing_trains(place):
     toy_attempt(directory)
     working = lease(directory.home, lease_name("mine"), step="mine")
     with working, pytest.raises(UserError, match="no training of run mine goes on now"):
-        checkpoint_now(directory, console())
+        save_checkpoint_now(directory, console())

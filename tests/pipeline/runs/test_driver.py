@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.leases.fence import LeaseLost
 from cluster.leases.lease import lease
-from configs.base import InfrastructureError, UserError
+from configs.base import InfrastructureError, LeaseLost, UserError
 from configs.cluster import ClusterConfig
-from pipeline.runs.directory import now
-from pipeline.runs.driver import Driver, drive, lease_name
+from pipeline.runs.directory import lease_name, now
+from pipeline.runs.driver import Driver, drive_run
 from tests.pipeline.runs.toy_runs import toy_attempt, toy_directory, toy_drive, toy_driver, toy_start
 
 FINE = "print('fine')"
@@ -45,7 +44,7 @@ signal.pause()
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Looks are close together, and the signals of this process stay what they were."""
-    monkeypatch.setattr("pipeline.runs.driver.SECONDS_BETWEEN_LOOKS", 0.02)
+    monkeypatch.setattr("pipeline.runs.driver.SECONDS_BETWEEN_CHECKS", 0.02)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     yield
     for number, handler in before.items():
@@ -99,7 +98,9 @@ def test_a_scheduler_that_starts_the_driver_again_does_not_fill_the_budget_up(tm
 
 def test_a_stop_between_attempts_is_heard(tmp_path, monkeypatch):
     directory = toy_directory(tmp_path)
-    monkeypatch.setattr("pipeline.runs.driver.wait_before_next", lambda *_: 60 if directory.ask("stop") else None)
+    monkeypatch.setattr(
+        "pipeline.runs.driver.wait_before_next", lambda *_: 60 if directory.add_request("stop") else None
+    )
     assert toy_drive(directory, RAY_DIED) == 0
     assert [(a.outcome, a.reason) for a in directory.attempts()] == [("stopped", "Ray itself has died")]
 
@@ -115,7 +116,7 @@ def test_attempts_that_leave_checkpoints_have_a_new_budget(tmp_path):
 def test_a_stop_reaches_the_attempt_and_ends_the_run_without_failure(tmp_path):
     directory = toy_directory(tmp_path)
     toy_start(directory)
-    directory.ask("stop")
+    directory.add_request("stop")
     assert toy_drive(directory, WAITS_FOR_SIGTERM) == 0
     (attempt,) = directory.attempts()
     assert attempt.outcome == "stopped"
@@ -124,7 +125,7 @@ def test_a_stop_reaches_the_attempt_and_ends_the_run_without_failure(tmp_path):
 
 def test_a_wish_for_a_checkpoint_reaches_the_attempt(tmp_path, monkeypatch):
     directory = toy_directory(tmp_path)
-    ask_when_ready(monkeypatch, directory, tmp_path / "ready", lambda: directory.ask("checkpoint"))
+    ask_when_ready(monkeypatch, directory, tmp_path / "ready", lambda: directory.add_request("checkpoint"))
     assert toy_drive(directory, ASKED_TO_SAVE) == 0
     assert outcomes(directory) == ["finished"]
 
@@ -132,7 +133,7 @@ def test_a_wish_for_a_checkpoint_reaches_the_attempt(tmp_path, monkeypatch):
 def test_a_wish_for_a_checkpoint_harms_no_attempt_that_does_not_train(tmp_path):
     directory = toy_directory(tmp_path)
     toy_start(directory)
-    directory.ask("checkpoint")
+    directory.add_request("checkpoint")
     until_heard = "import os, sys\nwhile os.listdir(sys.argv[1] + '/runs/toy/requests'): pass"
     assert toy_drive(directory, until_heard) == 0
     assert outcomes(directory) == ["finished"]
@@ -140,7 +141,7 @@ def test_a_wish_for_a_checkpoint_harms_no_attempt_that_does_not_train(tmp_path):
 
 def test_a_stop_that_the_start_before_did_not_hear_is_dropped(tmp_path):
     directory = toy_directory(tmp_path)
-    directory.ask("stop")
+    directory.add_request("stop")
     toy_start(directory, time=now())
     assert toy_drive(directory, FINE) == 0
     assert outcomes(directory) == ["finished"]
@@ -149,16 +150,16 @@ def test_a_stop_that_the_start_before_did_not_hear_is_dropped(tmp_path):
 
 def test_a_stopped_attempt_that_dies_otherwise_is_not_followed_by_another(tmp_path, monkeypatch):
     directory = toy_directory(tmp_path)
-    ask_when_ready(monkeypatch, directory, tmp_path / "ready", lambda: directory.ask("stop"))
+    ask_when_ready(monkeypatch, directory, tmp_path / "ready", lambda: directory.add_request("stop"))
     dies = WAITS_FOR_SIGTERM.replace("sys.exit(75)", "__import__('os').kill(__import__('os').getpid(), 9)")
     assert toy_drive(directory, dies) == 0
     assert outcomes(directory) == ["stopped"]
 
 
 def test_an_attempt_that_hears_no_signal_is_killed_when_its_grace_is_over(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.runs.child.MARGIN_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.runs.attempt.MARGIN_SECONDS", 0.0)
     directory = toy_directory(tmp_path)
-    ask_when_ready(monkeypatch, directory, tmp_path / "ready", lambda: directory.ask("stop"))
+    ask_when_ready(monkeypatch, directory, tmp_path / "ready", lambda: directory.add_request("stop"))
     deaf = (
         "import signal, sys\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nopen(sys.argv[1] + '/ready', 'w').close()"
     )
@@ -171,7 +172,7 @@ def test_an_attempt_that_hears_no_signal_is_killed_when_its_grace_is_over(tmp_pa
 
 def test_an_attempt_that_was_done_when_the_stop_came_has_finished(tmp_path, monkeypatch):
     directory = toy_directory(tmp_path)
-    ask_when_ready(monkeypatch, directory, tmp_path / "ready", lambda: directory.ask("stop"))
+    ask_when_ready(monkeypatch, directory, tmp_path / "ready", lambda: directory.add_request("stop"))
     made = "import os, sys\nos.makedirs(sys.argv[1] + '/train-0123456789ab')\n"
     made += "open(sys.argv[1] + '/train-0123456789ab/record.json', 'w').close()\n"
     assert toy_drive(directory, made + WAITS_FOR_SIGTERM) == 0
@@ -183,7 +184,7 @@ def test_a_start_that_was_followed_by_another_leaves_the_run_to_it(tmp_path):
     first = toy_start(directory)
     toy_start(directory, number=2, take_over=True)
     with pytest.raises(UserError, match="start 1 of run toy was followed by start 2"):
-        drive(directory, first, ClusterConfig(), ray_address=None)
+        drive_run(directory, first, ClusterConfig(), ray_address=None)
     assert directory.attempts() == []
 
 
@@ -198,7 +199,7 @@ def test_only_the_first_attempt_of_a_start_passes_over_others(tmp_path):
 
 
 def test_a_store_that_does_not_answer_for_a_while_ends_no_attempt(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("pipeline.runs.patience.SECONDS_OF_SILENCE", 0.0)
+    monkeypatch.setattr("pipeline.runs.driver.SECONDS_OF_SILENCE", 0.0)
     directory = toy_directory(tmp_path)
     honest, asked = type(directory).requests, []
 
@@ -276,7 +277,7 @@ def test_an_attempt_whose_driver_died_is_written_off_by_the_next_as_of_its_last_
     start = toy_start(directory)
     with lease(tmp_path, lease_name("toy"), step="toy") as fence:
         driver = toy_driver(directory, start, ClusterConfig(), fence, FINE)
-        driver.last_beat = began + timedelta(minutes=5)
+        driver.last_heartbeat = began + timedelta(minutes=5)
         assert driver.run() == 0
     assert outcomes(directory) == ["lost", "finished"]
     lost = directory.attempts()[0]

@@ -4,7 +4,7 @@ import pytest
 
 from configs.base import ConfigError, InfrastructureError, OutOfMemory, StartUpError, UserError
 from configs.cluster import RetriesConfig
-from pipeline.runs.retry import Ended, outcome_of, wait_before_next
+from pipeline.runs.retry import Ended, classify_exit, wait_before_next
 
 POLICY = RetriesConfig(infrastructure=2, preemption=3, start_up=1, backoff_seconds=5, max_backoff_seconds=12)
 
@@ -58,8 +58,8 @@ def test_no_retries_are_none():
     ],
 )
 def test_exit_codes_say_the_class(code, outcome):
-    assert outcome_of(code, explained=True) == outcome
+    assert classify_exit(code, explained=True) == outcome
 
 
 def test_a_traceback_is_a_bug_and_no_mistake_of_the_users():
-    assert outcome_of(1, explained=False) == "bug"
+    assert classify_exit(1, explained=False) == "bug"

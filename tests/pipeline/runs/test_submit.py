@@ -7,19 +7,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cluster.launch.launcher import Whereabouts
-from cluster.launch.table import LAUNCHERS
+from cluster.launch.launcher import LAUNCHERS, DriverStatus
 from cluster.leases.lease import lease
 from configs.base import UserError
 from pipeline.cli.show_run import list_runs, show_run, show_run_lineage
 from pipeline.runs.attempt import make_attempt
-from pipeline.runs.directory import RunDirectory, open_run
-from pipeline.runs.driver import lease_name
-from pipeline.runs.logs import log_text
-from pipeline.runs.resume import resume
-from pipeline.runs.state import state_of
-from pipeline.runs.stop import checkpoint_now, stop
-from pipeline.runs.submit import submit
+from pipeline.runs.directory import RunDirectory, lease_name, open_run
+from pipeline.runs.logs import read_logs
+from pipeline.runs.resume import resume_run
+from pipeline.runs.state import read_status
+from pipeline.runs.stop import save_checkpoint_now, stop_run
+from pipeline.runs.submit import submit_run
 from pipeline.store.artifact import RECORD
 from tests.pipeline.runs.toy_runs import ToyLauncher, toy_attempt
 
@@ -47,7 +45,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setitem(LAUNCHERS, "local", "tests.pipeline.runs.toy_runs.ToyLauncher")
     monkeypatch.setattr(ToyLauncher, "submissions", [])
     monkeypatch.setattr(ToyLauncher, "killed", [])
-    monkeypatch.setattr(ToyLauncher, "seen", Whereabouts("running", "process 7"))
+    monkeypatch.setattr(ToyLauncher, "seen", DriverStatus("running", "process 7"))
     monkeypatch.setattr("pipeline.runs.submit.secrets.token_hex", lambda _: "key")
     return tmp_path
 
@@ -67,13 +65,13 @@ def submitted(
     """The run's directory, and what was printed."""
     out = console()
     overrides = (*overrides, f"store='{store}'")
-    run_id = submit(Path("toy.yaml"), cluster, overrides, out, run_id=run_id, check_first=False, dry_run=False)
+    run_id = submit_run(Path("toy.yaml"), cluster, overrides, out, run_id=run_id, check_first=False, dry_run=False)
     return open_run(str(Path(store).absolute()), run_id), out.export_text()
 
 
 def resumed(directory: RunDirectory, *, cluster=None, yes=False, take_over=False) -> str:
     out = console()
-    resume(directory, out, cluster=cluster, yes=yes, take_over=take_over, check_first=False)
+    resume_run(directory, out, cluster=cluster, yes=yes, take_over=take_over, check_first=False)
     return out.export_text()
 
 
@@ -137,38 +135,41 @@ def test_a_submission_that_died_before_the_driver_started_is_completed_by_the_ne
 
 def test_a_dry_run_starts_and_writes_nothing(place):
     out = console()
-    submit(Path("toy.yaml"), "here.yaml", (), out, run_id="mine", check_first=False, dry_run=True)
+    submit_run(Path("toy.yaml"), "here.yaml", (), out, run_id="mine", check_first=False, dry_run=True)
     assert "would start mine-key-1" in out.export_text()
     assert ToyLauncher.submissions == [] and not (place / "store" / "runs").exists()
 
 
 def test_the_states_of_a_run(place):
     directory, _ = submitted("mine")
-    assert state_of(directory).word == "starting"
-    ToyLauncher.seen = Whereabouts("waiting", "PENDING (Resources)")
-    assert (state_of(directory).word, state_of(directory).detail) == ("waiting", "PENDING (Resources)")
-    ToyLauncher.seen = Whereabouts("ended", "exit code 1")
-    assert state_of(directory).word == "failed"
-    assert state_of(directory).detail.endswith("(exit code 1); its last words: last line")
+    assert read_status(directory).word == "starting"
+    ToyLauncher.seen = DriverStatus("waiting", "PENDING (Resources)")
+    assert (read_status(directory).word, read_status(directory).detail) == ("waiting", "PENDING (Resources)")
+    ToyLauncher.seen = DriverStatus("ended", "exit code 1")
+    assert read_status(directory).word == "failed"
+    assert read_status(directory).detail.endswith("(exit code 1); its last words: last line")
     with lease(directory.home, lease_name("mine"), step="mine"):
-        assert state_of(directory).word == "running"
+        assert read_status(directory).word == "running"
     attempt = toy_attempt(directory)
-    assert state_of(directory).word == "lost"
+    assert read_status(directory).word == "lost"
     directory.end_attempt(attempt.model_copy(update={"outcome": "memory", "reason": "the GPU is full"}))
-    assert (state_of(directory).word, state_of(directory).detail) == ("failed", "attempt 1: memory: the GPU is full")
+    assert (read_status(directory).word, read_status(directory).detail) == (
+        "failed",
+        "attempt 1: memory: the GPU is full",
+    )
     directory.end_attempt(attempt.model_copy(update={"outcome": "finished"}))
-    assert state_of(directory).word == "failed"
-    assert "is no longer in the store; resume makes it again" in state_of(directory).detail
+    assert read_status(directory).word == "failed"
+    assert "is no longer in the store; resume makes it again" in read_status(directory).detail
     artifact = directory.home / directory.starts()[0].artifacts["corpus"]
     artifact.mkdir()
     (artifact / RECORD).touch()
-    assert state_of(directory).word == "finished"
+    assert read_status(directory).word == "finished"
 
 
 def test_a_run_that_ended_is_resumed_by_a_new_start(place):
     directory, _ = submitted("mine")
     toy_attempt(directory, outcome="infrastructure")
-    ToyLauncher.seen = Whereabouts("ended", "")
+    ToyLauncher.seen = DriverStatus("ended", "")
     assert "start 2" in resumed(directory)
     assert [submission.name for submission in ToyLauncher.submissions] == ["mine-key-1", "mine-key-2"]
     assert [start.handle for start in directory.starts()] == ["handle of mine-key-1", "handle of mine-key-2"]
@@ -192,7 +193,7 @@ def test_a_finished_run_is_not_resumed(place):
 
 def test_other_sources_are_another_run(place):
     directory, _ = submitted("mine")
-    ToyLauncher.seen = Whereabouts("ended", "")
+    ToyLauncher.seen = DriverStatus("ended", "")
     write_words(place, 31)
     with pytest.raises(UserError, match=r"what step corpus makes differs .* under another --id"):
         resumed(directory)
@@ -201,7 +202,7 @@ def test_other_sources_are_another_run(place):
 
 def test_another_recipe_file_and_other_versions_are_asked_about(place, monkeypatch):
     directory, _ = submitted("mine")
-    ToyLauncher.seen = Whereabouts("ended", "")
+    ToyLauncher.seen = DriverStatus("ended", "")
     (place / "toy.yaml").write_text(RECIPE.replace("documents_per_language: 2", "documents_per_language: 3"))
     monkeypatch.setattr("pipeline.runs.submit.package_versions", lambda: {"torch": "9.9", "wandb": "0.1"})
     with pytest.raises(UserError, match=r"version of torch, .*recipe: steps.corpus.config.held_out.* --yes"):
@@ -213,7 +214,7 @@ def test_another_recipe_file_and_other_versions_are_asked_about(place, monkeypat
 
 def test_another_cluster_is_told_and_not_asked_about(place):
     directory, _ = submitted("mine")
-    ToyLauncher.seen = Whereabouts("ended", "")
+    ToyLauncher.seen = DriverStatus("ended", "")
     (place / "there.yaml").write_text("executor: inline\npools: {default: {num_ranks: 3, max_restarts: 9}}\n")
     said = resumed(directory, cluster="there.yaml")
     assert "cluster: pools.default.num_ranks: None -> 3  the samples stay" in said
@@ -222,7 +223,7 @@ def test_another_cluster_is_told_and_not_asked_about(place):
 
 def test_a_run_is_resumed_from_any_directory(place, monkeypatch, tmp_path_factory):
     directory, _ = submitted("mine")
-    ToyLauncher.seen = Whereabouts("ended", "")
+    ToyLauncher.seen = DriverStatus("ended", "")
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     resumed(directory)
     assert ToyLauncher.submissions[1].directory == place
@@ -253,12 +254,12 @@ def test_an_attempt_refuses_sources_that_changed(place):
 
 def test_a_run_that_waits_is_withdrawn(place):
     directory, _ = submitted("mine")
-    ToyLauncher.seen = Whereabouts("waiting", "PENDING")
+    ToyLauncher.seen = DriverStatus("waiting", "PENDING")
     out = console()
-    stop(directory, out)
+    stop_run(directory, out)
     assert ToyLauncher.killed == ["handle of mine-key-1"]
-    ToyLauncher.seen = Whereabouts("ended", "")
-    assert state_of(directory).word == "stopped"
+    ToyLauncher.seen = DriverStatus("ended", "")
+    assert read_status(directory).word == "stopped"
 
 
 def test_a_run_that_does_not_stop_in_its_grace_is_killed(place, monkeypatch):
@@ -266,7 +267,7 @@ def test_a_run_that_does_not_stop_in_its_grace_is_killed(place, monkeypatch):
     directory, _ = submitted("mine")
     out = console()
     with lease(directory.home, lease_name("mine"), step="mine"):
-        stop(directory, out)
+        stop_run(directory, out)
     assert ToyLauncher.killed == ["handle of mine-key-1"]
     assert directory.requests() == {}, "or it would stop the next start"
     assert "was killed; its newest checkpoint is kept" in out.export_text()
@@ -276,14 +277,14 @@ def test_a_run_that_has_ended_is_not_stopped(place):
     directory, _ = submitted("mine")
     finish(directory)
     out = console()
-    stop(directory, out)
+    stop_run(directory, out)
     assert "is finished already" in out.export_text() and ToyLauncher.killed == []
 
 
 def test_nothing_is_saved_of_a_run_that_does_not_work(place):
     directory, _ = submitted("mine")
     with pytest.raises(UserError, match="run mine is starting"):
-        checkpoint_now(directory, console())
+        save_checkpoint_now(directory, console())
 
 
 def test_runs_are_listed_and_shown(place):
@@ -313,17 +314,17 @@ def test_a_store_without_the_run_says_which_it_has(place):
 
 def test_logs_are_those_of_all_starts_in_order(place):
     directory, _ = submitted("mine")
-    ToyLauncher.seen = Whereabouts("ended", "")
+    ToyLauncher.seen = DriverStatus("ended", "")
     resumed(directory)
-    directory.log_of(1).parent.mkdir(parents=True, exist_ok=True)
-    directory.log_of(1).write_text("one\n")
-    directory.log_of(2).write_text("two\nhalf")
-    assert "".join(log_text(directory, follow=True)) == "one\ntwo\nhalf"
+    directory.log_path(1).parent.mkdir(parents=True, exist_ok=True)
+    directory.log_path(1).write_text("one\n")
+    directory.log_path(2).write_text("two\nhalf")
+    assert "".join(read_logs(directory, follow=True)) == "one\ntwo\nhalf"
 
 
 def test_logs_are_followed_until_the_run_ends(place, monkeypatch):
     directory, _ = submitted("mine")
-    log = directory.log_of(1)
+    log = directory.log_path(1)
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("one\nha")
 
@@ -332,4 +333,4 @@ def test_logs_are_followed_until_the_run_ends(place, monkeypatch):
         finish(directory)
 
     monkeypatch.setattr("pipeline.runs.logs.time.sleep", more)
-    assert list(log_text(directory, follow=True)) == ["one\n", "half\ntwo\n"]
+    assert list(read_logs(directory, follow=True)) == ["one\n", "half\ntwo\n"]

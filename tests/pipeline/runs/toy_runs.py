@@ -4,13 +4,12 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
-from cluster.launch.launcher import Submission, Whereabouts
+from cluster.launch.launcher import DriverStatus, Submission
 from cluster.leases.fence import Fence
 from cluster.leases.lease import lease
 from configs.cluster import ClusterConfig
-from pipeline.runs.directory import RunDirectory, now
-from pipeline.runs.driver import Driver, lease_name
-from pipeline.runs.records import AttemptRecord, RunRecord, StartRecord
+from pipeline.runs.directory import AttemptRecord, RunDirectory, RunRecord, StartRecord, lease_name, now
+from pipeline.runs.driver import Driver
 
 QUICK = {"backoff_seconds": 0}
 
@@ -86,7 +85,7 @@ class ToyLauncher:
 
     submissions: ClassVar[list[Submission]] = []
     killed: ClassVar[list[str]] = []
-    seen: ClassVar[Whereabouts] = Whereabouts("running", "process 7")
+    seen: ClassVar[DriverStatus] = DriverStatus("running", "process 7")
 
     def __init__(self, config: object) -> None:
         pass
@@ -102,7 +101,7 @@ class ToyLauncher:
             self.submissions.append(submission)
         return f"handle of {submission.name}"
 
-    def look(self, handle: str) -> Whereabouts:
+    def status(self, handle: str) -> DriverStatus:
         return ToyLauncher.seen
 
     def stop(self, handle: str) -> None:
@@ -111,5 +110,5 @@ class ToyLauncher:
     def kill(self, handle: str) -> None:
         self.killed.append(handle)
 
-    def last_words(self, handle: str) -> str:
+    def last_output(self, handle: str) -> str:
         return "first line\nlast line"

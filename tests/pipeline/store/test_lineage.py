@@ -7,7 +7,7 @@ from pydantic import JsonValue
 
 from configs.base import UserError
 from pipeline.store.artifact import RECORD, Input, Record, commit
-from pipeline.store.lineage import ancestry, duration, observed_lines, render_lineage, shorten
+from pipeline.store.lineage import ancestry, duration, observed_lines, render_lineage, shorten_digests
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DIGEST = "fedcba9876543210" * 4
@@ -145,7 +145,10 @@ def test_observed_lines_cannot_move_the_cursor_of_a_terminal():
 
 
 def test_shorten_cuts_digests_and_commits_only():
-    assert shorten(f"{DIGEST} {COMMIT}+changes deadbeef 1.2.0") == "fedcba987654 0123456789ab+changes deadbeef 1.2.0"
+    assert (
+        shorten_digests(f"{DIGEST} {COMMIT}+changes deadbeef 1.2.0")
+        == "fedcba987654 0123456789ab+changes deadbeef 1.2.0"
+    )
 
 
 @pytest.mark.parametrize(

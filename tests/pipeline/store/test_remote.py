@@ -10,15 +10,14 @@ import pytest
 
 from cluster.host.files import sha256_of
 from cluster.inline import InlineExecutor
-from cluster.leases.fence import LeaseLost
 from cluster.storage.objects import objects
-from configs.base import Artifact, InfrastructureError, UserError
+from configs.base import Artifact, InfrastructureError, LeaseLost, UserError
 from configs.cluster import StorageConfig
 from configs.pools import PoolConfig
 from pipeline.runner import Runner
 from pipeline.store.artifact import RECORD, commit, describe_files, read_record
 from pipeline.store.lineage import render_lineage
-from pipeline.store.remote import RemoteStore, home_of, remote_store
+from pipeline.store.remote import RemoteStore, local_path, open_remote_store
 from tests.pipeline.toys import STAGES, Outcome, instead_of, planned, repeat
 
 
@@ -33,7 +32,7 @@ def run_on(url: str, work_dir: Path, stages=STAGES, plan=None, tell=None) -> Out
     runner = Runner(
         plan or planned(stages=stages),
         stages,
-        home_of(url, str(work_dir)),
+        local_path(url, str(work_dir)),
         lambda pool: executor,
         sha256_of,
         on_end=end,
@@ -44,9 +43,9 @@ def run_on(url: str, work_dir: Path, stages=STAGES, plan=None, tell=None) -> Out
 
 
 def remote_of(url: str, work_dir: Path, tell=None) -> RemoteStore:
-    remote = remote_store(url, StorageConfig(work_dir=str(work_dir), num_transfers=2))
+    remote = open_remote_store(url, StorageConfig(work_dir=str(work_dir), num_transfers=2))
     assert remote is not None
-    return RemoteStore(remote.url, remote.store, remote.cache, 2, tell or print)
+    return RemoteStore(remote.url, remote.store, remote.working_copy, 2, tell or print)
 
 
 @pytest.fixture(params=["memory", "file", "s3"])
@@ -131,7 +130,7 @@ def test_a_damaged_artifact_is_not_used_and_the_sentence_says_what_to_do(tmp_pat
     store.write(f"{book}/pages/page.txt", page[:-1] + b"!")
     with pytest.raises(UserError, match=r"pages/page\.txt is damaged.* delete memory://\w+/bind-\w+"):
         run_on(url, tmp_path / "two")
-    assert not (home_of(url, str(tmp_path / "two")) / book / RECORD).exists()
+    assert not (local_path(url, str(tmp_path / "two")) / book / RECORD).exists()
     for name in store.names(f"{book}/"):
         store.delete(name)
     assert run_on(url, tmp_path / "two").made == ["book"]
@@ -140,7 +139,7 @@ def test_a_damaged_artifact_is_not_used_and_the_sentence_says_what_to_do(tmp_pat
 def test_a_full_disk_while_fetching_is_one_sentence(tmp_path):
     url = f"memory://{uuid4().hex}"
     book = run_on(url, tmp_path / "one").artifacts["book"].dir.name
-    staging = home_of(url, str(tmp_path / "two")) / ".fetching" / book / "pages"
+    staging = local_path(url, str(tmp_path / "two")) / ".fetching" / book / "pages"
     staging.mkdir(parents=True)
     (staging / ".page.txt.partial").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"^step 'book': the disk is full.* storage\.work_dir ") as caught:
@@ -195,7 +194,7 @@ def test_whose_files_were_written_over_anothers_makes_the_artifact_whole_again(t
     two.publish("repeat-1")
     third = remote_of(url, tmp_path / "three")
     assert third.fetch("repeat-1")
-    assert (third.cache / "repeat-1" / "text.txt").read_text() == "by two"
+    assert (third.working_copy / "repeat-1" / "text.txt").read_text() == "by two"
 
 
 def test_who_finds_anothers_record_sends_no_further_file(tmp_path, monkeypatch):
@@ -220,7 +219,7 @@ def pair(url: str, tmp_path: Path) -> list[RemoteStore]:
     remotes = []
     for name in ("one", "two"):
         remote = remote_of(url, tmp_path / name)
-        home = remote.cache / "repeat-1"
+        home = remote.working_copy / "repeat-1"
         shutil.copytree(made, home)
         (home / "text.txt").write_text(f"by {name}")
         (home / "same.txt").write_text("by both")
@@ -242,7 +241,7 @@ def test_what_is_finished_waits_for_a_store_that_is_away(tmp_path, monkeypatch):
         send(name, file)
 
     monkeypatch.setattr(one.store, "send", failing)
-    replace(one, tell=told.append).publish("repeat-1")
+    replace(one, notify=told.append).publish("repeat-1")
     assert one.has("repeat-1")
     assert told == ["away; tried again for 10 minutes"]
 
@@ -300,26 +299,26 @@ def test_what_is_here_and_further_is_gone_on_from(tmp_path):
     remote = remote_of(url, tmp_path / "one", tell=lambda text: None)
 
     def unit(step: int) -> None:
-        path = remote.cache / "train-1" / "checkpoints" / f"step-{step:08d}"
+        path = remote.working_copy / "train-1" / "checkpoints" / f"step-{step:08d}"
         path.mkdir(parents=True)
         (path / "checkpoint.json").write_text(str(step))
 
     def here() -> list[str]:
-        return sorted(path.name[-1] for path in remote.cache.glob("train-1/checkpoints/step-*"))
+        return sorted(path.name[-1] for path in remote.working_copy.glob("train-1/checkpoints/step-*"))
 
     def rollback(count: int) -> None:
         line = {"at_step": 2, "to_step": 1, "skipped": [0, 1], "reason": "x", "time": 0}
-        (remote.cache / "train-1" / "rollbacks.jsonl").write_text(f"{json.dumps(line)}\n" * count)
+        (remote.working_copy / "train-1" / "rollbacks.jsonl").write_text(f"{json.dumps(line)}\n" * count)
 
     unit(1), unit(2)
     with pytest.raises(UserError), remote.mirrored("train-1", check=lambda: None):
         raise UserError("stopped")
     unit(3)
-    shutil.rmtree(remote.cache / "train-1/checkpoints/step-00000001")
+    shutil.rmtree(remote.working_copy / "train-1/checkpoints/step-00000001")
     remote.recover("train-1")
     assert here() == ["2", "3"]
     for step in (2, 3):
-        shutil.rmtree(remote.cache / f"train-1/checkpoints/step-{step:08d}")
+        shutil.rmtree(remote.working_copy / f"train-1/checkpoints/step-{step:08d}")
     unit(1)
     rollback(1)
     remote.recover("train-1")
@@ -331,13 +330,13 @@ def test_what_is_here_and_further_is_gone_on_from(tmp_path):
 
 @pytest.mark.parametrize("store", ["s3://bucket/some/prefix", "gs://b", "memory://x y/ü", "file:///data/../x"])
 def test_the_place_of_a_store_in_the_work_directory_is_a_plain_name(store, tmp_path):
-    home = home_of(store, str(tmp_path))
+    home = local_path(store, str(tmp_path))
     assert home.parent == tmp_path
     assert all(letter.isascii() and (letter.isalnum() or letter in ".-") for letter in home.name)
-    assert home != home_of(f"{store}/y", str(tmp_path))
+    assert home != local_path(f"{store}/y", str(tmp_path))
 
 
 def test_a_store_that_is_a_directory_is_its_own_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert home_of("store", "work") == tmp_path / "store"
-    assert remote_store("store", StorageConfig()) is None
+    assert local_path("store", "work") == tmp_path / "store"
+    assert open_remote_store("store", StorageConfig()) is None

@@ -19,7 +19,7 @@ from tests.data_prep.corpora import clean_config, cleaned, eld_sentences, held_o
 from tests.data_prep.toy_tokens import Made, learned, tokenized
 from tests.training.ranks import tiny_config
 from training.data.batches import Batches
-from training.data.position import skip, take
+from training.data.position import skip_places, take_places
 from training.records import CheckpointRecord, Position
 
 ROOT = Path(__file__).parents[3]
@@ -76,7 +76,7 @@ def places_read(position: Position) -> list[int]:
 
 def checkpoint_of(batches: Batches, **changes: Any) -> CheckpointRecord:
     """After some steps, with some places left out."""
-    _, position = take(skip(Position(), *SKIPPED), NUM_STEPS * BATCH)
+    _, position = take_places(skip_places(Position(), *SKIPPED), NUM_STEPS * BATCH)
     counted: Counter[str] = Counter()
     for place in places_read(position):
         counted.update(batches.batch((range(place, place + 1),)).targets_by_stream)

@@ -1,6 +1,7 @@
 """Checkpoints on disk, from fragments made by hand, written by savers of several ranks in one process."""
 
 import errno
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -12,16 +13,32 @@ import torch
 from safetensors.torch import load_file
 
 from cluster.executor import Rank
+from cluster.host.files import describe_file
 from configs.base import UserError
 from configs.pools import RetentionConfig
 from tests.training.ranks import run_ranks, tiny_config
-from training.checkpoint import directory as checkpoint
 from training.checkpoint import rank_file
 from training.checkpoint.async_save import Saver
+from training.checkpoint.directory import (
+    apply_retention,
+    delete_unfinished,
+    directory_of,
+    load_fragments,
+    load_weights,
+    read_record,
+)
 from training.checkpoint.load_model import load_model
-from training.checkpoint.retention import hold, kept
-from training.network.build_model import build_model, model_config
-from training.records import CHECKPOINT_FILE, CheckpointRecord, OrderRecord, Position
+from training.checkpoint.retention import hold, steps_to_keep
+from training.network.build_model import build_model, make_model_config
+from training.records import (
+    CHECKPOINT_FILE,
+    CHECKPOINTS,
+    CheckpointRecord,
+    OrderRecord,
+    Position,
+    list_checkpoints,
+    rank_file_digests,
+)
 from training.zero.fragments import Fragment
 
 SHAPES = {"embed.weight": (7, 3), "norm.weight": (5,), "scale": ()}
@@ -71,12 +88,20 @@ def record(step: int, *, world_size: int, shapes: Any = None, loss: float = 1.0)
 
 
 def savers(
-    root: Path, world_size: int, *, said: list[str] | None = None, attempt: str = "a", **how: Any
+    root: Path, world_size: int, *, said: list[str] | None = None, start_id: str = "a", **how: Any
 ) -> list[Saver]:
     told = [] if said is None else said
-    settings = {"before": lambda: None, "after": lambda: checkpoint.retain(root, EVERYTHING), "model_config": "{}"}
+    settings = {"before": lambda: None, "after": lambda: apply_retention(root, EVERYTHING), "model_config": "{}"}
     return [
-        Saver(root, rank=rank, world_size=world_size, attempt=attempt, tell=told.append, pinned=False, **settings | how)
+        Saver(
+            root,
+            rank=rank,
+            world_size=world_size,
+            start_id=start_id,
+            notify=told.append,
+            pinned=False,
+            **settings | how,
+        )
         for rank in range(world_size)
     ]
 
@@ -99,22 +124,22 @@ def save(root: Path, step: int, whole: State, *, world_size: int = 3, loss: floa
     for rank, saver in enumerate(ranks):
         saver.begin(record(step, world_size=world_size, shapes=shapes, loss=loss), shares(whole, rank, world_size))
     settle(ranks)
-    return checkpoint.directory_of(root, step)
+    return directory_of(root, step)
 
 
 def newest(root: Path) -> Path | None:
     """The newest checkpoint whose record can be read."""
-    for directory in checkpoint.named(root):
+    for directory in list_checkpoints(root):
         with suppress(UserError):
-            checkpoint.read_record(directory)
+            read_record(directory)
             return directory
     return None
 
 
 def verify(directory: Path) -> CheckpointRecord:
     """The record, once everything in the checkpoint has been loaded, which checks it."""
-    found = checkpoint.read_record(directory)
-    checkpoint.load_fragments(directory, found, shares(state(), 0, 1))
+    found = read_record(directory)
+    load_fragments(directory, found, shares(state(), 0, 1))
     return found
 
 
@@ -125,7 +150,7 @@ def names(root: Path) -> list[str]:
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 40])
 def test_weights_are_put_together_from_all_ranks(tmp_path: Path, world_size: int) -> None:
     whole = state()
-    loaded = checkpoint.load_weights(save(tmp_path, 5, whole, world_size=world_size))
+    loaded = load_weights(save(tmp_path, 5, whole, world_size=world_size))
     assert {name: tuple(tensor.shape) for name, tensor in loaded.items()} == SHAPES
     assert all(torch.equal(tensor.flatten(), whole[name]["master"]) for name, tensor in loaded.items())
 
@@ -134,9 +159,9 @@ def test_weights_are_put_together_from_all_ranks(tmp_path: Path, world_size: int
 def test_other_ranks_get_their_stretches(tmp_path: Path, world_size: int) -> None:
     whole, blank = state(), {name: {k: torch.zeros_like(t) for k, t in own.items()} for name, own in state().items()}
     directory = save(tmp_path, 5, whole)
-    found = checkpoint.read_record(directory)
+    found = read_record(directory)
     for rank in range(world_size):
-        checkpoint.load_fragments(directory, found, shares(blank, rank, world_size))
+        load_fragments(directory, found, shares(blank, rank, world_size))
     assert all(torch.equal(blank[name][kind], whole[name][kind]) for name in SHAPES for kind in KINDS)
     assert (found.step, found.num_tokens, found.world_size) == (5, 50, 3)
 
@@ -150,7 +175,7 @@ def test_stretches_across_blocks_are_read_and_no_block_without_need(tmp_path: Pa
     monkeypatch.setattr(rank_file.RankFile, "_load", lambda self, n, b: (read.append(n), honest(self, n, b)))
     into = torch.zeros(30)
     wanted = [Fragment("long", 40, {"master": into})]
-    checkpoint.load_fragments(directory, checkpoint.read_record(directory), wanted)
+    load_fragments(directory, read_record(directory), wanted)
     assert torch.equal(into, whole["long"]["master"][40:70])
     # exp_avg comes first: bytes 0 to 399; elements 40 to 69 of master are bytes 560 to 679
     assert read == [8, 9, 10]
@@ -173,7 +198,7 @@ def test_narrow_numbers_load_into_wide_tensors(tmp_path: Path) -> None:
         iter([Fragment(name, 0, tensors) for name, tensors in whole.items()]),
     )
     settle(ranks)
-    loaded = checkpoint.load_weights(checkpoint.directory_of(tmp_path, 1))
+    loaded = load_weights(directory_of(tmp_path, 1))
     assert torch.equal(loaded["a"], values.float().view(3, 3))
     assert torch.equal(loaded["b"], whole["b"]["master"])
 
@@ -181,7 +206,7 @@ def test_narrow_numbers_load_into_wide_tensors(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     directory = save(tmp_path, 5, {name: own for name, own in state().items() if name != "norm.weight"})
     with pytest.raises(UserError, match="lacks part of"):
-        checkpoint.load_fragments(directory, checkpoint.read_record(directory), shares(state(), 0, 1))
+        load_fragments(directory, read_record(directory), shares(state(), 0, 1))
 
 
 def test_equal_state_makes_equal_files(tmp_path: Path) -> None:
@@ -198,9 +223,9 @@ def test_a_half_written_checkpoint_is_never_taken(tmp_path: Path) -> None:
     assert ranks[0].wait_for_files(10)
     assert not ranks[0].wait(0.1), "it waits for rank 1"
     assert newest(tmp_path) is None
-    assert newest(save(tmp_path, 5, state(), attempt="b").parent) == tmp_path / "step-00000005"
+    assert newest(save(tmp_path, 5, state(), start_id="b").parent) == tmp_path / "step-00000005"
     ranks[0].advance(1)
-    checkpoint.clear_unfinished(tmp_path)
+    delete_unfinished(tmp_path)
     assert names(tmp_path) == ["step-00000005"]
 
 
@@ -211,7 +236,7 @@ def test_training_may_change_the_weights_while_they_are_written(tmp_path: Path) 
     for tensors in whole.values():
         tensors["master"].add_(1)
     settle(ranks)
-    loaded = checkpoint.load_weights(checkpoint.directory_of(tmp_path, 1))
+    loaded = load_weights(directory_of(tmp_path, 1))
     assert torch.equal(loaded["norm.weight"], expected["norm.weight"]["master"])
 
 
@@ -223,15 +248,13 @@ def test_a_buffer_serves_every_save(tmp_path: Path) -> None:
         places.add(saver._buffer.data_ptr())
         settle([saver])
     assert len(places) == 1
-    assert torch.equal(
-        checkpoint.load_weights(checkpoint.directory_of(tmp_path, 3))["scale"], state(3)["scale"]["master"][0]
-    )
+    assert torch.equal(load_weights(directory_of(tmp_path, 3))["scale"], state(3)["scale"]["master"][0])
 
 
 def test_a_checkpoint_takes_the_place_of_a_damaged_one(tmp_path: Path) -> None:
     (save(tmp_path, 5, state()) / CHECKPOINT_FILE).unlink()
     directory = save(tmp_path, 5, state(seed=1))
-    assert torch.equal(checkpoint.load_weights(directory)["norm.weight"], state(seed=1)["norm.weight"]["master"])
+    assert torch.equal(load_weights(directory)["norm.weight"], state(seed=1)["norm.weight"]["master"])
 
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "file")
@@ -311,7 +334,7 @@ def save_and_crash(rank: Rank, root: Path, number: int) -> str:
 
     for name in ("write", "fsync", "rename", "replace", "unlink", "rmdir", "mkdir", "open"):
         setattr(os, name, count(getattr(os, name)))
-    save(root, 6, state(6), world_size=2, after=lambda: checkpoint.retain(root, RetentionConfig(newest=2)))
+    save(root, 6, state(6), world_size=2, after=lambda: apply_retention(root, RetentionConfig(newest=2)))
     return "done"
 
 
@@ -327,8 +350,8 @@ def test_a_machine_that_stops_between_any_two_calls_leaves_a_whole_checkpoint(tm
         assert found is not None
         step = verify(found).step
         assert step in (4, 6)
-        assert torch.equal(checkpoint.load_weights(found)["norm.weight"], state(step)["norm.weight"]["master"])
-        checkpoint.clear_unfinished(root)
+        assert torch.equal(load_weights(found)["norm.weight"], state(step)["norm.weight"]["master"])
+        delete_unfinished(root)
         save(root, 8, state(8))
         assert verify(root / "step-00000008").step == 8
         number += 1
@@ -359,16 +382,16 @@ def test_everything_is_on_disk_before_the_checkpoint_has_its_name(tmp_path: Path
 
 def test_what_is_kept_follows_the_rule() -> None:
     losses = {10: 5.0, 20: 3.0, 30: 4.0, 40: float("nan"), 50: 4.5}
-    assert kept(losses, RetentionConfig(newest=1)) == {50}
-    assert kept(losses, RetentionConfig(newest=2)) == {40, 50}
-    assert kept(losses, RetentionConfig(newest=1, every_steps=20)) == {20, 40, 50}
-    assert kept(losses, RetentionConfig(newest=1, best=2)) == {20, 30, 50}
+    assert steps_to_keep(losses, RetentionConfig(newest=1)) == {50}
+    assert steps_to_keep(losses, RetentionConfig(newest=2)) == {40, 50}
+    assert steps_to_keep(losses, RetentionConfig(newest=1, every_steps=20)) == {20, 40, 50}
+    assert steps_to_keep(losses, RetentionConfig(newest=1, best=2)) == {20, 30, 50}
 
 
 def test_checkpoints_past_the_rule_are_deleted_and_the_best_stays(tmp_path: Path) -> None:
     for step, loss in ((2, 3.0), (100, 2.0), (30, 1.0), (99, 4.0)):
         save(tmp_path, step, state(), loss=loss)
-    checkpoint.retain(tmp_path, RetentionConfig(newest=1, best=1))
+    apply_retention(tmp_path, RetentionConfig(newest=1, best=1))
     assert names(tmp_path) == ["step-00000030", "step-00000100"]
 
 
@@ -376,17 +399,17 @@ def test_a_checkpoint_that_is_being_read_stays(tmp_path: Path) -> None:
     for step in (2, 4):
         save(tmp_path, step, state())
     with hold(tmp_path / "step-00000002"):
-        checkpoint.retain(tmp_path, RetentionConfig(newest=1))
+        apply_retention(tmp_path, RetentionConfig(newest=1))
         assert names(tmp_path) == ["step-00000002", "step-00000004"]
-    checkpoint.retain(tmp_path, RetentionConfig(newest=1))
+    apply_retention(tmp_path, RetentionConfig(newest=1))
     assert names(tmp_path) == ["step-00000004"]
 
 
 def test_a_deletion_that_was_killed_is_finished_by_the_next_start(tmp_path: Path) -> None:
     for step in (2, 4):
         save(tmp_path, step, state())
-    checkpoint.directory_of(tmp_path, 2).rename(tmp_path / ".step-00000002.deleted")
-    checkpoint.clear_unfinished(tmp_path)
+    directory_of(tmp_path, 2).rename(tmp_path / ".step-00000002.deleted")
+    delete_unfinished(tmp_path)
     assert names(tmp_path) == ["step-00000004"]
 
 
@@ -408,7 +431,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, damage: str) -> None
     path.write_bytes(data if damage == "flipped" else data[:-1])
     if damage == "gone":
         path.unlink()
-    for read in (checkpoint.load_weights, verify):
+    for read in (load_weights, verify):
         with pytest.raises(UserError, match=rf"step-00000006 is damaged: .*{name.partition('.')[0]}") as caught:
             read(path.parent)
         assert "\n" not in str(caught.value)
@@ -422,7 +445,7 @@ def test_a_damaged_record_is_one_line(tmp_path: Path, content: bytes | None) -> 
     else:
         (directory / CHECKPOINT_FILE).write_bytes(content)
     with pytest.raises(UserError, match="step-00000004 is damaged: ") as caught:
-        checkpoint.read_record(directory)
+        read_record(directory)
     assert "\n" not in str(caught.value)
     assert newest(tmp_path) is None
 
@@ -434,9 +457,9 @@ def test_a_number_of_the_record_that_has_changed_is_noticed(tmp_path: Path) -> N
         before, mark, after = text.partition(f'"{name}": ')
         path.write_text(before + mark + ("5" if after[0] != "5" else "6") + after[1:])
         with pytest.raises(UserError, match="step-00000004 is damaged"):
-            checkpoint.read_record(path.parent)
+            read_record(path.parent)
     path.write_text(text)
-    assert checkpoint.read_record(path.parent).step == 4
+    assert read_record(path.parent).step == 4
 
 
 @pytest.mark.parametrize("flaw", ["missing", "nan"])
@@ -447,12 +470,12 @@ def test_weights_that_are_not_all_there_are_named(tmp_path: Path, flaw: str) -> 
     else:
         whole["norm.weight"]["master"][2] = torch.nan
     with pytest.raises(UserError, match="lacks parts of norm"):
-        checkpoint.load_weights(save(tmp_path, 4, whole))
+        load_weights(save(tmp_path, 4, whole))
 
 
 def model_checkpoint(root: Path, config: Any, edit: Callable[[str], str] = lambda text: text) -> tuple[Path, Any]:
     """A model with the seed 3, and a checkpoint of it."""
-    settings = model_config(config, vocab_size=320, eos_id=1, pad_id=2)
+    settings = make_model_config(config, vocab_size=320, eos_id=1, pad_id=2)
     model = build_model(settings, seed=3).eval()
     whole = {name: dict.fromkeys(KINDS, p.data.flatten().clone()) for name, p in model.named_parameters()}
     ranks = savers(root, 1, model_config=settings.to_json_string())
@@ -460,7 +483,7 @@ def model_checkpoint(root: Path, config: Any, edit: Callable[[str], str] = lambd
     parts = iter([Fragment(edit(name), 0, tensors) for name, tensors in whole.items()])
     ranks[0].begin(record(1, world_size=1, shapes=shapes), parts)
     settle(ranks)
-    return checkpoint.directory_of(root, 1), model
+    return directory_of(root, 1), model
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -477,3 +500,26 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(tmp_path: Path) -
     directory, _ = model_checkpoint(tmp_path, tiny_config(), lambda name: name.replace("norm", "form"))
     with pytest.raises(UserError, match="does not fit its configuration"):
         load_model(directory)
+
+
+def test_the_digests_of_rank_files_are_computed_while_they_are_written(tmp_path: Path) -> None:
+    directory = save(tmp_path / CHECKPOINTS, 5, state(), world_size=2)
+    digests = rank_file_digests(tmp_path)
+    names = [str((directory / f"{rank_file.file_stem(rank, 2)}.safetensors").relative_to(tmp_path)) for rank in (0, 1)]
+    assert sorted(digests) == names
+    assert all(digests[name] == describe_file(tmp_path / name) for name in names)
+    (directory / f"{rank_file.file_stem(0, 2)}.json").write_text("damaged")
+    assert sorted(rank_file_digests(tmp_path)) == names[1:]  # the other is read, when it is committed
+
+
+def test_a_checkpoint_from_before_digests_were_written_loads_and_is_read_when_it_is_committed(tmp_path: Path) -> None:
+    whole = state()
+    directory = save(tmp_path / CHECKPOINTS, 5, whole, world_size=2)
+    for rank in (0, 1):
+        path = directory / f"{rank_file.file_stem(rank, 2)}.json"
+        sums = json.loads(path.read_text(encoding="utf-8"))
+        del sums["sha256"]
+        path.write_text(json.dumps(sums), encoding="utf-8")
+    assert rank_file_digests(tmp_path) == {}
+    assert torch.equal(load_weights(directory)["norm.weight"], whole["norm.weight"]["master"])
+    assert verify(directory).step == 5

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.position import is_skipped, num_read, skip, take
+from training.data.position import count_samples_read, is_skipped, skip_places, take_places
 from training.records import Position
 
 
@@ -12,7 +12,7 @@ def positions(draw: st.DrawFn) -> Position:
     """Some ranges left out, before and after the next place."""
     position = Position(next_place=draw(st.integers(0, 60)))
     for start, length in draw(st.lists(st.tuples(st.integers(0, 80), st.integers(1, 15)), max_size=5)):
-        position = skip(position, start, start + length)
+        position = skip_places(position, start, start + length)
     return position
 
 
@@ -22,7 +22,7 @@ def left_out(position: Position) -> set[int]:
 
 @given(positions(), st.integers(1, 40))
 def test_taken_are_the_next_places_that_are_not_left_out(position: Position, num_samples: int) -> None:
-    places, after = take(position, num_samples)
+    places, after = take_places(position, num_samples)
     free = (place for place in range(position.next_place, 1000) if place not in left_out(position))
     taken = [place for piece in places for place in piece]
     assert taken == [next(free) for _ in range(num_samples)]
@@ -35,9 +35,9 @@ def test_taken_places_do_not_depend_on_the_size_of_batches(position: Position, s
     taken = []
     now = position
     for size in sizes:
-        places, now = take(now, size)
+        places, now = take_places(now, size)
         taken += [place for piece in places for place in piece]
-    whole, _ = take(position, sum(sizes))
+    whole, _ = take_places(position, sum(sizes))
     assert taken == [place for piece in whole for place in piece]
 
 
@@ -45,7 +45,7 @@ def test_taken_places_do_not_depend_on_the_size_of_batches(position: Position, s
 def test_skipping_adds_the_places_and_keeps_ranges_apart_and_in_order(
     position: Position, start: int, size: int
 ) -> None:
-    more = skip(position, start, start + size)
+    more = skip_places(position, start, start + size)
     assert left_out(more) == left_out(position) | set(range(start, start + size))
     ends = [end for pair in more.skipped for end in pair]
     assert ends == sorted(set(ends)), "touching ranges are one"
@@ -56,5 +56,5 @@ def test_skipping_adds_the_places_and_keeps_ranges_apart_and_in_order(
 def test_read_are_the_places_before_that_are_not_left_out(position: Position) -> None:
     gone = left_out(position)
     for place in range(position.next_place + 1):
-        assert num_read(position, place) == sum(earlier not in gone for earlier in range(place))
+        assert count_samples_read(position, place) == sum(earlier not in gone for earlier in range(place))
         assert is_skipped(position, place) == (place in gone)

@@ -7,8 +7,8 @@ import pytest
 
 from tests.training.ranks import tiny_config, tiny_corpus
 from training.data.batches import Batches
-from training.data.position import skip, take
-from training.data.tokens_read import document_readings, tokens_read
+from training.data.position import skip_places, take_places
+from training.data.tokens_read import count_tokens_read, find_document_readings
 from training.records import OrderRecord, Position, StreamRecord
 
 LENGTH = 16
@@ -34,8 +34,8 @@ def with_short_sample_skipped(batches: Batches) -> Position:
         for i, pair in enumerate(zip(read.stream.tolist(), read.index.tolist(), strict=True))
         if pair == (number, last)
     )
-    position = skip(skip(Position(), place, place + 3), 5, 9)
-    return skip(position, 4000, 4100)  # yet to come
+    position = skip_places(skip_places(Position(), place, place + 3), 5, 9)
+    return skip_places(position, 4000, 4100)  # yet to come
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 12])
@@ -49,22 +49,22 @@ def test_tokens_read_are_those_that_training_counts(
     position = with_short_sample_skipped(batches) if skipping else Position()
     counted = Counter({stream.key: 0 for stream in batches.streams})
     for step in range(3 * num_samples(batches) // batch_size):
-        places, position = take(position, batch_size)
+        places, position = take_places(position, batch_size)
         counted.update(batches.batch(places).targets_by_stream)
         if step % 7 == 0:
-            assert tokens_read(order, position) == counted
-    assert tokens_read(order, position) == counted
+            assert count_tokens_read(order, position) == counted
+    assert count_tokens_read(order, position) == counted
 
 
 def test_before_the_first_step_every_stream_is_there_with_nothing_read(tmp_path: Path) -> None:
     batches = batches_of(tmp_path)
-    assert tokens_read(batches.order_record(), Position()) == {"science/en": 0, "web/de": 0, "web/sw": 0}
+    assert count_tokens_read(batches.order_record(), Position()) == {"science/en": 0, "web/de": 0, "web/sw": 0}
 
 
 def test_an_epoch_reads_every_target_once(tmp_path: Path) -> None:
     stream = StreamRecord(source="web", language="de", num_tokens=100, num_bytes=300, weight=1.0)
     order = OrderRecord(seed=3, sequence_length=LENGTH, streams=(stream,), tokens="tokens")
-    assert [tokens_read(order, Position(next_place=7 * epochs)) for epochs in range(4)] == [
+    assert [count_tokens_read(order, Position(next_place=7 * epochs)) for epochs in range(4)] == [
         {"web/de": 99 * epochs} for epochs in range(4)
     ]
 
@@ -76,10 +76,10 @@ def test_readings_of_a_stretch_are_those_that_walking_finds(
 ) -> None:
     batches = batches_of(tmp_path)
     order = batches.order_record()
-    _, position = take(with_short_sample_skipped(batches), 3 * num_samples(batches))
+    _, position = take_places(with_short_sample_skipped(batches), 3 * num_samples(batches))
     own = order.streams[stream]
     start, stop, _ = slice(*stretch).indices(own.num_tokens)
-    readings = document_readings(order, position, source=own.source, language=own.language, start=start, stop=stop)
+    readings = find_document_readings(order, position, source=own.source, language=own.language, start=start, stop=stop)
     expected, drawn = [], 0
     for place in range(position.next_place):
         sample = batches.batch((range(place, place + 1),))
@@ -97,4 +97,4 @@ def test_readings_of_a_stretch_are_those_that_walking_finds(
 def test_a_stream_that_the_order_leaves_out_was_not_read(tmp_path: Path) -> None:
     order = batches_of(tmp_path).order_record()
     position = Position(next_place=100)
-    assert document_readings(order, position, source="web", language="fr", start=0, stop=1) == []
+    assert find_document_readings(order, position, source="web", language="fr", start=0, stop=1) == []

@@ -10,9 +10,10 @@ from transformers import PreTrainedModel
 
 from cluster.host.files import write_text
 from configs.data import TrainTokenizerConfig
-from data_prep.tokenizer.sentencepiece_model import export_hugging_face, learn
-from training.checkpoint import directory as checkpoint
+from data_prep.tokenizer.hf_export import export_hugging_face
+from data_prep.tokenizer.sentencepiece_model import train_sentencepiece
 from training.checkpoint import rank_file
+from training.checkpoint.directory import MODEL_CONFIG, commit_checkpoint, partial_directory
 from training.records import CheckpointRecord, OrderRecord, Position
 
 RIVERS = ["the river runs to the sea", "the sea is wide and the river is long", "über der Straße, ça va?"] * 5
@@ -36,7 +37,7 @@ RECORD = CheckpointRecord(
 
 
 def our_own(directory: Path, lines: list[str], vocab_size: int) -> Path:
-    export_hugging_face(learn(lines, TrainTokenizerConfig(vocab_size=vocab_size)), directory)
+    export_hugging_face(train_sentencepiece(lines, TrainTokenizerConfig(vocab_size=vocab_size)), directory)
     return directory
 
 
@@ -62,7 +63,7 @@ def byte_level(directory: Path, lines: list[str]) -> Path:
 
 def save_checkpoint(directory: Path, model: PreTrainedModel) -> Path:
     """A checkpoint of ours, written by two ranks with half of each parameter each."""
-    gathering = checkpoint.gathering_place(directory, "0")
+    gathering = partial_directory(directory, "0")
     gathering.mkdir(parents=True)
     flat = {name: parameter.detach().flatten() for name, parameter in model.named_parameters()}
     for rank in range(2):
@@ -74,11 +75,11 @@ def save_checkpoint(directory: Path, model: PreTrainedModel) -> Path:
         }
         entries = rank_file.layout((key, part.dtype, part.numel()) for key, part in parts.items())
         data = torch.cat([parts[entry.key] for entry in entries]).view(torch.uint8)
-        rank_file.write(gathering / rank_file.stem(rank, 2), entries, data, on_progress=lambda: None)
-    write_text(gathering / checkpoint.MODEL_CONFIG, model.config.to_json_string())
+        rank_file.write(gathering / rank_file.file_stem(rank, 2), entries, data, on_progress=lambda: None)
+    write_text(gathering / MODEL_CONFIG, model.config.to_json_string())
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     record = RECORD.model_copy(update={"world_size": 2, "shapes": shapes})
-    checkpoint.finish(gathering, directory, record)
+    commit_checkpoint(gathering, directory, record)
     return directory
 
 

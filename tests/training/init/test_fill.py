@@ -17,8 +17,8 @@ from tests.training.init.initial_files import RIVERS, STARS, byte_level, our_own
 from tests.training.ranks import tiny_config
 from training.checkpoint.directory import directory_of
 from training.checkpoint.load_model import load_model
-from training.init.fill import load_initial
-from training.network.build_model import build_model, model_config
+from training.init.fill import fill_from_init
+from training.network.build_model import build_model, make_model_config
 
 SIZES = {"hidden_size": 24, "intermediate_size": 40, "num_layers": 2, "num_attention_heads": 3}
 KINDS: dict[str, dict[str, Any]] = {
@@ -35,7 +35,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def built(kind: str = "llama", *, seed: int, vocab_size: int = 320, **model: Any) -> PreTrainedModel:
     """A model of random weights; norms too, which start as ones everywhere."""
     config = tiny_config(model=SIZES | KINDS[kind] | {"architecture": kind.split()[-1]} | model)
-    result = build_model(model_config(config, vocab_size=vocab_size, eos_id=1, pad_id=2), seed=seed)
+    result = build_model(make_model_config(config, vocab_size=vocab_size, eos_id=1, pad_id=2), seed=seed)
     with torch.no_grad():
         for parameter in result.parameters():
             parameter.add_(torch.randn_like(parameter) / 10)
@@ -56,7 +56,7 @@ def own(tmp_path: Path) -> Artifact[TrainedTokenizer]:
 
 def error_of(model: PreTrainedModel, path: Path, own: Artifact[TrainedTokenizer], **init: str) -> str:
     with pytest.raises(UserError) as caught:
-        load_initial(model, InitConfig(path=str(path), **init), tokenizer=own)
+        fill_from_init(model, InitConfig(path=str(path), **init), tokenizer=own)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
     return str(caught.value)
 
@@ -80,7 +80,7 @@ def test_a_hugging_face_directory_fills_the_model_it_is_of(
     parameters = list(model.parameters())
     source.save_pretrained(tmp_path / "hub")
     our_own(tmp_path / "hub", RIVERS, 320)
-    assert load_initial(model, InitConfig(path=str(tmp_path / "hub")), tokenizer=own) == []
+    assert fill_from_init(model, InitConfig(path=str(tmp_path / "hub")), tokenizer=own) == []
     assert equal(model, source)
     assert all(now is before for now, before in zip(model.parameters(), parameters, strict=True))
     text = Tokenizer.from_file(str(own.dir / "hugging_face" / "tokenizer.json")).encode(" ".join(RIVERS[:3])).ids
@@ -91,7 +91,7 @@ def test_shards_in_half_precision_are_read_as_fp32(tmp_path: Path, own: Artifact
     source, model = built(seed=1).to(torch.bfloat16), built(seed=2)
     source.save_pretrained(our_own(tmp_path, RIVERS, 320), max_shard_size="20KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
-    load_initial(model, InitConfig(path=str(tmp_path)), tokenizer=own)
+    fill_from_init(model, InitConfig(path=str(tmp_path)), tokenizer=own)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert equal(model, source.float())
 
@@ -107,7 +107,7 @@ def test_files_without_the_prefix_of_the_model_are_read_as_transformers_reads_th
     tensors["layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     assert equal(AutoModelForCausalLM.from_pretrained(tmp_path), source)
-    load_initial(model, InitConfig(path=str(tmp_path)), tokenizer=own)
+    fill_from_init(model, InitConfig(path=str(tmp_path)), tokenizer=own)
     assert equal(model, source)
 
 
@@ -118,7 +118,7 @@ def test_a_checkpoint_fills_the_model_it_is_of(tmp_path: Path, kind: str, own: A
     save_record(tmp_path / "train-1", "train", tokenizer=own.dir.name, checkpoint="checkpoints/step-00000001")
     for path in (step, tmp_path / "train-1"):
         model = built(kind, seed=2)
-        assert load_initial(model, InitConfig(path=str(path)), tokenizer=own) == []
+        assert fill_from_init(model, InitConfig(path=str(path)), tokenizer=own) == []
         assert equal(model, source)
     assert equal(load_model(step), source)
 
@@ -126,7 +126,7 @@ def test_a_checkpoint_fills_the_model_it_is_of(tmp_path: Path, kind: str, own: A
 def test_weights_that_were_tied_start_both_matrices(tmp_path: Path, own: Artifact[TrainedTokenizer]) -> None:
     source, model = built("tied llama", seed=1), built("llama", seed=2)
     source.save_pretrained(our_own(tmp_path, RIVERS, 320))
-    load_initial(model, InitConfig(path=str(tmp_path)), tokenizer=own)
+    fill_from_init(model, InitConfig(path=str(tmp_path)), tokenizer=own)
     assert torch.equal(model.lm_head.weight, source.model.embed_tokens.weight)
     assert model.lm_head.weight.data_ptr() != model.model.embed_tokens.weight.data_ptr()
     assert loss_of(model, [5, 9, 300, 7]) == loss_of(source, [5, 9, 300, 7])
@@ -144,7 +144,7 @@ def test_kept_pieces_keep_their_logits_when_the_vocabulary_changes(
     old = our_own(tmp_path / "hub", STARS + RIVERS, 330)
     source, model = built(kind, seed=1, vocab_size=384), built(kind, seed=2)
     source.save_pretrained(old)
-    (notice,) = load_initial(model, InitConfig(path=str(old)), tokenizer=own)
+    (notice,) = fill_from_init(model, InitConfig(path=str(old)), tokenizer=own)
     before = Tokenizer.from_file(str(old / "tokenizer.json"))
     after = Tokenizer.from_file(str(own.dir / "hugging_face" / "tokenizer.json"))
     shared = sorted(before.get_vocab().keys() & after.get_vocab().keys())
@@ -161,7 +161,7 @@ def test_kept_pieces_keep_their_logits_when_the_vocabulary_changes(
 def test_new_pieces_start_from_the_mean_in_both_matrices(tmp_path: Path, own: Artifact[TrainedTokenizer]) -> None:
     old, source, model = byte_level(tmp_path / "old", STARS), built(seed=1, vocab_size=300), built(seed=2)
     source.save_pretrained(tmp_path / "hub")
-    load_initial(model, InitConfig(path=str(tmp_path / "hub"), tokenizer=str(old)), tokenizer=own)
+    fill_from_init(model, InitConfig(path=str(tmp_path / "hub"), tokenizer=str(old)), tokenizer=own)
     before = Tokenizer.from_file(str(old / "tokenizer.json"))
     after = Tokenizer.from_file(str(own.dir / "hugging_face" / "tokenizer.json"))
     river, spelling = after.token_to_id("\u2581river"), [before.token_to_id(piece) for piece in ("Ġ", *"river")]
@@ -177,7 +177,7 @@ def test_padding_rows_of_the_same_vocabulary_may_come_and_go(tmp_path: Path, own
     source.save_pretrained(our_own(tmp_path, RIVERS, 320))
     init = InitConfig(path=str(tmp_path))
     small, same = built(seed=2), built(seed=2, vocab_size=384)
-    assert load_initial(small, init, tokenizer=own) == load_initial(same, init, tokenizer=own) == []
+    assert fill_from_init(small, init, tokenizer=own) == fill_from_init(same, init, tokenizer=own) == []
     assert equal(same, source)
     assert torch.equal(small.lm_head.weight, source.lm_head.weight[:320])
 
@@ -187,7 +187,7 @@ def test_without_a_tokenizer_rows_are_taken_as_they_are_and_that_is_said(
 ) -> None:
     source, model = built(seed=1), built(seed=2)
     source.save_pretrained(tmp_path / "same")
-    (notice,) = load_initial(model, InitConfig(path=str(tmp_path / "same")), tokenizer=own)
+    (notice,) = fill_from_init(model, InitConfig(path=str(tmp_path / "same")), tokenizer=own)
     assert "no tokenizer is known" in notice and equal(model, source)
     built(seed=1, vocab_size=300).save_pretrained(tmp_path / "other")
     error = error_of(built(seed=2), tmp_path / "other", own)
@@ -225,7 +225,7 @@ def test_settings_that_have_no_shape_are_compared(tmp_path: Path, own: Artifact[
         our_own(tmp_path, RIVERS, 320)
     )
     model = built(seed=2, num_attention_heads=6, overrides={"head_dim": 4})
-    (notice,) = load_initial(model, InitConfig(path=str(tmp_path)), tokenizer=own)
+    (notice,) = fill_from_init(model, InitConfig(path=str(tmp_path)), tokenizer=own)
     assert "num_attention_heads is 6, was 2" in notice and "rms_norm_eps is 1e-06, was 0.5" in notice
 
 

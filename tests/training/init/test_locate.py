@@ -1,5 +1,6 @@
 """What `init_from` leads to, what it holds now, and what is said when it leads nowhere."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -7,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from cluster.host.files import sha256_of
-from configs.base import UserError
+from configs.base import InfrastructureError, UserError
 from configs.training import InitConfig
 from tests.training.init.initial_files import RECORD, RIVERS, our_own, save_record
 from tests.training.ranks import tiny_config
 from training.checkpoint.directory import directory_of
 from training.init.locate import (
-    find_checkpoint,
-    find_initial,
+    find_checkpoint_to_continue,
     find_tokenizer,
-    observe_initial,
-    weight_files,
+    find_weights,
+    list_weight_files,
+    observe_init_from,
     with_absolute_paths,
 )
 
@@ -38,7 +39,7 @@ def checkpoint(directory: Path) -> Path:
 
 def error_of(path: Path) -> str:
     with pytest.raises(UserError) as caught:
-        find_initial(path)
+        find_weights(path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
     return str(caught.value)
 
@@ -49,24 +50,24 @@ def observed(path: Path, calls: list[Path] | None = None, **init: str) -> object
             calls.append(file)
         return sha256_of(file)
 
-    return observe_initial(tiny_config(init_from={"path": str(path), **init}), digest)
+    return observe_init_from(tiny_config(init_from={"path": str(path), **init}), digest)
 
 
 def test_weights_are_found_in_every_kind_of_directory(tmp_path: Path) -> None:
     model = hugging_face(tmp_path / "hub")
     step = checkpoint(directory_of(tmp_path / "train-1" / "checkpoints", 7))
-    assert find_initial(model) == model
-    assert find_initial(step) == step
+    assert find_weights(model) == model
+    assert find_weights(step) == step
     assert "not finished; name one of its checkpoints" in error_of(tmp_path / "train-1")
     save_record(tmp_path / "train-1", "train", checkpoint="checkpoints/step-00000007")
-    assert find_initial(tmp_path / "train-1") == step
+    assert find_weights(tmp_path / "train-1") == step
     exported = hugging_face(tmp_path / "export-1" / "model")
-    assert find_initial(save_record(tmp_path / "export-1", "export", path="model")) == exported
+    assert find_weights(save_record(tmp_path / "export-1", "export", path="model")) == exported
 
 
 def test_files_of_a_sharded_model_are_those_of_its_index(tmp_path: Path) -> None:
     model = hugging_face(tmp_path)
-    assert [file.name for file in weight_files(model)] == ["model.safetensors"]
+    assert [file.name for file in list_weight_files(model)] == ["model.safetensors"]
     index = model / "model.safetensors.index.json"
     index.write_text(
         json.dumps({"weight_map": {"a": "two.safetensors", "b": "one.safetensors", "c": "two.safetensors"}})
@@ -74,7 +75,7 @@ def test_files_of_a_sharded_model_are_those_of_its_index(tmp_path: Path) -> None
     assert "lacks one.safetensors" in error_of(model)
     for name in ("one", "two"):
         (model / f"{name}.safetensors").touch()
-    assert [file.name for file in weight_files(model)] == ["one.safetensors", "two.safetensors"]
+    assert [file.name for file in list_weight_files(model)] == ["one.safetensors", "two.safetensors"]
     index.write_text("{}")
     assert "index.json is damaged" in error_of(model)
 
@@ -93,10 +94,10 @@ def test_a_path_without_weights_is_one_sentence(tmp_path: Path) -> None:
 
 def test_only_a_checkpoint_can_be_continued(tmp_path: Path) -> None:
     step = checkpoint(tmp_path / "step-00000001")
-    assert find_checkpoint(InitConfig(path=str(step), mode="continue")) == step
+    assert find_checkpoint_to_continue(InitConfig(path=str(step), mode="continue")) == step
     model = hugging_face(tmp_path / "hub")
     with pytest.raises(UserError, match=r"no optimizer state .* mode: weights"):
-        find_checkpoint(InitConfig(path=str(model), mode="continue"))
+        find_checkpoint_to_continue(InitConfig(path=str(model), mode="continue"))
     with pytest.raises(UserError, match="mode: weights"):
         observed(model, mode="continue")
 
@@ -132,12 +133,12 @@ def test_a_training_with_absolute_paths_is_found_from_anywhere(tmp_path: Path, m
     config = with_absolute_paths(tiny_config(init_from={"path": "hub", "tokenizer": "hub"}))
     monkeypatch.chdir("/")
     assert config.init_from is not None
-    assert find_initial(Path(config.init_from.path)) == find_tokenizer(config.init_from) == tmp_path / "hub"
+    assert find_weights(Path(config.init_from.path)) == find_tokenizer(config.init_from) == tmp_path / "hub"
     assert with_absolute_paths(tiny_config()) == tiny_config()
 
 
 def test_identity_is_of_the_bytes_that_count(tmp_path: Path) -> None:
-    assert observe_initial(tiny_config(), sha256_of) is None
+    assert observe_init_from(tiny_config(), sha256_of) is None
     model = our_own(hugging_face(tmp_path), RIVERS, 320)
     first = observed(model)
     (model / "README.md").write_text("of no effect")
@@ -162,3 +163,14 @@ def test_identity_of_what_concord_made_needs_no_weights(tmp_path: Path) -> None:
     made = save_record(tmp_path / "train-1", "train", checkpoint="checkpoints/step-00000007")
     assert observed(made, calls) == {"weights": {"fingerprint": "train-1" * 8}, "tokenizer": {}}
     assert {file.name for file in calls} == {"checkpoint.json", "config.json"}
+
+
+@pytest.mark.parametrize(("code", "kind"), [(errno.ESTALE, InfrastructureError), (errno.EACCES, UserError)])
+def test_weights_that_cannot_be_read_for_now_are_no_mistake_of_the_user(tmp_path: Path, code: int, kind: type) -> None:
+    def digest(file: Path) -> str:
+        raise OSError(code, os.strerror(code), str(file))
+
+    config = tiny_config(init_from={"path": str(our_own(hugging_face(tmp_path), RIVERS, 320))})
+    with pytest.raises(UserError, match=r"config\.json cannot be read") as caught:
+        observe_init_from(config, digest)
+    assert type(caught.value) is kind

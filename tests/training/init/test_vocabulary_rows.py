@@ -7,9 +7,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from configs.base import UserError
-from data_prep.tokenizer.sentencepiece_model import EOS_ID, PAD_ID, UNK_ID, read_pieces, split_with
+from data_prep.tokenizer.hf_read import encode_inside_line, read_pieces
+from data_prep.tokenizer.sentencepiece_model import EOS_ID, PAD_ID, UNK_ID
 from tests.training.init.initial_files import RIVERS, STARS, byte_level, our_own, save
-from training.init.vocabulary_rows import Rows, match_rows, move_rows
+from training.init.vocabulary_rows import VocabularyRows, match_rows, move_rows
 
 
 def word_piece(directory: Path) -> Path:
@@ -31,7 +32,7 @@ def text_of(directory: Path, ids: list[int]) -> bytes:
 def test_equal_vocabularies_keep_every_row(tmp_path: Path) -> None:
     one, two = our_own(tmp_path / "one", RIVERS, 320), our_own(tmp_path / "two", RIVERS, 320)
     rows = match_rows(one, two)
-    assert rows == Rows([[i] for i in range(320)], num_old=320, num_kept=320)
+    assert rows == VocabularyRows([[i] for i in range(320)], num_old=320, num_kept=320)
     matrix = torch.randn(320, 4)
     assert torch.equal(move_rows(matrix, rows, 320), matrix)
 
@@ -77,7 +78,7 @@ def test_a_word_piece_is_its_text(tmp_path: Path) -> None:
     rows = match_rows(old, new)
     assert rows.sources[id_of(new, " sea")] == [3]
     assert rows.sources[id_of(new, " is")] == []
-    assert split_with(old, ["seas", "rivers", "xyz"]) == [[3, 2], [1, 2], []]
+    assert encode_inside_line(old, ["seas", "rivers", "xyz"]) == [[3, 2], [1, 2], []]
 
 
 def test_a_space_that_a_tokenizer_puts_before_texts_is_left_out(tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_a_space_that_a_tokenizer_puts_before_texts_is_left_out(tmp_path: Path) 
     for name, tokenizer in (("llama", llama), ("metaspace", metaspace)):
         assert tokenizer.encode("se").ids != [6]
         directory = save(tokenizer, tmp_path / name)
-        assert split_with(directory, ["se", " s"]) == [[6], [5]]
+        assert encode_inside_line(directory, ["se", " s"]) == [[6], [5]]
         assert read_pieces(directory).texts[:2] == [b" ", b" sea"]
 
 
@@ -109,7 +110,7 @@ def test_special_pieces_match_by_role_and_never_by_text(tmp_path: Path) -> None:
 
 def test_rows_are_the_mean_of_their_sources_and_without_any_the_mean_of_all() -> None:
     old = torch.tensor([[1.0, 2.0], [3.0, 6.0], [100.0, 100.0]], dtype=torch.bfloat16)
-    rows = Rows([[1], [0, 1], [], [0, 0, 1, 1]], num_old=2, num_kept=1)
+    rows = VocabularyRows([[1], [0, 1], [], [0, 0, 1, 1]], num_old=2, num_kept=1)
     moved = move_rows(old, rows, num_rows=5)
     assert moved.tolist() == [[3, 6], [2, 4], [2, 4], [2, 4], [2, 4]]
     assert moved.dtype == torch.float32

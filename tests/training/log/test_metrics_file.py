@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from training.log.metrics_file import MetricsFile, StepMetrics, last_metrics, read_metrics
-from training.log.progress_bar import watch_metrics
+from training.log.metrics_file import MetricsFile, StepMetrics, read_last_metrics, read_metrics
+from training.log.progress_bar import show_progress
 
 
 def line(step: int, **changes: Any) -> StepMetrics:
@@ -79,7 +79,7 @@ def test_a_roll_back_drops_the_lines_after_it(tmp_path: Path) -> None:
     file = MetricsFile(tmp_path / "m", step=0)
     for step in range(1, 8):
         file.append(line(step))
-    file.cut(5)
+    file.truncate_after(5)
     file.append(line(6, learning_rate=0.5))
     file.close()
     assert read_metrics(tmp_path / "m") == [*map(line, range(1, 6)), line(6, learning_rate=0.5)]
@@ -113,7 +113,7 @@ def test_a_line_that_breaks_off_is_as_if_never_written(tmp_path: Path, cut: int)
     whole = (tmp_path / "m").read_bytes()
     (tmp_path / "m").write_bytes(whole + whole.splitlines()[-1][:cut])
     assert steps(tmp_path / "m") == [1, 2, 3]
-    assert last_metrics(tmp_path / "m") == line(3)
+    assert read_last_metrics(tmp_path / "m") == line(3)
     write(tmp_path / "m", range(4, 6), resumed_at=3)
     assert steps(tmp_path / "m") == [1, 2, 3, 4, 5]
 
@@ -130,21 +130,21 @@ def test_a_gradient_that_overflowed_can_be_read_again(tmp_path: Path, value: flo
     file = MetricsFile(tmp_path / "m", step=0)
     file.append(line(1, gradient_norm=value))
     file.close()
-    (read,), last = read_metrics(tmp_path / "m"), last_metrics(tmp_path / "m")
+    (read,), last = read_metrics(tmp_path / "m"), read_last_metrics(tmp_path / "m")
     assert last is not None
     assert repr(read.gradient_norm) == repr(last.gradient_norm) == repr(value)
 
 
 def test_last_metrics_is_the_last_whole_line(tmp_path: Path) -> None:
-    assert last_metrics(tmp_path / "m") is None
+    assert read_last_metrics(tmp_path / "m") is None
     write(tmp_path / "m", range(0))
-    assert last_metrics(tmp_path / "m") is None
+    assert read_last_metrics(tmp_path / "m") is None
     write(tmp_path / "m", range(1, 2))
-    assert last_metrics(tmp_path / "m") == line(1)
+    assert read_last_metrics(tmp_path / "m") == line(1)
     write(tmp_path / "m", range(2, 500), resumed_at=1)
-    assert last_metrics(tmp_path / "m") == line(499)
+    assert read_last_metrics(tmp_path / "m") == line(499)
     (tmp_path / "m").write_bytes(b'{"step": 1')
-    assert last_metrics(tmp_path / "m") is None
+    assert read_last_metrics(tmp_path / "m") is None
 
 
 def test_reading_what_is_not_there_gives_nothing(tmp_path: Path) -> None:
@@ -152,5 +152,5 @@ def test_reading_what_is_not_there_gives_nothing(tmp_path: Path) -> None:
 
 
 def test_watching_ends_with_the_block_and_lets_errors_rise(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="mine"), watch_metrics(tmp_path / "m", num_steps=3):
+    with pytest.raises(RuntimeError, match="mine"), show_progress(tmp_path / "m", num_steps=3):
         raise RuntimeError("mine")

@@ -5,10 +5,10 @@ import math
 import pytest
 
 from configs.base import UserError
-from tests.training.log.test_attempts_file import attempt, session
 from tests.training.log.test_metrics_file import line
+from tests.training.log.test_sessions_file import gang_start, session
 from training.log.metrics_file import StepMetrics
-from training.log.summary import bits_per_byte, last_window, loss_by, seconds_by_part, source_of, summarise
+from training.log.summary import bits_per_byte, last_window, loss_by, seconds_by_part, source_of, summarise_metrics
 from training.manifests import TrainedModel
 from training.records import Rollback
 
@@ -31,7 +31,7 @@ def model(**changes: object) -> TrainedModel:
         "checkpoint": "c",
         "unigram_entropy": 7.0,
     }
-    return TrainedModel.model_validate(values | dict(summarise(metrics, attempts=[], rollbacks=[])) | changes)
+    return TrainedModel.model_validate(values | dict(summarise_metrics(metrics, sessions=[], rollbacks=[])) | changes)
 
 
 def test_the_window_is_the_last_tenth_and_at_least_ten() -> None:
@@ -66,8 +66,8 @@ def test_a_summary_is_of_the_end_of_the_run() -> None:
     metrics += [two_streams(step, sw=5, yo=4) for step in range(11, 21)]
     metrics[3] = metrics[3].model_copy(update={"tokens_per_second": 1e6, "mfu": 0.4})
     metrics[-1] = metrics[-1].model_copy(update={"num_skipped": 2})
-    events = [session(0), attempt(1), attempt(2)]
-    summary = summarise(metrics, attempts=events, rollbacks=[ROLLBACK])
+    events = [session(0), gang_start(1), gang_start(2)]
+    summary = summarise_metrics(metrics, sessions=events, rollbacks=[ROLLBACK])
     assert summary["loss_by_language"] == {"sw": 5, "yo": 4}
     assert summary["loss_by_source"] == {"books": 4, "web": 5}
     assert (summary["first_loss"], summary["final_loss"]) == (8.25, 4.25)
@@ -79,10 +79,10 @@ def test_a_summary_is_of_the_end_of_the_run() -> None:
 def test_steps_without_a_finite_loss_are_no_part_of_the_losses() -> None:
     bad = line(1, loss=math.nan, nats={"web/sw": math.nan}, targets={"web/sw": 5}, updated=False)
     metrics = [bad, *[two_streams(step, sw=5, yo=4) for step in range(2, 6)], bad]
-    summary = summarise(metrics, attempts=[], rollbacks=[])
+    summary = summarise_metrics(metrics, sessions=[], rollbacks=[])
     assert (summary["first_loss"], summary["final_loss"], summary["loss_by_language"]["sw"]) == (4.25, 4.25, 5)
     with pytest.raises(UserError, match="no step of training had a finite loss"):
-        summarise([bad], attempts=[], rollbacks=[])
+        summarise_metrics([bad], sessions=[], rollbacks=[])
 
 
 def test_a_model_tells_of_troubles_only_if_there_were_any() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from configs.base import UserError
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
-from tests.training.trials import courses, lines, put_together, state_held, state_on_disk, train_all, weights
+from tests.training.trials import lines, put_together, state_held, state_on_disk, train_all, trajectory, weights
 from training.checkpoint.rollbacks import add_rollback
 from training.records import Rollback
 
@@ -125,7 +125,7 @@ def test_activation_checkpointing_changes_no_number(tmp_path):
     plain, saving = Kind(2, 1), Kind(2, 1, pool={"activation_checkpointing": True})
     jobs = [plain.job(tmp_path, name="plain"), saving.job(tmp_path, name="saving")]
     assert run_ranks(train_all, 2, jobs) == [None, None]
-    assert courses(jobs[0]) == courses(jobs[1])
+    assert trajectory(jobs[0]) == trajectory(jobs[1])
 
 
 def continued(kind: Kind, directory: Path, origin: Path, *, num_steps: int, **changes: Any):
@@ -142,7 +142,7 @@ def test_a_continued_training_is_the_longer_one(tmp_path):
     assert run_ranks(train_all, 2, [whole, half]) == [None, None]
     rest = continued(kind, tmp_path, half.out / "checkpoints" / "step-00000004", num_steps=8, **schedule)
     assert run_ranks(train_all, 2, [rest]) == [None, None]
-    assert courses(half) + courses(rest) == courses(whole)
+    assert trajectory(half) + trajectory(rest) == trajectory(whole)
     assert lines(rest)[-1].num_tokens == lines(whole)[-1].num_tokens
     for name, tensor in weights(rest, 8).items():
         assert (tensor == weights(whole, 8)[name]).all()
@@ -177,11 +177,11 @@ def test_a_rollback_to_the_start_that_was_killed_starts_from_the_given_weights(t
     start = {"init_from": {"path": str(origin.out / "checkpoints" / "step-00000004")}}
     job = Kind(1, 1, "fp32", changes=start).job(tmp_path, name="again")
     assert run_ranks(train_all, 1, [job]) == [None]
-    whole = courses(job)
-    assert whole[0][1] < courses(origin)[0][1] - 0.1, "it starts from trained weights"
+    whole = trajectory(job)
+    assert whole[0][1] < trajectory(origin)[0][1] - 0.1, "it starts from trained weights"
     add_rollback(job.out, Rollback(at_step=4, to_step=0, skipped=(1000, 1005), reason="made up", time=0.0))
     assert run_ranks(train_all, 1, [job]) == [None], "the checkpoints are void now"
-    assert courses(job) == whole
+    assert trajectory(job) == whole
 
 
 ARCHITECTURES = {
@@ -194,7 +194,7 @@ ARCHITECTURES = {
 
 
 def test_every_architecture_trains_alike_in_every_layout(tmp_path):
-    courses_of = {}
+    losses_of = {}
     for world_size, stage in [(1, 0), (2, 3), (3, 2)]:
         jobs = [
             Kind(
@@ -208,4 +208,4 @@ def test_every_architecture_trains_alike_in_every_layout(tmp_path):
         assert run_ranks(train_all, world_size, jobs) == [None] * world_size
         for name, job in zip(ARCHITECTURES, jobs, strict=True):
             losses = [line.loss for line in lines(job)]
-            assert losses == pytest.approx(courses_of.setdefault(name, losses), rel=2e-5), (name, world_size, stage)
+            assert losses == pytest.approx(losses_of.setdefault(name, losses), rel=2e-5), (name, world_size, stage)

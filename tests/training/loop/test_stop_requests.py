@@ -7,21 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from cluster.leases.fence import LeaseLost
-from pipeline.runs.retry import RESUME_ME
-from training.loop.stop_requests import STOP_FILE, Requests, Stopped, Wishes, ask_to_resize, stop_on_signal
+from configs.base import RESUME_ME, LeaseLost
+from training.loop.stop_requests import STOP_FILE, RequestPoller, Stopped, StopRequests, ask_to_resize, stop_on_signal
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_to_the_driver_reaches_the_rank_that_looks(tmp_path: Path, number: int) -> None:
+def test_a_signal_to_the_driver_reaches_the_rank_that_polls(tmp_path: Path, number: int) -> None:
     before = signal.getsignal(number)
     with pytest.raises(Stopped), stop_on_signal(tmp_path, grace_seconds=60):
-        request = Requests(tmp_path, watches_files=True)
-        assert not request.look().stop
+        poller = RequestPoller(tmp_path, watches_files=True)
+        assert not poller.poll().stop
         os.kill(os.getpid(), number)
-        other = Requests(tmp_path, watches_files=True)  # in another process, as a rule
-        assert other.look().stop
-        assert not Requests(tmp_path, watches_files=False).look().stop, "the loop tells the others"
+        other = RequestPoller(tmp_path, watches_files=True)  # in another process, as a rule
+        assert other.poll().stop
+        assert not RequestPoller(tmp_path, watches_files=False).poll().stop, "the loop tells the others"
     assert signal.getsignal(number) is before
     assert not (tmp_path / STOP_FILE).exists()
 
@@ -42,18 +41,18 @@ def test_a_training_that_ends_of_itself_within_the_grace_stops_the_run_too(tmp_p
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
-def test_a_wish_of_an_earlier_run_is_forgotten(tmp_path: Path) -> None:
+def test_a_request_of_an_earlier_run_is_forgotten(tmp_path: Path) -> None:
     (tmp_path / STOP_FILE).write_text("SIGTERM")
     with stop_on_signal(tmp_path, grace_seconds=60):
-        assert not Requests(tmp_path, watches_files=True).look().stop
+        assert not RequestPoller(tmp_path, watches_files=True).poll().stop
 
 
 def test_a_rank_hears_its_own_signal(tmp_path: Path) -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
-        request = Requests(tmp_path, watches_files=False)
+        poller = RequestPoller(tmp_path, watches_files=False)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert request.look().stop
+        assert poller.poll().stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -65,7 +64,7 @@ def test_another_thread_sets_no_handlers(tmp_path: Path) -> None:
 
     def work() -> None:
         with stop_on_signal(tmp_path, grace_seconds=1):
-            seen.append(Requests(tmp_path, watches_files=True).look().stop)
+            seen.append(RequestPoller(tmp_path, watches_files=True).poll().stop)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -76,26 +75,26 @@ def test_another_thread_sets_no_handlers(tmp_path: Path) -> None:
 
 def test_a_save_is_asked_for_by_a_signal_and_is_wanted_once(tmp_path: Path) -> None:
     with stop_on_signal(tmp_path, grace_seconds=60):
-        requests = Requests(tmp_path, watches_files=True)
+        poller = RequestPoller(tmp_path, watches_files=True)
         os.kill(os.getpid(), signal.SIGUSR2)
-        assert requests.look() == Wishes(save=True)
-        requests.saved()
-        assert requests.look() == Wishes()
-        assert Requests(tmp_path, watches_files=True).look() == Wishes()
+        assert poller.poll() == StopRequests(save=True)
+        poller.clear_save_request()
+        assert poller.poll() == StopRequests()
+        assert RequestPoller(tmp_path, watches_files=True).poll() == StopRequests()
 
 
 def test_a_resize_is_asked_for_by_a_file_and_forgotten_by_the_ranks_that_start_then(tmp_path: Path) -> None:
-    requests = Requests(tmp_path, watches_files=True)
+    poller = RequestPoller(tmp_path, watches_files=True)
     ask_to_resize(tmp_path)
-    assert requests.look() == Wishes(resize=True)
-    assert Requests(tmp_path, watches_files=False).look() == Wishes()
-    assert Requests(tmp_path, watches_files=True).look() == Wishes()
+    assert poller.poll() == StopRequests(resize=True)
+    assert RequestPoller(tmp_path, watches_files=False).poll() == StopRequests()
+    assert RequestPoller(tmp_path, watches_files=True).poll() == StopRequests()
 
 
-def test_a_lost_lease_is_seen_by_the_rank_that_looks(tmp_path: Path) -> None:
+def test_a_lost_lease_is_seen_by_the_rank_that_polls(tmp_path: Path) -> None:
     def lost() -> None:
         raise LeaseLost("somebody else has it")
 
     with pytest.raises(LeaseLost):
-        Requests(tmp_path, watches_files=True, on_look=lost).look()
-    assert Requests(tmp_path, watches_files=False, on_look=lost).look() == Wishes()
+        RequestPoller(tmp_path, watches_files=True, on_poll=lost).poll()
+    assert RequestPoller(tmp_path, watches_files=False, on_poll=lost).poll() == StopRequests()

@@ -10,12 +10,12 @@ import torch
 
 from tests.training.ranks import VOCAB, run_ranks, tiny_config, tiny_job
 from tests.training.trials import (
-    courses,
     lines,
     train_all,
     train_and_be_told_to_stop,
     train_and_die,
     train_and_find,
+    trajectory,
     weights,
 )
 from training.data.batches import Batches
@@ -23,7 +23,7 @@ from training.job import Job
 from training.loop.learning_rate import learning_rate_factor
 from training.loop.stop_requests import RESIZE_FILE, SAVE_FILE
 from training.loop.trainer import train_rank
-from training.network.build_model import build_model, model_config
+from training.network.build_model import build_model, make_model_config
 
 CASES = [(stage, precision) for stage in (0, 1, 2, 3) for precision in ("fp32", "bf16")]
 
@@ -41,7 +41,7 @@ def losses_by_document(model, tokens: torch.Tensor, length: int) -> list[torch.T
 def plain_torch(job: Job) -> tuple[dict[str, torch.Tensor], list[float], list[float]]:
     """The same training in one process without DeepSpeed: weights, losses and gradient norms."""
     config = job.config
-    model = build_model(model_config(config, vocab_size=VOCAB, eos_id=1, pad_id=2), seed=config.seed)
+    model = build_model(make_model_config(config, vocab_size=VOCAB, eos_id=1, pad_id=2), seed=config.seed)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     groups = [
@@ -126,7 +126,7 @@ def test_a_killed_and_resumed_run_is_bit_identical(trained, tmp_path, stage, pre
     assert killed[1] == -signal.SIGKILL
     assert len(lines(job)) == 5, "the kill must come after a checkpoint, with a step to redo"
     assert run_ranks(train_all, 2, [job]) == [None, None]
-    assert courses(job) == courses(calm)
+    assert trajectory(job) == trajectory(calm)
     reference = weights(calm, 6)
     for name, tensor in weights(job, 6).items():
         assert torch.equal(tensor, reference[name]), name
@@ -155,7 +155,7 @@ def test_a_damaged_checkpoint_ahead_costs_no_later_one(trained, tmp_path):
     run_ranks(train_and_be_told_to_stop, 2, job, 1, signal.SIGTERM)
     assert [path.name for path in (job.out / "checkpoints").glob("step-*")] == ["step-00000003"]
     assert run_ranks(train_all, 2, [job]) == [None, None]
-    assert courses(job) == courses(calm)
+    assert trajectory(job) == trajectory(calm)
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_begins_again(trained, tmp_path):
@@ -165,7 +165,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_begins_again(trained, tmp_path)
     for file in job.out.glob("checkpoints/*/rank-00000-of-00002.safetensors"):
         os.truncate(file, file.stat().st_size - 1)
     assert run_ranks(train_all, 2, [job]) == [None, None]
-    assert courses(job) == courses(calm)
+    assert trajectory(job) == trajectory(calm)
 
 
 @pytest.mark.parametrize(("stage", "world_size"), [(0, 1), (3, 3)])
@@ -189,7 +189,7 @@ def test_a_signal_to_one_rank_saves_and_stops_all(trained, tmp_path, number):
     assert said == ["Stopped 75: stopped after step 3, which is saved; run the same command to go on"] * 2
     assert (job.out / "checkpoints" / "step-00000003").is_dir()
     assert run_ranks(train_all, 2, [job]) == [None, None]
-    assert courses(job) == courses(calm)
+    assert trajectory(job) == trajectory(calm)
 
 
 def test_a_save_that_is_asked_for_is_made_and_training_goes_on(trained, tmp_path):
@@ -199,7 +199,7 @@ def test_a_save_that_is_asked_for_is_made_and_training_goes_on(trained, tmp_path
     steps = sorted(path.name for path in (job.out / "checkpoints").glob("step-*"))
     assert [int(name[-1]) for name in steps] == [2, 3, 4, 6]
     assert not (job.out / SAVE_FILE).exists()
-    assert courses(job) == courses(calm)
+    assert trajectory(job) == trajectory(calm)
 
 
 def test_a_resize_saves_and_ends_and_goes_on_with_another_number_of_ranks(trained, tmp_path):

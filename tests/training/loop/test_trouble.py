@@ -6,17 +6,17 @@ import pytest
 
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from tests.training.trials import (
-    courses,
     lines,
     train_all,
     train_and_hang,
     train_on_a_full_disk,
     train_with_a_collective_too_many,
     train_with_poison,
+    trajectory,
     weights,
 )
 from training.checkpoint.rollbacks import read_rollbacks
-from training.data.tokens_read import tokens_read
+from training.data.tokens_read import count_tokens_read
 
 BATCH = 5
 QUIET = {"spikes": None, "max_skipped_steps": 3}
@@ -55,11 +55,11 @@ def test_a_run_that_rolled_back_and_is_resumed_gives_the_same(tmp_path):
     config = tiny_config(stability=QUIET | {"max_skipped_steps": 0}, num_steps=8)
     job = tiny_job(tmp_path, config, world_size=1, zero_stage=1)
     assert run_ranks(train_with_poison, 1, job, [3 * BATCH], "loss") == [None]
-    whole = courses(job)
+    whole = trajectory(job)
     for step in (8, 6):
         shutil.rmtree(job.out / "checkpoints" / f"step-{step:08d}")
         assert run_ranks(train_all, 1, [job]) == [None], "the data that was left out stays left out"
-        assert courses(job) == whole
+        assert trajectory(job) == whole
 
 
 def test_a_spike_rolls_the_run_back_and_a_run_that_does_it_again_fails(tmp_path):
@@ -81,7 +81,7 @@ def test_what_was_read_is_known_after_a_rollback(tmp_path):
 
     record = read_record(job.out / "checkpoints" / "step-00000008")
     assert record.position.skipped == ((15, 20),)
-    assert record.tokens_read == tokens_read(record.order, record.position)
+    assert record.tokens_read == count_tokens_read(record.order, record.position)
     assert sum(record.tokens_read.values()) == record.num_tokens == lines(job)[-1].num_tokens
 
 
@@ -108,7 +108,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path):
     assert run_ranks(train_all, 2, [calm]) == [None, None]
     results = run_ranks(train_on_a_full_disk, 2, job, 4)
     assert results[0].num_steps == 6
-    assert courses(job) == courses(calm)
+    assert trajectory(job) == trajectory(calm)
     assert sorted(path.name for path in (job.out / "checkpoints").glob("step*")) == ["step-00000002", "step-00000006"]
     assert not list((job.out / "checkpoints").glob(".step*"))
     said = (job.out / "notices.txt").read_text()

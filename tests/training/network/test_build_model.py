@@ -10,14 +10,14 @@ from transformers import PreTrainedModel
 
 from configs.base import UserError
 from tests.training.ranks import VOCAB, tiny_config
-from training.network.build_model import build_model, compile_layers, model_config
+from training.network.build_model import build_model, compile_layers, make_model_config
 
 SIZES = {"hidden_size": 24, "intermediate_size": 40, "num_layers": 2, "num_attention_heads": 3}
 
 
 def built(seed: int = 0, options: dict[str, Any] | None = None, **model: Any) -> PreTrainedModel:
     config = tiny_config(model=SIZES | model)
-    return build_model(model_config(config, vocab_size=VOCAB, eos_id=1, pad_id=2), seed=seed, **(options or {}))
+    return build_model(make_model_config(config, vocab_size=VOCAB, eos_id=1, pad_id=2), seed=seed, **(options or {}))
 
 
 def error_of(**model: Any) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.network import head_loss
+from training.network import loss_chunks
 from training.network.head_loss import LossHead
 
 TOKENS, WIDTH, VOCAB = 37, 12, 50
@@ -31,8 +31,8 @@ def head_of(layer: torch.nn.Linear, softcap: float | None = None) -> LossHead:
 
 @pytest.fixture(autouse=True)
 def few_tokens_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_loss, "MIN_CHUNK_TOKENS", 8)
-    monkeypatch.setattr(head_loss, "CPU_CHUNK_ELEMENTS", 8 * VOCAB)
+    monkeypatch.setattr(loss_chunks, "MIN_CHUNK_TOKENS", 8)
+    monkeypatch.setattr(loss_chunks, "CPU_CHUNK_ELEMENTS", 8 * VOCAB)
 
 
 @pytest.mark.parametrize("bias", [False, True])

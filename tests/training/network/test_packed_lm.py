@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from configs.base import UserError
 from tests.training.ranks import VOCAB, tiny_config
-from training.network.build_model import build_model, model_config
-from training.network.packed_lm import Network, document_positions
+from training.network.build_model import build_model, make_model_config
+from training.network.packed_lm import PackedLM, document_positions
 from training.network.router_balance import balance_loss
 
 EOS, LENGTH = 1, 16
@@ -35,12 +35,12 @@ def built(
 ) -> PreTrainedModel:
     overrides = OVERRIDES.get(architecture, {}) | (overrides or {})
     model = SIZES | {"architecture": architecture, "tie_word_embeddings": tie, "overrides": overrides}
-    config = model_config(tiny_config(model=model), vocab_size=VOCAB, eos_id=EOS, pad_id=2)
+    config = make_model_config(tiny_config(model=model), vocab_size=VOCAB, eos_id=EOS, pad_id=2)
     return build_model(config, seed=0, **options)
 
 
-def network(architecture: str = "llama", *, router_balance: float = 0.0, **options: Any) -> Network:
-    return Network(built(architecture, **options), eos_id=EOS, max_tokens=3 * LENGTH, router_balance=router_balance)
+def network(architecture: str = "llama", *, router_balance: float = 0.0, **options: Any) -> PackedLM:
+    return PackedLM(built(architecture, **options), eos_id=EOS, max_tokens=3 * LENGTH, router_balance=router_balance)
 
 
 def rows() -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,7 +123,7 @@ def test_names_of_parameters_are_those_of_transformers() -> None:
     model = built()
     names = [f"model.{name}" for name, _ in model.named_parameters()]
     assert [
-        name for name, _ in Network(model, eos_id=EOS, max_tokens=LENGTH, router_balance=0.0).named_parameters()
+        name for name, _ in PackedLM(model, eos_id=EOS, max_tokens=LENGTH, router_balance=0.0).named_parameters()
     ] == names
 
 

@@ -7,7 +7,7 @@ from cluster.placement import Placement, place
 from configs.pools import PoolConfig
 from configs.training import TrainConfig
 from tests.training.sizing.test_memory import MEDIUM
-from training.sizing.fit import HEADROOM, Choice, choose, settle
+from training.sizing.fit import HEADROOM, Choice, apply_choice, choose_layout
 from training.sizing.model_size import ModelSize
 
 LARGE = replace(
@@ -34,7 +34,7 @@ def gpus(num_nodes: int = 4, gib: float | None = 80, **pool) -> Placement:
 
 
 def chosen(size: ModelSize, config: TrainConfig, placement: Placement) -> Choice:
-    return choose(size, config, placement).chosen
+    return choose_layout(size, config, placement).chosen
 
 
 def test_the_lowest_stage_that_fits_is_chosen():
@@ -73,7 +73,7 @@ def test_on_cpus_memory_is_shared_by_the_ranks_of_a_host():
 
 
 def test_what_the_pool_fixes_stays():
-    fit = choose(MEDIUM, recipe(), gpus(zero_stage=2, micro_batch_size=3))
+    fit = choose_layout(MEDIUM, recipe(), gpus(zero_stage=2, micro_batch_size=3))
     assert (fit.chosen.zero_stage, fit.chosen.micro_batch_size, fit.chosen.num_passes) == (2, 3, 3)
     assert fit.runner_up is None
     fixed = gpus(zero_stage=0)
@@ -82,7 +82,7 @@ def test_what_the_pool_fixes_stays():
 
 
 def test_without_knowledge_of_the_memory_it_is_stage_1_and_8_sequences():
-    fit = choose(MEDIUM, recipe(), gpus(gib=None))
+    fit = choose_layout(MEDIUM, recipe(), gpus(gib=None))
     assert (fit.chosen.zero_stage, fit.chosen.micro_batch_size, fit.chosen.fits) == (1, 8, True)
 
 
@@ -96,23 +96,23 @@ def test_an_elastic_training_fits_on_the_fewest_ranks_it_may_have():
 
 
 def test_compiling_rules_out_stage_3():
-    fit = choose(LARGE, recipe(), gpus(num_nodes=1, gib=40, compile=True))
+    fit = choose_layout(LARGE, recipe(), gpus(num_nodes=1, gib=40, compile=True))
     assert fit.chosen.zero_stage < 3
 
 
 def test_what_does_not_fit_comes_with_a_change_that_makes_it_fit():
     config = recipe(sequence_length=8192, global_batch_size=32)
     alone = gpus(gib=48)
-    fit = choose(LARGE, config, alone)
+    fit = choose_layout(LARGE, config, alone)
     assert not fit.chosen.fits
     assert "activation_checkpointing: true" in fit.remedy
-    assert choose(LARGE, config, replace(alone, activation_checkpointing=True)).chosen.fits
-    hopeless = choose(LARGE, config, gpus(num_nodes=1, gib=2))
+    assert choose_layout(LARGE, config, replace(alone, activation_checkpointing=True)).chosen.fits
+    hopeless = choose_layout(LARGE, config, gpus(num_nodes=1, gib=2))
     assert "more memory" in hopeless.remedy
 
 
 def test_the_runner_up_says_why_it_is_not_chosen():
-    fit = choose(MEDIUM, recipe(), gpus())
+    fit = choose_layout(MEDIUM, recipe(), gpus())
     assert fit.runner_up is not None
     assert fit.runner_up.zero_stage == 2
     assert "exchange gradients in every pass" in fit.why
@@ -120,6 +120,6 @@ def test_the_runner_up_says_why_it_is_not_chosen():
 
 def test_settling_leaves_nothing_open():
     placement = gpus()
-    settled = settle(placement, chosen(MEDIUM, recipe(), placement))
+    settled = apply_choice(placement, chosen(MEDIUM, recipe(), placement))
     assert settled.leaves_open == ()
-    assert choose(MEDIUM, recipe(), settled).chosen == chosen(MEDIUM, recipe(), placement)
+    assert choose_layout(MEDIUM, recipe(), settled).chosen == chosen(MEDIUM, recipe(), placement)

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from training.sizing.flops import flops_per_token, mfu, peak_flops
+from training.sizing.flops import flops_per_token, mfu
 
 TINY: dict[str, Any] = {
     "vocab_size": 100,
@@ -110,37 +110,6 @@ def test_flops_are_unknown_for_attention_and_experts_that_the_formula_does_not_k
     config = build("llama").config.to_dict()
     assert flops_per_token(config | {"layer_types": ["indexed_attention"]}, {}, sequence_length=32) is None
     assert flops_per_token(config, {"layers.0.mlp.experts.down_proj": (8, 64, 96)}, sequence_length=32) is None
-
-
-@pytest.mark.parametrize(
-    ("name", "peak"),
-    [
-        ("NVIDIA H100 80GB HBM3", 989e12),
-        ("NVIDIA H100 PCIe", 756e12),
-        ("NVIDIA A100-SXM4-80GB", 312e12),
-        ("NVIDIA L4", 121e12),
-        ("NVIDIA L40S", 362.05e12),
-        ("Tesla V100-SXM2-32GB", 125e12),
-        ("AMD Instinct MI250X", 191.5e12),
-    ],
-)
-def test_a_device_in_the_table_has_its_peak(name: str, peak: float) -> None:
-    assert peak_flops(name) == peak
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        "cpu",
-        "NVIDIA",
-        "NVIDIA A100-SXM4-80GB MIG 3g.40gb",
-        "NVIDIA GeForce RTX 4090 Laptop GPU",
-        "NVIDIA A100-SXM-64GB",
-    ],
-)
-def test_a_device_that_only_sounds_like_one_in_the_table_has_no_peak(name: str) -> None:
-    assert peak_flops(name) is None
 
 
 def test_mfu_is_the_share_of_the_peak_or_unknown() -> None:

@@ -4,7 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from training.sizing.memory import ERROR, memory
+from training.network import loss_chunks
+from training.network.loss_chunks import max_chunk_tokens
+from training.sizing.activations import logits_bytes
+from training.sizing.memory import PREDICTION_ERROR, predict_memory
 from training.sizing.model_size import ModelSize, Setting
 
 MEDIUM = ModelSize(
@@ -29,20 +32,20 @@ ONE = Setting("cpu", 1, 1, 1, 256, "fp32")
 
 def total(size: ModelSize, setting: Setting) -> int:
     """Without the process."""
-    found = memory(size, setting)
+    found = predict_memory(size, setting)
     return found.total - found.process
 
 
 @pytest.mark.parametrize(("stage", "measured"), [(0, 245.01), (1, 268.27), (2, 241.63), (3, 325.60)])
 def test_the_prediction_is_near_what_two_ranks_were_measured_to_hold(stage, measured):
     setting = replace(ONE, num_ranks=2, zero_stage=stage)
-    assert total(MEDIUM, setting) / 2**20 == pytest.approx(measured, rel=ERROR)
+    assert total(MEDIUM, setting) / 2**20 == pytest.approx(measured, rel=PREDICTION_ERROR)
 
 
 def test_more_ranks_hold_less_of_what_is_sharded_and_all_of_what_is_not():
     for stage, sharded in ((1, {"optimizer"}), (2, {"optimizer", "gradients"}), (3, {"optimizer", "gradients"})):
-        few = memory(MEDIUM, replace(ONE, num_ranks=2, zero_stage=stage)).parts
-        many = memory(MEDIUM, replace(ONE, num_ranks=64, zero_stage=stage)).parts
+        few = predict_memory(MEDIUM, replace(ONE, num_ranks=2, zero_stage=stage)).parts
+        many = predict_memory(MEDIUM, replace(ONE, num_ranks=64, zero_stage=stage)).parts
         assert {name for name in few if many[name] < few[name]} == sharded | ({"parameters"} if stage == 3 else set())
 
 
@@ -50,32 +53,41 @@ def test_large_models_take_the_published_bytes_a_parameter():
     """Rajbhandari et al., ZeRO (arXiv 1910.02054), figure 1: 2 + 2 + 12 bytes in mixed precision; here the gradients'
     sum is fp32, 4 bytes more where it is not sharded."""
     large = replace(MEDIUM, num_parameters=7_000_000_000, num_trained=7_000_000_000)
-    held = memory(large, replace(ONE, device="cuda", precision="bf16", num_ranks=64))
+    held = predict_memory(large, replace(ONE, device="cuda", precision="bf16", num_ranks=64))
     assert held.parameters == 2 * 7e9
     assert held.gradients == (2 + 4) * 7e9
     assert held.optimizer == pytest.approx(12 * 7e9 / 64)
 
 
 def test_recomputing_keeps_one_layer_and_the_inputs_of_the_others():
-    whole = memory(MEDIUM, replace(ONE, micro_batch_size=8))
-    saved = memory(MEDIUM, replace(ONE, micro_batch_size=8, activation_checkpointing=True))
+    whole = predict_memory(MEDIUM, replace(ONE, micro_batch_size=8))
+    saved = predict_memory(MEDIUM, replace(ONE, micro_batch_size=8, activation_checkpointing=True))
     assert saved.activations < whole.activations / 3
     assert replace(saved, activations=whole.activations) == whole
 
 
 def test_offloading_moves_the_optimizer_into_host_memory():
-    held = memory(MEDIUM, replace(ONE, device="cuda", offload_optimizer=True))
+    held = predict_memory(MEDIUM, replace(ONE, device="cuda", offload_optimizer=True))
     assert held.optimizer == 0
     assert held.host >= 12 * MEDIUM.num_trained
 
 
 def test_muon_has_a_moment_less_and_frozen_parameters_have_none():
-    assert memory(replace(MEDIUM, num_muon=10_000_000), ONE).optimizer == 12 * 12_193_152 - 4 * 10_000_000
-    frozen = memory(replace(MEDIUM, num_trained=1_000_000), ONE)
+    assert predict_memory(replace(MEDIUM, num_muon=10_000_000), ONE).optimizer == 12 * 12_193_152 - 4 * 10_000_000
+    frozen = predict_memory(replace(MEDIUM, num_trained=1_000_000), ONE)
     assert frozen.optimizer == 12_000_000
-    assert frozen.parameters == memory(MEDIUM, ONE).parameters
+    assert frozen.parameters == predict_memory(MEDIUM, ONE).parameters
+
+
+def test_a_chunk_of_logits_is_the_one_that_the_loss_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = replace(ONE, micro_batch_size=8)
+    rows = max_chunk_tokens(MEDIUM.vocab_size, device="cpu")
+    assert logits_bytes(MEDIUM, setting) == 4 * MEDIUM.vocab_size * 2 * rows  # a chunk, and the one before
+    monkeypatch.setattr(loss_chunks, "CPU_CHUNK_ELEMENTS", 2 * loss_chunks.CPU_CHUNK_ELEMENTS)
+    assert max_chunk_tokens(MEDIUM.vocab_size, device="cpu") == 2 * rows
+    assert logits_bytes(MEDIUM, setting) == 4 * MEDIUM.vocab_size * 4 * rows
 
 
 def test_eager_attention_keeps_the_weights_of_every_pair():
-    fused, eager = memory(MEDIUM, ONE), memory(MEDIUM, replace(ONE, attention="eager"))
+    fused, eager = predict_memory(MEDIUM, ONE), predict_memory(MEDIUM, replace(ONE, attention="eager"))
     assert eager.activations - fused.activations == 6 * (6 - 1) * 256 * 256 * 4  # but no mask

@@ -1,0 +1,104 @@
+"""The one table of GPUs: their names with the driver and with Ray, memory, and peak speed by precision.
+
+The driver's name is what torch.cuda.get_device_name() and nvidia-smi print. Ray's is the value of the node label
+`ray.io/accelerator-type` (ray.util.accelerators), which a pool's `accelerator` names; Ray calls several devices by one
+name, such as `A100` for both sizes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from configs.base import MIB
+
+Precision = Literal["bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """One kind of GPU."""
+
+    driver_names: tuple[str, ...]
+    """Whole names: a slice of a GPU (MIG), a laptop's or an export model has the name of another GPU within its own."""
+
+    peak_flops: Mapping[Precision, float]
+    """Dense FLOP/s with fp32 accumulation, from the makers' data sheets; where one gives only the figure with
+    sparsity, half of it. Empty where none was found."""
+
+    memory_mib: int | None = None
+    """Total memory as nvidia-smi prints it; for AMD's as rocm-smi does. None where that was not found."""
+
+    ray_names: tuple[str, ...] = ()
+
+
+def _bf16(flops: float) -> Mapping[Precision, float]:
+    return {"bf16": flops}
+
+
+DEVICES: tuple[Device, ...] = (
+    # Of several devices with one of Ray's names the first is the commonest.
+    Device(("NVIDIA B300 SXM6 AC", "NVIDIA B300"), _bf16(2250e12), 275040, ("B300",)),  # 36 PFLOPS sparse for 8
+    Device(("NVIDIA GB200",), _bf16(2500e12), 189471, ("GB200",)),  # GB200 NVL72: 360 PFLOPS sparse for 72
+    Device(("NVIDIA B200",), _bf16(2250e12), 183359, ("B200",)),  # HGX B200: 36 PFLOPS sparse for 8
+    Device(("NVIDIA GH200 480GB", "NVIDIA GH200 120GB"), _bf16(989e12), 97871, ("GH200",)),  # 1,979 sparse
+    Device(("NVIDIA GH200 144G HBM3e",), _bf16(989e12), None, ("GH200",)),
+    Device(("NVIDIA H200",), _bf16(989e12), 143771, ("H200",)),  # SXM: 1,979 sparse
+    Device(("NVIDIA H200 NVL",), _bf16(835.5e12), 143771, ("H200",)),  # 1,671 sparse
+    Device(("NVIDIA H100 80GB HBM3",), _bf16(989e12), 81559, ("H100",)),  # SXM: 1,979 sparse
+    Device(("NVIDIA H100 NVL",), _bf16(835.5e12), 95830, ("H100",)),  # 1,671 sparse
+    Device(("NVIDIA H100 PCIe",), _bf16(756e12), 81559, ("H100",)),  # 1,513 sparse
+    Device(("NVIDIA H800",), _bf16(989e12), 81559, ("H800",)),  # SXM: 1,979 sparse
+    Device(("NVIDIA H800 PCIe",), _bf16(756e12), 81559, ("H800",)),
+    Device(("NVIDIA H20",), _bf16(148e12), 97871, ("H20",)),
+    Device(("NVIDIA A100-SXM4-40GB",), _bf16(312e12), 40960, ("A100", "A100-40G")),
+    Device(("NVIDIA A100-SXM4-80GB",), _bf16(312e12), 81920, ("A100", "A100-80G")),
+    Device(("NVIDIA A100-PCIE-40GB",), _bf16(312e12), 40960, ("A100", "A100-40G")),
+    Device(("NVIDIA A100 80GB PCIe",), _bf16(312e12), 81920, ("A100", "A100-80G")),
+    Device(("NVIDIA A800-SXM4-40GB",), _bf16(312e12), 40960, ("A800",)),
+    Device(("NVIDIA A800-SXM4-80GB", "NVIDIA A800 80GB PCIe"), _bf16(312e12), 81920, ("A800",)),
+    Device(("NVIDIA A40",), _bf16(149.7e12), 46068, ("A40",)),
+    Device(("NVIDIA A30",), _bf16(165e12), 24576, ("A30",)),
+    Device(("NVIDIA A10",), _bf16(125e12), 23028, ("A10",)),
+    Device(("NVIDIA A10G",), {}, 23028, ("A10G",)),  # AWS's part, without a data sheet of NVIDIA's
+    Device(("NVIDIA L40S",), _bf16(362.05e12), 46068, ("L40S",)),
+    Device(("NVIDIA L40",), _bf16(181.05e12), 46068, ("L40",)),
+    Device(("NVIDIA L4",), _bf16(121e12), 23034, ("L4",)),  # 242 sparse
+    Device(("NVIDIA RTX A6000",), _bf16(154.8e12), 49140),  # GA102 white paper
+    Device(("NVIDIA GeForce RTX 4090",), _bf16(165.2e12), 24564),  # Ada white paper
+    Device(("NVIDIA GeForce RTX 3090",), _bf16(71e12), 24576),  # GA102 white paper
+    # No bf16 in hardware.
+    Device(("Tesla V100-SXM2-16GB", "Tesla V100-SXM3-16GB"), {"fp16": 125e12}, 16384, ("V100",)),
+    Device(("Tesla V100-SXM2-32GB", "Tesla V100-SXM3-32GB"), {"fp16": 125e12}, 32768, ("V100",)),
+    Device(("Tesla V100-PCIE-16GB",), {"fp16": 112e12}, 16384, ("V100",)),
+    Device(("Tesla V100-PCIE-32GB",), {"fp16": 112e12}, 32768, ("V100",)),
+    Device(("Tesla T4", "NVIDIA T4"), {}, 15360, ("T4",)),
+    # A MI250 or MI250X is two devices, each of half the figure.
+    Device(("AMD Instinct MI325X",), _bf16(1307.4e12), 262128, ("AMD-Instinct-MI325X-OAM",)),
+    Device(("AMD Instinct MI300X",), _bf16(1307.4e12), 196592, ("AMD-Instinct-MI300X-OAM",)),
+    Device(("AMD Instinct MI300A",), _bf16(980.6e12), None, ("AMD-Instinct-MI300A",)),
+    Device(("AMD Instinct MI250X",), _bf16(191.5e12), 65520, ("AMD-Instinct-MI250X",)),
+    Device(("AMD Instinct MI250",), _bf16(181.05e12), 65520, ("AMD-Instinct-MI250X-MI250",)),
+    Device(("AMD Instinct MI210",), _bf16(181e12), 65520, ("AMD-Instinct-MI210",)),
+)
+
+
+def device_by_driver_name(name: str) -> Device | None:
+    """The device that the driver calls `name`; None if it is not in the table."""
+    return next((device for device in DEVICES if name in device.driver_names), None)
+
+
+def devices_by_ray_name(name: str | None) -> list[Device]:
+    """The devices that Ray calls `name`, the commonest first; empty if none is in the table."""
+    return [device for device in DEVICES if name in device.ray_names]
+
+
+def memory_bytes_by_ray_name(name: str | None) -> int | None:
+    """Memory of the smallest device that Ray calls `name`; None if none is known."""
+    sizes = [device.memory_mib for device in devices_by_ray_name(name) if device.memory_mib is not None]
+    return min(sizes) * MIB if sizes else None
+
+
+def peak_flops(driver_name: str) -> float | None:
+    """Most FLOP/s of a device in bf16, or in fp16 where it has no bf16; None if it is not in the table."""
+    device = device_by_driver_name(driver_name)
+    return None if device is None else device.peak_flops.get("bf16", device.peak_flops.get("fp16"))

@@ -1,0 +1,140 @@
+#!/bin/bash
+# shellcheck disable=SC2154
+# The body of the batch script. `slurm_script.py` renders the #SBATCH lines, the variables that this uses and the
+# function `setup`, and puts them in the place of these lines.
+
+# One Ray for this job alone: its own port, token and directory, so that jobs that share a node do not meet.
+port=$((FIRST_PORT + SLURM_JOB_ID % NUM_PORTS))
+ray_dir=/tmp/ray-$SLURM_JOB_ID
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$token
+export RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0
+unset RAY_AUTH_TOKEN RAY_ADDRESS
+
+say() { echo "concord: $*"; }
+
+# The address at which Slurm itself reaches a node.
+address_of() { scontrol show node "$1" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p'; }
+
+# Ray on one node, until USR2; again, while it may still be coming up. A pre-emption may begin with SIGTERM to all
+# processes of a step: these bear it, and have the script told, so that Ray lives until a checkpoint is saved.
+ray_node() {
+    setup
+    ended=
+    trap 'ended=yes' USR2
+    trap 'scancel --batch --signal=USR1 "$SLURM_JOB_ID"' TERM
+    ip=$(getent ahostsv4 "$(address_of "$SLURMD_NODENAME")" | sed -n '1s/ .*//p')
+    while
+        rm -rf "$ray_dir"
+        mkdir -m 700 "$ray_dir" || exit 71
+        "$python" -P -c "$deaf_to_sigterm" -P -m ray.scripts.scripts start --block --temp-dir="$ray_dir" \
+            --num-cpus="$SLURM_CPUS_ON_NODE" ${gpus:+--num-gpus="$gpus"} --node-ip-address="$ip" \
+            --min-worker-port=0 --max-worker-port=0 "$@" >"$ray_dir/start.log" 2>&1 &
+        ray=$!
+        until wait "$ray"; [ $? != 143 ]; do :; done
+        [ -n "$ended" ] || { say "Ray on $SLURMD_NODENAME ended:"; tail -n 5 "$ray_dir/start.log"; }
+        [ -z "$ended" ] && [ "$SECONDS" -lt "$start_timeout" ]
+    do sleep 1; done
+    kill -KILL "$ray" 2>/dev/null
+    rm -rf "$ray_dir" 2>/dev/null || { sleep 1; rm -rf "$ray_dir"; }
+}
+deaf_to_sigterm='
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])'
+
+# A step of this job that runs Ray on its nodes. $1: which, as options of srun; the rest goes to `ray start`.
+start_ray() {
+    # shellcheck disable=SC2086
+    srun --overlap --ntasks-per-node=1 --cpu-bind=none --kill-on-bad-exit=0 --wait=0 $1 \
+        bash -c "$(declare -f say setup address_of ray_node)"'; ray_node "$@"' ray_node "${@:2}" </dev/null
+}
+
+# Ends Ray; what does not end in time, Slurm ends with the job.
+end_ray() {
+    trap - EXIT
+    trap '' USR1 TERM USR2
+    scancel --signal=USR2 "$SLURM_JOB_ID"
+    for _ in $(seq 100); do
+        kill -0 "${steps[@]}" 2>/dev/null || break
+        sleep 0.2
+    done
+    rm -f "$token"
+}
+
+# Slurm's warning (USR1) or its end (TERM): the driver saves a checkpoint and ends with code 75.
+asked_to_end() {
+    signalled=yes
+    [ -z "$driver" ] || [ -n "$told" ] || { told=yes; kill -TERM "$driver" 2>/dev/null; }
+}
+
+# The head's step has ended by itself. No attempt could succeed here any more, but one of a new start may.
+lost_ray() {
+    lost=yes
+    asked_to_end
+}
+
+# Whether something answers at Ray's port.
+listens() { (exec 3<>"/dev/tcp/${address%:*}/$port") 2>/dev/null; }
+
+# Whether this job has ended so not more often than it may.
+within() { [ "$(grep -c "^$code\$" "$code_file")" -le "$1" ]; }
+
+cd "$directory" || { say "$SLURMD_NODENAME has no $directory, where the run was submitted from"; exit 2; }
+steps=() driver= signalled= told= lost=
+setup
+export python port ray_dir gpus start_timeout deaf_to_sigterm
+say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST"
+(umask 077 && "$python" -P -c 'import secrets; print(secrets.token_hex(32))' >"$token") || exit 71
+trap end_ray EXIT
+trap asked_to_end USR1 TERM
+trap lost_ray USR2
+
+head=$SLURMD_NODENAME
+address=$(address_of "$head"):$port
+# Ray's client server, which is there where grpc is, has a port that may be taken, and cannot be left out.
+client=$("$python" -P -c 'import importlib.util as u; print(u.find_spec("grpc") and "yes" or "")')
+{
+    start_ray "--nodes=1 --ntasks=1 --nodelist=$head" --head --port="$port" --include-dashboard=false \
+        ${client:+--ray-client-server-port=$((port + NUM_PORTS))}
+    kill -USR2 $$
+} &
+steps+=($!)
+until listens || [ "$SECONDS" -gt "$start_timeout" ] || [ -n "$lost" ]; do sleep 0.2; done
+others=$((SLURM_JOB_NUM_NODES - 1))
+code=69
+if ! listens; then
+    say "no Ray has come up on $head in $SECONDS s; see above"
+elif
+    if [ "$others" -gt 0 ]; then
+        start_ray "--nodes=$others --ntasks=$others --exclude=$head" --address="$address" &
+        steps+=($!)
+    fi
+    "$python" -P -m cluster.ray.arrivals "$address" --nodes "$SLURM_JOB_NUM_NODES" --timeout "$start_timeout"
+then
+    "$python" -P "${command[@]}" --ray-address "$address" </dev/null &
+    driver=$!
+    [ -z "$signalled" ] || asked_to_end
+    while
+        signalled=
+        wait "$driver"
+        code=$?
+        [ -n "$signalled" ]
+    do :; done
+    # Told before it could hear: nothing is lost.
+    [ "$code" != 143 ] || [ -z "$told" ] || code=75
+    [ "$code" != 75 ] || [ -z "$lost" ] || code=71
+fi
+say "ended with code $code"
+echo "$code" >>"$code_file"
+end_ray
+# 75: start me again, with what was saved. A driver that has given up its run says something else; but it cannot mend a
+# Ray that is lost or that never came up.
+if [ -n "$requeue" ] && [ ! -e "$stop_file" ]; then
+    case $code:${driver:-none}:$lost in
+        75:*) ;;
+        71:*:yes) within "$infrastructure_retries" ;;
+        69:none:*) within "$start_up_retries" ;;
+        *) false ;;
+    esac && say "queued again" && scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

@@ -1,0 +1,96 @@
+"""Running a recipe in this process: what `concord run` does, and what an attempt of a submitted run does."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.markup import escape
+
+from configs.base import RESUME_ME, Manifest, UserError
+from configs.cluster import ClusterConfig
+from configs.load import load, shipped
+from pipeline.graph.fingerprint import Digests
+from pipeline.graph.plan import PlannedStep
+from pipeline.prepare import Prepared, check_pools, prepare
+from pipeline.runner import Runner
+from pipeline.stages import STAGES
+
+
+class Interrupted(UserError):
+    """The user pressed Ctrl-C."""
+
+    exit_code = 130  # 128 + SIGINT, as shells have it
+
+
+class Terminated(UserError):
+    """Something else, such as a scheduler, ended the run; it goes on when it is started again."""
+
+    exit_code = RESUME_ME
+
+
+def run_recipe(recipe: Path, cluster: str, overrides: tuple[str, ...], out: Console) -> None:
+    """Make what is missing of a recipe, in this process, and print a line for each step: `concord run`."""
+    from cluster.doctor.address import refuse_open_ray
+
+    machines = load(shipped("clusters", cluster), ClusterConfig).config
+    refuse_open_ray(machines)
+    os.environ.update(machines.environment)  # for a run that is submitted its launcher does that
+    run_prepared(prepare(recipe, overrides, machines.storage), machines, cluster, out)
+
+
+def run_prepared(
+    ready: Prepared,
+    machines: ClusterConfig,
+    cluster: str,
+    out: Console,
+    *,
+    failures: Path | None = None,
+    avoid: frozenset[str] = frozenset(),
+    take_over: bool = False,
+) -> None:
+    """Make what is missing of a recipe that was prepared, and print a line for each step.
+
+    `failures` is the file that failures of nodes are written into, `avoid` names hosts to leave out; with `take_over`
+    leases that other processes hold are taken from them. SIGTERM and SIGUSR1 raise Terminated in this thread.
+    """
+    start = time.perf_counter()
+    check_pools(ready, machines, cluster)
+
+    from cluster.connect import executor_for
+    from cluster.ray.quarantine import NodeFailures
+
+    def end(step: PlannedStep, manifest: Manifest, seconds: float | None) -> None:
+        word = "reused" if seconds is None else f"{seconds:.1f} s"
+        out.print(f"[bold]{step.name}[/]  {escape(manifest.summary())}  [dim]{step.artifact}, {word}[/]")
+
+    def begin(step: PlannedStep) -> None:
+        out.print(f"[bold]{step.name}[/]  [dim]making {step.artifact}[/]")
+
+    known = NodeFailures(failures)
+    runner = Runner(
+        ready.plan,
+        STAGES,
+        ready.store,
+        lambda pool: executor_for(machines, pool, failures=known, avoid=avoid),
+        Digests(ready.store),
+        begin,
+        end,
+        remote=ready.remote,
+        take_over=take_over,
+    )
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _terminate)
+    try:
+        runner.run()
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; run the same command to go on") from None
+    where = ready.remote.url if ready.remote else str(ready.store)
+    out.print(f"done in {time.perf_counter() - start:.1f} s: {', '.join(ready.plan.outputs)} in {escape(where)}")
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    # While it trains, training/loop/stop_requests.py handles these signals, and saves a checkpoint first.
+    raise Terminated("terminated; run the same command to go on")

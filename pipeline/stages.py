@@ -1,0 +1,22 @@
+"""Every stage Concord knows. The only module that imports the stage packages."""
+
+from data_prep.cleaning.stage import clean, observe_sources
+from data_prep.tokenizer.stage import train_tokenizer
+from data_prep.tokens.stage import tokenize
+from eval.stage import evaluate
+from pipeline.graph.stage import stage
+from pipeline.report.stage import report
+from training.export import export
+from training.init.locate import observe_init_from
+from training.records import rank_file_digests
+from training.stage import train
+
+STAGES = {
+    "clean": stage(clean, version=1, observe=observe_sources),
+    "train_tokenizer": stage(train_tokenizer, version=1),
+    "tokenize": stage(tokenize, version=1),
+    "train": stage(train, version=2, observe=observe_init_from, file_digests=rank_file_digests),
+    "evaluate": stage(evaluate, version=1),
+    "export": stage(export, version=1),
+    "report": stage(report, version=1),
+}

@@ -1,0 +1,54 @@
+"""Which OSErrors are the user's to mend, and which may pass: for steps, stores and sources alike."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from cluster.storage.errors import explain_os_error, may_pass, store_errors
+from configs.base import InfrastructureError, UserError
+from data_prep.sources.file_parts import cannot_open
+
+USERS = ["ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENOENT", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "EINVAL"]
+USERS += ["ENOSYS", "EMFILE", "EEXIST", "ENOTEMPTY"]
+TRANSIENT = ["ESTALE", "EIO", "ETIMEDOUT", "ECONNRESET", "EHOSTDOWN", "EAGAIN", "EINTR", "EBUSY", "ENFILE", "ENOLCK"]
+
+
+def os_error(name: str) -> OSError:
+    return OSError(getattr(errno, name), os.strerror(getattr(errno, name)), "/data/shard.bin")
+
+
+def explained_by_store(error: OSError) -> UserError:
+    with pytest.raises(UserError) as caught, store_errors("s3://bucket/x"):
+        raise error
+    return caught.value
+
+
+@pytest.mark.parametrize("name", [*USERS, *TRANSIENT])
+def test_an_os_error_is_of_the_same_class_wherever_it_is_met(name: str) -> None:
+    error, wanted = os_error(name), UserError if name in USERS else InfrastructureError
+    assert may_pass(error) == (name in TRANSIENT)
+    assert type(explain_os_error(error, where="step 'x'", elsewhere="give another store")) is wanted
+    assert type(explained_by_store(error)) is wanted
+    assert type(cannot_open("words", "words.jsonl", error)) is wanted
+
+
+def test_too_many_open_files_names_the_limit() -> None:
+    error = os_error("EMFILE")
+    for told in (explain_os_error(error, where="step 'x'", elsewhere=""), explained_by_store(error)):
+        assert "ulimit -n" in str(told)
+
+
+def test_an_error_that_a_library_made_itself_is_not_retried_but_a_time_out_is() -> None:
+    made, away = OSError("gpt2 is not a local folder"), TimeoutError()
+    assert type(explain_os_error(made, where="step 'x'", elsewhere="")) is UserError
+    assert type(explain_os_error(away, where="step 'x'", elsewhere="")) is InfrastructureError
+
+
+def test_a_sentence_names_the_step_the_file_and_the_way_out() -> None:
+    error = OSError(errno.ENOSPC, "No space left on device", str(Path("/data/shard.bin")))
+    assert str(explain_os_error(error, where="step 'x'", elsewhere="give another store")) == (
+        "step 'x': the disk is full (/data/shard.bin); free space, or give another store, and run this again: "
+        "what is finished is kept"
+    )

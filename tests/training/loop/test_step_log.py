@@ -1,0 +1,22 @@
+"""Stragglers, by the time that ranks take without waiting."""
+
+from training.loop.step_log import StragglerDetector
+
+
+def test_a_straggler_is_named_once_with_its_host() -> None:
+    detector = StragglerDetector(["a", "b", "c", "d"])
+    notices = [text for _ in range(60) for text in detector.add_step([1.0, 1.1, 2.5, 0.9])]
+    assert notices == [
+        "rank 2 on c is a straggler, which all wait for: over 20 steps it took 2.5 times as long as the others"
+    ]
+    assert [text for _ in range(20) for text in detector.add_step([1.0, 1.1, 1.0, 0.9])] == []
+    assert len([text for _ in range(20) for text in detector.add_step([1.0, 1.1, 2.5, 0.9])]) == 1, (
+        "slow again, said again"
+    )
+
+
+def test_a_slow_step_makes_no_straggler() -> None:
+    detector = StragglerDetector(["a", "b"])
+    rows = [[1.0, 9.0 if step % 3 == 0 else 1.0] for step in range(40)]
+    assert [text for row in rows for text in detector.add_step(row)] == []
+    assert [text for _ in range(40) for text in StragglerDetector(["a"]).add_step([1.0])] == []
