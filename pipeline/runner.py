@@ -1,4 +1,4 @@
-"""Walk a plan from the wanted outputs backwards: reuse what exists, make what does not, stop at the first failure."""
+"""Walks a plan from the wanted outputs backwards: reuses what exists, makes the rest, stops at the first failure."""
 
 import os
 import shutil
@@ -23,14 +23,14 @@ from configs.base import Artifact, Manifest, UserError
 from data_prep.sources.document import Digest
 from pipeline.graph.plan import Plan, PlannedStep
 from pipeline.graph.stage import Stage
-from pipeline.store.artifact import ATTEMPTS, Input, Record, commit, describe_files, load_artifact
+from pipeline.store.artifact import BUILD_COUNT_FILE, Input, Record, commit, describe_files, load_artifact
 from pipeline.store.provenance import code_version, package_versions
 from pipeline.store.remote import RemoteStore
 
 
 @dataclass
 class Runner:
-    """One run of a plan on a store."""
+    """Makes what a plan wants in a store."""
 
     plan: Plan
     stages: Mapping[str, Stage]
@@ -39,14 +39,14 @@ class Runner:
     """From a pool's name."""
 
     digest: Digest
-    """Of source files, to see whether they changed while they were read."""
+    """The SHA-256 of a source file, to see whether it changed while it was read."""
 
     on_begin: Callable[[PlannedStep], None] = lambda step: None
     on_end: Callable[[PlannedStep, Manifest, float | None], None] = lambda step, manifest, seconds: None
-    """Called once a step that was needed; the seconds are None for an artifact that was there already."""
+    """Called once for each step that was needed; the seconds are None for an artifact that was there already."""
 
     take_over: bool = False
-    """Pass over another process that makes a step, and fence it off."""
+    """Fence off another process that makes a step, and make it here."""
 
     remote: RemoteStore | None = None
     """What the store is the working copy of, if that is behind a URL."""
@@ -63,7 +63,7 @@ class Runner:
         return self.done
 
     def _need(self, name: str) -> Artifact[Manifest]:
-        """The artifact of a step. What it was made from is looked at only if it has to be made."""
+        """Return the artifact of a step, made if it is missing. Its inputs are needed only to make it."""
         if name in self.done:
             return self.done[name]
         step = self.plan.steps[name]
@@ -78,7 +78,7 @@ class Runner:
         return artifact
 
     def _find(self, step: PlannedStep) -> Artifact[Manifest] | None:
-        """The artifact if it is finished: here, or where this is the working copy of, and then it is fetched."""
+        """Return the artifact if it is finished, fetched from the store where this is its working copy; else None."""
         path, kind = self.store / step.artifact, self.stages[step.stage].output
         artifact = load_artifact(path, kind)
         if self.remote is None:
@@ -106,12 +106,12 @@ class Runner:
             self.on_begin(step)
             if self.remote is not None:
                 self.remote.recover(step.artifact)
-            return self._attempt(step, path, inputs, fence)
+            return self._run_and_commit(step, path, inputs, fence)
 
-    def _attempt(
+    def _run_and_commit(
         self, step: PlannedStep, path: Path, inputs: Mapping[str, Artifact[Manifest]], fence: Fence
     ) -> Artifact[Manifest]:
-        attempts = _count_attempt(path)
+        num_builds = _count_build(path)
         started, clock = datetime.now(UTC), time.perf_counter()
         executor = self.executor_for(step.pool)
         try:
@@ -121,8 +121,8 @@ class Runner:
             raise type(error)(f"step {step.name!r}: {error}") from error
         seconds = round(time.perf_counter() - clock, 3)
         fence.check()
-        commit(path, self._record(step, manifest, path, executor.used, attempts, started, seconds))
-        (path / ATTEMPTS).unlink()
+        commit(path, self._record(step, manifest, path, executor.used, num_builds, started, seconds))
+        (path / BUILD_COUNT_FILE).unlink()
         if self.remote is not None:
             self.remote.publish(step.artifact, check=fence.check_remote)
         self.on_end(step, manifest, seconds)
@@ -162,7 +162,7 @@ class Runner:
         manifest: Manifest,
         path: Path,
         placement: Placement | None,
-        attempts: int,
+        num_builds: int,
         started: datetime,
         seconds: float,
     ) -> Record:
@@ -180,7 +180,7 @@ class Runner:
             files=describe_files(path, digests(path) if digests else None),
             started=started,
             seconds=seconds,
-            attempts=attempts,
+            attempts=num_builds,
             placement=TypeAdapter(dict).dump_python(asdict(placement) if placement else {}, mode="json"),
             code=code_version(),
             packages=package_versions(),
@@ -199,10 +199,10 @@ def check_store(store: Path, what: str, elsewhere: str) -> None:
         raise error_class(error)(f"{what} {store} cannot be written ({error.strerror}); {elsewhere}") from error
 
 
-def _count_attempt(path: Path) -> int:
+def _count_build(path: Path) -> int:
     """How often making the artifact at `path` was begun, this time included."""
     path.mkdir(parents=True, exist_ok=True)
-    file = path / ATTEMPTS
+    file = path / BUILD_COUNT_FILE
     before = int(file.read_text(encoding="utf-8")) if file.exists() else 0
     write_text(file, str(before + 1))
     return before + 1

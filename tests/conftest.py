@@ -24,8 +24,8 @@ GROUPS = {
         "tests/training/test_stage.py",
     ),
 }
-"""Files whose tests share something that is slow to start, and therefore a process. Any other file is a group by itself.
-A file that is missing here is only slower: it starts another Ray."""
+"""Files whose tests share something that is slow to start, and therefore a process. Any other file is a group of its
+own. A file that is missing here is only slower: it starts another Ray."""
 
 _GROUP_OF = {file: group for group, files in GROUPS.items() for file in files}
 

@@ -154,7 +154,7 @@ def _part_bytes(num_bytes: int) -> int:
 
 
 def _etag(file: Path, num_bytes: int) -> str:
-    """As S3 makes it of what `send` sends: the MD5, or that of the parts' MD5s and their number."""
+    """The ETag that S3 gives to what `send` sends: the MD5, or that of the parts' MD5s with their number."""
     part_bytes = _part_bytes(num_bytes)
     with file.open("rb") as source:
         if num_bytes < 2 * part_bytes:  # s3fs sends it in one request

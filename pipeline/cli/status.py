@@ -19,7 +19,7 @@ from configs.training import TrainConfig
 from pipeline.graph.plan import PlannedStep
 from pipeline.prepare import prepare
 from pipeline.stages import STAGES
-from pipeline.store.artifact import ATTEMPTS, RECORD, load_artifact, parse_record
+from pipeline.store.artifact import BUILD_COUNT_FILE, RECORD, load_artifact, parse_record
 from pipeline.store.lineage import duration
 from pipeline.store.remote import UNFINISHED
 from training.log.metrics_file import METRICS_FILE, StepMetrics, read_metrics
@@ -152,6 +152,6 @@ def _remote_manifest(remote: Objects, step: PlannedStep) -> Manifest | None:
 
 
 def _is_begun(path: Path, remote: Objects | None) -> bool:
-    if (path / ATTEMPTS).exists():
+    if (path / BUILD_COUNT_FILE).exists():
         return True
-    return remote is not None and remote.size(f"{UNFINISHED}/{path.name}/{ATTEMPTS}") is not None
+    return remote is not None and remote.size(f"{UNFINISHED}/{path.name}/{BUILD_COUNT_FILE}") is not None

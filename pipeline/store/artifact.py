@@ -12,8 +12,8 @@ from cluster.host.files import FileEntry, describe_file, write_text
 from configs.base import Artifact, Manifest, Name, UserError
 
 RECORD = "record.json"
-ATTEMPTS = ".attempts"
-"""How often work on an artifact that is not done was begun."""
+BUILD_COUNT_FILE = ".attempts"
+"""Holds how often the making of an artifact that is not finished was begun."""
 
 M = TypeVar("M", bound=Manifest)
 

@@ -24,7 +24,7 @@ from cluster.storage.objects import Objects, is_url, objects
 from cluster.storage.transfer import Tree
 from configs.base import UserError
 from configs.cluster import StorageConfig
-from pipeline.store.artifact import ATTEMPTS, RECORD, Record, kept_record, parse_record
+from pipeline.store.artifact import BUILD_COUNT_FILE, RECORD, Record, kept_record, parse_record
 from training.checkpoint import rollbacks
 from training.checkpoint.retention import hold
 from training.log.metrics_file import METRICS_FILE
@@ -36,7 +36,7 @@ _TRAINING = UnfinishedLayout(
     units=CHECKPOINTS,
     is_unit=lambda name: CHECKPOINT_NAME.fullmatch(name) is not None,
     last=CHECKPOINT_FILE,
-    growing=(ATTEMPTS, METRICS_FILE, SESSIONS_FILE, rollbacks.FILE),
+    growing=(BUILD_COUNT_FILE, METRICS_FILE, SESSIONS_FILE, rollbacks.FILE),
     hold=hold,
     known_digests=partial(rank_file_digests, within=""),
 )

@@ -7,9 +7,9 @@
       config.json                       the transformers configuration of the model
       checkpoint.json                   step, place in the data, shapes (training/records.py), written last
 
-A checkpoint counts as complete when the directory has its name: all files are written into a hidden directory, which is
-renamed once every rank's files and the record are on disk (training/checkpoint/async_save.py does so while training goes
-on). Loading runs no code: safetensors and JSON only, and everything that is read is verified.
+A checkpoint counts as complete when the directory has its name: all files are written into a hidden directory, which
+is renamed once every rank's files and the record are on disk (training/checkpoint/async_save.py does so while training
+goes on). Loading runs no code: safetensors and JSON only, and everything that is read is verified.
 """
 
 import os

@@ -18,7 +18,7 @@ from pipeline.runs.directory import RunDirectory, lease_name, now, open_run, run
 from pipeline.runs.logs import read_logs
 from pipeline.runs.state import read_status
 from pipeline.runs.submit import submit_run
-from pipeline.store.artifact import ATTEMPTS
+from pipeline.store.artifact import BUILD_COUNT_FILE
 from tests.pipeline.runs import test_submit
 from tests.pipeline.runs.test_submit import RECIPE, console, finish, resumed, submitted
 from tests.pipeline.runs.toy_runs import ToyLauncher, toy_attempt, toy_directory, toy_start
@@ -223,6 +223,6 @@ def test_what_the_store_keeps_of_unfinished_work_was_begun(place, far, capsys):
     (artifact,) = directory.starts()[0].artifacts.values()
     (place / "remote" / artifact / "record.json").unlink()
     (place / "remote" / ".unfinished" / artifact).mkdir(parents=True)
-    (place / "remote" / ".unfinished" / artifact / ATTEMPTS).write_text("1")
+    (place / "remote" / ".unfinished" / artifact / BUILD_COUNT_FILE).write_text("1")
     show_run(directory, console(), live=False, as_json=True)
     assert json.loads(capsys.readouterr().out)["steps"]["corpus"]["state"] == "begun and stopped"

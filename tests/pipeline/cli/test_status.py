@@ -9,7 +9,7 @@ from cluster.leases.lease import lease
 from configs.training import TrainConfig
 from pipeline.cli.status import describe_mfu, step_state, training_rows
 from pipeline.graph.plan import PlannedStep
-from pipeline.store.artifact import ATTEMPTS
+from pipeline.store.artifact import BUILD_COUNT_FILE
 from tests.training.log.test_metrics_file import line
 from tests.training.log.test_sessions_file import gang_start, session
 from training.log.metrics_file import METRICS_FILE
@@ -82,7 +82,7 @@ def test_nothing_is_said_before_the_first_step(tmp_path: Path) -> None:
 def test_a_state_says_who_is_at_it(tmp_path: Path) -> None:
     step = planned()
     train_on(tmp_path / step.artifact, num_steps=3)
-    (tmp_path / step.artifact / ATTEMPTS).write_text("1")
+    (tmp_path / step.artifact / BUILD_COUNT_FILE).write_text("1")
     state, rows = step_state(step, tmp_path)
     assert state == "begun and stopped"
     assert ("step", "3 of 100") in rows
