@@ -4,18 +4,29 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: smoke test check format clean
+# How many processes run tests side by side. Tests that share a Ray or real hosts run in one (tests/conftest.py).
+TEST_PROCESSES ?= 2
+
+.PHONY: smoke test lint types check check-long format clean
 smoke: $(READY)
 	$(BIN)/concord run configs/recipes/smoke.yaml
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
 
-check: $(READY)
+lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(READY)
 	$(BIN)/mypy
-	$(MAKE) test
+
+check: lint types test
+
+# Whole runs that are killed, cut off and starved, on real hosts: half an hour, as root. Run it before an issue ends.
+check-long: $(READY)
+	$(BIN)/python benchmarks/kill_storm.py
+	$(BIN)/python benchmarks/host_faults.py --steps 60
 
 format: $(READY)
 	$(BIN)/ruff format .
