@@ -61,7 +61,7 @@ def _context() -> Any:
     """Ranks are forked off a process that has the libraries loaded and has done nothing with them."""
     os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training.loop.trainer"])
+    context.set_forkserver_preload(["tests.training.rank_libraries"])
     return context
 
 
