@@ -26,7 +26,7 @@ from cluster.placement import Placement, place
 from configs.pools import PoolConfig
 from configs.training import TrainConfig
 from training.sizing.memory import predict_memory
-from training.sizing.model_size import Setting
+from training.sizing.model_size import TrainingLayout
 from training.sizing.recipe_size import find_parameters, measure_model
 from training.zero.config import REDUCE_BUCKET_ELEMENTS
 
@@ -120,7 +120,7 @@ def main() -> None:
 def predict(given: dict[str, Any]) -> dict[str, int]:
     """Return the predicted bytes by part and in `total`, without the process itself."""
     config, placement = _parse_settings(given)
-    setting = Setting(
+    setting = TrainingLayout(
         device="cpu",
         num_ranks=placement.num_ranks,
         zero_stage=placement.zero_stage,

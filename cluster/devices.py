@@ -83,12 +83,12 @@ DEVICES: tuple[Device, ...] = (
 
 
 def device_by_driver_name(name: str) -> Device | None:
-    """The device that the driver calls `name`; None if it is not in the table."""
+    """Return the device that the driver calls `name`; None if it is not in the table."""
     return next((device for device in DEVICES if name in device.driver_names), None)
 
 
 def devices_by_ray_name(name: str | None) -> list[Device]:
-    """The devices that Ray calls `name`, the commonest first; empty if none is in the table."""
+    """Return the devices that Ray calls `name`, the commonest first; empty if none is in the table."""
     return [device for device in DEVICES if name in device.ray_names]
 
 

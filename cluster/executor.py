@@ -56,7 +56,7 @@ class Rank:
 class Executor(Protocol):
     """Something that runs functions of ours: a Ray cluster, or this process."""
 
-    used: Placement | None
+    used_placement: Placement | None
     """The placement, once it was asked for: None while no machine has been looked at."""
 
     def placement(self) -> Placement:

@@ -22,17 +22,17 @@ class InlineExecutor:
 
     def __init__(self, pool: PoolConfig, *, wandb: WandbConfig | None = None) -> None:
         self._pool, self._wandb = pool, wandb
-        self.used: Placement | None = None
+        self.used_placement: Placement | None = None
 
     def placement(self) -> Placement:
         """Lay out one rank with all cores of this process, on a GPU if there is one."""
         alone = self._pool.model_copy(update={"num_ranks": 1, "min_ranks": None, "cpus_per_rank": None})
-        self.used = place(alone, [this_machine(min(1, count_gpus()))], wandb=self._wandb)
-        return self.used
+        self.used_placement = place(alone, [this_machine(min(1, count_gpus()))], wandb=self._wandb)
+        return self.used_placement
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], *, label: str, on_device: bool = False) -> Iterator[R]:
         """Apply `fn` to the items in their order, each when its result is asked for."""
-        self.used = self.used or self.placement()
+        self.used_placement = self.used_placement or self.placement()
         with ProgressMeter(label, len(items)) as meter:
             for item in items:
                 yield fn(item)
@@ -48,7 +48,7 @@ class InlineExecutor:
         resize: Callable[[], None] | None = None,
     ) -> R:
         """Call `fn` as the only rank, in its environment. Nothing is restarted, warmed up or resized."""
-        placement = self.used or self.placement()
+        placement = self.used_placement or self.placement()
         rank = Rank(0, 1, placement.device, placement.cpus_per_rank, "127.0.0.1", free_port(), num_restarts=0)
         before = dict(os.environ)
         os.environ.update(rank.environment())

@@ -41,7 +41,7 @@ class Node:
 
 
 def described(machines: MachinesConfig, pool: PoolConfig) -> list[Node]:
-    """The machines that the cluster file says a pool has."""
+    """Return the machines that the cluster file says a pool has."""
     num_gpus = machines.accelerators_per_node
     gib = machines.accelerator_memory_gib
     accelerator_bytes = int(gib * GIB) if gib else memory_bytes_by_ray_name(pool.accelerator)

@@ -37,11 +37,12 @@ class WandbConfig(Config):
 
 
 class RetriesConfig(Config):
-    """How many times in a row a submitted run is started again by itself, by the cause of its end. An attempt that has
-    made progress resets the count. A user's error, a lack of memory and a bug end the run at once."""
+    """How many times a submitted run is started again by itself, by the cause of its end, since the last attempt that
+    made progress. A user's error, a lack of memory and a bug end the run at once."""
 
     infrastructure: int = Field(default=5, ge=0)
-    """Retries after Ray or a node has failed, or the driver was killed."""
+    """Retries after Ray or a node has failed, or the driver was killed; also those of a driver's requests to its store,
+    and of a Slurm job that lost its Ray."""
 
     preemption: int = Field(default=100, ge=0)
     """Retries after the run was pre-empted: its machines were taken for other work."""

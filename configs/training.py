@@ -118,7 +118,8 @@ class InitConfig(Config):
     """What training starts from, instead of random weights."""
 
     path: str = Field(min_length=1)
-    """A Hugging Face model directory, a checkpoint that Concord wrote, or a `train` artifact (its last checkpoint)."""
+    """A Hugging Face model directory, a checkpoint that Concord wrote, or a `train` or `export` artifact (of a
+    training its last checkpoint)."""
 
     mode: Literal["weights", "continue"] = "weights"
     """`weights`: a new training from these weights. `continue`: a checkpoint's training goes on, with its optimizer

@@ -30,7 +30,7 @@ class Prepared:
     loaded: Loaded[RunConfig]
 
     def has(self, step: PlannedStep) -> bool:
-        """Whether the artifact of a step is finished, on this machine or in the store."""
+        """Return whether the artifact of a step is finished, on this machine or in the store."""
         is_local = load_artifact(self.store / step.artifact, STAGES[step.stage].output) is not None
         return is_local or (self.remote is not None and self.remote.has(step.artifact))
 

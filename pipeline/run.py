@@ -26,7 +26,7 @@ class Interrupted(UserError):
 
 
 class Terminated(UserError):
-    """Something else, such as a scheduler, ended the run; it goes on when it is started again."""
+    """A signal, such as a scheduler's, ended the run; it goes on when it is started again."""
 
     exit_code = RESUME_ME
 

@@ -18,7 +18,7 @@ from cluster.leases.fence import Fence
 from cluster.leases.lease import lease, store_lease
 from cluster.placement import Placement
 from cluster.storage.errors import error_class, explain_os_error
-from cluster.storage.objects import Objects
+from cluster.storage.objects import ObjectStore
 from configs.base import Artifact, Manifest, UserError
 from data_prep.sources.document import Digest
 from pipeline.graph.plan import Plan, PlannedStep
@@ -54,7 +54,7 @@ class Runner:
     done: dict[str, Artifact[Manifest]] = field(default_factory=dict)
 
     def run(self) -> dict[str, Artifact[Manifest]]:
-        """The artifacts that were needed, by step name. Raises UserError at the first step that fails."""
+        """Return the artifacts that were needed, by step name. Raises UserError at the first step that fails."""
         check_store(self.store, self._what, self._elsewhere)
         if self.remote is not None:
             self.remote.check()
@@ -78,7 +78,7 @@ class Runner:
         return artifact
 
     def _find(self, step: PlannedStep) -> Artifact[Manifest] | None:
-        """Return the artifact if it is finished, fetched from the store where this is its working copy; else None."""
+        """Return the artifact if it is finished, else None; a working copy fetches it, or publishes it."""
         path, kind = self.store / step.artifact, self.stages[step.stage].output
         artifact = load_artifact(path, kind)
         if self.remote is None:
@@ -86,7 +86,7 @@ class Runner:
         if artifact is not None:
             self.remote.publish(step.artifact)  # the run that made it may have been killed before it had
         elif self.remote.has(step.artifact):
-            with lease(self.store, step.artifact, step=step.name, take_over=self.take_over):
+            with lease(self.store, step.artifact, what=f"step {step.name!r}", take_over=self.take_over):
                 self.remote.fetch(step.artifact)
             artifact = load_artifact(path, kind)
         return artifact
@@ -95,7 +95,9 @@ class Runner:
         path, kind = self.store / step.artifact, self.stages[step.stage].output
         with (
             _explained(step, self._elsewhere),
-            store_lease(self._objects, self.store, step.artifact, step=step.name, take_over=self.take_over) as fence,
+            store_lease(
+                self._objects, self.store, step.artifact, what=f"step {step.name!r}", take_over=self.take_over
+            ) as fence,
         ):
             finished = load_artifact(path, kind)  # another run may have just made it, here or elsewhere
             if finished is None and self.remote is not None and self.remote.fetch(step.artifact):
@@ -121,7 +123,7 @@ class Runner:
             raise type(error)(f"step {step.name!r}: {error}") from error
         seconds = round(time.perf_counter() - clock, 3)
         fence.check()
-        commit(path, self._record(step, manifest, path, executor.used, num_builds, started, seconds))
+        commit(path, self._record(step, manifest, path, executor.used_placement, num_builds, started, seconds))
         (path / BUILD_COUNT_FILE).unlink()
         if self.remote is not None:
             self.remote.publish(step.artifact, check=fence.check_remote)
@@ -129,7 +131,7 @@ class Runner:
         return Artifact(path, manifest)
 
     @property
-    def _objects(self) -> Objects | None:
+    def _objects(self) -> ObjectStore | None:
         return None if self.remote is None else self.remote.store
 
     @property
@@ -200,7 +202,7 @@ def check_store(store: Path, what: str, elsewhere: str) -> None:
 
 
 def _count_build(path: Path) -> int:
-    """How often making the artifact at `path` was begun, this time included."""
+    """Return how often making the artifact at `path` was begun, this time included."""
     path.mkdir(parents=True, exist_ok=True)
     file = path / BUILD_COUNT_FILE
     before = int(file.read_text(encoding="utf-8")) if file.exists() else 0

@@ -13,7 +13,7 @@ CHECKPOINTS = "checkpoints"
 """Directory of a training's checkpoints, in its artifact."""
 
 CHECKPOINT_FILE = "checkpoint.json"
-"""Name of the file with the CheckpointRecord in a checkpoint's directory, whose presence makes it a checkpoint."""
+"""Name of the file with the CheckpointRecord in a checkpoint's directory, written before that gets its name."""
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
 """The name of a checkpoint's directory: the optimizer steps before it, as `step-00000200`."""
@@ -154,13 +154,13 @@ def list_checkpoints(root: Path) -> list[Path]:
 
 
 def newest_checkpoint(root: Path) -> int | None:
-    """Return the step of the newest checkpoint under `root` that has its record; None if there is none."""
+    """Return the step of the newest checkpoint under `root` that still has its record; None if there is none."""
     complete = (path for path in list_checkpoints(root) if (path / CHECKPOINT_FILE).exists())
     return next((step_of(path) for path in complete), None)
 
 
 def rank_file_digests(out: Path, *, within: str = f"{CHECKPOINTS}/*/") -> dict[str, FileEntry]:
-    """Size and SHA-256 of the rank files under `out`, by relative path, as computed while they were written.
+    """Return the size and SHA-256 of the rank files under `out`, by relative path, as computed while they were written.
 
     Leaves out those of older checkpoints, and those whose checksums cannot be read: these must be read themselves.
     """

@@ -40,7 +40,7 @@ def train(
     """
     check_certificate(tokenizer)
     placement = settle_placement(executor.placement(), config, vocab_size=tokenizer.manifest.vocab_size)
-    executor.used = placement
+    executor.used_placement = placement
     session = record_session_start(out)
     end_reason: EndReason = "failed"
     job = Job(with_absolute_paths(config), tokens, tokenizer, out, placement, session, fence_of(out))

@@ -97,7 +97,7 @@ def sharing_finding(path: Path) -> Finding:
 
 
 def _is_locked(path: Path) -> bool:
-    """Whether another process of this host, started for that, finds the file locked."""
+    """Return whether another process of this host, started for that, finds the file locked."""
     return run_program([sys.executable, "-c", _TRY_LOCK, str(path)]).exit_code == _LOCKED
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 SECONDS_BETWEEN_KILLS = 0.01
 
 
-def birth_of(pid: int) -> int | None:
+def start_ticks(pid: int) -> int | None:
     """Return the clock ticks from boot to the start of a process, field 22 of proc(5)'s stat; None if it has ended."""
     # psutil gives this time in seconds since 1970 only: the ticks plus a boot time that moves whenever the clock is
     # set, so two readings of one process may differ. The ticks never do, and handles on disk hold them.
@@ -23,13 +23,13 @@ def birth_of(pid: int) -> int | None:
 
 def signal_process(pid: int, born: int, what: signal.Signals, *, send: Callable[[int, int], None] = os.kill) -> None:
     """Send a signal to a process, or with os.killpg to its process group, unless the process has ended."""
-    if birth_of(pid) == born:
+    if start_ticks(pid) == born:
         with suppress(ProcessLookupError):
             send(pid, what)
 
 
 def end_process(pid: int, born: int) -> None:
     """Kill a process and wait until it is gone; do nothing if its pid means another process by now."""
-    while birth_of(pid) == born:
+    while start_ticks(pid) == born:
         signal_process(pid, born, signal.SIGKILL)
         time.sleep(SECONDS_BETWEEN_KILLS)

@@ -69,7 +69,7 @@ def call_program(
     stdin: str = "",
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """What a program prints when it ends well. Raises ProgramFailed otherwise."""
+    """Return what a program prints when it ends well. Raises ProgramFailed otherwise."""
     result = run_program(command, timeout_seconds=timeout_seconds, stdin=stdin, environment=environment)
     if not result.ok:
         raise ProgramFailed(result.last_line if result.output else f"exit code {result.exit_code}")

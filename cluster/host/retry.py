@@ -1,4 +1,4 @@
-"""The one way to try something again: which failures may pass, and how long to wait between the tries."""
+"""Retries: a call that failed is made again after a wait, as long as its failures are transient."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +14,7 @@ def retry(
     is_transient: Callable[[Exception], bool],
     on_retry: Callable[[Exception], None] = lambda error: None,
 ) -> T:
-    """The result of `call`, tried once more than there are `waits`, in seconds, which are slept in between.
+    """Return the result of `call`, tried once more than there are `waits`, in seconds, which are slept in between.
 
     `on_retry` is told each failure that is followed by another try. Raises what `call` raised last, or at once what
     is not transient.
@@ -31,17 +31,17 @@ def retry(
 
 
 def backoff_seconds(num_failures: int, *, first: float, most: float = float("inf")) -> float:
-    """How long to wait after so many failures in a row (1 or more): exponential back-off, doubled up to `most`."""
+    """Return the seconds to wait after so many failures in a row (1 or more): doubled each time, up to `most`."""
     return min(most, first * 2.0 ** min(num_failures - 1, 60))
 
 
-def backoff(num_retries: int, *, first: float, most: float = float("inf")) -> list[float]:
-    """The waits of `num_retries` retries: `first` seconds, doubled each time, at most `most`."""
+def backoff_waits(num_retries: int, *, first: float, most: float = float("inf")) -> list[float]:
+    """Return the waits of `num_retries` retries: `first` seconds, doubled each time, at most `most`."""
     return [backoff_seconds(number, first=first, most=most) for number in range(1, num_retries + 1)]
 
 
-def every(seconds: float, *, for_seconds: float) -> Iterator[float]:
-    """Equal waits for as long as `for_seconds` have not passed since the first try."""
+def fixed_waits(seconds: float, *, for_seconds: float) -> Iterator[float]:
+    """Yield equal waits for as long as `for_seconds` have not passed since the first try."""
     deadline = time.monotonic() + for_seconds
     while time.monotonic() <= deadline:
         yield seconds

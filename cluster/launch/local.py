@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from cluster.host.processes import birth_of, signal_process
+from cluster.host.processes import signal_process, start_ticks
 from cluster.launch.launcher import DriverStatus, Submission
 from cluster.launch.shared import python_path, read_last_lines, start_once
 from configs.base import UserError
@@ -59,7 +59,7 @@ class LocalProcess:
         process = LocalHandle.model_validate_json(handle)
         if process.host != socket.gethostname():
             return DriverStatus("unknown", f"a process of {process.host}")
-        if process.born is not None and birth_of(process.pid) == process.born:
+        if process.born is not None and start_ticks(process.pid) == process.born:
             return DriverStatus("running", f"process {process.pid}")
         return DriverStatus("ended", f"process {process.pid} has ended")
 
@@ -92,7 +92,7 @@ def _start_process(submission: Submission) -> str:
             start_new_session=True,
         )
     handle = LocalHandle(
-        host=socket.gethostname(), pid=process.pid, born=birth_of(process.pid), log=submission.log.absolute()
+        host=socket.gethostname(), pid=process.pid, born=start_ticks(process.pid), log=submission.log.absolute()
     )
     return handle.model_dump_json()
 

@@ -18,7 +18,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from cluster.host.network import is_loopback
-from cluster.host.retry import every, retry
+from cluster.host.retry import fixed_waits, retry
 from cluster.launch.code import stage_code
 from cluster.launch.entry import entry_command
 from cluster.launch.launcher import DriverState, DriverStatus, Submission
@@ -168,7 +168,9 @@ def _submit_job(client: JobSubmissionClient, request: dict[str, Any]) -> None:
         return isinstance(error, RuntimeError) and NOT_YET in str(error)
 
     try:
-        retry(submit_once, waits=every(SECONDS_BETWEEN_TRIES, for_seconds=AGENT_SECONDS), is_transient=is_starting)
+        retry(
+            submit_once, waits=fixed_waits(SECONDS_BETWEEN_TRIES, for_seconds=AGENT_SECONDS), is_transient=is_starting
+        )
     except RuntimeError as error:
         raise StartUpError(f"the Ray at {client.get_address()} took no job: {error}") from error
 

@@ -26,7 +26,7 @@ ray_node() {
     while
         rm -rf "$ray_dir"
         mkdir -m 700 "$ray_dir" || exit 71
-        "$python" -P -c "$deaf_to_sigterm" -P -m ray.scripts.scripts start --block --temp-dir="$ray_dir" \
+        "$python" -P -c "$block_sigterm" -P -m ray.scripts.scripts start --block --temp-dir="$ray_dir" \
             --num-cpus="$SLURM_CPUS_ON_NODE" ${gpus:+--num-gpus="$gpus"} --node-ip-address="$ip" \
             --min-worker-port=0 --max-worker-port=0 "$@" >"$ray_dir/start.log" 2>&1 &
         ray=$!
@@ -37,7 +37,7 @@ ray_node() {
     kill -KILL "$ray" 2>/dev/null
     rm -rf "$ray_dir" 2>/dev/null || { sleep 1; rm -rf "$ray_dir"; }
 }
-deaf_to_sigterm='
+block_sigterm='
 import os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])'
@@ -82,7 +82,7 @@ within() { [ "$(grep -c "^$code\$" "$code_file")" -le "$1" ]; }
 cd "$directory" || { say "$SLURMD_NODENAME has no $directory, where the run was submitted from"; exit 2; }
 steps=() driver= signalled= told= lost=
 setup
-export python port ray_dir gpus start_timeout deaf_to_sigterm
+export python port ray_dir gpus start_timeout block_sigterm
 say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST"
 (umask 077 && "$python" -P -c 'import secrets; print(secrets.token_hex(32))' >"$token") || exit 71
 trap end_ray EXIT

@@ -32,19 +32,19 @@ class Fence:
 
 
 def fence_of(artifact: Path) -> Fence:
-    """The fence of what is being made at `artifact` in its store, as it stands now."""
+    """Return the fence of what is being made at `artifact` in its store, as it stands now."""
     path = artifact.parent / LEASES / artifact.name
     return Fence(path, token_of(path))
 
 
 def token_of(path: Path) -> str | None:
-    """The token in a lease's file; None if nobody holds it."""
+    """Return the token in a lease's file; None if nobody holds it."""
     token = _read(path).get("token")
     return None if token is None else str(token)
 
 
 def holder_in(path: Path) -> str:
-    """Who holds a lease, in words."""
+    """Return who holds a lease, in words."""
     holder = _read(path)
     return f"process {holder['pid']} on {holder['host']} since {holder['since']}" if holder else "another process"
 

@@ -27,7 +27,7 @@ from cluster.leases import object_lease
 from cluster.leases.fence import LEASES, Fence, holder_in, token_of
 from cluster.leases.flock import lock_file, unlock_file
 from cluster.leases.object_lease import ObjectLease, ObjectLeaseHeld, object_name, parse_record
-from cluster.storage.objects import Objects
+from cluster.storage.objects import ObjectStore
 from configs.base import LeaseLost, StartUpError, UserError
 
 HEARTBEAT_SECONDS = 5.0
@@ -66,26 +66,26 @@ class _HeldLock:
 
 
 @contextmanager
-def lease(store: Path, artifact: str, *, step: str, take_over: bool = False) -> Iterator[Fence]:
+def lease(store: Path, artifact: str, *, what: str, take_over: bool = False) -> Iterator[Fence]:
     """Hold the right to make `artifact` during the block. Raises LeaseHeld, which names the holder, if there is one.
 
     With `take_over` a holder that lives is fenced off too. Processes that the holder starts do not inherit the lease.
     Needs a file system whose locks work across the hosts that share it; raises UserError where they do not.
     """
-    with _held_lock(store, artifact, step=step, take_over=take_over) as held:
+    with _held_lock(store, artifact, what=what, take_over=take_over) as held:
         yield held.fence
 
 
 @contextmanager
 def store_lease(
-    remote: Objects | None, working_copy: Path, name: str, *, step: str, take_over: bool = False
+    remote: ObjectStore | None, working_copy: Path, name: str, *, what: str, take_over: bool = False
 ) -> Iterator[Fence]:
     """Hold a lease in a working copy and, unless `remote` is None, in the store that it is a copy of.
 
     A holder found in the store is watched until it is seen to live, which raises LeaseHeld, or to be silent, for a
     minute at most. One that died in this working copy is not waited for. A lease lost in the store is lost here too.
     """
-    with _held_lock(working_copy, name, step=step, take_over=take_over) as held:
+    with _held_lock(working_copy, name, what=what, take_over=take_over) as held:
         if remote is None:
             yield held.fence
             return
@@ -93,9 +93,7 @@ def store_lease(
         try:
             remote_lease.take(former_token=held.former_token, take_over=take_over)
         except ObjectLeaseHeld as error:
-            raise LeaseHeld(
-                f"step {step!r} is being made by {error}; wait for it, or stop it and run this again"
-            ) from None
+            raise LeaseHeld(f"{what} is being made by {error}; wait for it, or stop it and run this again") from None
         try:
             with _heartbeat(lambda done: _beat_in_store(remote_lease, held.file, done)):
                 yield StoreFence(held.fence.path, held.fence.token, remote_lease)
@@ -104,8 +102,8 @@ def store_lease(
                 remote_lease.give_up()
 
 
-def store_holder(remote: Objects | None, working_copy: Path, name: str) -> str | None:
-    """Who holds a lease, in this working copy or in its store, or None.
+def store_holder(remote: ObjectStore | None, working_copy: Path, name: str) -> str | None:
+    """Return who holds a lease, in this working copy or in its store, or None.
 
     One in the store counts for as long as its last heartbeat is young, which this host's clock tells: good enough to
     show a status, not to decide who may write.
@@ -121,7 +119,7 @@ def store_holder(remote: Objects | None, working_copy: Path, name: str) -> str |
 
 
 def holder(store: Path, artifact: str) -> str | None:
-    """Who is making the artifact now, or None."""
+    """Return who is making the artifact now, or None."""
     path = store / LEASES / artifact
     try:
         with path.open("r", encoding="utf-8") as file:
@@ -134,12 +132,12 @@ def holder(store: Path, artifact: str) -> str | None:
 
 
 @contextmanager
-def _held_lock(store: Path, artifact: str, *, step: str, take_over: bool) -> Iterator[_HeldLock]:
+def _held_lock(store: Path, artifact: str, *, what: str, take_over: bool) -> Iterator[_HeldLock]:
     path = store / LEASES / artifact
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as open_files:
         former_token = token_of(path)
-        file = _take_lock(path, step=step, take_over=take_over, open_files=open_files)
+        file = _take_lock(path, what=what, take_over=take_over, open_files=open_files)
         token = uuid.uuid4().hex
         holder: dict[str, str | int] = {
             "host": socket.gethostname(),
@@ -156,8 +154,8 @@ def _held_lock(store: Path, artifact: str, *, step: str, take_over: bool) -> Ite
             unlock_file(file)
 
 
-def _take_lock(path: Path, *, step: str, take_over: bool, open_files: ExitStack) -> IO[str]:
-    """A lease's file, locked. Raises LeaseHeld if another process has it and lives."""
+def _take_lock(path: Path, *, what: str, take_over: bool, open_files: ExitStack) -> IO[str]:
+    """Return a lease's file, locked. Raises LeaseHeld if another process has it and lives."""
     while True:
         file = open_files.enter_context(path.open("a+", encoding="utf-8"))
         try:
@@ -165,9 +163,9 @@ def _take_lock(path: Path, *, step: str, take_over: bool, open_files: ExitStack)
         except BlockingIOError:
             if not take_over and _silent_seconds(path) < SILENT_AFTER_SECONDS:
                 raise LeaseHeld(
-                    f"step {step!r} is being made by {holder_in(path)}; wait for it, or stop it and run this again"
+                    f"{what} is being made by {holder_in(path)}; wait for it, or stop it and run this again"
                 ) from None
-            print_line(f"step {step!r}: taken over from {holder_in(path)}, which can commit nothing to it any more")
+            print_line(f"{what}: taken over from {holder_in(path)}, which can commit nothing to it any more")
             return _replace(path, open_files)
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
@@ -185,7 +183,7 @@ def _lock_soon(file: IO[str]) -> None:
 
 
 def _replace(path: Path, open_files: ExitStack) -> IO[str]:
-    """A new file in the lease's place, locked before it has its name."""
+    """Return a new file in the lease's place, locked before it has its name."""
     fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     file = open_files.enter_context(fresh.open("a+", encoding="utf-8"))
     lock_file(file)
@@ -194,7 +192,7 @@ def _replace(path: Path, open_files: ExitStack) -> IO[str]:
 
 
 def _silent_seconds(path: Path) -> float:
-    """Seconds since the holder's last heartbeat, by the file system's clock: hosts may disagree."""
+    """Return the seconds since the holder's last heartbeat, by the file system's clock: hosts may disagree."""
     probe = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         probe.touch()

@@ -1,7 +1,8 @@
 """A lease in an object store, which has no locks: an object that its holder rewrites every few seconds (heartbeat).
 
-A process that sees it unchanged for a while, by its own clock, puts its own in its place. A store cannot compare and
-write in one step, so a holder trusts what it read last for less time than its successor waits before it begins.
+A process that sees it unchanged for a while, by its own clock, puts its own in its place. fsspec offers no write that
+depends on what is there (S3's If-Match), so a holder trusts what it read last for less time than its successor waits
+before it begins.
 """
 
 import time
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.host.console import print_line
 from cluster.leases.fence import LEASES
-from cluster.storage.objects import Objects
+from cluster.storage.objects import ObjectStore
 from configs.base import InfrastructureError, LeaseLost, UserError
 
 HEARTBEAT_SECONDS = 5.0
@@ -48,14 +49,14 @@ class ObjectLeaseRecord(BaseModel):
     """When the last heartbeat was, by the holder's clock."""
 
     def words(self) -> str:
-        """The holder, in words."""
+        """Return the holder, in words."""
         return f"process {self.pid} on {self.host} since {self.since}"
 
 
 class ObjectLease:
     """One holder's lease of a name in a store."""
 
-    def __init__(self, store: Objects, lease: str, holder: Mapping[str, str | int]) -> None:
+    def __init__(self, store: ObjectStore, lease: str, holder: Mapping[str, str | int]) -> None:
         """`holder` has the token, host, pid and since of an ObjectLeaseRecord."""
         self._store, self._name = store, object_name(lease)
         self._mine = ObjectLeaseRecord.model_validate({**holder, "time": datetime.now(UTC)})
@@ -69,7 +70,7 @@ class ObjectLease:
         With `take_over` from a living one too. Takes SILENT_AFTER_SECONDS and SETTLE_SECONDS at most. Raises
         ObjectLeaseHeld if the holder lives.
         """
-        began, first = time.monotonic(), b""
+        began, last_seen = time.monotonic(), b""
         while not self._create():
             seen = self._store.read(self._name)
             current = parse_record(seen)
@@ -80,12 +81,12 @@ class ObjectLease:
             if seen is not None and (take_over or time.monotonic() - began >= SILENT_AFTER_SECONDS):
                 print_line(f"{self._where} is taken over from {_words(current)}; that takes {SETTLE_SECONDS:g} s")
                 return self._replace(current)
-            if first and seen is not None and seen != first:
+            if last_seen and seen is not None and seen != last_seen:
                 raise ObjectLeaseHeld(_words(current))
-            if not first:
+            if not last_seen:
                 seconds = f"{SILENT_AFTER_SECONDS:g} s"
                 print_line(f"{self._where}: seeing whether {_words(current)} lives, for {seconds} at most")
-            first = seen or b""
+            last_seen = seen or b""
             time.sleep(_POLL_SECONDS)
         return None
 
@@ -155,12 +156,12 @@ class ObjectLease:
 
 
 def object_name(lease: str) -> str:
-    """Name of the object that holds a lease."""
+    """Return the name of the object that holds a lease."""
     return f"{LEASES}/{lease}.json"
 
 
 def parse_record(data: bytes | None) -> ObjectLeaseRecord | None:
-    """What the object says; None if current is none, or one that nobody can read."""
+    """Return the content of the object; None if there is none, or it cannot be read."""
     try:
         return ObjectLeaseRecord.model_validate_json(data or b"")
     except ValidationError:

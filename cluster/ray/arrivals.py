@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import ray
 
-from cluster.host.retry import every, retry
+from cluster.host.retry import fixed_waits, retry
 from cluster.ray.connection import connect
 from configs.base import ConfigError, StartUpError, UserError
 
@@ -33,7 +33,7 @@ def wait_for_nodes(address: str, *, num_nodes: int, timeout_seconds: float) -> l
 
 def _join(address: str, *, timeout_seconds: float) -> None:
     """Join the Ray, which may still be coming up and refuse."""
-    waits = every(SECONDS_BETWEEN_POLLS, for_seconds=timeout_seconds)
+    waits = fixed_waits(SECONDS_BETWEEN_POLLS, for_seconds=timeout_seconds)
     try:
         retry(lambda: connect(address), waits=waits, is_transient=lambda error: isinstance(error, ConfigError))
     except ConfigError as error:

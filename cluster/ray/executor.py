@@ -50,7 +50,7 @@ class RayExecutor:
         """`failures` remembers the nodes that fail; `avoid` names more hosts to leave out, by name or address."""
         self._pool, self._address, self._wandb = pool, address, wandb
         self._failures, self._avoid = failures or NodeFailures(None), avoid
-        self.used: Placement | None = None
+        self.used_placement: Placement | None = None
 
     def placement(self) -> Placement:
         """Lay the pool out on the cluster's nodes.
@@ -63,8 +63,8 @@ class RayExecutor:
         while True:
             nodes = nodes_of(self._pool)
             try:
-                self.used = place(self._pool, nodes, wandb=self._wandb)
-                return self.used
+                self.used_placement = place(self._pool, nodes, wandb=self._wandb)
+                return self.used_placement
             except TooFew as error:
                 if self._address == "local":
                     raise
@@ -89,7 +89,7 @@ class RayExecutor:
         Raises what `fn` raised; OutOfMemory or InfrastructureError if a worker dies too often, StartUpError if the
         pool has no node for too long.
         """
-        placement = self.used or self.placement()
+        placement = self.used_placement or self.placement()
         gpus = 1 if on_device and placement.device == "cuda" else 0
         nodes = nodes_of(self._pool)
         bad = [node for node in nodes if node.is_in(self._failures.avoided() | self._avoid)]
@@ -160,7 +160,7 @@ class RayExecutor:
         When ranks are lost all are restarted, at most `max_restarts` times; `gang.py` tells the whole act. Restarts
         with more ranks (Resized) do not count.
         """
-        placement = self.used or self.placement()
+        placement = self.used_placement or self.placement()
         capacity = Capacity(self._pool, placement, failures=self._failures, avoid=self._avoid, label=label)
         losses: Counter[str] = Counter()  # by host
         num_restarts = 0

@@ -1,8 +1,8 @@
 """Classifies the failures of a gang's ranks: which is the cause of the others, and what it means for the run.
 
-A rank's failure is either an exception that its function raised (RayTaskError) or the death of its process (DEATHS). It
-comes to an error of the user, which ends the run; to OutOfMemory, which would come again; or to RanksLost, after which
-all ranks are restarted.
+A rank's failure is either an exception that its function raised (RayTaskError) or the death of its process
+(PROCESS_DEATHS). It comes to an error of the user, which ends the run; to OutOfMemory, which would come again; or to
+RanksLost, after which all ranks are restarted.
 """
 
 import re
@@ -14,10 +14,10 @@ from cluster.executor import Resized
 from cluster.ray.rank import RankLocation
 from configs.base import OutOfMemory, UserError
 
-DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError)
+PROCESS_DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError)
 """What Ray raises for a call whose process has died."""
 
-_DEATH_WORDS = {
+_DEATH_DESCRIPTIONS = {
     r"node has died|node was (terminated|preempted)": "its node is gone",
     r"receives a (SIG\w+)": r"\1",
     r"exit code (-?\d+)": r"exit code \1",
@@ -54,7 +54,7 @@ def classify_failure(failures: Mapping[int, Exception], locations: Sequence[Rank
         if _is_allocation_failure(cause):
             return out_of_memory(locations[index], f"rank {index}", str(cause).strip().partition("\n")[0])
     for index, error in failures.items():
-        if isinstance(error, DEATHS):
+        if isinstance(error, PROCESS_DEATHS):
             return classify_death(index, locations[index], error)
     return None
 
@@ -82,7 +82,7 @@ def out_of_memory(location: RankLocation, who: str, how: str) -> OutOfMemory:
 
 
 def check_memory_kills(lost_rank: RankLocation | None, *, node: str, kills: int) -> None:
-    """Raise OutOfMemory if the kernel has killed processes for want of memory on a lost rank's node since its start."""
+    """Raise OutOfMemory if the kernel's OOM killer was at work on a lost rank's node since the rank's start."""
     if lost_rank and node == lost_rank.node and kills > lost_rank.memory_kills:
         raise out_of_memory(lost_rank, "a rank", "the kernel ended it")
 
@@ -96,7 +96,7 @@ def _is_allocation_failure(cause: BaseException | None) -> bool:
 
 
 def _describe_death(message: str) -> str:
-    for pattern, words in _DEATH_WORDS.items():
+    for pattern, words in _DEATH_DESCRIPTIONS.items():
         if found := re.search(pattern, message):
             return f" ({found.expand(words)})"
     return ""

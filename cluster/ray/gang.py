@@ -5,7 +5,7 @@ What happens when a rank dies, in order:
 1. Detect: `Gang._wait_for_ranks` waits for the calls of all ranks. The call of a dead process fails; a host that is cut
    off misses its heartbeats (`heartbeat.py`); a node that Ray has lost is no longer among those of `capacity.py`.
 2. Classify: `failures.py` finds the cause among the failures, for which the death of a peer may come up to
-   LAST_WORDS_SECONDS later. An error of the user or want of memory ends the run; RanksLost leads to a restart.
+   FAILURE_SETTLE_SECONDS later. An error of the user or out of memory ends the run; RanksLost leads to a restart.
 3. End the others: `Gang.run` kills the actors of all ranks. In `rank.py`, the new process of a rank first waits until
    the old processes of its node are gone, and ranks that are cut off from the driver end themselves.
 4. Back off: `RayExecutor.gang` in `executor.py` notes the host's failure (`quarantine.py`) and waits: longer each time
@@ -36,7 +36,7 @@ from cluster.ray.bundles import Bundles, are_still_valid, gpus_per_rank, release
 from cluster.ray.capacity import Capacity, ResizeCheck
 from cluster.ray.connection import RayWaiter
 from cluster.ray.failures import (
-    DEATHS,
+    PROCESS_DEATHS,
     RanksLost,
     check_memory_kills,
     classify_death,
@@ -52,7 +52,7 @@ from configs.base import StartUpError
 R = TypeVar("R")
 A = TypeVar("A")
 
-LAST_WORDS_SECONDS = 5.0
+FAILURE_SETTLE_SECONDS = 5.0
 """How long to wait, once a rank has failed without a cause of its own, for the death of a peer that explains it."""
 
 
@@ -119,12 +119,12 @@ class Gang:
             self._bundles = None
 
     def check_memory_kills(self) -> None:
-        """Raise OutOfMemory if the lost rank was killed for want of memory, as far as its node can still be asked."""
+        """Raise OutOfMemory if the OOM killer killed the lost rank, as far as its node can still be asked."""
         lost = self._lost_rank
         if lost and lost.node in {node.id for node in self._capacity.usable_nodes()}:
             on_its_node = NodeAffinitySchedulingStrategy(lost.node, soft=False)
             count = ray.remote(num_memory_kills).options(num_cpus=0, scheduling_strategy=on_its_node).remote()
-            if ray.wait([count], timeout=LAST_WORDS_SECONDS)[0]:
+            if ray.wait([count], timeout=FAILURE_SETTLE_SECONDS)[0]:
                 check_memory_kills(lost, node=lost.node, kills=ray.get(count))
 
     def _start_on_valid_nodes(self) -> None:
@@ -153,7 +153,7 @@ class Gang:
     def _start_ranks(self) -> None:
         """Start a process for each rank, or take its spare, and wait until all have reported their locations.
 
-        Raises OutOfMemory if a rank was lost before on a node that has killed for want of memory since.
+        Raises OutOfMemory if a rank was lost before on a node whose kernel has killed processes for memory since.
         """
         assert self._bundles is not None
         nodes, old = self._bundles.nodes, self._locations
@@ -175,7 +175,7 @@ class Gang:
         try:
             location: RankLocation = self._wait_for_start(report)
             return location
-        except DEATHS as error:
+        except PROCESS_DEATHS as error:
             if not is_spare:
                 raise classify_death(index, None, error) from None
         self._actors[index] = self._create_rank(index)  # in place of a spare that has died unseen
@@ -226,9 +226,9 @@ class Gang:
             for call in ready:
                 try:
                     ray.get(call)
-                except (*DEATHS, RayTaskError) as error:
+                except (*PROCESS_DEATHS, RayTaskError) as error:
                     failures[calls.index(call)] = error
-                    deadline = min(deadline, time.monotonic() + LAST_WORDS_SECONDS)
+                    deadline = min(deadline, time.monotonic() + FAILURE_SETTLE_SECONDS)
             if failure := classify_failure(failures, self._locations):
                 raise failure from None
             self._check_heartbeats()

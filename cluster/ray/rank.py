@@ -14,7 +14,7 @@ import ray
 from cluster.executor import Rank
 from cluster.host.limits import num_memory_kills
 from cluster.host.network import free_port, interface_of
-from cluster.host.processes import birth_of, end_process
+from cluster.host.processes import end_process, start_ticks
 from cluster.ray.heartbeat import RANK_GIVES_UP_SECONDS, SECONDS_BETWEEN_BEATS, Heartbeat
 
 R = TypeVar("R")
@@ -50,7 +50,7 @@ class RankLocation:
     """CUDA_VISIBLE_DEVICES, if it is set."""
 
     memory_kills: int
-    """How many processes the node's kernel had killed for want of memory when this process reported."""
+    """How many processes the node's OOM killer had killed when this process reported."""
 
 
 class RankProcess:
@@ -65,7 +65,7 @@ class RankProcess:
         for old in previous:
             end_process(old.pid, old.born)
         pid = os.getpid()
-        born = birth_of(pid)
+        born = start_ticks(pid)
         assert born is not None
         return RankLocation(
             node=ray.get_runtime_context().get_node_id(),

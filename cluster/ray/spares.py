@@ -10,7 +10,7 @@ from ray.exceptions import RayTaskError
 from cluster.executor import Rank
 from cluster.host.console import print_line
 from cluster.ray.connection import first_line
-from cluster.ray.failures import DEATHS
+from cluster.ray.failures import PROCESS_DEATHS
 from cluster.ray.rank import RankLocation
 
 START_AFTER_SECONDS = 10.0
@@ -61,7 +61,7 @@ class Spares:
         try:
             ray.get(call)
             self._ready[index] = actor
-        except (*DEATHS, RayTaskError) as error:
+        except (*PROCESS_DEATHS, RayTaskError) as error:
             self._failed.add(index)
             ray.kill(actor)
             print_line(

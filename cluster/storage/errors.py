@@ -1,7 +1,7 @@
-"""What the operating system or a store refused: whose it is to mend, and the sentence that says so.
+"""Translates what the operating system or a store refused into the user's errors.
 
-This is the one place where an OSError becomes a UserError (the user mends it: a full disk, a missing permission) or an
-InfrastructureError (it may pass: a stale handle, an I/O error, a server that is away), which is retried.
+This is the one place where an OSError becomes a UserError (the user can fix it: a full disk, a missing permission) or
+an InfrastructureError (it is transient: a stale handle, an I/O error, a server that is away), which is retried.
 """
 
 import errno
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-from cluster.host.retry import backoff, every, retry
+from cluster.host.retry import backoff_waits, fixed_waits, retry
 from configs.base import InfrastructureError, LeaseLost, UserError
 from configs.text import one_line
 
@@ -24,8 +24,8 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _MISPLACED = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY})
 _REFUSED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENAMETOOLONG})
-_USERS = _FULL | _FORBIDDEN | _MISPLACED | _REFUSED | {errno.ENOENT, errno.EMFILE}
-"""Waiting mends none of these. All others may pass: ESTALE after the failover of an NFS server, EIO of an evicted
+_USER_ERRNOS = _FULL | _FORBIDDEN | _MISPLACED | _REFUSED | {errno.ENOENT, errno.EMFILE}
+"""Waiting fixes none of these. All others are transient: ESTALE after the failover of an NFS server, EIO of an evicted
 Lustre client, ETIMEDOUT, ECONNRESET, EAGAIN..."""
 
 FIX_COMMANDS: Mapping[int, str] = {
@@ -39,27 +39,27 @@ FIX_COMMANDS: Mapping[int, str] = {
 }
 """What the doctor advises, by what the system says of a file at `path`."""
 
-_OURS = ("builtins", "cluster", "configs", "pipeline", "pydantic", "pydantic_core")
+_OWN_MODULES = ("builtins", "cluster", "configs", "pipeline", "pydantic", "pydantic_core")
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def may_pass(error: Exception) -> bool:
-    """Whether a failed request may succeed when it is made again, with nothing mended by the user."""
+def is_transient(error: Exception) -> bool:
+    """Return whether a failed request may succeed when it is made again, with nothing fixed by the user."""
     if isinstance(error, OSError):
-        return _code(error) not in _USERS
+        return _code(error) not in _USER_ERRNOS
     return _of_a_library(error) and "Credential" not in type(error).__name__
 
 
 def error_class(error: OSError) -> type[UserError]:
     """InfrastructureError for what may pass, else UserError, as for an error without errno, which a library made."""
     known = error.errno is not None or isinstance(error, (TimeoutError, ConnectionError))
-    return InfrastructureError if known and may_pass(error) else UserError
+    return InfrastructureError if known and is_transient(error) else UserError
 
 
 def explain_os_error(error: OSError, *, where: str, elsewhere: str) -> UserError:
-    """The sentence for what the system refused at `where`, such as `step 'clean'`; InfrastructureError if it may pass.
+    """Return the sentence for what the system refused at `where`, such as `step 'clean'`, as error_class has it.
 
     `elsewhere` is the way out: how to have the files on another disk.
     """
@@ -94,18 +94,18 @@ def store_errors(where: str) -> Iterator[None]:
         raise explained from error
 
 
-def retried(num_tries: int, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def retry_request(num_tries: int, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Make a request to a store up to `num_tries` times, with exponential back-off, while its failures may pass."""
-    waits = backoff(num_tries - 1, first=FIRST_WAIT_SECONDS)
-    return retry(lambda: call(*args, **kwargs), waits=waits, is_transient=may_pass)
+    waits = backoff_waits(num_tries - 1, first=FIRST_WAIT_SECONDS)
+    return retry(lambda: call(*args, **kwargs), waits=waits, is_transient=is_transient)
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether machines have failed, so that the same may succeed later. A lost lease is for good."""
+    """Return whether machines have failed, so that the same may succeed later. A lost lease is for good."""
     return isinstance(error, InfrastructureError) and not isinstance(error, LeaseLost)
 
 
-def through_outage(call: Callable[[], T], *, notify: Callable[[str], None]) -> T:
+def retry_through_outage(call: Callable[[], T], *, notify: Callable[[str], None]) -> T:
     """Call again, for PATIENCE_SECONDS, while machines fail; the user is notified once. Not after LeaseLost."""
     notified: list[str] = []
 
@@ -114,12 +114,12 @@ def through_outage(call: Callable[[], T], *, notify: Callable[[str], None]) -> T
             notified.append(f"{error}; tried again for {PATIENCE_SECONDS / 60:g} minutes")
             notify(notified[0])
 
-    waits = every(SECONDS_BETWEEN_CALLS, for_seconds=PATIENCE_SECONDS)
+    waits = fixed_waits(SECONDS_BETWEEN_CALLS, for_seconds=PATIENCE_SECONDS)
     return retry(call, waits=waits, is_transient=is_outage, on_retry=notify_once)
 
 
 def _code(error: OSError) -> int | None:
-    """The errno, also of an exception that a library raised by its class alone, as fsspec does FileNotFoundError."""
+    """Return the errno; of an exception that a library raised without one, as fsspec does, the errno of its class."""
     if error.errno is not None:
         return error.errno
     return next((code for kind, code in _CODES_BY_CLASS.items() if isinstance(error, kind)), None)
@@ -135,8 +135,8 @@ _CODES_BY_CLASS: Mapping[type[OSError], int] = {
 
 
 def _of_a_library(error: Exception) -> bool:
-    """Whether a protocol's library raised it: botocore, aiohttp and others raise what is no OSError."""
-    return type(error).__module__.split(".")[0] not in _OURS
+    """Return whether a protocol's library raised it: botocore, aiohttp and others raise what is no OSError."""
+    return type(error).__module__.split(".")[0] not in _OWN_MODULES
 
 
 def _explain_store_error(where: str, error: Exception) -> UserError | None:

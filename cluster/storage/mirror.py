@@ -17,8 +17,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from cluster.host.files import FileEntry, describe_file, sync, whole_file
-from cluster.storage.objects import Objects
-from cluster.storage.transfer import Tree
+from cluster.storage.objects import ObjectStore
+from cluster.storage.transfer import FileTransfer
 from configs.base import InfrastructureError, LeaseLost, UserError
 
 SECONDS_BETWEEN_UPDATES = 1.0
@@ -55,7 +55,7 @@ class UnfinishedLayout:
 class Mirror:
     """The copy, under `prefix` of a store, of the unfinished work in a directory."""
 
-    store: Objects
+    store: ObjectStore
     prefix: str
     directory: Path
     layout: UnfinishedLayout
@@ -88,7 +88,7 @@ class Mirror:
                 self.store.write(f"{self.prefix}/{name}", data)
 
     def local_units(self) -> dict[str, bytes]:
-        """The units on disk, with the bytes of their last files. Unless these change, `update` has nothing to do."""
+        """Return the units on disk, with the bytes of their last files; unless these change, `update` does nothing."""
         found = {}
         for path in self._units.iterdir() if self._units.is_dir() else ():
             if self.layout.is_unit(path.name) and (last := _read(path / self.layout.last)) is not None:
@@ -96,11 +96,11 @@ class Mirror:
         return found
 
     def newest(self) -> str:
-        """Name of the newest whole unit in the store; empty if there is none."""
+        """Return the name of the newest whole unit in the store; empty if there is none."""
         return max(self._remote_units(), default="")
 
     def read(self, name: str) -> bytes | None:
-        """A file beside the units, from the store."""
+        """Return a file beside the units, from the store."""
         return self.store.read(f"{self.prefix}/{name}")
 
     def restore(self, *, staging: Path, damaged: Path, notify: Callable[[str], None]) -> None:
@@ -128,7 +128,7 @@ class Mirror:
         """Delete all of it from the store."""
         for unit in self._remote_units():
             self._delete_unit(unit)
-        for name in self.store.names(f"{self.prefix}/"):
+        for name in self.store.list_names(f"{self.prefix}/"):
             self.store.delete(name)
 
     @property
@@ -136,9 +136,9 @@ class Mirror:
         return self.directory / self.layout.units
 
     def _remote_units(self) -> dict[str, bytes]:
-        """The bytes of the last file of each unit in the store that is whole."""
+        """Return the bytes of the last file of each unit in the store that is whole."""
         found = {}
-        for name in self.store.names(f"{self.prefix}/{self.layout.units}/"):
+        for name in self.store.list_names(f"{self.prefix}/{self.layout.units}/"):
             unit, _, file = name.removeprefix(f"{self.prefix}/{self.layout.units}/").partition("/")
             if self.layout.is_unit(unit) and file == self.layout.last and (last := self.store.read(name)) is not None:
                 found[unit] = last
@@ -161,7 +161,7 @@ class Mirror:
                 known = self.layout.known_digests(home)
                 names = [path.name for path in home.iterdir() if path.name != self.layout.last]
                 files = {name: known.get(name) or describe_file(home / name) for name in names}
-                Tree(self.store, prefix, home, files, self.num_transfers).send(wanted=allowed)
+                FileTransfer(self.store, prefix, home, files, self.num_transfers).send(wanted=allowed)
                 check()
                 self.store.write(f"{prefix}/{_SUMS}", _SUMS_TYPE.dump_json(files))
                 self.send_growing(check)
@@ -177,7 +177,7 @@ class Mirror:
         prefix = self._prefix_of(unit)
         try:
             files = _SUMS_TYPE.validate_json(self.store.read(f"{prefix}/{_SUMS}") or b"{}")
-            Tree(self.store, prefix, staging, files, self.num_transfers).fetch(damaged=damaged)
+            FileTransfer(self.store, prefix, staging, files, self.num_transfers).fetch(damaged=damaged)
         except InfrastructureError:
             raise
         except UserError as error:
@@ -191,7 +191,7 @@ class Mirror:
         prefix = self._prefix_of(unit)
         check()
         self.store.delete(f"{prefix}/{self.layout.last}")
-        for name in self.store.names(f"{prefix}/"):
+        for name in self.store.list_names(f"{prefix}/"):
             check()
             self.store.delete(name)
 

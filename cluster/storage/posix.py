@@ -1,4 +1,4 @@
-"""Objects that are files in a directory."""
+"""ObjectStore that are files in a directory."""
 
 import os
 import shutil
@@ -10,8 +10,8 @@ from cluster.host.files import FileEntry, describe_file, inside, is_partial, who
 from cluster.storage.errors import store_errors
 
 
-class PosixObjects:
-    """Objects that are files in a directory. Every write is whole or not at all, and exclusive where it says so."""
+class DirectoryStore:
+    """ObjectStore that are files in a directory. Every write is whole or not at all, and exclusive where it says so."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -20,7 +20,7 @@ class PosixObjects:
         return str(self.root)
 
     def read(self, name: str) -> bytes | None:
-        """The bytes, or None if there is no such object."""
+        """Return the bytes, or None if there is no such object."""
         with self._at(name) as path, suppress(FileNotFoundError):
             return path.read_bytes()
         return None
@@ -42,8 +42,8 @@ class PosixObjects:
                 return False
         return True
 
-    def names(self, prefix: str = "") -> list[str]:
-        """The names of all objects that begin so, in order."""
+    def list_names(self, prefix: str = "") -> list[str]:
+        """Return the names of all objects that begin so, in order."""
         above = prefix.rpartition("/")[0]
         with store_errors(f"{self}: {prefix}"):
             tops = os.walk(inside(self.root, above) if above else self.root, onerror=_unless_gone)
@@ -56,23 +56,23 @@ class PosixObjects:
             path.unlink(missing_ok=True)
 
     def size(self, name: str) -> int | None:
-        """Bytes of the object, or None if there is none."""
+        """Return the size of the object in bytes, or None if there is none."""
         with self._at(name) as path:
             return path.stat().st_size if path.is_file() else None
 
-    def part(self, name: str, start: int, stop: int) -> bytes:
-        """Bytes `start` to `stop` - 1."""
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """Return the bytes `start` to `stop` - 1."""
         with self._at(name) as path, path.open("rb") as file:
             file.seek(start)
             return file.read(stop - start)
 
-    def send(self, name: str, file: Path) -> None:
+    def upload(self, name: str, file: Path) -> None:
         """Write a file's bytes, or write them over what is there."""
         with self._at(name) as path, whole_file(path) as partial:
             shutil.copyfile(file, partial)
 
-    def holds(self, name: str, file: Path, entry: FileEntry) -> bool:
-        """Whether the object has the bytes of `file`, whose size and checksum are `entry`. By its SHA-256."""
+    def matches(self, name: str, file: Path, entry: FileEntry) -> bool:
+        """Return whether the object has the bytes of `file`, whose size and checksum are `entry`. By its SHA-256."""
         with self._at(name) as path:
             return path.is_file() and path.stat().st_size == entry.num_bytes and describe_file(path) == entry
 

@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 
 from cluster.host.files import FileEntry, is_relative
-from cluster.storage.errors import retried, store_errors
+from cluster.storage.errors import retry_request, store_errors
 from configs.base import UserError
 from configs.secrets import without_secrets
 
@@ -20,8 +20,8 @@ _MAX_PARTS = 10_000
 _PARTS_AT_A_TIME = 2
 
 
-class RemoteObjects:
-    """Objects behind a URL. A write is one request, so it is whole or not at all on every object store."""
+class RemoteObjectStore:
+    """ObjectStore behind a URL. A write is one request, so it is whole or not at all on every object store."""
 
     def __init__(self, url: str, *, num_tries: int) -> None:
         self._url, self._num_tries = url.rstrip("/"), num_tries
@@ -31,56 +31,56 @@ class RemoteObjects:
         return without_secrets(self._url)
 
     def read(self, name: str) -> bytes | None:
-        """The bytes, or None if there is no such object."""
+        """Return the bytes, or None if there is no such object."""
         with self._at(name) as path, suppress(FileNotFoundError):
-            return bytes(retried(self._num_tries, self._files.cat_file, path))
+            return bytes(retry_request(self._num_tries, self._files.cat_file, path))
         return None
 
     def write(self, name: str, data: bytes) -> None:
         """Write, or write over."""
         with self._at(name) as path:
-            retried(self._num_tries, self._files.pipe_file, path, data)
+            retry_request(self._num_tries, self._files.pipe_file, path, data)
 
     def create(self, name: str, data: bytes) -> bool:
         """Write if nothing is there; False if something is. A store that cannot tell is looked at first."""
         with self._at(name) as path:
             try:
-                retried(self._num_tries, self._create, path, data)
+                retry_request(self._num_tries, self._create, path, data)
             except FileExistsError:
                 return False
         return True
 
-    def names(self, prefix: str = "") -> list[str]:
-        """The names of all objects that begin so, in order."""
+    def list_names(self, prefix: str = "") -> list[str]:
+        """Return the names of all objects that begin so, in order."""
         above = f"{self._root}/{prefix.rpartition('/')[0]}".rstrip("/")
         with store_errors(f"{self}/{prefix}"):
-            paths = retried(self._num_tries, self._files.find, above)
+            paths = retry_request(self._num_tries, self._files.find, above)
             return sorted(name for path in paths if (name := self._name_of(path)).startswith(prefix))
 
     def delete(self, name: str) -> None:
         """Delete the object, if there is one."""
         with self._at(name) as path, suppress(FileNotFoundError):
-            retried(self._num_tries, self._files.rm_file, path)
+            retry_request(self._num_tries, self._files.rm_file, path)
 
     def size(self, name: str) -> int | None:
-        """Bytes of the object, or None if there is none."""
+        """Return the size of the object in bytes, or None if there is none."""
         with self._at(name) as path:
             info = self._info(path)
             return None if info is None else int(info["size"])
 
-    def part(self, name: str, start: int, stop: int) -> bytes:
-        """Bytes `start` to `stop` - 1."""
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """Return the bytes `start` to `stop` - 1."""
         with self._at(name) as path:
-            return bytes(retried(self._num_tries, self._files.cat_file, path, start=start, end=stop))
+            return bytes(retry_request(self._num_tries, self._files.cat_file, path, start=start, end=stop))
 
-    def send(self, name: str, file: Path) -> None:
+    def upload(self, name: str, file: Path) -> None:
         """Write a file's bytes, or write them over what is there."""
         options = {"chunksize": _part_bytes(file.stat().st_size), "max_concurrency": _PARTS_AT_A_TIME}
         with self._at(name) as path:
-            retried(self._num_tries, self._files.put_file, str(file), path, **(options if self._is_s3 else {}))
+            retry_request(self._num_tries, self._files.put_file, str(file), path, **(options if self._is_s3 else {}))
 
-    def holds(self, name: str, file: Path, entry: FileEntry) -> bool:
-        """Whether the object has the bytes of `file`, whose size and checksum are `entry`.
+    def matches(self, name: str, file: Path, entry: FileEntry) -> bool:
+        """Return whether the object has the bytes of `file`, whose size and checksum are `entry`.
 
         By S3's ETag where that is made of MD5s; else the object is read back and its SHA-256 taken.
         """
@@ -92,7 +92,7 @@ class RemoteObjects:
             return True
         read = hashlib.sha256()
         for start in range(0, entry.num_bytes, PART_BYTES):
-            read.update(self.part(name, start, min(start + PART_BYTES, entry.num_bytes)))
+            read.update(self.read_range(name, start, min(start + PART_BYTES, entry.num_bytes)))
         return read.hexdigest() == entry.sha256
 
     @property
@@ -111,7 +111,7 @@ class RemoteObjects:
 
     def _info(self, path: str) -> dict[str, Any] | None:
         with suppress(FileNotFoundError):
-            info: dict[str, Any] = retried(self._num_tries, self._files.info, path)
+            info: dict[str, Any] = retry_request(self._num_tries, self._files.info, path)
             return info if info["type"] == "file" else None
         return None
 
@@ -154,7 +154,7 @@ def _part_bytes(num_bytes: int) -> int:
 
 
 def _etag(file: Path, num_bytes: int) -> str:
-    """The ETag that S3 gives to what `send` sends: the MD5, or that of the parts' MD5s with their number."""
+    """Return the ETag that S3 gives to what `send` sends: the MD5, or that of the parts' MD5s with their number."""
     part_bytes = _part_bytes(num_bytes)
     with file.open("rb") as source:
         if num_bytes < 2 * part_bytes:  # s3fs sends it in one request

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cluster.host.files import FileEntry, describe_file, inside, sync
-from cluster.storage.objects import Objects
+from cluster.storage.objects import ObjectStore
 from configs.base import InfrastructureError, UserError
 
 _BYTES_AT_A_TIME = 16 * 2**20
@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Tree:
+class FileTransfer:
     """Files under `prefix` of a store that are, or will be, files of `directory`, with what each must be."""
 
-    store: Objects
+    store: ObjectStore
     prefix: str
     directory: Path
     files: Mapping[str, FileEntry]
@@ -32,7 +32,7 @@ class Tree:
         """Send what is not there, and return its names. A file for which `wanted` says no is left out.
 
         `wanted` may also raise, to end it. It is asked again before a file is sent a second time, and can then only
-        raise: what was begun is not left out. Each is verified where it came to be (Objects.holds). Raises UserError or
+        raise: what was begun is not left out. Each is verified in the store (ObjectStore.matches). Raises UserError or
         InfrastructureError.
         """
         sent = _in_parallel(partial(self._send, wanted=wanted), self.files, self.num_transfers)
@@ -48,13 +48,13 @@ class Tree:
 
     def _send(self, name: str, wanted: Callable[[], bool]) -> str | None:
         there, here, entry = f"{self.prefix}/{name}", inside(self.directory, name), self.files[name]
-        if self.store.holds(there, here, entry):
+        if self.store.matches(there, here, entry):
             return None
         for is_first in (True, False):
             if not wanted() and is_first:
                 return None
-            self.store.send(there, here)
-            if self.store.holds(there, here, entry):
+            self.store.upload(there, here)
+            if self.store.matches(there, here, entry):
                 return name
         if describe_file(here) != entry:
             raise UserError(f"{here} has changed since it was made; delete {self.directory} to have it made again")
@@ -90,11 +90,11 @@ class Tree:
             if file.tell() > num_bytes:
                 file.truncate(0)
             while (start := file.tell()) < num_bytes:
-                file.write(self.store.part(name, start, min(start + _BYTES_AT_A_TIME, num_bytes)))
+                file.write(self.store.read_range(name, start, min(start + _BYTES_AT_A_TIME, num_bytes)))
 
 
 def _in_parallel(work: Callable[[str], T], names: Iterable[str], num_threads: int) -> list[T]:
-    """What the work gives for each name; at the first error no more is begun."""
+    """Return what the work gives for each name; at the first error no more is begun."""
     with ThreadPoolExecutor(num_threads, thread_name_prefix="transfer") as pool:
         futures = [pool.submit(work, name) for name in names]
         try:

@@ -19,7 +19,7 @@ from data_prep.sources.document import Document, Unreadable
 from data_prep.sources.table import READERS
 
 KEPT, HELD_OUT, DROPPED = 0, 1, 2
-"""What becomes of a document: its fate."""
+"""What is decided of a document."""
 
 Fates = npt.NDArray[np.int8]
 """One of the three for each document of a part, in order."""
@@ -56,7 +56,7 @@ class Part:
 
     @property
     def fate_file(self) -> Path:
-        """The fate of each document of `documents_file`."""
+        """The decision of each document of `documents_file`."""
         return self._file(".fate.npy")
 
     @property
@@ -159,8 +159,8 @@ def _check_bounds(text: str, config: CleanConfig) -> str | None:
 def write_part(part: Part) -> WrittenPart:
     """Write the kept documents of a scanned part as shards, each ordered by language, and its held-out ones."""
     if not part.written_file.exists():
-        fates = np.load(part.fate_file)
-        decided = zip(fates.tolist(), read_documents(part.documents_file), strict=True)
+        decisions = np.load(part.fate_file)
+        decided = zip(decisions.tolist(), read_documents(part.documents_file), strict=True)
         held_out: list[Document] = []
         shards = [_write_shard(part, i, docs) for i, docs in enumerate(_batch_by_size(part, decided, held_out))]
         write_documents(part.held_out_file, held_out)
@@ -177,10 +177,10 @@ def _batch_by_size(
     """Yield the kept documents of each shard; add those held out to `held_out`."""
     batch: list[Document] = []
     size = 0
-    for fate, document in decided:
-        if fate == HELD_OUT:
+    for decision, document in decided:
+        if decision == HELD_OUT:
             held_out.append(document)
-        elif fate == KEPT:
+        elif decision == KEPT:
             batch.append(document)
             size += len(document.text.encode())
         if size >= part.config.shard_bytes:

@@ -38,11 +38,11 @@ def clean(config: CleanConfig, *, out: Path, executor: Executor) -> CleanCorpus:
     parts = _list_parts(config, out)
     scans = list(executor.map(scan_part, parts, label="reading sources"))
     _check_unreadable(config, scans)
-    fates = _choose_fates(config, scans)
-    for part, fate in zip(parts, fates, strict=True):
-        np.save(part.fate_file, fate)
+    decisions = _choose_decisions(config, scans)
+    for part, decision in zip(parts, decisions, strict=True):
+        np.save(part.fate_file, decision)
     written = list(executor.map(write_part, parts, label="writing documents"))
-    counts = _count_documents(scans, fates)
+    counts = _count_documents(scans, decisions)
     _check_not_empty(counts)
     held_out = (document for part in parts for document in read_documents(part.held_out_file))
     write_documents(out / HELD_OUT_FILE, held_out)
@@ -78,36 +78,36 @@ def _check_unreadable(config: CleanConfig, scans: Iterable[Scan]) -> None:
         )
 
 
-def _choose_fates(config: CleanConfig, scans: list[Scan]) -> list[Fates]:
-    """Choose the fate of each scanned document, part by part: kept, held out or dropped as a duplicate.
+def _choose_decisions(config: CleanConfig, scans: list[Scan]) -> list[Fates]:
+    """Choose the decision of each scanned document, part by part: kept, held out or dropped as a duplicate.
 
     The first of equal texts is kept. Each language's documents with the smallest digests are held out, which is as
     good as random and the same on every machine.
     """
     digests = np.concatenate([scan.digests for scan in scans])
     languages = np.concatenate([scan.languages for scan in scans])
-    fate = np.full(len(digests), DROPPED, dtype=np.int8)
+    decision = np.full(len(digests), DROPPED, dtype=np.int8)
     firsts = np.unique(digests, return_index=True)[1]
-    fate[firsts] = KEPT
+    decision[firsts] = KEPT
     for language in np.unique(languages[firsts]):
         own = firsts[languages[firsts] == language]  # in the order of the digests
         limit = min(config.held_out.documents_per_language, int(len(own) * config.held_out.max_fraction))
-        fate[own[:limit]] = HELD_OUT
-    return np.split(fate, np.cumsum([len(scan.digests) for scan in scans])[:-1])
+        decision[own[:limit]] = HELD_OUT
+    return np.split(decision, np.cumsum([len(scan.digests) for scan in scans])[:-1])
 
 
-def _count_documents(scans: list[Scan], fates: list[Fates]) -> tuple[CorpusCount, ...]:
+def _count_documents(scans: list[Scan], decisions: list[Fates]) -> tuple[CorpusCount, ...]:
     totals: dict[tuple[str, str], Counter[str]] = {}
-    for scan, fate in zip(scans, fates, strict=True):
+    for scan, decision in zip(scans, decisions, strict=True):
         for (language, reason), number in scan.dropped.items():
             totals.setdefault((scan.source, language), Counter())[f"dropped {reason}"] += number
         for language in np.unique(scan.languages):
             in_language = scan.languages == language
             total = totals.setdefault((scan.source, str(language)), Counter())
-            total["dropped duplicate"] += int((fate[in_language] == DROPPED).sum())
-            total["held_out"] += int((fate[in_language] == HELD_OUT).sum())
-            total["kept"] += int((fate[in_language] == KEPT).sum())
-            total["bytes"] += int(scan.sizes[in_language & (fate == KEPT)].sum())
+            total["dropped duplicate"] += int((decision[in_language] == DROPPED).sum())
+            total["held_out"] += int((decision[in_language] == HELD_OUT).sum())
+            total["kept"] += int((decision[in_language] == KEPT).sum())
+            total["bytes"] += int(scan.sizes[in_language & (decision == KEPT)].sum())
     return tuple(_to_corpus_count(source, language, total) for (source, language), total in sorted(totals.items()))
 
 

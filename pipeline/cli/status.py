@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from cluster.devices import peak_flops
 from cluster.leases.lease import store_holder
-from cluster.storage.objects import Objects
+from cluster.storage.objects import ObjectStore
 from configs.base import GIB, Manifest, UserError
 from configs.cluster import StorageConfig
 from configs.training import TrainConfig
@@ -50,7 +50,7 @@ def show_status(recipe: Path, overrides: tuple[str, ...], out: Console, *, work_
             out.print(f"  [dim]{name:<13}[/]  {escape(value)}")
 
 
-def step_state(step: PlannedStep, store: Path, remote: Objects | None = None) -> tuple[str, list[tuple[str, str]]]:
+def step_state(step: PlannedStep, store: Path, remote: ObjectStore | None = None) -> tuple[str, list[tuple[str, str]]]:
     """Return the state of a step in a few words, and rows of a name and a value for a training that is not done.
 
     `store` is the store's directory; for a store that is a URL it is the working copy, and `remote` is the store.
@@ -137,7 +137,7 @@ def _parts(metrics: Sequence[StepMetrics]) -> str:
     return ", ".join(f"{name} {value / whole:.0%}" for name, value in ordered)
 
 
-def _remote_manifest(remote: Objects, step: PlannedStep) -> Manifest | None:
+def _remote_manifest(remote: ObjectStore, step: PlannedStep) -> Manifest | None:
     """Return the manifest of a step's artifact in a store that is a URL; None if it is not finished there."""
     name = f"{step.artifact}/{RECORD}"
     if (data := remote.read(name)) is None:
@@ -151,7 +151,7 @@ def _remote_manifest(remote: Objects, step: PlannedStep) -> Manifest | None:
         ) from error
 
 
-def _is_begun(path: Path, remote: Objects | None) -> bool:
+def _is_begun(path: Path, remote: ObjectStore | None) -> bool:
     if (path / BUILD_COUNT_FILE).exists():
         return True
     return remote is not None and remote.size(f"{UNFINISHED}/{path.name}/{BUILD_COUNT_FILE}") is not None

@@ -7,7 +7,7 @@ from configs.training import TrainConfig
 from pipeline.estimate.estimate import Estimate
 from pipeline.store.lineage import duration
 from training.manifests import counted
-from training.sizing.fit import HEADROOM, Choice, sequences_per_rank
+from training.sizing.fit import HEADROOM, LayoutChoice, sequences_per_rank
 from training.sizing.memory import PREDICTION_ERROR
 
 
@@ -50,7 +50,7 @@ def describe_problem(found: Estimate) -> str:
     return ""
 
 
-def describe_choice(choice: Choice, *, most: int) -> str:
+def describe_choice(choice: LayoutChoice, *, most: int) -> str:
     """Return a layout as `ZeRO 2, 4 sequences a pass, 8 passes a step`.
 
     `most` is the number of sequences in a step of the rank that has most.

@@ -18,13 +18,13 @@ DIGESTS_FILE = ".digests.json"
 
 
 def identity_of(config: Config) -> dict[str, JsonValue]:
-    """The settings that stand for what is made: all keys, without those marked AddedLater that have their default."""
+    """Return the settings that are hashed: all keys, without those marked AddedLater that have their default."""
     identity: dict[str, JsonValue] = _without_added(config, config.model_dump(mode="json"))
     return identity
 
 
 def _without_added(value: object, dumped: Any) -> Any:
-    """`dumped`, which is `value` as JSON, without keys added later that have their default, at any depth."""
+    """Return `dumped`, which is `value` as JSON, without keys added later that have their default, at any depth."""
     if isinstance(value, BaseModel):
         added = {
             name

@@ -105,7 +105,7 @@ def _cycle_problems(run: RunConfig) -> list[Problem]:
 
 
 def unused_steps(inputs: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
-    """The steps that no other step uses: those wanted if a recipe names no outputs. `inputs` is by step and slot."""
+    """Return the steps that no other step uses, wanted if a recipe names no outputs. `inputs` is by step and slot."""
     used = {source for slots in inputs.values() for source in slots.values()}
     return tuple(name for name in inputs if name not in used)
 

@@ -72,7 +72,7 @@ def stage(
 
 
 def _artifact_in(hint: object) -> object | None:
-    """The Artifact[M] of a hint that is one, or one or None; else None."""
+    """Return the Artifact[M] of a hint that is one, or one or None; else None."""
     if get_origin(hint) in (Union, UnionType):
         kinds = [kind for kind in get_args(hint) if kind is not NoneType]
         hint = kinds[0] if len(kinds) == 1 and NoneType in get_args(hint) else None

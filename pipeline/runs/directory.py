@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from cluster.storage.objects import Objects, is_url, objects
+from cluster.storage.objects import ObjectStore, is_url, open_store
 from configs.base import Name, UserError
 from configs.cluster import StorageConfig
 from configs.run import no_password
@@ -132,8 +132,8 @@ class RunDirectory:
         """`store` is a directory or a URL; the files of a store that is a URL lie in `work_dir`."""
         self.store, self.id, self.work_dir = store_of(store), check_id(run_id), work_dir
         self.home = local_path(self.store, work_dir)
-        self._objects: Objects = objects(self.store)
-        self.remote: Objects | None = self._objects if is_url(self.store) else None
+        self._objects: ObjectStore = open_store(self.store)
+        self.remote: ObjectStore | None = self._objects if is_url(self.store) else None
         """The store, if it is a URL; None if it is a directory."""
 
     @property
@@ -184,7 +184,7 @@ class RunDirectory:
 
     def requests(self) -> dict[str, RequestRecord]:
         """Return the requests that no driver has read yet, by name."""
-        found = ((name, self._objects.read(name)) for name in self._objects.names(self._name("requests/")))
+        found = ((name, self._objects.read(name)) for name in self._objects.list_names(self._name("requests/")))
         return {name: _parse(data, RequestRecord, name) for name, data in found if data is not None}
 
     def delete_request(self, name: str) -> None:
@@ -198,7 +198,7 @@ class RunDirectory:
                 self.delete_request(name)
 
     def has_artifact(self, artifact: str) -> bool:
-        """Whether an artifact is finished, on this machine or in the store."""
+        """Return whether an artifact is finished, on this machine or in the store."""
         if (self.home / artifact / RECORD).is_file():
             return True
         return self.remote is not None and self.remote.size(f"{artifact}/{RECORD}") is not None
@@ -211,7 +211,7 @@ class RunDirectory:
         """Put a start's log into the store if that is a URL; in a directory it is there already."""
         file = self.log_path(start)
         if self.remote is not None and file.exists():
-            self._objects.send(self._name(f"logs/{file.name}"), file)
+            self._objects.upload(self._name(f"logs/{file.name}"), file)
 
     def read_stored_log(self, start: int) -> bytes:
         """Return a start's log as far as it has been put into the store."""
@@ -226,7 +226,7 @@ class RunDirectory:
 
     def _numbered(self, folder: str, kind: type[R]) -> Iterator[R]:
         prefix = self._name(f"{folder}/")
-        names = [name for name in self._objects.names(prefix) if _NUMBERED.fullmatch(name.removeprefix(prefix))]
+        names = [name for name in self._objects.list_names(prefix) if _NUMBERED.fullmatch(name.removeprefix(prefix))]
         for name in sorted(names, key=lambda name: int(name.removeprefix(prefix).removesuffix(".json"))):
             if (data := self._objects.read(name)) is not None:
                 yield _parse(data, kind, f"{self.store}/{name}")
@@ -255,7 +255,7 @@ def open_run(store: str, run_id: str, *, work_dir: str | None = None) -> RunDire
 
 def run_ids(store: str) -> list[str]:
     """Return the ids of all runs in a store, sorted."""
-    parts = [name.split("/") for name in objects(store_of(store)).names(f"{RUNS}/")]
+    parts = [name.split("/") for name in open_store(store_of(store)).list_names(f"{RUNS}/")]
     return sorted(part[1] for part in parts if len(part) == 3 and part[2] == "run.json" and _ID.fullmatch(part[1]))
 
 

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TypeVar
 
 from cluster.host.console import print_line
-from cluster.host.retry import backoff, retry
+from cluster.host.retry import backoff_waits, retry
 from cluster.leases.fence import LEASES, Fence
 from cluster.leases.lease import store_lease
 from cluster.storage.errors import is_outage
@@ -67,7 +67,9 @@ class StoreRetries:
         """Make a call that must succeed, as often as the retries for infrastructure allow."""
         return retry(
             call,
-            waits=backoff(self._retries.infrastructure, first=self._retries.backoff_seconds, most=SECONDS_OF_SILENCE),
+            waits=backoff_waits(
+                self._retries.infrastructure, first=self._retries.backoff_seconds, most=SECONDS_OF_SILENCE
+            ),
             is_transient=is_outage,
             on_retry=lambda error: print_line(f"{error}; trying again"),
         )
@@ -176,7 +178,7 @@ class Driver:
         return [sys.executable, "-P", "-m", "pipeline.cli", "attempt", *options, self.directory.id]
 
     def _is_first(self, number: int) -> bool:
-        """Whether an attempt is the first of this start: only that one takes leases over from other processes."""
+        """Return whether an attempt is the first of this start: only that one takes leases over."""
         return not any(one.start == self.start.number and one.number < number for one in self.directory.attempts())
 
     def _check(self, process: AttemptProcess) -> None:
@@ -254,7 +256,9 @@ def drive_run(directory: RunDirectory, start: StartRecord, machines: ClusterConf
         )
     name, last_heartbeat = lease_name(directory.id), _last_heartbeat(directory)
     take_over = start.take_over and not any(attempt.start == start.number for attempt in directory.attempts())
-    with store_lease(directory.remote, directory.home, name, step=directory.id, take_over=take_over) as fence:
+    with store_lease(
+        directory.remote, directory.home, name, what=f"run {directory.id!r}", take_over=take_over
+    ) as fence:
         return Driver(directory, start, machines, fence, ray_address, last_heartbeat=last_heartbeat).run()
 
 

@@ -124,7 +124,7 @@ def list_finished(home: Path, artifacts: Mapping[str, str]) -> frozenset[str]:
 
 
 def are_all_finished(home: Path, artifacts: Mapping[str, str]) -> bool:
-    """Whether all artifacts are finished in a store."""
+    """Return whether all artifacts are finished in a store."""
     return all((home / artifact / RECORD).exists() for artifact in artifacts.values())
 
 

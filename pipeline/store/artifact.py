@@ -63,7 +63,7 @@ def commit(path: Path, record: Record) -> None:
 
 
 def read_record(path: Path) -> Record | None:
-    """The record of the artifact at `path`, or None if the work there is unfinished or absent."""
+    """Return the record of the artifact at `path`, or None if the work there is unfinished or absent."""
     try:
         text = (path / RECORD).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -72,7 +72,7 @@ def read_record(path: Path) -> Record | None:
 
 
 def parse_record(text: bytes, *, where: Path | str) -> Record:
-    """The record in the bytes of a file. Raises UserError if this version cannot read it."""
+    """Return the record in the bytes of a file. Raises UserError if this version cannot read it."""
     try:
         return Record.model_validate_json(text)
     except ValidationError as error:
@@ -80,7 +80,7 @@ def parse_record(text: bytes, *, where: Path | str) -> Record:
 
 
 def record_of(store: Path, artifact: str) -> Record | None:
-    """The record of a store's artifact: one that is there, or that what is there was made from and is elsewhere."""
+    """Return the record of an artifact that is in the store, or of one elsewhere that something in it was made from."""
     if (record := read_record(store / artifact)) is not None:
         return record
     path = kept_record(store, artifact)
@@ -88,12 +88,12 @@ def record_of(store: Path, artifact: str) -> Record | None:
 
 
 def kept_record(store: Path, artifact: str) -> Path:
-    """Where the working copy of a store behind a URL keeps the record of an artifact that it need not fetch."""
+    """Return where the working copy of a store behind a URL keeps the record of an artifact that it need not fetch."""
     return store / ".records" / f"{artifact}.json"
 
 
 def load_artifact(path: Path, manifest: type[M]) -> Artifact[M] | None:
-    """The artifact at `path`, or None if the work there is unfinished or absent."""
+    """Return the artifact at `path`, or None if the work there is unfinished or absent."""
     record = read_record(path)
     if record is None:
         return None
@@ -104,7 +104,7 @@ def load_artifact(path: Path, manifest: type[M]) -> Artifact[M] | None:
 
 
 def describe_files(path: Path, known: Mapping[str, FileEntry] | None = None) -> dict[str, FileEntry]:
-    """Size and checksum of every file under `path` but the record and hidden ones, by relative path.
+    """Return the size and checksum of every file under `path` but the record and hidden ones, by relative path.
 
     Files in `known`, whose checksums were computed while they were written, are not read again. Raises UserError if
     one has not the size that it was written with.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from cluster.storage.objects import Objects
+from cluster.storage.objects import ObjectStore
 from configs.base import UserError
 from configs.text import shorten
 from pipeline.store.artifact import RECORD, Record, parse_record, record_of
@@ -20,7 +20,7 @@ _MAX_OBSERVED = 12
 _MAX_NAMED = 6
 
 
-def ancestry(directory: Path, remote: Objects | None = None) -> dict[str, Record]:
+def ancestry(directory: Path, remote: ObjectStore | None = None) -> dict[str, Record]:
     """Return the records of the artifact at `directory` and of all its ancestors, by artifact name, its own last.
 
     Inputs come before what was made from them, each once. Ancestors are looked for beside the artifact, then in
@@ -38,7 +38,7 @@ def ancestry(directory: Path, remote: Objects | None = None) -> dict[str, Record
     return found
 
 
-def render_lineage(directory: Path, remote: Objects | None = None) -> str:
+def render_lineage(directory: Path, remote: ObjectStore | None = None) -> str:
     """Return a text tree from the artifact down to what the sources held; each artifact is described once."""
     records = ancestry(directory, remote)
     name = directory.resolve().name
@@ -88,7 +88,7 @@ def observed_lines(observed: JsonValue) -> list[str]:
     return lines if rest <= 0 else [*lines[:_MAX_OBSERVED], f"and {rest:,} more"]
 
 
-def _find(store: Path, name: str, remote: Objects | None) -> Record | None:
+def _find(store: Path, name: str, remote: ObjectStore | None) -> Record | None:
     if (record := record_of(store, name)) is not None or remote is None:
         return record
     data = remote.read(f"{name}/{RECORD}")

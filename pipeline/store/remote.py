@@ -18,10 +18,10 @@ from pathlib import Path
 
 from cluster.host.console import print_line
 from cluster.host.files import is_relative, sync, whole_file
-from cluster.storage.errors import through_outage
+from cluster.storage.errors import retry_through_outage
 from cluster.storage.mirror import Mirror, UnfinishedLayout, mirrored
-from cluster.storage.objects import Objects, is_url, objects
-from cluster.storage.transfer import Tree
+from cluster.storage.objects import ObjectStore, is_url, open_store
+from cluster.storage.transfer import FileTransfer
 from configs.base import UserError
 from configs.cluster import StorageConfig
 from pipeline.store.artifact import BUILD_COUNT_FILE, RECORD, Record, kept_record, parse_record
@@ -54,7 +54,7 @@ def open_remote_store(store: str, storage: StorageConfig) -> "RemoteStore | None
     """Return the store behind a URL, None for a directory. Raises UserError if there is no driver for the protocol."""
     if not is_url(store):
         return None
-    return RemoteStore(store, objects(store), local_path(store, storage.work_dir), storage.num_transfers)
+    return RemoteStore(store, open_store(store), local_path(store, storage.work_dir), storage.num_transfers)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class RemoteStore:
     """A store behind a URL, with its working copy. What the store refuses is a UserError or an InfrastructureError."""
 
     url: str
-    store: Objects
+    store: ObjectStore
     working_copy: Path
     num_transfers: int
     """How many files are sent or fetched at once."""
@@ -71,12 +71,12 @@ class RemoteStore:
 
     def check(self) -> None:
         """Raise UserError at once if the store cannot be written."""
-        probe, without_retries = f".probe-{uuid.uuid4().hex}", objects(self.url, num_tries=1)
+        probe, without_retries = f".probe-{uuid.uuid4().hex}", open_store(self.url, num_tries=1)
         without_retries.write(probe, b"")
         without_retries.delete(probe)
 
     def has(self, artifact: str) -> bool:
-        """Whether the artifact is finished in the store."""
+        """Return whether the artifact is finished in the store."""
         return self.store.size(f"{artifact}/{RECORD}") is not None
 
     def fetch(self, artifact: str) -> bool:
@@ -108,7 +108,7 @@ class RemoteStore:
         `check` is called before record.json is sent, and may raise to forbid that. A store that does not answer is
         tried again for PATIENCE_SECONDS (cluster/storage/errors.py): finished work is not to fail for an outage.
         """
-        through_outage(lambda: self._publish(artifact, check), notify=self.notify)
+        retry_through_outage(lambda: self._publish(artifact, check), notify=self.notify)
 
     def _publish(self, artifact: str, check: Callable[[], None]) -> None:
         """Send it. If two runs made it at once, both are right, and the first record that arrives is kept.
@@ -166,8 +166,8 @@ class RemoteStore:
         place = f"{UNFINISHED}/{artifact}"
         return Mirror(self.store, place, self.working_copy / artifact, _TRAINING, self.num_transfers)
 
-    def _tree(self, artifact: str, record: Record, directory: Path) -> Tree:
-        return Tree(self.store, artifact, directory, record.files, self.num_transfers)
+    def _tree(self, artifact: str, record: Record, directory: Path) -> FileTransfer:
+        return FileTransfer(self.store, artifact, directory, record.files, self.num_transfers)
 
     def _damaged(self, artifact: str) -> Path:
         return self.working_copy / ".damaged" / artifact

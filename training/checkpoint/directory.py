@@ -50,12 +50,12 @@ def system_errors(path: Path) -> Iterator[None]:
 
 
 def directory_of(root: Path, step: int) -> Path:
-    """Where the checkpoint after `step` optimizer steps belongs."""
+    """Return where the checkpoint after `step` optimizer steps belongs."""
     return root / f"step-{step:08d}"
 
 
 def partial_directory(directory: Path, start_id: str) -> Path:
-    """Where the ranks write the files of a checkpoint before it has its name; another one after each restart."""
+    """Return where the ranks write the files of a checkpoint before it has its name; another one after each restart."""
     return directory.with_name(f".{directory.name}.{start_id}.partial")
 
 
@@ -135,7 +135,7 @@ def load_fragments(directory: Path, record: CheckpointRecord, fragments: Iterabl
 
 
 def load_weights(directory: Path) -> dict[str, torch.Tensor]:
-    """Every parameter by name, fp32, on the CPU, assembled from the fragments of all ranks. Raises UserError."""
+    """Return every parameter by name, fp32, on the CPU, assembled from the fragments of all ranks. Raises UserError."""
     with hold(directory):
         record = read_record(directory)
         flat = {name: torch.full((torch.Size(shape).numel(),), torch.nan) for name, shape in record.shapes.items()}
@@ -148,7 +148,7 @@ def load_weights(directory: Path) -> dict[str, torch.Tensor]:
 
 
 def small_file_checksum(path: Path) -> str:
-    """The xxh3-128 of a small file, in hex."""
+    """Return the xxh3-128 of a small file, in hex."""
     return xxhash.xxh3_128_hexdigest(path.read_bytes())
 
 
@@ -167,7 +167,7 @@ def _rank_files(directory: Path, record: CheckpointRecord) -> Iterator[RankFile]
 
 
 def _pieces(files: list[RankFile]) -> dict[tuple[str, str], list[_Piece]]:
-    """The tensors of all files by kind and parameter."""
+    """Return the tensors of all files by kind and parameter."""
     pieces: dict[tuple[str, str], list[_Piece]] = {}
     for number, file in enumerate(files):
         for entry in file.entries:
@@ -177,7 +177,7 @@ def _pieces(files: list[RankFile]) -> dict[tuple[str, str], list[_Piece]]:
 
 
 def _overlap(piece: _Piece, offset: int, tensor: torch.Tensor) -> tuple[int, ReadRequest]:
-    """The file, and the request for what it holds of the part of a parameter that begins at `offset`; maybe empty."""
+    """Return the file, and the request for what it holds of a parameter from `offset` on; it may be empty."""
     start = min(max(offset, piece.first), piece.last)
     stop = max(start, min(offset + tensor.numel(), piece.last))
     width, byte = piece.entry.dtype.itemsize, piece.entry.start

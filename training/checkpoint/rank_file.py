@@ -66,7 +66,7 @@ def layout(sizes: Iterable[tuple[str, torch.dtype, int]]) -> list[TensorEntry]:
 
 
 def file_stem(rank: int, world_size: int) -> str:
-    """The name of a rank's file, without its suffix."""
+    """Return the name of a rank's file, without its suffix."""
     return f"rank-{rank:05d}-of-{world_size:05d}"
 
 
@@ -166,7 +166,7 @@ def _copy(block: bytearray, first: int, request: ReadRequest) -> None:
 
 
 def _header(entries: list[TensorEntry]) -> bytes:
-    """The beginning of a safetensors file, padded so that the data is aligned to 64 bytes."""
+    """Return the beginning of a safetensors file, padded so that the data is aligned to 64 bytes."""
     tensors = {
         entry.key: {
             "dtype": _NAMES[entry.dtype],
@@ -191,7 +191,7 @@ def _write_all(descriptor: int, data: memoryview) -> None:
 
 
 def key(kind: str, name: str, offset: int) -> str:
-    """The key of a fragment's tensor."""
+    """Return the key of a fragment's tensor."""
     return f"{kind}/{name}@{offset}"
 
 

@@ -43,7 +43,7 @@ class Progress:
 
 
 def progress_of(record: CheckpointRecord) -> Progress:
-    """How far training was when a checkpoint was written."""
+    """Return how far training was when a checkpoint was written."""
     return Progress(record.step, record.num_updates, record.num_tokens, record.position, record.num_rollbacks)
 
 
@@ -106,7 +106,7 @@ def load_checkpoint(engine: object, directory: Path) -> Progress:
 
 
 def _candidates(root: Path) -> list[Path]:
-    """The checkpoints as rank 0 lists them, newest first, so that all ranks try the same. Collective."""
+    """Return the checkpoints as rank 0 lists them, newest first, so that all ranks try the same. Collective."""
     found = [list_checkpoints(root) if torch.distributed.get_rank() == 0 else None]
     torch.distributed.broadcast_object_list(found, src=0)
     return found[0] or []

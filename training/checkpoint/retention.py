@@ -7,7 +7,8 @@ from pathlib import Path
 from cluster.leases.flock import lock_file
 from configs.pools import RetentionConfig
 
-_LEASES = ".leases"
+_READ_LOCKS = ".leases"
+"""Directory beside the checkpoints with the lock files of their readers."""
 
 
 @contextmanager
@@ -17,7 +18,7 @@ def hold(directory: Path) -> Iterator[None]:
     In a store that cannot be written there is no lock, and nobody deletes from it.
     """
     try:
-        path = directory.parent / _LEASES / directory.name
+        path = directory.parent / _READ_LOCKS / directory.name
         path.parent.mkdir(exist_ok=True)
         file = path.open("w")
     except OSError:  # a read-only store: nobody deletes from it
@@ -31,7 +32,7 @@ def hold(directory: Path) -> Iterator[None]:
 @contextmanager
 def unless_held(directory: Path) -> Iterator[bool]:
     """Yield whether the checkpoint may be deleted during the block: nobody holds it, and nobody can meanwhile."""
-    path = directory.parent / _LEASES / directory.name
+    path = directory.parent / _READ_LOCKS / directory.name
     path.parent.mkdir(exist_ok=True)
     with path.open("w") as file:
         try:
@@ -45,7 +46,7 @@ def unless_held(directory: Path) -> Iterator[bool]:
 
 
 def steps_to_keep(losses: Mapping[int, float], rule: RetentionConfig) -> set[int]:
-    """The steps whose checkpoints the rule keeps; `losses` has the training loss by step of all that there are."""
+    """Return the steps whose checkpoints the rule keeps, given the training loss of each checkpoint by step."""
     newest_first = sorted(losses, reverse=True)
     stay = set(newest_first[: rule.newest])
     if rule.every_steps is not None:

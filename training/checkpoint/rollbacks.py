@@ -11,7 +11,7 @@ FILE = "rollbacks.jsonl"
 
 
 def read_rollbacks(out: Path) -> list[Rollback]:
-    """Every whole line; empty if there were no roll-backs."""
+    """Return every whole line; empty if there were no roll-backs."""
     path = out / FILE
     whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
     return [Rollback.model_validate_json(line) for line in whole.splitlines()]
@@ -30,12 +30,12 @@ def add_rollback(out: Path, rollback: Rollback) -> None:
 
 
 def is_still_valid(record: CheckpointRecord, rollbacks: list[Rollback], *, before: int) -> bool:
-    """Whether no roll-back since has abandoned a checkpoint. `before` is the number of roll-backs before this run."""
+    """Return whether no roll-back has abandoned a checkpoint. `before` is the number of roll-backs before this run."""
     return all(record.step <= rollback.to_step for rollback in rollbacks[record.num_rollbacks - before :])
 
 
 def position_after(position: Position, rollbacks: list[Rollback]) -> Position:
-    """A checkpoint's place in the data, moved past the data that later roll-backs left out."""
+    """Return a checkpoint's place in the data, moved past the data that later roll-backs left out."""
     for rollback in rollbacks:
         position = skip_places(position, *rollback.skipped)
     return position

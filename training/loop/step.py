@@ -8,7 +8,7 @@ import torch
 
 from cluster.executor import Rank
 from training.data.batches import Batch, Batches, MicroBatch
-from training.loop.stop_requests import StopRequests
+from training.loop.stop_requests import TrainingRequests
 from training.loop.watchdog import Watchdog
 from training.zero.engine import take_optimizer_step
 from training.zero.step_timing import Stopwatch
@@ -18,7 +18,7 @@ from training.zero.step_timing import Stopwatch
 class RankStatus:
     """What a rank shares with the others in a step, beside its losses."""
 
-    requests: StopRequests
+    requests: TrainingRequests
     """What this rank was asked for."""
 
     save_failed: bool
@@ -44,7 +44,7 @@ class StepResult:
     updated: bool
     """Whether the weights were updated: loss and gradient were finite."""
 
-    requests: StopRequests
+    requests: TrainingRequests
     """What any rank was asked for."""
 
     num_failed_saves: int
@@ -98,7 +98,7 @@ class Stepper:
         with self._stopwatch.part("optimizer"):
             norm, updated = take_optimizer_step(self._engine, loss_is_finite=math.isfinite(loss))
         stop, save, resize, failed, *own_seconds = numbers[len(by_stream) :]
-        requests = StopRequests(stop > 0, save > 0, resize > 0)
+        requests = TrainingRequests(stop > 0, save > 0, resize > 0)
         return StepResult(loss, by_stream, norm, updated, requests, int(failed), own_seconds)
 
     def _read_micro_batches(self, batch: Batch) -> list[MicroBatch]:

@@ -35,14 +35,14 @@ SECONDS_BETWEEN_POLLS = 0.25
 
 
 class Stopped(UserError):
-    """Training was asked to stop, and has saved its work."""
+    """Training was asked to stop, and has saved its work, or the time for that is over."""
 
     exit_code = RESUME_ME
 
 
 @dataclass(frozen=True)
-class StopRequests:
-    """What training is asked for; nothing by default."""
+class TrainingRequests:
+    """What training is asked to do: to stop, to save, or to end for another number of ranks. Nothing by default."""
 
     stop: bool = False
     """Save, and end."""
@@ -63,19 +63,21 @@ class RequestPoller:
         `on_poll` is called as often as files are looked for, and may raise.
         """
         self._out, self._watches_files, self._on_poll = out, watches_files, on_poll
-        self._is_signalled, self._found, self._last_poll = False, StopRequests(), 0.0
+        self._is_signalled, self._found, self._last_poll = False, TrainingRequests(), 0.0
         if watches_files:
             (out / RESIZE_FILE).unlink(missing_ok=True)  # the ranks have just been started in their right number
         for number in (signal.SIGTERM, signal.SIGUSR1) if _may_set_signals() else ():
             if getattr(signal.getsignal(number), "__module__", "") != __name__:  # else stop_on_signal's, in one process
                 signal.signal(number, self._on_signal)
 
-    def poll(self) -> StopRequests:
+    def poll(self) -> TrainingRequests:
         """Return the requests so far. Looks for files at most once in SECONDS_BETWEEN_POLLS."""
         if self._watches_files and time.monotonic() - self._last_poll >= SECONDS_BETWEEN_POLLS:
             self._last_poll = time.monotonic()
             self._on_poll()
-            self._found = StopRequests(*((self._out / name).exists() for name in (STOP_FILE, SAVE_FILE, RESIZE_FILE)))
+            self._found = TrainingRequests(
+                *((self._out / name).exists() for name in (STOP_FILE, SAVE_FILE, RESIZE_FILE))
+            )
         return replace(self._found, stop=self._found.stop or self._is_signalled)
 
     def clear_save_request(self) -> None:

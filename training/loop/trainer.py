@@ -21,7 +21,7 @@ from training.loop.run_state import RunState
 from training.loop.spikes import Instability, InstabilityDetector, num_steps_remembered
 from training.loop.step import RankStatus, Stepper, StepResult
 from training.loop.step_log import StepLog
-from training.loop.stop_requests import RequestPoller, Stopped, StopRequests
+from training.loop.stop_requests import RequestPoller, Stopped, TrainingRequests
 from training.loop.watchdog import START_TIMEOUT_FACTOR, Watchdog
 from training.manifests import TrainedModel
 from training.records import CheckpointRecord
@@ -92,13 +92,13 @@ class Trainer:
                 continue
             is_last = self.state.progress.step == self.config.num_steps
             is_due = self.state.progress.step % self.config.checkpoint_every_steps == 0
-            if is_last or is_due or result.requests != StopRequests():
+            if is_last or is_due or result.requests != TrainingRequests():
                 self._begin_save()
             if not is_last:
                 self._end_if_requested(result.requests)
         self._finish_last_save()
 
-    def _end_if_requested(self, requests: StopRequests) -> None:
+    def _end_if_requested(self, requests: TrainingRequests) -> None:
         """Raise Stopped or Resized, once the checkpoint is on disk, if that is requested."""
         if requests.stop or requests.resize:
             self._finish_last_save()

@@ -5,10 +5,10 @@ them.
 """
 
 from training.network.loss_chunks import max_chunk_tokens
-from training.sizing.model_size import ModelSize, Setting
+from training.sizing.model_size import ModelSize, TrainingLayout
 
 
-def loss_bytes(size: ModelSize, setting: Setting) -> int:
+def loss_bytes(size: ModelSize, setting: TrainingLayout) -> int:
     """Return the bytes of the chunked loss (training/network/head_loss.py).
 
     They are a chunk of logits, the fp32 gradient of the output layer's weight and the gradient of the hidden states.
@@ -17,7 +17,7 @@ def loss_bytes(size: ModelSize, setting: Setting) -> int:
     return logits_bytes(size, setting) + 4 * weight + setting.width * tokens * size.hidden_size
 
 
-def logits_bytes(size: ModelSize, setting: Setting) -> int:
+def logits_bytes(size: ModelSize, setting: TrainingLayout) -> int:
     """Return the bytes that the loss needs in the forward pass alone.
 
     They are a chunk of logits, and in bf16 training a copy of the output layer's weight on CPUs, which multiply in
@@ -33,7 +33,7 @@ def logits_bytes(size: ModelSize, setting: Setting) -> int:
     return size.vocab_size * (rows * (4 + copies) + before * 4) + extra
 
 
-def activation_bytes(size: ModelSize, setting: Setting) -> int:
+def activation_bytes(size: ModelSize, setting: TrainingLayout) -> int:
     """Return the bytes of activations that all layers keep from the forward pass for the backward pass."""
     tokens, width = setting.micro_batch_size * setting.sequence_length, setting.width
     layer = tokens * _layer_bytes_per_token(size, setting) + _mask_bytes(setting)
@@ -43,7 +43,7 @@ def activation_bytes(size: ModelSize, setting: Setting) -> int:
     return layer * size.num_layers + ends
 
 
-def _layer_bytes_per_token(size: ModelSize, setting: Setting) -> int:
+def _layer_bytes_per_token(size: ModelSize, setting: TrainingLayout) -> int:
     """Return the bytes a token that autograd keeps of a layer; docs/planning.md explains each term."""
     width = setting.width
     queries, keys = size.num_heads * size.head_dim, size.num_key_value_heads * size.head_dim
@@ -60,7 +60,7 @@ def _norm_bytes(width: int) -> int:
     return 4 + 2 * width
 
 
-def _mask_bytes(setting: Setting) -> int:
+def _mask_bytes(setting: TrainingLayout) -> int:
     """Return the bytes of the mask over pairs of positions that keeps documents apart; `eager` does not keep it."""
     if setting.attention != "sdpa":
         return 0

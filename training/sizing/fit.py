@@ -8,7 +8,7 @@ from cluster.placement import Placement
 from configs.base import GIB
 from configs.training import TrainConfig
 from training.sizing.memory import PREDICTION_ERROR, Memory, predict_memory
-from training.sizing.model_size import ModelSize, Setting
+from training.sizing.model_size import ModelSize, TrainingLayout
 
 HEADROOM = {"cpu": 1 + PREDICTION_ERROR, "cuda": 1.08 * (1 + PREDICTION_ERROR)}
 """Memory must be larger than the prediction by this factor: the error of the prediction; on a GPU also the 8% that the
@@ -22,7 +22,7 @@ CPU_SEQUENCES = 8
 
 
 @dataclass(frozen=True)
-class Choice:
+class LayoutChoice:
     """One layout of a training, and the memory it takes."""
 
     zero_stage: int
@@ -39,8 +39,8 @@ class Choice:
 class Fit:
     """The chosen layout, and the one that came second."""
 
-    chosen: Choice
-    runner_up: Choice | None
+    chosen: LayoutChoice
+    runner_up: LayoutChoice | None
     why: str
     """Why the runner-up is not chosen; empty without one."""
 
@@ -66,7 +66,7 @@ def choose_layout(size: ModelSize, config: TrainConfig, placement: Placement) ->
     return Fit(chosen, runner_up, why, "")
 
 
-def apply_choice(placement: Placement, choice: Choice) -> Placement:
+def apply_choice(placement: Placement, choice: LayoutChoice) -> Placement:
     """Return the placement with the choice filled in and nothing left open."""
     return replace(placement, zero_stage=choice.zero_stage, micro_batch_size=choice.micro_batch_size, leaves_open=())
 
@@ -87,7 +87,7 @@ def _stages(placement: Placement) -> tuple[int, ...]:
     return (1, 2) if placement.compile else (1, 2, 3)
 
 
-def _best(size: ModelSize, config: TrainConfig, placement: Placement, stage: int) -> Choice:
+def _best(size: ModelSize, config: TrainConfig, placement: Placement, stage: int) -> LayoutChoice:
     """Return the choice of one stage with the largest micro-batch that fits, or with the smallest if none does."""
     choices = [_choice(size, config, placement, stage, rows) for rows in _micro_batches(config, placement)]
     return next((choice for choice in choices if choice.fits), choices[-1])
@@ -108,13 +108,13 @@ def _micro_batches(config: TrainConfig, placement: Placement) -> Iterator[int]:
         rows -= 1
 
 
-def _choice(size: ModelSize, config: TrainConfig, placement: Placement, stage: int, rows: int) -> Choice:
+def _choice(size: ModelSize, config: TrainConfig, placement: Placement, stage: int, rows: int) -> LayoutChoice:
     found = predict_memory(size, _setting(config, placement, stage, rows))
-    return Choice(stage, rows, ceil(sequences_per_rank(config, placement) / rows), found, _fits(found, placement))
+    return LayoutChoice(stage, rows, ceil(sequences_per_rank(config, placement) / rows), found, _fits(found, placement))
 
 
-def _setting(config: TrainConfig, placement: Placement, stage: int, rows: int) -> Setting:
-    return Setting(
+def _setting(config: TrainConfig, placement: Placement, stage: int, rows: int) -> TrainingLayout:
+    return TrainingLayout(
         device=placement.device,
         num_ranks=placement.min_ranks,
         zero_stage=stage,
@@ -134,8 +134,8 @@ def _fits(found: Memory, placement: Placement) -> bool:
 
 
 def _second(
-    size: ModelSize, config: TrainConfig, placement: Placement, fitting: list[Choice]
-) -> tuple[Choice | None, str]:
+    size: ModelSize, config: TrainConfig, placement: Placement, fitting: list[LayoutChoice]
+) -> tuple[LayoutChoice | None, str]:
     """Return the runner-up and why it is not chosen: the next stage that fits, else fewer sequences a pass."""
     chosen = fitting[0]
     if len(fitting) > 1:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 from configs.base import GIB, MIB
 from training.sizing.activations import activation_bytes, logits_bytes, loss_bytes
-from training.sizing.model_size import ModelSize, Setting
+from training.sizing.model_size import ModelSize, TrainingLayout
 from training.zero.config import (
     ADAMW_MOMENTS,
     ALLREDUCE_BUCKET_ELEMENTS,
@@ -60,7 +60,7 @@ class Memory:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "host"}
 
 
-def predict_memory(size: ModelSize, setting: Setting) -> Memory:
+def predict_memory(size: ModelSize, setting: TrainingLayout) -> Memory:
     """Predict the peak memory of one rank.
 
     Gradient accumulation does not change it: gradients are held from pass to pass in any case.
@@ -85,11 +85,11 @@ def predict_memory(size: ModelSize, setting: Setting) -> Memory:
     )
 
 
-def _shard(num_bytes: float, setting: Setting, *, from_stage: int = 1) -> int:
+def _shard(num_bytes: float, setting: TrainingLayout, *, from_stage: int = 1) -> int:
     return int(num_bytes / setting.num_ranks if setting.zero_stage >= from_stage else num_bytes)
 
 
-def _parameters(size: ModelSize, setting: Setting) -> int:
+def _parameters(size: ModelSize, setting: TrainingLayout) -> int:
     width = setting.width
     whole = width * size.num_parameters
     if setting.zero_stage < 3:
@@ -98,7 +98,7 @@ def _parameters(size: ModelSize, setting: Setting) -> int:
     return _shard(whole, setting) + width * live
 
 
-def _gradients(size: ModelSize, setting: Setting) -> int:
+def _gradients(size: ModelSize, setting: TrainingLayout) -> int:
     """Return the bytes of gradients: stages 1 to 3 sum in fp32; stage 1 in bf16 has the pass's own beside the sum."""
     width, trained = setting.width, size.num_trained
     if setting.zero_stage == 0:
@@ -109,7 +109,7 @@ def _gradients(size: ModelSize, setting: Setting) -> int:
     return _shard(4 * trained, setting) + in_flight
 
 
-def _optimizer(size: ModelSize, setting: Setting) -> int:
+def _optimizer(size: ModelSize, setting: TrainingLayout) -> int:
     """Return the bytes of moments and of fp32 weights, which without ZeRO in fp32 are the parameters themselves."""
     num_adamw = size.num_trained - size.num_muon
     moments = 4 * (len(ADAMW_MOMENTS) * num_adamw + len(MUON_MOMENTS) * size.num_muon)
@@ -117,12 +117,12 @@ def _optimizer(size: ModelSize, setting: Setting) -> int:
     return _shard(moments + masters, setting)
 
 
-def _touched_bucket_elements(size: ModelSize, setting: Setting) -> int:
+def _touched_bucket_elements(size: ModelSize, setting: TrainingLayout) -> int:
     """Return the elements of DeepSpeed's reduce bucket that are touched: host memory counts no others."""
     return min(REDUCE_BUCKET_ELEMENTS, size.num_trained) if setting.device == "cpu" else REDUCE_BUCKET_ELEMENTS
 
 
-def _buffers(size: ModelSize, setting: Setting) -> int:
+def _buffers(size: ModelSize, setting: TrainingLayout) -> int:
     """Return the bytes of communication buffers while activations are held."""
     in_stage_1_bf16 = setting.zero_stage == 1 and setting.precision == "bf16" and not setting.offload_optimizer
     if setting.zero_stage == 0 or in_stage_1_bf16:
@@ -137,7 +137,7 @@ def _buffers(size: ModelSize, setting: Setting) -> int:
     return bucket + (in_backward if setting.num_ranks > 1 else 0)  # ZeRO-3 flattens what it reduces
 
 
-def _step(size: ModelSize, setting: Setting) -> int:
+def _step(size: ModelSize, setting: TrainingLayout) -> int:
     """Return the bytes of gradients and of their reduction after the last pass, or of the optimizer's update.
 
     Activations are freed by then.

@@ -43,7 +43,7 @@ class ModelSize:
 
 
 @dataclass(frozen=True)
-class Setting:
+class TrainingLayout:
     """How a model is trained."""
 
     device: str

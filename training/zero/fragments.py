@@ -76,7 +76,7 @@ def _loads_weights(engine: Any) -> bool:
 def _held(engine: Any) -> Iterator[Fragment]:
     """Yield all that this rank has of the masters, their moments and the frozen parameters."""
     stage = engine.zero_optimization_stage()
-    list_masters = dict(_masters_by_parameter(engine)) if stage == 0 else {}
+    masters = dict(_masters_by_parameter(engine)) if stage == 0 else {}
     for full_name, parameter in engine.module.named_parameters():
         name = full_name.removeprefix(MODEL_PREFIX)
         if not parameter.requires_grad:
@@ -86,7 +86,7 @@ def _held(engine: Any) -> Iterator[Fragment]:
         elif stage > 0:
             yield from _stage_1_or_2_fragments(engine.optimizer, name, parameter)
         else:
-            master = list_masters[parameter]
+            master = masters[parameter]
             yield Fragment(name, 0, _with_moments(master.data.view(-1), base_optimizer(engine).state[master]))
 
 

@@ -3,31 +3,31 @@ import signal
 import subprocess
 from pathlib import Path
 
-from cluster.host.processes import birth_of, end_process, signal_process
+from cluster.host.processes import end_process, signal_process, start_ticks
 
 
 def test_a_process_is_told_from_a_later_one_of_the_same_number():
     process = subprocess.Popen(["sleep", "60"])
-    born = birth_of(process.pid)
-    assert born is not None and born == birth_of(process.pid) and born >= birth_of(os.getpid())
+    born = start_ticks(process.pid)
+    assert born is not None and born == start_ticks(process.pid) and born >= start_ticks(os.getpid())
     signal_process(process.pid, born + 1, signal.SIGKILL)
     assert process.poll() is None
     signal_process(process.pid, born, signal.SIGKILL)
     assert process.wait(timeout=10) == -signal.SIGKILL
-    assert birth_of(process.pid) is None
+    assert start_ticks(process.pid) is None
     signal_process(process.pid, born, signal.SIGKILL)  # whoever has ended is left alone
 
 
 def test_the_birth_is_in_clock_ticks_as_handles_on_disk_hold_it():
     field_22 = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[22 - 3]
-    assert birth_of(os.getpid()) == int(field_22)
+    assert start_ticks(os.getpid()) == int(field_22)
 
 
 def test_an_ended_process_is_gone_and_a_later_one_of_its_number_is_left_alone():
     process = subprocess.Popen(["sleep", "60"])
-    born = birth_of(process.pid)
+    born = start_ticks(process.pid)
     assert born is not None
     end_process(process.pid, born + 1)
     assert process.poll() is None
     end_process(process.pid, born)
-    assert birth_of(process.pid) is None and process.wait(timeout=10) == -signal.SIGKILL
+    assert start_ticks(process.pid) is None and process.wait(timeout=10) == -signal.SIGKILL

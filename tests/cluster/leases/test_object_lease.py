@@ -8,7 +8,7 @@ import pytest
 
 from cluster.leases import object_lease
 from cluster.leases.object_lease import SETTLE_SECONDS, SILENT_AFTER_SECONDS, SURE_SECONDS, ObjectLease, ObjectLeaseHeld
-from cluster.storage.objects import Objects, objects
+from cluster.storage.objects import ObjectStore, open_store
 from configs.base import InfrastructureError, LeaseLost
 
 NAME = ".leases/run-x.json"
@@ -35,15 +35,15 @@ def clock(monkeypatch) -> Clock:
 
 
 @pytest.fixture
-def store() -> Objects:
-    return objects(f"memory://{uuid4().hex}", num_tries=1)
+def store() -> ObjectStore:
+    return open_store(f"memory://{uuid4().hex}", num_tries=1)
 
 
-def object_lease_of(store: Objects, who: str) -> ObjectLease:
+def object_lease_of(store: ObjectStore, who: str) -> ObjectLease:
     return ObjectLease(store, "run-x", {"token": who, "host": who, "pid": 7, "since": "now"})
 
 
-def taken(store: Objects, who: str, *, former: str | None = None, take_over: bool = False) -> ObjectLease:
+def taken(store: ObjectStore, who: str, *, former: str | None = None, take_over: bool = False) -> ObjectLease:
     mine = object_lease_of(store, who)
     mine.take(former_token=former, take_over=take_over)
     return mine
@@ -94,11 +94,11 @@ def test_a_holder_that_died_in_this_working_copy_is_not_waited_for(store, clock)
 
 
 def test_what_was_given_up_is_free_at_once(any_store, clock):
-    store = objects(any_store)
+    store = open_store(any_store)
     one = taken(store, "one")
     one.beat()
     one.give_up()
-    assert store.names() == []
+    assert store.list_names() == []
     taken(store, "two")
     assert clock.now == 1000
 

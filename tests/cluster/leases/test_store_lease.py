@@ -16,26 +16,27 @@ from cluster.leases import object_lease
 from cluster.leases.fence import LEASES, Fence
 from cluster.leases.lease import LeaseHeld, holder, store_holder, store_lease
 from cluster.leases.object_lease import ObjectLeaseRecord
-from cluster.storage.objects import Objects, objects
+from cluster.storage.objects import ObjectStore, open_store
 from configs.base import InfrastructureError, LeaseLost
 from tests.cluster.leases.test_lease import ARTIFACT, ROOT
 from tests.pipeline.store.test_remote import run_on
 from tests.pipeline.toys import instead_of, planned, repeat
 
+STEP = "step 'model'"
 THERE = f"{LEASES}/{ARTIFACT}.json"
 DIE = """
 import os, signal, sys
 from pathlib import Path
-from cluster.storage.objects import objects
+from cluster.storage.objects import open_store
 from cluster.leases.lease import store_lease
-with store_lease(objects(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], step="model"):
+with store_lease(open_store(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], what="step 'model'"):
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 @pytest.fixture
-def store() -> Objects:
-    return objects(f"memory://{uuid4().hex}")
+def store() -> ObjectStore:
+    return open_store(f"memory://{uuid4().hex}")
 
 
 @pytest.fixture
@@ -46,12 +47,12 @@ def quick(monkeypatch) -> None:
     monkeypatch.setattr(object_lease, "SETTLE_SECONDS", 0.1)
 
 
-def held(store: Objects, home: Path, *, take_over: bool = False):
-    return store_lease(store, home, ARTIFACT, step="model", take_over=take_over)
+def held(store: ObjectStore, home: Path, *, take_over: bool = False):
+    return store_lease(store, home, ARTIFACT, what=STEP, take_over=take_over)
 
 
 def test_without_a_store_it_is_the_lease_of_a_directory(tmp_path):
-    with store_lease(None, tmp_path, ARTIFACT, step="model") as mine:
+    with store_lease(None, tmp_path, ARTIFACT, what=STEP) as mine:
         assert type(mine) is Fence
         assert store_holder(None, tmp_path, ARTIFACT) == holder(tmp_path, ARTIFACT) is not None
 
@@ -64,7 +65,7 @@ def test_another_machine_is_refused_while_the_holder_lives_and_not_after(store, 
         mine.check()
         assert store_holder(store, tmp_path / "two", ARTIFACT).startswith(who)
     assert store_holder(store, tmp_path / "two", ARTIFACT) is None
-    assert store.names() == []
+    assert store.list_names() == []
     with held(store, tmp_path / "two"):
         pass
 
@@ -72,7 +73,7 @@ def test_another_machine_is_refused_while_the_holder_lives_and_not_after(store, 
 def test_a_lease_ends_with_its_block_also_when_that_fails(store, tmp_path):
     with pytest.raises(ZeroDivisionError), held(store, tmp_path):
         raise ZeroDivisionError
-    assert store.names() == []
+    assert store.list_names() == []
 
 
 def test_a_lease_that_is_lost_in_the_store_is_lost_here_too(store, tmp_path, quick, monkeypatch):
@@ -100,14 +101,14 @@ def test_a_lease_that_is_lost_in_the_store_is_lost_here_too(store, tmp_path, qui
                 with pytest.raises(LeaseLost):
                     fence.check_remote()
             theirs.check_remote()
-    assert store.names() == []
+    assert store.list_names() == []
 
 
 def test_a_killed_holder_is_not_waited_for_in_its_own_working_copy(tmp_path, monkeypatch):
     url, home = (tmp_path / "store").as_uri(), tmp_path / "work"
     subprocess.run([sys.executable, "-c", DIE, url, str(home), ARTIFACT], cwd=ROOT, timeout=60)
-    store = objects(url)
-    assert store.names() == [THERE]
+    store = open_store(url)
+    assert store.list_names() == [THERE]
     assert store_holder(store, home, ARTIFACT) is None
     assert store_holder(store, tmp_path / "elsewhere", ARTIFACT) is not None
 
@@ -117,7 +118,7 @@ def test_a_killed_holder_is_not_waited_for_in_its_own_working_copy(tmp_path, mon
     monkeypatch.setattr(object_lease, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=never))
     with held(store, home):
         pass
-    assert store.names() == []
+    assert store.list_names() == []
 
 
 def test_a_holder_whose_last_beat_is_old_is_none(store, tmp_path):
@@ -165,7 +166,7 @@ def test_of_two_machines_one_makes_a_step(tmp_path, quick):
 
     stages = instead_of("repeat", meanwhile)
     assert "twice" in run_on(url, tmp_path / "one", stages).made
-    assert not [name for name in objects(url).names() if name.startswith(LEASES)]
+    assert not [name for name in open_store(url).list_names() if name.startswith(LEASES)]
 
 
 def test_what_another_machine_made_while_this_one_waited_is_fetched(tmp_path, monkeypatch):

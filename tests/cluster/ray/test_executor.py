@@ -55,7 +55,7 @@ def test_this_machine_is_a_mistake_of_the_cluster_file(cluster):
 
 def test_what_is_settled_by_then_is_kept(cluster):
     one = executor(num_ranks=1)
-    assert one.used is None and one.placement() is one.used
+    assert one.used_placement is None and one.placement() is one.used_placement
 
 
 def test_a_restart_waits_longer_each_time_that_a_host_fails(monkeypatch):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cluster.executor import Rank
-from cluster.host.processes import birth_of
+from cluster.host.processes import start_ticks
 from cluster.ray import spares
 from cluster.ray.executor import RayExecutor
 from cluster.ray.rank import NICENESS
@@ -72,7 +72,7 @@ def lose_a_rank(rank: Rank, place: Path) -> tuple[int, int, bool]:
         wait_for_spares(place)
         os.kill(os.getpid(), signal.SIGKILL)
     before = int((place / "rank-0").read_text())
-    return os.getpid(), niceness(), birth_of(before) is None
+    return os.getpid(), niceness(), start_ticks(before) is None
 
 
 def wait_and_end(rank: Rank, place: Path) -> int:

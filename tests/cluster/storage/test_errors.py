@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.storage.errors import explain_os_error, may_pass, store_errors
+from cluster.storage.errors import explain_os_error, is_transient, store_errors
 from configs.base import InfrastructureError, UserError
 from data_prep.sources.file_parts import cannot_open
 
@@ -28,7 +28,7 @@ def explained_by_store(error: OSError) -> UserError:
 @pytest.mark.parametrize("name", [*USERS, *TRANSIENT])
 def test_an_os_error_is_of_the_same_class_wherever_it_is_met(name: str) -> None:
     error, wanted = os_error(name), UserError if name in USERS else InfrastructureError
-    assert may_pass(error) == (name in TRANSIENT)
+    assert is_transient(error) == (name in TRANSIENT)
     assert type(explain_os_error(error, where="step 'x'", elsewhere="give another store")) is wanted
     assert type(explained_by_store(error)) is wanted
     assert type(cannot_open("words", "words.jsonl", error)) is wanted

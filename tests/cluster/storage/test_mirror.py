@@ -9,7 +9,7 @@ import pytest
 
 from cluster.storage import mirror as mirrors
 from cluster.storage.mirror import Mirror, UnfinishedLayout, mirrored
-from cluster.storage.objects import Objects, objects
+from cluster.storage.objects import ObjectStore, open_store
 from configs.base import InfrastructureError, LeaseLost
 
 SHAPE = UnfinishedLayout(
@@ -20,7 +20,7 @@ SHAPE = UnfinishedLayout(
 )
 
 
-def mirror_of(store: Objects, directory: Path, shape: UnfinishedLayout = SHAPE) -> Mirror:
+def mirror_of(store: ObjectStore, directory: Path, shape: UnfinishedLayout = SHAPE) -> Mirror:
     return Mirror(store, ".unfinished/train-1", directory, shape, 2)
 
 
@@ -36,8 +36,8 @@ def save(directory: Path, step: int, weights: str = "weights") -> Path:
     return unit
 
 
-def units(store: Objects) -> list[str]:
-    return [name.split("/")[3] for name in store.names(".unfinished/") if name.endswith("/checkpoint.json")]
+def units(store: ObjectStore) -> list[str]:
+    return [name.split("/")[3] for name in store.list_names(".unfinished/") if name.endswith("/checkpoint.json")]
 
 
 def tree_of(directory: Path) -> dict[str, bytes]:
@@ -50,7 +50,7 @@ def work(tmp_path) -> Path:
     return tmp_path / "work"
 
 
-def restored(store: Objects, tmp_path: Path, notify=print) -> Path:
+def restored(store: ObjectStore, tmp_path: Path, notify=print) -> Path:
     """What a machine that has nothing gets."""
     home = tmp_path / "elsewhere"
     mirror_of(store, home).restore(staging=tmp_path / "staging", damaged=tmp_path / "damaged", notify=notify)
@@ -59,7 +59,7 @@ def restored(store: Objects, tmp_path: Path, notify=print) -> Path:
 
 
 def test_checkpoints_and_metrics_come_back_as_they_were(any_store, work, tmp_path):
-    store = objects(any_store)
+    store = open_store(any_store)
     save(work, 1), save(work, 2)
     (work / "checkpoints" / ".step-3.partial").mkdir()
     (work / "other.bin").write_bytes(b"of no use without its checkpoint")
@@ -69,14 +69,14 @@ def test_checkpoints_and_metrics_come_back_as_they_were(any_store, work, tmp_pat
     (work / "other.bin").unlink()
     assert tree_of(restored(store, tmp_path)) == tree_of(work)
     mirror.delete()
-    assert store.names() == []
+    assert store.list_names() == []
 
 
 def test_a_checkpoint_that_is_there_is_not_sent_again_and_one_that_is_gone_is_deleted(work, tmp_path, monkeypatch):
-    store = objects(tmp_path / "store")
+    store = open_store(tmp_path / "store")
     sent = []
-    send = store.send
-    monkeypatch.setattr(store, "send", lambda name, file: sent.append(name) or send(name, file))
+    send = store.upload
+    monkeypatch.setattr(store, "upload", lambda name, file: sent.append(name) or send(name, file))
     save(work, 1)
     mirror = mirror_of(store, work)
     mirror.update()
@@ -86,11 +86,11 @@ def test_a_checkpoint_that_is_there_is_not_sent_again_and_one_that_is_gone_is_de
     mirror.update()
     assert len(sent) == 4
     assert units(store) == ["step-2"]
-    assert not store.names(".unfinished/train-1/checkpoints/step-1/")
+    assert not store.list_names(".unfinished/train-1/checkpoints/step-1/")
 
 
 def test_what_another_machine_has_sent_is_not_deleted(work, tmp_path):
-    store = objects(tmp_path / "store")
+    store = open_store(tmp_path / "store")
     other = tmp_path / "other"
     other.mkdir()
     save(other, 2)
@@ -101,7 +101,7 @@ def test_what_another_machine_has_sent_is_not_deleted(work, tmp_path):
 
 
 def test_another_checkpoint_of_the_same_step_takes_the_place_of_the_first(any_store, work, tmp_path):
-    store = objects(any_store)
+    store = open_store(any_store)
     save(work, 1, "wrong")
     mirror_of(store, work).update()
     shutil.rmtree(work / "checkpoints/step-1")
@@ -112,7 +112,7 @@ def test_another_checkpoint_of_the_same_step_takes_the_place_of_the_first(any_st
 
 def test_at_every_moment_what_is_in_the_store_is_whole_and_its_metrics_reach_as_far(work, tmp_path, monkeypatch):
     """Each write is the last before the machine dies."""
-    store = objects(tmp_path / "store")
+    store = open_store(tmp_path / "store")
     save(work, 1)
     mirror_of(store, work).update()
     shutil.rmtree(work / "checkpoints/step-1")
@@ -129,7 +129,7 @@ def test_at_every_moment_what_is_in_the_store_is_whole_and_its_metrics_reach_as_
             found[unit] = weights
         moments.append(found)
 
-    for name in ("write", "send", "delete"):
+    for name in ("write", "upload", "delete"):
         monkeypatch.setattr(store, name, looking(getattr(store, name), look))
     mirror_of(store, work).update()
     assert moments[0] == {"step-1": "weights"}
@@ -146,7 +146,7 @@ def looking(call, look):
 
 
 def test_a_damaged_checkpoint_is_told_of_and_the_others_come(work, tmp_path):
-    store, told = objects(tmp_path / "store"), []
+    store, told = open_store(tmp_path / "store"), []
     save(work, 1), save(work, 2)
     mirror_of(store, work).update()
     store.write(".unfinished/train-1/checkpoints/step-2/rank-0.bin", b"changed 2")
@@ -157,7 +157,7 @@ def test_a_damaged_checkpoint_is_told_of_and_the_others_come(work, tmp_path):
 
 
 def test_a_disk_that_is_gone_empties_no_store(work, tmp_path):
-    store = objects(tmp_path / "store")
+    store = open_store(tmp_path / "store")
     save(work, 1)
     mirror_of(store, work).update()
     shutil.rmtree(work)
@@ -166,16 +166,16 @@ def test_a_disk_that_is_gone_empties_no_store(work, tmp_path):
 
 
 def test_a_checkpoint_that_is_deleted_while_it_is_sent_is_none(work, tmp_path, monkeypatch):
-    store = objects(tmp_path / "store")
+    store = open_store(tmp_path / "store")
     unit = save(work, 1)
-    send = store.send
+    send = store.upload
 
     def deleting(name, file):
         if unit.exists():
             shutil.rmtree(unit)
         send(name, file)
 
-    monkeypatch.setattr(store, "send", deleting)
+    monkeypatch.setattr(store, "upload", deleting)
     mirror_of(store, work).update()
     assert units(store) == []
 
@@ -192,12 +192,12 @@ def test_a_checkpoint_is_held_while_it_is_read(work, tmp_path):
 
     save(work, 1)
     shape = UnfinishedLayout(SHAPE.units, SHAPE.is_unit, SHAPE.last, SHAPE.growing, hold)
-    mirror_of(objects(tmp_path / "store"), work, shape).update()
+    mirror_of(open_store(tmp_path / "store"), work, shape).update()
     assert held == ["step-1"]
 
 
 def test_who_may_not_commit_sends_no_more(work, tmp_path):
-    store = objects(tmp_path / "store")
+    store = open_store(tmp_path / "store")
     save(work, 1)
 
     def lost() -> None:
@@ -205,7 +205,7 @@ def test_who_may_not_commit_sends_no_more(work, tmp_path):
 
     with pytest.raises(InfrastructureError, match="taken over"):
         mirror_of(store, work).update(lost)
-    assert store.names() == []
+    assert store.list_names() == []
 
 
 class Lease:
@@ -223,10 +223,10 @@ class Lease:
 def test_who_loses_the_lease_while_the_files_are_sent_leaves_the_checksums_of_the_successor(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, mine = objects(tmp_path / "store"), Lease()
+    store, mine = open_store(tmp_path / "store"), Lease()
     sent: list[str] = []
     sums = ".unfinished/train-1/checkpoints/step-1/.files.json"
-    send = store.send
+    send = store.upload
 
     def losing(name: str, file: Path) -> None:
         send(name, file)
@@ -235,7 +235,7 @@ def test_who_loses_the_lease_while_the_files_are_sent_leaves_the_checksums_of_th
             store.write(sums, b"of the successor")
             mine.lost.set()
 
-    monkeypatch.setattr(store, "send", losing)
+    monkeypatch.setattr(store, "upload", losing)
     save(work, 1)
     with pytest.raises(LeaseLost):
         mirror_of(store, work).update(mine.check)
@@ -245,9 +245,9 @@ def test_who_loses_the_lease_while_the_files_are_sent_leaves_the_checksums_of_th
 def test_who_loses_the_lease_while_a_file_is_sent_does_not_send_it_over_that_of_the_successor(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, mine = objects(tmp_path / "store"), Lease()
+    store, mine = open_store(tmp_path / "store"), Lease()
     weights = ".unfinished/train-1/checkpoints/step-1/rank-0.bin"
-    send = store.send
+    send = store.upload
 
     def losing(name: str, file: Path) -> None:
         send(name, file)
@@ -255,7 +255,7 @@ def test_who_loses_the_lease_while_a_file_is_sent_does_not_send_it_over_that_of_
             store.write(weights, b"of the successor")
             mine.lost.set()
 
-    monkeypatch.setattr(store, "send", losing)
+    monkeypatch.setattr(store, "upload", losing)
     save(work, 1)
     with pytest.raises(LeaseLost):
         mirror_of(store, work).update(mine.check)
@@ -265,13 +265,13 @@ def test_who_loses_the_lease_while_a_file_is_sent_does_not_send_it_over_that_of_
 def test_who_loses_the_lease_while_a_checkpoint_is_deleted_leaves_that_of_the_successor(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, mine = objects(tmp_path / "store"), Lease()
+    store, mine = open_store(tmp_path / "store"), Lease()
     save(work, 1)
     mirror = mirror_of(store, work)
     mirror.update()
     save(work, 2)
     shutil.rmtree(work / "checkpoints/step-1")
-    whole, delete = store.names(".unfinished/train-1/checkpoints/step-1/"), store.delete
+    whole, delete = store.list_names(".unfinished/train-1/checkpoints/step-1/"), store.delete
 
     def losing(name: str) -> None:
         delete(name)
@@ -282,12 +282,12 @@ def test_who_loses_the_lease_while_a_checkpoint_is_deleted_leaves_that_of_the_su
     monkeypatch.setattr(store, "delete", losing)
     with pytest.raises(LeaseLost):
         mirror.update(mine.check)
-    assert store.names(".unfinished/train-1/checkpoints/step-1/") == whole
+    assert store.list_names(".unfinished/train-1/checkpoints/step-1/") == whole
 
 
 def test_the_thread_sends_what_is_saved_while_the_work_goes_on(work, tmp_path, monkeypatch):
     monkeypatch.setattr(mirrors, "SECONDS_BETWEEN_UPDATES", 0.01)
-    store, arrived = objects(tmp_path / "store"), threading.Event()
+    store, arrived = open_store(tmp_path / "store"), threading.Event()
     write = store.write
 
     def noting(name, data):
@@ -307,7 +307,7 @@ def test_when_the_work_ends_in_an_error_the_last_checkpoint_is_sent_and_when_it_
     work, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(mirrors, "SECONDS_BETWEEN_UPDATES", 1000)
-    store = objects(tmp_path / "store")
+    store = open_store(tmp_path / "store")
     with mirrored(mirror_of(store, work), check=lambda: None, notify=print):
         save(work, 1)
     assert units(store) == []
@@ -319,7 +319,7 @@ def test_when_the_work_ends_in_an_error_the_last_checkpoint_is_sent_and_when_it_
     mirror_of(store, work).delete()
     with pytest.raises(InfrastructureError), mirrored(mirror_of(store, work), check=lambda: None, notify=print):
         raise InfrastructureError("before there was a checkpoint")
-    assert store.names() == []
+    assert store.list_names() == []
 
 
 def test_after_an_outage_checkpoints_are_sent_again_and_after_a_lost_lease_no_more(
@@ -329,7 +329,7 @@ def test_after_an_outage_checkpoints_are_sent_again_and_after_a_lost_lease_no_mo
     monkeypatch.setattr(mirrors, "SECONDS_AFTER_FAILURE", 0.01)
     told: list[str] = []
     arrived, heard = threading.Event(), threading.Event()
-    store = objects(tmp_path / "store")
+    store = open_store(tmp_path / "store")
     outage = [InfrastructureError("away"), InfrastructureError("away")]
 
     def check() -> None:  # several transfers call this at once
@@ -341,7 +341,7 @@ def test_after_an_outage_checkpoints_are_sent_again_and_after_a_lost_lease_no_mo
         if told[-1] == "another has it":
             heard.set()
 
-    names, write = store.names, store.write
+    names, write = store.list_names, store.write
 
     def answering(prefix: str) -> list[str]:  # each update begins with this, in the mirror's own thread
         if outage:
@@ -353,7 +353,7 @@ def test_after_an_outage_checkpoints_are_sent_again_and_after_a_lost_lease_no_mo
         if name.endswith("checkpoint.json"):
             arrived.set()
 
-    monkeypatch.setattr(store, "names", answering)
+    monkeypatch.setattr(store, "list_names", answering)
     monkeypatch.setattr(store, "write", noting)
     with mirrored(mirror_of(store, work), check=check, notify=notify):
         save(work, 1)
@@ -376,7 +376,7 @@ def test_a_store_that_refuses_stops_no_work(work, tmp_path, monkeypatch):
         told.append(text)
         heard.set()
 
-    with mirrored(mirror_of(objects(tmp_path / "store"), work), check=lambda: None, notify=notify):
+    with mirrored(mirror_of(open_store(tmp_path / "store"), work), check=lambda: None, notify=notify):
         save(work, 1)
         assert heard.wait(30)
     assert told[0].startswith("checkpoints are not copied to the store for now: ")

@@ -107,6 +107,6 @@ def test_a_stop_is_said_by_the_launcher_where_the_store_takes_no_request(place, 
 def test_no_checkpoint_is_waited_for_where_nothing_trains(place):
     directory, _ = submitted("mine")
     toy_attempt(directory)
-    working = lease(directory.home, lease_name("mine"), step="mine")
+    working = lease(directory.home, lease_name("mine"), what="run 'mine'")
     with working, pytest.raises(UserError, match="no training of run mine goes on now"):
         save_checkpoint_now(directory, console())

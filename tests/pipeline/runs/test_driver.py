@@ -191,7 +191,7 @@ def test_a_start_that_was_followed_by_another_leaves_the_run_to_it(tmp_path):
 def test_only_the_first_attempt_of_a_start_passes_over_others(tmp_path):
     directory = toy_directory(tmp_path)
     start = toy_start(directory, take_over=True)
-    with lease(tmp_path, lease_name("toy"), step="toy") as fence:
+    with lease(tmp_path, lease_name("toy"), what="run 'toy'") as fence:
         driver = Driver(directory, start, ClusterConfig(), fence, None)
         assert "--take-over" in driver._command(1)
         toy_attempt(directory)
@@ -275,7 +275,7 @@ def test_an_attempt_whose_driver_died_is_written_off_by_the_next_as_of_its_last_
     began = now() - timedelta(hours=9)
     toy_attempt(directory, pid=12345, began=began)
     start = toy_start(directory)
-    with lease(tmp_path, lease_name("toy"), step="toy") as fence:
+    with lease(tmp_path, lease_name("toy"), what="run 'toy'") as fence:
         driver = toy_driver(directory, start, ClusterConfig(), fence, FINE)
         driver.last_heartbeat = began + timedelta(minutes=5)
         assert driver.run() == 0
@@ -288,7 +288,7 @@ def test_an_attempt_whose_driver_died_is_written_off_by_the_next_as_of_its_last_
 def test_a_second_driver_is_told_who_is_at_it(tmp_path):
     directory = toy_directory(tmp_path)
     held = pytest.raises(UserError, match=f"'toy' is being made by process {os.getpid()} on")
-    with lease(tmp_path, lease_name("toy"), step="toy"), held:
+    with lease(tmp_path, lease_name("toy"), what="run 'toy'"), held:
         toy_drive(directory, FINE)
     assert directory.attempts() == []
 
@@ -297,7 +297,7 @@ def test_a_driver_that_lost_its_lease_ends_its_attempt_and_writes_nothing_more(t
     directory = toy_directory(tmp_path)
 
     def take() -> None:
-        with lease(tmp_path, lease_name("toy"), step="toy", take_over=True):
+        with lease(tmp_path, lease_name("toy"), what="run 'toy'", take_over=True):
             pass
 
     ask_when_ready(monkeypatch, directory, tmp_path / "ready", take)

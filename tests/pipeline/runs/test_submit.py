@@ -148,7 +148,7 @@ def test_the_states_of_a_run(place):
     ToyLauncher.seen = DriverStatus("ended", "exit code 1")
     assert read_status(directory).word == "failed"
     assert read_status(directory).detail.endswith("(exit code 1); its last words: last line")
-    with lease(directory.home, lease_name("mine"), step="mine"):
+    with lease(directory.home, lease_name("mine"), what="run 'mine'"):
         assert read_status(directory).word == "running"
     attempt = toy_attempt(directory)
     assert read_status(directory).word == "lost"
@@ -177,7 +177,7 @@ def test_a_run_that_ended_is_resumed_by_a_new_start(place):
 
 def test_a_live_run_is_resumed_only_by_taking_over(place):
     directory, _ = submitted("mine")
-    with lease(directory.home, lease_name("mine"), step="mine"):
+    with lease(directory.home, lease_name("mine"), what="run 'mine'"):
         with pytest.raises(UserError, match=r"run mine is running .*--take-over"):
             resumed(directory)
         resumed(directory, take_over=True)
@@ -266,7 +266,7 @@ def test_a_run_that_does_not_stop_in_its_grace_is_killed(place, monkeypatch):
     monkeypatch.setattr("pipeline.runs.stop.MARGIN_SECONDS", -60.0)
     directory, _ = submitted("mine")
     out = console()
-    with lease(directory.home, lease_name("mine"), step="mine"):
+    with lease(directory.home, lease_name("mine"), what="run 'mine'"):
         stop_run(directory, out)
     assert ToyLauncher.killed == ["handle of mine-key-1"]
     assert directory.requests() == {}, "or it would stop the next start"

@@ -68,7 +68,7 @@ def toy_drive(directory: RunDirectory, *programs: str, **cluster: object) -> int
     """The exit code of a driver that makes these attempts; one too many is an error."""
     machines = ClusterConfig.model_validate({"retries": QUICK} | cluster)
     start = directory.starts()[-1] if directory.starts() else toy_start(directory)
-    with lease(directory.home, lease_name(directory.id), step=directory.id) as fence:
+    with lease(directory.home, lease_name(directory.id), what=f"run {directory.id!r}") as fence:
         return toy_driver(directory, start, machines, fence, *programs).run()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.host.files import sha256_of
 from cluster.inline import InlineExecutor
-from cluster.storage.objects import objects
+from cluster.storage.objects import open_store
 from configs.base import Artifact, InfrastructureError, LeaseLost, UserError
 from configs.cluster import StorageConfig
 from configs.pools import PoolConfig
@@ -69,13 +69,13 @@ def text_of(artifact: Artifact) -> str:
 def test_a_run_leaves_in_the_store_what_it_made_and_nothing_else(url, tmp_path):
     outcome = run_on(url, tmp_path / "one")
     assert outcome.made == ["first", "twice", "other", "book"]
-    store = objects(url)
+    store = open_store(url)
     expected = [
         f"{artifact.dir.name}/{file}"
         for artifact in outcome.artifacts.values()
         for file in [*read_record(artifact.dir).files, RECORD]
     ]
-    assert store.names() == sorted(expected)
+    assert store.list_names() == sorted(expected)
 
 
 def test_another_machine_fetches_what_it_needs_and_no_more(url, tmp_path):
@@ -108,16 +108,16 @@ def failing_at(name: str):
 def test_what_was_finished_but_not_sent_is_sent_by_the_next_run(tmp_path):
     url = f"memory://{uuid4().hex}"
     book = run_on(url, tmp_path / "one").artifacts["book"].dir
-    store = objects(url)
+    store = open_store(url)
     store.delete(f"{book.name}/{RECORD}")
     store.delete(f"{book.name}/pages/page.txt")
     assert run_on(url, tmp_path / "one").made == []
-    assert store.names(f"{book.name}/") == [f"{book.name}/pages/page.txt", f"{book.name}/{RECORD}"]
+    assert store.list_names(f"{book.name}/") == [f"{book.name}/pages/page.txt", f"{book.name}/{RECORD}"]
 
 
 def test_without_its_record_an_artifact_is_none(url, tmp_path):
     book = run_on(url, tmp_path / "one").artifacts["book"].dir.name
-    objects(url).delete(f"{book}/{RECORD}")
+    open_store(url).delete(f"{book}/{RECORD}")
     again = run_on(url, tmp_path / "two")
     assert (again.made, again.reused) == (["book"], ["twice", "other"])
 
@@ -125,13 +125,13 @@ def test_without_its_record_an_artifact_is_none(url, tmp_path):
 def test_a_damaged_artifact_is_not_used_and_the_sentence_says_what_to_do(tmp_path):
     url = f"memory://{uuid4().hex}"
     book = run_on(url, tmp_path / "one").artifacts["book"].dir.name
-    store = objects(url)
+    store = open_store(url)
     page = store.read(f"{book}/pages/page.txt")
     store.write(f"{book}/pages/page.txt", page[:-1] + b"!")
     with pytest.raises(UserError, match=r"pages/page\.txt is damaged.* delete memory://\w+/bind-\w+"):
         run_on(url, tmp_path / "two")
     assert not (local_path(url, str(tmp_path / "two")) / book / RECORD).exists()
-    for name in store.names(f"{book}/"):
+    for name in store.list_names(f"{book}/"):
         store.delete(name)
     assert run_on(url, tmp_path / "two").made == ["book"]
 
@@ -150,7 +150,7 @@ def test_a_full_disk_while_fetching_is_one_sentence(tmp_path):
 def test_a_record_that_names_files_outside_is_refused(tmp_path):
     url = f"memory://{uuid4().hex}"
     book = run_on(url, tmp_path / "one").artifacts["book"].dir.name
-    store = objects(url)
+    store = open_store(url)
     record = json.loads(store.read(f"{book}/{RECORD}"))
     record["files"]["../../../../out.txt"] = record["files"]["pages/page.txt"]
     store.write(f"{book}/{RECORD}", json.dumps(record).encode())
@@ -173,16 +173,16 @@ def test_of_two_who_make_one_artifact_at_once_the_first_stands_and_the_second_st
     url = f"memory://{uuid4().hex}"
     one, two = pair(url, tmp_path)
     one.publish("repeat-1")
-    before = {name: objects(url).read(name) for name in objects(url).names()}
+    before = {name: open_store(url).read(name) for name in open_store(url).list_names()}
     two.publish("repeat-1")
-    assert {name: objects(url).read(name) for name in objects(url).names()} == before
+    assert {name: open_store(url).read(name) for name in open_store(url).list_names()} == before
 
 
 def test_whose_files_were_written_over_anothers_makes_the_artifact_whole_again(tmp_path, monkeypatch):
     """The first commits between the second's last look and the end of the second's sending."""
     url = f"memory://{uuid4().hex}"
     one, two = pair(url, tmp_path)
-    send, sent = two.store.send, []
+    send, sent = two.store.upload, []
 
     def late(name, file):
         if name.endswith("text.txt") and not sent:
@@ -190,7 +190,7 @@ def test_whose_files_were_written_over_anothers_makes_the_artifact_whole_again(t
             one.publish("repeat-1")
         send(name, file)
 
-    monkeypatch.setattr(two.store, "send", late)
+    monkeypatch.setattr(two.store, "upload", late)
     two.publish("repeat-1")
     third = remote_of(url, tmp_path / "three")
     assert third.fetch("repeat-1")
@@ -200,17 +200,17 @@ def test_whose_files_were_written_over_anothers_makes_the_artifact_whole_again(t
 def test_who_finds_anothers_record_sends_no_further_file(tmp_path, monkeypatch):
     url = f"memory://{uuid4().hex}"
     one, two = pair(url, tmp_path)
-    send, sent = two.store.send, []
+    send, sent = two.store.upload, []
 
     def overtaken(name, file):
         sent.append(name)
         one.publish("repeat-1")
         send(name, file)
 
-    monkeypatch.setattr(two.store, "send", overtaken)
+    monkeypatch.setattr(two.store, "upload", overtaken)
     replace(two, num_transfers=1).publish("repeat-1")
     assert sent == ["repeat-1/same.txt"]
-    assert objects(url).read("repeat-1/text.txt") == b"by one"
+    assert open_store(url).read("repeat-1/text.txt") == b"by one"
 
 
 def pair(url: str, tmp_path: Path) -> list[RemoteStore]:
@@ -233,14 +233,14 @@ def test_what_is_finished_waits_for_a_store_that_is_away(tmp_path, monkeypatch):
     monkeypatch.setattr("cluster.storage.errors.SECONDS_BETWEEN_CALLS", 0)
     url, told = f"memory://{uuid4().hex}", []
     (one, _), away = pair(url, tmp_path), [InfrastructureError("away"), InfrastructureError("away")]
-    send = one.store.send
+    send = one.store.upload
 
     def failing(name, file):
         if away:
             raise away.pop()
         send(name, file)
 
-    monkeypatch.setattr(one.store, "send", failing)
+    monkeypatch.setattr(one.store, "upload", failing)
     replace(one, notify=told.append).publish("repeat-1")
     assert one.has("repeat-1")
     assert told == ["away; tried again for 10 minutes"]
@@ -290,7 +290,7 @@ def test_checkpoints_of_a_training_outlive_the_disk_they_were_made_on(url, tmp_p
     assert (twice / "metrics.jsonl").read_text() == "1\n2\n3\n"
     assert [path.read_text() for path in sorted(twice.glob("checkpoints/*/rank.bin"))] == ["1", "2", "3"]
     assert read_record(twice).attempts == 3
-    assert not objects(url).names(".unfinished/")
+    assert not open_store(url).list_names(".unfinished/")
     assert told == [f"going on from step-{step:08d}, which {url} has kept" for step in (1, 2)]
 
 

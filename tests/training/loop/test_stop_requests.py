@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from configs.base import RESUME_ME, LeaseLost
-from training.loop.stop_requests import STOP_FILE, RequestPoller, Stopped, StopRequests, ask_to_resize, stop_on_signal
+from training.loop.stop_requests import (
+    STOP_FILE,
+    RequestPoller,
+    Stopped,
+    TrainingRequests,
+    ask_to_resize,
+    stop_on_signal,
+)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -77,18 +84,18 @@ def test_a_save_is_asked_for_by_a_signal_and_is_wanted_once(tmp_path: Path) -> N
     with stop_on_signal(tmp_path, grace_seconds=60):
         poller = RequestPoller(tmp_path, watches_files=True)
         os.kill(os.getpid(), signal.SIGUSR2)
-        assert poller.poll() == StopRequests(save=True)
+        assert poller.poll() == TrainingRequests(save=True)
         poller.clear_save_request()
-        assert poller.poll() == StopRequests()
-        assert RequestPoller(tmp_path, watches_files=True).poll() == StopRequests()
+        assert poller.poll() == TrainingRequests()
+        assert RequestPoller(tmp_path, watches_files=True).poll() == TrainingRequests()
 
 
 def test_a_resize_is_asked_for_by_a_file_and_forgotten_by_the_ranks_that_start_then(tmp_path: Path) -> None:
     poller = RequestPoller(tmp_path, watches_files=True)
     ask_to_resize(tmp_path)
-    assert poller.poll() == StopRequests(resize=True)
-    assert RequestPoller(tmp_path, watches_files=False).poll() == StopRequests()
-    assert RequestPoller(tmp_path, watches_files=True).poll() == StopRequests()
+    assert poller.poll() == TrainingRequests(resize=True)
+    assert RequestPoller(tmp_path, watches_files=False).poll() == TrainingRequests()
+    assert RequestPoller(tmp_path, watches_files=True).poll() == TrainingRequests()
 
 
 def test_a_lost_lease_is_seen_by_the_rank_that_polls(tmp_path: Path) -> None:
@@ -97,4 +104,4 @@ def test_a_lost_lease_is_seen_by_the_rank_that_polls(tmp_path: Path) -> None:
 
     with pytest.raises(LeaseLost):
         RequestPoller(tmp_path, watches_files=True, on_poll=lost).poll()
-    assert RequestPoller(tmp_path, watches_files=False, on_poll=lost).poll() == StopRequests()
+    assert RequestPoller(tmp_path, watches_files=False, on_poll=lost).poll() == TrainingRequests()

@@ -7,7 +7,7 @@ from cluster.placement import Placement, place
 from configs.pools import PoolConfig
 from configs.training import TrainConfig
 from tests.training.sizing.test_memory import MEDIUM
-from training.sizing.fit import HEADROOM, Choice, apply_choice, choose_layout
+from training.sizing.fit import HEADROOM, LayoutChoice, apply_choice, choose_layout
 from training.sizing.model_size import ModelSize
 
 LARGE = replace(
@@ -33,7 +33,7 @@ def gpus(num_nodes: int = 4, gib: float | None = 80, **pool) -> Placement:
     return place(PoolConfig(**pool), nodes, wandb=None)
 
 
-def chosen(size: ModelSize, config: TrainConfig, placement: Placement) -> Choice:
+def chosen(size: ModelSize, config: TrainConfig, placement: Placement) -> LayoutChoice:
     return choose_layout(size, config, placement).chosen
 
 

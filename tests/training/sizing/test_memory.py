@@ -8,7 +8,7 @@ from training.network import loss_chunks
 from training.network.loss_chunks import max_chunk_tokens
 from training.sizing.activations import logits_bytes
 from training.sizing.memory import PREDICTION_ERROR, predict_memory
-from training.sizing.model_size import ModelSize, Setting
+from training.sizing.model_size import ModelSize, TrainingLayout
 
 MEDIUM = ModelSize(
     num_parameters=12_193_152,
@@ -27,10 +27,10 @@ MEDIUM = ModelSize(
     num_norms=2,
     has_head_norm=False,
 )
-ONE = Setting("cpu", 1, 1, 1, 256, "fp32")
+ONE = TrainingLayout("cpu", 1, 1, 1, 256, "fp32")
 
 
-def total(size: ModelSize, setting: Setting) -> int:
+def total(size: ModelSize, setting: TrainingLayout) -> int:
     """Without the process."""
     found = predict_memory(size, setting)
     return found.total - found.process
