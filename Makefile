@@ -4,8 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-# How many processes run tests side by side. Tests that share a Ray or real hosts run in one (tests/conftest.py).
-TEST_PROCESSES ?= 2
+# How many processes run tests side by side: more than two cores, since many tests wait for hosts, Slurm or Ray. Tests
+# that share one of these run in one process (tests/conftest.py).
+TEST_PROCESSES ?= 3
 
 .PHONY: smoke test lint types check check-long format clean
 smoke: $(READY)
@@ -41,7 +42,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
 		{ echo "Concord needs Python 3.11 to 3.13 with venv; on Debian or Ubuntu: apt-get install python3 python3-venv, or give one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python3 -m venv failed; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,eval,sample]'
+	$(BIN)/python -m pip install --quiet --no-compile --upgrade pip setuptools wheel
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,eval,sample]'
 	@touch $@

@@ -31,7 +31,7 @@ _GROUP_OF = {file: group for group, files in GROUPS.items() for file in files}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Name the group of each test (for `pytest -n 2 --dist loadgroup`), and begin with those that are slow to start."""
+    """Name the group of each test (for `pytest -n 3 --dist loadgroup`), and begin with those that are slow to start."""
     for item in items:
         file = item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(_GROUP_OF.get(file, file)))
