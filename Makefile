@@ -45,5 +45,5 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-compile --upgrade pip setuptools wheel
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,eval,sample]'
-	-@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true # some packages ship templates that are no Python
 	@touch $@
