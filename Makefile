@@ -26,8 +26,8 @@ check: lint types test
 
 # Whole runs that are killed, cut off and starved, on real hosts: half an hour, as root. Run it before an issue ends.
 check-long: $(READY)
-	$(BIN)/python benchmarks/kill_storm.py
-	$(BIN)/python benchmarks/host_faults.py --steps 60
+	$(BIN)/python benchmarks/kill_storm.py --directory "$$(mktemp -d)"
+	$(BIN)/python benchmarks/host_faults.py --steps 60 --directory "$$(mktemp -d)"
 
 format: $(READY)
 	$(BIN)/ruff format .
