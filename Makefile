@@ -8,6 +8,9 @@ READY  := $(VENV)/.ready
 # that share one of these run in one process (tests/conftest.py).
 TEST_PROCESSES ?= 3
 
+# Tests start hundreds of processes: each would compile our packages anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: smoke test lint types check check-long format clean
 smoke: $(READY)
 	$(BIN)/concord run configs/recipes/smoke.yaml
@@ -37,7 +40,9 @@ clean:
 	rm -rf $(VENV) store
 
 # One environment for all, with the exact versions that were tested. Made anew when they change. torch comes first:
-# DeepSpeed looks for it while it is built. pip compiles one file after another, compileall on all cores.
+# DeepSpeed looks for it while it is built. pip compiles one file after another, compileall on all
+# cores, and not what nobody here imports.
+UNUSED := /(transformers/models|ray/rllib|ray/tune|tests)/
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
 		{ echo "Concord needs Python 3.11 to 3.13 with venv; on Debian or Ubuntu: apt-get install python3 python3-venv, or give one: make PYTHON=python3.12"; exit 1; }
@@ -45,5 +50,5 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-compile --upgrade pip setuptools wheel
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,eval,sample]'
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true # some packages ship templates that are no Python
+	@$(BIN)/python -m compileall -q -j 0 -x '$(UNUSED)' $(VENV)/lib >/dev/null 2>&1 || true # some ship templates that are no Python
 	@touch $@
