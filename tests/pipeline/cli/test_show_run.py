@@ -199,7 +199,7 @@ def test_a_run_that_goes_on_is_seen_from_elsewhere(place, far):
     directory = open_run(far, "mine")
     toy_attempt(directory, 2)
     assert list_of(far)[1].split()[:2] == ["mine", "lost"]
-    with store_lease(directory.remote, directory.home, lease_name("mine"), step="mine"):
+    with store_lease(directory.remote, directory.home, lease_name("mine"), what="run 'mine'"):
         assert read_status(open_run(far, "mine")).word == "running"
         assert list_of(far)[1].split()[:2] == ["mine", "running"]
         assert read_status(open_run(far, "mine", work_dir="here")).word == "running"

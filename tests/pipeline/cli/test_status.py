@@ -86,7 +86,7 @@ def test_a_state_says_who_is_at_it(tmp_path: Path) -> None:
     state, rows = step_state(step, tmp_path)
     assert state == "begun and stopped"
     assert ("step", "3 of 100") in rows
-    with lease(tmp_path, step.artifact, step="model"):
+    with lease(tmp_path, step.artifact, what="step 'model'"):
         state, rows = step_state(step, tmp_path)
     assert state.startswith("being made by process ")
     assert ("step", "3 of 100, 4 min 51 s left") in rows
