@@ -40,8 +40,8 @@ clean:
 	rm -rf $(VENV) store
 
 # One environment for all, with the exact versions that were tested. Made anew when they change. torch comes first:
-# DeepSpeed looks for it while it is built. pip compiles one file after another, compileall on all
-# cores, and not what nobody here imports.
+# DeepSpeed looks for it while it is built. Python compiles a module when it is first imported, which is less than pip
+# would; where it may not (PYTHONDONTWRITEBYTECODE), all that is imported here is compiled now, or every start would.
 UNUSED := /(transformers/models|ray/rllib|ray/tune|tests)/
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
@@ -50,5 +50,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-compile --upgrade pip setuptools wheel
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,eval,sample]'
+ifdef PYTHONDONTWRITEBYTECODE
 	@$(BIN)/python -m compileall -q -j 0 -x '$(UNUSED)' $(VENV)/lib >/dev/null 2>&1 || true # some ship templates that are no Python
+endif
 	@touch $@
