@@ -2,11 +2,16 @@
 
 import os
 import re
+import shutil
 import socket
 from pathlib import Path
 
 from cluster.host.programs import run_program
 from cluster.machines import Node
+from configs.base import StartUpError
+
+NVIDIA_SMI_SECONDS = 60.0
+"""Time limit of nvidia-smi, which takes seconds a GPU where no persistence daemon runs."""
 
 _MEMORY_LIMITS = (
     ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
@@ -28,11 +33,20 @@ def this_machine(num_gpus: int) -> Node:
 
 
 def count_gpus() -> int:
-    """Count the GPUs that CUDA_VISIBLE_DEVICES names, or else nvidia-smi lists, without importing torch."""
+    """Count the GPUs that CUDA_VISIBLE_DEVICES names, or else nvidia-smi lists, without importing torch.
+
+    Raises StartUpError if nvidia-smi hangs.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
-    listed = run_program(["nvidia-smi", "-L"])
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listed = run_program(["nvidia-smi", "-L"], timeout_seconds=NVIDIA_SMI_SECONDS)
+    if listed.exit_code is None:  # to go on without GPUs in silence would be worse
+        raise StartUpError(
+            f"{listed.output}; see to the NVIDIA driver (dmesg), or set CUDA_VISIBLE_DEVICES= to use no GPU"
+        )
     return sum(line.startswith("GPU ") for line in listed.output.splitlines())
 
 

@@ -43,7 +43,7 @@ def run_program(
     stdin: str = "",
     environment: Mapping[str, str] | None = None,
 ) -> ProgramResult:
-    """Run a program to its end with `stdin` as its input. Never raises; a failure is in the result."""
+    """Run a program to its end with `stdin` as its input. If it fails, is missing or hangs, the result says so."""
     try:
         done = subprocess.run(
             command,
@@ -55,7 +55,7 @@ def run_program(
             env=environment,
         )
     except subprocess.TimeoutExpired:
-        return ProgramResult(None, f"{command[0]} did not end within {timeout_seconds:.0f} s")
+        return ProgramResult(None, f"{command[0]} did not end within {timeout_seconds:g} s")
     except OSError as error:
         return ProgramResult(None, f"`{command[0]}` cannot be run on this machine: {error.strerror}")
     output = done.stdout if done.returncode == 0 else done.stderr.strip() or done.stdout

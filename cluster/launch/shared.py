@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster.launch.launcher import Submission
-from cluster.leases.flock import lock_file
+from cluster.leases.flock import explain_lock_error, lock_file
 from configs.secrets import is_secret
 
 COMMAND_SECONDS = 60.0
@@ -28,7 +28,10 @@ def start_once(record: Path, start: Callable[[], str]) -> str:
     """
     record.parent.mkdir(parents=True, exist_ok=True)
     with record.open("a+", encoding="utf-8") as file:
-        lock_file(file, wait=True)
+        try:
+            lock_file(file, wait=True)
+        except OSError as error:
+            raise explain_lock_error(record, error) from error
         file.seek(0)
         if handle := file.read():
             return handle

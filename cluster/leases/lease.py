@@ -13,7 +13,6 @@ import json
 import os
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,9 +22,10 @@ from pathlib import Path
 from typing import IO
 
 from cluster.host.console import print_line
+from cluster.host.retry import retry
 from cluster.leases import object_lease
 from cluster.leases.fence import LEASES, Fence, holder_in, token_of
-from cluster.leases.flock import lock_file, unlock_file
+from cluster.leases.flock import explain_lock_error, lock_file, unlock_file
 from cluster.leases.object_lease import ObjectLease, ObjectLeaseHeld, object_name, parse_record
 from cluster.storage.objects import ObjectStore
 from configs.base import LeaseLost, StartUpError, UserError
@@ -167,6 +167,8 @@ def _take_lock(path: Path, *, what: str, take_over: bool, open_files: ExitStack)
                 ) from None
             print_line(f"{what}: taken over from {holder_in(path)}, which can commit nothing to it any more")
             return _replace(path, open_files)
+        except OSError as error:
+            raise explain_lock_error(path, error) from error
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
@@ -175,11 +177,8 @@ def _take_lock(path: Path, *, what: str, take_over: bool, open_files: ExitStack)
 
 def _lock_soon(file: IO[str]) -> None:
     """Take the lock; one that is held for a moment only is another process's look at the status."""
-    for _ in range(_TRIES - 1):
-        with suppress(BlockingIOError):
-            return lock_file(file)
-        time.sleep(_SECONDS_BETWEEN_TRIES)
-    return lock_file(file)
+    waits = [_SECONDS_BETWEEN_TRIES] * (_TRIES - 1)
+    retry(lambda: lock_file(file), waits=waits, is_transient=lambda error: isinstance(error, BlockingIOError))
 
 
 def _replace(path: Path, open_files: ExitStack) -> IO[str]:

@@ -22,7 +22,7 @@ PATIENCE_SECONDS = 600.0
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-_MISPLACED = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY})
+_MISPLACED = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST})  # EEXIST: what `create` is answered
 _REFUSED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENAMETOOLONG})
 _USER_ERRNOS = _FULL | _FORBIDDEN | _MISPLACED | _REFUSED | {errno.ENOENT, errno.EMFILE}
 """Waiting fixes none of these. All others are transient: ESTALE after the failover of an NFS server, EIO of an evicted
@@ -52,8 +52,13 @@ def is_transient(error: Exception) -> bool:
     return _of_a_library(error) and "Credential" not in type(error).__name__
 
 
-def error_class(error: OSError) -> type[UserError]:
-    """InfrastructureError for what may pass, else UserError, as for an error without errno, which a library made."""
+def error_class(error: Exception) -> type[UserError]:
+    """Return InfrastructureError for what is transient, else UserError.
+
+    UserError too for an OSError without errno, which a library made, and for what is no OSError.
+    """
+    if not isinstance(error, OSError):
+        return UserError
     known = error.errno is not None or isinstance(error, (TimeoutError, ConnectionError))
     return InfrastructureError if known and is_transient(error) else UserError
 
@@ -120,7 +125,7 @@ def retry_through_outage(call: Callable[[], T], *, notify: Callable[[str], None]
 
 def _code(error: OSError) -> int | None:
     """Return the errno; of an exception that a library raised without one, as fsspec does, the errno of its class."""
-    if error.errno is not None:
+    if error.errno is not None and type(error).__module__ == "builtins":  # in others, such as ssl's, it is no errno
         return error.errno
     return next((code for kind, code in _CODES_BY_CLASS.items() if isinstance(error, kind)), None)
 

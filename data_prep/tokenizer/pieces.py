@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.storage.errors import error_class
 from configs.base import UserError
 from configs.text import one_line
 
@@ -31,7 +32,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({one_line(error)}); fetch it again") from error
+        raise error_class(error)(f"{path} cannot be read ({one_line(error)}); fetch it again") from error
     if not isinstance(settings, dict):
         raise UserError(f"{path} holds no settings of a tokenizer; fetch it again")
     return settings

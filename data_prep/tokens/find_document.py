@@ -7,6 +7,7 @@ from itertools import accumulate
 from zstandard import ZstdError
 
 from cluster.host.files import inside
+from cluster.storage.errors import error_class
 from configs.base import Artifact, UserError
 from data_prep.cleaning.document_files import read_documents
 from data_prep.manifests import CleanCorpus, TokenizedCorpus
@@ -39,7 +40,7 @@ def find_document(name: str, *, corpus: Artifact[CleanCorpus], tokens: Artifact[
     try:
         found = list(_find_ranges(name, source, corpus, tokens))
     except (OSError, ValueError, ZstdError) as error:
-        raise UserError(
+        raise error_class(error)(
             f"the text or tokens of {corpus.dir.name} and {tokens.dir.name} cannot be read "
             f"({' '.join(str(error).split())}); delete the damaged artifact to have it made again"
         ) from error

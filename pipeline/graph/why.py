@@ -57,9 +57,12 @@ def _changes(step: PlannedStep, record: Record, made_anew: set[str], fingerprint
     if record.observed != step.observed:
         changes.append(f"the sources changed: {', '.join(_changed_sources(record.observed, step.observed))}")
     for slot, source in step.inputs.items():
-        if slot not in record.inputs or record.inputs[slot].fingerprint != fingerprints[source]:
+        if slot not in record.inputs:
+            changes.append(f"its input {slot} is new: {source}")
+        elif record.inputs[slot].fingerprint != fingerprints[source]:
             what = "is made anew" if source in made_anew else "is another one"
             changes.append(f"its input {source} {what}")
+    changes += [f"its input {slot} is gone" for slot in record.inputs if slot not in step.inputs]
     return changes
 
 

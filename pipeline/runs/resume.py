@@ -23,6 +23,7 @@ from rich.prompt import Confirm
 
 from cluster.doctor.address import refuse_open_ray
 from cluster.launch.launcher import launcher_for
+from cluster.storage.errors import error_class
 from configs.base import ConfigError, UserError
 from configs.cluster import ClusterConfig
 from configs.load import load, shipped
@@ -203,7 +204,7 @@ def _enter_directory(run: RunRecord) -> None:
     try:
         os.chdir(run.directory)
     except OSError as error:
-        raise UserError(
+        raise error_class(error)(
             f"{run.directory}, where run {run.id} was submitted from, cannot be entered here ({error.strerror}); give "
             "the command on a machine that has it"
         ) from error

@@ -9,6 +9,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from cluster.host.files import inside
+from cluster.storage.errors import error_class
 from configs.base import Artifact, Manifest, UserError
 from data_prep.manifests import CleanCorpus, TokenizedCorpus
 from data_prep.tokens.find_document import TokenRange, find_document
@@ -92,7 +93,7 @@ def find_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(directory, CheckpointRecord.model_validate_json((directory / CHECKPOINT_FILE).read_bytes()))
     except (OSError, ValidationError) as error:
         problem = error.strerror if isinstance(error, OSError) else f"{error.error_count()} problems"
-        raise UserError(
+        raise error_class(error)(
             f"{directory / CHECKPOINT_FILE} is not a record that this version of Concord can read ({problem}); name "
             "another checkpoint of the training"
         ) from error

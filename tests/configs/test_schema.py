@@ -2,9 +2,9 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from configs.base import Config
+from configs.base import AddedLater, Config
 from configs.cluster import ClusterConfig
 from configs.run import RunConfig, Step
 from pipeline.stages import STAGES
@@ -62,3 +62,67 @@ def test_recipes_and_the_table_of_stages_agree_on_names_and_config_types():
 def test_every_stage_takes_something_that_a_stage_makes():
     made = {stage.output for stage in STAGES.values()}
     assert {kind for stage in STAGES.values() for kind in stage.inputs.values()} <= made
+
+
+def hashed_classes() -> dict[str, type[BaseModel]]:
+    """The classes of all that a step's config may hold, by name: what fingerprints are made of."""
+    found: dict[str, type[BaseModel]] = {}
+
+    def visit(kind: object) -> None:
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__name__ not in found:
+            found[kind.__name__] = kind
+            for field in kind.model_fields.values():
+                visit(field.annotation)
+        for inner in get_args(kind):
+            visit(inner)
+
+    for stage in STAGES.values():
+        visit(stage.config)
+    return found
+
+
+def test_a_mark_of_a_key_that_was_added_stands_on_the_key_itself_and_the_key_has_a_default():
+    for name, kind in hashed_classes().items():
+        for key, field in kind.model_fields.items():
+            assert "AddedLater" not in repr(field.annotation), f"{name}.{key}: mark the whole key"
+            assert AddedLater not in field.metadata, f"{name}.{key}: AddedLater() has parentheses"
+            if any(isinstance(mark, AddedLater) for mark in field.metadata):
+                assert not field.is_required(), f"{name}.{key} has no default to be left out with"
+
+
+KEYS = {
+    "CleanConfig": 6,
+    "CosineSchedule": 3,
+    "DocstringsSource": 4,
+    "EvaluateConfig": 2,
+    "ExportConfig": 1,
+    "HeldOutConfig": 2,
+    "HuggingFaceSource": 12,
+    "InitConfig": 3,
+    "JsonLinesSource": 8,
+    "MixtureConfig": 2,
+    "ModelConfig": 9,
+    "MultipleChoiceConfig": 3,
+    "OptimizerConfig": 9,
+    "PackageTextSource": 8,
+    "ParquetSource": 8,
+    "PlainTextSource": 5,
+    "ReportConfig": 1,
+    "SpikeConfig": 3,
+    "StabilityConfig": 3,
+    "TokenizeConfig": 0,
+    "TrainConfig": 13,
+    "TrainTokenizerConfig": 5,
+    "WsdSchedule": 4,
+}
+"""How many keys each class has in the hash. A class that grows makes everybody's artifacts anew: mark the new key with
+AddedLater (CONTRIBUTING.md), or raise the stage's version and the number here."""
+
+
+def test_no_class_has_grown_a_key_that_is_hashed():
+    marked = {name: [f.metadata for f in kind.model_fields.values()] for name, kind in hashed_classes().items()}
+    counts = {
+        name: sum(not any(isinstance(mark, AddedLater) for mark in marks) for marks in fields)
+        for name, fields in marked.items()
+    }
+    assert counts == KEYS

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +25,11 @@ import xxhash
 from safetensors import SafetensorError
 
 from cluster.host.files import inside, sync, write_text
-from configs.base import UserError
+from cluster.storage.errors import error_class
+from configs.base import InfrastructureError, UserError
 from configs.pools import RetentionConfig
 from configs.text import one_line
-from training.checkpoint.rank_file import RankFile, ReadRequest, TensorEntry, file_stem, split_key
+from training.checkpoint.rank_file import RankFile, ReadRequest, TensorEntry, file_stem, split_key, unreadable
 from training.checkpoint.retention import hold, steps_to_keep, unless_held
 from training.records import CHECKPOINT_FILE, CheckpointRecord, list_checkpoints, step_of
 from training.zero.fragments import Fragment
@@ -85,11 +86,15 @@ def delete_checkpoint(directory: Path) -> None:
 
 def apply_retention(root: Path, rule: RetentionConfig) -> None:
     """Delete the checkpoints that the rule does not keep and nobody holds."""
-    losses = {}
+    losses, unread = {}, set()
     for directory in list_checkpoints(root):
-        with suppress(UserError):  # a damaged one goes
+        try:
             losses[step_of(directory)] = read_record(directory).loss
-    stay = steps_to_keep(losses, rule)
+        except InfrastructureError:  # it may be whole
+            unread.add(step_of(directory))
+        except UserError:  # a damaged one goes
+            continue
+    stay = steps_to_keep(losses, rule) | unread
     for directory in list_checkpoints(root):
         if step_of(directory) not in stay:
             with unless_held(directory) as free:
@@ -105,6 +110,8 @@ def read_record(directory: Path) -> CheckpointRecord:
             if small_file_checksum(inside(directory, name)) != expected:
                 raise UserError(f"checkpoint {directory} is damaged: {name} has changed since it was written")
     except (OSError, ValueError) as error:  # pydantic's ValidationError is a ValueError
+        if error_class(error) is InfrastructureError:
+            raise unreadable(directory, error) from error
         raise UserError(f"checkpoint {directory} is damaged: {one_line(error)}") from error
     return record
 

@@ -19,7 +19,9 @@ import xxhash
 from pydantic import ValidationError
 
 from cluster.host.files import sync, write_text
-from configs.base import UserError
+from cluster.storage.errors import error_class
+from configs.base import InfrastructureError, UserError
+from configs.text import one_line
 from training.records import RankFileSums
 
 BLOCK_BYTES = 4 << 20
@@ -112,7 +114,7 @@ class RankFile:
             raise self._damaged(f"{prefix.with_suffix('.json').name} is no list of checksums") from None
         except OSError as error:
             name = Path(str(error.filename or self._path)).name
-            raise self._damaged(f"{name}: {error.strerror}") from error
+            raise self._refused(name, error) from error
         expected = self._sums.header_bytes + self._sums.data_bytes
         if (size := os.fstat(self._file.fileno()).st_size) != expected:
             raise self._damaged(f"{self._path.name} has {size:,} bytes instead of {expected:,}")
@@ -143,7 +145,7 @@ class RankFile:
             try:
                 got += self._file.readinto(view[got:]) or self._ended()
             except OSError as error:
-                raise self._damaged(f"{self._path.name}: {error.strerror}") from error
+                raise self._refused(self._path.name, error) from error
         self._check(view, number + 1)
 
     def _ended(self) -> int:
@@ -153,8 +155,20 @@ class RankFile:
         if xxhash.xxh3_64_hexdigest(data) != self._sums.xxh3_64[number]:
             raise self._damaged(f"{self._path.name} has changed since it was written")
 
+    def _refused(self, name: str, error: OSError) -> UserError:
+        if error_class(error) is InfrastructureError:
+            return unreadable(self._path.parent, error)
+        return self._damaged(f"{name}: {error.strerror}")
+
     def _damaged(self, what: str) -> UserError:
         return UserError(f"checkpoint {self._path.parent} is damaged: {what}")
+
+
+def unreadable(checkpoint: Path, error: Exception) -> InfrastructureError:
+    """Return the sentence for a checkpoint that a file system does not give for now; it may be whole."""
+    return InfrastructureError(
+        f"checkpoint {checkpoint} cannot be read ({one_line(error)}); run this again once it can"
+    )
 
 
 def _copy(block: bytearray, first: int, request: ReadRequest) -> None:

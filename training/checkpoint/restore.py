@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from configs.base import UserError
+from configs.base import InfrastructureError, UserError
 from training.checkpoint.directory import (
     DAMAGED,
     delete_checkpoint,
@@ -121,6 +121,8 @@ def _load(
         if not is_still_valid(record, rollbacks, before=before):
             return None, None
         load_fragments(directory, record, needed_fragments(engine))
+    except InfrastructureError:  # the checkpoint may be whole: to pass it over would lose work
+        raise
     except UserError as error:
         return None, str(error)
     return record, None

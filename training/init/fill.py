@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
+from cluster.storage.errors import error_class
 from configs.base import Artifact, UserError
 from configs.text import one_line
 from configs.training import InitConfig
@@ -121,7 +122,7 @@ def _configuration(directory: Path) -> PretrainedConfig:
         return AutoConfig.from_pretrained(directory, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         cause = one_line(error)
-        raise UserError(f"init_from: transformers does not know the model in {directory}: {cause}") from error
+        raise error_class(error)(f"init_from: transformers does not know the model in {directory}: {cause}") from error
 
 
 def _weight_and_bias(head: torch.nn.Module | None) -> list[torch.Tensor]:

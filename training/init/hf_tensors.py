@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
-from configs.base import UserError
+from cluster.storage.errors import error_class
 from training.init.locate import list_weight_files
 
 
@@ -54,6 +54,6 @@ def _open(directory: Path, stack: ExitStack) -> dict[str, Callable[[], torch.Ten
         try:
             file = stack.enter_context(safe_open(path, framework="pt"))
         except (OSError, SafetensorError) as error:
-            raise UserError(f"init_from: {path} cannot be read ({error}); fetch it again") from error
+            raise error_class(error)(f"init_from: {path} cannot be read ({error}); fetch it again") from error
         readers |= {name: partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118  (no mapping)
     return readers

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import ssl
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from configs.base import InfrastructureError, UserError
 from data_prep.sources.file_parts import cannot_open
 
 USERS = ["ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENOENT", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "EINVAL"]
-USERS += ["ENOSYS", "EMFILE", "EEXIST", "ENOTEMPTY"]
+USERS += ["ENOSYS", "EMFILE", "EEXIST"]
 TRANSIENT = ["ESTALE", "EIO", "ETIMEDOUT", "ECONNRESET", "EHOSTDOWN", "EAGAIN", "EINTR", "EBUSY", "ENFILE", "ENOLCK"]
 
 
@@ -52,3 +53,9 @@ def test_a_sentence_names_the_step_the_file_and_the_way_out() -> None:
         "step 'x': the disk is full (/data/shard.bin); free space, or give another store, and run this again: "
         "what is finished is kept"
     )
+
+
+def test_the_number_of_a_librarys_error_is_no_errno() -> None:
+    handshake = ssl.SSLError(1, "decryption failed or bad record mac")  # 1 would be EPERM
+    assert is_transient(handshake)
+    assert type(explained_by_store(handshake)) is InfrastructureError

@@ -4,11 +4,13 @@ from typing import Annotated
 
 import pytest
 
-from configs.base import AddedLater
+from cluster.executor import Executor
+from configs.base import AddedLater, Artifact
 from pipeline.graph.plan import Plan
+from pipeline.graph.stage import stage
 from pipeline.graph.why import why_make
 from pipeline.store.artifact import RECORD
-from tests.pipeline.toys import STAGES, Bind, Repeat, ToyStep, Write, planned, recipe, run
+from tests.pipeline.toys import STAGES, Bind, Repeat, Text, ToyStep, Write, planned, recipe, run
 
 
 def why(plan: Plan, name: str, store: Path, *made_anew: str) -> str:
@@ -92,3 +94,22 @@ def test_a_key_that_a_later_version_added_explains_nothing_while_it_has_its_defa
     assert why(changed, "twice", tmp_path, "twice") == "because steps.twice.config.times changed from 2 to 3"
     joined = planned(recipe(twice=ToyStep("repeat", Longer(joined_by="-"), {"text": "first"})))
     assert why(joined, "twice", tmp_path, "twice") == 'because steps.twice.config.joined_by is new: "-"'
+
+
+def glance(
+    config: Bind, *, left: Artifact[Text], right: Artifact[Text] | None = None, out: Path, executor: Executor
+) -> Text:
+    (out / "text.txt").write_text(config.title)
+    return Text(path="text.txt")
+
+
+def test_an_optional_input_that_is_new_or_gone_is_named(tmp_path):
+    stages = STAGES | {"glance": stage(glance, version=1)}
+    one, both = (
+        ToyStep("glance", Bind(), {"left": "first"}),
+        ToyStep("glance", Bind(), {"left": "first", "right": "other"}),
+    )
+    run(tmp_path, stages=stages, plan=planned(recipe(seen=one), stages))
+    assert why(planned(recipe(seen=both), stages), "seen", tmp_path) == "because its input right is new: other"
+    run(tmp_path / "b", stages=stages, plan=planned(recipe(seen=both), stages))
+    assert why(planned(recipe(seen=one), stages), "seen", tmp_path / "b") == "because its input right is gone"

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from cluster.executor import Rank
 from cluster.host.files import describe_file
-from configs.base import UserError
+from configs.base import InfrastructureError, UserError
 from configs.pools import RetentionConfig
 from tests.training.ranks import run_ranks, tiny_config
 from training.checkpoint import rank_file
@@ -523,3 +523,38 @@ def test_a_checkpoint_from_before_digests_were_written_loads_and_is_read_when_it
     assert rank_file_digests(tmp_path) == {}
     assert torch.equal(load_weights(directory)["norm.weight"], whole["norm.weight"]["master"])
     assert verify(directory).step == 5
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOLCK, errno.ESTALE])
+def test_a_lock_that_is_refused_while_old_checkpoints_are_deleted_ends_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(file: object, kind: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    save(tmp_path, 1, state())
+    monkeypatch.setattr("fcntl.flock", refuse)
+    said: list[str] = []
+    save(tmp_path, 2, state(), said=said, after=lambda: apply_retention(tmp_path, RetentionConfig(newest=1)))
+    assert said == [f"older checkpoints could not be deleted ({os.strerror(code)}); training goes on, and tries again"]
+
+
+@pytest.mark.parametrize("name", ["checkpoint.json", "rank-00000-of-00003.json", "rank-00000-of-00003.safetensors"])
+def test_a_checkpoint_that_cannot_be_read_for_now_is_not_called_damaged_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    directory = save(tmp_path, 1, state())
+    save(tmp_path, 2, state())
+    honest = Path.open
+
+    def stale(path: Path, *arguments: Any, **named: Any) -> Any:
+        if path == directory / name:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return honest(path, *arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", stale)
+        with pytest.raises(InfrastructureError, match=r"step-00000001 cannot be read \(.*Stale file handle"):
+            verify(directory)
+        apply_retention(tmp_path, RetentionConfig(newest=1))
+    assert (directory in list_checkpoints(tmp_path)) == (name == "checkpoint.json")
