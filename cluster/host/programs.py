@@ -15,6 +15,10 @@ class ProgramFailed(Exception):
     """A program ended badly, could not be started, or did not end in time. The message is one line that says which."""
 
 
+class ProgramUnavailable(ProgramFailed):
+    """A program could not be started or did not end in time, so that nothing is known of what it was asked."""
+
+
 @dataclass(frozen=True)
 class ProgramResult:
     """How a program ended and what it printed."""
@@ -71,6 +75,8 @@ def call_program(
 ) -> str:
     """Return what a program prints when it ends well. Raises ProgramFailed otherwise."""
     result = run_program(command, timeout_seconds=timeout_seconds, stdin=stdin, environment=environment)
+    if result.exit_code is None:
+        raise ProgramUnavailable(result.last_line)
     if not result.ok:
         raise ProgramFailed(result.last_line if result.output else f"exit code {result.exit_code}")
     return result.output

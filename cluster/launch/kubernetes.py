@@ -4,7 +4,7 @@ import json
 
 from pydantic import BaseModel, ConfigDict
 
-from cluster.host.programs import ProgramFailed, call_program, require_program, run_program
+from cluster.host.programs import ProgramFailed, ProgramUnavailable, call_program, require_program
 from cluster.launch.kube_manifest import rayjob, rayjob_name
 from cluster.launch.kube_types import RayJobStatus
 from cluster.launch.launcher import DriverState, DriverStatus, Submission
@@ -54,12 +54,14 @@ class Kubernetes:
         Raises ConfigError if Kubernetes refuses the RayJob, StartUpError if it does not answer in time.
         """
         apply, manifest = ["kubectl", "apply", "--filename=-"], self.render(submission)
-        result = run_program(apply, timeout_seconds=SLOW_COMMAND_SECONDS, stdin=manifest)
-        if result.exit_code is None:
-            raise StartUpError(_no_answer(result.last_line))
-        if not result.ok:
-            error = result.last_line if result.output else f"exit code {result.exit_code}"
-            raise ConfigError(f"Kubernetes takes no such RayJob: {error}; mend `launcher` in the cluster file")
+        try:
+            call_program(apply, timeout_seconds=SLOW_COMMAND_SECONDS, stdin=manifest)
+        except ProgramUnavailable as error:
+            raise StartUpError(_no_answer(str(error))) from error
+        except ProgramFailed as error:
+            raise ConfigError(
+                f"Kubernetes takes no such RayJob: {error}; mend `launcher` in the cluster file"
+            ) from error
         handle = KubernetesHandle(namespace=self._config.namespace, name=rayjob_name(submission.name))
         return handle.model_dump_json()
 

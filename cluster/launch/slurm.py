@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from cluster.host.files import write_text
-from cluster.host.programs import ProgramFailed, call_program, require_program, run_program
+from cluster.host.programs import ProgramFailed, ProgramUnavailable, call_program, require_program
 from cluster.launch.launcher import DriverState, DriverStatus, Submission
 from cluster.launch.shared import COMMAND_SECONDS, SLOW_COMMAND_SECONDS, read_last_lines, start_once
 from cluster.launch.slurm_script import render_script
@@ -118,13 +118,12 @@ def _find_queued_job(name: str) -> int | None:
 
 def _call_to_submit(*command: str, environment: Mapping[str, str] | None = None) -> str:
     """Return what a command prints. Raises StartUpError if it does not end in time, ConfigError if Slurm refuses."""
-    result = run_program(command, timeout_seconds=SLOW_COMMAND_SECONDS, environment=environment)
-    if result.exit_code is None:
-        raise StartUpError(_no_answer(result.last_line))
-    if not result.ok:
-        error = result.last_line if result.output else f"exit code {result.exit_code}"
-        raise ConfigError(f"Slurm takes no such job: {error}; mend `launcher` in the cluster file")
-    return result.output
+    try:
+        return call_program(command, timeout_seconds=SLOW_COMMAND_SECONDS, environment=environment)
+    except ProgramUnavailable as error:
+        raise StartUpError(_no_answer(str(error))) from error
+    except ProgramFailed as error:
+        raise ConfigError(f"Slurm takes no such job: {error}; mend `launcher` in the cluster file") from error
 
 
 def _job_environment(submission: Submission) -> dict[str, str]:

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from cluster.host.programs import ProgramFailed, call_program, require_program, run_program
+from cluster.host.programs import ProgramFailed, ProgramUnavailable, call_program, require_program, run_program
 from configs.base import ConfigError
 
 
@@ -30,7 +30,7 @@ def test_a_program_that_hangs_is_ended_at_its_time_limit() -> None:
     hanging = python("import signal; signal.pause()")
     result = run_program(hanging, timeout_seconds=0.2)
     assert result.exit_code is None and "did not end within 0.2 s" in result.output
-    with pytest.raises(ProgramFailed, match=r"did not end within 0\.2 s"):
+    with pytest.raises(ProgramUnavailable, match=r"did not end within 0\.2 s"):
         call_program(hanging, timeout_seconds=0.2)
 
 
