@@ -16,7 +16,7 @@ smoke: $(READY)
 	$(BIN)/concord run configs/recipes/smoke.yaml
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

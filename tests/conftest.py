@@ -1,8 +1,10 @@
 """What all tests share: one Ray for each process that runs tests, and which tests run in one process."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from configs.pools import PoolConfig
 
@@ -42,12 +44,26 @@ _GROUP_OF = {file: group for group, files in GROUPS.items() for file in files}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Name the group of each test (for `pytest -n 3 --dist loadgroup`), and begin with the slow ones."""
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(_GROUP_OF.get(file, file)))
+    """Begin with the slow files."""
     first = {file: place for place, file in enumerate((*_GROUP_OF, *SLOW))}
     items.sort(key=lambda item: first.get(item.nodeid.partition("::")[0], len(first)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Have each group of files run in one process, in the order of the files.
+
+    xdist's own groups (`--dist loadgroup`) do not come to be: xdist 3.8 writes them into a private field of nodes that
+    pytest 9.2 no longer has, and so sends every test to any process.
+    """
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return _GROUP_OF.get(file, file)
+
+    config.option.loadscopereorder = False
+    return ByGroup(config, log)
 
 
 @pytest.fixture(scope="session")
