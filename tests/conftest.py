@@ -1,5 +1,6 @@
 """What all tests share: one Ray for each process that runs tests, and which tests run in one process."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,9 @@ from xdist.scheduler import LoadScopeScheduling
 from configs.pools import PoolConfig
 
 pytest_plugins = ["tests.stores"]
+
+# Threads of several processes would wait for each other in loops: with two cores, that took half of their time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 GROUPS = {
     "hosts": (

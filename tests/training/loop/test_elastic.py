@@ -59,16 +59,15 @@ SAVED = {
 INTO = [(1, 0), (2, 1), (3, 2), (2, 3)]
 
 
-def skip_without_compiler() -> None:
-    if shutil.which("c++") is None:
-        pytest.skip("CPUAdam must be compiled, and there is no C++ compiler")
+OFFLOADS = (
+    pytest.mark.skipif(not shutil.which("c++"), reason="CPUAdam must be compiled, and there is no C++ compiler"),
+    pytest.mark.timeout(1800),  # the first start compiles it, which takes minutes
+)
 
 
-@pytest.fixture(scope="module", params=SAVED)
+@pytest.fixture(scope="module", params=[pytest.param(k, marks=OFFLOADS if k == "offloaded" else ()) for k in SAVED])
 def saved(request, tmp_path_factory):
     """A checkpoint of each kind, and its kind."""
-    if request.param == "offloaded":
-        skip_without_compiler()
     kind, directory = SAVED[request.param], tmp_path_factory.mktemp("saved")
     job = kind.job(directory)
     assert run_ranks(train_all, kind.world_size, [job]) == [None] * kind.world_size
@@ -113,8 +112,9 @@ def test_stages_and_world_sizes_train_alike(tmp_path, changes):
         assert losses == pytest.approx(reference, rel=1e-5)
 
 
+@OFFLOADS[0]
+@OFFLOADS[1]
 def test_offloaded_training_follows_the_other(tmp_path):
-    skip_without_compiler()
     plain, offloaded = Kind(1, 2, "fp32"), Kind(1, 2, "fp32", pool={"offload_optimizer": True})
     jobs = [plain.job(tmp_path, name="plain"), offloaded.job(tmp_path, name="offloaded")]
     assert run_ranks(train_all, 1, jobs) == [None]
