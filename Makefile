@@ -40,7 +40,7 @@ clean:
 	rm -rf $(VENV) store
 
 # One environment for all, with the exact versions that were tested. Made anew when they change. torch comes first:
-# DeepSpeed looks for it while it is built. Python compiles a module when it is first imported, which is less than pip
+# DeepSpeed looks for it while it is built; then DeepSpeed, for .ci/run, which waits for it. Python compiles a module when it is first imported, which is less than pip
 # would; where it may not (PYTHONDONTWRITEBYTECODE), all that is imported here is compiled now, or every start would.
 UNUSED := /(transformers/models|ray/rllib|ray/tune|tests)/
 $(READY): pyproject.toml constraints.txt
@@ -49,7 +49,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python3 -m venv failed; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --no-compile --upgrade pip setuptools wheel
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,eval,sample]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt deepspeed
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,eval,sample]'
 ifdef PYTHONDONTWRITEBYTECODE
 	@$(BIN)/python -m compileall -q -j 0 -x '$(UNUSED)' $(VENV)/lib >/dev/null 2>&1 || true # some ship templates that are no Python
 endif
