@@ -40,8 +40,9 @@ clean:
 	rm -rf $(VENV) store
 
 # One environment for all, with the exact versions that were tested. Made anew when they change. torch comes first:
-# DeepSpeed looks for it while it is built; then DeepSpeed, for .ci/run, which waits for it. Python compiles a module when it is first imported, which is less than pip
-# would; where it may not (PYTHONDONTWRITEBYTECODE), all that is imported here is compiled now, or every start would.
+# DeepSpeed looks for it while it is built. DeepSpeed is next, since .ci/run waits for it. Python compiles a module when
+# it is first imported, which is less than pip would; where it may not (PYTHONDONTWRITEBYTECODE), all that is imported
+# here is compiled now, or every start would.
 UNUSED := /(transformers/models|ray/rllib|ray/tune|tests)/
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
