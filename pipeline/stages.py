@@ -3,7 +3,7 @@
 from data_prep.cleaning.stage import clean, observe_sources
 from data_prep.tokenizer.stage import train_tokenizer
 from data_prep.tokens.stage import tokenize
-from eval.stage import evaluate
+from eval.stage import check_lm_eval, evaluate
 from pipeline.graph.stage import stage
 from pipeline.report.stage import report
 from training.export import export
@@ -16,7 +16,7 @@ STAGES = {
     "train_tokenizer": stage(train_tokenizer, version=1),
     "tokenize": stage(tokenize, version=1),
     "train": stage(train, version=2, observe=observe_init_from, file_digests=rank_file_digests),
-    "evaluate": stage(evaluate, version=1),
+    "evaluate": stage(evaluate, version=1, observe=check_lm_eval),
     "export": stage(export, version=1),
     "report": stage(report, version=1),
 }

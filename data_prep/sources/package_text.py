@@ -40,7 +40,7 @@ def find_package(source: str, package: str) -> Path:
         raise UserError(f"source '{source}': '{package}' is no top-level import name; write one such as 'scipy'")
     spec = find_spec(package)
     if spec is None:
-        name = "'concord[sample]'" if package in _SAMPLE_PACKAGES else "the distribution that has it"
+        name = "'concord-train[sample]'" if package in _SAMPLE_PACKAGES else "the distribution that has it"
         raise UserError(f"source '{source}': the package '{package}' is not installed here; pip install {name}")
     if spec.origin is None or not spec.submodule_search_locations or not Path(spec.origin).is_file():
         raise UserError(f"source '{source}': '{package}' is not a directory with an __init__.py; name one that is")

@@ -14,7 +14,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from configs.base import Artifact, UserError
+from cluster.host.files import sha256_of
+from configs.base import Artifact, ConfigError, UserError
 from configs.data import TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig, ExportConfig, MultipleChoiceConfig
 from data_prep.cleaning.document_files import read_documents, write_documents
@@ -23,8 +24,9 @@ from data_prep.tokenizer.sentencepiece_model import EOS_ID, load_sentencepiece
 from data_prep.tokenizer.stage import MODEL, train_tokenizer
 from data_prep.tokens.stage import tokenize
 from eval.manifests import Scores
-from eval.stage import evaluate
+from eval.stage import check_lm_eval, evaluate
 from eval.word_order import make_questions
+from pipeline.prepare import prepare
 from tests.data_prep.corpora import INLINE, clean_config, cleaned, eld_sentences, source, write_lines
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from training.checkpoint.load_model import load_model
@@ -199,3 +201,12 @@ def test_an_export_begun_before_is_made_anew(made: Made, tmp_path: Path) -> None
     assert "leftover.safetensors" not in names
     assert {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"} <= names
     assert AutoTokenizer.from_pretrained(tmp_path / "model").eos_token_id == EOS_ID
+
+
+def test_want_of_lm_eval_is_told_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("eval.stage.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"scored by lm-eval, which is not installed here; pip install"):
+        check_lm_eval(EvaluateConfig(multiple_choice=CHOICE), sha256_of)
+    assert check_lm_eval(EvaluateConfig(multiple_choice=None), sha256_of) is None
+    with pytest.raises(ConfigError, match=r"smoke\.yaml:\d+: the word-order task"):
+        prepare(Path("smoke"), (f"store={tmp_path}",))

@@ -509,7 +509,7 @@ def test_package_that_is_none_is_an_error(package: str, says: str) -> None:
 
 def test_missing_sample_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data_prep.sources.package_text.find_spec", lambda name: None)
-    assert "pip install 'concord[sample]'" in error_of(docstrings("sklearn"))
+    assert "pip install 'concord-train[sample]'" in error_of(docstrings("sklearn"))
 
 
 # Docstrings
