@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import GROUPS, SLOW
+
 ROOT = Path(__file__).parents[1]
 LAYERS = ["configs", "cluster", "data_prep", "training", "eval", "pipeline"]
 FILES = {str(path.relative_to(ROOT)): path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))}
@@ -182,3 +184,9 @@ def test_nothing_in_cluster_itself_is_a_script():
     """A script run by its path from cluster/ would import cluster/ray in the place of the library."""
     scripts = [name for name in CODE if Path(name).parent == Path("cluster") and "__main__" in FILES[name].read_text()]
     assert scripts == []
+
+
+def test_files_that_share_a_process_are_there():
+    """A file that was renamed would be none of the group, and start a Ray of its own, without a word."""
+    named = {file for files in GROUPS.values() for file in files} | set(SLOW)
+    assert [file for file in sorted(named) if not (ROOT / file).is_file()] == []
