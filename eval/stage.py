@@ -14,7 +14,7 @@ from configs.base import Artifact, UserError
 from configs.evaluation import EvaluateConfig
 from data_prep.cleaning.document_files import read_documents
 from data_prep.manifests import CleanCorpus, TrainedTokenizer
-from data_prep.sources.document import Digest, Document
+from data_prep.sources.document import Document
 from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores, bits_per_byte
 from eval.word_order import Question, make_questions
 from eval.workers import Texts, WorkerPaths, score_questions, score_texts
@@ -34,11 +34,8 @@ class _ScoringItem:
     done: Path
 
 
-def check_lm_eval(config: EvaluateConfig, digest: Digest) -> None:
-    """Raise UserError if the config needs lm-eval and it is not installed, before anything is made for hours.
-
-    It observes nothing that belongs to the identity.
-    """
+def check_lm_eval(config: EvaluateConfig) -> None:
+    """Raise UserError if the config needs lm-eval and it is not installed."""
     if config.multiple_choice and find_spec("lm_eval") is None:
         raise UserError(
             "the word-order task (multiple_choice) is scored by lm-eval, which is not installed here; "

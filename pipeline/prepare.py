@@ -1,5 +1,6 @@
 """A recipe made ready to be run: read, checked, its sources observed, its steps planned. No step is made here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,3 +76,34 @@ def check_pools(ready: Prepared, machines: ClusterConfig, cluster: str) -> None:
         )
         for step in missing
     )
+
+
+def needed_steps(ready: Prepared) -> Mapping[str, str]:
+    """Return `reuse` or `make` for each step that the wanted outputs need, as the runner would decide."""
+    words: dict[str, str] = {}
+
+    def need(name: str) -> None:
+        if name in words:
+            return
+        step = ready.plan.steps[name]
+        exists = ready.has(step)
+        words[name] = "reuse" if exists else "make"
+        for source in step.inputs.values() if not exists else ():
+            need(source)
+
+    for output in ready.plan.outputs:
+        need(output)
+    return words
+
+
+def check_stages(ready: Prepared) -> None:
+    """Raise ConfigError if a step that is to be made cannot be made here, such as for want of a package."""
+    problems: list[Problem] = []
+    for name, word in needed_steps(ready).items():
+        step = ready.plan.steps[name]
+        if word == "make" and (check := STAGES[step.stage].check) is not None:
+            try:
+                check(step.config)
+            except UserError as error:
+                problems.append(Problem(("steps", name, "config"), str(error)))
+    ready.loaded.fail(problems)

@@ -14,7 +14,7 @@ from configs.cluster import ClusterConfig
 from configs.load import load, shipped
 from pipeline.graph.fingerprint import Digests
 from pipeline.graph.plan import PlannedStep
-from pipeline.prepare import Prepared, check_pools, prepare
+from pipeline.prepare import Prepared, check_pools, check_stages, prepare
 from pipeline.runner import Runner
 from pipeline.stages import STAGES
 
@@ -58,6 +58,7 @@ def run_prepared(
     """
     start = time.perf_counter()
     check_pools(ready, machines, cluster)
+    check_stages(ready)
 
     from cluster.connect import executor_for
     from cluster.ray.quarantine import NodeFailures

@@ -1,7 +1,7 @@
 """`concord plan`: what would be made and why, and what the trainings would take. Nothing is made."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from pipeline.estimate.machines import lay_out
 from pipeline.estimate.rows import describe_problem, estimate_rows
 from pipeline.graph.plan import PlannedStep
 from pipeline.graph.why import why_make
-from pipeline.prepare import Prepared, check_pools, prepare
+from pipeline.prepare import Prepared, check_pools, check_stages, needed_steps, prepare
 from pipeline.store.artifact import load_artifact
 
 _FITS = {True: "fits", False: "does not fit", None: "not known whether it fits"}
@@ -54,6 +54,7 @@ def show_plan(recipe: Path, cluster: str | None, overrides: tuple[str, ...], out
     ready = prepare(recipe, overrides, machines.storage if machines else None)
     if machines is not None and cluster is not None:
         check_pools(ready, machines, cluster)
+    check_stages(ready)
     lines = plan_lines(ready, machines)
     fits = _fit(lines)
     if as_json:
@@ -78,7 +79,7 @@ def _fit(lines: list[PlanLine]) -> bool | None:
 
 def plan_lines(ready: Prepared, cluster: ClusterConfig | None) -> list[PlanLine]:
     """Return what is to be done about each step, in the order of the plan."""
-    needed = _needed(ready)
+    needed = needed_steps(ready)
     made = {name for name, word in needed.items() if word == "make"}
     fingerprints = {name: step.fingerprint for name, step in ready.plan.steps.items()}
     lines = []
@@ -166,21 +167,3 @@ def _line_to_json(line: PlanLine) -> dict[str, Any]:
                 shown["fit"][name]["memory"] |= {"total": choice.memory.total}
         result["estimate"] = shown
     return result
-
-
-def _needed(ready: Prepared) -> Mapping[str, str]:
-    """Return `reuse` or `make` for each step that the wanted outputs need, as the runner would decide."""
-    words: dict[str, str] = {}
-
-    def need(name: str) -> None:
-        if name in words:
-            return
-        step = ready.plan.steps[name]
-        exists = ready.has(step)
-        words[name] = "reuse" if exists else "make"
-        for source in step.inputs.values() if not exists else ():
-            need(source)
-
-    for output in ready.plan.outputs:
-        need(output)
-    return words

@@ -28,6 +28,9 @@ class Stage:
     observe: Observe | None
     """What the outside world holds that the config only names, such as the bytes of source files; it is hashed."""
 
+    check: Callable[[Any], None] | None
+    """Raises UserError if a step with this config cannot be made here, such as for want of a package."""
+
     file_digests: Callable[[Path], Mapping[str, FileEntry]] | None
     """Sizes and checksums of files in the artifact's directory that the stage computed while it wrote them, by relative
     path. The files it does not name are read once when the artifact is committed."""
@@ -47,6 +50,7 @@ def stage(
     *,
     version: int,
     observe: Observe | None = None,
+    check: Callable[[Any], None] | None = None,
     file_digests: Callable[[Path], Mapping[str, FileEntry]] | None = None,
 ) -> Stage:
     """Read a stage's contract off its signature.
@@ -68,7 +72,7 @@ def stage(
     if wrong := [s for s in hints if defaults[s] is not (None if s in optional else inspect.Parameter.empty)]:
         raise TypeError(f"{run.__module__}.{run.__name__}: {wrong} must have the default None exactly if optional")
     inputs = {slot: get_args(artifact)[0] for slot, artifact in artifacts.items()}
-    return Stage(run, version, observe, file_digests, config, inputs, optional, output)
+    return Stage(run, version, observe, check, file_digests, config, inputs, optional, output)
 
 
 def _artifact_in(hint: object) -> object | None:

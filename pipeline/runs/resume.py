@@ -28,7 +28,7 @@ from configs.base import ConfigError, UserError
 from configs.cluster import ClusterConfig
 from configs.load import load, shipped
 from configs.run import RunConfig
-from pipeline.prepare import check_pools, prepare
+from pipeline.prepare import check_pools, check_stages, prepare
 from pipeline.runs.attempt import write_recipe
 from pipeline.runs.directory import RunDirectory, RunRecord, StartRecord
 from pipeline.runs.driver import spent_seconds
@@ -91,6 +91,7 @@ def resume_run(
         _report_cluster_file(starts[-1], out)
     ready = prepare(write_recipe(directory), (), machines.storage)
     check_pools(ready, machines, name)
+    check_stages(ready)
     refuse_open_ray(machines)
     avoid = check_machines(machines, directory, out) if check_first else ()
     start = plan_start(len(starts) + 1, ready, name, machines, avoid=avoid, take_over=take_over)

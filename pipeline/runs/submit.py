@@ -28,7 +28,7 @@ from configs.run import RunConfig
 from configs.text import shorten
 from pipeline.graph.config_diff import diff
 from pipeline.graph.fingerprint import identity_of
-from pipeline.prepare import Prepared, check_pools, prepare
+from pipeline.prepare import Prepared, check_pools, check_stages, prepare
 from pipeline.runs.directory import RunDirectory, RunRecord, StartRecord, check_id, now, store_of, user_name
 from pipeline.runs.driver import grace_seconds
 from pipeline.runs.state import read_status
@@ -59,6 +59,7 @@ def submit_run(
     machines = load(shipped("clusters", cluster), ClusterConfig).config
     ready = prepare(recipe, overrides, machines.storage)
     check_pools(ready, machines, cluster)
+    check_stages(ready)
     _check_shared(ready.loaded.config.store)
     record = _record(recipe, ready, overrides, run_id)
     directory = RunDirectory(store_of(ready.loaded.config.store), record.id, work_dir=machines.storage.work_dir)

@@ -14,7 +14,6 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from cluster.host.files import sha256_of
 from configs.base import Artifact, ConfigError, UserError
 from configs.data import TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig, ExportConfig, MultipleChoiceConfig
@@ -26,7 +25,7 @@ from data_prep.tokens.stage import tokenize
 from eval.manifests import Scores
 from eval.stage import check_lm_eval, evaluate
 from eval.word_order import make_questions
-from pipeline.prepare import prepare
+from pipeline.prepare import check_stages, prepare
 from tests.data_prep.corpora import INLINE, clean_config, cleaned, eld_sentences, source, write_lines
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from training.checkpoint.load_model import load_model
@@ -206,7 +205,8 @@ def test_an_export_begun_before_is_made_anew(made: Made, tmp_path: Path) -> None
 def test_want_of_lm_eval_is_told_before_anything_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr("eval.stage.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"scored by lm-eval, which is not installed here; pip install"):
-        check_lm_eval(EvaluateConfig(multiple_choice=CHOICE), sha256_of)
-    assert check_lm_eval(EvaluateConfig(multiple_choice=None), sha256_of) is None
+        check_lm_eval(EvaluateConfig(multiple_choice=CHOICE))
+    check_lm_eval(EvaluateConfig(multiple_choice=None))
     with pytest.raises(ConfigError, match=r"smoke\.yaml:\d+: the word-order task"):
-        prepare(Path("smoke"), (f"store={tmp_path}",))
+        check_stages(prepare(Path("smoke"), (f"store={tmp_path}",)))
+    check_stages(prepare(Path("smoke"), (f"store={tmp_path}", "outputs=[model]")))  # makes no scores
