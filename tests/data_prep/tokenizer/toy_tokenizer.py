@@ -1,5 +1,6 @@
 """A tokenizer trained on sentences in 60 languages, for the tests of data_prep/tokenizer."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,12 @@ SENTENCES = eld_sentences(40)
 
 
 def make_corpus(root: Path) -> Artifact[CleanCorpus]:
-    path = write_lines(root / "eld.jsonl", SENTENCES)
-    return cleaned(root / "out", clean_config(source("eld", path), shard_bytes=100_000))
+    """Clean the sentences; their ids do not hold `root`, so that the same ones are drawn as a sample in each run."""
+    rows = [
+        json.dumps({"id": f"{i}", "language": language, "text": text}) for i, (language, text) in enumerate(SENTENCES)
+    ]
+    eld = source("eld", write_lines(root / "eld.jsonl", rows)) | {"id_field": "id"}
+    return cleaned(root / "out", clean_config(eld, shard_bytes=100_000))
 
 
 def train(out: Path, corpus: Artifact[CleanCorpus], **changes: Any) -> Artifact[TrainedTokenizer]:
