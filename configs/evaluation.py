@@ -1,10 +1,10 @@
 """The settings of a recipe about evaluation, the export and the report."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from configs.base import Config
+from configs.base import AddedLater, Config
 
 
 class MultipleChoiceConfig(Config):
@@ -43,3 +43,8 @@ class ReportConfig(Config):
 
     title: str = "Concord run"
     """Heading of the page."""
+
+    templates: Annotated[str | None, AddedLater()] = None
+    """Directory with a `style.css` or jinja2 templates of your own, which take the place of those of the same name in
+    `pipeline/report/templates`; relative to the directory the command is run in. They are hashed: an edit makes the
+    page anew."""

@@ -141,6 +141,27 @@ def parse(text: str) -> Any:
     return _construct(loader, loader.get_single_node(), (), {})
 
 
+class _Dumper(yaml.SafeDumper):
+    """Puts in quotes each string that YAML 1.1 or 1.2 would read as something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, []), *_Loader.yaml_implicit_resolvers.get(first, [])]
+    for first in {**yaml.SafeDumper.yaml_implicit_resolvers, **_Loader.yaml_implicit_resolvers}
+}
+
+
+def dump_yaml(value: Any) -> str:
+    """Return a YAML text that this module, and any reader of YAML 1.1 or 1.2, reads as the value.
+
+    What holds no other mapping or list stands on one line, in braces or brackets.
+    """
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+
+
 def _echoes(error: dict[str, Any], errors: list[dict[str, Any]]) -> bool:
     """Return whether a list is called too short only because items in it are wrong, which has errors of its own."""
     depth = len(error["loc"])

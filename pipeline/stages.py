@@ -5,7 +5,7 @@ from data_prep.tokenizer.stage import train_tokenizer
 from data_prep.tokens.stage import tokenize
 from eval.stage import check_lm_eval, evaluate
 from pipeline.graph.stage import stage
-from pipeline.report.stage import report
+from pipeline.report.stage import check_report, observe_templates, report
 from training.export import export
 from training.init.locate import observe_init_from
 from training.records import rank_file_digests
@@ -18,5 +18,5 @@ STAGES = {
     "train": stage(train, version=2, observe=observe_init_from, file_digests=rank_file_digests),
     "evaluate": stage(evaluate, version=1, check=check_lm_eval),
     "export": stage(export, version=1),
-    "report": stage(report, version=1),
+    "report": stage(report, version=2, observe=observe_templates, check=check_report),
 }

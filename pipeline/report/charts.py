@@ -1,21 +1,22 @@
-"""Charts as inline SVG, and their scales: which points to draw, which round values to mark, how to write them.
+"""The geometry of the page's charts; `templates/charts.html.j2` draws them as SVG.
 
-Positions are percentages of the plot's width, and the labels stand in margins of fixed width around it: a chart takes
-the width of its column on any screen, while its letters keep their size. Colours come from the page's style sheet, by
-class.
+Positions along x are percentages of the plot's width, and the labels stand in margins of fixed width around it: a chart
+takes the width of its column on any screen, while its letters keep their size. Positions along y are pixels.
 """
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from configs.text import shorten
-from pipeline.report.markup import Html, element
 
 _CHARACTER_PIXELS = 6.9
 """Width of a digit of a label, whose letters have 12 pixels; a little too large."""
 
 _MAX_LABEL_CHARACTERS = 16
+_MAX_POINTS = 1200
+_MIN_POINTS_TO_CLIP = 20
 _ROW_PIXELS = 21
 _HEAD_PIXELS = 24
 
@@ -27,6 +28,14 @@ class Reference(NamedTuple):
     value: float
 
 
+class Mark(NamedTuple):
+    """Something that happened at a place along x."""
+
+    kind: Literal["restart", "rollback"]
+    x: float
+    text: str
+
+
 class Bar(NamedTuple):
     """One bar: its label, its value, the number written beside it, and the number in a second column."""
 
@@ -36,41 +45,152 @@ class Bar(NamedTuple):
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Label:
+    """A text at a place; `line` is where the line is that it names, and None if it has none."""
+
+    text: str
+    at: float
+    line: float | None = None
+
+
+@dataclass(frozen=True)
+class PlacedMark:
+    """A mark at a percentage of the width."""
+
+    kind: str
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """A line through points. Margins and heights are in pixels."""
+
+    title: str
+    x_label: str
+    y_label: str
+    height: int
+    left: int
+    right: int
+    top: int = 28
+    bottom: int = 44
+    line: str = ""
+    """The points as SVG takes them, x in percent; empty if nothing was recorded."""
+
+    x_ticks: tuple[Label, ...] = ()
+    y_ticks: tuple[Label, ...] = ()
+    references: tuple[Label, ...] = ()
+    marks: tuple[PlacedMark, ...] = ()
+    clipped: tuple[Label, ...] = ()
+    """Where the line runs above the scale, and how high: one for each run of such points."""
+
+    num_clipped: int = 0
+    highest: str = ""
+    """The highest of the points above the scale, and where it is."""
+
+    end: Label | None = None
+    """The last value, written at the line's end: `at` is its height, `line` its place along x."""
+
+
+@dataclass(frozen=True)
+class BarRow:
+    """One bar of a chart. `width` is in percent."""
+
+    label: str
+    title: str
+    width: float
+    text: str
+    note: str
+    top: int
+
+
+@dataclass(frozen=True)
+class BarChart:
+    """Horizontal bars. Margins and heights are in pixels."""
+
+    title: str
+    rows: tuple[BarRow, ...]
+    heads: tuple[Label, ...]
+    """Heads of the columns of numbers; `at` is their distance from the plot's right edge."""
+
+    reference: Label | None
+    """`at` is its place along x, in percent."""
+
+    height: int
+    left: int
+    right: int
+    text_right: float
+    note_right: float
+    top: int = _HEAD_PIXELS
+    bottom: int = 2
+
+
 def line_chart(
     points: Sequence[tuple[float, float]],
     *,
     title: str,
     x_label: str,
-    y_label: str,
+    y_label: str = "",
     references: Sequence[Reference] = (),
+    marks: Sequence[Mark] = (),
     from_zero: bool = False,
     height: int = 220,
-) -> Html:
-    """Draw a line through points in order of x, with horizontal reference lines. Points not finite are left out.
+) -> LineChart:
+    """Lay out a line through points in order of x, with horizontal reference lines. Points not finite are left out.
 
-    Of more than 1,200 points the means of neighbours are drawn. The last value is written at the line's end.
+    A few points far above all others do not rule the scale: the line is cut there (see `scale_limit`). Of more than
+    1,200 points the means of neighbours are drawn.
     """
-    drawn = thin([(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)])
-    if not drawn:
-        return _empty(title)
-    ys = [y for _, y in drawn] + [reference.value for reference in references]
-    x_low, x_high = padded(drawn[0][0], drawn[-1][0])
-    y_ticks = ticks(*padded(min(0.0, *ys) if from_zero else min(ys), max(ys)), outward=True)
-    y_low, y_high = y_ticks[0], y_ticks[-1]
-    places = [(100 * (x - x_low) / (x_high - x_low), height * (y_high - y) / (y_high - y_low)) for x, y in drawn]
-    tops = [height * (y_high - reference.value) / (y_high - y_low) for reference in references]
-    labels, end = format_ticks(y_ticks), significant(drawn[-1][1])
-    parts = [
-        *_y_grid(y_ticks, labels, y_low=y_low, y_high=y_high, height=height),
-        *_x_axis(ticks(x_low, x_high), x_low=x_low, x_high=x_high, height=height, label=x_label),
-        *[_reference(reference, top, tops) for reference, top in zip(references, tops, strict=True)],
-        _line(places, height),
-        element("circle", cx=_percent(places[-1][0]), cy=_pixels(places[-1][1]), r="3.5", class_="dot"),
-        element("text", end, x="100%", dx="8", y=_pixels(places[-1][1] + 4), class_="value"),
-    ]
-    left, right = _width(labels) + 10, max(_width([end]) + 14, 24)
-    parts.append(element("text", y_label, x=_pixels(-left), y="-12", class_="axis"))
-    return _chart(title, parts, left=left, right=right, top=28, height=height, bottom=44)
+    finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    if not finite:
+        return LineChart(title, x_label, y_label, height=20, left=0, right=0, top=0, bottom=0)
+    ys = [y for _, y in finite] + [reference.value for reference in references]
+    y_high = scale_limit([y for _, y in finite], [reference.value for reference in references])
+    y_values = ticks(*padded(min(0.0, *ys) if from_zero else min(ys), y_high), outward=True)
+    drawn = thin([(x, min(y, y_values[-1])) for x, y in finite])
+    x_low, x_high = padded(finite[0][0], finite[-1][0])
+    labels, end = format_ticks(y_values), significant(finite[-1][1])
+
+    def across(x: float) -> float:
+        return 100 * min(1.0, max(0.0, (x - x_low) / (x_high - x_low)))
+
+    def down(y: float) -> float:
+        return height * (y_values[-1] - y) / (y_values[-1] - y_values[0])
+
+    x_values = ticks(x_low, x_high)
+    return LineChart(
+        title=title,
+        x_label=x_label,
+        y_label=y_label,
+        height=height,
+        left=_width(labels) + 10,
+        right=max(_width([end]) + 14, 24),
+        line=" ".join(f"{across(x):.3f},{down(y):.2f}" for x, y in drawn),
+        x_ticks=tuple(Label(text, across(x)) for text, x in zip(format_ticks(x_values), x_values, strict=True)),
+        y_ticks=tuple(Label(text, down(y)) for text, y in zip(labels, y_values, strict=True)),
+        references=_place_references(references, [down(reference.value) for reference in references]),
+        marks=tuple(PlacedMark(mark.kind, across(mark.x), mark.text) for mark in marks),
+        clipped=tuple(Label(_point(x, y), across(x)) for x, y in _runs_above(finite, y_values[-1])),
+        num_clipped=sum(y > y_values[-1] for _, y in finite),
+        highest=_point(*max(finite, key=lambda point: point[1])),
+        end=Label(end, down(drawn[-1][1]), across(drawn[-1][0])),
+    )
+
+
+def scale_limit(values: Sequence[float], references: Sequence[float] = ()) -> float:
+    """Return the largest value that a scale has to hold: the maximum, unless a few spikes would rule it.
+
+    If the maximum is farther above the 98th percentile than that is above the minimum, which would leave all other
+    points in the lower half, the limit is the 98th percentile. References are always held; fewer than 20 points are
+    not cut.
+    """
+    ordered = sorted(values)
+    high = ordered[-1]
+    if len(ordered) >= _MIN_POINTS_TO_CLIP:
+        low, most = ordered[0], ordered[math.ceil(0.98 * len(ordered)) - 1]
+        high = most if high > most + (most - low) else high
+    return max(high, *references) if references else high
 
 
 def bar_chart(
@@ -80,27 +200,42 @@ def bar_chart(
     heads: tuple[str, str] = ("", ""),
     maximum: float | None = None,
     reference: Reference | None = None,
-) -> Html:
-    """Draw horizontal bars from zero, in the order given, with an optional vertical reference line.
+) -> BarChart:
+    """Lay out horizontal bars from zero, in the order given, with an optional vertical reference line.
 
     `heads` name the columns of `text` and `note`. `maximum` is the value of a full bar, so that charts can share it.
     """
-    if not bars:
-        return _empty(title)
-    full = maximum or max([bar.value for bar in bars] + ([reference.value] if reference else [])) or 1.0
-    text_width = _width([bar.text for bar in bars] + [heads[0]]) + 10
-    note_width = _width([bar.note for bar in bars] + [heads[1]]) + (14 if any(bar.note for bar in bars) else 0)
-    height = _ROW_PIXELS * len(bars)
-    parts = [_bar(bar, i, full, text_width, note_width) for i, bar in enumerate(bars)]
-    columns = zip(heads, (text_width, text_width + note_width), strict=True)
-    parts += [_beyond(head, dx, y=-8, class_="axis") for head, dx in columns if head]
-    if reference:
-        parts.append(_vertical(reference, 100 * reference.value / full, height))
-    left = _width([_label(bar.label) for bar in bars]) + 8
-    return _chart(title, parts, left=left, right=text_width + note_width, top=_HEAD_PIXELS, height=height, bottom=2)
+    values = [bar.value for bar in bars] + ([reference.value] if reference else [])
+    full = maximum or max(values, default=0.0) or 1.0
+    text_right = _width([bar.text for bar in bars] + [heads[0]]) + 10
+    has_notes = any(bar.note for bar in bars)
+    note_right = text_right + _width([bar.note for bar in bars] + [heads[1]]) + (14 if has_notes else 0)
+    rows = tuple(
+        BarRow(
+            label=shorten(bar.label, _MAX_LABEL_CHARACTERS),
+            title=" · ".join(part for part in (bar.label, bar.text, bar.note) if part),
+            width=min(100.0, max(0.0, 100 * bar.value / full)),
+            text=bar.text,
+            note=bar.note,
+            top=number * _ROW_PIXELS,
+        )
+        for number, bar in enumerate(bars)
+    )
+    columns = zip(heads, (text_right, note_right), strict=True)
+    return BarChart(
+        title=title,
+        rows=rows,
+        heads=tuple(Label(head, at) for head, at in columns if head),
+        reference=Label(_named(reference), 100 * reference.value / full) if reference else None,
+        height=_ROW_PIXELS * len(bars),
+        left=_width([row.label for row in rows]) + 8,
+        right=note_right,
+        text_right=text_right,
+        note_right=note_right,
+    )
 
 
-def thin(points: Sequence[tuple[float, float]], limit: int = 1200) -> list[tuple[float, float]]:
+def thin(points: Sequence[tuple[float, float]], limit: int = _MAX_POINTS) -> list[tuple[float, float]]:
     """Return at most `limit` points: means of equally many neighbours, of the last ones perhaps fewer."""
     size = math.ceil(len(points) / limit)
     if size <= 1:
@@ -141,95 +276,35 @@ def significant(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _chart(title: str, parts: Sequence[Html], *, left: float, right: float, top: int, height: int, bottom: int) -> Html:
-    # The margins are the page's, not the drawing's: inside, 0..100% is the plot whatever the screen.
-    style = (
-        f"display:block;overflow:visible;width:calc(100% - {left + right:.0f}px);height:{height}px;"
-        f"margin:{top}px {right:.0f}px {bottom}px {left:.0f}px"
-    )
-    return element("svg", element("title", title), *parts, class_="chart", role="img", style=style)
+def _point(x: float, y: float) -> str:
+    return f"{significant(y)} at {x:,.0f}"
 
 
-def _empty(title: str) -> Html:
-    return _chart(
-        title, [element("text", "nothing was recorded", x="0", y="14")], left=0, right=0, top=0, height=20, bottom=0
-    )
+def _runs_above(points: Sequence[tuple[float, float]], limit: float) -> list[tuple[float, float]]:
+    """Return the highest point of each run of points above the limit.
+
+    Points nearer than a fiftieth of the width are one run: their marks would cover each other.
+    """
+    near = (points[-1][0] - points[0][0]) / 50
+    runs: list[list[tuple[float, float]]] = []
+    for point in points:
+        if point[1] > limit:
+            if runs and point[0] - runs[-1][-1][0] <= near:
+                runs[-1].append(point)
+            else:
+                runs.append([point])
+    return [max(run, key=lambda point: point[1]) for run in runs]
 
 
-def _line(places: Sequence[tuple[float, float]], height: int) -> Html:
-    path = " ".join(f"{x:.3f},{y:.2f}" for x, y in places)
-    line = element("polyline", points=path, vector_effect="non-scaling-stroke", class_="line")
-    stretched = {"viewBox": f"0 0 100 {height}", "preserveAspectRatio": "none"}
-    return element("svg", line, width="100%", height=str(height), overflow="visible", **stretched)
-
-
-def _y_grid(values: Sequence[float], labels: Sequence[str], *, y_low: float, y_high: float, height: int) -> list[Html]:
-    tops = [height * (y_high - value) / (y_high - y_low) for value in values]
-    grid = [element("line", x1="0", x2="100%", y1=_pixels(top), y2=_pixels(top), class_="grid") for top in tops]
-    return grid + [
-        element("text", label, x="-8", y=_pixels(top + 4), text_anchor="end", class_="tick")
-        for label, top in zip(labels, tops, strict=True)
-    ]
-
-
-def _x_axis(values: Sequence[float], *, x_low: float, x_high: float, height: int, label: str) -> list[Html]:
-    places = [_percent(100 * (value - x_low) / (x_high - x_low)) for value in values]
-    marks = [element("line", x1=x, x2=x, y1=str(height), y2=str(height + 5), class_="base") for x in places]
-    numbers = [
-        element("text", text, x=x, y=str(height + 19), text_anchor="middle", class_="tick")
-        for text, x in zip(format_ticks(values), places, strict=True)
-    ]
-    base = element("line", x1="0", x2="100%", y1=str(height), y2=str(height), class_="base")
-    name = element("text", label, x="50%", y=str(height + 37), text_anchor="middle", class_="axis")
-    return [base, *marks, *numbers, name]
-
-
-def _reference(reference: Reference, top: float, tops: Sequence[float]) -> Html:
+def _place_references(references: Sequence[Reference], tops: Sequence[float]) -> tuple[Label, ...]:
     # A label stands above its line, unless another line runs there.
-    crowded = any(0 < top - other < 20 for other in tops)
-    line = element("line", x1="0", x2="100%", y1=_pixels(top), y2=_pixels(top), class_="reference")
-    label = f"{reference.label} {significant(reference.value)}"
-    y = _pixels(top + 15 if crowded else top - 6)
-    return element("g", line, element("text", label, x="100%", dx="-2", y=y, text_anchor="end", class_="reference"))
+    places = [top + 15 if any(0 < top - other < 20 for other in tops) else top - 6 for top in tops]
+    return tuple(Label(_named(r), at, top) for r, at, top in zip(references, places, tops, strict=True))
 
 
-def _vertical(reference: Reference, place: float, height: int) -> Html:
-    x = _percent(place)
-    line = element("line", x1=x, x2=x, y1="-4", y2=str(height), class_="reference")
-    label = f"{reference.label} {significant(reference.value)}"
-    anchor = "start" if place < 30 else "end" if place > 70 else "middle"
-    return element("g", line, element("text", label, x=x, y="-9", text_anchor=anchor, class_="reference"))
+def _named(reference: Reference) -> str:
+    return f"{reference.label} {significant(reference.value)}"
 
 
-def _bar(bar: Bar, row: int, full: float, text_width: float, note_width: float) -> Html:
-    y = row * _ROW_PIXELS
-    width = _percent(min(100.0, max(0.0, 100 * bar.value / full)))
-    return element(
-        "g",
-        element("title", " · ".join(part for part in bar if isinstance(part, str) and part)),
-        element("text", _label(bar.label), x="-8", y=str(y + 15), text_anchor="end", class_="label"),
-        element("rect", x="0", y=str(y + 4), width="100%", height="13", class_="track"),
-        element("rect", x="0", y=str(y + 4), width=width, height="13", class_="bar"),
-        _beyond(bar.text, text_width, y=y + 15, class_="value"),
-        _beyond(bar.note, text_width + note_width, y=y + 15, class_="tick"),
-    )
-
-
-def _beyond(text: str, pixels: float, *, y: float, class_: str) -> Html:
-    return element("text", text, x="100%", dx=_pixels(pixels), y=_pixels(y), text_anchor="end", class_=class_)
-
-
-def _label(text: str) -> str:
-    return shorten(text, _MAX_LABEL_CHARACTERS)
-
-
-def _width(texts: Sequence[str]) -> float:
-    return max((len(text) for text in texts), default=0) * _CHARACTER_PIXELS
-
-
-def _pixels(value: float) -> str:
-    return f"{value:.1f}"
-
-
-def _percent(value: float) -> str:
-    return f"{value:.3f}%"
+def _width(texts: Sequence[str]) -> int:
+    return math.ceil(max((len(text) for text in texts), default=0) * _CHARACTER_PIXELS)

@@ -1,82 +1,112 @@
-"""The part of the report about text: documents, bytes and tokens, by language and by source."""
+"""The part of the page about text: documents, bytes and tokens, by language and by source."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from data_prep.manifests import CleanCorpus, CorpusCount, Segment, TokenizedCorpus
-from pipeline.report.markup import NOTHING, Html, element, section, table
+from data_prep.manifests import CleanCorpus, CorpusCount, TokenizedCorpus
+from pipeline.report.tables import NOTHING, Table
 
 _MAX_UNREADABLE = 100
 
 
-def data_section(corpus: CleanCorpus, tokens: TokenizedCorpus) -> Html:
-    """Show what was read, kept, held out and dropped, and how many tokens the kept text makes."""
-    segments = [(shard.source, segment) for shard in tokens.shards for segment in shard.segments]
-    by_language = [(segment.language, segment) for _, segment in segments]
-    return section(
-        "data",
-        "Data by language",
-        element("p", corpus.summary(), ". ", _balance(corpus.counts)),
-        element("p", tokens.summary(), ", over a vocabulary of ", f"{tokens.vocab_size:,}", "."),
-        _breakdown("By language, the most text first", "Language", corpus.counts, lambda c: c.language, by_language),
-        _breakdown("By source, the most text first", "Source", corpus.counts, lambda c: c.source, segments),
-        *_unreadable(corpus),
+@dataclass(frozen=True)
+class _Tokens:
+    """The tokens of some text, and the bytes that they stand for."""
+
+    num_tokens: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class DataPart:
+    """What was read, kept, held out and dropped, and how many tokens the kept text makes."""
+
+    corpus: CleanCorpus
+    tokens: TokenizedCorpus | None
+    num_lost: int
+    """Documents read that are neither kept, held out nor dropped; 0 unless something is wrong."""
+
+    tables: Sequence[Table]
+    unreadable: Table | None
+    num_unlisted: int
+    """Unreadable records beyond those that are listed."""
+
+
+def data_part(corpus: CleanCorpus, tokens: TokenizedCorpus | None) -> DataPart:
+    """Return the tables by source and by language, the most text first; they count tokens only if these are given."""
+    by_source = _sum_tokens(tokens, lambda source, language: source) if tokens else None
+    by_language = _sum_tokens(tokens, lambda source, language: language) if tokens else None
+    listed = [(record.where, record.reason) for record in corpus.unreadable[:_MAX_UNREADABLE]]
+    caption = f"{len(corpus.unreadable):,} records that gave no document"
+    return DataPart(
+        corpus=corpus,
+        tokens=tokens,
+        num_lost=sum(c.num_read - c.num_kept - c.num_held_out - sum(c.dropped.values()) for c in corpus.counts),
+        tables=(
+            _breakdown("Source", corpus.counts, lambda count: count.source, by_source),
+            _breakdown("Language", corpus.counts, lambda count: count.language, by_language),
+        ),
+        unreadable=Table(caption, ("Where", "Why"), listed, num_text=2) if listed else None,
+        num_unlisted=len(corpus.unreadable) - len(listed),
     )
 
 
-def _balance(counts: Sequence[CorpusCount]) -> str:
-    lost = sum(c.num_read - c.num_kept - c.num_held_out - sum(c.dropped.values()) for c in counts)
-    if lost:
-        return f"The counts do not add up: {lost:,} of the documents read are neither kept, held out nor dropped."
-    return "Every document read is accounted for: kept, held out, or dropped for a reason."
+def _sum_tokens(tokens: TokenizedCorpus, group: Callable[[str, str], str]) -> dict[str, _Tokens]:
+    """Return the tokens by group, in one pass over the shards; `group` is called with a source and a language."""
+    num_tokens, num_bytes = Counter[str](), Counter[str]()
+    for shard in tokens.shards:
+        for segment in shard.segments:
+            name = group(shard.source, segment.language)
+            num_tokens[name] += segment.num_tokens
+            num_bytes[name] += segment.num_bytes
+    return {name: _Tokens(num_tokens[name], num_bytes[name]) for name in num_tokens}
 
 
 def _breakdown(
-    caption: str,
-    head: str,
-    counts: Sequence[CorpusCount],
-    key: Callable[[CorpusCount], str],
-    segments: Sequence[tuple[str, Segment]],
-) -> Html:
+    head: str, counts: Sequence[CorpusCount], key: Callable[[CorpusCount], str], tokens: Mapping[str, _Tokens] | None
+) -> Table:
     groups: dict[str, list[CorpusCount]] = {}
     for count in counts:
         groups.setdefault(key(count), []).append(count)
     reasons = sorted({reason for count in counts for reason in count.dropped})
-    rows = [
-        (name, *_cells(groups.get(name, []), reasons, [segment for owner, segment in segments if owner == name]))
-        for name in _by_size(groups)
-    ]
-    dropped = [f"Dropped: {reason.replace('_', ' ')}" for reason in reasons]
-    heads = (head, "Read", "Kept", "Held out", *dropped, "Bytes kept", "Tokens", "Bytes a token")
-    return table(caption, heads, rows, total=("All", *_cells(counts, reasons, [segment for _, segment in segments])))
+
+    def cells(name: str, group: Sequence[CorpusCount], own: Iterable[_Tokens]) -> list[str]:
+        return [name, *_count_cells(group, reasons), *(_token_cells(list(own)) if tokens is not None else [])]
+
+    known = tokens or {}
+    return Table(
+        caption=f"By {head.lower()}, the most text first",
+        heads=(
+            *(head, "Read", "Kept", "Held out"),
+            *(f"Dropped: {reason.replace('_', ' ')}" for reason in reasons),
+            "Bytes kept",
+            *(("Tokens", "Bytes a token") if tokens is not None else ()),
+        ),
+        rows=[cells(name, groups[name], [known[name]] if name in known else []) for name in _by_size(groups)],
+        total=cells("All", counts, known.values()),
+    )
 
 
-def _by_size(groups: dict[str, list[CorpusCount]]) -> list[str]:
+def _by_size(groups: Mapping[str, list[CorpusCount]]) -> list[str]:
     return sorted(groups, key=lambda name: (-sum(count.kept_bytes for count in groups[name]), name))
 
 
-def _cells(counts: Sequence[CorpusCount], reasons: Sequence[str], segments: Sequence[Segment]) -> list[str]:
+def _count_cells(counts: Sequence[CorpusCount], reasons: Sequence[str]) -> list[str]:
     dropped = Counter[str]()
     for count in counts:
         dropped.update(count.dropped)
-    num_tokens = sum(segment.num_tokens for segment in segments)
     numbers = [
         sum(count.num_read for count in counts),
         sum(count.num_kept for count in counts),
         sum(count.num_held_out for count in counts),
         *[dropped[reason] for reason in reasons],
         sum(count.kept_bytes for count in counts),
-        num_tokens,
     ]
-    rate = f"{sum(segment.num_bytes for segment in segments) / num_tokens:.2f}" if num_tokens else NOTHING
-    return [*[f"{number:,}" for number in numbers], rate]
+    return [f"{number:,}" for number in numbers]
 
 
-def _unreadable(corpus: CleanCorpus) -> list[Html]:
-    if not corpus.unreadable:
-        return []
-    rows = [(record.where, record.reason) for record in corpus.unreadable[:_MAX_UNREADABLE]]
-    rest = len(corpus.unreadable) - len(rows)
-    more = [element("p", f"And {rest:,} more; the record of the artifact lists them all.")] if rest else []
-    caption = f"{len(corpus.unreadable):,} records that gave no document"
-    return [table(caption, ("Where", "Why"), rows, num_text=2), *more]
+def _token_cells(tokens: Sequence[_Tokens]) -> list[str]:
+    num_tokens = sum(part.num_tokens for part in tokens)
+    rate = f"{sum(part.num_bytes for part in tokens) / num_tokens:.2f}" if num_tokens else NOTHING
+    return [f"{num_tokens:,}", rate]

@@ -1,14 +1,29 @@
-"""The parts of the report about what the model scored: bits per byte, multiple choice."""
+"""The parts of the page about what the model scored: bits per byte, multiple choice."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from eval.manifests import Accuracy, MultipleChoice, Scores
-from pipeline.report.charts import Bar, Reference, bar_chart
-from pipeline.report.markup import NOTHING, Html, element, section, table
-from pipeline.report.sections import figure, split
+from pipeline.report.charts import Bar, BarChart, Reference, bar_chart
+from pipeline.report.tables import NOTHING, Table, split
 
 _Z = 1.959964
 """The quantile of the normal distribution with 2.5% above it."""
+
+
+@dataclass(frozen=True)
+class ChoicePart:
+    """Right answers, overall and by language, with 95% intervals."""
+
+    task: MultipleChoice
+    low: float
+    high: float
+    verdict: Literal["above", "below", "holds"]
+    """How the interval lies to chance."""
+
+    tables: Sequence[Table]
 
 
 def wilson(*, num_right: int, num_questions: int) -> tuple[float, float]:
@@ -21,13 +36,11 @@ def wilson(*, num_right: int, num_questions: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def bits_section(scores: Scores) -> Html:
-    """Show the bits per byte of each language, from the best to the worst."""
+def bits_charts(scores: Scores) -> list[BarChart]:
+    """Return the bits per byte of each language, from the best to the worst; none if nothing was scored."""
     ordered = sorted(scores.bits_per_byte.items(), key=lambda item: (item[1].bits_per_byte, item[0]))
-    if not ordered:
-        return section("bits", "Bits per byte by language", element("p", "No held-out document was scored."))
     bars = [Bar(lang, s.bits_per_byte, f"{s.bits_per_byte:.3f}", f"{s.num_documents:,}") for lang, s in ordered]
-    charts = [
+    return [
         bar_chart(
             run,
             title=f"Bits per byte, {run[0].label} to {run[-1].label}",
@@ -37,40 +50,28 @@ def bits_section(scores: Scores) -> Html:
         )
         for run in split(bars)
     ]
-    note = "Fewer is better. Over held-out documents; the mean counts every language the same."
-    return section("bits", "Bits per byte by language", figure("", note, element("div", *charts, class_="side charts")))
 
 
-def multiple_choice_section(task: MultipleChoice | None) -> Html:
-    """Show right answers, overall and by language, with 95% intervals."""
-    if task is None:
-        return section("choice", "Multiple choice", element("p", "The recipe left this task out."))
+def choice_part(task: MultipleChoice) -> ChoicePart:
+    """Return what the page shows of a multiple-choice task."""
     low, high = wilson(num_right=task.total.num_right, num_questions=task.total.num_questions)
-    text = (
-        f"Which of {round(1 / task.chance)} is the real text, and not its words in another order? "
-        f"{task.total.num_right:,} of {task.total.num_questions:,} right, "
-        f"{_share(task.total)} (95% interval {low:.1%} to {high:.1%}); chance gives {task.chance:.1%}. "
-        f"{_compare_to_chance(low, high, task.chance)} Scored by lm-eval {task.lm_eval_version}."
-    )
     heads = ("Language", "Right", "Accuracy", "95% interval")
     rows = [_answers(language, accuracy) for language, accuracy in sorted(task.by_language.items())]
-    tables = [table(f"{run[0][0]} to {run[-1][0]}", heads, run) for run in split(rows)]
-    return section("choice", "Multiple choice", element("p", text), element("div", *tables, class_="side"))
+    return ChoicePart(
+        task=task,
+        low=low,
+        high=high,
+        verdict="above" if low > task.chance else "below" if high < task.chance else "holds",
+        tables=[Table(f"{run[0][0]} to {run[-1][0]}", heads, run) for run in split(rows)],
+    )
+
+
+def share(accuracy: Accuracy) -> str:
+    """Return the share of right answers in percent; a dash if nothing was asked."""
+    return f"{accuracy.accuracy:.1%}" if accuracy.num_questions else NOTHING
 
 
 def _answers(language: str, accuracy: Accuracy) -> tuple[str, ...]:
     low, high = wilson(num_right=accuracy.num_right, num_questions=accuracy.num_questions)
     interval = f"{100 * low:.0f} to {100 * high:.0f}%"
-    return language, f"{accuracy.num_right:,} of {accuracy.num_questions:,}", _share(accuracy), interval
-
-
-def _share(accuracy: Accuracy) -> str:
-    return f"{accuracy.accuracy:.1%}" if accuracy.num_questions else NOTHING
-
-
-def _compare_to_chance(low: float, high: float, chance: float) -> str:
-    if low > chance:
-        return "The interval lies above chance."
-    if high < chance:
-        return "The interval lies below chance."
-    return "The interval holds chance, so this does not show that the model does better."
+    return language, f"{accuracy.num_right:,} of {accuracy.num_questions:,}", share(accuracy), interval

@@ -1,36 +1,37 @@
 """Stage `report`: what was made, from what, and how well it went, in one HTML file."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
 
 from cluster.executor import Executor
-from cluster.host.redact import redact
 from configs.base import Artifact, Manifest
 from configs.evaluation import ReportConfig
 from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
+from data_prep.sources.document import Digest
 from eval.manifests import Scores
-from pipeline.report.data import data_section
-from pipeline.report.markup import NOTHING, Html, element, facts
-from pipeline.report.results import bits_section, multiple_choice_section
-from pipeline.report.sections import check_section, environment_section, lineage_section, time_section
-from pipeline.report.style import STYLE
-from pipeline.report.training import training_section
+from pipeline.report.data import data_part
+from pipeline.report.page import check_templates, list_templates, render_page
+from pipeline.report.provenance import (
+    checksum_lines,
+    environment_part,
+    fingerprints_table,
+    lineage_steps,
+    time_part,
+)
+from pipeline.report.recipe import write_recipe
+from pipeline.report.results import bits_charts, choice_part, share
+from pipeline.report.training import TrainingPart, read_series, training_part
 from pipeline.store.artifact import Record, load_artifact
-from pipeline.store.lineage import ancestry, duration
-from training.log.metrics_file import METRICS_FILE, read_metrics
-from training.log.summary import seconds_by_part
-from training.manifests import ExportedModel, TrainedModel
+from pipeline.store.lineage import GONE, ancestry, duration
+from training.log.metrics_file import METRICS_FILE, iterate_metrics
+from training.log.sessions_file import read_session_events
+from training.manifests import ExportedModel, TrainedModel, counted
 
-_PATH = "report.html"
-_PARTS = {
-    "lineage": "Lineage",
-    "data": "Data",
-    "training": "Training",
-    "bits": "Bits per byte",
-    "choice": "Multiple choice",
-    "time": "Time",
-    "environment": "Environment",
-    "check": "How to check",
-}
+REPORT_FILE = "report.html"
 
 
 class Report(Manifest):
@@ -43,59 +44,100 @@ class Report(Manifest):
         return f"{self.path}, {self.num_bytes / 1024:,.0f} KiB"
 
 
+@dataclass(frozen=True)
+class ExportPart:
+    """Where the exported model is, and how to load it. Paths are relative to the store, which may move."""
+
+    artifact: str
+    path: str
+    summary: str
+    code: str
+    checksums: str
+
+
+def observe_templates(config: ReportConfig, digest: Digest) -> JsonValue:
+    """Return the digests of the user's own templates, by name; None for the shipped ones, which the version covers."""
+    if config.templates is None:
+        return None
+    return {name: digest(Path(config.templates, name)) for name in list_templates(config.templates)}
+
+
+def check_report(config: ReportConfig) -> None:
+    """Raise UserError if the user's own templates cannot make a page."""
+    check_templates(config.templates)
+
+
 def report(
     config: ReportConfig,
     *,
-    corpus: Artifact[CleanCorpus],
-    tokens: Artifact[TokenizedCorpus],
     model: Artifact[TrainedModel],
-    scores: Artifact[Scores],
-    export: Artifact[ExportedModel],
+    corpus: Artifact[CleanCorpus] | None = None,
+    tokens: Artifact[TokenizedCorpus] | None = None,
+    scores: Artifact[Scores] | None = None,
+    export: Artifact[ExportedModel] | None = None,
     out: Path,
     executor: Executor,
 ) -> Report:
-    """Write `report.html`. Everything in it comes from the artifacts and the records of their ancestors."""
-    records = _lineage([corpus.dir, tokens.dir, model.dir, scores.dir, export.dir])
-    metrics = read_metrics(model.dir / METRICS_FILE)
-    inputs = (corpus, tokens, model, scores, export)
-    summaries = {artifact.dir.resolve().name: artifact.manifest.summary() for artifact in inputs}
-    page = render_page(
-        config.title,
-        _header(config.title, tokens.manifest, model.manifest, scores.manifest, records),
-        lineage_section(records, _tokenizer_summary(tokens.dir, records) | summaries),
-        data_section(corpus.manifest, tokens.manifest),
-        training_section(model.manifest, tokens.manifest, metrics, records[model.dir.resolve().name].config),
-        bits_section(scores.manifest),
-        multiple_choice_section(scores.manifest.multiple_choice),
-        time_section(records, seconds_by_part(metrics)),
-        environment_section(records),
-        check_section(records, export.dir.resolve().name),
+    """Write `report.html`. Everything in it comes from the artifacts and the records of their ancestors.
+
+    Parts whose input the recipe leaves out are left out of the page.
+    """
+    slots = {"corpus": corpus, "tokens": tokens, "model": model, "scores": scores, "export": export}
+    given: dict[str, Artifact[Any]] = {slot: artifact for slot, artifact in slots.items() if artifact is not None}
+    names = {slot: artifact.dir.resolve().name for slot, artifact in given.items()}
+    records = _merge_ancestries([artifact.dir for artifact in given.values()])
+    series = read_series(iterate_metrics(model.dir / METRICS_FILE))
+    tokenized = tokens.manifest if tokens else None
+    training = training_part(
+        model.manifest, tokenized, series, read_session_events(model.dir), records[names["model"]].config
     )
-    data = redact(page).encode()
-    (out / _PATH).write_bytes(data)
-    return Report(path=_PATH, num_bytes=len(data))
+    summaries = {names[slot]: artifact.manifest.summary() for slot, artifact in given.items()}
+    values: dict[str, Any] = {
+        "title": config.title,
+        "outcome": outcome(model.manifest, scores.manifest if scores else None),
+        "figures": _figures(model.manifest, tokenized, scores.manifest if scores else None, records),
+        "gone": GONE,
+        "export": _export_part(export, names["export"], records) if export else None,
+        "lineage": lineage_steps(records, _tokenizer_summaries(model.dir, records) | summaries),
+        "data": data_part(corpus.manifest, tokenized) if corpus else None,
+        "training": training,
+        "window": _window(training),
+        "bits": bits_charts(scores.manifest) if scores else None,
+        "choice": choice_part(scores.manifest.multiple_choice) if scores and scores.manifest.multiple_choice else None,
+        "time": time_part(records, series.seconds),
+        "environment": environment_part(records),
+        "recipe": write_recipe(records, title=config.title, config=config.model_dump(mode="json"), inputs=names),
+        "fingerprints": fingerprints_table(records),
+    }
+    values["parts"] = _parts(values)
+    data = render_page(config.templates, values).encode()
+    (out / REPORT_FILE).write_bytes(data)
+    return Report(path=REPORT_FILE, num_bytes=len(data))
 
 
-def render_page(title: str, header: Html, *sections: Html) -> str:
-    """Return the whole document."""
-    head = element("title", title) + element("style", Html(STYLE))
-    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    body = element("body", header, element("main", *sections), element("footer", "Made by Concord."))
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{meta}{head}</head>{body}</html>\n'
-
-
-def outcome(model: TrainedModel, scores: Scores) -> str:
+def outcome(model: TrainedModel, scores: Scores | None) -> str:
     """Return one sentence on how training and evaluation went."""
     margin = model.unigram_entropy - model.final_loss
     side = "below" if margin >= 0 else "above"
     loss = f"The loss ended at {model.final_loss:.2f} nats a token, {abs(margin):.2f} {side} the unigram entropy"
+    if scores is None:
+        return f"{loss}."
     if not scores.bits_per_byte:
         return f"{loss}; no held-out document was scored."
     many = len(scores.bits_per_byte)
     return f"{loss}; held-out text takes {scores.mean_bits_per_byte:.3f} bits per byte, the mean of {many:,} languages."
 
 
-def _lineage(directories: list[Path]) -> dict[str, Record]:
+def loading_code(path: str) -> str:
+    """Return the three lines of Python that load an exported model and its tokenizer."""
+    return (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        f"model = AutoModelForCausalLM.from_pretrained({path!r})\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({path!r})"
+    )
+
+
+def _merge_ancestries(directories: list[Path]) -> dict[str, Record]:
     """Merge the ancestries of artifacts; as each is complete, inputs still come before what was made from them."""
     records: dict[str, Record] = {}
     for directory in directories:
@@ -103,38 +145,56 @@ def _lineage(directories: list[Path]) -> dict[str, Record]:
     return records
 
 
-def _tokenizer_summary(tokens: Path, records: dict[str, Record]) -> dict[str, str]:
-    """Return the tokenizer's summary by artifact name; nothing if the tokenizer is no longer in the store."""
-    slots = records[tokens.resolve().name].inputs
-    if (made_by := slots.get("tokenizer")) is None:
-        return {}
-    tokenizer = load_artifact(tokens.resolve().parent / made_by.artifact, TrainedTokenizer)
-    return {made_by.artifact: tokenizer.manifest.summary()} if tokenizer else {}
+def _tokenizer_summaries(model: Path, records: Mapping[str, Record]) -> dict[str, str]:
+    """Return the summary of each tokenizer among the ancestors, by artifact name, as far as they are in the store."""
+    store = model.resolve().parent
+    tokenizers = {
+        name: load_artifact(store / name, TrainedTokenizer)
+        for name, record in records.items()
+        if record.stage == "train_tokenizer"
+    }
+    return {name: found.manifest.summary() for name, found in tokenizers.items() if found}
 
 
-def _header(
-    title: str, tokens: TokenizedCorpus, model: TrainedModel, scores: Scores, records: dict[str, Record]
-) -> Html:
-    task = scores.multiple_choice
-    figures = [
+def _export_part(export: Artifact[ExportedModel], name: str, records: Mapping[str, Record]) -> ExportPart:
+    path = f"{name}/{export.manifest.path}"
+    summary = export.manifest.summary().partition(": ")[2]
+    return ExportPart(name, path, summary, loading_code(path), checksum_lines(records[name]))
+
+
+def _figures(
+    model: TrainedModel, tokens: TokenizedCorpus | None, scores: Scores | None, records: Mapping[str, Record]
+) -> list[tuple[str, str]]:
+    task = scores.multiple_choice if scores else None
+    return [
         ("parameters", _count(model.num_parameters)),
-        ("tokens in the corpus", _count(tokens.num_tokens)),
+        *([("tokens in the corpus", _count(tokens.num_tokens))] if tokens else []),
         ("tokens trained on", _count(model.num_tokens)),
         ("steps", f"{model.num_steps:,}"),
-        (
-            f"real text told from shuffled, chance {task.chance:.0%}" if task else "real text told from shuffled",
-            f"{task.total.accuracy:.1%}" if task and task.total.num_questions else NOTHING,
-        ),
+        *([(f"real text told from shuffled, chance {task.chance:.0%}", share(task.total))] if task else []),
         ("wall time of all steps", duration(sum(record.seconds for record in records.values()))),
     ]
-    links = [element("li", element("a", name, href=f"#{part}")) for part, name in _PARTS.items()]
-    return element(
-        "header",
-        element("h1", title),
-        element("p", outcome(model, scores), class_="outcome"),
-        facts(figures, class_="figures"),
-        element("nav", element("ul", *links), aria_label="Parts of this page"),
-    )
+
+
+def _window(training: TrainingPart) -> str:
+    return f"Nats a token over the last {counted(training.window_steps, 'step')}; lower is better."
+
+
+def _parts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the id and the name of each part that the page has."""
+    parts = [
+        ("model", "Load the model", values["export"] is not None),
+        ("lineage", "Lineage", True),
+        ("data", "Data", values["data"] is not None),
+        ("training", "Training", True),
+        ("bits", "Bits per byte", values["bits"] is not None),
+        ("choice", "Multiple choice", values["bits"] is not None),
+        ("time", "Time", True),
+        ("environment", "Environment", True),
+        ("recipe", "Recipe", True),
+        ("check", "How to check", True),
+    ]
+    return [(identifier, name) for identifier, name, there in parts if there]
 
 
 def _count(number: int) -> str:

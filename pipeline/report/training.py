@@ -1,98 +1,177 @@
-"""The part of the report about training: the loss over the steps and by stream, speed, and what went wrong."""
+"""The part of the page about training: the loss over the steps and by stream, speed, and what went wrong."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
 from data_prep.manifests import TokenizedCorpus
-from pipeline.report.charts import Bar, Reference, bar_chart, line_chart
-from pipeline.report.markup import Html, element, facts, section, table
-from pipeline.report.sections import figure, settings_rows, split
+from pipeline.report.charts import Bar, BarChart, LineChart, Mark, Reference, bar_chart, line_chart
+from pipeline.report.tables import Table, settings_rows, split
 from training.log.metrics_file import StepMetrics
-from training.log.summary import last_window
-from training.manifests import TrainedModel, counted
+from training.log.sessions_file import GangStart, SessionEvent
+from training.log.summary import window_length
+from training.manifests import TrainedModel
+from training.records import Rollback
+
+_MAX_STARTS = 50
 
 
-def training_section(
-    model: TrainedModel, tokens: TokenizedCorpus, metrics: Sequence[StepMetrics], config: dict[str, JsonValue]
-) -> Html:
-    """Show the loss against that of a model without context, the speed, what went wrong, and the settings."""
-    note = (
-        "Dashed: the loss of the best model that ignores context (unigram entropy), and of one that finds every piece "
-        "of the vocabulary equally likely (its logarithm). The number at the end is the last step's loss; the "
-        "final loss is the mean of the last ten."
+@dataclass
+class Series:
+    """The numbers of all steps that are drawn, without those of each language: a long training has a million lines."""
+
+    steps: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    learning_rates: list[float] = field(default_factory=list)
+    speeds: list[float] = field(default_factory=list)
+    gradient_norms: list[float] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """By part of a step, summed over the steps."""
+
+
+@dataclass(frozen=True)
+class TrainingPart:
+    """The curves, with restarts and roll-backs marked on them; the losses of streams; the settings."""
+
+    model: TrainedModel
+    window_steps: int
+    """The losses of streams are over so many of the last steps."""
+
+    loss: LineChart
+    small_charts: Sequence[LineChart]
+    by_language: Sequence[BarChart]
+    by_source: Sequence[BarChart]
+    starts: Table | None
+    """Every start of the ranks, if there was more than one."""
+
+    num_unlisted_starts: int
+    rollbacks: Table | None
+    layout: str
+    """The ranks that took the last steps."""
+
+    settings: Sequence[tuple[str, str]]
+
+
+def read_series(metrics: Iterable[StepMetrics]) -> Series:
+    """Collect what is drawn of the steps, one step at a time."""
+    series = Series()
+    for step in metrics:
+        series.steps.append(step.step)
+        series.losses.append(step.loss)
+        series.learning_rates.append(step.learning_rate)
+        series.speeds.append(step.tokens_per_second)
+        series.gradient_norms.append(step.gradient_norm)
+        for part, seconds in step.seconds.items():
+            series.seconds[part] += seconds
+    return series
+
+
+def training_part(
+    model: TrainedModel,
+    tokens: TokenizedCorpus | None,
+    series: Series,
+    events: Sequence[SessionEvent],
+    config: Mapping[str, JsonValue],
+) -> TrainingPart:
+    """Lay out the loss against that of a model without context, the speed, and what went wrong."""
+    starts = [event for event in events if isinstance(event, GangStart)]
+    marks = _marks(starts, model.rollbacks)
+    return TrainingPart(
+        model=model,
+        window_steps=window_length(len(series.steps)),
+        loss=_loss_chart(model, tokens, series, marks),
+        small_charts=_small_charts(series, marks),
+        by_language=_stream_losses(model.loss_by_language, "language"),
+        by_source=_stream_losses(model.loss_by_source, "source"),
+        starts=_starts_table(starts),
+        num_unlisted_starts=max(0, len(starts) - _MAX_STARTS),
+        rollbacks=_rollbacks_table(model.rollbacks),
+        layout=_layout(starts[-1]) if starts else "",
+        settings=settings_rows(config),
     )
-    window = f"Nats a token over the last {counted(len(last_window(metrics)), 'step')}; lower is better."
-    return section(
-        "training",
-        "Training",
-        element("p", model.summary(), "."),
-        element("p", _time_well_spent(model), " ", _utilisation(model)),
-        figure("Loss", note, _loss(model, tokens, metrics)),
-        element("div", *_small_charts(metrics), class_="side"),
-        figure("Loss by language", window, _losses(model.loss_by_language, "language")),
-        figure("Loss by source", window, _losses(model.loss_by_source, "source")),
-        *_rollbacks(model),
-        element("h3", "Settings"),
-        facts(settings_rows(config), class_="facts settings"),
-    )
 
 
-def _time_well_spent(model: TrainedModel) -> str:
-    restarts = f"with {counted(model.num_restarts, 'restart')}" if model.num_restarts else "without a restart"
-    return f"{model.goodput:.1%} of the time of training went into steps that stand (goodput), {restarts}."
+def _marks(starts: Sequence[GangStart], rollbacks: Sequence[Rollback]) -> list[Mark]:
+    """Return a mark where the ranks were started again, and one where training rolled back.
+
+    A roll-back is marked where it led back to: the steps after that are those that were taken instead.
+    """
+    restarts = [Mark("restart", start.step, f"restart after step {start.step:,}: {_layout(start)}") for start in starts]
+    rolled = [
+        Mark("rollback", rollback.to_step, f"roll-back from step {rollback.at_step:,} to {rollback.to_step:,}")
+        for rollback in rollbacks
+    ]
+    return restarts[1:] + rolled
 
 
-def _utilisation(model: TrainedModel) -> str:
-    speed = f"The median speed was {model.tokens_per_second:,.0f} tokens a second"
-    if model.mfu is None:
-        return f"{speed}; model FLOPs utilisation is unknown for this device."
-    return f"{speed}, a model FLOPs utilisation (MFU) of {model.mfu:.1%} of the bf16 peak of its devices."
-
-
-def _loss(model: TrainedModel, tokens: TokenizedCorpus, metrics: Sequence[StepMetrics]) -> Html:
-    references = (
-        Reference("ln(vocabulary)", math.log(tokens.vocab_size)),
-        Reference("unigram entropy", model.unigram_entropy),
-    )
+def _loss_chart(
+    model: TrainedModel, tokens: TokenizedCorpus | None, series: Series, marks: Sequence[Mark]
+) -> LineChart:
+    references = [Reference("unigram entropy", model.unigram_entropy)]
+    if tokens is not None:
+        references.insert(0, Reference("ln(vocabulary)", math.log(tokens.vocab_size)))
     return line_chart(
-        [(step.step, step.loss) for step in metrics],
+        list(zip(series.steps, series.losses, strict=True)),
         title=f"Loss by step, from {model.first_loss:.2f} to {model.final_loss:.2f} nats a token",
         x_label="step",
         y_label="nats a token",
         references=references,
+        marks=marks,
         height=320,
     )
 
 
-def _small_charts(metrics: Sequence[StepMetrics]) -> list[Html]:
-    rate = [(step.step, step.learning_rate) for step in metrics]
-    speed = [(step.step, step.tokens_per_second) for step in metrics]
-    norm = [(step.step, step.gradient_norm) for step in metrics]
+def _small_charts(series: Series, marks: Sequence[Mark]) -> list[LineChart]:
+    drawn = (
+        ("Learning rate by step", "", series.learning_rates),
+        ("Speed by step", "tokens a second", series.speeds),
+        ("Gradient norm by step, before clipping", "", series.gradient_norms),
+    )
     return [
-        figure(name, "", line_chart(points, title=title, x_label="step", y_label=unit, from_zero=True, height=150))
-        for name, title, unit, points in (
-            ("Learning rate", "Learning rate by step", "", rate),
-            ("Speed", "Tokens a second by step", "tokens a second", speed),
-            ("Gradient norm", "Gradient norm by step, before clipping", "", norm),
+        line_chart(
+            list(zip(series.steps, values, strict=True)),
+            title=title,
+            x_label="step",
+            y_label=unit,
+            marks=marks,
+            from_zero=True,
+            height=150,
         )
+        for title, unit, values in drawn
     ]
 
 
-def _losses(losses: Mapping[str, float], what: str) -> Html:
-    """Draw a bar for each stream, from the lowest loss to the highest."""
+def _stream_losses(losses: Mapping[str, float], what: str) -> list[BarChart]:
+    """Return bars for each stream, from the lowest loss to the highest, on one scale."""
     ordered = sorted(losses.items(), key=lambda item: (item[1], item[0]))
     bars = [Bar(name, loss, f"{loss:.3f}") for name, loss in ordered]
-    charts = [
+    return [
         bar_chart(run, title=f"Loss by {what}, {run[0].label} to {run[-1].label}", maximum=bars[-1].value)
         for run in split(bars)
     ]
-    return element("div", *charts, class_="side charts")
 
 
-def _rollbacks(model: TrainedModel) -> list[Html]:
-    if not model.rollbacks:
-        return []
-    rows = [(r.reason, f"{r.at_step:,}", f"{r.to_step:,}", f"{r.skipped[1] - r.skipped[0]:,}") for r in model.rollbacks]
-    return [table("Roll-backs", ("Reason", "At step", "Back to step", "Samples left out"), rows)]
+def _layout(start: GangStart) -> str:
+    """Return how many ranks there were, of which device, in which ZeRO stage, on which hosts."""
+    hosts = Counter(start.hosts or (start.host,))
+    where = ", ".join(host if count == 1 else f"{count} on {host}" for host, count in list(hosts.items())[:4])
+    more = f" and {len(hosts) - 4} hosts more" if len(hosts) > 4 else ""
+    ranks = f"{start.world_size:,} rank" + ("s" if start.world_size != 1 else "")
+    return f"{ranks} of {start.device}, ZeRO stage {start.zero_stage}: {where}{more}"
+
+
+def _starts_table(starts: Sequence[GangStart]) -> Table | None:
+    if len(starts) < 2:
+        return None
+    rows = [(_layout(start), f"{start.step:,}", f"{start.lost_steps:,}") for start in starts[:_MAX_STARTS]]
+    return Table("Starts of the ranks", ("Ranks", "After step", "Steps taken again"), rows)
+
+
+def _rollbacks_table(rollbacks: Sequence[Rollback]) -> Table | None:
+    if not rollbacks:
+        return None
+    rows = [(r.reason, f"{r.at_step:,}", f"{r.to_step:,}", f"{r.skipped[1] - r.skipped[0]:,}") for r in rollbacks]
+    return Table("Roll-backs", ("Reason", "At step", "Back to step", "Samples left out"), rows)

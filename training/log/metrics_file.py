@@ -128,7 +128,7 @@ class MetricsFile:
 
 def read_metrics(path: Path) -> list[StepMetrics]:
     """Read every whole line, in order; none if there is no file."""
-    return list(_parse_lines(path))
+    return list(iterate_metrics(path))
 
 
 def read_recent_metrics(path: Path, *, up_to: int, count: int) -> list[StepMetrics]:
@@ -154,7 +154,8 @@ def read_last_metrics(path: Path) -> StepMetrics | None:
     return StepMetrics.model_validate_json(whole.rpartition(b"\n")[2]) if whole else None
 
 
-def _parse_lines(path: Path) -> Iterator[StepMetrics]:
+def iterate_metrics(path: Path) -> Iterator[StepMetrics]:
+    """Yield every whole line, in order, without holding the others: a long training has millions; none if no file."""
     for raw in _raw_lines(path):
         try:
             yield StepMetrics.model_validate(json.loads(raw))

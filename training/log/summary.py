@@ -78,7 +78,12 @@ def summarise_metrics(
 
 def last_window(metrics: Sequence[StepMetrics]) -> Sequence[StepMetrics]:
     """Return the last tenth of the steps, at least ten."""
-    return metrics[-max(10, len(metrics) // 10) :]
+    return metrics[-window_length(len(metrics)) :] if metrics else metrics
+
+
+def window_length(num_steps: int) -> int:
+    """Return how many steps the last tenth of a training has, at least ten if there are so many."""
+    return min(num_steps, max(10, num_steps // 10))
 
 
 def loss_by(metrics: Sequence[StepMetrics], group: Callable[[str], str]) -> dict[str, float]:

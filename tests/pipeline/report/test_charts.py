@@ -1,49 +1,71 @@
-import re
+"""The geometry of charts, and that the templates draw it."""
+
+import math
 from itertools import pairwise
+from typing import Any
 from xml.etree import ElementTree
 
+import jinja2
 import pytest
 
-from pipeline.report.charts import Bar, Reference, bar_chart, format_ticks, line_chart, thin, ticks
+from pipeline.report.charts import (
+    Bar,
+    BarChart,
+    LineChart,
+    Mark,
+    Reference,
+    bar_chart,
+    format_ticks,
+    line_chart,
+    scale_limit,
+    thin,
+    ticks,
+)
+from pipeline.report.page import TEMPLATES, make_environment
 
-NAMES = {"title": "Loss", "x_label": "step", "y_label": "nats"}
+NAMES: dict[str, Any] = {"title": "Loss", "x_label": "step", "y_label": "nats"}
+QUIET = [(float(step), 2.0 + step % 3) for step in range(1, 101)]
 
 
-def _parts(svg: str, name: str) -> list[ElementTree.Element]:
+def drawn(chart: LineChart | BarChart) -> str:
+    name = "line_chart" if isinstance(chart, LineChart) else "bar_chart"
+    source = f'{{% import "charts.html.j2" as charts %}}{{{{ charts.{name}(chart) }}}}'
+    return make_environment([TEMPLATES]).from_string(source).render(chart=chart).strip()
+
+
+def parts(svg: str, name: str) -> list[ElementTree.Element]:
     return list(ElementTree.fromstring(svg).iter(name))
 
 
-def _texts(svg: str) -> list[str]:
-    return [part.text or "" for part in _parts(svg, "text")]
+def texts(svg: str) -> list[str]:
+    return [part.text or "" for part in parts(svg, "text")]
 
 
-def _line(svg: str) -> list[tuple[float, float]]:
-    pairs = _parts(svg, "polyline")[0].attrib["points"].split()
-    return [(float(x), float(y)) for x, y in (pair.split(",") for pair in pairs)]
+def line(chart: LineChart) -> list[tuple[float, float]]:
+    pairs = (pair.split(",") for pair in chart.line.split())
+    return [(float(x), float(y)) for x, y in pairs]
 
 
 def test_line_chart_draws_larger_values_higher_and_later_steps_further_right():
-    (x1, y1), (x2, y2), (x3, y3) = _line(line_chart([(1, 9.0), (2, 7.0), (3, 8.0)], **NAMES))
+    (x1, y1), (x2, y2), (x3, y3) = line(line_chart([(1, 9.0), (2, 7.0), (3, 8.0)], **NAMES))
     assert (x1, x2, x3) == (0, 50, 100)
     assert y1 < y3 < y2
 
 
 def test_line_chart_places_a_reference_on_the_scale_of_the_line():
-    svg = line_chart([(1, 9.0), (2, 7.0)], **NAMES, references=[Reference("entropy", 9.0)])
-    line = next(part for part in _parts(svg, "line") if part.attrib["class"] == "reference")
-    assert float(line.attrib["y1"]) == pytest.approx(_line(svg)[0][1], abs=0.1)
-    assert "entropy 9" in _texts(svg)
+    chart = line_chart([(1, 9.0), (2, 7.0)], **NAMES, references=[Reference("entropy", 9.0)])
+    assert chart.references[0].line == pytest.approx(line(chart)[0][1], abs=0.1)
+    assert "entropy 9" in texts(drawn(chart))
 
 
 def test_line_chart_makes_room_for_a_reference_beyond_the_data():
-    svg = line_chart([(1, 5.0), (2, 4.0)], **NAMES, references=[Reference("ln(vocabulary)", 9.01)], height=200)
-    line = next(part for part in _parts(svg, "line") if part.attrib["class"] == "reference")
-    assert 0 <= float(line.attrib["y1"]) < _line(svg)[0][1]
+    chart = line_chart([(1, 5.0), (2, 4.0)], **NAMES, references=[Reference("ln(vocabulary)", 9.01)], height=200)
+    assert 0 <= (chart.references[0].line or math.nan) < line(chart)[0][1]
 
 
 def test_line_chart_from_zero_marks_zero():
-    assert "0" in _texts(line_chart([(1, 900.0), (2, 1000.0)], **NAMES, from_zero=True))
-    assert "0" not in _texts(line_chart([(1, 900.0), (2, 1000.0)], **NAMES))
+    assert "0" in texts(drawn(line_chart([(1, 900.0), (2, 1000.0)], **NAMES, from_zero=True)))
+    assert "0" not in texts(drawn(line_chart([(1, 900.0), (2, 1000.0)], **NAMES)))
 
 
 @pytest.mark.parametrize(
@@ -51,60 +73,104 @@ def test_line_chart_from_zero_marks_zero():
     [[(1, 3.0)], [(1, 0.0)], [(1, 3.0), (2, 3.0)], [(1, -2.0), (2, -2.0)], [(1, 1e-9), (2, 2e-9)], [(1, 1e12)]],
 )
 def test_line_chart_draws_one_point_and_constant_values(points: list[tuple[float, float]]):
-    svg = line_chart(points, **NAMES)
-    assert len(_line(svg)) == len(points)
-    assert all(0 <= x <= 100 and 0 <= y <= 220 for x, y in _line(svg))
+    chart = line_chart(points, **NAMES)
+    assert len(line(chart)) == len(points)
+    assert all(0 <= x <= 100 and 0 <= y <= 220 for x, y in line(chart))
 
 
 @pytest.mark.parametrize("points", [[], [(1, float("nan"))], [(1, float("inf"))]])
 def test_line_chart_says_when_there_is_nothing_to_draw(points: list[tuple[float, float]]):
-    assert _texts(line_chart(points, **NAMES)) == ["nothing was recorded"]
+    assert texts(drawn(line_chart(points, **NAMES))) == ["nothing was recorded"]
 
 
 def test_line_chart_leaves_out_a_loss_that_is_not_a_number():
-    assert len(_line(line_chart([(1, 3.0), (2, float("nan")), (3, 2.0)], **NAMES))) == 2
+    assert len(line(line_chart([(1, 3.0), (2, float("nan")), (3, 2.0)], **NAMES))) == 2
+
+
+def test_a_spike_does_not_rule_the_scale_and_is_told():
+    chart = line_chart([*QUIET[:50], (51, 412.0), (52, 90.0), *QUIET[52:]], **NAMES, from_zero=True)
+    calm = line_chart(QUIET, **NAMES, from_zero=True)
+    assert [tick.text for tick in chart.y_ticks] == [tick.text for tick in calm.y_ticks]
+    assert all(0 <= y <= chart.height for _, y in line(chart))
+    assert (chart.num_clipped, chart.highest) == (2, "412 at 51")
+    assert [run.text for run in chart.clipped] == ["412 at 51"]  # one mark for both
+    assert "▲" in texts(drawn(chart))
+
+
+def test_a_spike_between_means_of_neighbours_stays_within_the_plot():
+    points = [(float(i), 1.0 + i % 2 + (1e9 if i == 70_000 else 0)) for i in range(100_000)]
+    chart = line_chart(points, **NAMES)
+    assert all(0 <= y <= chart.height for _, y in line(chart))
+    assert chart.highest == "1,000,000,001 at 70,000"
+
+
+def test_a_long_descent_a_step_function_and_a_short_series_are_not_cut():
+    assert scale_limit([11 - 9 * i / 1000 for i in range(1000)]) == 11
+    assert scale_limit([5.0] * 10 + [1.0] * 90) == 5.0
+    assert scale_limit([1.0] * 18 + [50.0]) == 50.0
+    assert scale_limit([1.0, 2.0] * 50 + [50.0], [9.0]) == 9.0
+
+
+def test_marks_stand_where_it_happened_and_say_what():
+    marks = [Mark("restart", 50, "restart after step 50"), Mark("rollback", 75, "<roll-back>")]
+    svg = drawn(line_chart([(0, 1.0), (100, 2.0)], **NAMES, marks=marks))
+    found = [part for part in parts(svg, "line") if part.attrib["class"].startswith("mark")]
+    assert [(part.attrib["class"], part.attrib["x1"]) for part in found] == [
+        ("mark restart", "50.000%"),
+        ("mark rollback", "75.000%"),
+    ]
+    assert [part.findtext("title") for part in found] == ["restart after step 50", "<roll-back>"]
+
+
+def test_a_mark_before_the_first_step_is_at_the_edge():
+    assert line_chart([(10, 1.0), (20, 2.0)], **NAMES, marks=[Mark("restart", 0, "")]).marks[0].at == 0
 
 
 def test_charts_are_images_with_an_escaped_name():
-    for svg in (line_chart([(1, 2.0)], title="<b>", x_label="<x>", y_label="&"), bar_chart([], title="<b>")):
-        root = ElementTree.fromstring(svg)
+    for chart in (line_chart([(1, 2.0)], title="<b>", x_label="<x>", y_label="&"), bar_chart([], title="<b>")):
+        root = ElementTree.fromstring(drawn(chart))
         assert root.attrib["role"] == "img"
         assert root.findtext("title") == "<b>"
 
 
 def test_bar_chart_widths_are_in_proportion_and_in_order():
-    svg = bar_chart([Bar("sw", 1.0, "1.000"), Bar("yo", 4.0, "4.000", "12")], title="bits")
-    widths = [part.attrib["width"] for part in _parts(svg, "rect") if part.attrib["class"] == "bar"]
-    assert widths == ["25.000%", "100.000%"]
-    assert _texts(svg)[:3] == ["sw", "1.000", ""]
-    assert _texts(svg)[3:6] == ["yo", "4.000", "12"]
+    chart = bar_chart([Bar("sw", 1.0, "1.000"), Bar("yo", 4.0, "4.000", "12")], title="bits")
+    assert [row.width for row in chart.rows] == [25.0, 100.0]
+    assert texts(drawn(chart)) == ["sw", "1.000", "yo", "4.000", "12"]
 
 
 def test_bar_chart_shares_a_scale_and_marks_the_reference_on_it():
-    svg = bar_chart([Bar("sw", 1.0, "1")], title="bits", maximum=4.0, reference=Reference("mean", 2.0))
-    assert [part.attrib["width"] for part in _parts(svg, "rect") if part.attrib["class"] == "bar"] == ["25.000%"]
-    assert [part.attrib["x1"] for part in _parts(svg, "line")] == ["50.000%"]
-    assert "mean 2" in _texts(svg)
+    chart = bar_chart([Bar("sw", 1.0, "1")], title="bits", maximum=4.0, reference=Reference("mean", 2.0))
+    assert [row.width for row in chart.rows] == [25.0]
+    assert [part.attrib["x1"] for part in parts(drawn(chart), "line")] == ["50.000%"]
+    assert "mean 2" in texts(drawn(chart))
 
 
 def test_bar_chart_of_zeros_has_empty_bars():
-    svg = bar_chart([Bar("a", 0.0, "0"), Bar("b", 0.0, "0")], title="zeros", reference=Reference("mean", 0.0))
-    assert [part.attrib["width"] for part in _parts(svg, "rect") if part.attrib["class"] == "bar"] == ["0.000%"] * 2
+    chart = bar_chart([Bar("a", 0.0, "0"), Bar("b", 0.0, "0")], title="zeros", reference=Reference("mean", 0.0))
+    assert [row.width for row in chart.rows] == [0.0, 0.0]
 
 
 def test_bar_chart_escapes_names_and_cuts_long_ones_but_keeps_them_whole_in_the_title():
     name = "<script>" + "a" * 90
-    svg = bar_chart([Bar(name, 1.0, "1")], title="t")
+    svg = drawn(bar_chart([Bar(name, 1.0, "1")], title="t"))
     assert "<script" not in svg
-    assert max(len(text) for text in _texts(svg)) <= 16
-    assert any(name in (part.text or "") for part in _parts(svg, "title"))
+    assert max(len(text) for text in texts(svg)) <= 16
+    assert any(name in (part.text or "") for part in parts(svg, "title"))
 
 
-def test_chart_margins_and_width_fill_the_column_exactly():
-    style = ElementTree.fromstring(bar_chart([Bar("sw", 1.0, "1.000")], title="t")).attrib["style"]
-    taken = int(re.findall(r"100% - (\d+)px", style)[0])
-    _, right, _, left = map(int, re.findall(r"margin:(\d+)px (\d+)px (\d+)px (\d+)px", style)[0])
-    assert taken == left + right
+@pytest.mark.parametrize(
+    "chart", [bar_chart([Bar("sw", 1.0, "1.000")], title="t"), line_chart([(1, 2.0), (2, 3.0)], **NAMES)]
+)
+def test_chart_margins_and_width_fill_the_column_exactly(chart: LineChart | BarChart):
+    style = ElementTree.fromstring(drawn(chart)).attrib["style"]
+    assert f"calc(100% - {chart.left + chart.right}px)" in style
+    assert f"margin:{chart.top}px {chart.right}px {chart.bottom}px {chart.left}px" in style
+
+
+def test_a_template_that_asks_for_what_is_not_there_fails():
+    with pytest.raises(jinja2.UndefinedError):
+        make_environment([TEMPLATES]).from_string("{{ nothing }}").render()
 
 
 def test_thin_keeps_short_series_and_averages_long_ones():

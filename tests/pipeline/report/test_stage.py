@@ -1,3 +1,5 @@
+"""The page of the stage `report`: what it says, that it is valid, and that nothing in it is markup but ours."""
+
 import json
 import re
 import shutil
@@ -7,15 +9,19 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import html5lib
 import pytest
 
-from configs.base import Artifact, Manifest
+from cluster.host.files import sha256_of
+from configs.base import Artifact, Manifest, UserError
 from configs.evaluation import ReportConfig
 from data_prep.manifests import CleanCorpus, CorpusCount, Segment, TokenizedCorpus, TokenShard, UnreadableRecord
 from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores
-from pipeline.report.stage import Report, outcome, report
+from pipeline.report.page import TEMPLATES
+from pipeline.report.stage import Report, check_report, observe_templates, outcome, report
 from pipeline.store.artifact import FileEntry, Input, Record, commit
 from tests.training.log.test_metrics_file import line
+from training.log.sessions_file import record_gang_start, record_session_start
 from training.manifests import ExportedModel, TrainedModel
 from training.records import Rollback
 
@@ -147,13 +153,19 @@ def _make(
     return made
 
 
-def _page(tmp_path: Path, made: dict[str, Any], title: str = "Title") -> str:
+def _page(tmp_path: Path, made: dict[str, Any], title: str = "Title", templates: Path | None = None) -> str:
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
-    written: Report = report(ReportConfig(title=title), **made, out=out, executor=None)  # type: ignore[arg-type]
+    config = ReportConfig(title=title, templates=None if templates is None else str(templates))
+    written: Report = report(config, **made, out=out, executor=None)  # type: ignore[arg-type]
     text = (out / written.path).read_text(encoding="utf-8")
     assert written.num_bytes == len(text.encode())
     return text
+
+
+def _words(page: str) -> str:
+    """Return the text of a page, elements parted by a space, without one before a comma or a full stop."""
+    return re.sub(r" ([,.;])", r"\1", " ".join(" ".join(_Page(page).words).split()))
 
 
 def test_report_is_one_balanced_page_that_asks_for_nothing_else(tmp_path: Path):
@@ -164,7 +176,8 @@ def test_report_is_one_balanced_page_that_asks_for_nothing_else(tmp_path: Path):
     assert "script" not in page.tags
     assert not {"link", "img", "iframe", "object", "embed"} & set(page.tags)
     assert not re.search(r"https?://|@import|url\(", text)
-    assert all(value.startswith("#") for value in page.values("href", "src", "xlink:href"))
+    links = page.values("href", "src", "xlink:href")
+    assert [value for value in links if not value.startswith("#")] == ["../export-0123456789ab/model"]
     assert "prefers-color-scheme: dark" in text
 
 
@@ -172,7 +185,7 @@ def test_report_links_lead_somewhere_and_ids_are_unique(tmp_path: Path):
     page = _Page(_page(tmp_path, _make(tmp_path)))
     ids = page.values("id")
     assert len(ids) == len(set(ids))
-    assert {value.removeprefix("#") for value in page.values("href")} <= set(ids)
+    assert {value.removeprefix("#") for value in page.values("href") if value.startswith("#")} <= set(ids)
 
 
 def test_report_shows_every_language_in_data_losses_bits_and_choices(tmp_path: Path):
@@ -183,38 +196,196 @@ def test_report_shows_every_language_in_data_losses_bits_and_choices(tmp_path: P
 def test_report_escapes_what_comes_from_data(tmp_path: Path):
     page = _page(tmp_path, _make(tmp_path, languages=[EVIL, "sw"]), title=EVIL)
     assert "<script" not in page
-    assert page.count("&lt;script&gt;") >= 6
+    assert page.count("&lt;script&gt;") >= 8
     assert EVIL in _Page(page).words
 
 
-def test_report_holds_no_secret_and_is_else_as_it_was_drawn(tmp_path: Path, monkeypatch):
+def test_report_is_valid_html_whatever_the_data_holds(tmp_path: Path):
+    made = _make(tmp_path, languages=[EVIL, "</td>", "a&amp;b", '"'])
+    parser = html5lib.HTMLParser(strict=True)  # raises at the first error
+    parser.parse(_page(tmp_path, made, title="</title><b>"))
+
+
+def test_report_of_200_languages_is_less_than_a_megabyte(tmp_path: Path):
+    page = _page(tmp_path, _make(tmp_path, languages=[f"l{i:03}" for i in range(200)], steps=3000))
+    assert len(page.encode()) < 1e6
+    assert all(_Page(page).words.count(f"l{i:03}") >= 4 for i in range(200))
+
+
+@pytest.mark.parametrize("secret", ["hunter2hunter2", "hunter<2>&\"hunter'2"])
+def test_report_holds_no_secret_and_is_else_as_it_was_drawn(tmp_path: Path, monkeypatch, secret: str):
     made = _make(tmp_path, languages=["en", "sw"])
-    page = _page(tmp_path, made, title="hunter2hunter2")
-    monkeypatch.setenv("HF_TOKEN", "hunter2hunter2")
-    assert _page(tmp_path, made, title="hunter2hunter2") == page.replace("hunter2hunter2", "[redacted]")
+    page = _page(tmp_path, made, title=f"before {secret} after")
+    assert f"before {secret} after" in _Page(page).words
+    monkeypatch.setenv("HF_TOKEN", secret)
+    hidden = _page(tmp_path, made, title=f"before {secret} after")
+    assert "before [redacted] after" in _Page(hidden).words
+    assert not any("hunter" in word for word in _Page(hidden).words)
+
+
+@pytest.mark.parametrize(
+    ("slots", "parts"),
+    [
+        ((), "lineage training time environment recipe check"),
+        (("export",), "model lineage training time environment recipe check"),
+        (("corpus",), "lineage data training time environment recipe check"),
+        (("tokens",), "lineage training time environment recipe check"),
+        (("corpus", "tokens"), "lineage data training time environment recipe check"),
+        (("scores",), "lineage training bits choice time environment recipe check"),
+    ],
+)
+def test_report_has_the_parts_of_the_inputs_it_was_given(tmp_path: Path, slots: tuple[str, ...], parts: str):
+    made = _make(tmp_path, languages=["sw", "yo"])
+    given = {slot: artifact for slot, artifact in made.items() if slot in (*slots, "model")}
+    page = _page(tmp_path, given)
+    html5lib.HTMLParser(strict=True).parse(page)
+    assert re.findall(r'<section id="(\w+)"', page) == parts.split()
+    assert re.findall(r'<li><a href="#(\w+)">', page) == parts.split()
+    assert "None" not in _words(page)
+
+
+def test_report_says_where_the_model_is_and_how_to_load_it(tmp_path: Path):
+    page = _page(tmp_path, _make(tmp_path))
+    assert "AutoModelForCausalLM.from_pretrained('export-0123456789ab/model')" in _words(page)
+    assert "AutoTokenizer.from_pretrained('export-0123456789ab/model')" in _words(page)
+    assert str(tmp_path) not in page
+
+
+def test_report_tells_the_same_environment_once(tmp_path: Path):
+    text = _words(_page(tmp_path, _make(tmp_path, languages=["sw"])))
+    assert text.count("num_ranks") == 1
+    assert f"Every step ran on host {EVIL} by code 0123456789ab, in the same placement." in text
+    assert "Where the steps differ" not in text
+
+
+def test_report_tells_by_steps_what_of_the_environment_differs(tmp_path: Path):
+    made = _make(tmp_path, languages=["sw"])
+    record = json.loads((made["model"].dir / "record.json").read_text())
+    record |= {"host": "gpu-7", "placement": {"num_ranks": 2, "memory_bytes_per_rank": 23339286528}}
+    commit(made["model"].dir, Record.model_validate(record))
+    text = _words(_page(tmp_path, made))
+    assert f"Steps Host Code Placement clean, tokenize, evaluate, export {EVIL} 0123456789ab –" in text
+    assert "train gpu-7 0123456789ab memory_per_rank 21.7 GiB" in text
+    assert "Every step ran by code 0123456789ab, in the same placement but for what the table says." in text
+
+
+def test_report_marks_restarts_on_the_curves_and_lists_the_starts(tmp_path: Path):
+    made = _make(tmp_path, languages=["sw"])
+    session = record_session_start(made["model"].dir)
+    for number, (step, hosts) in enumerate([(0, ["h1", "h1", "h2"]), (12, ["h1", "h1"])]):
+        record_gang_start(
+            made["model"].dir,
+            session=session,
+            step=step,
+            num_restarts=number,
+            world_size=len(hosts),
+            zero_stage=2,
+            hosts=hosts,
+            device=EVIL,
+            lost_steps=3 * number,
+            lost_until=None,
+        )
+    page = _page(tmp_path, made)
+    assert page.count('class="mark restart"') == 4
+    text = _words(page)
+    assert text.count("1 restart of the ranks") == 4
+    assert f"It ended on 2 ranks of {EVIL}, ZeRO stage 2: 2 on h1." in text
+    assert f"3 ranks of {EVIL}, ZeRO stage 2: 2 on h1, h2 0 0" in text
+    assert f"2 ranks of {EVIL}, ZeRO stage 2: 2 on h1 12 3" in text
+
+
+def test_report_is_drawn_by_templates_of_the_users_own(tmp_path: Path):
+    own = tmp_path / "own"
+    own.mkdir()
+    style = (TEMPLATES / "style.css").read_text()
+    (own / "style.css").write_text(
+        style.replace("--paper: #fffdf9", "--paper: #abcdef") + "\n@media print{#nav{x:y}}\n"
+    )
+    made = _make(tmp_path, languages=["sw"])
+    page = _page(tmp_path, made, templates=own)
+    assert "--paper: #abcdef" in page and "@media print{#nav{x:y}}" in page
+    assert _words(page).partition("The recipe")[0] == _words(_page(tmp_path, made)).partition("The recipe")[0]
+    (own / "page.html.j2").write_text("<p>{{ title }}: {{ training.model.num_steps | count }}</p>")
+    assert _page(tmp_path, made, title="<A>", templates=own) == "<p>&lt;A&gt;: 20</p>"
+
+
+def test_the_users_own_templates_are_part_of_what_is_made(tmp_path: Path):
+    config = ReportConfig(templates=str(tmp_path / "own"))
+    assert observe_templates(ReportConfig(), sha256_of) is None
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "style.css").write_text("a {}")
+    (tmp_path / "own" / "notes.txt").write_text("no part of the page")
+    before = observe_templates(config, sha256_of)
+    assert list(before) == ["style.css"]  # type: ignore[call-overload]
+    (tmp_path / "own" / "style.css").write_text("b {}")
+    assert observe_templates(config, sha256_of) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("page.html.j2", "\n{% if %}", r"own/page\.html\.j2:2: .*; mend the template"),
+        ("macros.html.j2", "{{ 1 +", r"own/macros\.html\.j2:1: .*; mend the template"),
+        (
+            "notes.txt",
+            "",
+            r"own holds no file of a page \(charts\.html\.j2, macros\.html\.j2, page\.html\.j2, style\.css\)",
+        ),
+    ],
+)
+def test_templates_that_cannot_make_a_page_are_refused_before_work(tmp_path: Path, name: str, text: str, says: str):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / name).write_text(text)
+    with pytest.raises(UserError, match=says):
+        check_report(ReportConfig(templates=str(tmp_path / "own")))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("<p>\n{{ nothing.here }}", r"own/page\.html\.j2:2: 'nothing' is undefined; mend the template"),
+        ("\n\n{{ 1 / 0 }}", r"own/page\.html\.j2:3: ZeroDivisionError: .*; mend the template"),
+        ('{% include "gone.html" %}', r"own/page\.html\.j2:1: .*gone\.html"),
+    ],
+)
+def test_a_template_that_fails_gives_its_file_and_line(tmp_path: Path, text: str, says: str):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "page.html.j2").write_text(text)
+    with pytest.raises(UserError, match=says):
+        _page(tmp_path, _make(tmp_path, languages=["sw"]), templates=tmp_path / "own")
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_directory_of_templates_that_is_not_there_is_one_line(tmp_path: Path):
+    with pytest.raises(
+        UserError, match=r"there is no directory .*/own \(seen from .*\); name one that holds templates"
+    ):
+        observe_templates(ReportConfig(templates=str(tmp_path / "own")), sha256_of)
 
 
 def test_report_tells_the_outcome_and_the_numbers(tmp_path: Path):
-    text = " ".join(_Page(_page(tmp_path, _make(tmp_path, languages=["sw", "yo"]))).words)
+    page = _page(tmp_path, _make(tmp_path, languages=["sw", "yo"]))
+    text = _words(page)
+    assert f"{SHA}  model/config.json" in page
     assert "6.00 nats a token, 1.25 below the unigram entropy" in text
     assert "1.500 bits per byte, the mean of 2 languages" in text
     assert "2,026 2,000 20 6 246,912 8,000 2.50" in text
     assert "50 of 100 right, 50.0% (95% interval 40.4% to 59.6%); chance gives 25.0%" in text
     assert "broken.jsonl:7" in text
     assert "optimizer.learning_rate 0.004" in text
-    assert f"{SHA}  model/config.json" in text
     assert "2.8.0, 2.9.0" in text
     assert "Every document read is accounted for" in text
 
 
 def test_report_tells_how_training_went(tmp_path: Path):
     made = _make(tmp_path, languages=["sw", "yo"])
-    text = " ".join(_Page(_page(tmp_path, made)).words)
+    text = _words(_page(tmp_path, made))
     assert "91.2% of the time of training went into steps that stand (goodput), with 2 restarts." in text
     assert "was 6,000 tokens a second; model FLOPs utilisation is unknown for this device." in text
     assert "Nats a token over the last 10 steps" in text
     assert "Loss by language, sw to yo" in text
     assert f"Roll-backs Reason At step Back to step Samples left out {EVIL} 19 15 3,200" in text
+    assert "1 roll-back" in text
     assert "Gradient norm by step" in text
 
 
@@ -222,8 +393,8 @@ def test_report_of_a_smooth_training_has_its_mfu_and_no_roll_backs(tmp_path: Pat
     made = _make(tmp_path, languages=["sw"])
     smooth = made["model"].manifest.model_copy(update={"mfu": 0.413, "num_restarts": 0, "rollbacks": ()})
     made["model"] = Artifact(made["model"].dir, smooth)
-    text = " ".join(_Page(_page(tmp_path, made)).words)
-    assert "a model FLOPs utilisation (MFU) of 41.3% of the bf16 peak" in text
+    text = _words(_page(tmp_path, made))
+    assert "model FLOPs utilisation (MFU) was 41.3% of the bf16 peak" in text
     assert "without a restart" in text
     assert "Roll-backs" not in text
 
@@ -244,8 +415,8 @@ def test_report_names_an_ancestor_that_was_deleted(tmp_path: Path):
     record = json.loads((made["tokens"].dir / "record.json").read_text())
     record["inputs"]["tokenizer"] = {"artifact": "train_tokenizer-ffffffffffff", "fingerprint": SHA}
     commit(made["tokens"].dir, Record.model_validate(record))
-    text = " ".join(_Page(_page(tmp_path, made)).words)
-    assert "train_tokenizer-ffffffffffff  (no longer in the store)" in text
+    text = _words(_page(tmp_path, made))
+    assert "train_tokenizer-ffffffffffff (no longer in the store)" in text
 
 
 def test_report_overwrites_what_a_killed_attempt_left(tmp_path: Path):
@@ -267,3 +438,4 @@ def test_outcome_says_above_when_the_loss_is_worse_than_no_context(tmp_path: Pat
     made = _make(tmp_path)
     worse = made["model"].manifest.model_copy(update={"final_loss": 8.0})
     assert "0.75 above the unigram entropy" in outcome(worse, made["scores"].manifest)
+    assert outcome(worse, None) == "The loss ended at 8.00 nats a token, 0.75 above the unigram entropy."

@@ -1,9 +1,11 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.report.results import wilson
-from pipeline.report.sections import settings_rows, split
+from pipeline.report.tables import settings_rows, split
 
 
 def test_wilson_matches_a_published_example_and_stays_within_bounds():
@@ -19,8 +21,17 @@ def test_settings_are_named_as_the_command_line_names_them():
     assert settings_rows(settings) == [("a.b.c", "1"), ("d", "x"), ("f", '[1, "y"]'), ("g", "true")]
 
 
-def test_split_makes_up_to_three_columns_in_order_and_none_of_a_few_rows():
+def test_split_makes_up_to_three_equal_columns_in_order_and_one_of_a_few_rows():
     assert [len(run) for run in split(range(60))] == [20, 20, 20]
-    assert [len(run) for run in split(range(61))] == [21, 21, 19]
+    assert [len(run) for run in split(range(61))] == [21, 20, 20]
+    assert [len(run) for run in split(range(11))] == [11]
+    assert [len(run) for run in split(range(13))] == [7, 6]
     assert [list(run) for run in split(range(4))] == [[0, 1, 2, 3]]
     assert split([]) == []
+
+
+@given(st.integers(0, 700))
+def test_split_loses_no_row_and_columns_differ_by_one_at_most(count: int):
+    runs = split(range(count))
+    assert [row for run in runs for row in run] == list(range(count))
+    assert not runs or max(map(len, runs)) - min(map(len, runs)) <= 1

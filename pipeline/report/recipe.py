@@ -1,0 +1,79 @@
+"""The recipe that makes what a page is about, written from the records of the artifacts."""
+
+import re
+from collections.abc import Mapping
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from cluster.host.redact import redact
+from configs.load import dump_yaml
+from configs.run import Step
+from pipeline.store.artifact import Record
+
+_STEP: TypeAdapter[Step] = TypeAdapter(Step)
+
+
+def write_recipe(
+    records: Mapping[str, Record], *, title: str, config: Mapping[str, JsonValue], inputs: Mapping[str, str]
+) -> str:
+    """Return the YAML of a recipe whose steps have the fingerprints of the records, and a report of them.
+
+    `records` are by artifact name, inputs before what was made from them. `config` is the report's, `inputs` the
+    artifacts that it was given, by slot. Step names are those that the artifacts were made under; where two artifacts
+    of other recipes have one name, the second gets a number. An input whose record is gone is left out, and said.
+    Secrets are taken out of the values: YAML may write one in a form that no search for it finds.
+    """
+    names = _name_steps(records)
+    steps: dict[str, JsonValue] = {}
+    missing = []
+    for artifact, record in records.items():
+        own = {slot: made_from.artifact for slot, made_from in record.inputs.items()}
+        steps[names[artifact]] = _step(record.stage, record.config, {s: names[a] for s, a in own.items() if a in names})
+        missing += [
+            f"# step {names[artifact]!r} had {gone} as {slot!r}, whose record is no longer in the store\n"
+            for slot, gone in own.items()
+            if gone not in names
+        ]
+    last = _unused("report", set(steps))
+    steps[last] = _step("report", config, {slot: names[artifact] for slot, artifact in inputs.items()})
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", redact(title)).strip("-._")[:100] or "recipe"
+    return "".join(missing) + dump_yaml({"name": name, "steps": _without_secrets(steps)})
+
+
+def _name_steps(records: Mapping[str, Record]) -> dict[str, str]:
+    """Return a name for the step of each artifact, no two the same."""
+    names: dict[str, str] = {}
+    for artifact, record in records.items():
+        names[artifact] = _unused(record.step, set(names.values()))
+    return names
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    candidates = (f"{name[:90]}-{number}" for number in range(2, len(taken) + 3))
+    return name if name not in taken else next(candidate for candidate in candidates if candidate not in taken)
+
+
+def _step(stage: str, config: Mapping[str, JsonValue], inputs: Mapping[str, str]) -> JsonValue:
+    """Return a step as a recipe has it: without the settings that have their default, as far as that loses nothing."""
+    whole: dict[str, JsonValue] = {"stage": stage, "inputs": dict(inputs), "config": dict(config)}
+    try:
+        step = _STEP.validate_python(whole)
+    except ValidationError:  # made by another version, with other keys
+        short = whole
+    else:
+        short = {"stage": stage} | step.model_dump(mode="json", exclude_defaults=True)
+        if _STEP.validate_python(short) != step:
+            short = whole
+    return {key: value for key, value in short.items() if value not in ({}, None)}
+
+
+def _without_secrets(value: JsonValue | Mapping[str, JsonValue]) -> JsonValue:
+    match value:
+        case str():
+            return redact(value)
+        case list():
+            return [_without_secrets(item) for item in value]
+        case Mapping():
+            return {key: _without_secrets(item) for key, item in value.items()}
+        case _:
+            return value
