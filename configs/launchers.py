@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from configs.base import Config
 from configs.pools import Cores, Gib, Gpus, Nodes
@@ -92,6 +92,17 @@ class VolumeConfig(Config):
     """Directory of the pods that it is mounted at."""
 
 
+class PodConfig(Config):
+    """A part of a Kubernetes PodTemplateSpec, merged over that of each pod. Its fields are those of Kubernetes."""
+
+    metadata: dict[str, JsonValue] = {}
+    """Labels and annotations of the pods."""
+
+    spec: dict[str, JsonValue] = {}
+    """The PodSpec: tolerations, imagePullSecrets, priorityClassName, hostNetwork and so on. An item of `containers`
+    without a name is Ray's container in every pod; `ray-head` and `ray-worker` are that of one kind of pods."""
+
+
 class KubernetesLauncher(Config):
     """Runs the driver in a RayJob (ray.io/v1) of the KubeRay operator, which makes a Ray cluster for the run."""
 
@@ -136,6 +147,13 @@ class KubernetesLauncher(Config):
 
     service_account: str | None = None
     """Name of the pods' ServiceAccount. Left out: the namespace's default."""
+
+    pod: PodConfig = PodConfig()
+    """Your own settings of the pods, merged over what Concord writes. Mappings merge; items of lists merge by name, and
+    new ones are added; a null takes away."""
+
+    rayjob: dict[str, JsonValue] = {}
+    """Your own settings of the whole RayJob, merged last in the same way: labels of a queue, settings of one group."""
 
     backoff_limit: int = Field(default=3, ge=0)
     """How many times KubeRay makes a new cluster for the run after its job has failed."""

@@ -1,7 +1,8 @@
 """Load a YAML file, apply dotted overrides, validate. This is the only reader of files that people write."""
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -154,12 +155,27 @@ _Dumper.yaml_implicit_resolvers = {
 }
 
 
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    # What YAML takes for the end of a line would be read back as a space; in double quotes it is escaped.
+    style = '"' if re.search(r"[\x85\u2028\u2029\ufeff]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 def dump_yaml(value: Any) -> str:
     """Return a YAML text that this module, and any reader of YAML 1.1 or 1.2, reads as the value.
 
     What holds no other mapping or list stands on one line, in braces or brackets.
     """
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+
+
+def quote_yaml(value: str | Mapping[str, str]) -> str:
+    """Return a text, or a mapping of texts, in YAML on one line, every text in double quotes, whatever it holds."""
+    written: str = yaml.safe_dump(value, default_style='"', default_flow_style=True, width=math.inf)
+    return written.strip()
 
 
 def _echoes(error: dict[str, Any], errors: list[dict[str, Any]]) -> bool:

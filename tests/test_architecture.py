@@ -40,6 +40,7 @@ DOORS = {
     "datasets": ("data_prep/sources/hugging_face.py",),
     "yaml": ("configs/load.py",),
     "fsspec": ("cluster/storage/remote.py",),
+    "jinja2": ("cluster/launch/kube_manifest.py", "pipeline/report/page.py"),
     "typer": ("pipeline/cli/",),
 }
 """The folder, or the files, that alone import a heavy library."""

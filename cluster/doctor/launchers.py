@@ -2,7 +2,7 @@
 
 import shutil
 
-from cluster.doctor.report import Finding, fail, fail_with_error, ok, warn
+from cluster.doctor.report import Finding, fail, fail_with_error, ok
 from cluster.host.programs import run_program
 from cluster.launch.launcher import launcher_for
 from configs.base import UserError
@@ -64,7 +64,7 @@ def _partition_finding(launcher: SlurmLauncher) -> Finding:
 
 def _kubernetes_findings(launcher: KubernetesLauncher) -> list[Finding]:
     """Check that this user may make RayJobs, and that KubeRay is installed."""
-    kind = run_program(["kubectl", "get", "crd", "rayjobs.ray.io", "-o", "name", "--request-timeout=5s"])
+    kinds = run_program(["kubectl", "api-resources", "--api-group=ray.io", "-o", "name", "--request-timeout=5s"])
     namespace = ["-n", launcher.namespace, "--request-timeout=5s"]
     may = run_program(["kubectl", "auth", "can-i", "create", "rayjobs.ray.io", *namespace])
     if may.exit_code is None or not (may.ok or may.output.startswith("no")):
@@ -73,7 +73,7 @@ def _kubernetes_findings(launcher: KubernetesLauncher) -> list[Finding]:
         fix = f"ask for a role with create, get, list, patch and delete on rayjobs.ray.io in {launcher.namespace}"
         return [fail("kubectl", f"no right to make RayJobs in {launcher.namespace}", fix=fix)]
     allowed = ok("kubectl", f"RayJobs can be made in {launcher.namespace}")
-    if kind.ok:
+    if "rayjobs.ray.io" in kinds.output.split():
         return [allowed, ok("KubeRay", "rayjobs.ray.io is there")]
     fix = "helm install kuberay-operator kuberay/kuberay-operator"
-    return [allowed, warn("KubeRay", f"rayjobs.ray.io was not seen ({kind.last_line})", fix=fix)]
+    return [allowed, fail("KubeRay", "this Kubernetes has no rayjobs.ray.io", fix=fix)]

@@ -1,22 +1,45 @@
-"""The RayJob that runs a submission."""
+"""The RayJob that runs a submission: a YAML template, and the user's own mappings merged over it."""
 
 import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
-from cluster.launch import kube_types as kube
+import jinja2
+
 from cluster.launch.entry import entry_command
 from cluster.launch.launcher import Submission
 from cluster.launch.shared import grace_before_kill_seconds, public_environment
 from configs.base import ConfigError
 from configs.launchers import KubernetesLauncher
+from configs.load import dump_yaml, parse, quote_yaml
 
 MAX_NAME = 47
 """Most characters in the name of a RayJob: KubeRay makes other names from it, of at most 63 characters."""
 
-GPU = "nvidia.com/gpu"
+HEAD, WORKER = "ray-head", "ray-worker"
+"""Names of Ray's containers in the two kinds of pods."""
+
+_MERGE_KEYS = {
+    "containers": "name",
+    "env": "name",
+    "hostAliases": "ip",
+    "imagePullSecrets": "name",
+    "initContainers": "name",
+    "ports": "containerPort",
+    "topologySpreadConstraints": "topologyKey",
+    "volumeMounts": "mountPath",
+    "volumes": "name",
+    "workerGroupSpecs": "groupName",
+}
+"""By which field items of a list are the same item: the patchMergeKey of Kubernetes' API, as `kubectl patch` has it."""
+
+_KEPT = (("apiVersion",), ("kind",), ("metadata", "name"), ("metadata", "namespace"), ("spec", "entrypoint"))
+"""What Concord finds the run again by, and starts it with."""
 
 
 def rayjob_name(name: str) -> str:
@@ -28,35 +51,105 @@ def rayjob_name(name: str) -> str:
     return f"c-{plain}"[: MAX_NAME - 9].strip("-") + f"-{digest}"
 
 
-def rayjob(config: KubernetesLauncher, submission: Submission) -> kube.RayJob:
-    """Build the RayJob. Secrets come from the Secret that the cluster file names, never from the manifest."""
+def rayjob(config: KubernetesLauncher, submission: Submission) -> str:
+    """Return the manifest in YAML. Secrets come from the Secret that the cluster file names, never from the manifest.
+
+    `pod` of the config is merged over the template of every pod, then `rayjob` over the whole. Raises ConfigError if
+    they do not fit, or if no volume of the pods holds the run.
+    """
     _check_mounted(config, submission)
+    manifest: dict[str, Any] = parse(_fill_template(config, submission))
+    kept = {path: _at(manifest, path) for path in _KEPT}
+    cluster = manifest["spec"]["rayClusterSpec"]
+    pod = config.pod.model_dump(exclude_unset=True)
+    for group, own in ((cluster["headGroupSpec"], HEAD), *((group, WORKER) for group in cluster["workerGroupSpecs"])):
+        group["template"] = merge(group["template"], _for_pod(pod, own), "launcher.pod")
+    manifest = merge(manifest, config.rayjob, "launcher.rayjob")
+    for path, value in kept.items():
+        if _at(manifest, path) != value:
+            raise ConfigError(
+                f"launcher.rayjob.{'.'.join(path)} cannot be given: Concord finds the run by it; leave it out"
+            )
+    return dump_yaml(manifest)
+
+
+def merge(base: Any, over: Any, where: str) -> Any:
+    """Return `base` with `over` merged in, as Kubernetes' strategic merge patch does it; `base` stays as it is.
+
+    Mappings are merged key by key, and a null takes a key out. Items of a list are merged with the item of the same
+    name (or mountPath and so on, see _MERGE_KEYS); others are put at its end. Anything else is replaced. `where` is the
+    place of `over` in the cluster file. Raises ConfigError if a mapping meets a list.
+    """
+    if isinstance(base, dict) and isinstance(over, dict):
+        merged = dict(base)
+        for key, value in over.items():
+            if value is None:
+                merged.pop(key, None)
+            else:
+                merged[key] = merge(base[key], value, f"{where}.{key}") if base.get(key) is not None else value
+        return merged
+    if isinstance(base, list) and isinstance(over, list):
+        return _merge_lists(base, over, where)
+    if isinstance(base, dict | list) or isinstance(over, dict | list):
+        kind = "a mapping" if isinstance(base, dict) else "a list" if isinstance(base, list) else "a single value"
+        raise ConfigError(f"{where} must be {kind}, as it is in a RayJob; mend it in the cluster file")
+    return over
+
+
+def _merge_lists(base: list[Any], over: list[Any], where: str) -> list[Any]:
+    key = _MERGE_KEYS.get(where.rpartition(".")[2], "")
+    merged = list(base)
+    for item in over:
+        name = item.get(key) if isinstance(item, dict) else None
+        place = next((i for i, own in enumerate(merged) if name is not None and own.get(key) == name), None)
+        if place is None:
+            merged.append(item)
+        else:
+            merged[place] = merge(merged[place], item, f"{where}.{name}")
+    return merged
+
+
+def _for_pod(pod: Mapping[str, Any], own: str) -> dict[str, Any]:
+    """Return the user's mapping for a pod whose Ray container is called `own`.
+
+    An item of `containers` without a name is Ray's container, of every pod. What is for the other kind is left out.
+    """
+    spec = dict(pod.get("spec", {}))
+    if isinstance(containers := spec.get("containers"), list):
+        named = [{"name": own} | item if isinstance(item, dict) else item for item in containers]
+        spec["containers"] = [item for item in named if not isinstance(item, dict) or item["name"] not in _others(own)]
+    return {**pod, "spec": spec} if spec else dict(pod)
+
+
+def _others(own: str) -> set[str]:
+    return {HEAD, WORKER} - {own}
+
+
+def _fill_template(config: KubernetesLauncher, submission: Submission) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"yaml": quote_yaml, "mebibytes": lambda gib: math.ceil(gib * 1024)}
     grace = grace_before_kill_seconds(submission)
     limit = submission.cluster.time_limit_minutes
-    return kube.RayJob(
-        metadata=kube.Metadata(
-            name=rayjob_name(submission.name),
-            namespace=config.namespace,
-            labels={"app.kubernetes.io/name": "concord"},
-            annotations={"concord/run": submission.run},
-        ),
-        spec=kube.RayJobSpec(
-            entrypoint=entry_command(submission),
-            runtime_env_yaml=json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(grace)}}),
-            submission_mode="K8sJobMode",
-            shutdown_after_job_finishes=True,
-            ttl_seconds_after_finished=config.keep_seconds,
-            backoff_limit=config.backoff_limit,
-            # The driver keeps the limit itself and saves; this ends what never began.
-            active_deadline_seconds=None if limit is None else math.ceil(limit * 60) + grace + config.keep_seconds,
-            ray_cluster_spec=kube.RayClusterSpec(
-                ray_version=version("ray"),
-                auth_options=kube.AuthOptions(mode="token"),
-                head_group_spec=_head(config, submission),
-                worker_group_specs=[_workers(config, submission)] if config.num_workers else [],
-            ),
-        ),
+    return environment.get_template("rayjob.yaml.j2").render(
+        config=config,
+        submission=submission,
+        name=rayjob_name(submission.name),
+        entrypoint=entry_command(submission),
+        environment=public_environment(submission) | {"PYTHONPATH": config.code_path},
+        runtime_env=json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(grace)}}),
+        grace_seconds=grace,
+        deadline_seconds=None if limit is None else math.ceil(limit * 60) + grace + config.keep_seconds,
+        ray_version=version("ray"),
     )
+
+
+def _at(manifest: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    value: Any = manifest
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def _check_mounted(config: KubernetesLauncher, submission: Submission) -> None:
@@ -67,61 +160,3 @@ def _check_mounted(config: KubernetesLauncher, submission: Submission) -> None:
             f"mounted at {', '.join(mounts)}; give a store there (of a URL: storage.work_dir), or mount its volume at "
             "its path"
         )
-
-
-def _head(config: KubernetesLauncher, submission: Submission) -> kube.HeadGroup:
-    size = {"cpu": str(config.head_cpus), "memory": _memory(config.head_memory_gib)}
-    # Without workers the head does all the work; beside them it does none, so that a rank never ends the driver.
-    params = {"num-cpus": "0"} if config.num_workers else {}
-    return kube.HeadGroup(ray_start_params=params, template=_pod(config, submission, "ray-head", size, selector={}))
-
-
-def _workers(config: KubernetesLauncher, submission: Submission) -> kube.WorkerGroup:
-    size = {"cpu": str(config.cpus_per_worker), "memory": _memory(config.memory_gib_per_worker)}
-    if config.gpus_per_worker:
-        size[GPU] = str(config.gpus_per_worker)
-    return kube.WorkerGroup(
-        group_name="workers",
-        replicas=config.num_workers,
-        min_replicas=config.num_workers,
-        max_replicas=config.num_workers,
-        ray_start_params={},
-        template=_pod(config, submission, "ray-worker", size, selector=config.node_selector),
-    )
-
-
-def _pod(
-    config: KubernetesLauncher, submission: Submission, name: str, size: dict[str, str], *, selector: dict[str, str]
-) -> kube.PodTemplate:
-    variables = public_environment(submission) | {"PYTHONPATH": config.code_path}
-    volumes = {f"volume-{index}": volume for index, volume in enumerate(config.volumes)}
-    container = kube.Container(
-        name=name,
-        image=config.image,
-        env=[kube.EnvVar(name=key, value=value) for key, value in sorted(variables.items())],
-        env_from=[kube.EnvFrom(secret_ref=kube.SecretReference(name=config.secret))] if config.secret else None,
-        resources=kube.Resources(requests=size, limits=size),
-        volume_mounts=[
-            *(kube.VolumeMount(name=key, mount_path=volume.mount_path) for key, volume in volumes.items()),
-            kube.VolumeMount(name="shared-memory", mount_path="/dev/shm"),
-        ],
-    )
-    claims = [
-        kube.Volume(name=key, persistent_volume_claim=kube.ClaimSource(claim_name=volume.claim))
-        for key, volume in volumes.items()
-    ]
-    # A container's own /dev/shm is 64 MiB: too little for Ray's objects and for NCCL.
-    memory = kube.Volume(name="shared-memory", empty_dir=kube.EmptyDirSource(medium="Memory"))
-    return kube.PodTemplate(
-        spec=kube.PodSpec(
-            containers=[container],
-            volumes=[*claims, memory],
-            node_selector=selector or None,
-            service_account_name=config.service_account,
-            termination_grace_period_seconds=grace_before_kill_seconds(submission),
-        )
-    )
-
-
-def _memory(gib: float) -> str:
-    return f"{math.ceil(gib * 1024)}Mi"

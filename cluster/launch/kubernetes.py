@@ -1,12 +1,12 @@
 """The launcher `kubernetes`: a RayJob of the KubeRay operator, by kubectl."""
 
 import json
+from collections import defaultdict
 
 from pydantic import BaseModel, ConfigDict
 
 from cluster.host.programs import ProgramFailed, ProgramUnavailable, call_program, require_program
-from cluster.launch.kube_manifest import rayjob, rayjob_name
-from cluster.launch.kube_types import RayJobStatus
+from cluster.launch.kube_manifest import HEAD, rayjob, rayjob_name
 from cluster.launch.launcher import DriverState, DriverStatus, Submission
 from cluster.launch.shared import COMMAND_SECONDS, NUM_LAST_LINES, SLOW_COMMAND_SECONDS, last_lines
 from configs.base import ConfigError, StartUpError
@@ -33,20 +33,21 @@ class Kubernetes:
         self._config = config
 
     def check(self) -> None:
-        """Raise ConfigError if there is no kubectl or no KubeRay, StartUpError if no API server answers."""
+        """Raise ConfigError if there is no kubectl or no KubeRay, StartUpError if no API server answers.
+
+        It asks for nothing that a user of one namespace may not read: every user may list the kinds of objects.
+        """
         require_program("kubectl", hint="install it where you submit, with access to the cluster")
         try:
             _call("kubectl", "version", "--request-timeout=10s", "--output=json")
         except ProgramFailed as error:
             raise StartUpError(_no_answer(str(error))) from error
-        try:
-            _call("kubectl", "get", "crd", "rayjobs.ray.io", "--output=name")
-        except ProgramFailed as error:
-            raise ConfigError(f"this Kubernetes has no RayJob ({error}); install the KubeRay operator") from error
+        if not has_rayjobs():
+            raise ConfigError("this Kubernetes has no RayJob (rayjobs.ray.io); install the KubeRay operator")
 
     def render(self, submission: Submission) -> str:
-        """Return the manifest, as JSON, which is YAML too."""
-        return rayjob(self._config, submission).model_dump_json(by_alias=True, exclude_none=True, indent=2)
+        """Return the manifest, in YAML."""
+        return rayjob(self._config, submission)
 
     def submit(self, submission: Submission) -> str:
         """Apply the manifest. Its name is the submission's, so that applying it again changes nothing.
@@ -71,9 +72,9 @@ class Kubernetes:
             status = _fetch_status(KubernetesHandle.model_validate_json(handle))
         except ProgramFailed as error:
             return DriverStatus("unknown", str(error))
-        step = status.job_deployment_status
+        step = status["jobDeploymentStatus"]
         state: DriverState = "ended" if step in ENDED else "running" if step in RUNNING else "waiting"
-        detail = " ".join(filter(None, [step or "New", status.job_status, status.reason, status.message]))
+        detail = " ".join(filter(None, [step or "New", status["jobStatus"], status["reason"], status["message"]]))
         return DriverStatus(state, detail)
 
     def stop(self, handle: str) -> None:
@@ -101,6 +102,17 @@ class Kubernetes:
             return str(error)
 
 
+def has_rayjobs() -> bool:
+    """Return whether the API server knows RayJobs, which the KubeRay operator brings.
+
+    Raises StartUpError if it does not answer.
+    """
+    try:
+        return "rayjobs.ray.io" in _call("kubectl", "api-resources", "--api-group=ray.io", "--output=name").split()
+    except ProgramFailed as error:
+        raise StartUpError(_no_answer(str(error))) from error
+
+
 def _call(*command: str) -> str:
     """Return what kubectl prints. Raises ProgramFailed if it ends badly or not in time."""
     return call_program(command, timeout_seconds=COMMAND_SECONDS)
@@ -114,18 +126,19 @@ def _kubectl(job: KubernetesHandle) -> list[str]:
     return ["kubectl", f"--namespace={job.namespace}"]
 
 
-def _fetch_status(job: KubernetesHandle) -> RayJobStatus:
+def _fetch_status(job: KubernetesHandle) -> dict[str, str]:
+    """Return what a RayJob's status says: fields of KubeRay's RayJobStatus, an empty text for one it has not."""
     shown = json.loads(_call(*_kubectl(job), "get", "rayjob", job.name, "--output=json"))
-    return RayJobStatus.model_validate(shown.get("status", {}))
+    return defaultdict(str, {key: value for key, value in shown.get("status", {}).items() if isinstance(value, str)})
 
 
 def _stop_on_head(job: KubernetesHandle) -> None:
     """Have Ray stop the job, by a command in the head pod, which has the token."""
     try:
         status = _fetch_status(job)
-        selector = f"ray.io/cluster={status.ray_cluster_name},ray.io/node-type=head"
+        selector = f"ray.io/cluster={status['rayClusterName']},ray.io/node-type=head"
         pod = _call(*_kubectl(job), "get", "pod", f"--selector={selector}", "--output=name").split("\n")[0]
-        stop = ["exec", pod, "--container=ray-head", "--", "ray", "job", "stop", "--no-wait", status.job_id]
+        stop = ["exec", pod, f"--container={HEAD}", "--", "ray", "job", "stop", "--no-wait", status["jobId"]]
         call_program([*_kubectl(job), *stop], timeout_seconds=SLOW_COMMAND_SECONDS)
     except ProgramFailed as error:
         raise StartUpError(f"the head pod of RayJob {job.name} does not stop its job: {error}") from error

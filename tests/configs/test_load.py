@@ -1,10 +1,13 @@
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from configs.base import ConfigError
 from configs.cluster import ClusterConfig
-from configs.load import Problem, load, parse, shipped
+from configs.load import Problem, dump_yaml, load, parse, quote_yaml, shipped
 from configs.run import RunConfig
 
 RECIPE = """\
@@ -226,3 +229,27 @@ def test_a_directory_named_like_a_shipped_file_is_not_taken_for_it(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     (tmp_path / "local").mkdir()
     assert shipped("clusters", "local").name == "local.yaml"
+
+
+TEXTS = st.text(st.characters(codec="utf-8"))
+SCALARS = TEXTS | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.none()
+TREES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None)
+@given(TREES)
+def test_what_is_dumped_is_read_as_the_same_by_any_reader(value: object) -> None:
+    text = dump_yaml({"key": value})
+    assert parse(text) == yaml.safe_load(text) == {"key": value}
+
+
+@pytest.mark.parametrize(
+    "word", ["no", "1e3", "0o17", "12:30", "~", "2026-11-28", "=", "<<", "0x1f", ".5", "a\x85b", "1_0", ""]
+)
+def test_a_dumped_text_that_looks_like_something_else_is_a_text(word: str) -> None:
+    assert parse(dump_yaml({"key": word})) == yaml.safe_load(dump_yaml({"key": word})) == {"key": word}
+    assert parse(quote_yaml(word)) == yaml.safe_load(quote_yaml(word)) == word

@@ -1,17 +1,22 @@
 import json
 import os
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cluster.launch.kube_manifest import MAX_NAME, rayjob_name
 from cluster.launch.kubernetes import Kubernetes
 from cluster.launch.launcher import DriverStatus, Submission, launcher_for
+from cluster.launch.shared import public_environment
 from configs.base import ConfigError, StartUpError
 from configs.cluster import ClusterConfig
-from configs.launchers import VolumeConfig
+from configs.launchers import KubernetesLauncher, VolumeConfig
 from configs.load import SHIPPED, load
 from tests.cluster.launch.submissions import submission
 
@@ -22,7 +27,11 @@ for word; do case $word in --*) ;; *) verb=$word; break ;; esac; done
 printf '%s\\n' "$*" >>"$here/asked"
 [ "$verb" != apply ] || cat >"$here/applied"
 [ ! -e "$here/refusal-$verb" ] || { cat "$here/refusal-$verb" >&2; exit 1; }
-case "$*" in *"get pod"*) echo pod/head-0 ;; *) cat "$here/answer-$verb" 2>/dev/null ;; esac
+case "$*" in
+  *"get pod"*) echo pod/head-0 ;;
+  api-resources*) echo rayclusters.ray.io; cat "$here/kinds" ;;
+  *) cat "$here/answer-$verb" 2>/dev/null ;;
+esac
 exit 0
 """
 
@@ -39,6 +48,7 @@ def kubectl(tmp_path, monkeypatch) -> Path:
     directory.mkdir()
     (directory / "kubectl").write_text(KUBECTL)
     (directory / "kubectl").chmod(0o755)
+    (directory / "kinds").write_text("rayjobs.ray.io\n")
     monkeypatch.setenv("PATH", f"{directory}{os.pathsep}{os.environ['PATH']}")
     return directory
 
@@ -68,8 +78,15 @@ def test_the_manifest_is_the_one_that_was_read_against_the_api_reference(shipped
     manifest = launcher_for(shipped).render(sent(shipped))
     expected = yaml.safe_load(Path(__file__).with_name("rayjob.yaml").read_text())
     expected["spec"]["rayClusterSpec"]["rayVersion"] = version("ray")
-    assert json.loads(manifest) == expected
+    assert yaml.safe_load(manifest) == expected
     assert "sesame" not in manifest
+
+
+def test_the_check_asks_for_no_right_beyond_the_namespace(shipped, kubectl):
+    (kubectl / "refusal-get").write_text(
+        'crds.apiextensions.k8s.io is forbidden: User "me" cannot get at the cluster scope'
+    )
+    launcher_for(shipped).check()
 
 
 def test_submitting_applies_the_manifest_and_twice_is_the_same(shipped, kubectl):
@@ -123,7 +140,7 @@ def test_what_kubernetes_refuses_is_passed_on_in_a_sentence(shipped, kubectl):
 
 
 def test_a_silent_server_a_missing_operator_and_a_missing_kubectl_are_told_apart(shipped, kubectl, monkeypatch):
-    (kubectl / "refusal-get").write_text('customresourcedefinitions "rayjobs.ray.io" not found')
+    (kubectl / "kinds").write_text("")
     with pytest.raises(ConfigError, match="install the KubeRay operator"):
         launcher_for(shipped).check()
     (kubectl / "refusal-version").write_text("Unable to connect to the server")
@@ -152,10 +169,124 @@ def test_names_fit_kubernetes_and_stay_apart():
 def test_without_workers_the_head_does_the_work(shipped, tmp_path):
     volume = VolumeConfig(claim="c", mount_path=str(tmp_path))
     alone = shipped.launcher.model_copy(update={"num_workers": 0, "volumes": (volume,)})
-    spec = json.loads(Kubernetes(alone).render(submission(tmp_path)))["spec"]["rayClusterSpec"]
+    spec = yaml.safe_load(Kubernetes(alone).render(submission(tmp_path)))["spec"]["rayClusterSpec"]
     assert spec["workerGroupSpecs"] == [] and spec["headGroupSpec"]["rayStartParams"] == {}
 
 
 def test_a_store_that_no_pod_has_is_refused(shipped, tmp_path):
     with pytest.raises(ConfigError, match="in no volume of the pods, which are mounted at /store; give a store there"):
         launcher_for(shipped).render(submission(tmp_path))
+
+
+def overlaid(shipped: ClusterConfig, **changes: Any) -> dict[str, Any]:
+    """Return the spec of the cluster with the user's mappings in the cluster file, read as a file is."""
+    launcher = KubernetesLauncher.model_validate(shipped.launcher.model_dump() | changes)
+    manifest = yaml.safe_load(Kubernetes(launcher).render(sent(shipped)))
+    return {"manifest": manifest} | manifest["spec"]["rayClusterSpec"]
+
+
+def pods(cluster: dict[str, Any]) -> list[dict[str, Any]]:
+    return [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+
+
+POD: dict[str, Any] = {
+    "metadata": {"labels": {"team": "translators"}},
+    "spec": {
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "imagePullSecrets": [{"name": "registry"}],
+        "priorityClassName": "research",
+        "hostNetwork": True,
+        "serviceAccountName": "mine",
+        "containers": [
+            {
+                "securityContext": {"capabilities": {"add": ["IPC_LOCK"]}},
+                "env": [{"name": "NCCL_DEBUG", "value": "INFO"}],
+            },
+            {"name": "ray-worker", "resources": {"limits": {"rdma/hca_a": 1}, "requests": {"cpu": "6"}}},
+            {"name": "sidecar", "image": "logs"},
+        ],
+        "volumes": [{"name": "shared-memory", "emptyDir": {"sizeLimit": "64Gi"}}, {"name": "scratch", "emptyDir": {}}],
+    },
+}
+
+
+def test_the_users_pod_is_merged_over_that_of_each_pod(shipped):
+    plain, cluster = pods(overlaid(shipped)), pods(overlaid(shipped, pod=POD))
+    for before, after in zip(plain, cluster, strict=True):
+        assert after["metadata"] == POD["metadata"]
+        for key in ("tolerations", "imagePullSecrets", "priorityClassName", "hostNetwork", "serviceAccountName"):
+            assert after["spec"][key] == POD["spec"][key]
+        ray, sidecar = after["spec"]["containers"]
+        assert sidecar == {"name": "sidecar", "image": "logs"}
+        assert ray["securityContext"] == {"capabilities": {"add": ["IPC_LOCK"]}}
+        was = before["spec"]["containers"][0]
+        assert ray["env"] == [*was["env"], {"name": "NCCL_DEBUG", "value": "INFO"}]
+        assert {key: ray[key] for key in ("name", "image", "envFrom", "volumeMounts")} == {
+            key: was[key] for key in ("name", "image", "envFrom", "volumeMounts")
+        }
+        assert after["spec"]["volumes"] == [
+            before["spec"]["volumes"][0],
+            {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "64Gi"}},
+            {"name": "scratch", "emptyDir": {}},
+        ]
+    head, worker = (pod["spec"]["containers"][0]["resources"] for pod in cluster)
+    assert head == plain[0]["spec"]["containers"][0]["resources"]  # an RDMA device would keep the head from any node
+    assert worker["limits"] == {"cpu": "8", "memory": "32768Mi", "rdma/hca_a": 1}
+    assert worker["requests"] == {"cpu": "6", "memory": "32768Mi"}
+
+
+def test_a_null_takes_away_and_the_rest_of_the_rayjob_can_be_set(shipped):
+    pod = {"spec": {"terminationGracePeriodSeconds": None}}
+    rayjob = {
+        "metadata": {"labels": {"kueue.x-k8s.io/queue-name": "gpus"}},
+        "spec": {"rayClusterSpec": {"workerGroupSpecs": [{"groupName": "workers", "idleTimeoutSeconds": 60}]}},
+    }
+    cluster = overlaid(shipped, pod=pod, rayjob=rayjob)
+    assert all("terminationGracePeriodSeconds" not in template["spec"] for template in pods(cluster))
+    labels = cluster["manifest"]["metadata"]["labels"]
+    assert labels == {"app.kubernetes.io/name": "concord", "kueue.x-k8s.io/queue-name": "gpus"}
+    (workers,) = cluster["workerGroupSpecs"]
+    assert (workers["idleTimeoutSeconds"], workers["replicas"]) == (60, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"pod": {"spec": {"containers": {"image": "x"}}}}, r"launcher\.pod\.spec\.containers must be a list"),
+        (
+            {"pod": {"spec": {"volumes": [{"name": "volume-0", "persistentVolumeClaim": "x"}]}}},
+            r"launcher\.pod\.spec\.volumes\.volume-0\.persistentVolumeClaim must be a mapping",
+        ),
+        (
+            {"pod": {"spec": {"terminationGracePeriodSeconds": [1]}}},
+            "terminationGracePeriodSeconds must be a single value",
+        ),
+        ({"rayjob": {"metadata": {"name": "mine"}}}, r"launcher\.rayjob\.metadata\.name cannot be given"),
+        ({"rayjob": {"metadata": {"namespace": "mine"}}}, r"launcher\.rayjob\.metadata\.namespace cannot be given"),
+        ({"rayjob": {"spec": None}}, r"launcher\.rayjob\.spec\.entrypoint cannot be given"),
+    ],
+)
+def test_settings_that_do_not_fit_a_rayjob_are_refused(shipped, changes, says):
+    with pytest.raises(ConfigError, match=says):
+        overlaid(shipped, **changes)
+
+
+def test_a_setting_of_the_pod_in_the_wrong_place_is_named_with_its_line(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        (SHIPPED / "clusters" / "kubernetes.yaml")
+        .read_text()
+        .replace("  num_workers: 2", "  num_workers: 2\n  pod:\n    tolerations: []")
+    )
+    with pytest.raises(ConfigError, match=r"mine\.yaml:\d+: unknown key 'tolerations'.*metadata.*spec"):
+        load(file, ClusterConfig)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.dictionaries(st.text(st.characters(codec="utf-8"), min_size=1), st.text(st.characters(codec="utf-8"))))
+def test_no_value_becomes_anything_but_the_text_that_it_is(environment):
+    shipped = load(SHIPPED / "clusters" / "kubernetes.yaml", ClusterConfig).config
+    manifest = Kubernetes(shipped.launcher).render(replace(sent(shipped), environment=environment))
+    (container,) = yaml.safe_load(manifest)["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
+    found = {item["name"]: item["value"] for item in container["env"]}
+    assert found == public_environment(replace(sent(shipped), environment=environment)) | {"PYTHONPATH": "/concord"}
