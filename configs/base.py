@@ -77,6 +77,10 @@ class Manifest(BaseModel):
         """Return one line for a person: what was made, and how much of it."""
         raise NotImplementedError
 
+    def main_file(self) -> str:
+        """Return the file or directory that a person opens, relative to the artifact; the artifact's own if empty."""
+        return ""
+
 
 M = TypeVar("M", bound=Manifest, covariant=True)
 

@@ -17,6 +17,7 @@ from pipeline.graph.plan import PlannedStep
 from pipeline.prepare import Prepared, check_pools, check_stages, prepare
 from pipeline.runner import Runner
 from pipeline.stages import STAGES
+from pipeline.store.artifact import load_artifact
 
 
 class Interrupted(UserError):
@@ -88,8 +89,31 @@ def run_prepared(
         runner.run()
     except KeyboardInterrupt:
         raise Interrupted("interrupted; run the same command to go on") from None
-    where = ready.remote.url if ready.remote else str(ready.store)
-    out.print(f"done in {time.perf_counter() - start:.1f} s: {', '.join(ready.plan.outputs)} in {escape(where)}")
+    out.print(f"done in {time.perf_counter() - start:.1f} s")
+    for name, place in results(ready):
+        out.print(f"[bold]{name}[/]  {escape(place)}")
+
+
+def results(ready: Prepared) -> list[tuple[str, str]]:
+    """Return where to find what a user wants of a finished recipe: each wanted output, each page, each exported model.
+
+    A path is relative to the working directory if it is inside it. What is only in a store behind a URL has a URL.
+    """
+    found = []
+    for name, step in ready.plan.steps.items():
+        if name not in ready.plan.outputs and step.stage not in ("export", "report"):
+            continue
+        artifact = load_artifact(ready.store / step.artifact, STAGES[step.stage].output)
+        if artifact is not None:
+            found.append((name, str(_shown(artifact.dir / artifact.manifest.main_file()))))
+        elif ready.remote is not None and ready.remote.has(step.artifact):
+            found.append((name, f"{ready.remote.url.rstrip('/')}/{step.artifact}"))
+    return found
+
+
+def _shown(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

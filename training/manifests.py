@@ -61,6 +61,9 @@ class TrainedModel(Manifest):
             + "".join(f"; {trouble}" for trouble in self._troubles())
         )
 
+    def main_file(self) -> str:
+        return self.checkpoint
+
     def _troubles(self) -> list[str]:
         restarts = f"goodput {self.goodput:.1%} with {counted(self.num_restarts, 'restart')}"
         return [
@@ -88,3 +91,6 @@ class ExportedModel(Manifest):
     def summary(self) -> str:
         size = f"{self.num_bytes / 2**20:.1f} MiB"
         return f"{self.path}: {self.num_parameters / 1e6:.1f}M parameters, {self.dtype}, {size}"
+
+    def main_file(self) -> str:
+        return self.path

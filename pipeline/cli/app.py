@@ -9,12 +9,11 @@ import typer
 from rich.console import Console
 
 from configs.base import ConfigError, UserError
-from pipeline.cli.options import ClusterOption, RecipeArgument, SetOption, StoreOption, WorkOption
+from pipeline.cli.options import ClusterOption, RecipeArgument, SetOption, StoreOption, SubjectArgument, WorkOption
 from pipeline.cli.runs import add_commands
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="From raw text in many languages to an evaluated, exported model, by one recipe.",
 )
@@ -68,62 +67,64 @@ def doctor(
 
 @app.command()
 def status(
-    subject: Annotated[str, typer.Argument(help="A run's id, or a recipe.", metavar="RUN|RECIPE")],
+    subject: SubjectArgument = None,
     overrides: SetOption = None,
     store: StoreOption = "store",
     work_dir: WorkOption = None,
     once: Annotated[bool, typer.Option("--once", help="Do not keep up with a run that goes on.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON (of a run).")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say how far a run, or each step of a recipe, is; on a terminal a page that keeps up with the run."""
-    if _is_recipe(subject):
-        from pipeline.cli.status import show_status
-
-        show_status(Path(subject), tuple(overrides or ()), out, work_dir=work_dir)
-        return
+    """Say how far a run, a recipe or a step of it is; on a terminal a page that keeps up with a run."""
     from pipeline.cli.show_run import show_run
-    from pipeline.runs.directory import open_run
+    from pipeline.cli.status import show_artifact, show_steps
+    from pipeline.cli.subject import ArtifactSubject, find_subject
 
-    show_run(open_run(store, subject, work_dir=work_dir), out, live=not once, as_json=as_json)
+    found = find_subject(subject, store=store, work_dir=work_dir, overrides=overrides)
+    if isinstance(found, ArtifactSubject):
+        show_artifact(found, out, as_json=as_json)
+    elif found.run is not None and found.step is None:
+        show_run(found.run, out, live=not once, as_json=as_json)
+    else:
+        show_steps(found, out, as_json=as_json)
 
 
 @app.command()
 def lineage(
-    subject: Annotated[
-        str, typer.Argument(help="Directory of an artifact in a store, or a run's id.", metavar="ARTIFACT|RUN")
-    ],
+    subject: SubjectArgument = None,
+    overrides: SetOption = None,
     store: StoreOption = "store",
     work_dir: WorkOption = None,
 ) -> None:
-    """Say what an artifact, or the outputs of a run, were made from, back to the sources."""
-    if "/" in subject or Path(subject, "record.json").exists():
-        from pipeline.store.lineage import render_lineage
+    """Say what an artifact, or the outputs of a run or recipe, were made from, back to the sources."""
+    from pipeline.cli.show_lineage import show_lineage
+    from pipeline.cli.subject import find_subject
 
-        out.print(render_lineage(Path(subject)), markup=False)
-        return
-    from pipeline.cli.show_run import show_run_lineage
-    from pipeline.runs.directory import open_run
-
-    show_run_lineage(open_run(store, subject, work_dir=work_dir), out)
+    show_lineage(find_subject(subject, store=store, work_dir=work_dir, overrides=overrides), out)
 
 
 @app.command()
 def seen(
-    checkpoint: Annotated[
-        Path, typer.Option("--checkpoint", metavar="DIRECTORY", help="A checkpoint, or a finished training: its last.")
-    ],
+    subject: SubjectArgument = None,
+    overrides: SetOption = None,
+    store: StoreOption = "store",
+    work_dir: WorkOption = None,
     document: Annotated[
         str | None, typer.Option("--document", metavar="ID", help="Say when this document was read.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say how much of each source and language a checkpoint has read, or when it read a document."""
-    from pipeline.cli.show_seen import show_document, show_seen
+    """Say how much of each source and language a model has read, or when it read a document.
 
+    Of a training it is the last checkpoint; a path names another.
+    """
+    from pipeline.cli.show_seen import show_document, show_seen
+    from pipeline.cli.subject import find_artifact, find_subject
+
+    artifact = find_artifact(find_subject(subject, store=store, work_dir=work_dir, overrides=overrides), stage="train")
     if document is None:
-        show_seen(checkpoint, out, as_json=as_json)
+        show_seen(artifact.checkpoint or artifact.path, out, as_json=as_json)
     else:
-        show_document(checkpoint, document, out, as_json=as_json)
+        show_document(artifact.checkpoint or artifact.path, document, out, as_json=as_json)
 
 
 @app.command()
@@ -143,11 +144,28 @@ def schema(
 add_commands(app)
 
 
-def _is_recipe(subject: str) -> bool:
-    from configs.load import SHIPPED
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
 
-    exists = Path(subject).is_file() or (SHIPPED / "recipes" / f"{subject}.yaml").exists()
-    return exists or Path(subject).suffix in (".yaml", ".yml")
+        from pipeline.store.provenance import code_version
+
+        try:
+            number = version("concord-train")
+        except PackageNotFoundError:  # the packages alone, as they are sent to a cluster
+            number = "(not installed)"
+        print(f"concord {number}, code {code_version()}, Python {sys.version.split()[0]}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and end."),
+    ] = False,
+) -> None:
+    """From raw text in many languages to an evaluated, exported model, by one recipe."""
 
 
 def main() -> None:

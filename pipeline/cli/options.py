@@ -5,13 +5,35 @@ from typing import Annotated
 
 import typer
 
-RecipeArgument = Annotated[Path, typer.Argument(help="Recipe, a YAML file.", metavar="RECIPE")]
+from pipeline.cli.completion import complete_cluster, complete_recipe, complete_run, complete_subject
+
+RecipeArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="Recipe, a YAML file, or the name of one that ships.", metavar="RECIPE", autocompletion=complete_recipe
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as steps.model.config.seed=1. Repeatable."),
 ]
 ClusterOption = Annotated[
-    str, typer.Option("--cluster", metavar="NAME", help="Shipped cluster file by name, or the path of one.")
+    str,
+    typer.Option(
+        "--cluster",
+        metavar="NAME",
+        help="Shipped cluster file by name, or the path of one.",
+        autocompletion=complete_cluster,
+    ),
+]
+AnotherClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="NAME",
+        help="Another cluster file than at the last start.",
+        autocompletion=complete_cluster,
+    ),
 ]
 StoreOption = Annotated[
     str, typer.Option("--store", metavar="DIR", envvar="CONCORD_STORE", help="Store that holds the run.")
@@ -20,3 +42,14 @@ WorkOption = Annotated[
     str | None,
     typer.Option("--work-dir", metavar="DIR", help="Of a store that is a URL: storage.work_dir, if not the last one."),
 ]
+SubjectArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="A recipe (RECIPE or RECIPE:STEP), a run's id (RUN or RUN:STEP), an artifact's name, or a path of one. "
+        "Left out: the run that was started last.",
+        metavar="[RECIPE:STEP|RUN|ARTIFACT|PATH]",
+        autocompletion=complete_subject,
+        show_default=False,
+    ),
+]
+RunArgument = Annotated[str, typer.Argument(help="A run's id.", metavar="RUN", autocompletion=complete_run)]

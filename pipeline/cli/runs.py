@@ -7,11 +7,19 @@ import typer
 from rich.console import Console
 
 from configs.base import UserError
-from pipeline.cli.options import ClusterOption, RecipeArgument, SetOption, StoreOption, WorkOption
+from pipeline.cli.options import (
+    AnotherClusterOption,
+    ClusterOption,
+    RecipeArgument,
+    RunArgument,
+    SetOption,
+    StoreOption,
+    SubjectArgument,
+    WorkOption,
+)
 
 out = Console(highlight=False, soft_wrap=True)
 
-RunArgument = Annotated[str, typer.Argument(help="A run's id.", metavar="RUN")]
 CheckOption = Annotated[bool, typer.Option("--check/--no-check", help="Try the nodes first; leave out bad ones.")]
 StartOption = Annotated[int | None, typer.Option("--start", metavar="NUMBER", min=1)]
 
@@ -36,9 +44,7 @@ def resume(
     run: RunArgument,
     store: StoreOption = "store",
     work_dir: WorkOption = None,
-    cluster: Annotated[
-        str | None, typer.Option("--cluster", metavar="NAME", help="Another cluster file than at the last start.")
-    ] = None,
+    cluster: AnotherClusterOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Go on in spite of doubtful differences.")] = False,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Pass over a driver that is cut off; it can commit nothing more.")
@@ -54,17 +60,19 @@ def resume(
 
 
 def logs(
-    run: RunArgument,
+    subject: SubjectArgument = None,
+    overrides: SetOption = None,
     store: StoreOption = "store",
     work_dir: WorkOption = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until the run ends.")] = False,
 ) -> None:
-    """Print what a run's drivers have printed."""
-    from pipeline.runs.directory import open_run
+    """Print what a run's drivers have printed; of a step or an artifact, those of the last run that makes it."""
+    from pipeline.cli.subject import find_run, find_subject
     from pipeline.runs.logs import read_logs
 
+    run = find_run(find_subject(subject, store=store, work_dir=work_dir, overrides=overrides))
     try:
-        for text in read_logs(open_run(store, run, work_dir=work_dir), follow=follow):
+        for text in read_logs(run, follow=follow):
             sys.stdout.write(text)
             sys.stdout.flush()
     except KeyboardInterrupt:  # the way to end -f

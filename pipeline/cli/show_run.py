@@ -13,12 +13,11 @@ from rich.text import Text
 
 from cluster.ray.quarantine import NodeFailures
 from configs.base import InfrastructureError, UserError
-from pipeline.cli.status import step_state
+from pipeline.cli.status import step_lines, steps_as_json
 from pipeline.graph.plan import PlannedStep
 from pipeline.runs.directory import AttemptRecord, RunDirectory, now, open_run, run_ids
-from pipeline.runs.state import RunStatus, outputs_of, read_status, steps_of
-from pipeline.runs.submit import command_words
-from pipeline.store.lineage import duration, render_lineage
+from pipeline.runs.state import RunStatus, read_status, steps_of
+from pipeline.store.lineage import duration
 
 SECONDS_BETWEEN_PAGES = 1.0
 _MAX_ATTEMPTS = 8
@@ -60,17 +59,6 @@ def list_runs(store: str, out: Console) -> None:
     out.print(table)
 
 
-def show_run_lineage(directory: RunDirectory, out: Console) -> None:
-    """Print what each of the run's wanted artifacts was made from."""
-    for name, artifact in outputs_of(directory).items():
-        if not directory.has_artifact(artifact):
-            raise UserError(
-                f"{artifact} of step {name!r} of run {directory.id} is not made yet, or no longer in the store; see "
-                f"`concord status {command_words(directory)}`"
-            )
-        out.print(render_lineage(directory.home / artifact, directory.remote), markup=False)
-
-
 def _row(store: str, run_id: str) -> tuple[str, ...]:
     """Return a row of the list. A run whose records cannot be read does not keep the others from being shown."""
     try:
@@ -98,10 +86,7 @@ def _lines(directory: RunDirectory, steps: Sequence[PlannedStep]) -> Iterator[st
     if avoided := sorted(NodeFailures(directory.path / "node-failures.jsonl").avoided()):
         yield f"  [dim]avoided      [/]  {escape(', '.join(avoided))}, which failed twice"
     for step in steps:
-        word, rows = step_state(step, directory.home, directory.remote)
-        yield f"[bold]{step.name}[/]  {escape(word)}  [dim]{step.artifact}[/]"
-        for name, value in rows:
-            yield f"  [dim]{name:<13}[/]  {escape(value)}"
+        yield from step_lines(step, directory.home, directory.remote)
 
 
 def _attempt_line(attempt: AttemptRecord, status: RunStatus) -> str:
@@ -116,17 +101,14 @@ def _attempt_line(attempt: AttemptRecord, status: RunStatus) -> str:
 
 
 def _as_json(directory: RunDirectory) -> dict[str, object]:
-    status, steps = read_status(directory), {}
-    for step in steps_of(directory):
-        word, rows = step_state(step, directory.home, directory.remote)
-        steps[step.name] = {"artifact": step.artifact, "state": word} | dict(rows)
+    status = read_status(directory)
     return {
         "run": directory.id,
         "state": status.word,
         "detail": status.detail,
         "starts": [start.model_dump(mode="json", exclude={"cluster", "packages"}) for start in directory.starts()],
         "attempts": [attempt.model_dump(mode="json", exclude={"packages"}) for attempt in directory.attempts()],
-        "steps": steps,
+        "steps": steps_as_json(steps_of(directory), directory.home, directory.remote),
     }
 
 

@@ -1,8 +1,7 @@
-"""`concord status RECIPE`: how far each step is, and how a training that is not done is going."""
+"""`concord status` of steps and artifacts: how far each is, and how a training that is not done is going."""
 
 import json
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, median
 
@@ -14,12 +13,10 @@ from cluster.devices import peak_flops
 from cluster.leases.lease import store_holder
 from cluster.storage.objects import ObjectStore
 from configs.base import GIB, Manifest, UserError
-from configs.cluster import StorageConfig
-from configs.training import TrainConfig
+from pipeline.cli.subject import ArtifactSubject, StepsSubject, planned_step
 from pipeline.graph.plan import PlannedStep
-from pipeline.prepare import prepare
 from pipeline.stages import STAGES
-from pipeline.store.artifact import BUILD_COUNT_FILE, RECORD, load_artifact, parse_record
+from pipeline.store.artifact import BUILD_COUNT_FILE, RECORD, load_artifact, parse_record, read_record
 from pipeline.store.lineage import duration
 from pipeline.store.remote import UNFINISHED
 from training.log.metrics_file import METRICS_FILE, StepMetrics, read_metrics
@@ -28,6 +25,7 @@ from training.log.sessions_file import (
     Goodput,
     SessionStart,
     compute_goodput,
+    describe_ranks,
     read_session_events,
     step_seconds,
 )
@@ -39,15 +37,43 @@ _RECENT_STEPS = 20
 """Speed, time by part and time left are taken over so many steps."""
 
 
-def show_status(recipe: Path, overrides: tuple[str, ...], out: Console, *, work_dir: str | None = None) -> None:
-    """Print a line for each step of a recipe, and below that of a training that is not done how it is going."""
-    ready = prepare(recipe, overrides, None if work_dir is None else StorageConfig(work_dir=work_dir))
-    remote = ready.remote.store if ready.remote else None
-    for step in ready.plan.steps.values():
-        state, rows = step_state(step, ready.store, remote)
-        out.print(f"[bold]{step.name}[/]  {escape(state)}  [dim]{step.artifact}[/]")
-        for name, value in rows:
-            out.print(f"  [dim]{name:<13}[/]  {escape(value)}")
+def show_steps(subject: StepsSubject, out: Console, *, as_json: bool) -> None:
+    """Print a line for each step of a recipe, or for the one that was named; below it how a training is going."""
+    steps = [subject.steps[name] for name in ([subject.step] if subject.step else subject.steps)]
+    if as_json:
+        print(json.dumps({"steps": steps_as_json(steps, subject.home, subject.remote)}))
+        return
+    for step in steps:
+        for line in step_lines(step, subject.home, subject.remote):
+            out.print(line)
+
+
+def show_artifact(artifact: ArtifactSubject, out: Console, *, as_json: bool) -> None:
+    """Print how far an artifact is, as the last run that makes it planned it, or else by what its directory holds."""
+    if (step := planned_step(artifact)) is None:
+        step = _guess_step(artifact)
+    if as_json:
+        print(json.dumps({"steps": steps_as_json([step], artifact.home, artifact.remote)}))
+        return
+    for line in step_lines(step, artifact.home, artifact.remote):
+        out.print(line)
+
+
+def step_lines(step: PlannedStep, store: Path, remote: ObjectStore | None) -> Iterator[str]:
+    """Yield what is printed of a step, with rich's markup; the arguments are those of `step_state`."""
+    state, rows = step_state(step, store, remote)
+    yield f"[bold]{step.name}[/]  {escape(state)}  [dim]{step.artifact}[/]"
+    for name, value in rows:
+        yield f"  [dim]{name:<13}[/]  {escape(value)}"
+
+
+def steps_as_json(steps: Iterable[PlannedStep], store: Path, remote: ObjectStore | None) -> dict[str, dict[str, str]]:
+    """Return the state of each step by its name, for a program to read."""
+    shown = {}
+    for step in steps:
+        state, rows = step_state(step, store, remote)
+        shown[step.name] = {"artifact": step.artifact, "state": state} | dict(rows)
+    return shown
 
 
 def step_state(step: PlannedStep, store: Path, remote: ObjectStore | None = None) -> tuple[str, list[tuple[str, str]]]:
@@ -62,14 +88,18 @@ def step_state(step: PlannedStep, store: Path, remote: ObjectStore | None = None
     if remote is not None and (manifest := _remote_manifest(remote, step)) is not None:
         return f"done: {manifest.summary()}", []
     who = store_holder(remote, store, step.artifact)
-    rows = training_rows(path, step.config, running=who is not None) if isinstance(step.config, TrainConfig) else []
+    num_steps = getattr(step.config, "num_steps", None)
+    rows = training_rows(path, num_steps, running=who is not None) if step.stage == "train" else []
     if who is not None:
         return f"being made by {who}", rows
     return "begun and stopped" if _is_begun(path, remote) else "not begun", rows
 
 
-def training_rows(directory: Path, config: TrainConfig, *, running: bool) -> list[tuple[str, str]]:
-    """Return rows of a name and a value that say how a training is going, by its files; none before its first step."""
+def training_rows(directory: Path, num_steps: int | None, *, running: bool) -> list[tuple[str, str]]:
+    """Return rows of a name and a value that say how a training is going, by its files; none before its first step.
+
+    `num_steps` is how many it is to take, if that is known.
+    """
     metrics, events = read_metrics(directory / METRICS_FILE), read_session_events(directory)
     saved_step = newest_checkpoint(directory / CHECKPOINTS)
     if running and events and isinstance(events[-1], SessionStart):  # what no checkpoint holds is about to be dropped
@@ -81,7 +111,7 @@ def training_rows(directory: Path, config: TrainConfig, *, running: bool) -> lis
     device = newest.device if newest else "the device"
     speed = median(step.tokens_per_second for step in recent)
     rows = [
-        ("step", _progress(last.step, config.num_steps, recent if running else [])),
+        ("step", _progress(last.step, num_steps, recent if running else [])),
         ("loss", f"{last.loss:.3f} nats a token, {last.bits_per_byte:.3f} bits per byte"),
         ("learning rate", f"{last.learning_rate:.3g}"),
         ("speed", f"{speed:,.0f} tokens/s, {describe_mfu(last.mfu, device)}"),
@@ -95,13 +125,6 @@ def training_rows(directory: Path, config: TrainConfig, *, running: bool) -> lis
         troubles = f"{counted(last.num_skipped, 'step')} skipped, {counted(last.num_rollbacks, 'roll-back')}"
         rows.append(("trouble", troubles))
     return rows
-
-
-def describe_ranks(start: GangStart) -> str:
-    """Return how many ranks there are, of which device, in which ZeRO stage, and how many on each host."""
-    counts = Counter(start.hosts)
-    hosts = ", ".join(host if count == 1 else f"{count} on {host}" for host, count in counts.items())
-    return f"{counted(start.world_size, 'rank')} of {start.device}, ZeRO stage {start.zero_stage}: {hosts}"
 
 
 def describe_mfu(value: float | None, device: str) -> str:
@@ -121,10 +144,25 @@ def describe_goodput(whole: Goodput) -> str:
     return f"{whole.fraction:.1%}, with {restarts} and {lost} taken again"
 
 
-def _progress(step: int, num_steps: int, recent: Sequence[StepMetrics]) -> str:
+def _guess_step(artifact: ArtifactSubject) -> PlannedStep:
+    """Return the step of an artifact by its name, and by its record if it has one; its settings are not known.
+
+    Raises UserError if this version has no such stage.
+    """
+    stage, _, digits = artifact.name.rpartition("-")
+    if stage not in STAGES:
+        raise UserError(
+            f"{artifact.name} is of no stage that this version of Concord has; use the version that made it"
+        )
+    record = read_record(artifact.path)
+    config = STAGES[stage].config.model_construct()
+    return PlannedStep(record.step if record else stage, stage, 0, config, None, {}, "", digits)
+
+
+def _progress(step: int, num_steps: int | None, recent: Sequence[StepMetrics]) -> str:
     """Return the steps done and, estimated by the `recent` ones if there are any, the time left."""
-    done = f"{step:,} of {num_steps:,}"
-    if not recent:
+    done = f"{step:,}" + (f" of {num_steps:,}" if num_steps is not None else "")
+    if num_steps is None or not recent:
         return done
     return f"{done}, {duration((num_steps - step) * fmean(map(step_seconds, recent)))} left"
 

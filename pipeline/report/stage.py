@@ -43,6 +43,9 @@ class Report(Manifest):
     def summary(self) -> str:
         return f"{self.path}, {self.num_bytes / 1024:,.0f} KiB"
 
+    def main_file(self) -> str:
+        return self.path
+
 
 @dataclass(frozen=True)
 class ExportPart:

@@ -1,7 +1,7 @@
 """The part of the page about training: the loss over the steps and by stream, speed, and what went wrong."""
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from data_prep.manifests import TokenizedCorpus
 from pipeline.report.charts import Bar, BarChart, LineChart, Mark, Reference, bar_chart, line_chart
 from pipeline.report.tables import Table, settings_rows, split
 from training.log.metrics_file import StepMetrics
-from training.log.sessions_file import GangStart, SessionEvent
+from training.log.sessions_file import GangStart, SessionEvent, describe_ranks
 from training.log.summary import window_length
 from training.manifests import TrainedModel
 from training.records import Rollback
@@ -89,7 +89,7 @@ def training_part(
         starts=_starts_table(starts),
         num_unlisted_starts=max(0, len(starts) - _MAX_STARTS),
         rollbacks=_rollbacks_table(model.rollbacks),
-        layout=_layout(starts[-1]) if starts else "",
+        layout=describe_ranks(starts[-1]) if starts else "",
         settings=settings_rows(config),
     )
 
@@ -99,12 +99,15 @@ def _marks(starts: Sequence[GangStart], rollbacks: Sequence[Rollback]) -> list[M
 
     A roll-back is marked where it led back to: the steps after that are those that were taken instead.
     """
-    restarts = [Mark("restart", start.step, f"restart after step {start.step:,}: {_layout(start)}") for start in starts]
+    restarts = [
+        Mark("restart", start.step, f"restart after step {start.step:,}: {describe_ranks(start)}")
+        for start in starts[1:]
+    ]
     rolled = [
         Mark("rollback", rollback.to_step, f"roll-back from step {rollback.at_step:,} to {rollback.to_step:,}")
         for rollback in rollbacks
     ]
-    return restarts[1:] + rolled
+    return restarts + rolled
 
 
 def _loss_chart(
@@ -154,19 +157,10 @@ def _stream_losses(losses: Mapping[str, float], what: str) -> list[BarChart]:
     ]
 
 
-def _layout(start: GangStart) -> str:
-    """Return how many ranks there were, of which device, in which ZeRO stage, on which hosts."""
-    hosts = Counter(start.hosts or (start.host,))
-    where = ", ".join(host if count == 1 else f"{count} on {host}" for host, count in list(hosts.items())[:4])
-    more = f" and {len(hosts) - 4} hosts more" if len(hosts) > 4 else ""
-    ranks = f"{start.world_size:,} rank" + ("s" if start.world_size != 1 else "")
-    return f"{ranks} of {start.device}, ZeRO stage {start.zero_stage}: {where}{more}"
-
-
 def _starts_table(starts: Sequence[GangStart]) -> Table | None:
     if len(starts) < 2:
         return None
-    rows = [(_layout(start), f"{start.step:,}", f"{start.lost_steps:,}") for start in starts[:_MAX_STARTS]]
+    rows = [(describe_ranks(start), f"{start.step:,}", f"{start.lost_steps:,}") for start in starts[:_MAX_STARTS]]
     return Table("Starts of the ranks", ("Ranks", "After step", "Steps taken again"), rows)
 
 

@@ -5,6 +5,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 from cluster.host.programs import ProgramFailed, call_program
+from cluster.launch.code import PACKAGES as CODE_PACKAGES
 from cluster.launch.code import ROOT
 
 CODE = "CONCORD_CODE"
@@ -29,9 +30,10 @@ PACKAGES = (
 
 
 def code_version() -> str:
-    """Return the commit of the checkout this code runs from, `+changes` if it has uncommitted ones; else the version.
+    """Return the commit of the checkout this code runs from, `+changes` if the packages have uncommitted ones.
 
-    Code that was sent to a cluster has no checkout there: whoever sends it gives the commit in CONCORD_CODE.
+    Without a checkout it is the version. Code that was sent to a cluster has no checkout there: whoever sends it gives
+    the commit in CONCORD_CODE.
     """
     if sent := os.environ.get(CODE):
         return sent
@@ -39,7 +41,8 @@ def code_version() -> str:
         return _version("concord-train")
     try:
         commit = _git("rev-parse", "HEAD")
-        return f"{commit}+changes" if _git("status", "--porcelain") else commit
+        # Only the packages: recipes and data that lie in the checkout are no code.
+        return f"{commit}+changes" if _git("status", "--porcelain", "--", *CODE_PACKAGES) else commit
     except ProgramFailed:  # no git here, or not the user's checkout
         return _version("concord-train")
 

@@ -16,7 +16,7 @@ from data_prep.tokens.find_document import TokenRange, find_document
 from pipeline.store.artifact import load_artifact, read_record
 from training.data.position import count_samples_read
 from training.data.tokens_read import Reading, count_tokens_read, find_document_readings
-from training.records import CHECKPOINT_FILE, CheckpointRecord
+from training.records import CHECKPOINT_FILE, CHECKPOINTS, CheckpointRecord, list_checkpoints
 
 M = TypeVar("M", bound=Manifest)
 
@@ -77,18 +77,19 @@ class DocumentSeen:
 
 
 def find_checkpoint(path: Path) -> Checkpoint:
-    """Return the checkpoint at `path`, or the last one of the finished training at it. Raises UserError otherwise."""
+    """Return the checkpoint at `path`, or the newest of the training at it. Raises UserError otherwise."""
     directory = path.resolve()
-    if not directory.exists():
-        raise UserError(f"{path} does not exist (seen from {Path.cwd()}); see what `ls` shows beside it")
     if not (directory / CHECKPOINT_FILE).is_file():
         training = read_record(directory)
-        if training is None or training.stage != "train":
+        if training is not None and training.stage == "train":
+            directory = inside(directory, str(training.manifest["checkpoint"]))
+        elif training is None and (newest := _newest_checkpoint(directory)) is not None:
+            directory = newest
+        else:
             raise UserError(
-                f"{path} is neither a checkpoint, which holds {CHECKPOINT_FILE}, nor a finished training; name a "
+                f"{path} is neither a checkpoint, which holds {CHECKPOINT_FILE}, nor a training that has one; name a "
                 "directory such as store/train-0123456789ab/checkpoints/step-00000200"
             )
-        directory = inside(directory, str(training.manifest["checkpoint"]))
     try:
         return Checkpoint(directory, CheckpointRecord.model_validate_json((directory / CHECKPOINT_FILE).read_bytes()))
     except (OSError, ValidationError) as error:
@@ -97,6 +98,11 @@ def find_checkpoint(path: Path) -> Checkpoint:
             f"{directory / CHECKPOINT_FILE} is not a record that this version of Concord can read ({problem}); name "
             "another checkpoint of the training"
         ) from error
+
+
+def _newest_checkpoint(training: Path) -> Path | None:
+    found = list_checkpoints(training / CHECKPOINTS)
+    return next((path for path in found if (path / CHECKPOINT_FILE).is_file()), None)
 
 
 def streams_seen(checkpoint: Checkpoint) -> list[StreamSeen]:

@@ -8,6 +8,7 @@ import math
 import os
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from training.log.metrics_file import StepMetrics
 
 SESSIONS_FILE = "attempts.jsonl"
 """Name of the file. Its name and keys are older than the word session, and stay, so that old stores can be read."""
+
+_MAX_HOSTS = 8
+"""So many hosts are named in a description of ranks."""
 
 EndReason = Literal["finished", "stopped", "failed"]
 
@@ -167,6 +171,15 @@ def compute_goodput(events: Sequence[SessionEvent], metrics: Iterable[StepMetric
         num_restarts=max(0, len(starts) - 1),
         lost_steps=sum(start.lost_steps for start in starts),
     )
+
+
+def describe_ranks(start: GangStart) -> str:
+    """Return how many ranks there are, of which device, in which ZeRO stage, and how many on each of a few hosts."""
+    counts = Counter(start.hosts or (start.host,))
+    named = [host if count == 1 else f"{count} on {host}" for host, count in counts.items()][:_MAX_HOSTS]
+    more = f" and {len(counts) - _MAX_HOSTS:,} hosts more" if len(counts) > _MAX_HOSTS else ""
+    ranks = f"{start.world_size:,} rank" + ("s" if start.world_size != 1 else "")
+    return f"{ranks} of {start.device}, ZeRO stage {start.zero_stage}: {', '.join(named)}{more}"
 
 
 def step_seconds(step: StepMetrics) -> float:

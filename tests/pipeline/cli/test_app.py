@@ -186,7 +186,7 @@ def test_the_brackets_in_a_directory_name_are_printed(place, concord):
 def test_lineage_of_something_else_is_refused(place, concord):
     code, _, err = concord("lineage", str(place))
     assert code == 1
-    assert "is not a finished artifact" in err
+    assert "is no run, checkpoint or artifact" in err
 
 
 def test_a_directory_of_the_same_name_is_not_taken_for_a_recipe_or_an_artifact(place, concord):
@@ -194,7 +194,7 @@ def test_a_directory_of_the_same_name_is_not_taken_for_a_recipe_or_an_artifact(p
     for command in ("status", "lineage"):
         code, _, err = concord(command, "mine")
         assert code == 1
-        assert "has no run 'mine'" in err
+        assert "has no run and no artifact 'mine'" in err
 
 
 def test_lineage_of_an_artifact_is_shown_by_its_bare_name(place, concord, monkeypatch):

@@ -11,8 +11,10 @@ from cluster.launch.launcher import DriverStatus
 from cluster.leases.lease import store_lease
 from configs.base import UserError
 from configs.cluster import ClusterConfig
-from pipeline.cli.show_run import list_runs, show_run, show_run_lineage
-from pipeline.cli.status import show_status
+from pipeline.cli.show_lineage import show_lineage
+from pipeline.cli.show_run import list_runs, show_run
+from pipeline.cli.status import show_steps
+from pipeline.cli.subject import StepsSubject, find_subject
 from pipeline.runs.attempt import make_attempt
 from pipeline.runs.directory import RunDirectory, lease_name, now, open_run, run_ids
 from pipeline.runs.logs import read_logs
@@ -34,7 +36,7 @@ def page_of(directory: RunDirectory) -> str:
 
 def lineage_of(directory: RunDirectory) -> str:
     out = console()
-    show_run_lineage(directory, out)
+    show_lineage(find_subject(directory.id, store=directory.store), out)
     return out.export_text()
 
 
@@ -213,7 +215,9 @@ def test_what_is_only_in_the_store_is_done(place, far, monkeypatch):
     monkeypatch.chdir(place)
     out = console()
     (place / "far.yaml").write_text(RECIPE.replace("store: store", f"store: {far}"))
-    show_status(Path("far.yaml"), (), out)
+    recipe = find_subject("far.yaml", store="store")
+    assert isinstance(recipe, StepsSubject)
+    show_steps(recipe, out, as_json=False)
     assert "corpus  done: 30 documents" in out.export_text()
 
 

@@ -52,7 +52,7 @@ def test_a_running_training_is_described(tmp_path: Path) -> None:
         (tmp_path / f"checkpoints/step-{step:08d}").mkdir(parents=True)
         (tmp_path / f"checkpoints/step-{step:08d}/checkpoint.json").touch()
     (tmp_path / "checkpoints/.step-00000040.partial").mkdir()
-    assert dict(training_rows(tmp_path, CONFIG, running=True)) == {
+    assert dict(training_rows(tmp_path, CONFIG.num_steps, running=True)) == {
         "step": "40 of 100, 3 min 00 s left",
         "loss": "3.250 nats a token, 1.125 bits per byte",
         "learning rate": "0.0003",
@@ -68,14 +68,14 @@ def test_a_running_training_is_described(tmp_path: Path) -> None:
 
 def test_a_stopped_training_has_no_time_left_and_no_trouble_it_did_not_have(tmp_path: Path) -> None:
     train_on(tmp_path, num_steps=2)
-    rows = dict(training_rows(tmp_path, CONFIG, running=False))
+    rows = dict(training_rows(tmp_path, CONFIG.num_steps, running=False))
     assert rows["step"] == "2 of 100"
     assert rows["checkpoint"] == "none yet"
     assert "trouble" not in rows
 
 
 def test_nothing_is_said_before_the_first_step(tmp_path: Path) -> None:
-    assert training_rows(tmp_path / "missing", CONFIG, running=True) == []
+    assert training_rows(tmp_path / "missing", CONFIG.num_steps, running=True) == []
     assert step_state(planned(), tmp_path) == ("not begun", [])
 
 
@@ -98,8 +98,8 @@ def test_steps_that_are_about_to_be_taken_again_are_not_counted(tmp_path: Path) 
     (tmp_path / "checkpoints/step-00000030/checkpoint.json").touch()
     with (tmp_path / SESSIONS_FILE).open("a") as file:
         file.write(f"{session(500).model_dump_json()}\n")
-    assert dict(training_rows(tmp_path, CONFIG, running=True))["step"].startswith("30 of 100")
-    assert dict(training_rows(tmp_path, CONFIG, running=False))["step"] == "40 of 100"
+    assert dict(training_rows(tmp_path, CONFIG.num_steps, running=True))["step"].startswith("30 of 100")
+    assert dict(training_rows(tmp_path, CONFIG.num_steps, running=False))["step"] == "40 of 100"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ from rich.console import Console
 from cluster.launch.launcher import LAUNCHERS, DriverStatus
 from cluster.leases.lease import lease
 from configs.base import UserError
-from pipeline.cli.show_run import list_runs, show_run, show_run_lineage
+from pipeline.cli.show_lineage import show_lineage
+from pipeline.cli.show_run import list_runs, show_run
+from pipeline.cli.subject import find_subject
 from pipeline.runs.attempt import make_attempt
 from pipeline.runs.directory import RunDirectory, lease_name, open_run
 from pipeline.runs.logs import read_logs
@@ -239,7 +241,7 @@ def test_an_attempt_makes_what_was_submitted_and_not_what_the_file_says_now(plac
     assert (place / "store" / directory.starts()[0].artifacts["corpus"] / "record.json").exists()
     finish(directory)
     lineage = console()
-    show_run_lineage(directory, lineage)
+    show_lineage(find_subject(directory.id, store=directory.store), lineage)
     assert "step corpus" in lineage.export_text()
 
 

@@ -126,7 +126,7 @@ def concord(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 def test_the_table_has_every_stream_and_the_total(checkpoint: Path, concord: Concord, batches: Batches) -> None:
     record = checkpoint_of(batches)
-    code, out, err = concord("seen", "--checkpoint", checkpoint)
+    code, out, err = concord("seen", checkpoint)
     assert (code, err) == (0, "")
     head, *rows, last = out.splitlines()
     assert head.split() == ["source", "language", "tokens", "read", "share", "epochs"]
@@ -139,7 +139,7 @@ def test_json_has_the_same_and_epochs_of_a_stream_grow_with_what_is_read(
     checkpoint: Path, concord: Concord, batches: Batches
 ) -> None:
     record = checkpoint_of(batches)
-    found = json.loads(concord("seen", "--checkpoint", checkpoint, "--json")[1])
+    found = json.loads(concord("seen", checkpoint, "--json")[1])
     assert (found["step"], found["tokens_read"], found["samples_left_out"]) == (150, record.num_tokens, 24)
     there = {f"{stream.source}/{stream.language}": stream.num_tokens - 1 for stream in record.order.streams}
     for seen in found["streams"]:
@@ -151,10 +151,10 @@ def test_json_has_the_same_and_epochs_of_a_stream_grow_with_what_is_read(
 
 def test_a_finished_training_is_its_last_checkpoint(checkpoint: Path, concord: Concord) -> None:
     training = checkpoint.parents[1]
-    expected = concord("seen", "--checkpoint", checkpoint)
+    expected = concord("seen", checkpoint)
     config = {"init_from": {"path": "hub/model", "mode": "weights"}}
     commit(training, record_of("train", {"checkpoint": f"checkpoints/{checkpoint.name}"}, config=config))
-    code, out, _ = concord("seen", "--checkpoint", training)
+    code, out, _ = concord("seen", training)
     (training / "record.json").unlink()
     assert code == 0
     assert out == expected[1] + "it began with the weights of hub/model; what those had read is not counted\n"
@@ -180,7 +180,7 @@ def test_a_document_is_said_to_be_read_in_the_steps_that_read_it(
 ) -> None:
     position = checkpoint_of(batches).position
     for document in kept(made.corpus)[::8]:
-        code, out, _ = concord("seen", "--checkpoint", checkpoint, "--document", document.id, "--json")
+        code, out, _ = concord("seen", checkpoint, "--document", document.id, "--json")
         assert code == 0
         (found,) = json.loads(out)["found"]
         total, steps = steps_that_read(batches, made, document.id, position)
@@ -192,7 +192,7 @@ def test_a_document_is_said_to_be_read_in_the_steps_that_read_it(
 
 def test_a_document_is_answered_in_words(checkpoint: Path, concord: Concord, made: Made) -> None:
     document = kept(made.corpus)[0]
-    code, out, _ = concord("seen", "--checkpoint", checkpoint, "--document", document.id)
+    code, out, _ = concord("seen", checkpoint, "--document", document.id)
     assert code == 0
     first, second, head, *rows = out.splitlines()
     assert first.startswith(f"{document.id}: ") and first.endswith(f"of {document.source}/{document.language}")
@@ -204,7 +204,7 @@ def test_a_document_is_answered_in_words(checkpoint: Path, concord: Concord, mad
 def test_a_document_that_has_not_come_yet_is_not_read(made: Made, batches: Batches, concord: Concord) -> None:
     record = checkpoint_of(batches, step=0, num_tokens=0, position=Position())
     directory = put(made.corpus.dir.parent / "train-2", record)
-    code, out, _ = concord("seen", "--checkpoint", directory, "--document", kept(made.corpus)[0].id)
+    code, out, _ = concord("seen", directory, "--document", kept(made.corpus)[0].id)
     assert code == 0
     assert out.splitlines()[1:] == ["not read by train-2, step 0"]
 
@@ -212,9 +212,9 @@ def test_a_document_that_has_not_come_yet_is_not_read(made: Made, batches: Batch
 def test_steps_are_left_open_where_the_batch_has_changed(made: Made, batches: Batches, concord: Concord) -> None:
     directory = put(made.corpus.dir.parent / "train-3", checkpoint_of(batches, step=200))
     document = kept(made.corpus)[0].id
-    _, out, _ = concord("seen", "--checkpoint", directory, "--document", document)
+    _, out, _ = concord("seen", directory, "--document", document)
     assert "places in the order (steps are not known" in out
-    (found,) = json.loads(concord("seen", "--checkpoint", directory, "--document", document, "--json")[1])["found"]
+    (found,) = json.loads(concord("seen", directory, "--document", document, "--json")[1])["found"]
     assert all(epoch["steps"] is None and epoch["places"] for epoch in found["epochs"])
 
 
@@ -227,35 +227,35 @@ def one_sentence(result: tuple[int, str, str], says: str) -> None:
 
 def test_a_held_out_document_is_one_sentence(checkpoint: Path, concord: Concord, made: Made) -> None:
     document = held_out(made.corpus)[0].id
-    one_sentence(concord("seen", "--checkpoint", checkpoint, "--document", document), "it was held out for evaluation")
+    one_sentence(concord("seen", checkpoint, "--document", document), "it was held out for evaluation")
 
 
 def test_what_is_no_checkpoint_is_one_sentence(tmp_path: Path, concord: Concord, made: Made) -> None:
-    for path in (tmp_path, made.corpus.dir):
-        one_sentence(concord("seen", "--checkpoint", path), f"{path} is neither a checkpoint")
-    one_sentence(concord("seen", "--checkpoint", tmp_path / "nowhere"), "nowhere does not exist")
+    one_sentence(concord("seen", made.corpus.dir), f"{made.corpus.dir} is neither a checkpoint")
+    one_sentence(concord("seen", tmp_path), f"{tmp_path} is no run, checkpoint or artifact")
+    one_sentence(concord("seen", tmp_path / "nowhere"), "nowhere does not exist")
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"format": 1}', "[]", "\xff"])
 def test_a_damaged_record_is_one_sentence(tmp_path: Path, concord: Concord, text: str) -> None:
     (tmp_path / "checkpoint.json").write_text(text, encoding="latin-1")
-    one_sentence(concord("seen", "--checkpoint", tmp_path), "checkpoint.json is not a record that this version")
+    one_sentence(concord("seen", tmp_path), "checkpoint.json is not a record that this version")
 
 
 def test_an_order_that_does_not_give_the_tokens_counted_is_refused(tmp_path: Path, batches: Batches, concord: Concord):
     directory = put(tmp_path / "store" / "train-4", checkpoint_of(batches, num_tokens=7))
-    one_sentence(concord("seen", "--checkpoint", directory), "says that 7 tokens were read, but its order gives")
+    one_sentence(concord("seen", directory), "says that 7 tokens were read, but its order gives")
 
 
 def test_a_checkpoint_away_from_its_store_still_tells_its_tokens(tmp_path: Path, batches: Batches, concord: Concord):
     directory = put(tmp_path / "store" / "train-5", checkpoint_of(batches))
-    assert concord("seen", "--checkpoint", directory)[0] == 0
-    away = concord("seen", "--checkpoint", directory, "--document", "web/x")
+    assert concord("seen", directory)[0] == 0
+    away = concord("seen", directory, "--document", "web/x")
     one_sentence(away, f"{tmp_path / 'store' / 'tokenize-1'}, which the training read, is not there")
 
 
 def test_the_command_needs_no_heavy_library(checkpoint: Path) -> None:
-    arguments = ["concord", "seen", "--checkpoint", str(checkpoint)]
+    arguments = ["concord", "seen", str(checkpoint)]
     program = (
         f"import atexit, sys, pipeline.cli.app; sys.argv = {arguments}; atexit.register(lambda: print(*sys.modules))"
     )

@@ -1,0 +1,286 @@
+"""What `status`, `logs`, `seen` and `lineage` are asked about, in the one way in which all of them take it.
+
+RECIPE            a recipe's file, or a shipped recipe's name
+RECIPE:STEP       one of its steps
+RUN, RUN:STEP     a run's id in the store, or one of its steps
+ARTIFACT          an artifact's name in the store
+a path            of a run, an artifact, a checkpoint, or anything inside an artifact; also in a store behind a URL
+nothing           the run of the store that was started last
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.storage.objects import ObjectStore, is_url, open_store
+from configs.base import InfrastructureError, UserError
+from configs.cluster import StorageConfig
+from configs.load import SHIPPED
+from pipeline.graph.plan import PlannedStep
+from pipeline.prepare import prepare
+from pipeline.runs.directory import RUNS, RunDirectory, open_run, run_ids, store_of
+from pipeline.runs.state import outputs_of, steps_of
+from pipeline.store.artifact import BUILD_COUNT_FILE, RECORD, kept_record
+from pipeline.store.remote import UNFINISHED, local_path
+from training.records import CHECKPOINT_FILE
+
+
+@dataclass(frozen=True)
+class ArtifactSubject:
+    """An artifact, finished or not, in its store."""
+
+    store: str
+    home: Path
+    """Directory of the store, or the working copy of a store that is a URL."""
+
+    name: str
+    remote: ObjectStore | None = None
+    """The store, if it is a URL."""
+
+    checkpoint: Path | None = None
+    """The checkpoint that was named, if it was one."""
+
+    @property
+    def path(self) -> Path:
+        """The directory of the artifact on this machine."""
+        return self.home / self.name
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its record is there, on this machine or in the store."""
+        if (self.path / RECORD).is_file() or kept_record(self.home, self.name).is_file():
+            return True
+        return self.remote is not None and self.remote.size(f"{self.name}/{RECORD}") is not None
+
+
+@dataclass(frozen=True)
+class StepsSubject:
+    """A recipe or a run, and perhaps one of its steps."""
+
+    words: str
+    """What it is called in a sentence: `run smoke-1a2b3c4d`, `recipe smoke.yaml`."""
+
+    steps: Mapping[str, PlannedStep]
+    outputs: tuple[str, ...]
+    """Names of the steps whose artifacts are wanted."""
+
+    home: Path
+    store: str
+    remote: ObjectStore | None
+    run: RunDirectory | None
+    """None of a recipe."""
+
+    step: str | None
+
+    def artifact(self, name: str) -> ArtifactSubject:
+        """Return the artifact of a step."""
+        return ArtifactSubject(self.store, self.home, self.steps[name].artifact, self.remote)
+
+    def one_step(self, stage: str | None = None) -> str:
+        """Return the step that was named, or the only one of a stage. Raises UserError if that leaves a choice."""
+        fitting = [name for name, step in self.steps.items() if stage is None or step.stage == stage]
+        if self.step is not None:
+            return self.step
+        if len(fitting) == 1:
+            return fitting[0]
+        what = "steps" if stage is None else f"steps of stage {stage}"
+        choice = f"its {what} are {', '.join(fitting)}" if fitting else f"it has no {what}"
+        raise UserError(f"{self.words}: {choice}; name one step, as NAME:STEP")
+
+
+Subject = ArtifactSubject | StepsSubject
+
+
+def find_subject(
+    word: str | None, *, store: str, work_dir: str | None = None, overrides: Iterable[str] | None = None
+) -> Subject:
+    """Return what a word of the command line names; None is the run that was started last.
+
+    `store` is looked in for runs and artifacts that are given by name. Raises UserError if there is no such thing.
+    """
+    overrides = tuple(overrides or ())
+    name, step = _split(word) if word is not None else (None, None)
+    if name is not None and _is_recipe_file(name):
+        return _recipe_subject(name, step, overrides, work_dir)
+    if name is None:
+        found: Subject | None = _latest(store, work_dir)
+    elif "/" in name:
+        found = _at_path(name, step, work_dir)
+    else:
+        found = _named(name, step, store, work_dir)
+        if found is None and _holds_work(Path(name)):
+            found = _at_path(name, step, work_dir)
+        if found is None and (SHIPPED / "recipes" / f"{name}.yaml").exists():
+            return _recipe_subject(name, step, overrides, work_dir)
+    if overrides:
+        raise UserError("--set changes a recipe, and none is given; name the recipe, or leave --set out")
+    if found is None:
+        raise UserError(_unknown(str(word), store))
+    return found
+
+
+def find_artifact(subject: Subject, *, stage: str | None = None) -> ArtifactSubject:
+    """Return the one artifact that is meant: itself, or that of the named step, or of the only one of a stage."""
+    return subject if isinstance(subject, ArtifactSubject) else subject.artifact(subject.one_step(stage))
+
+
+def find_run(subject: Subject) -> RunDirectory:
+    """Return the run that is meant, or the one that was started last of those that make the artifact or the recipe."""
+    if isinstance(subject, StepsSubject) and subject.run is not None:
+        return subject.run
+    if isinstance(subject, ArtifactSubject):
+        store, wanted, words = subject.store, {subject.name}, subject.name
+    else:
+        named = [subject.step] if subject.step else list(subject.steps)
+        store, wanted, words = subject.store, {subject.steps[name].artifact for name in named}, subject.words
+    for run in reversed(_by_start(store)):
+        if wanted & set(_artifacts(run).values()):
+            return run
+    raise UserError(
+        f"no run that was submitted to the store {store} makes {words}; what `concord run` says goes to its terminal"
+    )
+
+
+def planned_step(subject: ArtifactSubject) -> PlannedStep | None:
+    """Return the step that makes an artifact, as the last run that has one planned it; None if no run has."""
+    for run in reversed(_by_start(subject.store)):
+        for step in steps_of(run):
+            if step.artifact == subject.name:
+                return step
+    return None
+
+
+def _split(word: str) -> tuple[str, str | None]:
+    """Split `NAME:STEP`. A path that exists is not split, nor is a URL."""
+    name, colon, step = word.rpartition(":")
+    if not colon or Path(word).exists() or step.startswith("//"):
+        return word, None
+    return name, step
+
+
+def _is_recipe_file(name: str) -> bool:
+    return Path(name).suffix in (".yaml", ".yml")
+
+
+def _recipe_subject(name: str, step: str | None, overrides: tuple[str, ...], work_dir: str | None) -> StepsSubject:
+    ready = prepare(Path(name), overrides, None if work_dir is None else StorageConfig(work_dir=work_dir))
+    return _checked(
+        StepsSubject(
+            words=f"recipe {name}",
+            steps=ready.plan.steps,
+            outputs=tuple(ready.plan.outputs),
+            home=ready.store,
+            store=store_of(ready.loaded.config.store),
+            remote=ready.remote.store if ready.remote else None,
+            run=None,
+            step=step,
+        )
+    )
+
+
+def _steps_of_run(run: RunDirectory, step: str | None) -> StepsSubject:
+    return _checked(
+        StepsSubject(
+            words=f"run {run.id}",
+            steps={planned.name: planned for planned in steps_of(run)},
+            outputs=tuple(outputs_of(run)),
+            home=run.home,
+            store=run.store,
+            remote=run.remote,
+            run=run,
+            step=step,
+        )
+    )
+
+
+def _checked(subject: StepsSubject) -> StepsSubject:
+    if subject.step is not None and subject.step not in subject.steps:
+        known = ", ".join(subject.steps) or "none yet"
+        raise UserError(f"{subject.words} has no step {subject.step!r} (it has: {known}); name one of these")
+    return subject
+
+
+def _named(name: str, step: str | None, store: str, work_dir: str | None) -> Subject | None:
+    """Return the run of this id, or the artifact of this name, in the store."""
+    if name in run_ids(store):
+        return _steps_of_run(open_run(store, name, work_dir=work_dir), step)
+    home = local_path(store_of(store), work_dir or StorageConfig().work_dir)
+    remote = open_store(store) if is_url(store) else None
+    return _existing(ArtifactSubject(store_of(store), home, name, remote)) if step is None else None
+
+
+def _at_path(text: str, step: str | None, work_dir: str | None) -> Subject | None:
+    """Return the run at a path or URL, or the artifact that it is, or is inside of."""
+    path = text.rstrip("/") if is_url(text) else str(Path(text).resolve())
+    parts = path.split("/")
+    if len(parts) > 2 and parts[-2] == RUNS and parts[-1] in run_ids("/".join(parts[:-2]) or "/"):
+        return _steps_of_run(open_run("/".join(parts[:-2]), parts[-1], work_dir=work_dir), step)
+    if step is not None:
+        return None
+    if is_url(text):
+        store, _, name = path.rpartition("/")
+        home = local_path(store, work_dir or StorageConfig().work_dir)
+        return _existing(ArtifactSubject(store, home, name, open_store(store)))
+    if not Path(path).exists():
+        raise UserError(f"{text} does not exist (seen from {Path.cwd()}); see what `ls` shows beside it")
+    if (Path(path) / CHECKPOINT_FILE).is_file():  # it may stand alone, copied from elsewhere
+        training = Path(path).parent.parent
+        return ArtifactSubject(str(training.parent), training.parent, training.name, checkpoint=Path(path))
+    for folder in (Path(path), *Path(path).parents):
+        if _holds_work(folder):
+            return ArtifactSubject(str(folder.parent), folder.parent, folder.name)
+    raise UserError(
+        f"{text} is no run, checkpoint or artifact, for neither it nor a directory above it holds a {RECORD}; "
+        "name one in a store, such as store/train-0123456789ab"
+    )
+
+
+def _holds_work(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (RECORD, BUILD_COUNT_FILE, CHECKPOINT_FILE))
+
+
+def _existing(artifact: ArtifactSubject) -> ArtifactSubject | None:
+    """Return the artifact if it is finished or begun."""
+    if (artifact.path / BUILD_COUNT_FILE).is_file() or artifact.is_finished:
+        return artifact
+    begun = f"{UNFINISHED}/{artifact.name}/{BUILD_COUNT_FILE}"
+    return artifact if artifact.remote is not None and artifact.remote.size(begun) is not None else None
+
+
+def _latest(store: str, work_dir: str | None) -> StepsSubject:
+    runs = _by_start(store)
+    if not runs:
+        raise UserError(
+            f"no run was submitted to the store {store}; name a recipe, an artifact or a path, or give another --store"
+        )
+    return _steps_of_run(open_run(store, runs[-1].id, work_dir=work_dir), None)
+
+
+def _by_start(store: str) -> list[RunDirectory]:
+    """Return the runs of a store by the time of their last start. A run that this version cannot read is left out."""
+    found = []
+    for run_id in run_ids(store):
+        try:
+            directory = open_run(store, run_id)
+            run, starts = directory.run(), directory.starts()
+        except InfrastructureError:
+            raise
+        except UserError:
+            continue
+        assert run is not None
+        found.append((starts[-1].time if starts else run.submitted, run_id, directory))
+    return [directory for _, _, directory in sorted(found, key=lambda item: item[:2])]
+
+
+def _artifacts(run: RunDirectory) -> dict[str, str]:
+    starts = run.starts()
+    return starts[-1].artifacts if starts else {}
+
+
+def _unknown(word: str, store: str) -> str:
+    known = run_ids(store)
+    runs = f"its runs are {', '.join(known[-5:])}" if known else "it has no runs"
+    return (
+        f"the store {store} has no run and no artifact {word!r} ({runs}), and there is no such recipe or path; give "
+        "RECIPE:STEP, a run's id, an artifact's name, or a path, perhaps with --store DIR"
+    )
