@@ -187,11 +187,11 @@ def _parts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the id and the name of each part that the page has."""
     parts = [
         ("model", "Load the model", values["export"] is not None),
-        ("lineage", "Lineage", True),
-        ("data", "Data", values["data"] is not None),
         ("training", "Training", True),
         ("bits", "Bits per byte", values["bits"] is not None),
         ("choice", "Multiple choice", values["bits"] is not None),
+        ("data", "Data", values["data"] is not None),
+        ("lineage", "Lineage", True),
         ("time", "Time", True),
         ("environment", "Environment", True),
         ("recipe", "Recipe", True),

@@ -226,12 +226,12 @@ def test_report_holds_no_secret_and_is_else_as_it_was_drawn(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("slots", "parts"),
     [
-        ((), "lineage training time environment recipe check"),
-        (("export",), "model lineage training time environment recipe check"),
-        (("corpus",), "lineage data training time environment recipe check"),
-        (("tokens",), "lineage training time environment recipe check"),
-        (("corpus", "tokens"), "lineage data training time environment recipe check"),
-        (("scores",), "lineage training bits choice time environment recipe check"),
+        ((), "training lineage time environment recipe check"),
+        (("export",), "model training lineage time environment recipe check"),
+        (("corpus",), "training data lineage time environment recipe check"),
+        (("tokens",), "training lineage time environment recipe check"),
+        (("corpus", "tokens"), "training data lineage time environment recipe check"),
+        (("scores",), "training bits choice lineage time environment recipe check"),
     ],
 )
 def test_report_has_the_parts_of_the_inputs_it_was_given(tmp_path: Path, slots: tuple[str, ...], parts: str):
