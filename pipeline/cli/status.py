@@ -49,9 +49,9 @@ def show_steps(subject: StepsSubject, out: Console, *, as_json: bool) -> None:
 
 
 def show_artifact(artifact: ArtifactSubject, out: Console, *, as_json: bool) -> None:
-    """Print how far an artifact is, as the last run that makes it planned it, or else by what its directory holds."""
-    if (step := planned_step(artifact)) is None:
-        step = _guess_step(artifact)
+    """Print how far an artifact is: by its record, as the last run that makes it planned it, or by its files alone."""
+    planned = None if (artifact.path / RECORD).is_file() else planned_step(artifact)
+    step = planned or _guess_step(artifact)
     if as_json:
         print(json.dumps({"steps": steps_as_json([step], artifact.home, artifact.remote)}))
         return

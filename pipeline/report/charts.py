@@ -82,6 +82,10 @@ class LineChart:
     y_ticks: tuple[Label, ...] = ()
     references: tuple[Label, ...] = ()
     marks: tuple[PlacedMark, ...] = ()
+    num_restarts: int = 0
+    num_rollbacks: int = 0
+    """How many there were; marks that would stand on each other are drawn as one."""
+
     clipped: tuple[Label, ...] = ()
     """Where the line runs above the scale, and how high: one for each run of such points."""
 
@@ -170,7 +174,9 @@ def line_chart(
         x_ticks=tuple(Label(text, across(x)) for text, x in zip(format_ticks(x_values), x_values, strict=True)),
         y_ticks=tuple(Label(text, down(y)) for text, y in zip(labels, y_values, strict=True)),
         references=_place_references(references, [down(reference.value) for reference in references]),
-        marks=tuple(PlacedMark(mark.kind, across(mark.x), mark.text) for mark in marks),
+        marks=_place_marks([PlacedMark(mark.kind, across(mark.x), mark.text) for mark in marks]),
+        num_restarts=sum(mark.kind == "restart" for mark in marks),
+        num_rollbacks=sum(mark.kind == "rollback" for mark in marks),
         clipped=tuple(Label(_point(x, y), across(x)) for x, y in _runs_above(finite, y_values[-1])),
         num_clipped=sum(y > y_values[-1] for _, y in finite),
         highest=_point(*max(finite, key=lambda point: point[1])),
@@ -294,6 +300,11 @@ def _runs_above(points: Sequence[tuple[float, float]], limit: float) -> list[tup
             else:
                 runs.append([point])
     return [max(run, key=lambda point: point[1]) for run in runs]
+
+
+def _place_marks(marks: Sequence[PlacedMark]) -> tuple[PlacedMark, ...]:
+    """Keep one mark of a kind in each four-hundredth of the width, so that a page of many restarts stays small."""
+    return tuple({(mark.kind, round(4 * mark.at)): mark for mark in marks}.values())
 
 
 def _place_references(references: Sequence[Reference], tops: Sequence[float]) -> tuple[Label, ...]:

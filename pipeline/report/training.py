@@ -1,8 +1,9 @@
 """The part of the page about training: the loss over the steps and by stream, speed, and what went wrong."""
 
 import math
+from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import JsonValue
@@ -21,13 +22,13 @@ _MAX_STARTS = 50
 
 @dataclass
 class Series:
-    """The numbers of all steps that are drawn, without those of each language: a long training has a million lines."""
+    """The numbers of all steps that are drawn, without those of each language: a long training has a million steps."""
 
-    steps: list[int] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    learning_rates: list[float] = field(default_factory=list)
-    speeds: list[float] = field(default_factory=list)
-    gradient_norms: list[float] = field(default_factory=list)
+    steps: MutableSequence[float] = field(default_factory=lambda: array("d"))
+    losses: MutableSequence[float] = field(default_factory=lambda: array("d"))
+    learning_rates: MutableSequence[float] = field(default_factory=lambda: array("d"))
+    speeds: MutableSequence[float] = field(default_factory=lambda: array("d"))
+    gradient_norms: MutableSequence[float] = field(default_factory=lambda: array("d"))
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """By part of a step, summed over the steps."""
 

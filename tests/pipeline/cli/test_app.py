@@ -94,6 +94,7 @@ def test_a_run_makes_and_a_second_one_reuses(place, concord):
     assert "reused" not in out
     (record,) = place.glob(f"store/clean-*/{RECORD}")
     assert json.loads(record.read_text())["placement"]["num_ranks"] == 1
+    assert out.splitlines()[-1] == f"corpus  store/{record.parent.name}"
     before = record.stat().st_mtime_ns
     code, out, _ = concord("run", "toy.yaml", "--cluster", "inline")
     assert code == 0

@@ -122,6 +122,12 @@ def test_marks_stand_where_it_happened_and_say_what():
     assert [part.findtext("title") for part in found] == ["restart after step 50", "<roll-back>"]
 
 
+def test_many_restarts_are_counted_and_drawn_in_few_marks():
+    marks = [Mark("restart", i, "") for i in range(10_000)]
+    chart = line_chart([(0, 1.0), (10_000, 2.0)], **NAMES, marks=marks)
+    assert chart.num_restarts == 10_000 and len(chart.marks) <= 401
+
+
 def test_a_mark_before_the_first_step_is_at_the_edge():
     assert line_chart([(10, 1.0), (20, 2.0)], **NAMES, marks=[Mark("restart", 0, "")]).marks[0].at == 0
 
