@@ -55,3 +55,33 @@ def test_a_launcher_whose_tools_are_not_here_fails(tmp_path, monkeypatch):
     found = findings(monkeypatch, tmp_path, {}, kind="slurm")
     assert found["launcher slurm"].level == "FAIL"
     assert found["launcher slurm"].fix
+
+
+KUBECTL = """case "$1" in
+  version) echo '{}' ;;
+  api-resources) echo rayjobs.ray.io ;;
+  auth) echo yes ;;
+esac"""
+VOLUMES = [{"claim": "c", "mount_path": "/store"}]
+
+
+@pytest.mark.parametrize(
+    ("changed", "level", "words"),
+    [
+        (("", ""), "OK", "RayJobs can be made in mine"),
+        (("echo yes", "echo no; exit 1"), "FAIL", "no right to make RayJobs in mine"),
+        (("echo yes", "echo 'error: the server was unable' >&2; exit 1"), "FAIL", "the server was unable"),
+    ],
+)
+def test_a_right_to_make_rayjobs_is_asked_for_in_the_namespace(tmp_path, monkeypatch, changed, level, words):
+    programs = {"kubectl": KUBECTL.replace(*changed) if changed[0] else KUBECTL}
+    settings = {"kind": "kubernetes", "image": "i", "namespace": "mine", "volumes": VOLUMES}
+    found = findings(monkeypatch, tmp_path, programs, **settings)
+    assert (found["kubectl"].level, found["KubeRay"].level) == (level, "OK")
+    assert words in found["kubectl"].seen
+
+
+def test_a_kubernetes_without_kuberay_is_told(tmp_path, monkeypatch):
+    programs = {"kubectl": KUBECTL.replace("echo rayjobs.ray.io", "echo rayclusters.ray.io")}
+    (finding,) = findings(monkeypatch, tmp_path, programs, kind="kubernetes", image="i", volumes=VOLUMES).values()
+    assert finding.level == "FAIL" and "install the KubeRay operator" in f"{finding.seen} {finding.fix}"
