@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("page", type=Path, help="report.html")
     parser.add_argument("picture", type=Path, help="the PNG to write")
     parser.add_argument("--width", type=int, default=1200, help="of the window, in pixels")
-    parser.add_argument("--height", type=int, default=1160, help="of the window, in pixels")
+    parser.add_argument("--height", type=int, default=1330, help="of the window, in pixels")
     parser.add_argument("--dark", action="store_true", help="as on a dark screen")
     given = parser.parse_args()
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
