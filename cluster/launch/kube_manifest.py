@@ -68,17 +68,18 @@ def rayjob(config: KubernetesLauncher, submission: Submission) -> str:
     for path, value in kept.items():
         if _at(manifest, path) != value:
             raise ConfigError(
-                f"launcher.rayjob.{'.'.join(path)} cannot be given: Concord finds the run by it; leave it out"
+                f"launcher.rayjob would change {'.'.join(path)}, by which Concord starts and finds it; leave it out"
             )
     return dump_yaml(manifest)
 
 
 def merge(base: Any, over: Any, where: str) -> Any:
-    """Return `base` with `over` merged in, as Kubernetes' strategic merge patch does it; `base` stays as it is.
+    """Return `base` with `over` merged in, in the manner of Kubernetes' strategic merge patch; `base` stays as it is.
 
     Mappings are merged key by key, and a null takes a key out. Items of a list are merged with the item of the same
-    name (or mountPath and so on, see _MERGE_KEYS); others are put at its end. Anything else is replaced. `where` is the
-    place of `over` in the cluster file. Raises ConfigError if a mapping meets a list.
+    name (or mountPath and so on, see _MERGE_KEYS); others are put at its end, so that nothing of ours is lost. What is
+    neither is replaced. `where` is the place of `over` in the cluster file. Raises ConfigError if a mapping meets a
+    list, or either of them a single value.
     """
     if isinstance(base, dict) and isinstance(over, dict):
         merged = dict(base)
@@ -101,7 +102,8 @@ def _merge_lists(base: list[Any], over: list[Any], where: str) -> list[Any]:
     merged = list(base)
     for item in over:
         name = item.get(key) if isinstance(item, dict) else None
-        place = next((i for i, own in enumerate(merged) if name is not None and own.get(key) == name), None)
+        same = (i for i, own in enumerate(merged) if isinstance(own, dict) and own.get(key) == name)
+        place = None if name is None else next(same, None)
         if place is None:
             merged.append(item)
         else:
@@ -117,12 +119,9 @@ def _for_pod(pod: Mapping[str, Any], own: str) -> dict[str, Any]:
     spec = dict(pod.get("spec", {}))
     if isinstance(containers := spec.get("containers"), list):
         named = [{"name": own} | item if isinstance(item, dict) else item for item in containers]
-        spec["containers"] = [item for item in named if not isinstance(item, dict) or item["name"] not in _others(own)]
+        other = WORKER if own == HEAD else HEAD
+        spec["containers"] = [item for item in named if not isinstance(item, dict) or item["name"] != other]
     return {**pod, "spec": spec} if spec else dict(pod)
-
-
-def _others(own: str) -> set[str]:
-    return {HEAD, WORKER} - {own}
 
 
 def _fill_template(config: KubernetesLauncher, submission: Submission) -> str:

@@ -22,10 +22,11 @@ TEMPLATES = Path(__file__).parent / "templates"
 def render_page(templates: str | None, values: Mapping[str, Any]) -> str:
     """Return the page. Raises UserError, with file and line, if a template of the user's own fails."""
     try:
-        environment = make_environment(_folders(templates))
-        assert environment.loader is not None
-        style, _, _ = environment.loader.get_source(environment, STYLE)  # it is no template: CSS may hold `{#`
-        return environment.get_template(PAGE).render(values, style=Markup(style))
+        folders = _folders(templates)
+        style = next(folder / STYLE for folder in folders if (folder / STYLE).is_file())
+        # It is put in as it is: to a template engine, CSS may hold a comment that begins with `{#`.
+        sheet = Markup(style.read_text(encoding="utf-8"))
+        return make_environment(folders).get_template(PAGE).render(values, style=sheet)
     except Exception as error:
         if templates is None:
             raise
@@ -33,13 +34,13 @@ def render_page(templates: str | None, values: Mapping[str, Any]) -> str:
 
 
 def check_templates(templates: str | None) -> None:
-    """Raise UserError if the directory is not there, holds no file that the page uses, or one that does not parse."""
+    """Raise UserError if the directory holds no file that the page uses, or one that does not parse."""
     if templates is None:
         return
-    known = sorted(path.name for path in TEMPLATES.iterdir())
-    files = list_templates(templates)
+    files = _replaced(Path(templates))
     if not files:
-        raise UserError(f"{templates} holds no file of a page ({', '.join(known)}); copy one there, and edit it")
+        known = ", ".join(sorted(path.name for path in TEMPLATES.iterdir()))
+        raise UserError(f"{templates} holds no file of a page ({known}); copy one there, and edit it")
     environment = make_environment(_folders(templates))
     for name in files:
         if name == STYLE:
@@ -50,14 +51,15 @@ def check_templates(templates: str | None) -> None:
             raise UserError(f"{_place(error, Path(templates, name))}: {_problem(error)}; mend the template") from error
 
 
-def list_templates(templates: str) -> list[str]:
-    """Return the names of the files in a user's directory that take the place of shipped ones, sorted.
+def list_files(templates: str) -> list[Path]:
+    """Return every file of a user's directory of templates, as one may include another; none if no page uses it.
 
     Raises UserError if there is no such directory.
     """
-    if not Path(templates).is_dir():
+    directory = Path(templates)
+    if not directory.is_dir():
         raise UserError(f"there is no directory {templates} (seen from {Path.cwd()}); name one that holds templates")
-    return sorted(path.name for path in TEMPLATES.iterdir() if Path(templates, path.name).is_file())
+    return sorted(path for path in directory.rglob("*") if path.is_file()) if _replaced(directory) else []
 
 
 def make_environment(folders: Sequence[Path]) -> jinja2.Environment:
@@ -77,6 +79,11 @@ def make_environment(folders: Sequence[Path]) -> jinja2.Environment:
         "pct": "{:.3f}%".format,
     }
     return environment
+
+
+def _replaced(directory: Path) -> list[str]:
+    """Return the names of the shipped files whose place is taken by one in the directory."""
+    return sorted(path.name for path in TEMPLATES.iterdir() if (directory / path.name).is_file())
 
 
 def _folders(templates: str | None) -> list[Path]:

@@ -14,7 +14,7 @@ from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
 from data_prep.sources.document import Digest
 from eval.manifests import Scores
 from pipeline.report.data import data_part
-from pipeline.report.page import check_templates, list_templates, render_page
+from pipeline.report.page import check_templates, list_files, render_page
 from pipeline.report.provenance import (
     checksum_lines,
     environment_part,
@@ -62,7 +62,8 @@ def observe_templates(config: ReportConfig, digest: Digest) -> JsonValue:
     """Return the digests of the user's own templates, by name; None for the shipped ones, which the version covers."""
     if config.templates is None:
         return None
-    return {name: digest(Path(config.templates, name)) for name in list_templates(config.templates)}
+    files = list_files(config.templates)
+    return {str(file.relative_to(config.templates)): digest(file) for file in files}
 
 
 def check_report(config: ReportConfig) -> None:

@@ -261,14 +261,21 @@ def test_a_null_takes_away_and_the_rest_of_the_rayjob_can_be_set(shipped):
             {"pod": {"spec": {"terminationGracePeriodSeconds": [1]}}},
             "terminationGracePeriodSeconds must be a single value",
         ),
-        ({"rayjob": {"metadata": {"name": "mine"}}}, r"launcher\.rayjob\.metadata\.name cannot be given"),
-        ({"rayjob": {"metadata": {"namespace": "mine"}}}, r"launcher\.rayjob\.metadata\.namespace cannot be given"),
-        ({"rayjob": {"spec": None}}, r"launcher\.rayjob\.spec\.entrypoint cannot be given"),
+        ({"rayjob": {"metadata": {"name": "mine"}}}, "launcher.rayjob would change metadata.name"),
+        ({"rayjob": {"metadata": {"namespace": "mine"}}}, "launcher.rayjob would change metadata.namespace"),
+        ({"rayjob": {"spec": None}}, "launcher.rayjob would change spec.entrypoint"),
     ],
 )
 def test_settings_that_do_not_fit_a_rayjob_are_refused(shipped, changes, says):
     with pytest.raises(ConfigError, match=says):
         overlaid(shipped, **changes)
+
+
+def test_what_only_kubernetes_can_judge_is_left_to_it(shipped):
+    containers = ["x", {"name": ["y"]}, {"name": None}, 7]
+    for template in pods(overlaid(shipped, pod={"spec": {"containers": containers, "volumes": ["z", {"name": "n"}]}})):
+        assert template["spec"]["containers"][1:] == containers
+        assert template["spec"]["volumes"][-2:] == ["z", {"name": "n"}]
 
 
 def test_a_setting_of_the_pod_in_the_wrong_place_is_named_with_its_line(tmp_path):

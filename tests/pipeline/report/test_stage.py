@@ -314,11 +314,13 @@ def test_the_users_own_templates_are_part_of_what_is_made(tmp_path: Path):
     assert observe_templates(ReportConfig(), sha256_of) is None
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "style.css").write_text("a {}")
-    (tmp_path / "own" / "notes.txt").write_text("no part of the page")
+    (tmp_path / "own" / "parts").mkdir()
+    (tmp_path / "own" / "parts" / "foot.html").write_text("included by a page")
     before = observe_templates(config, sha256_of)
-    assert list(before) == ["style.css"]  # type: ignore[call-overload]
-    (tmp_path / "own" / "style.css").write_text("b {}")
-    assert observe_templates(config, sha256_of) != before
+    assert list(before) == ["parts/foot.html", "style.css"]  # type: ignore[call-overload]
+    for name in ("style.css", "parts/foot.html"):
+        (tmp_path / "own" / name).write_text("b {}")
+        assert before != (before := observe_templates(config, sha256_of))
 
 
 @pytest.mark.parametrize(
