@@ -125,16 +125,16 @@ def find_artifact(subject: Subject, *, stage: str | None = None) -> ArtifactSubj
 
 
 def find_run(subject: Subject) -> RunDirectory:
-    """Return the run that is meant, or the one that was started last of those that make the artifact or the recipe."""
+    """Return the run that is meant, or the last started of those that make the artifact, or all the recipe wants."""
     if isinstance(subject, StepsSubject) and subject.run is not None:
         return subject.run
     if isinstance(subject, ArtifactSubject):
         store, wanted, words = subject.store, {subject.name}, subject.name
     else:
-        named = [subject.step] if subject.step else list(subject.steps)
+        named = [subject.step] if subject.step else list(subject.outputs)
         store, wanted, words = subject.store, {subject.steps[name].artifact for name in named}, subject.words
     for run in reversed(_by_start(store)):
-        if wanted & set(_artifacts(run).values()):
+        if wanted <= set(_artifacts(run).values()):
             return run
     raise UserError(
         f"no run that was submitted to the store {store} makes {words}; what `concord run` says goes to its terminal"
@@ -142,11 +142,13 @@ def find_run(subject: Subject) -> RunDirectory:
 
 
 def planned_step(subject: ArtifactSubject) -> PlannedStep | None:
-    """Return the step that makes an artifact, as the last run that has one planned it; None if no run has."""
+    """Return the step that makes an artifact, as the last run that has one planned it; None if no run has.
+
+    Raises UserError if this version cannot read the run's recipe.
+    """
     for run in reversed(_by_start(subject.store)):
-        for step in steps_of(run):
-            if step.artifact == subject.name:
-                return step
+        if subject.name in _artifacts(run).values():
+            return next(step for step in steps_of(run) if step.artifact == subject.name)
     return None
 
 

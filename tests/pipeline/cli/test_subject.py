@@ -105,6 +105,13 @@ def test_the_last_run_is_the_one_started_last(place: Path, run: RunDirectory) ->
     assert find_run(find_subject(None, store="store")).id == "mine"
 
 
+def test_the_run_of_a_recipe_makes_all_that_the_recipe_wants(place: Path, run: RunDirectory) -> None:
+    assert find_run(find_subject("toy.yaml", store="store")).id == "mine"
+    changed = find_subject("toy.yaml", store="store", overrides=["steps.corpus.config.min_characters=4"])
+    with pytest.raises(UserError, match=r"no run that was submitted to the store .*/store makes recipe toy\.yaml"):
+        find_run(changed)
+
+
 def test_a_run_goes_before_a_shipped_recipe_of_its_name(place: Path) -> None:
     found = find_subject("smoke:model", store="store")
     assert isinstance(found, StepsSubject) and found.run is None
