@@ -16,7 +16,10 @@ _CHARACTER_PIXELS = 6.9
 
 _MAX_LABEL_CHARACTERS = 16
 _MAX_POINTS = 1200
-_MIN_POINTS_TO_CLIP = 20
+_MIN_POINTS_TO_CLIP = 10
+_MAX_VALUE = 1e100
+"""Larger values are left out: the width of a scale that held them would be infinite."""
+
 _ROW_PIXELS = 21
 _HEAD_PIXELS = 24
 
@@ -126,7 +129,7 @@ class BarChart:
     right: int
     text_right: float
     note_right: float
-    top: int = _HEAD_PIXELS
+    top: int
     bottom: int = 2
 
 
@@ -141,12 +144,12 @@ def line_chart(
     from_zero: bool = False,
     height: int = 220,
 ) -> LineChart:
-    """Lay out a line through points in order of x, with horizontal reference lines. Points not finite are left out.
+    """Lay out a line through points in order of x, with horizontal reference lines.
 
-    A few points far above all others do not rule the scale: the line is cut there (see `scale_limit`). Of more than
-    1,200 points the means of neighbours are drawn.
+    Points that are not finite, or beyond 1e100, are left out. A few points far above all others do not rule the scale:
+    the line is cut there (see `scale_limit`). Of more than 1,200 points the means of neighbours are drawn.
     """
-    finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    finite = [(x, y) for x, y in points if abs(x) < _MAX_VALUE and abs(y) < _MAX_VALUE]  # neither NaN nor infinite
     if not finite:
         return LineChart(title, x_label, y_label, height=20, left=0, right=0, top=0, bottom=0)
     ys = [y for _, y in finite] + [reference.value for reference in references]
@@ -187,15 +190,18 @@ def line_chart(
 def scale_limit(values: Sequence[float], references: Sequence[float] = ()) -> float:
     """Return the largest value that a scale has to hold: the maximum, unless a few spikes would rule it.
 
-    If the maximum is farther above the 98th percentile than that is above the minimum, which would leave all other
-    points in the lower half, the limit is the 98th percentile. References are always held; fewer than 20 points are
-    not cut.
+    Up to a twentieth of the values, at least one, are spikes if the smallest of them is so far above the next that
+    without them all others take less than half of the range. References are always held; fewer than ten values have no
+    spikes.
     """
     ordered = sorted(values)
     high = ordered[-1]
     if len(ordered) >= _MIN_POINTS_TO_CLIP:
-        low, most = ordered[0], ordered[math.ceil(0.98 * len(ordered)) - 1]
-        high = most if high > most + (most - low) else high
+        for num_spikes in range(max(1, len(ordered) // 20), 0, -1):
+            most, spike = ordered[-num_spikes - 1], ordered[-num_spikes]
+            if spike - ordered[0] > 2 * (most - ordered[0]):
+                high = most
+                break
     return max(high, *references) if references else high
 
 
@@ -238,6 +244,7 @@ def bar_chart(
         right=note_right,
         text_right=text_right,
         note_right=note_right,
+        top=_HEAD_PIXELS if reference or any(heads) else 4,
     )
 
 
@@ -279,7 +286,7 @@ def padded(low: float, high: float) -> tuple[float, float]:
 
 def significant(value: float) -> str:
     """Write a number with three significant digits, or with all digits before the point."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
 
 
 def _point(x: float, y: float) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from data_prep.manifests import CleanCorpus, CorpusCount, TokenizedCorpus
 from pipeline.report.tables import NOTHING, Table
+from training.manifests import counted
 
 _MAX_UNREADABLE = 100
 
@@ -38,7 +39,7 @@ def data_part(corpus: CleanCorpus, tokens: TokenizedCorpus | None) -> DataPart:
     by_source = _sum_tokens(tokens, lambda source, language: source) if tokens else None
     by_language = _sum_tokens(tokens, lambda source, language: language) if tokens else None
     listed = [(record.where, record.reason) for record in corpus.unreadable[:_MAX_UNREADABLE]]
-    caption = f"{len(corpus.unreadable):,} records that gave no document"
+    caption = f"{counted(len(corpus.unreadable), 'record')} that gave no document"
     return DataPart(
         corpus=corpus,
         tokens=tokens,

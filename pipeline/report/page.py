@@ -8,6 +8,7 @@ import jinja2
 from markupsafe import Markup
 
 from cluster.host.redact import redact
+from cluster.storage.errors import error_class
 from configs.base import UserError
 from configs.text import one_line
 from pipeline.report.results import share
@@ -21,45 +22,57 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def render_page(templates: str | None, values: Mapping[str, Any]) -> str:
     """Return the page. Raises UserError, with file and line, if a template of the user's own fails."""
+    folders = _folders(templates)
     try:
-        folders = _folders(templates)
-        style = next(folder / STYLE for folder in folders if (folder / STYLE).is_file())
-        # It is put in as it is: to a template engine, CSS may hold a comment that begins with `{#`.
-        sheet = Markup(style.read_text(encoding="utf-8"))
-        return make_environment(folders).get_template(PAGE).render(values, style=sheet)
+        page = make_environment(folders).get_template(PAGE).render(values, style=_read_style(folders))
+    except (UserError, MemoryError):  # such as a signal that ends the run: no fault of a template
+        raise
     except Exception as error:
         if templates is None:
             raise
-        raise UserError(f"{_place(error, Path(templates))}: {_problem(error)}; mend the template") from error
+        raise _explain(error, templates, PAGE) from error
+    if not page.strip():
+        raise UserError(f"{templates}/{PAGE} gives an empty page; mend the template")
+    return page
 
 
 def check_templates(templates: str | None) -> None:
     """Raise UserError if the directory holds no file that the page uses, or one that does not parse."""
     if templates is None:
         return
-    files = _replaced(Path(templates))
+    files = list_files(templates)
     if not files:
         known = ", ".join(sorted(path.name for path in TEMPLATES.iterdir()))
         raise UserError(f"{templates} holds no file of a page ({known}); copy one there, and edit it")
-    environment = make_environment(_folders(templates))
-    for name in files:
-        if name == STYLE:
-            continue
+    folders = _folders(templates)
+    for file in files:
+        name = str(file.relative_to(templates))
         try:
-            environment.get_template(name)
-        except (jinja2.TemplateError, UnicodeDecodeError) as error:
-            raise UserError(f"{_place(error, Path(templates, name))}: {_problem(error)}; mend the template") from error
+            if name == STYLE:
+                _read_style(folders)
+            elif file.suffix == ".j2":
+                make_environment(folders).get_template(name)
+        except (jinja2.TemplateError, UnicodeDecodeError, OSError) as error:
+            raise _explain(error, templates, name) from error
 
 
 def list_files(templates: str) -> list[Path]:
     """Return every file of a user's directory of templates, as one may include another; none if no page uses it.
 
-    Raises UserError if there is no such directory.
+    Raises UserError if there is no such directory, or it cannot be read.
     """
     directory = Path(templates)
     if not directory.is_dir():
         raise UserError(f"there is no directory {templates} (seen from {Path.cwd()}); name one that holds templates")
-    return sorted(path for path in directory.rglob("*") if path.is_file()) if _replaced(directory) else []
+    try:
+        names = {path.name for path in directory.iterdir()}
+        used = names & {path.name for path in TEMPLATES.iterdir()}
+        files = sorted(path for path in directory.rglob("*") if path.is_file()) if used else []
+        for file in files:
+            file.open("rb").close()
+    except OSError as error:
+        raise _explain(error, templates, "") from error
+    return files
 
 
 def make_environment(folders: Sequence[Path]) -> jinja2.Environment:
@@ -81,9 +94,10 @@ def make_environment(folders: Sequence[Path]) -> jinja2.Environment:
     return environment
 
 
-def _replaced(directory: Path) -> list[str]:
-    """Return the names of the shipped files whose place is taken by one in the directory."""
-    return sorted(path.name for path in TEMPLATES.iterdir() if (directory / path.name).is_file())
+def _read_style(folders: Sequence[Path]) -> Markup:
+    """Return the style sheet as it is: to a template engine, CSS may hold a comment that begins with `{#`."""
+    sheet = next(folder / STYLE for folder in folders if (folder / STYLE).is_file())
+    return Markup(sheet.read_text(encoding="utf-8"))
 
 
 def _folders(templates: str | None) -> list[Path]:
@@ -95,19 +109,27 @@ def _without_secrets(value: object) -> object:
     return redact(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _place(error: BaseException, fallback: Path) -> str:
-    """Return the file and line of a template that an error comes from."""
+def _explain(error: Exception, templates: str, name: str) -> UserError:
+    """Return the sentence for what went wrong with a user's own templates; `name` is the file, if nothing tells it."""
+    if isinstance(error, OSError) and not isinstance(error, jinja2.TemplateError):  # TemplateNotFound is both
+        place = error.filename or Path(templates, name)
+        return error_class(error)(f"{place} cannot be read ({error.strerror or error}); mend that, or take it out")
+    problem = one_line(error)
+    if isinstance(error, UnicodeDecodeError):
+        problem = f"it is not UTF-8 ({problem})"
+    elif not isinstance(error, jinja2.TemplateError):
+        problem = f"{type(error).__name__}: {problem}"
+    return UserError(f"{_place(error, templates, name)}: {problem}; mend the templates in {templates}")
+
+
+def _place(error: Exception, templates: str, name: str) -> str:
+    """Return the file and line of a template that an error comes from: of the innermost one that was being drawn."""
     if isinstance(error, jinja2.TemplateSyntaxError):
-        return f"{error.filename or fallback}:{error.lineno}"
-    names, place, trace = {path.name for path in TEMPLATES.iterdir()}, str(fallback), error.__traceback__
+        return f"{error.filename or Path(templates, name)}:{error.lineno}"
+    place, trace = str(Path(templates, name)), error.__traceback__
     while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if Path(file).name in names:
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if any(file.is_relative_to(folder) for folder in _folders(templates)):
             place = f"{file}:{trace.tb_lineno}"
         trace = trace.tb_next
     return place
-
-
-def _problem(error: BaseException) -> str:
-    words = one_line(error)
-    return words if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {words}"

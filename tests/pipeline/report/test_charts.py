@@ -55,7 +55,7 @@ def test_line_chart_draws_larger_values_higher_and_later_steps_further_right():
 def test_line_chart_places_a_reference_on_the_scale_of_the_line():
     chart = line_chart([(1, 9.0), (2, 7.0)], **NAMES, references=[Reference("entropy", 9.0)])
     assert chart.references[0].line == pytest.approx(line(chart)[0][1], abs=0.1)
-    assert "entropy 9" in texts(drawn(chart))
+    assert "entropy 9.00" in texts(drawn(chart))
 
 
 def test_line_chart_makes_room_for_a_reference_beyond_the_data():
@@ -97,6 +97,18 @@ def test_a_spike_does_not_rule_the_scale_and_is_told():
     assert "▲" in texts(drawn(chart))
 
 
+@pytest.mark.parametrize("count", [10, 20, 49, 50, 100, 1000])
+@pytest.mark.parametrize("spikes", [[1e6], [55.0, 300.0, 900.0]])
+def test_few_spikes_of_any_heights_are_cut_at_any_length(count: int, spikes: list[float]):
+    if len(spikes) <= max(1, count // 20):
+        assert scale_limit([*(6 + i % 3 for i in range(count - len(spikes))), *spikes]) == 8
+
+
+def test_numbers_that_no_scale_holds_are_left_out():
+    chart = line_chart([(1, 1e308), (2, -1e308), (3, 2.0), (4, 3.0)], **NAMES)
+    assert len(line(chart)) == 2
+
+
 def test_a_spike_between_means_of_neighbours_stays_within_the_plot():
     points = [(float(i), 1.0 + i % 2 + (1e9 if i == 70_000 else 0)) for i in range(100_000)]
     chart = line_chart(points, **NAMES)
@@ -107,7 +119,8 @@ def test_a_spike_between_means_of_neighbours_stays_within_the_plot():
 def test_a_long_descent_a_step_function_and_a_short_series_are_not_cut():
     assert scale_limit([11 - 9 * i / 1000 for i in range(1000)]) == 11
     assert scale_limit([5.0] * 10 + [1.0] * 90) == 5.0
-    assert scale_limit([1.0] * 18 + [50.0]) == 50.0
+    assert scale_limit([1.0] * 8 + [50.0]) == 50.0
+    assert scale_limit([1.0, 2.0, 3.0, 5.0, 8.0, 13.0] * 20) == 13.0
     assert scale_limit([1.0, 2.0] * 50 + [50.0], [9.0]) == 9.0
 
 
@@ -149,7 +162,7 @@ def test_bar_chart_shares_a_scale_and_marks_the_reference_on_it():
     chart = bar_chart([Bar("sw", 1.0, "1")], title="bits", maximum=4.0, reference=Reference("mean", 2.0))
     assert [row.width for row in chart.rows] == [25.0]
     assert [part.attrib["x1"] for part in parts(drawn(chart), "line")] == ["50.000%"]
-    assert "mean 2" in texts(drawn(chart))
+    assert "mean 2.00" in texts(drawn(chart))
 
 
 def test_bar_chart_of_zeros_has_empty_bars():

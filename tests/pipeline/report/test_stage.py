@@ -1,5 +1,6 @@
 """The page of the stage `report`: what it says, that it is valid, and that nothing in it is markup but ours."""
 
+import errno
 import json
 import re
 import shutil
@@ -13,12 +14,13 @@ import html5lib
 import pytest
 
 from cluster.host.files import sha256_of
-from configs.base import Artifact, Manifest, UserError
+from configs.base import RESUME_ME, Artifact, Manifest, UserError
 from configs.evaluation import ReportConfig
 from data_prep.manifests import CleanCorpus, CorpusCount, Segment, TokenizedCorpus, TokenShard, UnreadableRecord
 from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores
 from pipeline.report.page import TEMPLATES
 from pipeline.report.stage import Report, check_report, observe_templates, outcome, report
+from pipeline.run import Terminated
 from pipeline.store.artifact import FileEntry, Input, Record, commit
 from tests.training.log.test_metrics_file import line
 from training.log.sessions_file import record_gang_start, record_session_start
@@ -326,8 +328,8 @@ def test_the_users_own_templates_are_part_of_what_is_made(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("page.html.j2", "\n{% if %}", r"own/page\.html\.j2:2: .*; mend the template"),
-        ("macros.html.j2", "{{ 1 +", r"own/macros\.html\.j2:1: .*; mend the template"),
+        ("page.html.j2", "\n{% if %}", r"own/page\.html\.j2:2: .*; mend the templates in .*own"),
+        ("macros.html.j2", "{{ 1 +", r"own/macros\.html\.j2:1: .*; mend the templates in .*own"),
         (
             "notes.txt",
             "",
@@ -335,9 +337,11 @@ def test_the_users_own_templates_are_part_of_what_is_made(tmp_path: Path):
         ),
     ],
 )
-def test_templates_that_cannot_make_a_page_are_refused_before_work(tmp_path: Path, name: str, text: str, says: str):
+def test_templates_that_cannot_make_a_page_are_refused_before_work(
+    tmp_path: Path, name: str, text: str | bytes, says: str
+):
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / name).write_text(text)
+    (tmp_path / "own" / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=says):
         check_report(ReportConfig(templates=str(tmp_path / "own")))
 
@@ -345,9 +349,10 @@ def test_templates_that_cannot_make_a_page_are_refused_before_work(tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("<p>\n{{ nothing.here }}", r"own/page\.html\.j2:2: 'nothing' is undefined; mend the template"),
-        ("\n\n{{ 1 / 0 }}", r"own/page\.html\.j2:3: ZeroDivisionError: .*; mend the template"),
-        ('{% include "gone.html" %}', r"own/page\.html\.j2:1: .*gone\.html"),
+        ("<p>\n{{ nothing.here }}", r"own/page\.html\.j2:2: 'nothing' is undefined; mend the templates in .*own"),
+        ("\n\n{{ 1 / 0 }}", r"own/page\.html\.j2:3: ZeroDivisionError: .*; mend the templates in .*own"),
+        ("  \n", r"own/page\.html\.j2 gives an empty page; mend the template"),
+        ('{% include "gone.html" %}', r"own/page\.html\.j2:1: .*gone\.html.*mend the templates"),
     ],
 )
 def test_a_template_that_fails_gives_its_file_and_line(tmp_path: Path, text: str, says: str):
@@ -356,6 +361,35 @@ def test_a_template_that_fails_gives_its_file_and_line(tmp_path: Path, text: str
     with pytest.raises(UserError, match=says):
         _page(tmp_path, _make(tmp_path, languages=["sw"]), templates=tmp_path / "own")
     assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_signal_while_the_page_is_drawn_is_no_fault_of_a_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "page.html.j2").write_text("{{ title }}")
+
+    def end(*_: object) -> str:
+        raise Terminated("terminated; run the same command to go on")
+
+    monkeypatch.setattr("pipeline.report.page.redact", end)
+    with pytest.raises(Terminated) as error:
+        _page(tmp_path, _make(tmp_path, languages=["sw"]), templates=tmp_path / "own")
+    assert error.value.exit_code == RESUME_ME
+
+
+@pytest.mark.parametrize(("method", "name"), [("iterdir", "own"), ("open", "own/style.css")])
+def test_templates_without_rights_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, name: str):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "style.css").write_text("a {}")
+    real = getattr(Path, method)
+
+    def refuse(path: Path, *arguments: Any) -> Any:
+        if path == tmp_path / name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *arguments)
+
+    monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(UserError, match=rf"{name} cannot be read \(Permission denied\); mend that, or take it out"):
+        observe_templates(ReportConfig(templates=str(tmp_path / "own")), sha256_of)
 
 
 def test_a_directory_of_templates_that_is_not_there_is_one_line(tmp_path: Path):
