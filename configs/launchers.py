@@ -2,10 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue
 
 from configs.base import Config
 from configs.pools import Cores, Gib, Gpus, Nodes
+from configs.secrets import is_secret
 
 Word = Annotated[str, Field(pattern=r"^[^\s\"'\\#]+$")]
 """Text that is written to a line of a batch script without quotes."""
@@ -92,13 +93,67 @@ class VolumeConfig(Config):
     """Directory of the pods that it is mounted at."""
 
 
+KEY_OF_ITEMS = {
+    "containers": "name",
+    "env": "name",
+    "hostAliases": "ip",
+    "imagePullSecrets": "name",
+    "initContainers": "name",
+    "ports": "containerPort",
+    "topologySpreadConstraints": "topologyKey",
+    "volumeMounts": "mountPath",
+    "volumes": "name",
+    "workerGroupSpecs": "groupName",
+}
+"""Lists of Kubernetes' and KubeRay's objects whose items have a key of their own, and its name: the patchMergeKey of
+the API."""
+
+_LISTS = {*KEY_OF_ITEMS, "args", "command", "envFrom", "tolerations"}
+
+
+def check_overlay(value: dict[str, JsonValue], nameless: str = "") -> dict[str, JsonValue]:
+    """Return a part of a Kubernetes object. Raises ValueError if it cannot be one, as far as can be told without it.
+
+    Items of `containers` at the place `nameless` need no name.
+    """
+    _check_object(value, "", nameless)
+    return value
+
+
+def _check_object(value: JsonValue, place: str, nameless: str) -> None:
+    if isinstance(value, list):
+        for item in value:
+            _check_object(item, place, nameless)
+    elif isinstance(value, dict):
+        if isinstance(name := value.get("name"), str) and value.get("value") and is_secret(name):
+            raise ValueError(
+                f"{place} holds {name}, a secret, which no file may: put it into the Secret that `secret` names"
+            )
+        for name, item in value.items():
+            here = f"{place}.{name}" if place else name
+            if name in _LISTS:
+                _check_list(item, here, None if here == nameless else KEY_OF_ITEMS.get(name))
+            _check_object(item, here, nameless)
+
+
+def _check_list(value: JsonValue, place: str, key: str | None) -> None:
+    if not isinstance(value, list):
+        raise ValueError(f"{place} must be a list, as it is in Kubernetes")
+    if place.rpartition(".")[2] in ("args", "command"):
+        return
+    for item in value:
+        if not isinstance(item, dict) or (key is not None and not isinstance(item.get(key), str | int)):
+            what = f" with a {key!r}" if key else ""
+            raise ValueError(f"each item of {place} must be a mapping{what}, as it is in Kubernetes")
+
+
 class PodConfig(Config):
     """A part of a Kubernetes PodTemplateSpec, merged over that of each pod. Its fields are those of Kubernetes."""
 
-    metadata: dict[str, JsonValue] = {}
+    metadata: Annotated[dict[str, JsonValue], AfterValidator(check_overlay)] = {}
     """Labels and annotations of the pods."""
 
-    spec: dict[str, JsonValue] = {}
+    spec: Annotated[dict[str, JsonValue], AfterValidator(lambda spec: check_overlay(spec, "containers"))] = {}
     """The PodSpec: tolerations, imagePullSecrets, priorityClassName, hostNetwork and so on. An item of `containers`
     without a name is Ray's container in every pod; `ray-head` and `ray-worker` are that of one kind of pods."""
 
@@ -149,10 +204,9 @@ class KubernetesLauncher(Config):
     """Name of the pods' ServiceAccount. Left out: the namespace's default."""
 
     pod: PodConfig = PodConfig()
-    """Your own settings of the pods, merged over what Concord writes. Mappings merge; items of lists merge by name, and
-    new ones are added; a null takes away."""
+    """Your own settings of the pods, merged over what Concord writes: mappings by key, items of lists by name."""
 
-    rayjob: dict[str, JsonValue] = {}
+    rayjob: Annotated[dict[str, JsonValue], AfterValidator(check_overlay)] = {}
     """Your own settings of the whole RayJob, merged last in the same way: labels of a queue, settings of one group."""
 
     backoff_limit: int = Field(default=3, ge=0)

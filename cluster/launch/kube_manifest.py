@@ -15,7 +15,7 @@ from cluster.launch.entry import entry_command
 from cluster.launch.launcher import Submission
 from cluster.launch.shared import grace_before_kill_seconds, public_environment
 from configs.base import ConfigError
-from configs.launchers import KubernetesLauncher
+from configs.launchers import KEY_OF_ITEMS, KubernetesLauncher
 from configs.load import dump_yaml, parse, quote_yaml
 
 MAX_NAME = 47
@@ -23,20 +23,6 @@ MAX_NAME = 47
 
 HEAD, WORKER = "ray-head", "ray-worker"
 """Names of Ray's containers in the two kinds of pods."""
-
-_MERGE_KEYS = {
-    "containers": "name",
-    "env": "name",
-    "hostAliases": "ip",
-    "imagePullSecrets": "name",
-    "initContainers": "name",
-    "ports": "containerPort",
-    "topologySpreadConstraints": "topologyKey",
-    "volumeMounts": "mountPath",
-    "volumes": "name",
-    "workerGroupSpecs": "groupName",
-}
-"""By which field items of a list are the same item: the patchMergeKey of Kubernetes' API, as `kubectl patch` has it."""
 
 _KEPT = (("apiVersion",), ("kind",), ("metadata", "name"), ("metadata", "namespace"), ("spec", "entrypoint"))
 """What Concord finds the run again by, and starts it with."""
@@ -70,25 +56,24 @@ def rayjob(config: KubernetesLauncher, submission: Submission) -> str:
             raise ConfigError(
                 f"launcher.rayjob would change {'.'.join(path)}, by which Concord starts and finds it; leave it out"
             )
+    _check_containers(manifest)
     return dump_yaml(manifest)
 
 
 def merge(base: Any, over: Any, where: str) -> Any:
     """Return `base` with `over` merged in, in the manner of Kubernetes' strategic merge patch; `base` stays as it is.
 
-    Mappings are merged key by key, and a null takes a key out. Items of a list are merged with the item of the same
-    name (or mountPath and so on, see _MERGE_KEYS); others are put at its end, so that nothing of ours is lost. What is
-    neither is replaced. `where` is the place of `over` in the cluster file. Raises ConfigError if a mapping meets a
-    list, or either of them a single value.
+    Mappings are merged key by key, and a null takes a key out. Items of a list are merged with the item that has the
+    same key (KEY_OF_ITEMS), or put at its end; but a variable is replaced, and so is a volume of another kind, which
+    would else have two sources. A list of plain values is replaced. `where` is the place of `over` in the cluster file.
+    Raises ConfigError if a mapping meets a list, or either of them a single value.
     """
+    if base is None:
+        return _without_nulls(over)
     if isinstance(base, dict) and isinstance(over, dict):
-        merged = dict(base)
-        for key, value in over.items():
-            if value is None:
-                merged.pop(key, None)
-            else:
-                merged[key] = merge(base[key], value, f"{where}.{key}") if base.get(key) is not None else value
-        return merged
+        merged = {key: value for key, value in base.items() if over.get(key, value) is not None}
+        new = {key: value for key, value in over.items() if value is not None}
+        return merged | {key: merge(base.get(key), value, f"{where}.{key}") for key, value in new.items()}
     if isinstance(base, list) and isinstance(over, list):
         return _merge_lists(base, over, where)
     if isinstance(base, dict | list) or isinstance(over, dict | list):
@@ -98,17 +83,39 @@ def merge(base: Any, over: Any, where: str) -> Any:
 
 
 def _merge_lists(base: list[Any], over: list[Any], where: str) -> list[Any]:
-    key = _MERGE_KEYS.get(where.rpartition(".")[2], "")
+    if not any(isinstance(item, dict) for item in [*base, *over]):
+        return over
+    name = where.rpartition(".")[2]
+    key = KEY_OF_ITEMS.get(name)
     merged = list(base)
     for item in over:
-        name = item.get(key) if isinstance(item, dict) else None
-        same = (i for i, own in enumerate(merged) if isinstance(own, dict) and own.get(key) == name)
-        place = None if name is None else next(same, None)
-        if place is None:
-            merged.append(item)
+        same = (i for i, own in enumerate(merged) if key and isinstance(own, dict) and own.get(key) == item.get(key))
+        if (place := next(same, None)) is None:
+            merged.append(_without_nulls(item))
+        elif name == "env" or (name == "volumes" and not (merged[place].keys() & item.keys()) - {key}):
+            merged[place] = _without_nulls(item)
         else:
-            merged[place] = merge(merged[place], item, f"{where}.{name}")
+            merged[place] = merge(merged[place], item, f"{where}.{item[key]}")
     return merged
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _check_containers(manifest: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a group of pods is without its container of Ray, which `null` may have taken away."""
+    cluster = manifest["spec"].get("rayClusterSpec") or {}
+    groups = [(cluster.get("headGroupSpec"), HEAD), *((g, WORKER) for g in cluster.get("workerGroupSpecs") or [])]
+    for group, name in groups:
+        containers = _at(group or {}, ("template", "spec", "containers")) or []
+        if not any(container.get("name") == name for container in containers):
+            raise ConfigError(
+                f"launcher.pod or launcher.rayjob leaves a group of pods without the container {name!r}, in which Ray "
+                "runs; leave it in"
+            )
 
 
 def _for_pod(pod: Mapping[str, Any], own: str) -> dict[str, Any]:
@@ -117,10 +124,10 @@ def _for_pod(pod: Mapping[str, Any], own: str) -> dict[str, Any]:
     An item of `containers` without a name is Ray's container, of every pod. What is for the other kind is left out.
     """
     spec = dict(pod.get("spec", {}))
-    if isinstance(containers := spec.get("containers"), list):
-        named = [{"name": own} | item if isinstance(item, dict) else item for item in containers]
+    if containers := spec.get("containers"):
         other = WORKER if own == HEAD else HEAD
-        spec["containers"] = [item for item in named if not isinstance(item, dict) or item["name"] != other]
+        named = [{"name": own} | item for item in containers]
+        spec["containers"] = [item for item in named if item["name"] != other]
     return {**pod, "spec": spec} if spec else dict(pod)
 
 

@@ -5,18 +5,18 @@ takes the width of its column on any screen, while its letters keep their size. 
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from configs.text import shorten
+from pipeline.report.scales import format_ticks, padded, scale_limit, significant, thin, ticks
 
 _CHARACTER_PIXELS = 6.9
 """Width of a digit of a label, whose letters have 12 pixels; a little too large."""
 
 _MAX_LABEL_CHARACTERS = 16
-_MAX_POINTS = 1200
-_MIN_POINTS_TO_CLIP = 10
 _MAX_VALUE = 1e100
 """Larger values are left out: the width of a scale that held them would be infinite."""
 
@@ -85,9 +85,8 @@ class LineChart:
     y_ticks: tuple[Label, ...] = ()
     references: tuple[Label, ...] = ()
     marks: tuple[PlacedMark, ...] = ()
-    num_restarts: int = 0
-    num_rollbacks: int = 0
-    """How many there were; marks that would stand on each other are drawn as one."""
+    num_marks: Mapping[str, int] = field(default_factory=Counter)
+    """How many there were of each kind; marks that would stand on each other are drawn as one."""
 
     clipped: tuple[Label, ...] = ()
     """Where the line runs above the scale, and how high: one for each run of such points."""
@@ -152,12 +151,12 @@ def line_chart(
     finite = [(x, y) for x, y in points if abs(x) < _MAX_VALUE and abs(y) < _MAX_VALUE]  # neither NaN nor infinite
     if not finite:
         return LineChart(title, x_label, y_label, height=20, left=0, right=0, top=0, bottom=0)
-    ys = [y for _, y in finite] + [reference.value for reference in references]
-    y_high = scale_limit([y for _, y in finite], [reference.value for reference in references])
-    y_values = ticks(*padded(min(0.0, *ys) if from_zero else min(ys), y_high), outward=True)
+    ys, held = [y for _, y in finite], [reference.value for reference in references]
+    y_low = min([*ys, *held, 0.0] if from_zero else [*ys, *held])
+    y_values = ticks(*padded(y_low, scale_limit(ys, held)), outward=True)
     drawn = thin([(x, min(y, y_values[-1])) for x, y in finite])
     x_low, x_high = padded(finite[0][0], finite[-1][0])
-    labels, end = format_ticks(y_values), significant(finite[-1][1])
+    end = significant(finite[-1][1])
 
     def across(x: float) -> float:
         return 100 * min(1.0, max(0.0, (x - x_low) / (x_high - x_low)))
@@ -165,44 +164,24 @@ def line_chart(
     def down(y: float) -> float:
         return height * (y_values[-1] - y) / (y_values[-1] - y_values[0])
 
-    x_values = ticks(x_low, x_high)
     return LineChart(
-        title=title,
-        x_label=x_label,
-        y_label=y_label,
-        height=height,
-        left=_width(labels) + 10,
+        title,
+        x_label,
+        y_label,
+        height,
+        left=_width(format_ticks(y_values)) + 10,
         right=max(_width([end]) + 14, 24),
         line=" ".join(f"{across(x):.3f},{down(y):.2f}" for x, y in drawn),
-        x_ticks=tuple(Label(text, across(x)) for text, x in zip(format_ticks(x_values), x_values, strict=True)),
-        y_ticks=tuple(Label(text, down(y)) for text, y in zip(labels, y_values, strict=True)),
+        x_ticks=_place_ticks(ticks(x_low, x_high), across),
+        y_ticks=_place_ticks(y_values, down),
         references=_place_references(references, [down(reference.value) for reference in references]),
         marks=_place_marks([PlacedMark(mark.kind, across(mark.x), mark.text) for mark in marks]),
-        num_restarts=sum(mark.kind == "restart" for mark in marks),
-        num_rollbacks=sum(mark.kind == "rollback" for mark in marks),
+        num_marks=Counter(mark.kind for mark in marks),
         clipped=tuple(Label(_point(x, y), across(x)) for x, y in _runs_above(finite, y_values[-1])),
         num_clipped=sum(y > y_values[-1] for _, y in finite),
         highest=_point(*max(finite, key=lambda point: point[1])),
         end=Label(end, down(drawn[-1][1]), across(drawn[-1][0])),
     )
-
-
-def scale_limit(values: Sequence[float], references: Sequence[float] = ()) -> float:
-    """Return the largest value that a scale has to hold: the maximum, unless a few spikes would rule it.
-
-    Up to a twentieth of the values, at least one, are spikes if the smallest of them is so far above the next that
-    without them all others take less than half of the range. References are always held; fewer than ten values have no
-    spikes.
-    """
-    ordered = sorted(values)
-    high = ordered[-1]
-    if len(ordered) >= _MIN_POINTS_TO_CLIP:
-        for num_spikes in range(max(1, len(ordered) // 20), 0, -1):
-            most, spike = ordered[-num_spikes - 1], ordered[-num_spikes]
-            if spike - ordered[0] > 2 * (most - ordered[0]):
-                high = most
-                break
-    return max(high, *references) if references else high
 
 
 def bar_chart(
@@ -248,47 +227,6 @@ def bar_chart(
     )
 
 
-def thin(points: Sequence[tuple[float, float]], limit: int = _MAX_POINTS) -> list[tuple[float, float]]:
-    """Return at most `limit` points: means of equally many neighbours, of the last ones perhaps fewer."""
-    size = math.ceil(len(points) / limit)
-    if size <= 1:
-        return list(points)
-    runs = [points[i : i + size] for i in range(0, len(points), size)]
-    return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]
-
-
-def ticks(low: float, high: float, *, outward: bool = False) -> list[float]:
-    """Return about five round numbers, evenly spaced: those within low..high, or those that enclose it (`outward`).
-
-    `low` must be less than `high`.
-    """
-    rough = (high - low) / 5
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
-    slack = -1e-9 if outward else 1e-9
-    first, last = low / step - slack, high / step + slack
-    ends = (math.floor(first), math.ceil(last)) if outward else (math.ceil(first), math.floor(last))
-    return [i * step for i in range(ends[0], ends[1] + 1)]
-
-
-def format_ticks(values: Sequence[float]) -> list[str]:
-    """Write the numbers with the fewest decimals, the same for all, that tell them apart."""
-    step = values[1] - values[0] if len(values) > 1 else abs(values[0]) or 1.0
-    decimals = next((d for d in range(7) if abs(step * 10**d - round(step * 10**d)) < 1e-6 * step * 10**d), 6)
-    return [f"{value:,.{decimals}f}" if decimals < 6 else f"{value:g}" for value in values]
-
-
-def padded(low: float, high: float) -> tuple[float, float]:
-    """Return the range, widened if it has no width."""
-    margin = abs(low) * 0.1 or 1.0
-    return (low, high) if low < high else (low - margin, high + margin)
-
-
-def significant(value: float) -> str:
-    """Write a number with three significant digits, or with all digits before the point."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
-
-
 def _point(x: float, y: float) -> str:
     return f"{significant(y)} at {x:,.0f}"
 
@@ -307,6 +245,10 @@ def _runs_above(points: Sequence[tuple[float, float]], limit: float) -> list[tup
             else:
                 runs.append([point])
     return [max(run, key=lambda point: point[1]) for run in runs]
+
+
+def _place_ticks(values: Sequence[float], place: Callable[[float], float]) -> tuple[Label, ...]:
+    return tuple(Label(text, place(value)) for text, value in zip(format_ticks(values), values, strict=True))
 
 
 def _place_marks(marks: Sequence[PlacedMark]) -> tuple[PlacedMark, ...]:

@@ -249,21 +249,44 @@ def test_a_null_takes_away_and_the_rest_of_the_rayjob_can_be_set(shipped):
     assert (workers["idleTimeoutSeconds"], workers["replicas"]) == (60, 2)
 
 
+def test_variables_and_volumes_have_one_source_and_plain_lists_are_replaced(shipped):
+    ray = {
+        "env": [{"name": "PYTHONPATH", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}],
+        "command": ["a"],
+        "envFrom": [{"secretRef": {"name": "more"}}],
+    }
+    spec = {
+        "containers": [ray],
+        "volumes": [{"name": "volume-0", "hostPath": {"path": "/data", "type": None}}],
+        "affinity": {"nodeAffinity": None},
+    }
+    group = {"groupName": "workers", "template": {"spec": {"containers": [{"name": "ray-worker", "command": ["b"]}]}}}
+    rayjob = {"spec": {"rayClusterSpec": {"workerGroupSpecs": [group]}}}
+    head, worker = pods(overlaid(shipped, pod={"spec": spec}, rayjob=rayjob))
+    for pod in (head, worker):
+        assert {"name": "PYTHONPATH", "valueFrom": {"fieldRef": {"fieldPath": "x"}}} in pod["spec"]["containers"][0][
+            "env"
+        ]
+        assert pod["spec"]["volumes"][0] == {"name": "volume-0", "hostPath": {"path": "/data"}}
+        assert pod["spec"]["affinity"] == {}
+        names = [source["secretRef"]["name"] for source in pod["spec"]["containers"][0]["envFrom"]]
+        assert names == ["concord-secrets", "more"]
+    assert (head["spec"]["containers"][0]["command"], worker["spec"]["containers"][0]["command"]) == (["a"], ["b"])
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"pod": {"spec": {"containers": {"image": "x"}}}}, r"launcher\.pod\.spec\.containers must be a list"),
         (
             {"pod": {"spec": {"volumes": [{"name": "volume-0", "persistentVolumeClaim": "x"}]}}},
             r"launcher\.pod\.spec\.volumes\.volume-0\.persistentVolumeClaim must be a mapping",
         ),
-        (
-            {"pod": {"spec": {"terminationGracePeriodSeconds": [1]}}},
-            "terminationGracePeriodSeconds must be a single value",
-        ),
+        ({"pod": {"spec": {"terminationGracePeriodSeconds": [1]}}}, "PeriodSeconds must be a single value"),
         ({"rayjob": {"metadata": {"name": "mine"}}}, "launcher.rayjob would change metadata.name"),
         ({"rayjob": {"metadata": {"namespace": "mine"}}}, "launcher.rayjob would change metadata.namespace"),
         ({"rayjob": {"spec": None}}, "launcher.rayjob would change spec.entrypoint"),
+        ({"rayjob": {"spec": {"rayClusterSpec": None}}}, "without the container 'ray-head'"),
+        ({"rayjob": {"spec": {"rayClusterSpec": {"headGroupSpec": None}}}}, "without the container 'ray-head'"),
     ],
 )
 def test_settings_that_do_not_fit_a_rayjob_are_refused(shipped, changes, says):
@@ -271,22 +294,42 @@ def test_settings_that_do_not_fit_a_rayjob_are_refused(shipped, changes, says):
         overlaid(shipped, **changes)
 
 
-def test_what_only_kubernetes_can_judge_is_left_to_it(shipped):
-    containers = ["x", {"name": ["y"]}, {"name": None}, 7]
-    for template in pods(overlaid(shipped, pod={"spec": {"containers": containers, "volumes": ["z", {"name": "n"}]}})):
-        assert template["spec"]["containers"][1:] == containers
-        assert template["spec"]["volumes"][-2:] == ["z", {"name": "n"}]
-
-
-def test_a_setting_of_the_pod_in_the_wrong_place_is_named_with_its_line(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("pod: {tolerations: []}", "unknown key 'tolerations'.*metadata.*spec"),
+        ("pod: {spec: {containers: null}}", "containers must be a list"),
+        ("pod: {spec: {containers: {image: x}}}", "containers must be a list"),
+        ("pod: {spec: {containers: [x]}}", "each item of containers must be a mapping"),
+        ("pod: {spec: {containers: [{env: {A: b}}]}}", "containers.env must be a list"),
+        (
+            "pod: {spec: {containers: [{env: [{value: b}]}]}}",
+            "each item of containers.env must be a mapping with a 'name'",
+        ),
+        ("pod: {spec: {tolerations: {key: x}}}", "tolerations must be a list"),
+        ("pod: {spec: {volumes: [{emptyDir: {}}]}}", "each item of volumes must be a mapping with a 'name'"),
+        (
+            "pod: {spec: {containers: [{env: [{name: WANDB_API_KEY, value: '0123456789'}]}]}}",
+            "containers.env holds WANDB_API_KEY, a secret, which no file may: put it into the Secret",
+        ),
+        (
+            "rayjob: {spec: {rayClusterSpec: {workerGroupSpecs: [{maxReplicas: 5}]}}}",
+            "each item of spec.rayClusterSpec.workerGroupSpecs must be a mapping with a 'groupName'",
+        ),
+    ],
+)
+def test_a_mistake_in_the_users_settings_is_told_with_its_line(tmp_path, text, says):
     file = tmp_path / "mine.yaml"
-    file.write_text(
-        (SHIPPED / "clusters" / "kubernetes.yaml")
-        .read_text()
-        .replace("  num_workers: 2", "  num_workers: 2\n  pod:\n    tolerations: []")
-    )
-    with pytest.raises(ConfigError, match=r"mine\.yaml:\d+: unknown key 'tolerations'.*metadata.*spec"):
+    whole = (SHIPPED / "clusters" / "kubernetes.yaml").read_text()
+    file.write_text(whole.replace("  num_workers: 2", f"  num_workers: 2\n  {text}"))
+    with pytest.raises(ConfigError, match=rf"mine\.yaml:\d+: .*{says}"):
         load(file, ClusterConfig)
+
+
+def test_a_secret_by_reference_is_no_secret_in_a_file(shipped):
+    item = {"name": "WANDB_API_KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
+    head, _ = pods(overlaid(shipped, pod={"spec": {"containers": [{"env": [item]}]}}))
+    assert item in head["spec"]["containers"][0]["env"]
 
 
 @settings(deadline=None, max_examples=50)
