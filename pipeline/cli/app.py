@@ -120,16 +120,20 @@ def seen(
     from pipeline.cli.show_seen import show_document, show_seen
     from pipeline.cli.subject import find_artifact, find_subject
 
-    artifact = find_artifact(find_subject(subject, store=store, work_dir=work_dir, overrides=overrides), stage="train")
+    found = find_subject(subject, store=store, work_dir=work_dir, overrides=overrides)
+    path = find_artifact(found, stage="train").files_here()
     if document is None:
-        show_seen(artifact.checkpoint or artifact.path, out, as_json=as_json)
+        show_seen(path, out, as_json=as_json)
     else:
-        show_document(artifact.checkpoint or artifact.path, document, out, as_json=as_json)
+        show_document(path, document, out, as_json=as_json)
 
 
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(help="`recipe` or `cluster`.", metavar="KIND")] = "recipe",
+    kind: Annotated[
+        str,
+        typer.Argument(help="`recipe` or `cluster`.", metavar="KIND", autocompletion=lambda: ["recipe", "cluster"]),
+    ] = "recipe",
 ) -> None:
     """Print the JSON Schema of recipes or of cluster files, for editors."""
     from configs.cluster import ClusterConfig

@@ -67,5 +67,5 @@ def _runs(context: typer.Context) -> list[str]:
 
 
 def _artifacts(context: typer.Context) -> list[str]:
-    store = Path(_store(context))
-    return sorted(path.parent.name for path in store.glob("*/record.json")) if store.is_dir() else []
+    store, signs = Path(_store(context)), ("record.json", ".attempts")
+    return sorted({path.parent.name for sign in signs for path in store.glob(f"*/{sign}")}) if store.is_dir() else []

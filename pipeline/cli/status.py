@@ -16,8 +16,8 @@ from configs.base import GIB, Manifest, UserError
 from pipeline.cli.subject import ArtifactSubject, StepsSubject, planned_step
 from pipeline.graph.plan import PlannedStep
 from pipeline.stages import STAGES
-from pipeline.store.artifact import BUILD_COUNT_FILE, RECORD, load_artifact, parse_record, read_record
-from pipeline.store.lineage import duration
+from pipeline.store.artifact import BUILD_COUNT_FILE, RECORD, load_artifact, parse_record
+from pipeline.store.lineage import duration, find_record
 from pipeline.store.remote import UNFINISHED
 from training.log.metrics_file import METRICS_FILE, StepMetrics, read_metrics
 from training.log.sessions_file import (
@@ -50,7 +50,7 @@ def show_steps(subject: StepsSubject, out: Console, *, as_json: bool) -> None:
 
 def show_artifact(artifact: ArtifactSubject, out: Console, *, as_json: bool) -> None:
     """Print how far an artifact is: by its record, as the last run that makes it planned it, or by its files alone."""
-    planned = None if (artifact.path / RECORD).is_file() else planned_step(artifact)
+    planned = None if artifact.is_finished else planned_step(artifact)
     step = planned or _guess_step(artifact)
     if as_json:
         print(json.dumps({"steps": steps_as_json([step], artifact.home, artifact.remote)}))
@@ -154,7 +154,7 @@ def _guess_step(artifact: ArtifactSubject) -> PlannedStep:
         raise UserError(
             f"{artifact.name} is of no stage that this version of Concord has; use the version that made it"
         )
-    record = read_record(artifact.path)
+    record = find_record(artifact.home, artifact.name, artifact.remote)
     config = STAGES[stage].config.model_construct()
     return PlannedStep(record.step if record else stage, stage, 0, config, None, {}, "", digits)
 

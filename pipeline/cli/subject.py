@@ -8,6 +8,7 @@ a path            of a run, an artifact, a checkpoint, or anything inside an art
 nothing           the run of the store that was started last
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ from pipeline.runs.state import outputs_of, steps_of
 from pipeline.store.artifact import BUILD_COUNT_FILE, RECORD, kept_record
 from pipeline.store.remote import UNFINISHED, local_path
 from training.records import CHECKPOINT_FILE
+
+_RECIPE_SUFFIXES = (".yaml", ".yml")
+_ARTIFACT = re.compile(r"[a-z_]+-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,16 @@ class ArtifactSubject:
         if (self.path / RECORD).is_file() or kept_record(self.home, self.name).is_file():
             return True
         return self.remote is not None and self.remote.size(f"{self.name}/{RECORD}") is not None
+
+    def files_here(self) -> Path:
+        """Return the directory of the checkpoint, or of the artifact. Raises UserError if it is in the store alone."""
+        path = self.checkpoint or self.path
+        if self.remote is not None and not path.exists():
+            raise UserError(
+                f"the files of {self.name} are in the store {self.store} and not on this machine; `concord run RECIPE "
+                "--set outputs=[STEP]` fetches those of a step, or give --work-dir, where they may be"
+            )
+        return path
 
 
 @dataclass(frozen=True)
@@ -99,19 +113,18 @@ def find_subject(
     `store` is looked in for runs and artifacts that are given by name. Raises UserError if there is no such thing.
     """
     overrides = tuple(overrides or ())
-    name, step = _split(word) if word is not None else (None, None)
-    if name is not None and _is_recipe_file(name):
+    name, step = _split(word) if word is not None else ("", None)
+    if Path(name).suffix in _RECIPE_SUFFIXES and Path(name).is_file():
         return _recipe_subject(name, step, overrides, work_dir)
-    if name is None:
+    if word is None:
         found: Subject | None = _latest(store, work_dir)
-    elif "/" in name:
-        found = _at_path(name, step, work_dir)
+    elif is_url(name):
+        found = _at_url(name, step, work_dir)
     else:
-        found = _named(name, step, store, work_dir)
-        if found is None and _holds_work(Path(name)):
-            found = _at_path(name, step, work_dir)
-        if found is None and (SHIPPED / "recipes" / f"{name}.yaml").exists():
-            return _recipe_subject(name, step, overrides, work_dir)
+        found = _named(name, step, store, work_dir) if "/" not in name else None
+        found = found or _at_path(name, step, work_dir)
+    if found is None and _is_recipe(name):
+        return _recipe_subject(name, step, overrides, work_dir)
     if overrides:
         raise UserError("--set changes a recipe, and none is given; name the recipe, or leave --set out")
     if found is None:
@@ -132,7 +145,11 @@ def find_run(subject: Subject) -> RunDirectory:
         store, wanted, words = subject.store, {subject.name}, subject.name
     else:
         named = [subject.step] if subject.step else list(subject.outputs)
-        store, wanted, words = subject.store, {subject.steps[name].artifact for name in named}, subject.words
+        store, wanted, words = (
+            subject.store,
+            {subject.steps[name].artifact for name in named},
+            f"what {subject.words} wants",
+        )
     for run in reversed(_by_start(store)):
         if wanted <= set(_artifacts(run).values()):
             return run
@@ -160,8 +177,10 @@ def _split(word: str) -> tuple[str, str | None]:
     return name, step
 
 
-def _is_recipe_file(name: str) -> bool:
-    return Path(name).suffix in (".yaml", ".yml")
+def _is_recipe(name: str) -> bool:
+    """Return whether a word that names nothing else is a recipe: a file, a shipped one, or what looks like a file."""
+    shipped = name != "" and "/" not in name and (SHIPPED / "recipes" / f"{name}.yaml").exists()
+    return shipped or Path(name).is_file() or Path(name).suffix in _RECIPE_SUFFIXES
 
 
 def _recipe_subject(name: str, step: str | None, overrides: tuple[str, ...], work_dir: str | None) -> StepsSubject:
@@ -212,33 +231,34 @@ def _named(name: str, step: str | None, store: str, work_dir: str | None) -> Sub
 
 
 def _at_path(text: str, step: str | None, work_dir: str | None) -> Subject | None:
-    """Return the run at a path or URL, or the artifact that it is, or is inside of."""
-    path = text.rstrip("/") if is_url(text) else str(Path(text).resolve())
-    parts = path.split("/")
-    if len(parts) > 2 and parts[-2] == RUNS and parts[-1] in run_ids("/".join(parts[:-2]) or "/"):
-        return _steps_of_run(open_run("/".join(parts[:-2]), parts[-1], work_dir=work_dir), step)
+    """Return the run, the checkpoint or the artifact at a path, or the artifact that the path is inside of."""
+    if text == "" or not Path(text).exists():
+        return None
+    path = Path(text).resolve()
+    if path.parent.name == RUNS and path.name in run_ids(str(path.parent.parent)):
+        return _steps_of_run(open_run(str(path.parent.parent), path.name, work_dir=work_dir), step)
     if step is not None:
         return None
-    if is_url(text):
-        store, _, name = path.rpartition("/")
-        home = local_path(store, work_dir or StorageConfig().work_dir)
-        return _existing(ArtifactSubject(store, home, name, open_store(store)))
-    if not Path(path).exists():
-        raise UserError(f"{text} does not exist (seen from {Path.cwd()}); see what `ls` shows beside it")
-    if (Path(path) / CHECKPOINT_FILE).is_file():  # it may stand alone, copied from elsewhere
-        training = Path(path).parent.parent
-        return ArtifactSubject(str(training.parent), training.parent, training.name, checkpoint=Path(path))
-    for folder in (Path(path), *Path(path).parents):
-        if _holds_work(folder):
-            return ArtifactSubject(str(folder.parent), folder.parent, folder.name)
-    raise UserError(
-        f"{text} is no run, checkpoint or artifact, for neither it nor a directory above it holds a {RECORD}; "
-        "name one in a store, such as store/train-0123456789ab"
-    )
+    if (path / CHECKPOINT_FILE).is_file():  # it may stand alone, copied from elsewhere
+        training = path.parent.parent
+        return ArtifactSubject(str(training.parent), training.parent, training.name, checkpoint=path)
+    folders = (path, *path.parents)
+    holding = (f for f in folders if (f / RECORD).is_file() or (f / BUILD_COUNT_FILE).is_file())
+    folder = next(holding, None)
+    return None if folder is None else ArtifactSubject(str(folder.parent), folder.parent, folder.name)
 
 
-def _holds_work(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (RECORD, BUILD_COUNT_FILE, CHECKPOINT_FILE))
+def _at_url(url: str, step: str | None, work_dir: str | None) -> Subject | None:
+    """Return the run or the artifact at a URL, or the one that the URL is inside of."""
+    parts = url.rstrip("/").split("/")
+    for end in range(len(parts) - 1, 2, -1):
+        store, name = "/".join(parts[:end]), parts[end]
+        if parts[end - 1] == RUNS and name in run_ids("/".join(parts[: end - 1])):
+            return _steps_of_run(open_run("/".join(parts[: end - 1]), name, work_dir=work_dir), step)
+        if step is None and _ARTIFACT.fullmatch(name):
+            home = local_path(store, work_dir or StorageConfig().work_dir)
+            return _existing(ArtifactSubject(store, home, name, open_store(store)))
+    return None
 
 
 def _existing(artifact: ArtifactSubject) -> ArtifactSubject | None:
@@ -280,9 +300,13 @@ def _artifacts(run: RunDirectory) -> dict[str, str]:
 
 
 def _unknown(word: str, store: str) -> str:
+    ways = "give RECIPE:STEP, a run's id, an artifact's name, or a path of one of these, perhaps with --store DIR"
+    if "/" in word and not is_url(word):
+        there = "holds no run, checkpoint or artifact, nor is it in one" if Path(word).exists() else "does not exist"
+        return f"{word} {there} (seen from {Path.cwd()}); {ways}"
+    if is_url(word):
+        return f"there is no run and no artifact at {word}; {ways}"
     known = run_ids(store)
     runs = f"its runs are {', '.join(known[-5:])}" if known else "it has no runs"
-    return (
-        f"the store {store} has no run and no artifact {word!r} ({runs}), and there is no such recipe or path; give "
-        "RECIPE:STEP, a run's id, an artifact's name, or a path, perhaps with --store DIR"
-    )
+    path = ", and the path of this name is none and in none" if word and Path(word).exists() else ""
+    return f"the store {store} has no run and no artifact {word!r} ({runs}){path}; {ways}"

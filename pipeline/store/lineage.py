@@ -28,13 +28,13 @@ def ancestry(directory: Path, remote: ObjectStore | None = None) -> dict[str, Re
     work. Raises UserError if the artifact itself is not finished.
     """
     home = directory.resolve()
-    if not (home / RECORD).is_file() and (remote is None or _find(home.parent, home.name, remote) is None):
+    if not (home / RECORD).is_file() and (remote is None or find_record(home.parent, home.name, remote) is None):
         raise UserError(
             f"{directory} is not a finished artifact, because it holds no {RECORD}; "
             "name a directory of the store, such as store/train-0123456789ab"
         )
     found: dict[str, Record] = {}
-    _collect(lambda name: _find(home.parent, name, remote), home.name, found, set())
+    _collect(lambda name: find_record(home.parent, name, remote), home.name, found, set())
     return found
 
 
@@ -88,7 +88,8 @@ def observed_lines(observed: JsonValue) -> list[str]:
     return lines if rest <= 0 else [*lines[:_MAX_OBSERVED], f"and {rest:,} more"]
 
 
-def _find(store: Path, name: str, remote: ObjectStore | None) -> Record | None:
+def find_record(store: Path, name: str, remote: ObjectStore | None) -> Record | None:
+    """Return the record of an artifact, from the directory of a store or from `remote`, the store that is a URL."""
     if (record := record_of(store, name)) is not None or remote is None:
         return record
     data = remote.read(f"{name}/{RECORD}")

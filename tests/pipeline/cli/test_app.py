@@ -187,7 +187,7 @@ def test_the_brackets_in_a_directory_name_are_printed(place, concord):
 def test_lineage_of_something_else_is_refused(place, concord):
     code, _, err = concord("lineage", str(place))
     assert code == 1
-    assert "is no run, checkpoint or artifact" in err
+    assert "holds no run, checkpoint or artifact, nor is it in one" in err
 
 
 def test_a_directory_of_the_same_name_is_not_taken_for_a_recipe_or_an_artifact(place, concord):

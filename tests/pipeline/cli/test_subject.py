@@ -108,7 +108,9 @@ def test_the_last_run_is_the_one_started_last(place: Path, run: RunDirectory) ->
 def test_the_run_of_a_recipe_makes_all_that_the_recipe_wants(place: Path, run: RunDirectory) -> None:
     assert find_run(find_subject("toy.yaml", store="store")).id == "mine"
     changed = find_subject("toy.yaml", store="store", overrides=["steps.corpus.config.min_characters=4"])
-    with pytest.raises(UserError, match=r"no run that was submitted to the store .*/store makes recipe toy\.yaml"):
+    with pytest.raises(
+        UserError, match=r"no run that was submitted to the store .*/store makes what recipe toy\.yaml wants"
+    ):
         find_run(changed)
 
 
@@ -143,21 +145,45 @@ def test_what_is_only_in_a_store_behind_a_url_is_found(
     corpus = start.artifacts["corpus"]
     shutil.rmtree(run.home)
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    for words in ((f"{url}/{corpus}",), (corpus, "--store", url), (f"{url}/runs/far:corpus",), ("--store", url)):
+    inside = f"{url}/{corpus}/record.json"
+    named = ((f"{url}/{corpus}",), (inside,), (corpus, "--store", url))
+    for words in (*named, (f"{url}/runs/far:corpus",), (f"{url}/runs/far",), ("--store", url)):
         assert "corpus  done: 30 documents" in concord("status", *words)[1]
         assert concord("lineage", *words)[1].startswith(f"{corpus}\n")
+    for words in (*named, (f"{url}/runs/far:corpus",)):
+        code, _, err = concord("seen", *words)
+        assert code == 1 and f"the files of {corpus} are in the store {url} and not on this machine" in err
+
+
+def test_what_stands_here_is_found_by_its_bare_name(
+    place: Path, corpus: str, concord: Concord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "toy.yaml").rename(place / "recipe.txt")
+    assert "corpus  done" in concord("status", "recipe.txt:corpus")[1]
+    monkeypatch.chdir(place / "store" / corpus)
+    assert "corpus  done" in concord("status", "record.json")[1]
+    assert "corpus  done" in concord("status", ".")[1]
+
+
+def test_a_run_may_be_called_as_a_file(place: Path) -> None:
+    submitted("mine.yaml")
+    assert find_run(find_subject("mine.yaml", store="store")).id == "mine.yaml"
 
 
 @pytest.mark.parametrize(
     ("word", "says"),
     [
-        ("nonsense", "has no run and no artifact 'nonsense' (its runs are mine), and there is no such recipe or path"),
+        ("nonsense", "the store store has no run and no artifact 'nonsense' (its runs are mine); give RECIPE:STEP"),
         ("nonsense:corpus", "has no run and no artifact 'nonsense:corpus'"),
         ("toy.yaml:corpse", "recipe toy.yaml has no step 'corpse' (it has: corpus); name one of these"),
         ("mine:corpse", "run mine has no step 'corpse' (it has: corpus); name one of these"),
         ("store/nothing", "store/nothing does not exist (seen from "),
-        ("store", "has no run and no artifact 'store'"),
-        ("./store", "./store is no run, checkpoint or artifact"),
+        (
+            "store",
+            "has no run and no artifact 'store' (its runs are mine), and the path of this name is none and in none",
+        ),
+        ("./store", "./store holds no run, checkpoint or artifact, nor is it in one (seen from "),
+        ("file:///nowhere/train-0123456789ab", "there is no run and no artifact at file:///nowhere/train-0123456789ab"),
         ("none.yaml", "none.yaml: no such file"),
         ("", "has no run and no artifact ''"),
         (":", "has no run and no artifact ':'"),

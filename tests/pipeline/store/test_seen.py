@@ -232,7 +232,7 @@ def test_a_held_out_document_is_one_sentence(checkpoint: Path, concord: Concord,
 
 def test_what_is_no_checkpoint_is_one_sentence(tmp_path: Path, concord: Concord, made: Made) -> None:
     one_sentence(concord("seen", made.corpus.dir), f"{made.corpus.dir} is neither a checkpoint")
-    one_sentence(concord("seen", tmp_path), f"{tmp_path} is no run, checkpoint or artifact")
+    one_sentence(concord("seen", tmp_path), f"{tmp_path} holds no run, checkpoint or artifact")
     one_sentence(concord("seen", tmp_path / "nowhere"), "nowhere does not exist")
 
 
