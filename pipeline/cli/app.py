@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from configs.base import ConfigError, UserError
+from pipeline.cli.completion import complete_cluster
 from pipeline.cli.options import ClusterOption, RecipeArgument, SetOption, StoreOption, SubjectArgument, WorkOption
 from pipeline.cli.runs import add_commands
 
@@ -32,7 +33,13 @@ def run(recipe: RecipeArgument, cluster: ClusterOption = "local", overrides: Set
 def plan(
     recipe: RecipeArgument,
     cluster: Annotated[
-        str | None, typer.Option("--cluster", metavar="NAME", help="Also lay the training out on this cluster.")
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="NAME",
+            help="Also lay the training out on this cluster.",
+            autocompletion=complete_cluster,
+        ),
     ] = None,
     overrides: SetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -36,7 +36,7 @@ AnotherClusterOption = Annotated[
     ),
 ]
 StoreOption = Annotated[
-    str, typer.Option("--store", metavar="DIR", envvar="CONCORD_STORE", help="Store that holds the run.")
+    str, typer.Option("--store", metavar="DIR", envvar="CONCORD_STORE", help="Store of what is given by name.")
 ]
 WorkOption = Annotated[
     str | None,

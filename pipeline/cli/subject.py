@@ -9,7 +9,7 @@ nothing           the run of the store that was started last
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,10 +74,8 @@ class StepsSubject:
     words: str
     """What it is called in a sentence: `run smoke-1a2b3c4d`, `recipe smoke.yaml`."""
 
-    steps: Mapping[str, PlannedStep]
-    outputs: tuple[str, ...]
-    """Names of the steps whose artifacts are wanted."""
-
+    read_steps: Callable[[], Mapping[str, PlannedStep]]
+    read_outputs: Callable[[], Iterable[str]]
     home: Path
     store: str
     remote: ObjectStore | None
@@ -85,6 +83,16 @@ class StepsSubject:
     """None of a recipe."""
 
     step: str | None
+
+    @property
+    def steps(self) -> Mapping[str, PlannedStep]:
+        """The steps by name. Raises UserError if this version cannot read a run's recipe, which its logs do not need."""
+        return self.read_steps()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the steps whose artifacts are wanted."""
+        return tuple(self.read_outputs())
 
     def artifact(self, name: str) -> ArtifactSubject:
         """Return the artifact of a step."""
@@ -188,8 +196,8 @@ def _recipe_subject(name: str, step: str | None, overrides: tuple[str, ...], wor
     return _checked(
         StepsSubject(
             words=f"recipe {name}",
-            steps=ready.plan.steps,
-            outputs=tuple(ready.plan.outputs),
+            read_steps=lambda: ready.plan.steps,
+            read_outputs=lambda: ready.plan.outputs,
             home=ready.store,
             store=store_of(ready.loaded.config.store),
             remote=ready.remote.store if ready.remote else None,
@@ -203,8 +211,8 @@ def _steps_of_run(run: RunDirectory, step: str | None) -> StepsSubject:
     return _checked(
         StepsSubject(
             words=f"run {run.id}",
-            steps={planned.name: planned for planned in steps_of(run)},
-            outputs=tuple(outputs_of(run)),
+            read_steps=lambda: {planned.name: planned for planned in steps_of(run)},
+            read_outputs=lambda: outputs_of(run),
             home=run.home,
             store=run.store,
             remote=run.remote,

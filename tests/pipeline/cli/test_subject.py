@@ -20,7 +20,7 @@ from pipeline.runs.submit import submit_run
 from pipeline.store.artifact import BUILD_COUNT_FILE
 from tests.pipeline.runs import test_submit
 from tests.pipeline.runs.test_submit import console, finish, submitted
-from tests.pipeline.runs.toy_runs import toy_attempt
+from tests.pipeline.runs.toy_runs import toy_attempt, toy_directory, toy_start
 
 ROOT = Path(__file__).parents[3]
 Concord = Callable[..., tuple[int, str, str]]
@@ -163,6 +163,18 @@ def test_what_stands_here_is_found_by_its_bare_name(
     monkeypatch.chdir(place / "store" / corpus)
     assert "corpus  done" in concord("status", "record.json")[1]
     assert "corpus  done" in concord("status", ".")[1]
+
+
+def test_logs_of_a_run_that_this_version_cannot_read_are_shown(place: Path, concord: Concord) -> None:
+    directory = toy_directory(place / "store", "old")  # its recipe has no steps, which no recipe may
+    toy_start(directory)
+    directory.log_path(1).parent.mkdir(parents=True, exist_ok=True)
+    directory.log_path(1).write_text("what it said\n")
+    assert concord("logs", "old") == (0, "what it said\n", "")
+    assert concord("logs") == (0, "what it said\n", "")
+    for command in ("status", "seen"):
+        code, _, err = concord(command, "old")
+        assert code == 1 and "the recipe of run old is not one that this version of Concord can read" in err
 
 
 def test_a_run_may_be_called_as_a_file(place: Path) -> None:
