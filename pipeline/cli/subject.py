@@ -86,7 +86,7 @@ class StepsSubject:
 
     @property
     def steps(self) -> Mapping[str, PlannedStep]:
-        """The steps by name. Raises UserError if this version cannot read a run's recipe, which its logs do not need."""
+        """The steps by name. Raises UserError if this version cannot read a run's recipe, which logs do not need."""
         return self.read_steps()
 
     @property
