@@ -244,6 +244,7 @@ def test_report_has_the_parts_of_the_inputs_it_was_given(tmp_path: Path, slots: 
     assert re.findall(r'<section id="(\w+)"', page) == parts.split()
     assert re.findall(r'<li><a href="#(\w+)">', page) == parts.split()
     assert "None" not in _words(page)
+    assert ("its logarithm" in page) == ("ln(vocabulary)" in page) == ("tokens" in slots)
 
 
 def test_report_says_where_the_model_is_and_how_to_load_it(tmp_path: Path):
