@@ -11,6 +11,7 @@ nothing           the run of the store that was started last
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from cluster.storage.objects import ObjectStore, is_url, open_store
@@ -21,7 +22,8 @@ from pipeline.graph.plan import PlannedStep
 from pipeline.prepare import prepare
 from pipeline.runs.directory import RUNS, RunDirectory, open_run, run_ids, store_of
 from pipeline.runs.state import outputs_of, steps_of
-from pipeline.store.artifact import BUILD_COUNT_FILE, RECORD, kept_record
+from pipeline.store.artifact import BUILD_COUNT_FILE, RECORD
+from pipeline.store.lineage import find_record
 from pipeline.store.remote import UNFINISHED, local_path
 from training.records import CHECKPOINT_FILE
 
@@ -52,9 +54,7 @@ class ArtifactSubject:
     @property
     def is_finished(self) -> bool:
         """Whether its record is there, on this machine or in the store."""
-        if (self.path / RECORD).is_file() or kept_record(self.home, self.name).is_file():
-            return True
-        return self.remote is not None and self.remote.size(f"{self.name}/{RECORD}") is not None
+        return find_record(self.home, self.name, self.remote) is not None
 
     def files_here(self) -> Path:
         """Return the directory of the checkpoint, or of the artifact. Raises UserError if it is in the store alone."""
@@ -84,12 +84,12 @@ class StepsSubject:
 
     step: str | None
 
-    @property
+    @cached_property
     def steps(self) -> Mapping[str, PlannedStep]:
         """The steps by name. Raises UserError if this version cannot read a run's recipe, which logs do not need."""
         return self.read_steps()
 
-    @property
+    @cached_property
     def outputs(self) -> tuple[str, ...]:
         """Names of the steps whose artifacts are wanted."""
         return tuple(self.read_outputs())
@@ -158,8 +158,8 @@ def find_run(subject: Subject) -> RunDirectory:
             {subject.steps[name].artifact for name in named},
             f"what {subject.words} wants",
         )
-    for run in reversed(_by_start(store)):
-        if wanted <= set(_artifacts(run).values()):
+    for run, artifacts in reversed(_by_start(store)):
+        if wanted <= artifacts:
             return run
     raise UserError(
         f"no run that was submitted to the store {store} makes {words}; what `concord run` says goes to its terminal"
@@ -171,8 +171,8 @@ def planned_step(subject: ArtifactSubject) -> PlannedStep | None:
 
     Raises UserError if this version cannot read the run's recipe.
     """
-    for run in reversed(_by_start(subject.store)):
-        if subject.name in _artifacts(run).values():
+    for run, artifacts in reversed(_by_start(subject.store)):
+        if subject.name in artifacts:
             return next(step for step in steps_of(run) if step.artifact == subject.name)
     return None
 
@@ -283,11 +283,14 @@ def _latest(store: str, work_dir: str | None) -> StepsSubject:
         raise UserError(
             f"no run was submitted to the store {store}; name a recipe, an artifact or a path, or give another --store"
         )
-    return _steps_of_run(open_run(store, runs[-1].id, work_dir=work_dir), None)
+    return _steps_of_run(open_run(store, runs[-1][0].id, work_dir=work_dir), None)
 
 
-def _by_start(store: str) -> list[RunDirectory]:
-    """Return the runs of a store by the time of their last start. A run that this version cannot read is left out."""
+def _by_start(store: str) -> list[tuple[RunDirectory, set[str]]]:
+    """Return the runs of a store by the time of their last start, each with the artifacts that this was to make.
+
+    A run that this version cannot read is left out.
+    """
     found = []
     for run_id in run_ids(store):
         try:
@@ -298,13 +301,10 @@ def _by_start(store: str) -> list[RunDirectory]:
         except UserError:
             continue
         assert run is not None
-        found.append((starts[-1].time if starts else run.submitted, run_id, directory))
-    return [directory for _, _, directory in sorted(found, key=lambda item: item[:2])]
-
-
-def _artifacts(run: RunDirectory) -> dict[str, str]:
-    starts = run.starts()
-    return starts[-1].artifacts if starts else {}
+        last = starts[-1] if starts else None
+        when, artifacts = (last.time, last.artifacts) if last else (run.submitted, {})
+        found.append((when, run_id, directory, set(artifacts.values())))
+    return [(directory, artifacts) for _, _, directory, artifacts in sorted(found, key=lambda item: item[:2])]
 
 
 def _unknown(word: str, store: str) -> str:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from cluster.host.files import sync
 from training.log.metrics_file import StepMetrics
+from training.manifests import counted
 
 SESSIONS_FILE = "attempts.jsonl"
 """Name of the file. Its name and keys are older than the word session, and stay, so that old stores can be read."""
@@ -178,8 +179,8 @@ def describe_ranks(start: GangStart) -> str:
     counts = Counter(start.hosts or (start.host,))
     named = [host if count == 1 else f"{count} on {host}" for host, count in counts.items()][:_MAX_HOSTS]
     more = f" and {len(counts) - _MAX_HOSTS:,} hosts more" if len(counts) > _MAX_HOSTS else ""
-    ranks = f"{start.world_size:,} rank" + ("s" if start.world_size != 1 else "")
-    return f"{ranks} of {start.device}, ZeRO stage {start.zero_stage}: {', '.join(named)}{more}"
+    ranks = f"{counted(start.world_size, 'rank')} of {start.device}, ZeRO stage {start.zero_stage}"
+    return f"{ranks}: {', '.join(named)}{more}"
 
 
 def step_seconds(step: StepMetrics) -> float:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.app import main
 from pipeline.store.artifact import RECORD
 
 ROOT = Path(__file__).parents[3]
@@ -40,20 +39,6 @@ def place(tmp_path, monkeypatch):
 def write_source(directory: Path, num_documents: int) -> None:
     texts = [{"text": f"document number {i} says something of its own"} for i in range(num_documents)]
     (directory / "words.jsonl").write_text("".join(f"{json.dumps(text)}\n" for text in texts))
-
-
-@pytest.fixture
-def concord(monkeypatch, capsys):
-    """Call the command as a shell would: exit code, standard output, standard error."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["concord", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        printed = capsys.readouterr()
-        return int(exit_.value.code or 0), printed.out, printed.err
-
-    return call
 
 
 def test_help_names_every_command(concord):

@@ -12,7 +12,6 @@ import pytest
 
 from configs.base import UserError
 from configs.cluster import ClusterConfig
-from pipeline.cli.app import main
 from pipeline.cli.subject import ArtifactSubject, StepsSubject, find_artifact, find_run, find_subject
 from pipeline.runs.attempt import make_attempt
 from pipeline.runs.directory import RunDirectory, now, open_run
@@ -42,18 +41,6 @@ def run(place: Path) -> RunDirectory:
 @pytest.fixture
 def corpus(run: RunDirectory) -> str:
     return run.starts()[0].artifacts["corpus"]
-
-
-@pytest.fixture
-def concord(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Concord:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["concord", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        printed = capsys.readouterr()
-        return int(exit_.value.code or 0), printed.out, printed.err
-
-    return call
 
 
 WORDS = [

@@ -13,7 +13,6 @@ import pytest
 
 from configs.base import Manifest
 from data_prep.tokens.find_document import find_document
-from pipeline.cli.app import main
 from pipeline.store.artifact import Input, Record, commit
 from tests.data_prep.corpora import clean_config, cleaned, eld_sentences, held_out, kept, source, write_lines
 from tests.data_prep.toy_tokens import Made, learned, tokenized
@@ -108,20 +107,6 @@ def put(training: Path, record: CheckpointRecord) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "checkpoint.json").write_text(record.model_dump_json())
     return directory
-
-
-@pytest.fixture
-def concord(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Concord:
-    """Call the command as a shell would: exit code, standard output, standard error."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["concord", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        printed = capsys.readouterr()
-        return int(exit_.value.code or 0), printed.out, printed.err
-
-    return call
 
 
 def test_the_table_has_every_stream_and_the_total(checkpoint: Path, concord: Concord, batches: Batches) -> None:
