@@ -109,6 +109,8 @@ KEY_OF_ITEMS = {
 the API."""
 
 _LISTS = {*KEY_OF_ITEMS, "args", "command", "envFrom", "tolerations"}
+_FREE_KEYS = {"annotations", "labels", "limits", "matchLabels", "nodeSelector", "requests"}
+"""Mappings whose keys are anybody's: a label may be called `env`."""
 
 
 def check_overlay(value: dict[str, JsonValue], nameless: str = "") -> dict[str, JsonValue]:
@@ -133,7 +135,8 @@ def _check_object(value: JsonValue, place: str, nameless: str) -> None:
             here = f"{place}.{name}" if place else name
             if name in _LISTS:
                 _check_list(item, here, None if here == nameless else KEY_OF_ITEMS.get(name))
-            _check_object(item, here, nameless)
+            if name not in _FREE_KEYS:
+                _check_object(item, here, nameless)
 
 
 def _check_list(value: JsonValue, place: str, key: str | None) -> None:

@@ -326,6 +326,14 @@ def test_a_mistake_in_the_users_settings_is_told_with_its_line(tmp_path, text, s
         load(file, ClusterConfig)
 
 
+def test_a_label_may_be_called_as_a_list_is(shipped):
+    labels = {"env": "prod", "command": "train", "ports": "none"}
+    spec = {"nodeSelector": labels, "affinity": {"podAffinity": {"labelSelector": {"matchLabels": labels}}}}
+    rayjob = {"metadata": {"annotations": labels}}
+    cluster = overlaid(shipped, pod={"metadata": {"labels": labels}, "spec": spec}, rayjob=rayjob)
+    assert all(pod["metadata"]["labels"] == pod["spec"]["nodeSelector"] == labels for pod in pods(cluster))
+
+
 def test_a_secret_by_reference_is_no_secret_in_a_file(shipped):
     item = {"name": "WANDB_API_KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
     head, _ = pods(overlaid(shipped, pod={"spec": {"containers": [{"env": [item]}]}}))
