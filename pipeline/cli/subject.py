@@ -152,12 +152,9 @@ def find_run(subject: Subject) -> RunDirectory:
     if isinstance(subject, ArtifactSubject):
         store, wanted, words = subject.store, {subject.name}, subject.name
     else:
-        named = [subject.step] if subject.step else list(subject.outputs)
-        store, wanted, words = (
-            subject.store,
-            {subject.steps[name].artifact for name in named},
-            f"what {subject.words} wants",
-        )
+        named = [subject.step] if subject.step else subject.outputs
+        store, wanted = subject.store, {subject.steps[name].artifact for name in named}
+        words = f"step {subject.step!r} of {subject.words}" if subject.step else f"what {subject.words} wants"
     for run, artifacts in reversed(_by_start(store)):
         if wanted <= artifacts:
             return run

@@ -99,6 +99,9 @@ def test_the_run_of_a_recipe_makes_all_that_the_recipe_wants(place: Path, run: R
         UserError, match=r"no run that was submitted to the store .*/store makes what recipe toy\.yaml wants"
     ):
         find_run(changed)
+    changed = find_subject("toy.yaml:corpus", store="store", overrides=["steps.corpus.config.min_characters=4"])
+    with pytest.raises(UserError, match=r"makes step 'corpus' of recipe toy\.yaml;"):
+        find_run(changed)
 
 
 def test_a_run_goes_before_a_shipped_recipe_of_its_name(place: Path) -> None:
