@@ -187,6 +187,10 @@ class TrainConfig(Config):
     precision: Literal["bf16", "fp32"] = "bf16"
     """Number format of the forward and backward pass; the optimizer's weights and moments are fp32 in both."""
 
+    reduce_precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format in which gradients are summed over ranks; each rank adds up its own in fp32 in any case. `bf16`
+    halves what is sent, and its error grows with the number of ranks."""
+
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the initial weights and of the order of the data."""
 
@@ -207,4 +211,10 @@ class TrainConfig(Config):
         decay = self.schedule.num_decay_steps if isinstance(self.schedule, WsdSchedule) else 0
         if self.schedule.num_warmup_steps + decay > self.num_steps:
             raise ValueError(f"the schedule's warm-up and decay take longer than num_steps ({self.num_steps})")
+        return self
+
+    @model_validator(mode="after")
+    def _reduces_no_wider_than_it_computes(self) -> Self:
+        if self.precision == "fp32" and self.reduce_precision == "bf16":
+            raise ValueError("reduce_precision: bf16 needs precision: bf16; leave it out, or compute in bf16")
         return self

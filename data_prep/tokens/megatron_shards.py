@@ -6,8 +6,10 @@ lengths (int32), byte offsets (int64), and the bounds of documents as sequence n
 a document.
 """
 
+import os
 import struct
 from collections.abc import Iterable
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +48,20 @@ def open_tokens(prefix: Path) -> npt.NDArray[np.integer]:
     """Return all ids of a shard, (num_tokens,), mapped from disk. Raises ValueError if the pair is damaged."""
     dtype, lengths = _read_index(prefix)
     num_tokens = int(lengths.sum(dtype=np.int64))
-    size = _with(prefix, ".bin").stat().st_size
-    if size != num_tokens * dtype.itemsize:
-        raise ValueError(f"{prefix}.bin has {size} bytes, its index says {num_tokens * dtype.itemsize}")
-    if num_tokens == 0:
+    path = _with(prefix, ".bin")
+    if num_tokens == 0 and path.stat().st_size == 0:
         return np.empty(0, dtype=dtype)  # an empty file cannot be mapped
-    return np.memmap(_with(prefix, ".bin"), dtype=dtype, mode="r", shape=(num_tokens,))
+    return np.frombuffer(map_tokens(path, num_tokens, dtype), dtype=dtype)
+
+
+def map_tokens(path: Path, num_tokens: int, dtype: np.dtype[np.integer]) -> mmap:
+    """Map the ids, at least one, of a `.bin` file. Raises ValueError if it has more or fewer bytes than they take."""
+    num_bytes = num_tokens * dtype.itemsize
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size != num_bytes:
+            raise ValueError(f"{path} has {size} bytes, not the {num_bytes} of the {num_tokens} tokens")
+        return mmap(file.fileno(), num_bytes, access=ACCESS_READ)
 
 
 def document_lengths(prefix: Path) -> npt.NDArray[np.int64]:

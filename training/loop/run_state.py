@@ -8,8 +8,8 @@ When ranks start, after a kill as for the first time, RunState does the followin
    of `init_from: {mode: weights}`.
 4. `restore` (training/checkpoint/restore.py) loads the newest checkpoint that every rank finds whole, and returns its
    Progress, whose position in the data is moved past what later roll-backs skip.
-5. Without such a checkpoint the training begins again where it began, with the engine built anew if a damaged
-   checkpoint was loaded into it in part.
+5. Without such a checkpoint the training begins again where it began: its first weights are made again on the host
+   and copied into the engine that there is, since DeepSpeed's cannot be taken down to make room for another.
 6. Rank 0 renames the damaged checkpoints that were passed over.
 
 A roll-back adds a line to rollbacks.jsonl, which abandons the checkpoints after its target, and then does steps 2, 4, 5
@@ -41,11 +41,12 @@ from training.init.locate import find_checkpoint_to_continue
 from training.job import Job
 from training.log.metrics_file import METRICS_FILE
 from training.log.notices import Notices
-from training.loop.build import BuiltEngine, build_engine
+from training.loop.build import BuiltEngine, build_engine, build_first_model
 from training.loop.spikes import Instability
 from training.loop.watchdog import START_TIMEOUT_FACTOR, Watchdog
 from training.manifests import counted
 from training.records import CHECKPOINTS, OrderRecord, Rollback, list_checkpoints, step_of
+from training.zero.engine import restart_from, weights_by_name
 
 
 class RunState:
@@ -121,7 +122,8 @@ class RunState:
     def _begin_again(self, rollbacks: list[Rollback]) -> Progress:
         """Put the engine where this training began; return that progress, past the data of roll-backs since."""
         if not self._has_first_weights:
-            self.built = self._build(fills_weights=True)
+            self._watchdog.beat("building the first weights", timeout_factor=START_TIMEOUT_FACTOR)
+            restart_from(self.engine, weights_by_name(build_first_model(self._job, notify=self._notify)))
         if self._continued is not None:
             load_checkpoint(self.engine, self._continued)
         position = position_after(self.first.position, rollbacks)

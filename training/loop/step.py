@@ -10,7 +10,7 @@ from cluster.executor import Rank
 from training.data.batches import Batch, Batches, MicroBatch
 from training.loop.stop_requests import TrainingRequests
 from training.loop.watchdog import Watchdog
-from training.zero.engine import take_optimizer_step
+from training.zero.engine import loss_scale, take_optimizer_step
 from training.zero.step_timing import Stopwatch
 
 
@@ -65,10 +65,12 @@ class Stepper:
         device: torch.device,
         *,
         micro_batch_size: int,
+        max_gradient_norm: float,
         stopwatch: Stopwatch,
     ) -> None:
         self._engine, self._batches, self._rank, self._device = engine, batches, rank, device
         self._micro_batch_size, self._stopwatch = micro_batch_size, stopwatch
+        self._max_gradient_norm = max_gradient_norm
 
     def run_step(self, batch: Batch, status: RankStatus, watchdog: Watchdog, *, timeout_factor: float) -> StepResult:
         """Run one step: the gradient is the mean over the batch's targets, whatever each rank's share. Collective.
@@ -78,8 +80,7 @@ class Stepper:
         with self._stopwatch.part("data"):
             micro_batches = self._read_micro_batches(batch)
         nats = torch.zeros(len(self._batches.streams), dtype=torch.float64, device=self._device)
-        # DeepSpeed averages over ranks, so each rank's share is scaled by their number
-        scale = self._rank.world_size / batch.num_targets
+        scale = loss_scale(self._engine, num_targets=batch.num_targets)
         for i, micro_batch in enumerate(micro_batches):
             name = f"a forward and backward pass, {i + 1} of {len(micro_batches)}"
             watchdog.beat(name, timeout_factor=timeout_factor)
@@ -96,7 +97,9 @@ class Stepper:
         loss = sum(by_stream) / batch.num_targets
         watchdog.beat("the optimizer's step", timeout_factor=timeout_factor)
         with self._stopwatch.part("optimizer"):
-            norm, updated = take_optimizer_step(self._engine, loss_is_finite=math.isfinite(loss))
+            norm, updated = take_optimizer_step(
+                self._engine, loss_is_finite=math.isfinite(loss), max_gradient_norm=self._max_gradient_norm
+            )
         stop, save, resize, failed, *own_seconds = numbers[len(by_stream) :]
         requests = TrainingRequests(stop > 0, save > 0, resize > 0)
         return StepResult(loss, by_stream, norm, updated, requests, int(failed), own_seconds)

@@ -216,6 +216,7 @@ class Trainer:
             self.rank,
             self.device,
             micro_batch_size=self.job.placement.micro_batch_size,
+            max_gradient_norm=config.optimizer.max_gradient_norm,
             stopwatch=self.stopwatch,
         )
         self.saver = Saver(

@@ -32,8 +32,8 @@ def deepspeed_config(config: TrainConfig, placement: Placement) -> JsonDict:
     """Return the dictionary for deepspeed.initialize.
 
     Batch sizes in it are nominal: the loop sets accumulation boundaries by hand and scales the loss itself
-    (training/loop/step.py). With bf16, gradients accumulate in fp32 wherever ZeRO shards the optimizer; without ZeRO
-    DeepSpeed refuses that mix and they accumulate in bf16.
+    (training/loop/step.py). Gradients accumulate in fp32 in every stage and precision, and are summed over ranks in the
+    recipe's `reduce_precision`.
     """
     zero: JsonDict = {
         "stage": placement.zero_stage,
@@ -45,16 +45,32 @@ def deepspeed_config(config: TrainConfig, placement: Placement) -> JsonDict:
     result: JsonDict = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": config.optimizer.max_gradient_norm,
+        "gradient_clipping": 0.0 if is_plain(config, placement) else config.optimizer.max_gradient_norm,
+        "communication_data_type": config.reduce_precision,
         "steps_per_print": 10**12,
         "bf16": {"enabled": config.precision == "bf16"},
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
-    if placement.zero_stage > 0 and config.precision == "bf16":
+    if config.precision == "bf16":
         result["data_types"] = {"grad_accum_dtype": "fp32"}
+    if not averages_gradients(placement.zero_stage):
+        result["gradient_allreduce_op"] = "sum"
     return result
+
+
+def is_plain(config: TrainConfig, placement: Placement) -> bool:
+    """Return whether DeepSpeed leaves the optimizer as it is: the parameters are the masters, and nobody clips."""
+    return placement.zero_stage == 0 and config.precision == "fp32"
+
+
+def averages_gradients(zero_stage: int) -> bool:
+    """Return whether DeepSpeed divides gradients by the number of ranks; it can leave that out in all stages but 3.
+
+    In stage 2 it would divide in bf16, before it sums in fp32.
+    """
+    return zero_stage == 3
 
 
 def is_frozen(name: str, patterns: Sequence[str]) -> bool:

@@ -10,7 +10,8 @@ import os
 import shutil
 import sys
 import warnings
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from importlib import import_module
 from io import StringIO
@@ -20,16 +21,21 @@ from typing import Any
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 import deepspeed
 import torch
-from deepspeed.runtime import compiler
+from deepspeed.runtime import bf16_optimizer, compiler
+from deepspeed.runtime.engine import BFLOAT16, DeepSpeedEngine
+from deepspeed.runtime.utils import clip_tensors_by_global_norm
 from deepspeed.utils import logger as deepspeed_logger
+
+from transformers import PreTrainedModel
 
 from cluster.executor import Rank
 from cluster.placement import Placement
 from configs.base import UserError
 from configs.training import TrainConfig
 from training.network.packed_lm import PackedLM
-from training.zero.config import ADAMW_MOMENTS, MUON_MOMENTS, deepspeed_config
-from training.zero.fragments import base_optimizer, list_masters
+from training.zero.config import ADAMW_MOMENTS, MUON_MOMENTS, averages_gradients, deepspeed_config
+from training.zero.fragments import base_optimizer, fill_weights, list_masters
+from training.zero.gradient_norm import global_norm
 from training.zero.muon import MuonWithAdamW
 from training.zero.optimizers import make_optimizer
 from training.zero.step_timing import COLLECTIVES, Stopwatch
@@ -46,6 +52,7 @@ def _import_muon_without_its_compiler() -> None:
 
 
 _import_muon_without_its_compiler()
+bf16_optimizer.get_global_norm_of_tensors = global_norm  # its own adds up in fp32, 1e-4 too little on CPUs
 
 
 def join_process_group(rank: Rank, *, timeout_seconds: float) -> torch.device:
@@ -71,17 +78,82 @@ def leave_process_group() -> None:
         deepspeed.comm.destroy_process_group()  # torch's own would leave DeepSpeed holding dead groups
 
 
-def make_engine(network: PackedLM, config: TrainConfig, placement: Placement) -> deepspeed.DeepSpeedEngine:
-    """Make an engine whose optimizer has taken no step and whose moments are zero. Collective."""
+def make_engine(
+    network: PackedLM, config: TrainConfig, placement: Placement, *, keeps_weights: bool
+) -> deepspeed.DeepSpeedEngine:
+    """Make an engine whose optimizer has taken no step and whose moments are zero. Collective.
+
+    With `keeps_weights` its fp32 masters are exactly the network's fp32 weights; without, which saves time before a
+    checkpoint is loaded, they may be rounded to the precision of the passes.
+    """
     cpu_adam = _cpu_adam() if placement.offload_optimizer and config.optimizer.kind == "adamw" else None
     optimizer = make_optimizer(network.model, config, cpu_adam=cpu_adam)
     settings = deepspeed_config(config, placement)
-    with redirect_stdout(StringIO()):  # DeepSpeed prints the memory in use, eight times
+    weights = weights_by_name(network.model) if keeps_weights and config.precision == "bf16" else None
+    # DeepSpeed prints the memory in use, eight times
+    with redirect_stdout(StringIO()), _replicated_masters(placement.zero_stage):
         engine, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=settings)
     if isinstance(optimizer, MuonWithAdamW):
         optimizer.attach_engine(engine)
     set_num_updates(engine, 0)
+    if weights is not None:  # DeepSpeed makes the masters of weights that it has rounded
+        fill_weights(engine, weights)
     return engine
+
+
+def restart_from(engine: deepspeed.DeepSpeedEngine, weights: Mapping[str, torch.Tensor]) -> None:
+    """Give an engine the state of a new one that was made with these fp32 weights, by name. Collective."""
+    for master, _ in list_masters(engine):
+        for moment in base_optimizer(engine).state[master].values():
+            if torch.is_tensor(moment):
+                moment.zero_()
+    set_num_updates(engine, 0)
+    fill_weights(engine, weights)
+
+
+def weights_by_name(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return the values that the parameters have now, tied ones once; they stay when the parameters are converted."""
+    return {name: parameter.data for name, parameter in model.named_parameters()}
+
+
+@contextmanager
+def _replicated_masters(zero_stage: int) -> Iterator[None]:
+    """Have DeepSpeed train bf16 without ZeRO as in stage 1, with fp32 gradients and masters, but on each rank for all.
+
+    Of its own it would accumulate gradients in bf16. Its optimizer of stage 1 shards over a group of ranks, which is
+    each rank alone here; gradients are summed over all ranks by the engine.
+    """
+    if zero_stage > 0:
+        yield
+        return
+    choose, configure = DeepSpeedEngine._do_optimizer_sanity_check, DeepSpeedEngine._configure_bf16_optimizer
+
+    def choose_wrapper(self: Any, optimizer: Any) -> Any:
+        return BFLOAT16 if self.bfloat16_enabled() else choose(self, optimizer)
+
+    def configure_on_own_group(self: Any, optimizer: Any) -> Any:
+        everyone = self.seq_data_parallel_group
+        self.seq_data_parallel_group = torch.distributed.new_group(
+            [torch.distributed.get_rank()], use_local_synchronization=True
+        )
+        try:
+            return configure(self, optimizer)
+        finally:
+            self.seq_data_parallel_group = everyone
+
+    DeepSpeedEngine._do_optimizer_sanity_check = choose_wrapper
+    DeepSpeedEngine._configure_bf16_optimizer = configure_on_own_group
+    try:
+        yield
+    finally:
+        DeepSpeedEngine._do_optimizer_sanity_check = choose
+        DeepSpeedEngine._configure_bf16_optimizer = configure
+
+
+def loss_scale(engine: deepspeed.DeepSpeedEngine, *, num_targets: int) -> float:
+    """Return what the sum of a pass's token losses is multiplied by, so that the gradient is the mean over targets."""
+    divisor = torch.distributed.get_world_size() if averages_gradients(engine.zero_optimization_stage()) else 1
+    return divisor / num_targets
 
 
 def time_communication(stopwatch: Stopwatch) -> None:
@@ -98,13 +170,16 @@ def set_learning_rate(engine: deepspeed.DeepSpeedEngine, rate: float) -> None:
         group["lr"] = rate * group["scale"]
 
 
-def take_optimizer_step(engine: deepspeed.DeepSpeedEngine, *, loss_is_finite: bool) -> tuple[float, bool]:
+def take_optimizer_step(
+    engine: deepspeed.DeepSpeedEngine, *, loss_is_finite: bool, max_gradient_norm: float
+) -> tuple[float, bool]:
     """Take the optimizer step that the last backward pass completed, if loss and gradient are finite.
 
     Returns the norm of the global gradient before clipping, and whether the weights were updated. All ranks agree.
+    `max_gradient_norm` is that of the engine's configuration.
     """
     optimizer, wrapped = engine.optimizer, engine.zero_optimization_stage() > 0 or engine.bfloat16_enabled()
-    if wrapped and not loss_is_finite and hasattr(optimizer, "clear_hp_grads"):  # stage 1 in bf16
+    if wrapped and not loss_is_finite and hasattr(optimizer, "clear_hp_grads"):  # bf16 in stages 0 and 1
         optimizer.clear_hp_grads()
         optimizer.clear_lp_grads()
         return float("nan"), False
@@ -113,11 +188,12 @@ def take_optimizer_step(engine: deepspeed.DeepSpeedEngine, *, loss_is_finite: bo
         engine.step()
         norm = float(engine.get_global_grad_norm())
         return (norm, True) if not optimizer.overflow else (float("nan"), False)
-    # without ZeRO, in fp32, DeepSpeed clips but neither returns the norm nor checks it
+    # without ZeRO, in fp32, DeepSpeed would clip by a norm that it neither returns nor checks
     gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
-    norm = float(torch.nn.utils.get_total_norm(gradients))
+    norm = float(global_norm(gradients))
     updated = loss_is_finite and math.isfinite(norm)
     if updated:
+        clip_tensors_by_global_norm(gradients, max_norm=max_gradient_norm, global_norm=norm)
         engine.step()
     else:
         engine.zero_grad()
@@ -148,9 +224,7 @@ def _skip_step_if(optimizer: Any, unwanted: bool) -> None:
         optimizer.overflow = unwanted
         return unwanted
 
-    if hasattr(optimizer, "overflow_checker"):  # bf16 without ZeRO
-        optimizer.overflow_checker.check = report_overflow
-    elif hasattr(optimizer, "check_grad_overflow"):  # stages 1 and 2
+    if hasattr(optimizer, "check_grad_overflow"):  # stages 1 and 2
         optimizer.check_grad_overflow, optimizer.check_overflow = True, report_overflow
     elif hasattr(optimizer, "fp32_partitioned_groups_flat"):  # stage 3
         original = type(optimizer)._overflow_check_and_loss_scale_update

@@ -3,11 +3,12 @@
 What is private of DeepSpeed here was read from 0.19.8; tests/training/loop/test_elastic.py tests it for every stage.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
 MODEL_PREFIX = "model."
 """Prefix of the parameters' names in PackedLM (training/network/packed_lm.py), which wraps the model; fragments and
@@ -47,21 +48,39 @@ def needed_fragments(engine: Any) -> Iterator[Fragment]:
                 yield Fragment(name.removeprefix(MODEL_PREFIX), 0, {"master": parameter.data.view(-1)})
 
 
+def fill_weights(engine: Any, weights: Mapping[str, torch.Tensor]) -> None:
+    """Set all weights to those of the given tensors, whole and by the parameters' names. Collective."""
+    for fragment in needed_fragments(engine):
+        for kind in fragment.tensors.keys() & {"master", "frozen"}:
+            into = fragment.tensors[kind]
+            into.copy_(weights[fragment.name].view(-1)[fragment.offset : fragment.offset + into.numel()])
+    copy_masters_to_weights(engine)
+
+
 def copy_masters_to_weights(engine: Any) -> None:
     """Make the forward pass use the master weights, once `needed_fragments` are loaded. Collective."""
     stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
     if stage == 3:
+        _drop_gathered_weights(optimizer)
         for parameter in engine.module.parameters():
             if parameter.requires_grad:
                 number, start, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
                 flat = optimizer.fp32_partitioned_groups_flat[number]
                 parameter.ds_tensor.data.view(-1)[:size].copy_(flat.data.narrow(0, start, size))
-    elif stage > 0:
-        if not _loads_weights(engine):
-            optimizer.update_lp_params()
-    else:
-        for parameter, master in _masters_by_parameter(engine):
-            parameter.data.copy_(master.data)
+    elif is_flat(engine) and not _loads_weights(engine):
+        optimizer.update_lp_params()
+
+
+def _drop_gathered_weights(optimizer: Any) -> None:
+    """Have ZeRO-3 gather its small parameters anew, which it keeps gathered from one pass to the next."""
+    gathered = [p for p in optimizer.persistent_parameters if p.ds_status == ZeroParamStatus.AVAILABLE]
+    if gathered:
+        gathered[0].partition(gathered)
+
+
+def is_flat(engine: Any) -> bool:
+    """Return whether masters are flat tensors of many parameters: in stages 1 and 2, and in bf16 without ZeRO."""
+    return bool(0 < engine.zero_optimization_stage() < 3 or hasattr(engine.optimizer, "fp32_groups_flat_partition"))
 
 
 def _loads_weights(engine: Any) -> bool:
@@ -76,18 +95,16 @@ def _loads_weights(engine: Any) -> bool:
 def _held(engine: Any) -> Iterator[Fragment]:
     """Yield all that this rank has of the masters, their moments and the frozen parameters."""
     stage = engine.zero_optimization_stage()
-    masters = dict(_masters_by_parameter(engine)) if stage == 0 else {}
     for full_name, parameter in engine.module.named_parameters():
         name = full_name.removeprefix(MODEL_PREFIX)
         if not parameter.requires_grad:
             yield from _frozen_fragments(name, parameter, sharded=stage == 3)
         elif stage == 3:
             yield from _stage_3_fragments(engine.optimizer, name, parameter)
-        elif stage > 0:
-            yield from _stage_1_or_2_fragments(engine.optimizer, name, parameter)
-        else:
-            master = masters[parameter]
-            yield Fragment(name, 0, _with_moments(master.data.view(-1), base_optimizer(engine).state[master]))
+        elif is_flat(engine):
+            yield from _flat_fragments(engine.optimizer, name, parameter)
+        else:  # the parameter is the master
+            yield Fragment(name, 0, _with_moments(parameter.data.view(-1), base_optimizer(engine).state[parameter]))
 
 
 def base_optimizer(engine: Any) -> torch.optim.Optimizer:
@@ -102,7 +119,7 @@ def list_masters(engine: Any) -> list[tuple[torch.Tensor, int]]:
     if stage == 3:
         groups = [optimizer.sub_group_to_group_id[i] for i in range(len(optimizer.fp32_partitioned_groups_flat))]
         return list(zip(optimizer.fp32_partitioned_groups_flat, groups, strict=True))
-    if stage > 0:
+    if is_flat(engine):
         return [(flat, number) for number, flat in enumerate(_partitions(optimizer))]
     groups_of = base_optimizer(engine).param_groups
     return [(master, number) for number, group in enumerate(groups_of) for master in group["params"]]
@@ -126,7 +143,7 @@ def _frozen_fragments(name: str, parameter: Any, *, sharded: bool) -> Iterator[F
         yield Fragment(name, offset, {"frozen": parameter.ds_tensor.data.view(-1).narrow(0, 0, owned)})
 
 
-def _stage_1_or_2_fragments(optimizer: Any, name: str, parameter: Any) -> Iterator[Fragment]:
+def _flat_fragments(optimizer: Any, name: str, parameter: Any) -> Iterator[Fragment]:
     mapping = parameter._hp_mapping
     if mapping is None:  # this rank owns nothing of it
         return
@@ -163,17 +180,8 @@ def _with_moments(master: torch.Tensor, state: dict[str, Any]) -> dict[str, torc
 
 
 def _partitions(optimizer: Any) -> list[torch.Tensor]:
-    """Return this rank's flat fp32 tensor of each parameter group in stages 1 and 2, of DeepSpeed's two classes."""
+    """Return this rank's flat fp32 tensor of each parameter group, of DeepSpeed's two classes that have them."""
     if hasattr(optimizer, "fp32_groups_flat_partition"):
         return list(optimizer.fp32_groups_flat_partition)
     return list(optimizer.single_partition_of_fp32_groups)
 
-
-def _masters_by_parameter(engine: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield (parameter, fp32 master) without ZeRO; in fp32 the parameter is its own master."""
-    low = getattr(engine.optimizer, "fp16_groups", None)
-    if low is None:
-        yield from ((parameter, parameter) for parameter in engine.module.parameters() if parameter.requires_grad)
-        return
-    for parameters, owned in zip(low, engine.optimizer.fp32_groups, strict=True):
-        yield from zip(parameters, owned, strict=True)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from training.zero.config import MUON_BUCKET_ELEMENTS
-from training.zero.fragments import base_optimizer, list_masters, shard_of_stage_3
+from training.zero.fragments import base_optimizer, is_flat, list_masters, shard_of_stage_3
 
 NUM_ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -49,6 +49,7 @@ class MuonWithAdamW(torch.optim.AdamW):
     def attach_engine(self, engine: Any) -> None:
         """Learn where the engine keeps the matrices. Until then a step changes no weight that Muon updates."""
         self._matrices = dict(_find_matrices(engine))
+        # every rank has every matrix without ZeRO; sharing the work would cost a broadcast
         self._replicated = engine.zero_optimization_stage() == 0
 
     @torch.no_grad()
@@ -72,7 +73,7 @@ class MuonWithAdamW(torch.optim.AdamW):
         direction = master.grad.lerp(momentum, self._momentum).view(-1)  # Nesterov
         master.mul_(1 - group["lr"] * group["weight_decay"])
         for bucket in _fill_buckets(self._matrices[master]):
-            wholes = [direction] if self._replicated else _gather_matrices(bucket, direction)
+            wholes = _own_matrices(bucket, direction) if self._replicated else _gather_matrices(bucket, direction)
             for matrix, whole in zip(bucket, wholes, strict=True):
                 if matrix.numel:
                     update = orthogonalise(whole.view(matrix.shape)).flatten()
@@ -107,6 +108,11 @@ def _fill_buckets(matrices: list[MatrixShard]) -> Iterator[list[MatrixShard]]:
     yield bucket
 
 
+def _own_matrices(bucket: list[MatrixShard], direction: torch.Tensor) -> list[torch.Tensor]:
+    """Return the whole matrices, flat, of a rank that has all of them."""
+    return [direction[matrix.start : matrix.start + matrix.numel] for matrix in bucket]
+
+
 def _gather_matrices(bucket: list[MatrixShard], direction: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return the whole matrices, flat, of which each rank has parts in its `direction`. Collective.
 
@@ -129,19 +135,19 @@ def _find_matrices(engine: Any) -> Iterator[tuple[torch.Tensor, list[MatrixShard
             continue
         if stage == 3:
             yield master, [_stage_3_shard(optimizer, parameter) for parameter in optimizer.fp16_groups[number]]
-        elif stage > 0:
-            yield master, [_stage_1_or_2_shard(parameter) for parameter in _parameters_of_group(optimizer, group)]
-        else:  # every rank has every matrix; sharing the work would cost a broadcast
+        elif is_flat(engine):
+            yield master, [_flat_shard(parameter) for parameter in _parameters_of_group(optimizer, group)]
+        else:
             yield master, [MatrixShard(master.shape, 0, 0, master.numel())]
 
 
 def _parameters_of_group(optimizer: Any, group: int) -> list[Any]:
-    """Return the parameters of one group in stages 1 and 2, of DeepSpeed's two classes."""
+    """Return the parameters of one group whose masters are flat, of DeepSpeed's two classes that have such."""
     groups = optimizer.bf16_groups if hasattr(optimizer, "bf16_groups") else optimizer.bit16_groups
     return list(groups[group])
 
 
-def _stage_1_or_2_shard(parameter: Any) -> MatrixShard:
+def _flat_shard(parameter: Any) -> MatrixShard:
     mapping = parameter._hp_mapping
     if mapping is None:
         return MatrixShard(parameter.shape, 0, 0, 0)
