@@ -29,6 +29,7 @@ check: lint types test
 
 # Whole runs that are killed, cut off and starved, on real hosts: half an hour, as root. Run it before an issue ends.
 check-long: $(READY)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m long
 	$(BIN)/python benchmarks/kill_storm.py --directory "$$(mktemp -d)"
 	$(BIN)/python benchmarks/host_faults.py --steps 60 --directory "$$(mktemp -d)"
 

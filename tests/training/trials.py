@@ -25,7 +25,7 @@ from training.loop.trainer import Trainer, train_rank
 from training.loop.watchdog import Watchdog
 from training.manifests import TrainedModel
 from training.zero.engine import join_process_group, leave_process_group
-from training.zero.fragments import owned_fragments
+from training.zero.fragments import MODEL_PREFIX, owned_fragments
 
 State = dict[str, dict[str, npt.NDArray[np.float32]]]
 """Kind -> parameter -> all of its elements."""
@@ -124,34 +124,71 @@ def train_with_a_collective_too_many(rank: Rank, job: Job, step: int) -> None:
     train_rank(rank, job)
 
 
-def train_with_poison(rank: Rank, job: Job, places: list[int], what: str) -> None:
-    """The step whose data begins at one of the places has a loss or a gradient that is not finite, or a huge loss."""
+def train_with_poison(rank: Rank, jobs: list[Job], poison: dict[int, str]) -> None:
+    """Train one job after another, each with trouble in the steps whose data begins at the places in `poison`.
+
+    The trouble is a `loss` or a `gradient` that is not finite, or a loss that is too large, a `spike`.
+    """
     from training.network.packed_lm import PackedLM
 
-    original, forward, now = Stepper.run_step, PackedLM.forward, [False]
+    original, forward, now = Stepper.run_step, PackedLM.forward, [""]
 
     def run_step(self: Any, batch: Any, *arguments: Any, **named: Any) -> Any:
-        now[0] = int(batch.index.sum() * 1000 + batch.stream.sum()) in poisoned
+        now[0] = poisoned.get(_content(batch), "")
         return original(self, batch, *arguments, **named)
 
     def poisoned_forward(self: Any, *arguments: Any) -> Any:
-        objective, nats = forward(self, *arguments)
+        result = forward(self, *arguments)
         if not now[0] or rank.index:
-            return objective, nats
-        if what == "gradient":
-            objective.register_hook(lambda gradient: gradient * float("nan"))
-            return objective, nats
-        return objective, nats * (float("inf") if what == "loss" else 50.0)
+            return result
+        if now[0] == "gradient":
+            result.objective.register_hook(lambda gradient: gradient * float("nan"))
+            return result
+        return result._replace(row_nats=result.row_nats * (float("inf") if now[0] == "loss" else 50.0))
 
     Stepper.run_step, PackedLM.forward = run_step, poisoned_forward  # type: ignore[method-assign, assignment]
     join_process_group(rank, timeout_seconds=60)
-    subject = trainer(rank, job)
-    batches = [subject.batches.batch((range(place, place + job.config.global_batch_size),)) for place in places]
-    poisoned = {int(batch.index.sum() * 1000 + batch.stream.sum()) for batch in batches}
     try:
-        subject.run()
+        for job in jobs:
+            subject = trainer(rank, job)
+            size = job.config.global_batch_size
+            poisoned = {
+                _content(subject.batches.batch((range(place, place + size),))): what for place, what in poison.items()
+            }
+            subject.run()
     finally:
         leave_process_group()
+
+
+def _content(batch: Any) -> bytes:
+    samples: bytes = batch.stream.tobytes() + batch.index.tobytes()
+    return samples
+
+
+def train_and_keep_gradients(rank: Rank, jobs: list[Job]) -> list[dict[str, npt.NDArray[np.float64]]]:
+    """Train one job after another; the sum of this rank's own gradients in each, by parameter, in fp64."""
+    join_process_group(rank, timeout_seconds=60)
+    kept = []
+    for job in jobs:
+        subject, sums = trainer(rank, job), {}
+        for full_name, parameter in subject.state.engine.module.named_parameters():
+            name = full_name.removeprefix(MODEL_PREFIX)
+            sums[name] = np.zeros(subject.state.built.shapes[name])
+
+            def keep(gradient: torch.Tensor, total: npt.NDArray[np.float64] = sums[name]) -> None:
+                total += gradient.double().numpy()
+
+            parameter.register_hook(keep)
+        subject.run()
+        kept.append(sums)
+    leave_process_group()
+    return kept
+
+
+def first_gradient(job: Job) -> dict[str, npt.NDArray[np.float64]]:
+    """The global gradient of a training of one step, flat and by parameter, from AdamW's first moment."""
+    moments = state_on_disk(job.out / "checkpoints" / "step-00000001")["exp_avg"]
+    return {name: values.astype(np.float64) / (1 - job.config.optimizer.beta1) for name, values in moments.items()}
 
 
 def train_on_a_full_disk(rank: Rank, job: Job, step: int) -> TrainedModel | None:

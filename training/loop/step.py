@@ -10,7 +10,7 @@ from cluster.executor import Rank
 from training.data.batches import Batch, Batches, MicroBatch
 from training.loop.stop_requests import TrainingRequests
 from training.loop.watchdog import Watchdog
-from training.zero.engine import loss_scale, take_optimizer_step
+from training.zero.engine import take_optimizer_step
 from training.zero.step_timing import Stopwatch
 
 
@@ -80,7 +80,6 @@ class Stepper:
         with self._stopwatch.part("data"):
             micro_batches = self._read_micro_batches(batch)
         nats = torch.zeros(len(self._batches.streams), dtype=torch.float64, device=self._device)
-        scale = loss_scale(self._engine, num_targets=batch.num_targets)
         for i, micro_batch in enumerate(micro_batches):
             name = f"a forward and backward pass, {i + 1} of {len(micro_batches)}"
             watchdog.beat(name, timeout_factor=timeout_factor)
@@ -88,7 +87,7 @@ class Stepper:
             with self._stopwatch.part("forward"):
                 objective, row_nats = self._engine(*self._copy_to_device(micro_batch))
             with self._stopwatch.part("backward"):
-                self._engine.backward(objective * scale, scale_wrt_gas=False)
+                self._engine.backward(objective / batch.num_targets, scale_wrt_gas=False)
             streams = torch.from_numpy(micro_batch.streams).to(self._device)
             nats.index_add_(0, streams, row_nats.double())
         with self._stopwatch.part("communication"):

@@ -55,7 +55,7 @@ def deepspeed_config(config: TrainConfig, placement: Placement) -> JsonDict:
     }
     if config.precision == "bf16":
         result["data_types"] = {"grad_accum_dtype": "fp32"}
-    if not averages_gradients(placement.zero_stage):
+    if placement.zero_stage < 3:  # which refuses it: training/zero/engine.py
         result["gradient_allreduce_op"] = "sum"
     return result
 
@@ -63,14 +63,6 @@ def deepspeed_config(config: TrainConfig, placement: Placement) -> JsonDict:
 def is_plain(config: TrainConfig, placement: Placement) -> bool:
     """Return whether DeepSpeed leaves the optimizer as it is: the parameters are the masters, and nobody clips."""
     return placement.zero_stage == 0 and config.precision == "fp32"
-
-
-def averages_gradients(zero_stage: int) -> bool:
-    """Return whether DeepSpeed divides gradients by the number of ranks; it can leave that out in all stages but 3.
-
-    In stage 2 it would divide in bf16, before it sums in fp32.
-    """
-    return zero_stage == 3
 
 
 def is_frozen(name: str, patterns: Sequence[str]) -> bool:

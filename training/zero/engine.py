@@ -25,7 +25,6 @@ from deepspeed.runtime import bf16_optimizer, compiler
 from deepspeed.runtime.engine import BFLOAT16, DeepSpeedEngine
 from deepspeed.runtime.utils import clip_tensors_by_global_norm
 from deepspeed.utils import logger as deepspeed_logger
-
 from transformers import PreTrainedModel
 
 from cluster.executor import Rank
@@ -33,7 +32,7 @@ from cluster.placement import Placement
 from configs.base import UserError
 from configs.training import TrainConfig
 from training.network.packed_lm import PackedLM
-from training.zero.config import ADAMW_MOMENTS, MUON_MOMENTS, averages_gradients, deepspeed_config
+from training.zero.config import ADAMW_MOMENTS, MUON_MOMENTS, deepspeed_config
 from training.zero.fragments import base_optimizer, fill_weights, list_masters
 from training.zero.gradient_norm import global_norm
 from training.zero.muon import MuonWithAdamW
@@ -93,6 +92,8 @@ def make_engine(
     # DeepSpeed prints the memory in use, eight times
     with redirect_stdout(StringIO()), _replicated_masters(placement.zero_stage):
         engine, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=settings)
+    if placement.zero_stage == 3:  # gradients are summed, not averaged over ranks, as the other stages are told to
+        engine.optimizer._gradient_averaging_world_size = lambda *_: 1
     if isinstance(optimizer, MuonWithAdamW):
         optimizer.attach_engine(engine)
     set_num_updates(engine, 0)
@@ -148,12 +149,6 @@ def _replicated_masters(zero_stage: int) -> Iterator[None]:
     finally:
         DeepSpeedEngine._do_optimizer_sanity_check = choose
         DeepSpeedEngine._configure_bf16_optimizer = configure
-
-
-def loss_scale(engine: deepspeed.DeepSpeedEngine, *, num_targets: int) -> float:
-    """Return what the sum of a pass's token losses is multiplied by, so that the gradient is the mean over targets."""
-    divisor = torch.distributed.get_world_size() if averages_gradients(engine.zero_optimization_stage()) else 1
-    return divisor / num_targets
 
 
 def time_communication(stopwatch: Stopwatch) -> None:

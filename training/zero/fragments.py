@@ -184,4 +184,3 @@ def _partitions(optimizer: Any) -> list[torch.Tensor]:
     if hasattr(optimizer, "fp32_groups_flat_partition"):
         return list(optimizer.fp32_groups_flat_partition)
     return list(optimizer.single_partition_of_fp32_groups)
-

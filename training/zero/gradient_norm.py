@@ -18,7 +18,8 @@ def global_norm(input_tensors: Iterable[torch.Tensor], norm_type: float = 2.0, m
     """
     assert norm_type == 2.0 and mpu is None
     norms = torch.cat([part for tensor in input_tensors for part in _row_norms(tensor.detach().reshape(-1))])
-    return torch.linalg.vector_norm(norms.to(get_norm_dtype())).float()
+    norm: torch.Tensor = torch.linalg.vector_norm(norms.to(get_norm_dtype())).float()
+    return norm
 
 
 def _row_norms(flat: torch.Tensor) -> Iterator[torch.Tensor]:

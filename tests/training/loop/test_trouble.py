@@ -30,7 +30,7 @@ QUIET = {"spikes": None, "max_skipped_steps": 3}
 def test_a_step_that_is_not_finite_leaves_the_weights_alone(tmp_path, stage, precision, what):
     config = tiny_config(precision=precision, stability=QUIET, checkpoint_every_steps=1, num_steps=4)
     job = tiny_job(tmp_path, config, world_size=2, zero_stage=stage, retention={"newest": 9})
-    assert run_ranks(train_with_poison, 2, job, [2 * BATCH], what) == [None, None]
+    assert run_ranks(train_with_poison, 2, [job], {2 * BATCH: what}) == [None, None]
     assert [line.updated for line in lines(job)] == [True, True, False, True]
     assert [line.num_skipped for line in lines(job)] == [0, 0, 1, 1]
     before, during, after = (weights(job, step) for step in (2, 3, 4))
@@ -41,7 +41,7 @@ def test_a_step_that_is_not_finite_leaves_the_weights_alone(tmp_path, stage, pre
 def test_too_many_such_steps_roll_the_run_back_past_their_data(tmp_path):
     config = tiny_config(stability=QUIET | {"max_skipped_steps": 1}, num_steps=10)
     job = tiny_job(tmp_path, config, world_size=2, zero_stage=1)
-    assert run_ranks(train_with_poison, 2, job, [5 * BATCH, 6 * BATCH], "loss") == [None, None]
+    assert run_ranks(train_with_poison, 2, [job], {5 * BATCH: "loss", 6 * BATCH: "loss"}) == [None, None]
     (rollback,) = read_rollbacks(job.out)
     assert (rollback.at_step, rollback.to_step, rollback.skipped) == (7, 4, (25, 35))
     assert [line.step for line in lines(job)] == list(range(1, 11))
@@ -54,7 +54,7 @@ def test_too_many_such_steps_roll_the_run_back_past_their_data(tmp_path):
 def test_a_run_that_rolled_back_and_is_resumed_gives_the_same(tmp_path):
     config = tiny_config(stability=QUIET | {"max_skipped_steps": 0}, num_steps=8)
     job = tiny_job(tmp_path, config, world_size=1, zero_stage=1)
-    assert run_ranks(train_with_poison, 1, job, [3 * BATCH], "loss") == [None]
+    assert run_ranks(train_with_poison, 1, [job], {3 * BATCH: "loss"}) == [None]
     whole = trajectory(job)
     for step in (8, 6):
         shutil.rmtree(job.out / "checkpoints" / f"step-{step:08d}")
@@ -67,7 +67,7 @@ def test_a_spike_rolls_the_run_back_and_a_run_that_does_it_again_fails(tmp_path)
     config = tiny_config(stability={"spikes": spikes, "max_rollbacks": 1}, num_steps=16, checkpoint_every_steps=4)
     config = config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"learning_rate": 1e-4})})
     job = tiny_job(tmp_path, config, world_size=1, zero_stage=1)
-    assert run_ranks(train_with_poison, 1, job, [10 * BATCH, 11 * BATCH], "spike") == [None]
+    assert run_ranks(train_with_poison, 1, [job], {10 * BATCH: "spike", 11 * BATCH: "spike"}) == [None]
     (rollback,) = read_rollbacks(job.out)
     assert (rollback.at_step, rollback.to_step, rollback.skipped) == (12, 8, (50, 60))
     assert "robust standard deviations above its median" in rollback.reason
@@ -76,7 +76,7 @@ def test_a_spike_rolls_the_run_back_and_a_run_that_does_it_again_fails(tmp_path)
 def test_what_was_read_is_known_after_a_rollback(tmp_path):
     config = tiny_config(stability=QUIET | {"max_skipped_steps": 0}, num_steps=8)
     job = tiny_job(tmp_path, config, world_size=1, zero_stage=1)
-    run_ranks(train_with_poison, 1, job, [3 * BATCH], "loss")
+    run_ranks(train_with_poison, 1, [job], {3 * BATCH: "loss"})
     from training.checkpoint.directory import read_record
 
     record = read_record(job.out / "checkpoints" / "step-00000008")
