@@ -51,7 +51,7 @@ def measure(rank: Any, directory: str, stage: int, rounds: int) -> list[dict[str
     from tests.training.trials import trainer
     from training.checkpoint.restore import restore
     from training.loop.trainer import Trainer  # noqa: F401  (imported before the clock runs)
-    from training.zero.engine import join_process_group, leave_process_group
+    from training.zero.process_group import join_process_group, leave_process_group
 
     ranks.VOCAB = VOCAB
     join_process_group(rank, timeout_seconds=600)

@@ -30,8 +30,8 @@ from training.checkpoint.directory import directory_of
 from training.checkpoint.restore import load_checkpoint
 from training.job import Job
 from training.records import CHECKPOINTS
-from training.zero.engine import join_process_group, leave_process_group
 from training.zero.fragments import needed_fragments, owned_fragments
+from training.zero.process_group import join_process_group, leave_process_group
 
 SAVED_STEP, NUM_STEPS = 4, 8
 

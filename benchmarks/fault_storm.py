@@ -130,7 +130,7 @@ def compare(calm: Run, stormy: Run) -> dict[str, Any]:
         weights.append(load_weights(run.out / model.checkpoint))
     losses = [[(line.step, line.loss, line.gradient_norm, line.nats) for line in some] for some in lines]
     same = weights[0].keys() == weights[1].keys() and all((weights[1][k] == w).all() for k, w in weights[0].items())
-    whole = compute_goodput(read_session_events(stormy.out), lines[1])
+    whole = compute_goodput(read_session_events(stormy.out), lines[1][-1])
     return {
         "equal_weights": bool(same),
         "equal_losses": losses[0] == losses[1],

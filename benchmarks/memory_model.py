@@ -158,7 +158,7 @@ def measure(given: dict[str, Any], *, seconds: float) -> int:
 def _train(given: dict[str, Any], number: int, port: int, result: Path) -> None:
     from torch.profiler import ProfilerActivity, profile
 
-    from training.zero.engine import join_process_group, leave_process_group
+    from training.zero.process_group import join_process_group, leave_process_group
 
     config, placement = _parse_settings(given)
     rank = Rank(number, placement.num_ranks, "cpu", 1, "127.0.0.1", port, num_restarts=0)

@@ -77,8 +77,8 @@ def concord(store: Path, out: Path) -> None:
     tokens = load_artifact(next(store.glob("tokenize-*")), TokenizedCorpus)
     tokenizer = load_artifact(next(store.glob("train_tokenizer-*")), TrainedTokenizer)
     pool = PoolConfig(num_ranks=2, cpus_per_rank=1, zero_stage=1, micro_batch_size=4)
-    config, executor = recipe.steps["model"].config, RecordingExecutor(pool, address="local")
-    train(config, tokens=tokens, tokenizer=tokenizer, out=out, executor=executor)
+    step, executor = recipe.steps["model"], RecordingExecutor(pool, address="local")
+    train(step.config, tokens=tokens, tokenizer=tokenizer, cadence=step.cadence, out=out, executor=executor)
 
 
 def _on_rank(rank: Any, given: tuple[Any, Any, Path]) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 from configs.base import Artifact, UserError
 from configs.pools import PoolConfig
-from configs.training import TrainConfig
+from configs.training import CadenceConfig, TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
 from training.log.metrics_file import METRICS_FILE, StepMetrics, read_last_metrics
 from training.log.sessions_file import step_seconds
@@ -54,7 +54,12 @@ def run_driver(inputs: Path, out: Path, *, ranks: int, stage: int, steps: int) -
     executor = RayExecutor(pool, address="local")
     try:
         model = train(
-            config, tokens=Artifact(inputs, tokens), tokenizer=Artifact(inputs, tokenizer), out=out, executor=executor
+            config,
+            tokens=Artifact(inputs, tokens),
+            tokenizer=Artifact(inputs, tokenizer),
+            cadence=CadenceConfig(),
+            out=out,
+            executor=executor,
         )
     except UserError as error:
         print(error, file=sys.stderr)

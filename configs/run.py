@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from configs.base import Config, Name
 from configs.data import CleanConfig, TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig, ExportConfig, ReportConfig
-from configs.training import TrainConfig
+from configs.training import CadenceConfig, TrainConfig
 
 
 class _Step(Config):
@@ -54,6 +54,9 @@ class TrainStep(_Step):
 
     stage: Literal["train"]
     """Train a decoder."""
+
+    cadence: CadenceConfig = CadenceConfig()
+    """How often to report, and to save for resuming. It is no part of a fingerprint."""
 
     config: TrainConfig
     """The stage's settings."""

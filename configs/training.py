@@ -1,5 +1,6 @@
 """The settings of a recipe about a model and its training. Placement is in configs/cluster.py and configs/pools.py."""
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
@@ -160,6 +161,23 @@ class StabilityConfig(Config):
     read during it. After that the run fails."""
 
 
+class CadenceConfig(Config):
+    """How often a training reports and saves beyond what its recipe asks for. It changes nothing that is made."""
+
+    log_every_steps: int = Field(default=1, ge=1)
+    """Optimizer steps that a line of metrics.jsonl, and a row on Weights & Biases, sums up. A line also ends at each
+    checkpoint."""
+
+    checkpoint_every_minutes: float | None = Field(default=None, gt=0)
+    """Save also when so many minutes have passed since the last checkpoint. Such a checkpoint is there to resume from:
+    roll-backs go to those of `checkpoint_every_steps` only, and it is deleted once there is a newer one."""
+
+    @property
+    def save_every_seconds(self) -> float:
+        """Seconds after the last checkpoint at which one more is saved; infinite if none is."""
+        return math.inf if self.checkpoint_every_minutes is None else 60 * self.checkpoint_every_minutes
+
+
 class TrainConfig(Config):
     """Pre-training of a decoder on packed sequences."""
 
@@ -195,7 +213,7 @@ class TrainConfig(Config):
     """Seed of the initial weights and of the order of the data."""
 
     checkpoint_every_steps: int = Field(default=500, ge=1)
-    """Optimizer steps between checkpoints. There is always one after the last step."""
+    """Optimizer steps between the checkpoints that a roll-back may go to. There is always one after the last step."""
 
     stability: StabilityConfig = StabilityConfig()
     """What happens when the loss is not finite or has spikes."""

@@ -152,7 +152,8 @@ class Runner:
         self, step: PlannedStep, path: Path, inputs: Mapping[str, Artifact[Manifest]], executor: Executor
     ) -> Manifest:
         stage = self.stages[step.stage]
-        manifest = stage.run(step.config, **inputs, out=path, executor=executor)
+        cadence = {"cadence": step.cadence} if stage.has_cadence else {}
+        manifest = stage.run(step.config, **inputs, **cadence, out=path, executor=executor)
         if stage.observe is not None and stage.observe(step.config, self.digest) != step.observed:
             shutil.rmtree(path)  # what was read is of neither state
             raise UserError("the sources changed while they were read; run this again once they are at rest")

@@ -6,7 +6,7 @@ from pathlib import Path
 from cluster.leases.fence import Fence
 from cluster.placement import Placement
 from configs.base import Artifact
-from configs.training import TrainConfig
+from configs.training import CadenceConfig, TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
 
 
@@ -24,3 +24,5 @@ class Job:
 
     fence: Fence
     """Checked before each commit: the lease of `out` must still be this run's."""
+
+    cadence: CadenceConfig

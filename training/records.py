@@ -59,6 +59,19 @@ class Position(_Frozen):
     or after next_place."""
 
 
+class RecentStep(_Frozen):
+    """What of a step decides whether training has become unstable, and which data is skipped then."""
+
+    loss: float
+    """Nats a token."""
+
+    updated: bool
+    """Whether the weights were updated."""
+
+    first_place: int
+    """Place of the step's first sample in the order of samples."""
+
+
 class Rollback(_Frozen):
     """A roll-back to an earlier checkpoint, and the data that is skipped from then on."""
 
@@ -114,7 +127,7 @@ class CheckpointRecord(_Frozen):
     """Roll-backs before this checkpoint."""
 
     loss: float
-    """Mean training loss over the steps since the checkpoint before, nats a token."""
+    """Mean training loss since the last checkpoint that the recipe asks for, or the last restart, nats a token."""
 
     world_size: int
     zero_stage: int
@@ -123,6 +136,12 @@ class CheckpointRecord(_Frozen):
 
     files: dict[str, str]
     """Checksum (xxh3-128, hex) of every other file but those of the ranks, which have their own (rank_file.py)."""
+
+    recent: tuple[RecentStep, ...] | None = None
+    """The last steps, as many as the detection of instability needs; None in older checkpoints."""
+
+    expert_counts: tuple[tuple[int, ...], ...] | None = None
+    """Tokens of the last step by layer and expert, of a mixture of experts; None without, and in older checkpoints."""
 
     checksum: str = ""
     """Checksum of all fields above; empty until `sealed` sets it."""
@@ -138,7 +157,8 @@ class CheckpointRecord(_Frozen):
         return self.model_copy(update={"checksum": self._compute_checksum()})
 
     def _compute_checksum(self) -> str:
-        return xxhash.xxh3_128_hexdigest(self.model_dump_json(exclude={"checksum"}).encode())
+        absent = {name for name in ("recent", "expert_counts") if getattr(self, name) is None}  # as before they were
+        return xxhash.xxh3_128_hexdigest(self.model_dump_json(exclude={"checksum"} | absent).encode())
 
 
 def step_of(checkpoint: Path) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from cluster.executor import Executor, Rank
 from cluster.leases.fence import fence_of
 from configs.base import Artifact
-from configs.training import TrainConfig
+from configs.training import CadenceConfig, TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
 from data_prep.tokenizer.stage import check_certificate
 from training.init.locate import with_absolute_paths
@@ -31,6 +31,7 @@ def train(
     *,
     tokens: Artifact[TokenizedCorpus],
     tokenizer: Artifact[TrainedTokenizer],
+    cadence: CadenceConfig,
     out: Path,
     executor: Executor,
 ) -> TrainedModel:
@@ -43,7 +44,7 @@ def train(
     executor.used_placement = placement
     session = record_session_start(out)
     end_reason: EndReason = "failed"
-    job = Job(with_absolute_paths(config), tokens, tokenizer, out, placement, session, fence_of(out))
+    job = Job(with_absolute_paths(config), tokens, tokenizer, out, placement, session, fence_of(out), cadence)
     try:
         with (
             show_notices(out),

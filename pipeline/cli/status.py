@@ -19,7 +19,7 @@ from pipeline.stages import STAGES
 from pipeline.store.artifact import BUILD_COUNT_FILE, RECORD, load_artifact, parse_record
 from pipeline.store.lineage import duration, find_record
 from pipeline.store.remote import UNFINISHED
-from training.log.metrics_file import METRICS_FILE, StepMetrics, read_metrics
+from training.log.metrics_file import METRICS_FILE, StepMetrics, read_recent_metrics
 from training.log.sessions_file import (
     GangStart,
     Goodput,
@@ -33,8 +33,8 @@ from training.log.summary import seconds_by_part
 from training.manifests import counted
 from training.records import CHECKPOINTS, newest_checkpoint
 
-_RECENT_STEPS = 20
-"""Speed, time by part and time left are taken over so many steps."""
+_RECENT_LINES = 20
+"""Speed, time by part and time left are taken over so many lines of the metrics."""
 
 
 def show_steps(subject: StepsSubject, out: Console, *, as_json: bool) -> None:
@@ -100,13 +100,14 @@ def training_rows(directory: Path, num_steps: int | None, *, running: bool) -> l
 
     `num_steps` is how many it is to take, if that is known.
     """
-    metrics, events = read_metrics(directory / METRICS_FILE), read_session_events(directory)
+    events, path = read_session_events(directory), directory / METRICS_FILE
     saved_step = newest_checkpoint(directory / CHECKPOINTS)
-    if running and events and isinstance(events[-1], SessionStart):  # what no checkpoint holds is about to be dropped
-        metrics = [step for step in metrics if step.step <= (saved_step or 0)]
-    if not metrics:
+    # what no checkpoint holds is about to be dropped
+    is_starting = running and bool(events) and isinstance(events[-1], SessionStart)
+    recent = read_recent_metrics(path, up_to=(saved_step or 0) if is_starting else None, count=_RECENT_LINES)
+    if not recent:
         return []
-    last, recent = metrics[-1], metrics[-_RECENT_STEPS:]
+    last = recent[-1]
     newest = next((event for event in reversed(events) if isinstance(event, GangStart)), None)
     device = newest.device if newest else "the device"
     speed = median(step.tokens_per_second for step in recent)
@@ -117,8 +118,8 @@ def training_rows(directory: Path, num_steps: int | None, *, running: bool) -> l
         ("speed", f"{speed:,.0f} tokens/s, {describe_mfu(last.mfu, device)}"),
         *([("ranks", describe_ranks(newest))] if newest else []),
         ("memory", f"{last.memory_bytes / GIB:.2f} GiB on rank 0"),
-        ("time", f"{_parts(recent)} over {counted(len(recent), 'step')}"),
-        ("goodput", describe_goodput(compute_goodput(events, metrics))),
+        ("time", f"{_parts(recent)} over {counted(sum(line.num_steps for line in recent), 'step')}"),
+        ("goodput", describe_goodput(compute_goodput(events, last))),
         ("checkpoint", f"step {saved_step:,}" if saved_step else "none yet"),
     ]
     if last.num_skipped or last.num_rollbacks:

@@ -114,10 +114,14 @@ def checkpoint_bytes(size: ModelSize, config: TrainConfig) -> int:
 
 
 def num_on_disk(config: TrainConfig, rule: RetentionConfig) -> int:
-    """Return the largest number of checkpoints at a time: those kept, and the one that is being written."""
+    """Return the largest number of checkpoints at a time.
+
+    They are those kept, of which a roll-back may need the last but one, the one that is being written, and one that a
+    signal or the clock asked for.
+    """
     made = ceil(config.num_steps / config.checkpoint_every_steps)
-    kept = rule.newest + rule.best + (config.num_steps // rule.every_steps if rule.every_steps else 0)
-    return min(made, kept + 1)
+    kept = max(2, rule.newest) + rule.best + (config.num_steps // rule.every_steps if rule.every_steps else 0)
+    return min(made, kept + 1) + 1
 
 
 def _nodes_taken(placement: Placement, nodes: Sequence[Node]) -> int:

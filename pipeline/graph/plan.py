@@ -27,6 +27,8 @@ class PlannedStep:
     inputs: Mapping[str, str]
     pool: str
     fingerprint: str
+    cadence: Config | None = None
+    """What the stage takes as `cadence`, if it does; no part of the identity."""
 
     @property
     def artifact(self) -> str:
@@ -51,7 +53,17 @@ def make_plan(run: RunConfig, stages: Mapping[str, Stage], observed: Mapping[str
         made_from = {slot: planned[source].fingerprint for slot, source in step.inputs.items()}
         version, seen = stages[step.stage].version, observed.get(name)
         identity = fingerprint(step.stage, version, identity_of(step.config), made_from, seen)
-        planned[name] = PlannedStep(name, step.stage, version, step.config, seen, step.inputs, step.pool, identity)
+        planned[name] = PlannedStep(
+            name,
+            step.stage,
+            version,
+            step.config,
+            seen,
+            step.inputs,
+            step.pool,
+            identity,
+            getattr(step, "cadence", None),
+        )
     return Plan(planned, run.outputs or unused_steps({name: step.inputs for name, step in run.steps.items()}))
 
 

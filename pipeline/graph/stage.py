@@ -36,6 +36,9 @@ class Stage:
     path. The files it does not name are read once when the artifact is committed."""
 
     config: type[Config]
+    has_cadence: bool
+    """Whether it takes `cadence`, a mapping beside the step's `config:` that is no part of its identity."""
+
     inputs: Mapping[str, type[Manifest]]
     """By slot, optional ones included."""
 
@@ -56,13 +59,15 @@ def stage(
     """Read a stage's contract off its signature.
 
     Expects `run(config, *, <slot>: Artifact[M], ..., out: Path, executor: Executor) -> M`; an input that a recipe may
-    leave out is `<slot>: Artifact[M] | None = None`. Raises TypeError if the signature is anything else.
+    leave out is `<slot>: Artifact[M] | None = None`, and `cadence: C`, of a Config, may be there as well. Raises
+    TypeError if the signature is anything else.
     """
     hints = dict(get_type_hints(run))
     output: Any = hints.pop("return", None)
-    config: Any = hints.pop("config", None)
+    config, cadence = hints.pop("config", None), hints.pop("cadence", None)
     runtime = (hints.pop("out", None), hints.pop("executor", None))
-    if runtime != (Path, Executor) or not _is(config, Config) or not _is(output, Manifest):
+    configs = [config] if cadence is None else [config, cadence]
+    if runtime != (Path, Executor) or not all(_is(one, Config) for one in configs) or not _is(output, Manifest):
         raise TypeError(f"{run.__module__}.{run.__name__} is not shaped like a stage")
     artifacts = {slot: _artifact_in(hint) for slot, hint in hints.items()}
     if stray := [slot for slot, artifact in artifacts.items() if artifact is None]:
@@ -72,7 +77,7 @@ def stage(
     if wrong := [s for s in hints if defaults[s] is not (None if s in optional else inspect.Parameter.empty)]:
         raise TypeError(f"{run.__module__}.{run.__name__}: {wrong} must have the default None exactly if optional")
     inputs = {slot: get_args(artifact)[0] for slot, artifact in artifacts.items()}
-    return Stage(run, version, observe, check, file_digests, config, inputs, optional, output)
+    return Stage(run, version, observe, check, file_digests, config, cadence is not None, inputs, optional, output)
 
 
 def _artifact_in(hint: object) -> object | None:

@@ -24,7 +24,9 @@ _MAX_STARTS = 50
 class Series:
     """The numbers of all steps that are drawn, without those of each language: a long training has a million steps."""
 
+    num_steps: int = 0
     steps: MutableSequence[float] = field(default_factory=lambda: array("d"))
+    """The last step of each line of the metrics; what follows has a number for each line, too."""
     losses: MutableSequence[float] = field(default_factory=lambda: array("d"))
     learning_rates: MutableSequence[float] = field(default_factory=lambda: array("d"))
     speeds: MutableSequence[float] = field(default_factory=lambda: array("d"))
@@ -61,6 +63,7 @@ def read_series(metrics: Iterable[StepMetrics]) -> Series:
     series = Series()
     for step in metrics:
         series.steps.append(step.step)
+        series.num_steps += step.num_steps
         series.losses.append(step.loss)
         series.learning_rates.append(step.learning_rate)
         series.speeds.append(step.tokens_per_second)
@@ -82,7 +85,7 @@ def training_part(
     marks = _marks(starts, model.rollbacks)
     return TrainingPart(
         model=model,
-        window_steps=window_length(len(series.steps)),
+        window_steps=window_length(series.num_steps),
         loss=_loss_chart(model, tokens, series, marks),
         small_charts=_small_charts(series, marks),
         by_language=_stream_losses(model.loss_by_language, "language"),

@@ -17,7 +17,7 @@ from cluster.machines import Node
 from cluster.placement import place
 from configs.base import Artifact
 from configs.pools import PoolConfig
-from configs.training import TrainConfig
+from configs.training import CadenceConfig, TrainConfig
 from data_prep.manifests import Certificate, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
 from data_prep.tokens.megatron_shards import dtype_for, write_shard
 from training.job import Job
@@ -25,6 +25,7 @@ from training.log.sessions_file import record_session_start
 
 VOCAB = 320
 GRACE_SECONDS = 10
+CADENCE = CadenceConfig()
 
 
 def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
@@ -125,7 +126,14 @@ def tiny_corpus(directory: Path) -> Artifact[TokenizedCorpus]:
 
 
 def tiny_job(
-    directory: Path, config: TrainConfig, *, world_size: int, zero_stage: int, name: str = "out", **pool_settings: Any
+    directory: Path,
+    config: TrainConfig,
+    *,
+    world_size: int,
+    zero_stage: int,
+    name: str = "out",
+    cadence: CadenceConfig = CADENCE,
+    **pool_settings: Any,
 ) -> Job:
     """A job on the tiny corpus; the same `directory` gives the same corpus."""
     (directory / name).mkdir(parents=True, exist_ok=True)
@@ -138,4 +146,4 @@ def tiny_job(
     corpus = tiny_corpus(directory / "corpus")
     out = directory / name
     artifact = Artifact(directory, tokenizer)
-    return Job(config, corpus, artifact, out, placement, record_session_start(out), fence_of(out))
+    return Job(config, corpus, artifact, out, placement, record_session_start(out), fence_of(out), cadence)

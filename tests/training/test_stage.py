@@ -12,7 +12,7 @@ from configs.base import Artifact
 from configs.pools import PoolConfig
 from data_prep.manifests import Certificate, TrainedTokenizer
 from data_prep.tokenizer.stage import HUGGING_FACE, MODEL
-from tests.training.ranks import VOCAB, run_ranks, tiny_config, tiny_corpus
+from tests.training.ranks import CADENCE, VOCAB, run_ranks, tiny_config, tiny_corpus
 from tests.training.trials import before_step
 from training.checkpoint.directory import load_weights
 from training.log.metrics_file import METRICS_FILE, read_metrics
@@ -40,7 +40,7 @@ def run_stage(directory: Path, name: str, executor: Executor) -> Path:
     out = directory / name
     out.mkdir(exist_ok=True)
     given = {"tokens": tiny_corpus(directory / "corpus"), "tokenizer": tokenizer(directory / "tokenizer")}
-    train(tiny_config(), **given, out=out, executor=executor)
+    train(tiny_config(), **given, cadence=CADENCE, out=out, executor=executor)
     return out
 
 

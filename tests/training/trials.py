@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from cluster.executor import Rank
 from training.checkpoint import rank_file
+from training.checkpoint.async_save import Saver
 from training.checkpoint.directory import load_weights
 from training.job import Job
 from training.log.metrics_file import METRICS_FILE, StepMetrics, read_metrics
@@ -24,8 +25,9 @@ from training.loop.stop_requests import RequestPoller
 from training.loop.trainer import Trainer, train_rank
 from training.loop.watchdog import Watchdog
 from training.manifests import TrainedModel
-from training.zero.engine import join_process_group, leave_process_group
+from training.records import CheckpointRecord
 from training.zero.fragments import MODEL_PREFIX, owned_fragments
+from training.zero.process_group import join_process_group, leave_process_group
 
 State = dict[str, dict[str, npt.NDArray[np.float32]]]
 """Kind -> parameter -> all of its elements."""
@@ -45,7 +47,9 @@ def trajectory(job: Job) -> list[tuple[int, float, float]]:
 
 def trainer(rank: Rank, job: Job) -> Trainer:
     watchdog = Watchdog(job.out, rank, timeout_seconds=60)
-    return Trainer(rank, job, torch.device("cpu"), watchdog, RequestPoller(job.out, watches_files=rank.index == 0))
+    often = job.cadence.save_every_seconds
+    requests = RequestPoller(job.out, watches_files=rank.index == 0, save_every_seconds=often)
+    return Trainer(rank, job, torch.device("cpu"), watchdog, requests)
 
 
 def train_all(rank: Rank, jobs: list[Job]) -> None:
@@ -90,9 +94,27 @@ def train_and_be_told_to_stop(rank: Rank, job: Job, step: int, number: int) -> s
     return "finished"
 
 
+def note_saves() -> None:
+    """Write down the steps whose checkpoints are begun, in checkpoints/begun.txt."""
+    begin = Saver.begin
+
+    def begin_and_note(self: Saver, record: CheckpointRecord, *arguments: Any) -> None:
+        if self._rank == 0:
+            self._root.mkdir(exist_ok=True)
+            with (self._root / "begun.txt").open("a") as file:
+                print(record.step, file=file)
+        begin(self, record, *arguments)
+
+    Saver.begin = begin_and_note  # type: ignore[method-assign]
+
+
 def train_and_find(rank: Rank, job: Job, step: int, path: Path, text: str) -> str:
-    """A file appears before step `step`, and rank 0 looks at every step; what the ranks raise."""
+    """A file appears before step `step`, and rank 0 looks at every step; what the ranks raise.
+
+    The steps whose checkpoints are begun are in checkpoints/begun.txt.
+    """
     stop_requests.SECONDS_BETWEEN_POLLS = 0.0
+    note_saves()
 
     def write(own: Rank) -> None:
         if own.index == 0:
@@ -127,8 +149,11 @@ def train_with_a_collective_too_many(rank: Rank, job: Job, step: int) -> None:
 def train_with_poison(rank: Rank, jobs: list[Job], poison: dict[int, str]) -> None:
     """Train one job after another, each with trouble in the steps whose data begins at the places in `poison`.
 
-    The trouble is a `loss` or a `gradient` that is not finite, or a loss that is too large, a `spike`.
+    The trouble is a `loss` or a `gradient` that is not finite, or a loss that is too large, a `spike`. Rank 0 looks for
+    requests at every step.
     """
+    stop_requests.SECONDS_BETWEEN_POLLS = 0.0
+    note_saves()
     from training.network.packed_lm import PackedLM
 
     original, forward, now = Stepper.run_step, PackedLM.forward, [""]

@@ -17,6 +17,7 @@ import torch
 from cluster.host.files import sync, write_text
 from training.checkpoint import rank_file
 from training.checkpoint.directory import MODEL_CONFIG, commit_checkpoint, directory_of, partial_directory
+from training.checkpoint.fragment_index import FragmentIndex, make_index
 from training.records import CheckpointRecord
 from training.zero.fragments import Fragment
 
@@ -64,6 +65,7 @@ class Saver:
         self._before, self._after, self._notify = before, after, notify
         self._buffer = torch.empty(0, dtype=torch.uint8)
         self._pending: _Pending | None = None
+        self._index: FragmentIndex | None = None
         self.failure: Exception | None = None
         """Why the last save that ended failed; None if it succeeded."""
         self.num_blocks = 0
@@ -130,7 +132,9 @@ class Saver:
             if self._rank == 0 and self._all_written(pending):
                 self._before()
                 sync(pending.partial)
-                commit_checkpoint(pending.partial, pending.directory, pending.record)
+                if self._index is None:  # the same parts are on the same ranks in every save
+                    self._index = make_index(pending.partial, world_size=self._world_size)
+                commit_checkpoint(pending.partial, pending.directory, pending.record, self._index)
                 pending.named = True
                 self._after()
         except Exception as error:

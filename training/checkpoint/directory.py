@@ -4,6 +4,7 @@
       rank-00000-of-00002.safetensors   what rank 0 owned: tensors `<kind>/<name>@<offset>` (rank_file.py)
       rank-00000-of-00002.json          its checksums
       rank-00001-of-00002...
+      index.json                        which rank has which part of each parameter (fragment_index.py)
       config.json                       the transformers configuration of the model
       checkpoint.json                   step, place in the data, shapes (training/records.py), written last
 
@@ -15,9 +16,8 @@ goes on). Loading runs no code: safetensors and JSON only, and everything that i
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -29,10 +29,10 @@ from cluster.storage.errors import error_class
 from configs.base import InfrastructureError, UserError
 from configs.pools import RetentionConfig
 from configs.text import one_line
-from training.checkpoint.rank_file import RankFile, ReadRequest, TensorEntry, file_stem, split_key, unreadable
+from training.checkpoint.fragment_index import INDEX_FILE, FragmentIndex, make_index
+from training.checkpoint.rank_file import RankFile, ReadRequest, file_stem, split_key, unreadable
 from training.checkpoint.retention import hold, steps_to_keep, unless_held
 from training.records import CHECKPOINT_FILE, CheckpointRecord, list_checkpoints, step_of
-from training.zero.fragments import Fragment
 
 MODEL_CONFIG = "config.json"
 DAMAGED = ".damaged-"
@@ -66,9 +66,11 @@ def delete_unfinished(root: Path) -> None:
         shutil.rmtree(stale)
 
 
-def commit_checkpoint(partial: Path, directory: Path, record: CheckpointRecord) -> None:
-    """Write the record of a checkpoint whose rank files are all on disk, and give it its name."""
-    record = record.model_copy(update={"files": {MODEL_CONFIG: small_file_checksum(partial / MODEL_CONFIG)}})
+def commit_checkpoint(partial: Path, directory: Path, record: CheckpointRecord, index: FragmentIndex) -> None:
+    """Write the index and the record of a checkpoint whose rank files are all on disk, and give it its name."""
+    write_text(partial / INDEX_FILE, index.model_dump_json())
+    files = {name: small_file_checksum(partial / name) for name in (MODEL_CONFIG, INDEX_FILE)}
+    record = record.model_copy(update={"files": files})
     write_text(partial / CHECKPOINT_FILE, record.sealed().model_dump_json(indent=2))
     if directory.exists():  # a damaged one, or this run would have gone on from it
         delete_checkpoint(directory)
@@ -84,8 +86,8 @@ def delete_checkpoint(directory: Path) -> None:
     shutil.rmtree(gone)
 
 
-def apply_retention(root: Path, rule: RetentionConfig) -> None:
-    """Delete the checkpoints that the rule does not keep and nobody holds."""
+def apply_retention(root: Path, rule: RetentionConfig, *, is_own: Callable[[int], bool], sound_step: int) -> None:
+    """Delete the checkpoints that neither the rule nor a roll-back needs and nobody holds (steps_to_keep)."""
     losses, unread = {}, set()
     for directory in list_checkpoints(root):
         try:
@@ -94,7 +96,7 @@ def apply_retention(root: Path, rule: RetentionConfig) -> None:
             unread.add(step_of(directory))
         except UserError:  # a damaged one goes
             continue
-    stay = steps_to_keep(losses, rule) | unread
+    stay = steps_to_keep(losses, rule, is_own=is_own, sound_step=sound_step) | unread
     for directory in list_checkpoints(root):
         if step_of(directory) not in stay:
             with unless_held(directory) as free:
@@ -116,29 +118,14 @@ def read_record(directory: Path) -> CheckpointRecord:
     return record
 
 
-def load_fragments(directory: Path, record: CheckpointRecord, fragments: Iterable[Fragment]) -> None:
-    """Fill the fragments that this rank needs, whatever world size and ZeRO stage wrote the checkpoint.
-
-    Reads and verifies the blocks that hold them and no others. Raises UserError if one is damaged or missing; the
-    fragments may then be filled in part.
-    """
-    with ExitStack() as stack:
-        files = [stack.enter_context(closing(file)) for file in _rank_files(directory, record)]
-        pieces = _pieces(files)
-        wanted: list[list[ReadRequest]] = [[] for _ in files]
-        for fragment in fragments:
-            for kind, tensor in fragment.tensors.items():
-                found = [_overlap(piece, fragment.offset, tensor) for piece in pieces.get((kind, fragment.name), [])]
-                if sum(request.into.numel() for _, request in found) != tensor.numel():
-                    raise UserError(
-                        f"checkpoint {directory} lacks part of {kind}/{fragment.name}; it is of another model, another "
-                        "optimizer, or other frozen parameters"
-                    )
-                for number, request in found:
-                    if request.start < request.stop:
-                        wanted[number].append(request)
-        for file, requests in zip(files, wanted, strict=True):
-            file.read(requests)
+def read_index(directory: Path, record: CheckpointRecord) -> FragmentIndex:
+    """Read the index of a checkpoint, which `read_record` has verified; it is made where an older one has none."""
+    if INDEX_FILE not in record.files:
+        return make_index(directory, world_size=record.world_size)
+    try:
+        return FragmentIndex.model_validate_json((directory / INDEX_FILE).read_bytes())
+    except OSError as error:
+        raise unreadable(directory, error) from error
 
 
 def load_weights(directory: Path) -> dict[str, torch.Tensor]:
@@ -159,38 +146,8 @@ def small_file_checksum(path: Path) -> str:
     return xxhash.xxh3_128_hexdigest(path.read_bytes())
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """A tensor in a file, which holds elements `first` to `last` - 1 of a parameter."""
-
-    file: int
-    entry: TensorEntry
-    first: int
-    last: int
-
-
 def _rank_files(directory: Path, record: CheckpointRecord) -> Iterator[RankFile]:
     return (RankFile(directory / file_stem(rank, record.world_size)) for rank in range(record.world_size))
-
-
-def _pieces(files: list[RankFile]) -> dict[tuple[str, str], list[_Piece]]:
-    """Return the tensors of all files by kind and parameter."""
-    pieces: dict[tuple[str, str], list[_Piece]] = {}
-    for number, file in enumerate(files):
-        for entry in file.entries:
-            kind, name, offset = split_key(entry.key)
-            pieces.setdefault((kind, name), []).append(_Piece(number, entry, offset, offset + entry.numel))
-    return pieces
-
-
-def _overlap(piece: _Piece, offset: int, tensor: torch.Tensor) -> tuple[int, ReadRequest]:
-    """Return the file, and the request for what it holds of a parameter from `offset` on; it may be empty."""
-    start = min(max(offset, piece.first), piece.last)
-    stop = max(start, min(offset + tensor.numel(), piece.last))
-    width, byte = piece.entry.dtype.itemsize, piece.entry.start
-    into = tensor[start - offset : stop - offset] if start < stop else tensor[:0]
-    first, last = byte + (start - piece.first) * width, byte + (stop - piece.first) * width
-    return piece.file, ReadRequest(first, last, piece.entry.dtype, into)
 
 
 def _weights_in(file: RankFile, flat: dict[str, torch.Tensor]) -> Iterator[ReadRequest]:

@@ -1,29 +1,27 @@
 """Where training resumes: the newest checkpoint that is whole and valid, the one that it continues, or the start.
 
-All ranks decide alike: rank 0 lists the candidates, each rank loads its part, and one that any rank finds damaged is
-passed over by all.
+All ranks decide alike: rank 0 lists the candidates and reads their records for all, each rank loads its part, and one
+that any rank finds damaged is passed over by all.
 """
 
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from configs.base import InfrastructureError, UserError
-from training.checkpoint.directory import (
-    DAMAGED,
-    delete_checkpoint,
-    load_fragments,
-    read_record,
-)
+from training.checkpoint.directory import DAMAGED, delete_checkpoint, read_index, read_record
+from training.checkpoint.fragment_index import FragmentIndex, load_fragments
 from training.checkpoint.retention import hold
 from training.checkpoint.rollbacks import is_still_valid, position_after
-from training.records import CheckpointRecord, Position, Rollback, list_checkpoints, step_of
+from training.records import CheckpointRecord, Position, RecentStep, Rollback, list_checkpoints, step_of
 from training.zero.engine import set_num_updates
 from training.zero.fragments import copy_masters_to_weights, needed_fragments
+from training.zero.process_group import from_rank_0
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,11 @@ class Progress:
     num_tokens: int = 0
     position: Position = field(default_factory=Position)
     num_rollbacks: int = 0
+    recent: tuple[RecentStep, ...] = ()
+    """CheckpointRecord.recent; not kept up to date between checkpoints."""
+
+    expert_counts: tuple[tuple[int, ...], ...] | None = None
+    """Tokens of the step before by layer and expert."""
 
     @property
     def num_skipped(self) -> int:
@@ -44,7 +47,15 @@ class Progress:
 
 def progress_of(record: CheckpointRecord) -> Progress:
     """Return how far training was when a checkpoint was written."""
-    return Progress(record.step, record.num_updates, record.num_tokens, record.position, record.num_rollbacks)
+    return Progress(
+        record.step,
+        record.num_updates,
+        record.num_tokens,
+        record.position,
+        record.num_rollbacks,
+        record.recent or (),
+        record.expert_counts,
+    )
 
 
 def restore(
@@ -60,15 +71,14 @@ def restore(
     `first` is where the run began. Returns None if there is no such checkpoint: the engine's state may then be, in
     part, that of a damaged one. A checkpoint from before a roll-back that abandoned it is passed over.
     """
-    for directory in _candidates(root):
-        record, problem = _load(engine, directory, rollbacks, before=first.num_rollbacks)
-        problems: list[str | None] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(problems, problem)
-        if not any(problems):
-            if record is not None:
-                return _resume(engine, record, rollbacks, before=first.num_rollbacks)
+    for directory in from_rank_0(lambda: list_checkpoints(root)):
+        found = from_rank_0(partial(_read, directory, rollbacks, before=first.num_rollbacks))
+        if found is None:
             continue  # a roll-back abandoned it
-        for text in dict.fromkeys(text for text in problems if text):
+        problems = _load(engine, directory, found)
+        if not problems and isinstance(found, _Found):
+            return _resume(engine, found.record, rollbacks, before=first.num_rollbacks)
+        for text in problems:
             notify(
                 f"{text}; it is kept as {DAMAGED}{directory.name}, and training goes on from the one "
                 "before, or from the start if there is none"
@@ -96,36 +106,49 @@ def set_aside_damaged(root: Path, step: int) -> None:
 def load_checkpoint(engine: object, directory: Path) -> Progress:
     """Load one checkpoint and no other. Collective. Raises UserError on every rank if any finds it damaged."""
     with hold(directory):
-        record, problem = _load(engine, directory, [], before=0)
-    problems: list[str | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(problems, problem)
-    if found := [text for text in problems if text]:
-        raise UserError(found[0])
-    assert record is not None
-    return _resume(engine, record, [], before=record.num_rollbacks)
+        found = from_rank_0(lambda: _read(directory, [], before=0))
+        assert found is not None
+        problems = _load(engine, directory, found)
+    if problems or isinstance(found, str):
+        raise UserError(problems[0])
+    return _resume(engine, found.record, [], before=found.record.num_rollbacks)
 
 
-def _candidates(root: Path) -> list[Path]:
-    """Return the checkpoints as rank 0 lists them, newest first, so that all ranks try the same. Collective."""
-    found = [list_checkpoints(root) if torch.distributed.get_rank() == 0 else None]
-    torch.distributed.broadcast_object_list(found, src=0)
-    return found[0] or []
+@dataclass(frozen=True)
+class _Found:
+    """What rank 0 has read of a checkpoint, for all ranks."""
+
+    record: CheckpointRecord
+    index: FragmentIndex
 
 
-def _load(
-    engine: object, directory: Path, rollbacks: list[Rollback], *, before: int
-) -> tuple[CheckpointRecord | None, str | None]:
-    """Load a checkpoint; return its record, or None if a roll-back abandoned it, and what is wrong with it."""
+def _read(directory: Path, rollbacks: list[Rollback], *, before: int) -> _Found | str | None:
+    """Read what is known of a checkpoint; return what is wrong with it, or None if a roll-back abandoned it."""
     try:
         record = read_record(directory)
         if not is_still_valid(record, rollbacks, before=before):
-            return None, None
-        load_fragments(directory, record, needed_fragments(engine))
+            return None
+        return _Found(record, read_index(directory, record))
     except InfrastructureError:  # the checkpoint may be whole: to pass it over would lose work
         raise
     except UserError as error:
-        return None, str(error)
-    return record, None
+        return str(error)
+
+
+def _load(engine: object, directory: Path, found: _Found | str) -> list[str]:
+    """Load a checkpoint; return what is wrong with it, on any rank and each thing once. Collective."""
+    if isinstance(found, str):
+        return [found]
+    problem = None
+    try:
+        load_fragments(directory, found.index, needed_fragments(engine), world_size=found.record.world_size)
+    except InfrastructureError:
+        raise
+    except UserError as error:
+        problem = str(error)
+    problems: list[str | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(problems, problem)
+    return list(dict.fromkeys(text for text in problems if text))
 
 
 def _resume(engine: object, record: CheckpointRecord, rollbacks: list[Rollback], *, before: int) -> Progress:

@@ -1,6 +1,6 @@
 """Which checkpoints stay on disk, and how a reader keeps one from being deleted."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -45,11 +45,19 @@ def unless_held(directory: Path) -> Iterator[bool]:
             path.unlink()
 
 
-def steps_to_keep(losses: Mapping[int, float], rule: RetentionConfig) -> set[int]:
-    """Return the steps whose checkpoints the rule keeps, given the training loss of each checkpoint by step."""
-    newest_first = sorted(losses, reverse=True)
-    stay = set(newest_first[: rule.newest])
+def steps_to_keep(
+    losses: Mapping[int, float], rule: RetentionConfig, *, is_own: Callable[[int], bool], sound_step: int
+) -> set[int]:
+    """Return the steps whose checkpoints stay, given the training loss of each checkpoint by step.
+
+    `is_own` says whether the recipe asks for a checkpoint after a step. Another, such as one that a signal asked for,
+    stays only while it is the newest of all, and the rule does not count it. The newest of the recipe's own up to
+    `sound_step`, after which training may have become unstable, stays for a roll-back, which could otherwise depend on
+    the rule.
+    """
+    own = sorted(filter(is_own, losses), reverse=True)
+    stay = {max(losses)} | set(own[: rule.newest]) if losses else set()
     if rule.every_steps is not None:
-        stay |= {step for step in losses if step % rule.every_steps == 0}
-    ranked = sorted((step for step in losses if losses[step] == losses[step]), key=lambda step: (losses[step], -step))
-    return stay | set(ranked[: rule.best])
+        stay |= {step for step in own if step % rule.every_steps == 0}
+    ranked = sorted((step for step in own if losses[step] == losses[step]), key=lambda step: (losses[step], -step))
+    return stay | set(ranked[: rule.best]) | set([step for step in own if step <= sound_step][:1])

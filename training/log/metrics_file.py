@@ -1,47 +1,67 @@
-"""metrics.jsonl: one JSON line for each optimizer step that was kept."""
+"""metrics.jsonl: the optimizer steps that were kept, a JSON line for each, or for as many as the step's cadence says.
+
+A long training has gigabytes of lines. What starts or looks at one reads the file from its end.
+"""
 
 import json
+import math
 import os
 import threading
-from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 METRICS_FILE = "metrics.jsonl"
 
-_TAIL_BYTES = 1 << 20
-"""More than the longest line, which grows with the number of languages in a step."""
+_BLOCK_BYTES = 1 << 16
+"""What is read at a time from the end of the file."""
 
 
 class StepMetrics(BaseModel):
-    """The numbers of one optimizer step."""
+    """The numbers of a line: of one optimizer step, or of several that follow each other.
+
+    Of several, the sums and means leave out steps whose loss is not finite, if there are others.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")  # else they become null
 
     step: int
-    """Number of the step, from 1."""
+    """Number of the step, from 1; of several the last."""
+
+    num_steps: int = 1
+    """How many steps the line sums up."""
 
     loss: float
-    """Mean over the step's targets on all ranks, nats a token."""
+    """Mean over the targets on all ranks, nats a token."""
 
     bits_per_byte: float
     """The loss in bits over the bytes of its targets' text, estimated by each stream's mean bytes a token."""
 
     nats: dict[str, float]
-    """Sum of the token losses, in nats, by `source/language`, of the streams that the step read."""
+    """Sum of the token losses, in nats, by `source/language`, of the streams that were read."""
 
     targets: dict[str, int]
     """Number of targets by `source/language`."""
 
+    terms: dict[str, float] = {}
+    """Means over the targets of what the objective has beside the loss, before it is weighted: `router_balance`, which
+    is the number of experts a token goes to if all are equally busy, `router_z` and `output_z`."""
+
+    expert_load: dict[str, list[float]] = {}
+    """By layer of a mixture of experts, the load of the busiest expert, `max`, and of the idlest, `min`, in the last
+    step, as a multiple of the mean."""
+
     learning_rate: float
+    """That of the last step."""
+
     gradient_norm: float
-    """Norm of the global gradient before clipping."""
+    """Norm of the global gradient before clipping; of several steps the largest."""
 
     updated: bool
-    """False if loss or gradient were not finite, so that the weights stayed as they were."""
+    """False if loss or gradient of a step were not finite, so that the weights stayed as they were."""
 
     num_skipped: int
     """Steps without an update since the start of training."""
@@ -50,13 +70,16 @@ class StepMetrics(BaseModel):
     """Roll-backs since the start of training."""
 
     first_place: int
-    """Place of the step's first sample in the order of samples."""
+    """Place of the first sample in the order of samples."""
 
     num_tokens: int
     """Targets since the start of training."""
 
     tokens_per_second: float
-    """Targets of this step over its wall time, without the time that training waited for a checkpoint."""
+    """Targets over the wall time, without the time that training waited for a checkpoint."""
+
+    useful_seconds: float = 0.0
+    """Such time of all steps that were kept, since the start of training."""
 
     mfu: float | None
     """Model FLOPs utilisation (training/sizing/flops.py); None on a device whose peak is not known."""
@@ -69,7 +92,7 @@ class StepMetrics(BaseModel):
     parts, which do not count them), checkpoint (waiting for the one after the step before), other."""
 
     time: float
-    """Unix time at the end of the step."""
+    """Unix time at the end of the last step."""
 
 
 class MetricsFile:
@@ -81,30 +104,32 @@ class MetricsFile:
         self._lock = threading.Lock()
         self._unwritten = b""
         self.lost_steps = 0
-        """Number of lines that were dropped."""
+        """Number of steps whose lines were dropped."""
+        self.last: StepMetrics | None = None
+        """The last line."""
         self.lost_until: float | None = None
-        """Unix time of the last of them."""
+        """Unix time of the last line that there was, kept or dropped."""
         self.truncate_after(step)
 
     def truncate_after(self, step: int) -> None:
         """Drop the lines after `step`, and one that was being written when a process was killed."""
-        end, self._unwritten, whole = 0, b"", True
-        self.lost_steps, self.lost_until = 0, None
-        for raw in _raw_lines(Path(self._file.name)):
+        end, self._unwritten, self.lost_steps, self.last, self.lost_until = 0, b"", 0, None, None
+        for start, raw in _lines_backwards(Path(self._file.name)):
             try:
-                line = json.loads(raw)
-            except json.JSONDecodeError:
+                line = StepMetrics.model_validate(json.loads(raw))
+            except ValueError:  # being written when the process was killed
+                continue
+            self.lost_until = self.lost_until or line.time
+            if line.step <= step:
+                end, self.last = start + len(raw), line
+                self._unwritten = b"" if raw.endswith(b"\n") else b"\n"
                 break
-            if line["step"] <= step:
-                end, whole = end + len(raw), raw.endswith(b"\n")
-            else:
-                self.lost_steps, self.lost_until = self.lost_steps + 1, line["time"]
+            self.lost_steps += line.num_steps
         self._file.truncate(end)
-        if not whole:
-            self._unwritten = b"\n"
 
     def append(self, metrics: StepMetrics) -> None:
         """Add a line and pass it to the operating system, so that a killed process loses none."""
+        self.last = metrics
         with self._lock:
             self._unwritten += f"{metrics.model_dump_json()}\n".encode()
             with suppress(OSError):  # the line stays in _unwritten; `sync`, before the next checkpoint, raises
@@ -131,39 +156,56 @@ def read_metrics(path: Path) -> list[StepMetrics]:
     return list(iterate_metrics(path))
 
 
-def read_recent_metrics(path: Path, *, up_to: int, count: int) -> list[StepMetrics]:
-    """Read the last `count` lines of steps up to `up_to`, in order."""
-    kept: deque[bytes] = deque(maxlen=count)
-    for raw in _raw_lines(path):
-        try:
-            if json.loads(raw)["step"] <= up_to:
-                kept.append(raw)
-        except json.JSONDecodeError:  # the line that was being written when the process was killed
-            break
-    return [StepMetrics.model_validate(json.loads(raw)) for raw in kept]
+def read_recent_metrics(path: Path, *, up_to: int | None = None, count: int) -> list[StepMetrics]:
+    """Read the last `count` whole lines, of steps up to `up_to`, in order; none if there is no file."""
+    lines = (line for line in iterate_metrics_backwards(path) if up_to is None or line.step <= up_to)
+    return list(islice(lines, count))[::-1]
 
 
 def read_last_metrics(path: Path) -> StepMetrics | None:
-    """Read the last whole line, without reading those before it; None if there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-            whole = file.read().rpartition(b"\n")[0]
-    except FileNotFoundError:
-        return None
-    return StepMetrics.model_validate_json(whole.rpartition(b"\n")[2]) if whole else None
+    """Read the last whole line; None if there is none."""
+    return next(iterate_metrics_backwards(path), None)
 
 
-def iterate_metrics(path: Path) -> Iterator[StepMetrics]:
-    """Yield every whole line, in order, without holding the others: a long training has millions; none if no file."""
-    for raw in _raw_lines(path):
-        try:
-            yield StepMetrics.model_validate(json.loads(raw))
-        except json.JSONDecodeError:  # the line that was being written when the process was killed
-            return
+def iterate_metrics_backwards(path: Path) -> Iterator[StepMetrics]:
+    """Yield every whole line, the last first, and read no more of the file than is asked for; none if no file."""
+    for _, raw in _lines_backwards(path):
+        if raw.endswith(b"\n"):  # else it is being written, or was when the process was killed
+            with suppress(json.JSONDecodeError, UnicodeDecodeError):
+                yield StepMetrics.model_validate(json.loads(raw))
 
 
-def _raw_lines(path: Path) -> Iterator[bytes]:
-    if path.exists():
-        with path.open("rb") as file:
-            yield from file
+def iterate_metrics(path: Path, *, num_bytes: float = math.inf) -> Iterator[StepMetrics]:
+    """Yield every whole line that begins in the first `num_bytes`, in order and one at a time; none if no file."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        start = 0
+        for raw in file:
+            if start >= num_bytes:
+                return
+            start += len(raw)
+            try:
+                yield StepMetrics.model_validate(json.loads(raw))
+            except json.JSONDecodeError:  # the line that was being written when the process was killed
+                return
+
+
+def _lines_backwards(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield where each line begins, and the line with its end, if it has one; the last first."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        position, tail = file.seek(0, os.SEEK_END), b""
+        while position > 0:
+            size = min(_BLOCK_BYTES, position)
+            position -= size
+            file.seek(position)
+            tail = file.read(size) + tail
+            first = tail.find(b"\n") + 1 if position else 0  # the line before it may begin in an earlier block
+            end = position + len(tail)
+            if first or not position:
+                for raw in reversed(tail[first:].splitlines(keepends=True)):
+                    end -= len(raw)
+                    yield end, raw
+                tail = tail[:first]

@@ -9,7 +9,7 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -70,7 +70,7 @@ class GangStart(_Event):
     """Steps whose metrics were dropped because no checkpoint held them."""
 
     lost_until: float | None
-    """Unix time of the last of these; null if there were none."""
+    """Unix time of the last step that there was before this start, lost or kept; null if there was none."""
 
 
 class SessionEnd(_Event):
@@ -92,7 +92,7 @@ class Goodput:
     """useful_seconds / wall_seconds; 0 before the first step."""
 
     useful_seconds: float
-    """Wall time of the steps in metrics.jsonl."""
+    """StepMetrics.useful_seconds of the last line."""
 
     wall_seconds: float
     """Time from the start of each session to its last sign of life; time between sessions, when nothing ran, is left
@@ -154,16 +154,14 @@ def read_session_events(out: Path) -> list[SessionEvent]:
     return [_EVENT.validate_json(line) for line in whole.splitlines()]
 
 
-def compute_goodput(events: Sequence[SessionEvent], metrics: Iterable[StepMetrics]) -> Goodput:
-    """Compute the goodput of the sessions' events and the steps that were kept, up to the last of them."""
+def compute_goodput(events: Sequence[SessionEvent], last: StepMetrics | None) -> Goodput:
+    """Compute the goodput of the sessions' events up to the last line of the metrics."""
     starts = [event for event in events if isinstance(event, GangStart)]
     sessions = [event for event in events if isinstance(event, SessionStart)]
     signs_of_life = [event.time for event in events]
     signs_of_life += [start.lost_until for start in starts if start.lost_until is not None]
-    useful = 0.0
-    for step in metrics:
-        signs_of_life.append(step.time)
-        useful += step_seconds(step)
+    signs_of_life += [last.time] if last else []
+    useful = last.useful_seconds if last else 0.0
     wall = _seconds_alive([session.time for session in sessions], signs_of_life)
     return Goodput(
         fraction=min(1.0, useful / wall) if wall > 0 else 0.0,
@@ -184,8 +182,9 @@ def describe_ranks(start: GangStart) -> str:
 
 
 def step_seconds(step: StepMetrics) -> float:
-    """Return the wall time of a step, from its targets and their rate."""
-    return sum(step.targets.values()) / step.tokens_per_second if step.tokens_per_second > 0 else 0.0
+    """Return the wall time of a step, from a line's targets and their rate."""
+    seconds = sum(step.targets.values()) / step.tokens_per_second if step.tokens_per_second > 0 else 0.0
+    return seconds / step.num_steps
 
 
 def _seconds_alive(starts: Sequence[float], signs_of_life: Sequence[float]) -> float:

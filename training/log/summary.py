@@ -1,8 +1,9 @@
 """Summarises metrics.jsonl: over the whole training, and over its last steps."""
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from typing import TypedDict
@@ -10,10 +11,13 @@ from typing import TypedDict
 from configs.base import UserError
 from training.checkpoint.rollbacks import read_rollbacks
 from training.job import Job
-from training.log.metrics_file import METRICS_FILE, StepMetrics, read_metrics
+from training.log.metrics_file import METRICS_FILE, StepMetrics, iterate_metrics
 from training.log.sessions_file import SessionEvent, compute_goodput, read_session_events
 from training.manifests import TrainedModel
 from training.records import Rollback
+
+FINAL_STEPS = 10
+"""The final loss is the mean over so many steps."""
 
 
 class RunSummary(TypedDict):
@@ -44,7 +48,8 @@ def summarise_training(
         checkpoint=str(checkpoint.relative_to(job.out)),
         unigram_entropy=job.tokens.manifest.unigram_entropy,
         **summarise_metrics(
-            read_metrics(job.out / METRICS_FILE),
+            iterate_metrics(job.out / METRICS_FILE),
+            last_step=num_steps,
             sessions=read_session_events(job.out),
             rollbacks=read_rollbacks(job.out),
         ),
@@ -52,33 +57,53 @@ def summarise_training(
 
 
 def summarise_metrics(
-    metrics: Sequence[StepMetrics], *, sessions: Sequence[SessionEvent], rollbacks: Sequence[Rollback]
+    metrics: Iterable[StepMetrics], *, last_step: int, sessions: Sequence[SessionEvent], rollbacks: Sequence[Rollback]
 ) -> RunSummary:
-    """Summarise a training. Losses are of steps with a finite loss. Raises UserError if there is none."""
-    finite = [step for step in metrics if math.isfinite(step.loss)]
-    if not finite:
+    """Summarise a training up to `last_step`, and hold a few numbers a line, never the lines.
+
+    Losses are of steps with a finite loss. Raises UserError if there is none.
+    """
+    speeds, known_mfu, window = array("d"), array("d"), LossSums()
+    final = deque[StepMetrics](maxlen=FINAL_STEPS)
+    first: StepMetrics | None = None
+    last: StepMetrics | None = None
+    window_start = last_step
+    for line in metrics:
+        if last is None:
+            window_start = last_step - window_length(last_step - line.step + line.num_steps)
+        last = line
+        speeds.append(line.tokens_per_second)
+        known_mfu.extend([] if line.mfu is None else [line.mfu])
+        if math.isfinite(line.loss):
+            first = first or line
+            final.append(line)
+            if line.step > window_start:
+                window.add(line)
+    if first is None or last is None:
         raise UserError("no step of training had a finite loss; lower the learning rate or lengthen the warm-up")
-    window = last_window(finite)
-    known = [step.mfu for step in metrics if step.mfu is not None]
-    total = compute_goodput(sessions, metrics)
+    total = compute_goodput(sessions, last)
     return RunSummary(
-        first_loss=finite[0].loss,
-        final_loss=fmean(step.loss for step in finite[-10:]),
-        bits_per_byte=bits_per_byte(window),
-        loss_by_language=loss_by(window, language_of),
-        loss_by_source=loss_by(window, source_of),
-        tokens_per_second=median(step.tokens_per_second for step in metrics),
-        mfu=median(known) if known else None,
+        first_loss=first.loss,
+        final_loss=_mean_loss(final),
+        bits_per_byte=window.bits_per_byte,
+        loss_by_language=window.loss_by(language_of),
+        loss_by_source=window.loss_by(source_of),
+        tokens_per_second=median(speeds),
+        mfu=median(known_mfu) if known_mfu else None,
         goodput=total.fraction,
         num_restarts=total.num_restarts,
-        num_skipped=metrics[-1].num_skipped,
+        num_skipped=last.num_skipped,
         rollbacks=tuple(rollbacks),
     )
 
 
-def last_window(metrics: Sequence[StepMetrics]) -> Sequence[StepMetrics]:
-    """Return the last tenth of the steps, at least ten."""
-    return metrics[-window_length(len(metrics)) :] if metrics else metrics
+def _mean_loss(lines: Iterable[StepMetrics]) -> float:
+    """Return the mean loss of the last lines that cover FINAL_STEPS, or of all if they are fewer."""
+    taken: list[float] = []
+    for line in reversed(list(lines)):
+        if len(taken) < FINAL_STEPS:
+            taken += [line.loss] * line.num_steps
+    return fmean(taken[::-1])
 
 
 def window_length(num_steps: int) -> int:
@@ -86,14 +111,34 @@ def window_length(num_steps: int) -> int:
     return min(num_steps, max(10, num_steps // 10))
 
 
-def loss_by(metrics: Sequence[StepMetrics], group: Callable[[str], str]) -> dict[str, float]:
-    """Return the loss over some steps by group of streams, in nats a token, sorted by the group's name."""
-    nats, targets = defaultdict[str, float](float), Counter[str]()
-    for step in metrics:
-        for stream, num_targets in step.targets.items():
-            nats[group(stream)] += step.nats[stream]
+class LossSums:
+    """The losses of steps, summed up line by line."""
+
+    def __init__(self) -> None:
+        self._nats, self._targets = defaultdict[str, float](float), Counter[str]()
+        self._bits = self._num_bytes = 0.0
+
+    def add(self, line: StepMetrics) -> None:
+        """Add the steps of a line."""
+        bits = sum(line.nats.values()) / math.log(2)
+        self._bits += bits
+        self._num_bytes += bits / line.bits_per_byte if line.bits_per_byte else 0.0
+        for stream, num_targets in line.targets.items():
+            self._nats[stream] += line.nats[stream]
+            self._targets[stream] += num_targets
+
+    @property
+    def bits_per_byte(self) -> float:
+        """All bits over all bytes; a line's bytes follow from its bits and its bits per byte."""
+        return self._bits / self._num_bytes if self._num_bytes else 0.0
+
+    def loss_by(self, group: Callable[[str], str]) -> dict[str, float]:
+        """Return the loss by group of streams, in nats a token, sorted by the group's name."""
+        nats, targets = defaultdict[str, float](float), Counter[str]()
+        for stream, num_targets in self._targets.items():
+            nats[group(stream)] += self._nats[stream]
             targets[group(stream)] += num_targets
-    return {name: nats[name] / targets[name] for name in sorted(nats) if targets[name]}
+        return {name: nats[name] / targets[name] for name in sorted(nats) if targets[name]}
 
 
 def source_of(stream: str) -> str:
@@ -104,13 +149,6 @@ def source_of(stream: str) -> str:
 def language_of(stream: str) -> str:
     """Return the language in `source/language`."""
     return stream.partition("/")[2]
-
-
-def bits_per_byte(metrics: Sequence[StepMetrics]) -> float:
-    """Return all bits over all bytes of some steps; each step's bytes follow from its bits and its bits per byte."""
-    bits = [sum(step.nats.values()) / math.log(2) for step in metrics]
-    num_bytes = sum(b / step.bits_per_byte for b, step in zip(bits, metrics, strict=True) if step.bits_per_byte)
-    return sum(bits) / num_bytes if num_bytes else 0.0
 
 
 def seconds_by_part(metrics: Sequence[StepMetrics]) -> dict[str, float]:

@@ -5,28 +5,37 @@ No other module imports wandb.
 
 import os
 import shutil
+import threading
 import uuid
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Literal
 
 from cluster.host.files import write_text
 from configs.cluster import WandbConfig
-from training.log.metrics_file import StepMetrics
+from training.log.metrics_file import METRICS_FILE, StepMetrics, iterate_metrics
 
 
 class WandbLog:
-    """Logs steps to a wandb run, which a restart resumes. A context manager; does nothing without a config."""
+    """Logs lines to a wandb run, which a restart resumes. A context manager; does nothing without a config.
 
-    def __init__(self, config: WandbConfig | None, directory: Path, *, name: str, so_far: list[StepMetrics]) -> None:
-        """Prepare the run. `so_far` are the steps before a restart; those that wandb does not have are logged first.
+    A thread does the logging: after a restart the lines that wandb lacks may be a million.
+    """
 
-        What wandb had buffered is lost with a killed process, so the server is asked for its last step. Offline it has
-        none: the file of a killed process is incomplete, so it is deleted and written again.
+    def __init__(self, config: WandbConfig | None, directory: Path, *, name: str) -> None:
+        """Prepare the run of the artifact in `directory`.
+
+        The lines that its metrics.jsonl has already, those of before a restart, are logged first if wandb does not have
+        them. What wandb had buffered is lost with a killed process, so the server is asked for its last step. Offline
+        it has none: the file of a killed process is incomplete, so it is deleted and written again.
         """
-        self._config, self._directory, self._name, self._so_far = config, directory, name, so_far
+        self._config, self._directory, self._name = config, directory, name
         self._run: Any = None
         self._next = 0
+        self._lines = SimpleQueue[StepMetrics | None]()
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
 
     def __enter__(self) -> "WandbLog":
         if self._config is None:
@@ -51,29 +60,51 @@ class WandbLog:
         self._next = self._run.step  # the first step it lacks
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
-        for metrics in self._so_far:
-            self.log(metrics)
+        size = (self._directory / METRICS_FILE).stat().st_size if (self._directory / METRICS_FILE).exists() else 0
+        self._thread = threading.Thread(target=self._work, args=(size,), name="wandb", daemon=True)
+        self._thread.start()
         return self
 
     def log(self, metrics: StepMetrics) -> None:
-        """Copy a step, unless wandb has it: after a roll-back, steps that are taken again are not logged again."""
-        if self._run is None or metrics.step < self._next:
-            return
-        self._run.log(_row(metrics), step=metrics.step)
-        self._next = metrics.step + 1
+        """Have a line copied. Raises what wandb raised on one before."""
+        if self._error is not None:
+            raise self._error
+        if self._run is not None:
+            self._lines.put(metrics)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._run is not None:
+        if self._run is not None and self._thread is not None:
+            self._lines.put(None)
+            self._thread.join()
             self._run.finish(exit_code=0 if error is None else 1)
+
+    def _work(self, size: int) -> None:
+        """Log the first `size` bytes of metrics.jsonl, then the lines that come until there is None."""
+        try:
+            for line in iterate_metrics(self._directory / METRICS_FILE, num_bytes=size):
+                self._log_new(line)
+            while (new := self._lines.get()) is not None:
+                self._log_new(new)
+        except Exception as error:
+            self._error = error
+
+    def _log_new(self, metrics: StepMetrics) -> None:
+        """Log a line, unless wandb has it: after a roll-back, steps that are taken again are not logged again."""
+        if metrics.step >= self._next:
+            self._run.log(_row(metrics), step=metrics.step)
+            self._next = metrics.step + 1
 
 
 def _row(metrics: StepMetrics) -> dict[str, Any]:
     """Return the step's numbers under flat names; those that are not known are left out."""
-    row = metrics.model_dump(exclude={"seconds", "nats", "targets", "time"}, exclude_none=True)
+    row = metrics.model_dump(exclude={"seconds", "nats", "targets", "terms", "expert_load", "time"}, exclude_none=True)
+    row |= metrics.terms
     row |= {f"seconds/{part}": value for part, value in metrics.seconds.items()}
     by_stream = {stream: metrics.nats[stream] / number for stream, number in metrics.targets.items() if number}
+    for which, by_layer in metrics.expert_load.items():
+        row |= {f"expert_load/{which}/layer_{layer}": load for layer, load in enumerate(by_layer)}
     return row | {f"loss_by_stream/{stream}": loss for stream, loss in by_stream.items()}
 
 

@@ -26,6 +26,7 @@ import torch
 
 from cluster.executor import Rank
 from configs.base import UserError
+from configs.training import TrainConfig
 from training.checkpoint.directory import delete_unfinished, read_record
 from training.checkpoint.restore import (
     Progress,
@@ -47,6 +48,12 @@ from training.loop.watchdog import START_TIMEOUT_FACTOR, Watchdog
 from training.manifests import counted
 from training.records import CHECKPOINTS, OrderRecord, Rollback, list_checkpoints, step_of
 from training.zero.engine import restart_from, weights_by_name
+from training.zero.process_group import from_rank_0
+
+
+def is_own_checkpoint(config: TrainConfig, step: int) -> bool:
+    """Return whether the recipe asks for a checkpoint after `step`. Others, as on a signal, are for resuming alone."""
+    return step % config.checkpoint_every_steps == 0 or step == config.num_steps
 
 
 class RunState:
@@ -56,7 +63,7 @@ class RunState:
         """Start or resume the training of `job`, as the module says. Raises UserError if it cannot be continued."""
         self._rank, self._job, self._order, self._watchdog, self._notices = rank, job, order, watchdog, notices
         self.root = job.out / CHECKPOINTS
-        self.first, self._continued = self._find_beginning()
+        self.first, self._continued = from_rank_0(self._find_beginning)
         self.start_id, has_checkpoints = self._clean_checkpoints()
         self.built = self._build(fills_weights=not has_checkpoints)
         self._has_first_weights = not has_checkpoints
@@ -91,8 +98,9 @@ class RunState:
         return names
 
     def _record_rollback(self, instability: Instability, *, first_place: int) -> None:
+        every = self._job.config.checkpoint_every_steps
         steps = [step_of(directory) for directory in list_checkpoints(self.root)]
-        before = [step for step in steps if step <= self.progress.step - instability.num_steps]
+        before = [step for step in steps if step <= self.progress.step - instability.num_steps and step % every == 0]
         rollback = Rollback(
             at_step=self.progress.step,
             to_step=max(before, default=self.first.step),
@@ -110,7 +118,7 @@ class RunState:
     def _load(self) -> Progress:
         """Load the newest valid checkpoint, or begin again without one; return the progress."""
         self._watchdog.beat("loading a checkpoint", timeout_factor=START_TIMEOUT_FACTOR)
-        rollbacks = read_rollbacks(self._job.out)
+        rollbacks = from_rank_0(lambda: read_rollbacks(self._job.out))
         found = restore(self.engine, self.root, first=self.first, rollbacks=rollbacks, notify=self._notify)
         progress = self._begin_again(rollbacks) if found is None else found
         self._has_first_weights = False
@@ -149,17 +157,17 @@ class RunState:
         return build_engine(self._job, fills_weights=fills_weights, notify=self._notify)
 
     def _clean_checkpoints(self) -> tuple[str, bool]:
-        """Have rank 0 delete checkpoints that do not count; return an id of this start, and whether any are left.
+        """Delete checkpoints that do not count; return an id of this start, and whether any are left.
 
         The id is the same on all ranks and new at each call.
         """
-        agreed: list[tuple[str, bool]] = [("", False)]
-        if self._rank.index == 0:
+
+        def clean() -> tuple[str, bool]:
             delete_unfinished(self.root)
             delete_abandoned(self.root, read_rollbacks(self._job.out), before=self.first.num_rollbacks)
-            agreed = [(uuid.uuid4().hex[:8], bool(list_checkpoints(self.root)))]
-        torch.distributed.broadcast_object_list(agreed, src=0)
-        return agreed[0]
+            return uuid.uuid4().hex[:8], bool(list_checkpoints(self.root))
+
+        return from_rank_0(clean)
 
     def _notify(self, text: str) -> None:
         """Write a notice once, not once a rank."""

@@ -32,7 +32,9 @@ class InstabilityDetector:
         """
         self._config = config
         self._losses: deque[float] = deque(maxlen=config.spikes.window_steps if config.spikes else 1)
-        self._num_skipped = self._num_spikes = self._num_bad = 0  # in a row; bad: either
+        self._num_skipped = self._num_spikes = 0  # in a row
+        self.num_bad = 0
+        """The last steps that an instability under way consists of: skipped ones and spikes."""
         for loss, updated in so_far:
             self.check_step(loss, updated=updated)
 
@@ -41,25 +43,25 @@ class InstabilityDetector:
         if updated:
             self._num_skipped = 0
         else:
-            self._num_skipped, self._num_bad = self._num_skipped + 1, self._num_bad + 1
+            self._num_skipped, self.num_bad = self._num_skipped + 1, self.num_bad + 1
         if self._num_skipped > self._config.max_skipped_steps:
-            return Instability(self._num_bad, f"{self._num_skipped} steps in a row without finite loss and gradient")
+            return Instability(self.num_bad, f"{self._num_skipped} steps in a row without finite loss and gradient")
         rule = self._config.spikes
         if not updated:
             return None
         if rule is None:
-            self._num_bad = 0
+            self.num_bad = 0
             return None
         score = spike_score(loss, self._losses, rule)
         if score <= rule.threshold:
-            self._num_spikes = self._num_bad = 0
+            self._num_spikes = self.num_bad = 0
             self._losses.append(loss)
             return None
-        self._num_spikes, self._num_bad = self._num_spikes + 1, self._num_bad + 1
+        self._num_spikes, self.num_bad = self._num_spikes + 1, self.num_bad + 1
         if self._num_spikes < rule.patience_steps:
             return None
         words = f"{score:.1f} robust standard deviations above its median, {median(self._losses):.4g}"
-        return Instability(self._num_bad, f"the loss was {loss:.4g}, {words}")
+        return Instability(self.num_bad, f"the loss was {loss:.4g}, {words}")
 
 
 def spike_score(loss: float, before: Iterable[float], rule: SpikeConfig) -> float:

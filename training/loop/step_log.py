@@ -4,6 +4,9 @@ import math
 import platform
 import resource
 import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 import torch
@@ -13,13 +16,27 @@ from cluster.executor import Rank
 from training.checkpoint.restore import Progress
 from training.data.batches import Batch
 from training.job import Job
-from training.log.metrics_file import METRICS_FILE, MetricsFile, StepMetrics, read_metrics
+from training.log.metrics_file import METRICS_FILE, MetricsFile, StepMetrics
 from training.log.notices import Notices
 from training.log.sessions_file import record_gang_start
 from training.log.wandb_log import WandbLog
 from training.loop.step import StepResult
 from training.records import OrderRecord
 from training.sizing.flops import mfu
+
+
+@dataclass(frozen=True)
+class _LoggedStep:
+    """A step whose line is not written yet."""
+
+    result: StepResult
+    batch: Batch
+    progress: Progress
+    first_place: int
+    learning_rate: float
+    seconds: dict[str, float]
+    wall: float
+    """Seconds from the end of the step before to its own."""
 
 
 class StepLog:
@@ -47,6 +64,9 @@ class StepLog:
         self._streams = list(self._bytes_per_token)
         self._stragglers = StragglerDetector(hosts)
         self.file = MetricsFile(job.out / METRICS_FILE, step=progress.step)
+        self._log_every_steps = job.cadence.log_every_steps
+        self._line: list[_LoggedStep] = []
+        """The steps of the line that is under way."""
         self._clock = time.perf_counter()
         record_gang_start(
             job.out,
@@ -60,8 +80,7 @@ class StepLog:
             lost_steps=self.file.lost_steps,
             lost_until=self.file.lost_until,
         )
-        so_far = read_metrics(job.out / METRICS_FILE)
-        self._wandb = WandbLog(job.placement.wandb, job.out, name=job.out.name, so_far=so_far)
+        self._wandb = WandbLog(job.placement.wandb, job.out, name=job.out.name)
 
     def __enter__(self) -> "StepLog":
         self._wandb.__enter__()
@@ -83,38 +102,84 @@ class StepLog:
         learning_rate: float,
         seconds: dict[str, float],
     ) -> None:
-        """Write down a step; `progress` is that after it."""
+        """Take down a step, `progress` being that after it; write its line if it is the last of one."""
         wall, self._clock = time.perf_counter() - self._clock, time.perf_counter()
-        tokens_per_second = batch.num_targets / (wall - seconds.get("checkpoint", 0.0))
-        num_bytes = sum(self._bytes_per_token[stream] * n for stream, n in batch.targets_by_stream.items())
-        line = StepMetrics(
-            step=progress.step,
-            loss=result.loss,
-            bits_per_byte=result.loss * batch.num_targets / (math.log(2) * num_bytes),
-            nats={s: n for s, n in zip(self._streams, result.nats, strict=True) if s in batch.targets_by_stream},
-            targets=batch.targets_by_stream,
-            learning_rate=learning_rate,
-            gradient_norm=result.gradient_norm,
-            updated=result.updated,
-            num_skipped=progress.num_skipped,
-            num_rollbacks=progress.num_rollbacks,
-            first_place=first_place,
-            num_tokens=progress.num_tokens,
-            tokens_per_second=round(tokens_per_second, 1),
-            mfu=mfu(tokens_per_second / self._num_ranks, flops_per_token=self._flops_per_token, peak=self._peak_flops),
-            memory_bytes=peak_memory_bytes(self._device),
-            seconds=seconds,
-            time=time.time(),
-        )
-        self.file.append(line)
-        self._wandb.log(line)
+        self._line.append(_LoggedStep(result, batch, progress, first_place, learning_rate, seconds, wall))
+        if progress.step % self._log_every_steps == 0:
+            self.end_line()
         for text in self._stragglers.add_step(result.own_seconds):
             self._notices.add(text)
         self._notices.flush()
 
+    def end_line(self) -> None:
+        """Write the line of the steps since the last, if there are any."""
+        if self._line:
+            line = self._sum_up(self._line)
+            self._line = []
+            self.file.append(line)
+            self._wandb.log(line)
+
+    def truncate_after(self, step: int) -> None:
+        """Drop what was written of later steps."""
+        self._line = []
+        self.file.truncate_after(step)
+
+    def _sum_up(self, steps: Sequence[_LoggedStep]) -> StepMetrics:
+        counted = [step for step in steps if math.isfinite(step.result.loss)] or steps
+        last, num_targets = steps[-1], sum(step.batch.num_targets for step in counted)
+        read = [step.batch.targets_by_stream for step in counted]
+        streams = set().union(*read)
+        targets = {stream: sum(step.get(stream, 0) for step in read) for stream in self._streams if stream in streams}
+        nats = {
+            stream: sum(step.result.nats[number] for step in counted)
+            for number, stream in enumerate(self._streams)
+            if stream in streams
+        }
+        loss = sum(step.result.loss * step.batch.num_targets for step in counted) / num_targets
+        num_bytes = sum(self._bytes_per_token[stream] * n for stream, n in targets.items())
+        useful = sum(step.wall - step.seconds.get("checkpoint", 0.0) for step in steps)
+        speed = num_targets / useful
+        before = self.file.last.useful_seconds if self.file.last else 0.0
+        return StepMetrics(
+            step=last.progress.step,
+            num_steps=len(steps),
+            loss=loss if len(counted) > 1 else counted[0].result.loss,
+            bits_per_byte=loss * num_targets / (math.log(2) * num_bytes),
+            nats=nats,
+            targets=targets,
+            learning_rate=last.learning_rate,
+            gradient_norm=_largest([step.result.gradient_norm for step in steps]),
+            updated=all(step.result.updated for step in steps),
+            num_skipped=last.progress.num_skipped,
+            num_rollbacks=last.progress.num_rollbacks,
+            first_place=steps[0].first_place,
+            num_tokens=last.progress.num_tokens,
+            tokens_per_second=round(speed, 1),
+            useful_seconds=round(before + useful, 3),
+            mfu=mfu(
+                num_targets / useful / self._num_ranks, flops_per_token=self._flops_per_token, peak=self._peak_flops
+            ),
+            memory_bytes=peak_memory_bytes(self._device),
+            seconds=_sum_by_key(step.seconds for step in steps),
+            time=time.time(),
+        )
+
     def start_clock(self) -> None:
         """Start the wall time of the next step now."""
         self._clock = time.perf_counter()
+
+
+def _largest(norms: Sequence[float]) -> float:
+    """Return the largest finite norm; that of the last step if none is."""
+    return max(filter(math.isfinite, norms), default=norms[-1])
+
+
+def _sum_by_key(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    sums = defaultdict[str, float](float)
+    for part in parts:
+        for name, value in part.items():
+            sums[name] += value
+    return {name: round(value, 4) for name, value in sums.items()}
 
 
 def device_name(device: torch.device) -> str:

@@ -11,10 +11,12 @@ What happens after SIGTERM or SIGUSR1, from the signal to the exit code:
 5. Stopped reaches the starting process, whose exit code is RESUME_ME. If the timer ends first, `stop_on_signal` raises
    Stopped there, which ends the ranks where they are.
 
-SIGUSR2 asks for a checkpoint with the file `.save`, and training goes on. An elastic executor calls `ask_to_resize`,
-which writes `.resize`: the ranks save and raise Resized, and are started again in another number.
+SIGUSR2 asks for a checkpoint with the file `.save`, and training goes on; so does rank 0's clock, where the step's
+cadence says so. An elastic executor calls `ask_to_resize`, which writes `.resize`: the ranks save and raise Resized,
+and are started again in another number.
 """
 
+import math
 import signal
 import threading
 import time
@@ -57,11 +59,20 @@ class TrainingRequests:
 class RequestPoller:
     """Finds the requests that reach one rank: by signals, and on rank 0 by files."""
 
-    def __init__(self, out: Path, *, watches_files: bool, on_poll: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        out: Path,
+        *,
+        watches_files: bool,
+        on_poll: Callable[[], None] = lambda: None,
+        save_every_seconds: float = math.inf,
+    ) -> None:
         """Set signal handlers, and delete an old `.resize` if this rank watches files.
 
-        `on_poll` is called as often as files are looked for, and may raise.
+        `on_poll` is called as often as files are looked for, and may raise. The rank that watches files also asks for a
+        save `save_every_seconds` after the last.
         """
+        self._save_every_seconds, self._last_save = save_every_seconds, time.monotonic()
         self._out, self._watches_files, self._on_poll = out, watches_files, on_poll
         self._is_signalled, self._found, self._last_poll = False, TrainingRequests(), 0.0
         if watches_files:
@@ -76,15 +87,21 @@ class RequestPoller:
             self._last_poll = time.monotonic()
             self._on_poll()
             self._found = TrainingRequests(
-                *((self._out / name).exists() for name in (STOP_FILE, SAVE_FILE, RESIZE_FILE))
+                stop=(self._out / STOP_FILE).exists(),
+                save=(self._out / SAVE_FILE).exists() or self._is_save_due(),
+                resize=(self._out / RESIZE_FILE).exists(),
             )
         return replace(self._found, stop=self._found.stop or self._is_signalled)
 
     def clear_save_request(self) -> None:
         """Delete the request for a save, because one has begun."""
+        self._last_save = time.monotonic()
         if self._watches_files and self._found.save:
             (self._out / SAVE_FILE).unlink(missing_ok=True)
             self._found = replace(self._found, save=False)
+
+    def _is_save_due(self) -> bool:
+        return time.monotonic() - self._last_save >= self._save_every_seconds
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._is_signalled = True

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -13,21 +14,21 @@ from training.data.batches import Batches
 from training.data.position import take_places
 from training.data.tokens_read import count_tokens_read
 from training.job import Job
-from training.log.metrics_file import METRICS_FILE, read_recent_metrics
 from training.log.notices import Notices
 from training.log.summary import summarise_training
 from training.loop.learning_rate import learning_rate_factor
-from training.loop.run_state import RunState
+from training.loop.run_state import RunState, is_own_checkpoint
 from training.loop.spikes import Instability, InstabilityDetector, num_steps_remembered
 from training.loop.step import RankStatus, Stepper, StepResult
 from training.loop.step_log import StepLog
 from training.loop.stop_requests import RequestPoller, Stopped, TrainingRequests
 from training.loop.watchdog import START_TIMEOUT_FACTOR, Watchdog
 from training.manifests import TrainedModel
-from training.records import CheckpointRecord
+from training.records import CheckpointRecord, RecentStep
 from training.sizing.flops import flops_per_token
-from training.zero.engine import join_process_group, leave_process_group, set_learning_rate, time_communication
+from training.zero.engine import set_learning_rate, time_communication
 from training.zero.fragments import owned_fragments
+from training.zero.process_group import join_process_group, leave_process_group
 from training.zero.step_timing import Stopwatch
 
 _NOT_OWN_WORK = ("communication", "checkpoint", "other")
@@ -39,7 +40,12 @@ def train_rank(rank: Rank, job: Job) -> TrainedModel | None:
 
     Raises Stopped or Resized on all ranks when training was asked to stop or resize, and its work is saved.
     """
-    requests = RequestPoller(job.out, watches_files=rank.index == 0, on_poll=job.fence.check)
+    requests = RequestPoller(
+        job.out,
+        watches_files=rank.index == 0,
+        on_poll=job.fence.check,
+        save_every_seconds=job.cadence.save_every_seconds,
+    )
     timeout = job.placement.hang_timeout_seconds
     with Watchdog(job.out, rank, timeout_seconds=timeout) as watchdog:
         device = join_process_group(rank, timeout_seconds=timeout)
@@ -91,8 +97,7 @@ class Trainer:
                 self._roll_back(instability)
                 continue
             is_last = self.state.progress.step == self.config.num_steps
-            is_due = self.state.progress.step % self.config.checkpoint_every_steps == 0
-            if is_last or is_due or result.requests != TrainingRequests():
+            if is_own_checkpoint(self.config, self.state.progress.step) or result.requests != TrainingRequests():
                 self._begin_save()
             if not is_last:
                 self._end_if_requested(result.requests)
@@ -117,7 +122,7 @@ class Trainer:
         status = RankStatus(self.requests.poll(), self.saver.failed, self.own_seconds)
         result = self.stepper.run_step(batch, status, self.watchdog, timeout_factor=timeout_factor)
         self.saver.advance(result.num_failed_saves)
-        self.recent_places.append(places[0].start)
+        self.recent.append(RecentStep(loss=result.loss, updated=result.updated, first_place=places[0].start))
         state.progress = replace(
             state.progress,
             step=state.progress.step + 1,
@@ -158,14 +163,20 @@ class Trainer:
             global_batch_size=self.config.global_batch_size,
             num_rollbacks=progress.num_rollbacks,
             loss=self.nats / max(1, self.num_targets),
+            recent=tuple(self.recent),
+            expert_counts=progress.expert_counts,
             world_size=self.rank.world_size,
             zero_stage=self.job.placement.zero_stage,
             shapes=self.state.built.shapes,
             files={},
         )
+        if self.step_log:
+            self.step_log.end_line()  # so that no line covers steps on both sides of a checkpoint
+        self.sound_step = progress.step - self.detector.num_bad
         with self.stopwatch.part("checkpoint"):
             self.saver.begin(record, owned_fragments(self.state.engine))
-        self.nats, self.num_targets = 0.0, 0
+        if is_own_checkpoint(self.config, progress.step):
+            self.nats, self.num_targets = 0.0, 0
         self.requests.clear_save_request()
 
     def _finish_save(self) -> None:
@@ -183,6 +194,15 @@ class Trainer:
         self._finish_save()
         if self.saver.failure:
             raise self.saver.failure
+
+    def _delete_old(self) -> None:
+        """Delete the checkpoints that are not needed any more, in rank 0's writing thread."""
+        apply_retention(
+            self.state.root,
+            self.job.placement.retention,
+            is_own=partial(is_own_checkpoint, self.config),
+            sound_step=self.sound_step,
+        )
 
     def _before_commit(self) -> None:
         """Check the fence and sync the metrics, in rank 0's writing thread, before a checkpoint gets its name."""
@@ -202,9 +222,9 @@ class Trainer:
         """Resume from a checkpoint before the instability, and skip the data that was read during it."""
         self._finish_save()
         self.job.fence.check()
-        self.state.roll_back(instability, first_place=self.recent_places[-instability.num_steps])
+        self.state.roll_back(instability, first_place=self.recent[-instability.num_steps].first_place)
         if self.step_log:
-            self.step_log.file.truncate_after(self.state.progress.step)
+            self.step_log.truncate_after(self.state.progress.step)
         self._prepare_to_train()
 
     def _prepare_to_train(self) -> None:
@@ -226,17 +246,15 @@ class Trainer:
             start_id=state.start_id,
             model_config=state.built.config.to_json_string(),
             before=self._before_commit,
-            after=lambda: apply_retention(state.root, self.job.placement.retention),
+            after=self._delete_old,
             notify=self.notices.add,
             pinned=self.device.type == "cuda",
         )
-        num_steps = num_steps_remembered(config.stability)
-        lines = read_recent_metrics(self.job.out / METRICS_FILE, up_to=state.progress.step, count=num_steps)
-        self.detector = InstabilityDetector(config.stability, [(line.loss, line.updated) for line in lines])
-        self.recent_places = deque([line.first_place for line in lines], maxlen=num_steps)
-        """The first place in the data of each of the last steps."""
+        self.recent = deque(state.progress.recent, maxlen=num_steps_remembered(config.stability))
+        self.detector = InstabilityDetector(config.stability, [(step.loss, step.updated) for step in self.recent])
+        self.sound_step = state.progress.step
+        """The last step that no instability under way may be part of, at the save before."""
         self.nats, self.num_targets = 0.0, 0
-        torch.distributed.barrier()  # all have read the lines before rank 0 writes on
         self.stopwatch.pop_seconds()  # the time before belongs to no step
         if self.step_log:
             self.step_log.start_clock()

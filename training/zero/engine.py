@@ -1,18 +1,15 @@
-"""The one module that imports deepspeed: the ranks' process group, and an engine for a network.
+"""An engine of DeepSpeed's for a network, and the steps of its optimizer.
 
 Everything private of DeepSpeed that Concord touches is in this folder. It was read from 0.19.8 and is tested by
 tests/training/loop/test_trainer.py and test_elastic.py.
 """
 
-import logging
 import math
 import os
 import shutil
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from datetime import timedelta
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
@@ -24,10 +21,8 @@ import torch
 from deepspeed.runtime import bf16_optimizer, compiler
 from deepspeed.runtime.engine import BFLOAT16, DeepSpeedEngine
 from deepspeed.runtime.utils import clip_tensors_by_global_norm
-from deepspeed.utils import logger as deepspeed_logger
 from transformers import PreTrainedModel
 
-from cluster.executor import Rank
 from cluster.placement import Placement
 from configs.base import UserError
 from configs.training import TrainConfig
@@ -52,29 +47,6 @@ def _import_muon_without_its_compiler() -> None:
 
 _import_muon_without_its_compiler()
 bf16_optimizer.get_global_norm_of_tensors = global_norm  # its own adds up in fp32, 1e-4 too little on CPUs
-
-
-def join_process_group(rank: Rank, *, timeout_seconds: float) -> torch.device:
-    """Join the ranks' process group and return this rank's device.
-
-    A collective times out after twice `timeout_seconds`, which is that of a hang, and not before a minute.
-    """
-    deepspeed_logger.setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*is deprecated. Please use `torch.distributed", category=FutureWarning)
-    if rank.device == "cpu":
-        # DeepSpeed would compile, for half a minute and with a C++ compiler, a kernel that only inference calls.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    torch.set_num_threads(rank.num_threads)
-    backend = "nccl" if rank.device == "cuda" else "gloo"
-    timeout = timedelta(seconds=max(60.0, 2 * timeout_seconds))
-    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
-    return torch.device(rank.device, 0) if rank.device == "cuda" else torch.device("cpu")
-
-
-def leave_process_group() -> None:
-    """Leave the process group."""
-    if torch.distributed.is_initialized():
-        deepspeed.comm.destroy_process_group()  # torch's own would leave DeepSpeed holding dead groups
 
 
 def make_engine(

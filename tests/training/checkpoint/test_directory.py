@@ -23,11 +23,13 @@ from training.checkpoint.directory import (
     apply_retention,
     delete_unfinished,
     directory_of,
-    load_fragments,
     load_weights,
+    read_index,
     read_record,
 )
+from training.checkpoint.fragment_index import load_fragments
 from training.checkpoint.load_model import load_model
+from training.checkpoint.rank_file import RankFile
 from training.checkpoint.retention import hold, steps_to_keep
 from training.network.build_model import build_model, make_model_config
 from training.records import (
@@ -87,11 +89,16 @@ def record(step: int, *, world_size: int, shapes: Any = None, loss: float = 1.0)
     )
 
 
+def retain(root: Path, rule: RetentionConfig) -> None:
+    """Delete old checkpoints of a training that is sound and asks for each of them."""
+    apply_retention(root, rule, is_own=lambda step: True, sound_step=10**9)
+
+
 def savers(
     root: Path, world_size: int, *, said: list[str] | None = None, start_id: str = "a", **how: Any
 ) -> list[Saver]:
     told = [] if said is None else said
-    settings = {"before": lambda: None, "after": lambda: apply_retention(root, EVERYTHING), "model_config": "{}"}
+    settings = {"before": lambda: None, "after": lambda: retain(root, EVERYTHING), "model_config": "{}"}
     return [
         Saver(
             root,
@@ -136,10 +143,14 @@ def newest(root: Path) -> Path | None:
     return None
 
 
+def load_all(directory: Path, found: CheckpointRecord, fragments: Iterator[Fragment]) -> None:
+    load_fragments(directory, read_index(directory, found), fragments, world_size=found.world_size)
+
+
 def verify(directory: Path) -> CheckpointRecord:
     """The record, once everything in the checkpoint has been loaded, which checks it."""
     found = read_record(directory)
-    load_fragments(directory, found, shares(state(), 0, 1))
+    load_all(directory, found, shares(state(), 0, 1))
     return found
 
 
@@ -161,7 +172,7 @@ def test_other_ranks_get_their_stretches(tmp_path: Path, world_size: int) -> Non
     directory = save(tmp_path, 5, whole)
     found = read_record(directory)
     for rank in range(world_size):
-        load_fragments(directory, found, shares(blank, rank, world_size))
+        load_all(directory, found, shares(blank, rank, world_size))
     assert all(torch.equal(blank[name][kind], whole[name][kind]) for name in SHAPES for kind in KINDS)
     assert (found.step, found.num_tokens, found.world_size) == (5, 50, 3)
 
@@ -175,10 +186,54 @@ def test_stretches_across_blocks_are_read_and_no_block_without_need(tmp_path: Pa
     monkeypatch.setattr(rank_file.RankFile, "_load", lambda self, n, b: (read.append(n), honest(self, n, b)))
     into = torch.zeros(30)
     wanted = [Fragment("long", 40, {"master": into})]
-    load_fragments(directory, read_record(directory), wanted)
+    load_all(directory, read_record(directory), wanted)
     assert torch.equal(into, whole["long"]["master"][40:70])
     # exp_avg comes first: bytes 0 to 399; elements 40 to 69 of master are bytes 560 to 679
     assert read == [8, 9, 10]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 6])
+def test_a_rank_opens_the_files_that_hold_what_it_needs_and_no_others(
+    tmp_path: Path, monkeypatch: Any, world_size: int
+) -> None:
+    directory = save(tmp_path, 3, state(), world_size=3)
+    found, opened = read_record(directory), list[str]()
+    original = RankFile.__init__
+    index = read_index(directory, found)
+
+    def watched(self: RankFile, prefix: Path) -> None:
+        opened.append(prefix.name)
+        original(self, prefix)
+
+    monkeypatch.setattr(RankFile, "__init__", watched)
+    for rank in range(world_size):
+        opened.clear()
+        load_fragments(directory, index, shares(state(), rank, world_size), world_size=3)
+        first, last = 3 * rank // world_size, -(-3 * (rank + 1) // world_size)
+        expected = [rank_file.file_stem(number, 3) for number in range(first, last)]
+        assert set(opened) <= set(expected) if world_size == 2 else opened == expected
+
+
+def test_a_checkpoint_without_an_index_is_read_by_the_headers_of_its_files(tmp_path: Path) -> None:
+    directory = save(tmp_path, 3, state())
+    found, index = read_record(directory), read_index(directory, read_record(directory))
+    (directory / "index.json").unlink()
+    older = found.model_copy(
+        update={"files": {name: found.files[name] for name in found.files if name != "index.json"}}
+    )
+    (directory / CHECKPOINT_FILE).write_text(older.sealed().model_dump_json())
+    assert read_index(directory, read_record(directory)) == index
+    blank = {name: {kind: torch.zeros_like(t) for kind, t in own.items()} for name, own in state().items()}
+    load_all(directory, read_record(directory), shares(blank, 0, 1))
+    assert all((blank[name][kind] == tensor).all() for name, own in state().items() for kind, tensor in own.items())
+
+
+def test_a_record_from_before_the_last_steps_were_in_it_is_still_valid(tmp_path: Path) -> None:
+    directory = save(tmp_path, 3, state())
+    content = json.loads((directory / CHECKPOINT_FILE).read_text())
+    assert (content.pop("recent"), content.pop("expert_counts")) == (None, None)
+    (directory / CHECKPOINT_FILE).write_text(json.dumps(content))
+    assert read_record(directory).step == 3
 
 
 def test_the_safetensors_library_reads_the_files(tmp_path: Path) -> None:
@@ -206,7 +261,7 @@ def test_narrow_numbers_load_into_wide_tensors(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     directory = save(tmp_path, 5, {name: own for name, own in state().items() if name != "norm.weight"})
     with pytest.raises(UserError, match="lacks part of"):
-        load_fragments(directory, read_record(directory), shares(state(), 0, 1))
+        load_all(directory, read_record(directory), shares(state(), 0, 1))
 
 
 def test_equal_state_makes_equal_files(tmp_path: Path) -> None:
@@ -334,7 +389,7 @@ def save_and_crash(rank: Rank, root: Path, number: int) -> str:
 
     for name in ("write", "fsync", "rename", "replace", "unlink", "rmdir", "mkdir", "open"):
         setattr(os, name, count(getattr(os, name)))
-    save(root, 6, state(6), world_size=2, after=lambda: apply_retention(root, RetentionConfig(newest=2)))
+    save(root, 6, state(6), world_size=2, after=lambda: retain(root, RetentionConfig(newest=2)))
     return "done"
 
 
@@ -380,18 +435,35 @@ def test_everything_is_on_disk_before_the_checkpoint_has_its_name(tmp_path: Path
     assert synced[synced.index("renamed step-00000005") + 1] == tmp_path.name
 
 
+LOSSES = {10: 5.0, 20: 3.0, 30: 4.0, 40: float("nan"), 50: 4.5}
+
+
+def kept(rule: RetentionConfig, *, own: set[int] | None = None, sound_step: int = 50) -> set[int]:
+    return steps_to_keep(LOSSES, rule, is_own=(own or set(LOSSES)).__contains__, sound_step=sound_step)
+
+
 def test_what_is_kept_follows_the_rule() -> None:
-    losses = {10: 5.0, 20: 3.0, 30: 4.0, 40: float("nan"), 50: 4.5}
-    assert steps_to_keep(losses, RetentionConfig(newest=1)) == {50}
-    assert steps_to_keep(losses, RetentionConfig(newest=2)) == {40, 50}
-    assert steps_to_keep(losses, RetentionConfig(newest=1, every_steps=20)) == {20, 40, 50}
-    assert steps_to_keep(losses, RetentionConfig(newest=1, best=2)) == {20, 30, 50}
+    assert kept(RetentionConfig(newest=1)) == {50}
+    assert kept(RetentionConfig(newest=2)) == {40, 50}
+    assert kept(RetentionConfig(newest=1, every_steps=20)) == {20, 40, 50}
+    assert kept(RetentionConfig(newest=1, best=2)) == {20, 30, 50}
+    assert steps_to_keep({}, RetentionConfig(), is_own=lambda step: True, sound_step=0) == set()
+
+
+def test_a_checkpoint_that_the_recipe_does_not_ask_for_stays_while_it_is_the_newest() -> None:
+    assert kept(RetentionConfig(newest=1), own={10, 30}) == {30, 50}
+    assert kept(RetentionConfig(newest=2, best=1, every_steps=20), own={10, 30, 40, 50}) == {30, 40, 50}
+
+
+@pytest.mark.parametrize(("sound_step", "target"), [(50, 50), (49, 40), (40, 40), (25, 20), (9, 50)])
+def test_a_checkpoint_that_a_roll_back_may_go_to_stays(sound_step: int, target: int) -> None:
+    assert kept(RetentionConfig(newest=1), sound_step=sound_step) == {50, target}
 
 
 def test_checkpoints_past_the_rule_are_deleted_and_the_best_stays(tmp_path: Path) -> None:
     for step, loss in ((2, 3.0), (100, 2.0), (30, 1.0), (99, 4.0)):
         save(tmp_path, step, state(), loss=loss)
-    apply_retention(tmp_path, RetentionConfig(newest=1, best=1))
+    retain(tmp_path, RetentionConfig(newest=1, best=1))
     assert names(tmp_path) == ["step-00000030", "step-00000100"]
 
 
@@ -399,9 +471,9 @@ def test_a_checkpoint_that_is_being_read_stays(tmp_path: Path) -> None:
     for step in (2, 4):
         save(tmp_path, step, state())
     with hold(tmp_path / "step-00000002"):
-        apply_retention(tmp_path, RetentionConfig(newest=1))
+        retain(tmp_path, RetentionConfig(newest=1))
         assert names(tmp_path) == ["step-00000002", "step-00000004"]
-    apply_retention(tmp_path, RetentionConfig(newest=1))
+    retain(tmp_path, RetentionConfig(newest=1))
     assert names(tmp_path) == ["step-00000004"]
 
 
@@ -535,7 +607,7 @@ def test_a_lock_that_is_refused_while_old_checkpoints_are_deleted_ends_no_traini
     save(tmp_path, 1, state())
     monkeypatch.setattr("fcntl.flock", refuse)
     said: list[str] = []
-    save(tmp_path, 2, state(), said=said, after=lambda: apply_retention(tmp_path, RetentionConfig(newest=1)))
+    save(tmp_path, 2, state(), said=said, after=lambda: retain(tmp_path, RetentionConfig(newest=1)))
     assert said == [f"older checkpoints could not be deleted ({os.strerror(code)}); training goes on, and tries again"]
 
 
@@ -556,5 +628,5 @@ def test_a_checkpoint_that_cannot_be_read_for_now_is_not_called_damaged_and_stay
         patched.setattr(Path, "open", stale)
         with pytest.raises(InfrastructureError, match=r"step-00000001 cannot be read \(.*Stale file handle"):
             verify(directory)
-        apply_retention(tmp_path, RetentionConfig(newest=1))
+        retain(tmp_path, RetentionConfig(newest=1))
     assert (directory in list_checkpoints(tmp_path)) == (name == "checkpoint.json")

@@ -14,6 +14,7 @@ from data_prep.tokenizer.hf_export import export_hugging_face
 from data_prep.tokenizer.sentencepiece_model import train_sentencepiece
 from training.checkpoint import rank_file
 from training.checkpoint.directory import MODEL_CONFIG, commit_checkpoint, partial_directory
+from training.checkpoint.fragment_index import make_index
 from training.records import CheckpointRecord, OrderRecord, Position
 
 RIVERS = ["the river runs to the sea", "the sea is wide and the river is long", "über der Straße, ça va?"] * 5
@@ -79,7 +80,7 @@ def save_checkpoint(directory: Path, model: PreTrainedModel) -> Path:
     write_text(gathering / MODEL_CONFIG, model.config.to_json_string())
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     record = RECORD.model_copy(update={"world_size": 2, "shapes": shapes})
-    commit_checkpoint(gathering, directory, record)
+    commit_checkpoint(gathering, directory, record, make_index(gathering, world_size=2))
     return directory
 
 

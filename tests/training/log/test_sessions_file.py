@@ -44,7 +44,7 @@ def gang_start(time: float, name: str = "s", **changes: Any) -> GangStart:
 
 def steps(*times: float) -> list[StepMetrics]:
     """Steps of 3 seconds each that end at these times."""
-    return [line(i + 1, time=time, tokens_per_second=5.0) for i, time in enumerate(times)]
+    return [line(i + 1, time=time, tokens_per_second=5.0, useful_seconds=3.0 * (i + 1)) for i, time in enumerate(times)]
 
 
 def test_events_read_back_in_order(tmp_path: Path) -> None:
@@ -92,14 +92,14 @@ def test_a_line_that_breaks_off_is_as_if_never_written(tmp_path: Path, cut: int)
 
 
 def test_goodput_of_nothing_is_nothing() -> None:
-    whole = compute_goodput([], [])
+    whole = compute_goodput([], None)
     assert (whole.fraction, whole.wall_seconds, whole.num_restarts, whole.lost_steps) == (0, 0, 0, 0)
-    assert compute_goodput([session(100)], []).fraction == 0
+    assert compute_goodput([session(100)], None).fraction == 0
 
 
 def test_a_run_without_trouble_loses_its_start_and_its_end() -> None:
     events: list[SessionEvent] = [session(100), gang_start(104), SessionEnd(time=120, session="s", why="finished")]
-    whole = compute_goodput(events, steps(108, 111, 114, 117))
+    whole = compute_goodput(events, steps(108, 111, 114, 117)[-1])
     assert (whole.useful_seconds, whole.wall_seconds, whole.num_restarts) == (12, 20, 0)
     assert whole.fraction == pytest.approx(12 / 20)
 
@@ -107,7 +107,7 @@ def test_a_run_without_trouble_loses_its_start_and_its_end() -> None:
 def test_a_lost_rank_costs_its_steps_and_the_time_to_come_back() -> None:
     # Steps 1 to 4 end at 108 to 117; a rank dies; from the checkpoint at step 2 steps 3 and 4 are taken again.
     events = [session(100), gang_start(104), gang_start(125, step=2, attempt=1, lost_steps=2, lost_until=117)]
-    whole = compute_goodput(events, steps(108, 111, 130, 133))
+    whole = compute_goodput(events, steps(108, 111, 130, 133)[-1])
     assert (whole.useful_seconds, whole.wall_seconds, whole.num_restarts, whole.lost_steps) == (12, 33, 1, 2)
 
 
@@ -120,13 +120,13 @@ def test_time_in_which_nothing_ran_is_no_part_of_it() -> None:
         gang_start(9_005, "b", step=2, lost_steps=2, lost_until=117),
         SessionEnd(time=9_020, session="b", why="finished"),
     ]
-    whole = compute_goodput(events, steps(108, 111, 9_010, 9_013))
+    whole = compute_goodput(events, steps(108, 111, 9_010, 9_013)[-1])
     assert (whole.wall_seconds, whole.useful_seconds) == ((117 - 100) + (9_020 - 9_000), 12)
     assert (whole.num_restarts, whole.lost_steps) == (1, 2)
 
 
 def test_a_session_that_died_before_its_first_attempt_counts_no_restart() -> None:
-    whole = compute_goodput([session(100, "a"), session(200, "b"), gang_start(201, "b")], steps(204))
+    whole = compute_goodput([session(100, "a"), session(200, "b"), gang_start(201, "b")], steps(204)[-1])
     assert (whole.wall_seconds, whole.num_restarts) == (4, 0)
 
 

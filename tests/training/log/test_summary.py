@@ -8,7 +8,7 @@ from configs.base import UserError
 from tests.training.log.test_metrics_file import line
 from tests.training.log.test_sessions_file import gang_start, session
 from training.log.metrics_file import StepMetrics
-from training.log.summary import bits_per_byte, last_window, loss_by, seconds_by_part, source_of, summarise_metrics
+from training.log.summary import LossSums, seconds_by_part, source_of, summarise_metrics, window_length
 from training.manifests import TrainedModel
 from training.records import Rollback
 
@@ -31,13 +31,19 @@ def model(**changes: object) -> TrainedModel:
         "checkpoint": "c",
         "unigram_entropy": 7.0,
     }
-    return TrainedModel.model_validate(values | dict(summarise_metrics(metrics, sessions=[], rollbacks=[])) | changes)
+    summary = summarise_metrics(metrics, last_step=3, sessions=[], rollbacks=[])
+    return TrainedModel.model_validate(values | dict(summary) | changes)
+
+
+def sums(metrics: list[StepMetrics]) -> LossSums:
+    whole = LossSums()
+    for step in metrics:
+        whole.add(step)
+    return whole
 
 
 def test_the_window_is_the_last_tenth_and_at_least_ten() -> None:
-    assert len(last_window([line(i) for i in range(7)])) == 7
-    assert len(last_window([line(i) for i in range(50)])) == 10
-    assert [step.step for step in last_window([line(i) for i in range(400)])] == list(range(360, 400))
+    assert [window_length(number) for number in (7, 50, 400)] == [7, 10, 40]
 
 
 def test_losses_by_stream_are_weighted_by_targets() -> None:
@@ -45,15 +51,15 @@ def test_losses_by_stream_are_weighted_by_targets() -> None:
         line(1, nats={"web/sw": 10.0, "web/yo": 60.0}, targets={"web/sw": 5, "web/yo": 10}),
         line(2, nats={"web/sw": 5.0, "books/yo": 20.0}, targets={"web/sw": 10, "books/yo": 10}),
     ]
-    assert loss_by(metrics, lambda stream: stream) == {"books/yo": 2.0, "web/sw": 1.0, "web/yo": 6.0}
-    assert loss_by(metrics, source_of) == {"books": 2.0, "web": 3.0}
+    assert sums(metrics).loss_by(lambda stream: stream) == {"books/yo": 2.0, "web/sw": 1.0, "web/yo": 6.0}
+    assert sums(metrics).loss_by(source_of) == {"books": 2.0, "web": 3.0}
 
 
 def test_bits_per_byte_are_all_bits_over_all_bytes() -> None:
     few = line(1, nats={"a/x": 80 * math.log(2)}, targets={"a/x": 8}, bits_per_byte=2.0)  # 80 bits, 40 bytes
     many = line(2, nats={"a/x": 60 * math.log(2)}, targets={"a/x": 8}, bits_per_byte=0.6)  # 60 bits, 100 bytes
-    assert bits_per_byte([few, many]) == pytest.approx(1.0)
-    assert bits_per_byte([]) == 0
+    assert sums([few, many]).bits_per_byte == pytest.approx(1.0)
+    assert sums([]).bits_per_byte == 0
 
 
 def test_seconds_by_part_are_summed_over_steps() -> None:
@@ -65,9 +71,9 @@ def test_a_summary_is_of_the_end_of_the_run() -> None:
     metrics = [two_streams(step, sw=9, yo=8) for step in range(1, 11)]
     metrics += [two_streams(step, sw=5, yo=4) for step in range(11, 21)]
     metrics[3] = metrics[3].model_copy(update={"tokens_per_second": 1e6, "mfu": 0.4})
-    metrics[-1] = metrics[-1].model_copy(update={"num_skipped": 2})
+    metrics[-1] = metrics[-1].model_copy(update={"num_skipped": 2, "useful_seconds": 60.0})
     events = [session(0), gang_start(1), gang_start(2)]
-    summary = summarise_metrics(metrics, sessions=events, rollbacks=[ROLLBACK])
+    summary = summarise_metrics(metrics, last_step=20, sessions=events, rollbacks=[ROLLBACK])
     assert summary["loss_by_language"] == {"sw": 5, "yo": 4}
     assert summary["loss_by_source"] == {"books": 4, "web": 5}
     assert (summary["first_loss"], summary["final_loss"]) == (8.25, 4.25)
@@ -78,11 +84,11 @@ def test_a_summary_is_of_the_end_of_the_run() -> None:
 
 def test_steps_without_a_finite_loss_are_no_part_of_the_losses() -> None:
     bad = line(1, loss=math.nan, nats={"web/sw": math.nan}, targets={"web/sw": 5}, updated=False)
-    metrics = [bad, *[two_streams(step, sw=5, yo=4) for step in range(2, 6)], bad]
-    summary = summarise_metrics(metrics, sessions=[], rollbacks=[])
+    metrics = [bad, *[two_streams(step, sw=5, yo=4) for step in range(2, 6)], bad.model_copy(update={"step": 6})]
+    summary = summarise_metrics(metrics, last_step=6, sessions=[], rollbacks=[])
     assert (summary["first_loss"], summary["final_loss"], summary["loss_by_language"]["sw"]) == (4.25, 4.25, 5)
     with pytest.raises(UserError, match="no step of training had a finite loss"):
-        summarise_metrics([bad], sessions=[], rollbacks=[])
+        summarise_metrics([bad], last_step=1, sessions=[], rollbacks=[])
 
 
 def test_a_model_tells_of_troubles_only_if_there_were_any() -> None:

@@ -13,7 +13,8 @@ import pytest
 import wandb
 
 from configs.cluster import WandbConfig
-from tests.training.log.test_metrics_file import line
+from tests.training.log.test_metrics_file import line, write
+from training.log.metrics_file import METRICS_FILE
 from training.log.wandb_log import WandbLog
 
 OFFLINE = WandbConfig(mode="offline", project="p", entity="e")
@@ -56,11 +57,12 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[FakeRun]:
 
 
 def test_a_restart_goes_on_with_the_run_and_logs_no_step_twice(tmp_path: Path, runs: list[FakeRun]) -> None:
-    with WandbLog(ONLINE, tmp_path, name="model-abc", so_far=[]) as log:
+    with WandbLog(ONLINE, tmp_path, name="model-abc") as log:
         for step in range(1, 8):
             log.log(line(step))
     FakeRun.has = 5  # of the seven; the process was killed before it sent the others
-    with WandbLog(ONLINE, tmp_path, name="model-abc", so_far=[line(step) for step in range(1, 7)]) as log:
+    write(tmp_path / METRICS_FILE, range(1, 7))
+    with WandbLog(ONLINE, tmp_path, name="model-abc") as log:
         for step in range(7, 11):
             log.log(line(step))
     assert [row["step"] for row in runs[1].rows] == [6, 7, 8, 9, 10]
@@ -72,7 +74,7 @@ def test_a_restart_goes_on_with_the_run_and_logs_no_step_twice(tmp_path: Path, r
 
 
 def test_a_step_that_a_roll_back_takes_again_is_not_logged_twice(tmp_path: Path, runs: list[FakeRun]) -> None:
-    with WandbLog(OFFLINE, tmp_path, name="n", so_far=[]) as log:
+    with WandbLog(OFFLINE, tmp_path, name="n") as log:
         for step in (1, 2, 3, 2, 3, 4):
             log.log(line(step))
     assert [row["step"] for row in runs[0].rows] == [1, 2, 3, 4]
@@ -81,19 +83,21 @@ def test_a_step_that_a_roll_back_takes_again_is_not_logged_twice(tmp_path: Path,
 def test_another_artifact_is_another_run(tmp_path: Path, runs: list[FakeRun]) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
-        with WandbLog(OFFLINE, tmp_path / name, name=name, so_far=[]) as log:
+        with WandbLog(OFFLINE, tmp_path / name, name=name) as log:
             log.log(line(1))
     assert len({run.settings["id"] for run in runs}) == 2
     assert [len(run.rows) for run in runs] == [1, 1]
 
 
 def test_a_row_is_flat_and_has_what_is_known(tmp_path: Path, runs: list[FakeRun]) -> None:
-    with WandbLog(OFFLINE, tmp_path, name="n", so_far=[]) as log:
+    with WandbLog(OFFLINE, tmp_path, name="n") as log:
         log.log(line(1))
         log.log(line(2, mfu=0.4))
     first, second = runs[0].rows
     assert first == {
         "step": 1,
+        "num_steps": 1,
+        "useful_seconds": 0.0,
         "loss": 1 / 3,
         "first_place": 0,
         "bits_per_byte": 0.25,
@@ -114,15 +118,15 @@ def test_a_row_is_flat_and_has_what_is_known(tmp_path: Path, runs: list[FakeRun]
 
 
 def test_the_exit_code_says_whether_training_failed(tmp_path: Path, runs: list[FakeRun]) -> None:
-    with WandbLog(OFFLINE, tmp_path, name="n", so_far=[]):
+    with WandbLog(OFFLINE, tmp_path, name="n"):
         pass
-    with pytest.raises(RuntimeError), WandbLog(OFFLINE, tmp_path, name="n", so_far=[]):
+    with pytest.raises(RuntimeError), WandbLog(OFFLINE, tmp_path, name="n"):
         raise RuntimeError
     assert [run.exit_code for run in runs] == [0, 1]
 
 
 def test_without_a_config_nothing_is_written(tmp_path: Path, runs: list[FakeRun]) -> None:
-    with WandbLog(None, tmp_path, name="n", so_far=[]) as log:
+    with WandbLog(None, tmp_path, name="n") as log:
         log.log(line(1))
     assert runs == []
     assert list(tmp_path.iterdir()) == []
@@ -139,13 +143,13 @@ def test_auto_is_online_where_there_is_a_key(
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     if key is not None:
         monkeypatch.setenv("WANDB_API_KEY", key * 40)
-    with WandbLog(WandbConfig(mode=mode), tmp_path, name="n", so_far=[]):
+    with WandbLog(WandbConfig(mode=mode), tmp_path, name="n"):
         pass
     assert runs[0].settings["mode"] == expected
 
 
 def log_and_die(directory: Path) -> None:
-    log = WandbLog(OFFLINE, directory, name="n", so_far=[]).__enter__()
+    log = WandbLog(OFFLINE, directory, name="n").__enter__()
     for step in range(1, 6):
         log.log(line(step))
     os.kill(os.getpid(), signal.SIGKILL)
@@ -185,7 +189,8 @@ def test_a_killed_offline_run_lacks_no_step_and_has_none_twice_once_it_is_resume
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    with WandbLog(OFFLINE, tmp_path, name="n", so_far=[line(step) for step in (1, 2, 3, 4)]) as log:
+    write(tmp_path / METRICS_FILE, range(1, 5))
+    with WandbLog(OFFLINE, tmp_path, name="n") as log:
         for step in (5, 6):
             log.log(line(step))
     assert logged_steps(tmp_path) == [1, 2, 3, 4, 5, 6]

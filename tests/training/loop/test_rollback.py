@@ -4,8 +4,10 @@ import shutil
 
 import pytest
 
+from configs.training import CadenceConfig
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from tests.training.trials import lines, state_held, train_all, train_with_poison, trajectory, weights
+from training.checkpoint.directory import read_record
 from training.checkpoint.rollbacks import read_rollbacks
 
 BATCH, STEPS = 5, 13
@@ -64,3 +66,24 @@ def test_the_masters_of_a_bf16_training_are_the_given_weights_unrounded(tmp_path
         else:
             assert not values.any(), "the moments begin at zero"
     assert rounded, "else bf16 could hold the given weights"
+
+
+def test_further_saves_change_nothing_that_is_made_and_no_roll_back_goes_to_them(tmp_path):
+    """Each step is saved, and one checkpoint of the recipe's own is kept: the roll-backs are as without."""
+    settings = {"optimizer": {"learning_rate": 1e-3}, "checkpoint_every_steps": 4, "num_steps": STEPS}
+    config = tiny_config(stability=RULE, **settings)
+    often = {"cadence": CadenceConfig(checkpoint_every_minutes=1e-9), "retention": {"newest": 1}}
+    jobs = [
+        tiny_job(tmp_path, config, world_size=1, zero_stage=1, name="calm", retention={"newest": 9}),
+        tiny_job(tmp_path, config, world_size=1, zero_stage=1, name="often", **often),
+    ]
+    trouble = {7 * BATCH: "loss", 8 * BATCH: "gradient"}  # on both sides of the checkpoint of step 8
+    assert run_ranks(train_with_poison, 1, jobs, trouble) == [None]
+    assert [(r.at_step, r.to_step) for r in read_rollbacks(jobs[1].out)] == [(9, 4)]
+    begun = (jobs[1].out / "checkpoints" / "begun.txt").read_text().split()
+    assert begun == [*map(str, [*range(1, 9), *range(5, STEPS + 1)])]
+    assert trajectory(jobs[0]) == trajectory(jobs[1])
+    assert all((tensor == weights(jobs[0], STEPS)[name]).all() for name, tensor in weights(jobs[1], STEPS).items())
+    losses = [[read_record(d).loss for d in sorted((job.out / "checkpoints").glob("step-*"))] for job in jobs]
+    assert losses[0][-1] == losses[1][-1], "the loss since the recipe's own checkpoint before"
+    assert [path.name for path in (jobs[1].out / "checkpoints").glob("step-*")] == [f"step-{STEPS:08d}"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from configs.training import CadenceConfig
 from tests.training.ranks import VOCAB, run_ranks, tiny_config, tiny_job
 from tests.training.trials import (
     lines,
@@ -20,6 +21,7 @@ from tests.training.trials import (
 )
 from training.data.batches import Batches
 from training.job import Job
+from training.log.sessions_file import step_seconds
 from training.loop.learning_rate import learning_rate_factor
 from training.loop.stop_requests import RESIZE_FILE, SAVE_FILE
 from training.loop.trainer import train_rank
@@ -153,7 +155,7 @@ def test_a_damaged_checkpoint_ahead_costs_no_later_one(trained, tmp_path):
     last = job.out / "checkpoints" / "step-00000006"
     os.truncate(last / "rank-00000-of-00002.safetensors", 100)
     run_ranks(train_and_be_told_to_stop, 2, job, 1, signal.SIGTERM)
-    assert [path.name for path in (job.out / "checkpoints").glob("step-*")] == ["step-00000003"]
+    assert {path.name for path in (job.out / "checkpoints").glob("step-*")} == {"step-00000002", "step-00000003"}
     assert run_ranks(train_all, 2, [job]) == [None, None]
     assert trajectory(job) == trajectory(calm)
 
@@ -196,10 +198,33 @@ def test_a_save_that_is_asked_for_is_made_and_training_goes_on(trained, tmp_path
     calm = trained[1, "fp32"]
     job = tiny_job(tmp_path, calm.config, world_size=2, zero_stage=1, retention={"newest": 9})
     assert run_ranks(train_and_find, 2, job, 1, job.out / SAVE_FILE, "") == ["finished"] * 2
+    assert (job.out / "checkpoints" / "begun.txt").read_text().split() == ["2", "3", "4", "6"]
     steps = sorted(path.name for path in (job.out / "checkpoints").glob("step-*"))
-    assert [int(name[-1]) for name in steps] == [2, 3, 4, 6]
+    assert [int(name[-1]) for name in steps] == [2, 4, 6], "it was there to resume from"
     assert not (job.out / SAVE_FILE).exists()
     assert trajectory(job) == trajectory(calm)
+
+
+def test_a_line_may_sum_up_several_steps_and_ends_at_each_checkpoint(trained, tmp_path):
+    calm = trained[1, "fp32"]
+    cadence = CadenceConfig(log_every_steps=4)
+    config = calm.config.model_copy(update={"checkpoint_every_steps": 3})
+    job = tiny_job(tmp_path, config, world_size=2, zero_stage=1, cadence=cadence)
+    assert run_ranks(train_all, 2, [job]) == [None, None]
+    assert [(line.step, line.num_steps) for line in lines(job)] == [(3, 3), (4, 1), (6, 2)]
+    for line in lines(job):
+        steps = lines(calm)[line.step - line.num_steps : line.step]
+        assert line.first_place == steps[0].first_place
+        assert (line.num_tokens, line.learning_rate) == (steps[-1].num_tokens, steps[-1].learning_rate)
+        assert line.gradient_norm == max(step.gradient_norm for step in steps)
+        assert sum(line.targets.values()) == sum(sum(step.targets.values()) for step in steps)
+        assert line.loss == pytest.approx(sum(line.nats.values()) / sum(line.targets.values()))
+        assert sum(line.nats.values()) == pytest.approx(sum(sum(step.nats.values()) for step in steps))
+    assert lines(job)[-1].useful_seconds == pytest.approx(sum(map(line_seconds, lines(job))), rel=1e-2)
+
+
+def line_seconds(line):
+    return step_seconds(line) * line.num_steps
 
 
 def test_a_resize_saves_and_ends_and_goes_on_with_another_number_of_ranks(trained, tmp_path):

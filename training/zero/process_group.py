@@ -1,0 +1,60 @@
+"""The process group of the ranks: joining and leaving it, and decisions that all ranks take alike."""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TypeVar
+
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+import deepspeed
+import torch
+from deepspeed.utils import logger as deepspeed_logger
+
+from cluster.executor import Rank
+from configs.base import UserError
+
+T = TypeVar("T")
+
+
+def join_process_group(rank: Rank, *, timeout_seconds: float) -> torch.device:
+    """Join the ranks' process group and return this rank's device.
+
+    A collective times out after twice `timeout_seconds`, which is that of a hang, and not before a minute.
+    """
+    deepspeed_logger.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*is deprecated. Please use `torch.distributed", category=FutureWarning)
+    if rank.device == "cpu":
+        # DeepSpeed would compile, for half a minute and with a C++ compiler, a kernel that only inference calls.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    torch.set_num_threads(rank.num_threads)
+    backend = "nccl" if rank.device == "cuda" else "gloo"
+    timeout = timedelta(seconds=max(60.0, 2 * timeout_seconds))
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
+    return torch.device(rank.device, 0) if rank.device == "cuda" else torch.device("cpu")
+
+
+def leave_process_group() -> None:
+    """Leave the process group."""
+    if torch.distributed.is_initialized():
+        deepspeed.comm.destroy_process_group()  # torch's own would leave DeepSpeed holding dead groups
+
+
+def from_rank_0(read: Callable[[], T]) -> T:
+    """Have rank 0 call `read`, and return its result on all ranks. Collective.
+
+    What ranks decide together must not hang on what each of them sees of a shared file system, which may differ. If
+    `read` raises UserError or OSError, all ranks raise it.
+    """
+    answer: list[tuple[T | None, Exception | None]] = [(None, None)]
+    if torch.distributed.get_rank() == 0:
+        try:
+            answer = [(read(), None)]
+        except (UserError, OSError) as error:
+            answer = [(None, error)]
+    torch.distributed.broadcast_object_list(answer, src=0)
+    result, problem = answer[0]
+    if problem is not None:
+        raise problem
+    return result  # type: ignore[return-value]
