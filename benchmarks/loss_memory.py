@@ -41,7 +41,7 @@ def measure(way: str, options: argparse.Namespace) -> dict[str, float]:
     layer = torch.nn.Linear(options.hidden, options.vocab, bias=False, dtype=dtype)
     hidden = torch.randn(options.tokens, options.hidden, dtype=dtype, requires_grad=True)
     targets = torch.randint(options.vocab, (options.tokens,))
-    head: Any = LossHead(layer, softcap=None, max_tokens=options.tokens)
+    head: Any = LossHead(layer, softcap=None, z_weight=0.0, max_tokens=options.tokens)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = []
     for _ in range(options.repeats):

@@ -191,8 +191,8 @@ def _train_two_steps(config: TrainConfig, placement: Placement, number: int) -> 
     freeze_parameters(model, config.freeze)
     num_trained: int = sum(p.numel() for p in model.parameters() if p.requires_grad)
     rows, length = placement.micro_batch_size, config.sequence_length
-    network = PackedLM(model, eos_id=1, max_tokens=rows * length, router_balance=config.model.router_balance)
-    engine = make_engine(network, config, placement)
+    network = PackedLM(model, eos_id=1, max_tokens=rows * length, config=config.model)
+    engine = make_engine(network, config, placement, keeps_weights=True)
     set_learning_rate(engine, 1e-3)
     generator = torch.Generator().manual_seed(number)
     for _ in range(2):
@@ -200,10 +200,10 @@ def _train_two_steps(config: TrainConfig, placement: Placement, number: int) -> 
             tokens = torch.randint(3, VOCAB, (rows, length + 1), generator=generator)
             tokens[:, 50::100] = 1  # documents end, or no mask would be made
             engine.set_gradient_accumulation_boundary(last)
-            objective, _ = engine(tokens, torch.full((rows,), length))
+            objective = engine(tokens, torch.full((rows,), length)).objective
             engine.backward(objective / (rows * length), scale_wrt_gas=False)
             del objective
-        take_optimizer_step(engine, loss_is_finite=True)
+        take_optimizer_step(engine, loss_is_finite=True, max_gradient_norm=config.optimizer.max_gradient_norm)
     return num_trained
 
 

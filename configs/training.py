@@ -35,6 +35,18 @@ class ModelConfig(Config):
     router_balance: float = Field(default=0.01, ge=0)
     """Weight of the load-balancing loss of a mixture of experts; without experts it does nothing."""
 
+    router_balance_by: Literal["batch", "sequence"] = "batch"
+    """What experts are to be equally busy over. `batch`: all sequences of a step, so that an expert may be one of a
+    language or a subject (arXiv 2501.11873). `sequence`: each by itself, which forbids that, and calls for a far
+    smaller weight, such as the 1e-4 of DeepSeek-V3 (arXiv 2412.19437)."""
+
+    router_z: float = Field(default=0.0, ge=0)
+    """Weight of the z-loss of the routers, which keeps their logits small; ST-MoE takes 0.001 (arXiv 2202.08906)."""
+
+    output_z: float = Field(default=0.0, ge=0)
+    """Weight of the z-loss of the output layer, the squared log of its softmax's denominator; PaLM takes 1e-4 (arXiv
+    2204.02311, section 5)."""
+
     overrides: dict[str, JsonValue] = {}
     """Further keys of the transformers configuration, by their names there."""
 

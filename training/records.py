@@ -140,9 +140,6 @@ class CheckpointRecord(_Frozen):
     recent: tuple[RecentStep, ...] | None = None
     """The last steps, as many as the detection of instability needs; None in older checkpoints."""
 
-    expert_counts: tuple[tuple[int, ...], ...] | None = None
-    """Tokens of the last step by layer and expert, of a mixture of experts; None without, and in older checkpoints."""
-
     checksum: str = ""
     """Checksum of all fields above; empty until `sealed` sets it."""
 
@@ -157,7 +154,7 @@ class CheckpointRecord(_Frozen):
         return self.model_copy(update={"checksum": self._compute_checksum()})
 
     def _compute_checksum(self) -> str:
-        absent = {name for name in ("recent", "expert_counts") if getattr(self, name) is None}  # as before they were
+        absent = {"recent"} if self.recent is None else set()  # as it was before there was such a field
         return xxhash.xxh3_128_hexdigest(self.model_dump_json(exclude={"checksum"} | absent).encode())
 
 

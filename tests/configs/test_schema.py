@@ -101,7 +101,7 @@ KEYS = {
     "InitConfig": 3,
     "JsonLinesSource": 8,
     "MixtureConfig": 2,
-    "ModelConfig": 9,
+    "ModelConfig": 12,
     "MultipleChoiceConfig": 3,
     "OptimizerConfig": 9,
     "PackageTextSource": 8,
@@ -111,7 +111,7 @@ KEYS = {
     "SpikeConfig": 3,
     "StabilityConfig": 3,
     "TokenizeConfig": 0,
-    "TrainConfig": 13,
+    "TrainConfig": 14,
     "TrainTokenizerConfig": 5,
     "WsdSchedule": 4,
 }

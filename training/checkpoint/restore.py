@@ -36,9 +36,6 @@ class Progress:
     recent: tuple[RecentStep, ...] = ()
     """CheckpointRecord.recent; not kept up to date between checkpoints."""
 
-    expert_counts: tuple[tuple[int, ...], ...] | None = None
-    """Tokens of the step before by layer and expert."""
-
     @property
     def num_skipped(self) -> int:
         """Steps without an update of the weights."""
@@ -54,7 +51,6 @@ def progress_of(record: CheckpointRecord) -> Progress:
         record.position,
         record.num_rollbacks,
         record.recent or (),
-        record.expert_counts,
     )
 
 

@@ -99,13 +99,14 @@ class Batches:
     def micro_batches(self, batch: Batch, *, rank: int, world_size: int, size: int) -> Iterator[MicroBatch]:
         """Yield the micro-batches, of at most `size` rows, that `rank` reads of a batch: equally many on every rank.
 
-        Sample i of the batch goes to rank i mod world_size. A rank that has no samples left reads the batch's first
-        one, with no loss on it.
+        Sample i of the batch goes to rank i mod world_size, and all ranks take equally many a micro-batch, but the last
+        ones: so no sample comes in a later micro-batch than one after it. A rank that has no samples left reads the
+        batch's first one, with no loss on it.
         """
         num_samples = len(batch.stream)
         samples_of_rank = np.arange(rank, num_samples, world_size)
         num_batches = math.ceil(math.ceil(num_samples / world_size) / size)
-        per_batch = math.ceil(len(samples_of_rank) / num_batches)
+        per_batch = math.ceil(math.ceil(num_samples / world_size) / num_batches)
         for number in range(num_batches):
             rows = samples_of_rank[number * per_batch : (number + 1) * per_batch]
             chosen = rows if len(rows) else np.zeros(1, dtype=np.int64)

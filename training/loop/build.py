@@ -46,7 +46,7 @@ def build_engine(job: Job, *, fills_weights: bool, notify: Callable[[str], None]
         model,
         eos_id=tokenizer.eos_id,
         max_tokens=placement.micro_batch_size * config.sequence_length,
-        router_balance=config.model.router_balance,
+        config=config.model,
     )
     return BuiltEngine(make_engine(network, config, placement, keeps_weights=fills_weights), settings, shapes)
 

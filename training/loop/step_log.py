@@ -147,6 +147,8 @@ class StepLog:
             bits_per_byte=loss * num_targets / (math.log(2) * num_bytes),
             nats=nats,
             targets=targets,
+            terms=_mean_terms(counted),
+            expert_load=_expert_load(last.result.expert_counts),
             learning_rate=last.learning_rate,
             gradient_norm=_largest([step.result.gradient_norm for step in steps]),
             updated=all(step.result.updated for step in steps),
@@ -167,6 +169,25 @@ class StepLog:
     def start_clock(self) -> None:
         """Start the wall time of the next step now."""
         self._clock = time.perf_counter()
+
+
+def _mean_terms(steps: Sequence[_LoggedStep]) -> dict[str, float]:
+    num_targets = sum(step.batch.num_targets for step in steps)
+    return {
+        name: sum(step.result.terms[name] * step.batch.num_targets for step in steps) / num_targets
+        for name in steps[0].result.terms
+    }
+
+
+def _expert_load(counts: list[list[float]]) -> dict[str, list[float]]:
+    """Return the load of each layer's busiest and idlest expert as a multiple of the mean; nothing without experts."""
+    if not counts:
+        return {}
+    means = [sum(layer) / len(layer) or 1.0 for layer in counts]
+    return {
+        which.__name__: [round(which(layer) / mean, 3) for layer, mean in zip(counts, means, strict=True)]
+        for which in (max, min)
+    }
 
 
 def _largest(norms: Sequence[float]) -> float:

@@ -164,7 +164,6 @@ class Trainer:
             num_rollbacks=progress.num_rollbacks,
             loss=self.nats / max(1, self.num_targets),
             recent=tuple(self.recent),
-            expert_counts=progress.expert_counts,
             world_size=self.rank.world_size,
             zero_stage=self.job.placement.zero_stage,
             shapes=self.state.built.shapes,
@@ -236,7 +235,7 @@ class Trainer:
             self.rank,
             self.device,
             micro_batch_size=self.job.placement.micro_batch_size,
-            max_gradient_norm=config.optimizer.max_gradient_norm,
+            config=config,
             stopwatch=self.stopwatch,
         )
         self.saver = Saver(

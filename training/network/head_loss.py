@@ -15,27 +15,30 @@ class LossHead(torch.nn.Module):
     It shares the parameters of the layer it replaces, and their names.
     """
 
-    def __init__(self, layer: torch.nn.Linear, *, softcap: float | None, max_tokens: int) -> None:
+    def __init__(self, layer: torch.nn.Linear, *, softcap: float | None, z_weight: float, max_tokens: int) -> None:
         """Take the place of `layer`.
 
-        `softcap` bounds the logits that the losses are taken of (arXiv 2408.00118, section 2). `max_tokens` are the
-        targets in the largest micro-batch, the same on all ranks.
+        `softcap` bounds the logits that the losses are taken of (arXiv 2408.00118, section 2). `z_weight` is that of
+        the z-loss, the squared log of the softmax's denominator. `max_tokens` are the targets in the largest
+        micro-batch, the same on all ranks.
         """
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
-        self._softcap, self._max_tokens, self._vocab_size = softcap, max_tokens, layer.out_features
+        self._softcap, self._z_weight = softcap, z_weight
+        self._max_tokens, self._vocab_size = max_tokens, layer.out_features
 
     def forward(self, hidden: torch.Tensor, targets: torch.Tensor | None = None) -> Any:
         """Return logits without the cap, (..., vocabulary), or, with targets (n,) of hidden (n, width), losses.
 
-        These are the sum of the losses, which alone has a gradient, and the losses (n,), in nats and fp32. The loss is
-        taken here because ZeRO-3 gathers the weight for the length of this call.
+        These are the sum of the losses and of the weighted z-losses, which alone has a gradient, the losses (n,), in
+        nats and fp32, and the sum of the z-losses. They are taken here because ZeRO-3 gathers the weight for the length
+        of this call.
         """
         if targets is None:
             return F.linear(hidden, self.weight, self.bias)
         # from what is the same on all ranks, never from the number of targets
         num_chunks = ceil(self._max_tokens / max_chunk_tokens(self._vocab_size, device=hidden.device.type))
-        arguments = (hidden, self.weight, self.bias, targets, self._softcap, num_chunks)
+        arguments = (hidden, self.weight, self.bias, targets, self._softcap, self._z_weight, num_chunks)
         return _TokenLosses.apply(*arguments, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
 
 
@@ -53,9 +56,10 @@ class _TokenLosses(torch.autograd.Function):
         bias: torch.Tensor | None,
         targets: torch.Tensor,
         softcap: float | None,
+        z_weight: float,
         num_chunks: int,
         differentiate: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         given = (hidden, weight, bias)
         gradients = [
             torch.zeros_like(tensor, dtype=tensor.dtype if tensor is hidden else torch.float32)
@@ -67,37 +71,41 @@ class _TokenLosses(torch.autograd.Function):
         dtype = torch.float32 if hidden.device.type == "cpu" else hidden.dtype
         weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
         losses = hidden.new_empty(len(targets), dtype=torch.float32)
+        z_loss = losses.new_zeros(())
         for rows in torch.arange(len(targets)).tensor_split(num_chunks):
             where = slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)
             part = hidden[where].to(dtype)
             logits = F.linear(part, weight, bias).float()
-            losses[where], slope = _losses_and_slope(logits, targets[where], softcap=softcap)
+            losses[where], log_total, slope = _losses_and_slope(
+                logits, targets[where], softcap=softcap, z_weight=z_weight
+            )
+            z_loss += log_total.square().sum()
             _add_gradients(gradients, slope, part=part, weight=weight, where=where)
         ctx.gradients, ctx.dtypes = gradients, [None if tensor is None else tensor.dtype for tensor in given]
-        ctx.mark_non_differentiable(losses)
-        return losses.sum(), losses
+        ctx.mark_non_differentiable(losses, z_loss)
+        return losses.sum() + z_weight * z_loss, losses, z_loss
 
     @staticmethod
-    def backward(ctx: Any, upstream: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, upstream: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None  # they are scaled in place, so they can be used once
         return (
             *(
                 None if gradient is None else gradient.mul_(upstream).to(dtype)
                 for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
             ),
-            *(None,) * 4,
+            *(None,) * 5,
         )
 
 
 def _losses_and_slope(
-    logits: torch.Tensor, targets: torch.Tensor, *, softcap: float | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the losses (n,) and the derivative of their sum by the uncapped logits (n, vocabulary).
+    logits: torch.Tensor, targets: torch.Tensor, *, softcap: float | None, z_weight: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the losses (n,), the log of each softmax's denominator, and the derivative (n, vocabulary).
 
-    The derivative overwrites `logits`.
+    That is the derivative of the sum of losses and weighted z-losses by the uncapped logits, which it overwrites.
     """
     if not len(targets):
-        return logits[:, 0], logits
+        return logits[:, 0], logits[:, 0], logits
     capped = None
     if softcap is not None:
         capped = logits.div_(softcap).tanh_()
@@ -105,8 +113,14 @@ def _losses_and_slope(
     column = targets[:, None]
     top, target = logits.amax(1, keepdim=True), logits.gather(1, column)
     total = logits.sub_(top).exp_().sum(1, keepdim=True)
-    slope = logits.div_(total).scatter_add_(1, column, logits.new_full((1, 1), -1.0).expand_as(column))
-    return (total.log() + top - target)[:, 0], slope if capped is None else slope.mul_(1 - capped.square_())
+    log_total = total.log() + top
+    softmax = logits.div_(total)
+    if z_weight:
+        softmax.mul_(1 + 2 * z_weight * log_total)
+    slope = softmax.scatter_add_(1, column, logits.new_full((1, 1), -1.0).expand_as(column))
+    if capped is not None:
+        slope.mul_(1 - capped.square_())
+    return (log_total - target)[:, 0], log_total[:, 0], slope
 
 
 def _add_gradients(

@@ -32,7 +32,7 @@ def train_on(directory: Path, *, num_steps: int, **last: Any) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     seconds = {"data": 0.1, "forward": 0.4, "backward": 1.5}
     lines = [line(i, time=100.0 + 3 * i, seconds=seconds) for i in range(1, num_steps)]
-    lines.append(line(num_steps, time=100.0 + 3 * num_steps, seconds=seconds, **last))
+    lines.append(line(num_steps, time=100.0 + 3 * num_steps, seconds=seconds, useful_seconds=3.0 * num_steps, **last))
     (directory / METRICS_FILE).write_text("".join(f"{step.model_dump_json()}\n" for step in lines))
     events = [
         session(100),

@@ -25,8 +25,8 @@ def gradients(layer: torch.nn.Linear, hidden: torch.Tensor) -> list[torch.Tensor
     return taken
 
 
-def head_of(layer: torch.nn.Linear, softcap: float | None = None) -> LossHead:
-    return LossHead(layer, softcap=softcap, max_tokens=TOKENS)
+def head_of(layer: torch.nn.Linear, softcap: float | None = None, z_weight: float = 0.0) -> LossHead:
+    return LossHead(layer, softcap=softcap, z_weight=z_weight, max_tokens=TOKENS)
 
 
 @pytest.fixture(autouse=True)
@@ -37,18 +37,21 @@ def few_tokens_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("softcap", [None, 0.7])
-def test_losses_and_gradients_are_those_of_cross_entropy(bias: bool, softcap: float | None) -> None:
+@pytest.mark.parametrize("z_weight", [0.0, 0.3])
+def test_losses_and_gradients_are_those_of_cross_entropy(bias: bool, softcap: float | None, z_weight: float) -> None:
     layer, hidden, targets = data(bias=bias)
     logits = layer(hidden)
     logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
     expected = F.cross_entropy(logits, targets, reduction="none")
-    (expected.sum() * 0.25).backward()
+    expected_z = logits.logsumexp(-1).square().sum()
+    ((expected.sum() + z_weight * expected_z) * 0.25).backward()
     wanted = gradients(layer, hidden)
 
-    total, losses = head_of(layer, softcap)(hidden, targets)
+    total, losses, z_loss = head_of(layer, softcap, z_weight)(hidden, targets)
     (total * 0.25).backward()
     torch.testing.assert_close(losses, expected.detach())
-    torch.testing.assert_close(total, expected.sum())
+    torch.testing.assert_close(z_loss, expected_z.detach())
+    torch.testing.assert_close(total, expected.sum() + z_weight * expected_z)
     assert not losses.requires_grad
     assert len(wanted) == 2 + bias
     torch.testing.assert_close(gradients(layer, hidden), wanted)
@@ -60,7 +63,7 @@ def test_in_bf16_the_losses_are_fp32_and_the_gradients_as_near_as_bf16_is() -> N
     expected.sum().backward()
     wanted = gradients(layer, hidden)
 
-    total, losses = head_of(layer.bfloat16())(hidden, targets)
+    total, losses, _ = head_of(layer.bfloat16())(hidden, targets)
     total.backward()
     found = gradients(layer, hidden)
     assert losses.dtype == total.dtype == torch.float32
@@ -72,7 +75,7 @@ def test_in_bf16_the_losses_are_fp32_and_the_gradients_as_near_as_bf16_is() -> N
 @pytest.mark.parametrize("num_targets", [0, 1, 5])
 def test_fewer_targets_than_chunks_will_do(num_targets: int) -> None:
     layer, hidden, targets = data()
-    total, losses = head_of(layer)(hidden[:num_targets], targets[:num_targets])
+    total, losses, _ = head_of(layer)(hidden[:num_targets], targets[:num_targets])
     total.backward()
     expected = F.cross_entropy(layer(hidden[:num_targets]), targets[:num_targets], reduction="none")
     torch.testing.assert_close(losses, expected.detach())
@@ -82,7 +85,7 @@ def test_fewer_targets_than_chunks_will_do(num_targets: int) -> None:
 def test_a_frozen_weight_gets_no_gradient_and_the_hidden_states_do() -> None:
     layer, hidden, targets = data()
     layer.weight.requires_grad_(False)
-    total, _ = head_of(layer)(hidden, targets)
+    total, *_ = head_of(layer)(hidden, targets)
     total.backward()
     assert layer.weight.grad is None
     assert hidden.grad is not None
@@ -93,7 +96,7 @@ def test_without_gradients_nothing_is_made_for_them(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.Tensor, "addmm_", lambda *args: made.append(args))
     layer, hidden, targets = data()
     with torch.no_grad():
-        total, _ = head_of(layer)(hidden, targets)
+        total, *_ = head_of(layer)(hidden, targets)
     assert not total.requires_grad
     assert not made
 

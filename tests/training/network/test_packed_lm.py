@@ -9,10 +9,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from configs.base import UserError
+from configs.training import ModelConfig
 from tests.training.ranks import VOCAB, tiny_config
 from training.network.build_model import build_model, make_model_config
 from training.network.packed_lm import PackedLM, document_positions
-from training.network.router_balance import balance_loss
+from training.network.router_losses import StepRouting, router_losses
 
 EOS, LENGTH = 1, 16
 SIZES = {"hidden_size": 32, "intermediate_size": 40, "num_layers": 2, "num_attention_heads": 2}
@@ -39,8 +40,14 @@ def built(
     return build_model(config, seed=0, **options)
 
 
-def network(architecture: str = "llama", *, router_balance: float = 0.0, **options: Any) -> PackedLM:
-    return PackedLM(built(architecture, **options), eos_id=EOS, max_tokens=3 * LENGTH, router_balance=router_balance)
+def terms(**weights: Any) -> ModelConfig:
+    """The weights of the terms beside the loss; without any there are none."""
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_layers": 1, "num_attention_heads": 1}
+    return ModelConfig.model_validate(sizes | {"router_balance": 0.0, "router_balance_by": "sequence"} | weights)
+
+
+def network(architecture: str = "llama", *, weights: dict[str, Any] | None = None, **options: Any) -> PackedLM:
+    return PackedLM(built(architecture, **options), eos_id=EOS, max_tokens=3 * LENGTH, config=terms(**(weights or {})))
 
 
 def rows() -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,7 +83,7 @@ def test_packed_documents_give_the_losses_and_gradients_of_documents_alone(archi
     device = "cuda" if attention == "flex_attention" else "cpu"
     trained = network(architecture, attention=attention).to(device).train()
     tokens, lengths = (tensor.to(device) for tensor in rows())
-    objective, row_nats = trained(tokens, lengths)
+    objective, row_nats, *_ = trained(tokens, lengths)
     objective.backward()
     found = gradients(trained)
 
@@ -99,8 +106,10 @@ def test_positions_start_anew_at_each_eos() -> None:
 def test_activation_checkpointing_changes_no_bit(architecture: str) -> None:
     taken = []
     for checkpointing in (False, True):
-        trained = network(architecture, router_balance=0.01, activation_checkpointing=checkpointing).train()
-        objective, row_nats = trained(*rows())
+        trained = network(
+            architecture, weights={"router_balance": 0.01}, activation_checkpointing=checkpointing
+        ).train()
+        objective, row_nats, *_ = trained(*rows())
         objective.backward()
         taken.append({"objective": objective.detach(), "nats": row_nats} | gradients(trained))
     assert taken[0].keys() == taken[1].keys()
@@ -123,14 +132,14 @@ def test_names_of_parameters_are_those_of_transformers() -> None:
     model = built()
     names = [f"model.{name}" for name, _ in model.named_parameters()]
     assert [
-        name for name, _ in PackedLM(model, eos_id=EOS, max_tokens=LENGTH, router_balance=0.0).named_parameters()
+        name for name, _ in PackedLM(model, eos_id=EOS, max_tokens=LENGTH, config=terms()).named_parameters()
     ] == names
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3_moe", "granite"])
 def test_rows_without_targets_leave_a_zero_gradient_everywhere(architecture: str) -> None:
-    trained = network(architecture, router_balance=0.01)
-    objective, row_nats = trained(rows()[0], torch.zeros(3, dtype=torch.long))
+    trained = network(architecture, weights={"router_balance": 0.01})
+    objective, row_nats, *_ = trained(rows()[0], torch.zeros(3, dtype=torch.long))
     objective.backward()
     assert (objective.item(), row_nats.tolist()) == (0.0, [0.0, 0.0, 0.0])
     taken = gradients(trained)
@@ -148,29 +157,58 @@ def test_tokens_past_the_last_target_change_nothing() -> None:
 
 @pytest.mark.parametrize("architecture", ["qwen3_moe", "mixtral"])
 def test_the_balance_term_is_in_the_objective_and_not_in_the_nats(architecture: str) -> None:
-    trained, (tokens, lengths) = network(architecture, router_balance=0.5), rows()
-    objective, row_nats = trained(tokens, lengths)
+    trained, (tokens, lengths) = network(architecture, weights={"router_balance": 0.5}), rows()
+    objective, row_nats, found, routed = trained(tokens, lengths)
     positions = document_positions(tokens[:, :-1], eos_id=EOS)
     seen = trained.model(input_ids=tokens[:, :-1], position_ids=positions, output_router_logits=True).router_logits
-    term = balance_loss(seen, torch.arange(LENGTH) < lengths[:, None], top_k=2)
-    assert term.item() > int(lengths.sum())
-    torch.testing.assert_close(objective, row_nats.sum() + 0.5 * term)
+    counted = torch.arange(LENGTH) < lengths[:, None]
+    expected = router_losses(seen, counted, top_k=2, step=None)
+    assert expected.balance.item() > int(lengths.sum())
+    torch.testing.assert_close(objective, row_nats.sum() + 0.5 * expected.balance)
+    torch.testing.assert_close(found[:2], torch.stack([expected.balance, expected.z]).detach())
+    torch.testing.assert_close(routed, expected.routed)
+    assert routed[0].sum(-1).tolist() == [2 * int(lengths.sum())] * 2, "each token goes to two experts in each layer"
+
+
+def test_over_a_batch_the_terms_are_those_of_the_step_and_the_routers_get_their_gradient() -> None:
+    weights = {"router_balance": 0.5, "router_balance_by": "batch", "router_z": 0.1}
+    trained, (tokens, lengths), step = network("qwen3_moe", weights=weights), rows(), StepRouting()
+    first = trained(tokens, lengths)
+    torch.testing.assert_close(first.objective, first.row_nats.sum() + 0.5 * first.terms[0] + 0.1 * first.terms[1])
+    apart = [trained(tokens[row : row + 1], lengths[row : row + 1], step) for row in range(3)]
+    torch.testing.assert_close(torch.stack([part.terms for part in apart]).sum(0), first.terms)
+    first.objective.backward()
+    assert all(bool(grad.any()) for name, grad in gradients(trained).items() if "gate.weight" in name)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "granite"])  # with a linear output layer, and without
+def test_the_z_loss_of_the_output_layer_is_in_the_objective_and_not_in_the_nats(architecture: str) -> None:
+    plain, trained = network(architecture), network(architecture, weights={"output_z": 0.1})
+    without, found = plain(*rows()), trained(*rows())
+    torch.testing.assert_close(found.row_nats, without.row_nats)
+    assert float(found.terms[2]) == pytest.approx(float(without.terms[2])) != 0
+    torch.testing.assert_close(found.objective, without.objective + 0.1 * found.terms[2])
+    found.objective.backward()
+    without.objective.backward()
+    assert any(
+        bool((a != b).any()) for a, b in zip(gradients(trained).values(), gradients(plain).values(), strict=True)
+    )
 
 
 def test_the_objective_of_rows_is_the_sum_of_that_of_each() -> None:
-    trained, (tokens, lengths) = network("qwen3_moe", router_balance=0.5), rows()
+    trained, (tokens, lengths) = network("qwen3_moe", weights={"router_balance": 0.5}), rows()
     apart = [trained(tokens[row : row + 1], lengths[row : row + 1]).objective for row in range(3)]
     torch.testing.assert_close(trained(tokens, lengths).objective, torch.stack(apart).sum())
 
 
 def test_the_balance_term_does_nothing_without_experts() -> None:
-    objective, row_nats = network(router_balance=0.5)(*rows())
+    objective, row_nats, *_ = network(weights={"router_balance": 0.5})(*rows())
     torch.testing.assert_close(objective, row_nats.sum())
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3_moe"])
 def test_in_bf16_the_losses_are_near_those_in_fp32(architecture: str) -> None:
-    trained = network(architecture, router_balance=0.01)
+    trained = network(architecture, weights={"router_balance": 0.01})
     exact = trained(*rows())
     for parameter in trained.parameters():
         parameter.data = parameter.data.bfloat16()
@@ -202,4 +240,4 @@ def test_an_architecture_that_cannot_be_trained_so_is_refused(
     architecture: str, overrides: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(UserError, match=says):
-        network(architecture, router_balance=0.01, overrides=overrides)
+        network(architecture, weights={"router_balance": 0.01}, overrides=overrides)

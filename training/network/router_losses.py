@@ -1,0 +1,92 @@
+"""What the objective of a mixture of experts has beside the loss: that experts are equally busy, and a z-loss.
+
+Both are sums over the tokens that bear loss, so that they are the same however a batch is spread over ranks and passes.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+
+class RouterLosses(NamedTuple):
+    """The terms of one micro-batch, each the mean over layers of a sum over tokens, and what its experts were sent."""
+
+    balance: torch.Tensor
+    """Scalar with gradient."""
+
+    z: torch.Tensor
+    """Scalar with gradient: the squared log of the denominator of the router's softmax (arXiv 2202.08906, eq. 5)."""
+
+    routed: torch.Tensor
+    """(2, layers, experts), without gradient: the tokens sent to each expert, and the sum of their probabilities."""
+
+
+class StepRouting:
+    """What the experts were sent in a step so far, over all ranks and passes. Made anew for each step.
+
+    A batch's shares are known only when all its passes are done, but each pass needs them for its gradient. As in arXiv
+    2501.11873, section 3, a pass takes the shares of the step up to it; here they are those up to each sequence, in the
+    order of the batch, so that they do not hang on how many sequences a pass has.
+    """
+
+    def __init__(self, *, rank: int = 0, world_size: int = 1, max_rows: int = 0) -> None:
+        """`max_rows` is the largest number of rows of a pass on any rank; rows of one number are in order of ranks."""
+        self._rank, self._world_size, self._max_rows = rank, world_size, max_rows
+        self._before: torch.Tensor | None = None
+        """(layers, experts + 1): tokens by expert, and targets, of the passes before."""
+
+    def shares(self, tokens: torch.Tensor, num_targets: torch.Tensor) -> torch.Tensor:
+        """Return the shares of tokens up to each row, (rows, layers, experts). Collective, once a pass.
+
+        `tokens` has the tokens of each row by layer and expert; `num_targets` (rows,) those that bear loss.
+        """
+        rows, layers, _ = tokens.shape
+        own = torch.cat([tokens, num_targets[:, None, None].expand(rows, layers, 1)], dim=2)
+        in_order = self._gather(own)
+        if self._before is not None:
+            in_order[0] += self._before
+        so_far = in_order.cumsum(0)
+        self._before = so_far[-1]
+        mine = so_far[self._rank :: self._world_size][:rows]
+        return mine[..., :-1] / mine[..., -1:].clamp(min=1)
+
+    def _gather(self, own: torch.Tensor) -> torch.Tensor:
+        """Return the rows of all ranks in the order of the batch."""
+        if self._world_size == 1:
+            return own.clone()
+        padded = own.new_zeros(self._max_rows, *own.shape[1:])
+        padded[: len(own)] = own
+        gathered = own.new_empty(self._world_size * self._max_rows, *own.shape[1:])
+        torch.distributed.all_gather_into_tensor(gathered, padded)
+        return gathered.view(self._world_size, *padded.shape).transpose(0, 1).flatten(0, 1)
+
+
+def router_losses(
+    router_logits: Sequence[torch.Tensor], bears_loss: torch.Tensor, *, top_k: int, step: StepRouting | None
+) -> RouterLosses:
+    """Return the terms of a micro-batch whose routers gave `router_logits`, for each layer (rows * length, experts).
+
+    `bears_loss` is boolean, (rows, length). A layer's load-balancing loss is the number of experts times the sum over
+    experts of the share of tokens sent there times their mean probability (arXiv 2101.03961, eq. 4): `top_k` a token if
+    all are equally busy. The shares are those of `step`, or, without, of each row by itself (arXiv 2412.19437, eq. 17).
+    """
+    counted = bears_loss.float()
+    num_targets = counted.sum(1)
+    logits = torch.stack([layer.float().view(*bears_loss.shape, -1) for layer in router_logits])
+    probabilities = logits.softmax(-1)
+    chosen = torch.zeros_like(probabilities).scatter_(-1, probabilities.topk(top_k).indices, 1.0)
+    tokens = torch.einsum("rl,drle->rde", counted, chosen)
+    mass = torch.einsum("rl,drle->rde", counted, probabilities)
+    shares = tokens / num_targets.clamp(min=1)[:, None, None] if step is None else step.shares(tokens, num_targets)
+    return RouterLosses(
+        balance=logits.shape[-1] * (shares * mass).sum() / len(logits),
+        z=(counted * logits.logsumexp(-1).square()).sum() / len(logits),
+        routed=torch.stack([tokens.sum(0), mass.detach().sum(0)]),
+    )
+
+
+def balance_of_batch(routed: torch.Tensor, *, num_targets: int) -> float:
+    """Return the load-balancing loss of a whole batch of so many targets, by the sum of its micro-batches' `routed`."""
+    counts, mass = routed.double() / num_targets
+    return float(counts.shape[-1] * (counts * mass).sum(-1).mean())
