@@ -77,6 +77,22 @@ def test_another_pool_reuses(tmp_path):
     assert run(tmp_path, moved).made == []
 
 
+def test_cadence_reaches_the_stage_and_changing_it_makes_nothing_anew(tmp_path):
+    seen = []
+
+    def paced(config: Write, *, cadence: Repeat, out: Path, executor: Executor) -> Text:
+        seen.append(cadence)
+        return write(config, out=out, executor=executor)
+
+    def with_cadence(times: int):
+        return planned(recipe(first=ToyStep("write", Write(text="one "), cadence=Repeat(times=times))))
+
+    stages = STAGES | {"write": stage(paced, version=1)}
+    run(tmp_path, with_cadence(7), stages=stages)
+    assert seen[0] == Repeat(times=7)
+    assert run(tmp_path, with_cadence(8), stages=stages).made == []
+
+
 def test_a_wanted_artifact_that_exists_needs_nothing_below_it(tmp_path):
     first = run(tmp_path)
     for name in ("first", "other", "twice"):

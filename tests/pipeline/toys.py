@@ -68,6 +68,7 @@ class ToyStep:
     config: Config
     inputs: Mapping[str, str] = field(default_factory=dict)
     pool: str = "default"
+    cadence: Config | None = None
 
 
 @dataclass(frozen=True)

@@ -162,8 +162,8 @@ def train_with_poison(rank: Rank, jobs: list[Job], poison: dict[int, str]) -> No
         now[0] = poisoned.get(_content(batch), "")
         return original(self, batch, *arguments, **named)
 
-    def poisoned_forward(self: Any, *arguments: Any) -> Any:
-        result = forward(self, *arguments)
+    def poisoned_forward(self: Any, *arguments: Any, **named: Any) -> Any:
+        result = forward(self, *arguments, **named)
         if not now[0] or rank.index:
             return result
         if now[0] == "gradient":

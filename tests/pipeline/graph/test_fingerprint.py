@@ -141,7 +141,10 @@ AddedLater, or raise the version of the one stage that changed.
 """
 
 
-def test_the_smoke_recipe_makes_what_it_always_made():
-    recipe = load(shipped("recipes", "smoke"), RunConfig, ("steps.model.config.num_steps=200",)).config
+@pytest.mark.parametrize(
+    "cadence", [(), ("steps.model.cadence={log_every_steps: 10, checkpoint_every_minutes: 30}",)], ids=["", "cadence"]
+)
+def test_the_smoke_recipe_makes_what_it_always_made_at_any_cadence(cadence):
+    recipe = load(shipped("recipes", "smoke"), RunConfig, ("steps.model.config.num_steps=200", *cadence)).config
     plan = make_plan(recipe, STAGES, {"corpus": {"python": "0" * 64}})
     assert {name: step.artifact for name, step in plan.steps.items()} == SMOKE

@@ -20,6 +20,17 @@ def glance(
 ) -> Text: ...
 
 
+def paced(config: Bind, *, cadence: Bind, out: Path, executor: Executor) -> Text: ...
+
+
+def test_cadence_is_no_input():
+    assert (stage(paced, version=1).has_cadence, stage(paced, version=1).inputs) == (True, {})
+    assert not stage(bind, version=3).has_cadence
+
+
+def cadence_is_a_number(config: Bind, *, cadence: int, out: Path, executor: Executor) -> Text: ...
+
+
 def test_an_input_that_may_be_none_is_optional():
     contract = stage(glance, version=1)
     assert contract.inputs == {"left": Text, "right": Page}
@@ -78,6 +89,7 @@ def either_of_two(
         no_out,
         no_executor,
         out_is_text,
+        cadence_is_a_number,
         no_return,
         returns_a_path,
         config_is_a_dict,

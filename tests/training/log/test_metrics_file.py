@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from training.log.metrics_file import MetricsFile, StepMetrics, read_last_metrics, read_metrics
+from training.log import metrics_file
+from training.log.metrics_file import MetricsFile, StepMetrics, read_last_metrics, read_metrics, read_recent_metrics
 from training.log.progress_bar import show_progress
 
 
@@ -73,6 +74,40 @@ def test_what_was_dropped_on_resume_is_counted(tmp_path: Path) -> None:
     file = MetricsFile(tmp_path / "m", step=5)
     assert (file.lost_steps, file.lost_until) == (2, 107.0)
     file.close()
+
+
+def test_when_the_last_step_was_seen_is_known_though_none_was_lost(tmp_path: Path) -> None:
+    write(tmp_path / "m", range(1, 8))
+    file = MetricsFile(tmp_path / "m", step=7)
+    assert (file.lost_steps, file.lost_until, file.last) == (0, 1.7e9, line(7))
+    file.close()
+
+
+@pytest.mark.parametrize("block_bytes", [1, 7, 100, 401, 1 << 16])
+def test_the_end_is_read_whatever_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
+    monkeypatch.setattr(metrics_file, "_BLOCK_BYTES", block_bytes)
+    write(tmp_path / "m", range(1, 10))
+    assert read_recent_metrics(tmp_path / "m", count=3) == [line(7), line(8), line(9)]
+    assert read_recent_metrics(tmp_path / "m", up_to=4, count=2) == [line(3), line(4)]
+    assert read_recent_metrics(tmp_path / "m", up_to=2, count=9) == [line(1), line(2)]
+    file = MetricsFile(tmp_path / "m", step=4)
+    assert (file.lost_steps, file.last) == (5, line(4))
+    file.close()
+    assert steps(tmp_path / "m") == [1, 2, 3, 4]
+
+
+def test_a_start_reads_the_end_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "m", range(1, 1000))
+    parsed: list[int] = []
+    original = StepMetrics.model_validate
+
+    def count(value: Any) -> StepMetrics:
+        parsed.append(value["step"])
+        return original(value)
+
+    monkeypatch.setattr(StepMetrics, "model_validate", count)
+    MetricsFile(tmp_path / "m", step=990).close()
+    assert parsed == list(range(999, 989, -1))
 
 
 def test_a_roll_back_drops_the_lines_after_it(tmp_path: Path) -> None:

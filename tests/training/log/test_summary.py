@@ -100,3 +100,25 @@ def test_a_model_tells_of_troubles_only_if_there_were_any() -> None:
 def test_a_model_reads_back_from_json() -> None:
     whole = model(rollbacks=(ROLLBACK,), mfu=0.5)
     assert TrainedModel.model_validate_json(whole.model_dump_json()) == whole
+
+
+def test_a_line_counts_as_the_steps_that_it_sums_up() -> None:
+    metrics = [
+        two_streams(step, sw=9, yo=8).model_copy(update={"num_steps": 4, "loss": float(step)})
+        for step in range(4, 104, 4)
+    ]
+    summary = summarise_metrics(metrics, last_step=100, sessions=[], rollbacks=[])
+    assert summary["final_loss"] == pytest.approx((92 + 96 + 100) / 3)
+    assert window_length(100) == 10
+    late = [step.model_copy(update={"nats": {"web/sw": 10.0, "books/yo": 30.0}}) for step in metrics[-3:]]
+    summary = summarise_metrics([*metrics[:-3], *late], last_step=100, sessions=[], rollbacks=[])
+    assert summary["loss_by_language"] == {"sw": 1, "yo": 1}, "the lines of the last ten steps"
+
+
+def test_a_continued_training_is_summarised_over_its_own_steps() -> None:
+    metrics = [two_streams(step, sw=9, yo=8) for step in range(501, 511)]
+    metrics += [two_streams(step, sw=5, yo=4) for step in range(511, 521)]
+    assert summarise_metrics(metrics, last_step=520, sessions=[], rollbacks=[])["loss_by_language"] == {
+        "sw": 5,
+        "yo": 4,
+    }
