@@ -36,7 +36,7 @@ MEDIUM = {"hidden_size": 384, "intermediate_size": 1024, "num_layers": 6, "num_a
 WIDE = {"hidden_size": 768, "intermediate_size": 2048, "num_layers": 2, "num_attention_heads": 12}
 GROUPED = MEDIUM | {"num_key_value_heads": 2}
 MOE = SMALL | {
-    "overrides": {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 96, "head_dim": 32},
+    "overrides": {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 96},
     "intermediate_size": 96,
 }
 
@@ -49,7 +49,7 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"small {precision} zero-{stage} ranks-{ranks}", case(SMALL, stage, ranks, precision=precision)
     for stage in (0, 1, 2, 3):
         yield f"medium fp32 zero-{stage} ranks-2", case(MEDIUM, stage, 2, length=256)
-    yield "medium bf16 zero-2 ranks-2", case(MEDIUM, 2, 2, precision="bf16", length=16)
+        yield f"medium bf16 zero-{stage} ranks-2", case(MEDIUM, stage, 2, precision="bf16", length=16)
     yield "wide fp32 zero-3 ranks-2", case(WIDE, 3, 2, length=64)
     yield "long rows", case(SMALL, 1, 1, length=1024, rows=2)
     yield "many rows", case(SMALL, 1, 1, length=128, rows=16)
@@ -127,6 +127,7 @@ def predict(given: dict[str, Any]) -> dict[str, int]:
         micro_batch_size=placement.micro_batch_size,
         sequence_length=config.sequence_length,
         precision=config.precision,
+        reduce_precision=config.reduce_precision,
         activation_checkpointing=placement.activation_checkpointing,
         attention=placement.attention,
     )

@@ -150,10 +150,10 @@ def trainer(rank: Any, steps: int, precision: str, directory: str) -> list[float
 
 
 def join(rank: Any) -> None:
-    """Join the process group, without the kernel that DeepSpeed would compile (see training/zero/engine.py)."""
-    from training.zero import engine
+    """Join the process group, without the kernel that DeepSpeed would compile."""
+    from training.zero.process_group import join_process_group
 
-    engine.join_process_group(rank, timeout_seconds=600)
+    join_process_group(rank, timeout_seconds=600)
 
 
 def run(system: str, steps: int, precision: str) -> float:

@@ -123,6 +123,7 @@ def _setting(config: TrainConfig, placement: Placement, stage: int, rows: int) -
         precision=config.precision,
         offload_optimizer=placement.offload_optimizer,
         activation_checkpointing=placement.activation_checkpointing,
+        reduce_precision=config.reduce_precision,
         attention=placement.attention,
     )
 

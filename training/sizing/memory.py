@@ -99,11 +99,9 @@ def _parameters(size: ModelSize, setting: TrainingLayout) -> int:
 
 
 def _gradients(size: ModelSize, setting: TrainingLayout) -> int:
-    """Return the bytes of gradients: stages 1 to 3 sum in fp32; stage 1 in bf16 has the pass's own beside the sum."""
+    """Return the bytes of gradients: all sum in fp32; stages 0 and 1 in bf16 have the pass's own beside the sum."""
     width, trained = setting.width, size.num_trained
-    if setting.zero_stage == 0:
-        return width * trained
-    if setting.zero_stage == 1:
+    if setting.zero_stage < 2:
         return (4 if width == 4 else 6) * trained
     in_flight = width * size.largest_matrix if setting.zero_stage == 3 else 0
     return _shard(4 * trained, setting) + in_flight
@@ -127,14 +125,18 @@ def _buffers(size: ModelSize, setting: TrainingLayout) -> int:
     in_stage_1_bf16 = setting.zero_stage == 1 and setting.precision == "bf16" and not setting.offload_optimizer
     if setting.zero_stage == 0 or in_stage_1_bf16:
         return 0
-    bucket = setting.width * _touched_bucket_elements(size, setting)
-    # what only the backward pass needs takes the place of the logits
-    in_backward = max(0, bucket - logits_bytes(size, setting))
+    elements = _touched_bucket_elements(size, setting)
+    bucket = setting.width * elements
     if setting.zero_stage == 1:
         return bucket
+    # what only the backward pass needs takes the place of the logits
+    converted = setting.reduced_width * elements if setting.reduced_width != setting.width else 0
     if setting.zero_stage == 2:
-        return in_backward
-    return bucket + (in_backward if setting.num_ranks > 1 else 0)  # ZeRO-3 flattens what it reduces
+        flattened = bucket if converted else 0
+        return max(0, bucket + flattened + converted - logits_bytes(size, setting))
+    flattened = setting.reduced_width * elements  # ZeRO-3 interleaves the ranks' parts of what it reduces
+    in_backward = max(0, flattened + converted - logits_bytes(size, setting)) if setting.num_ranks > 1 else converted
+    return bucket + in_backward
 
 
 def _step(size: ModelSize, setting: TrainingLayout) -> int:
@@ -143,12 +145,22 @@ def _step(size: ModelSize, setting: TrainingLayout) -> int:
     Activations are freed by then.
     """
     width, trained = setting.width, size.num_trained
-    reduced = min(ALLREDUCE_BUCKET_ELEMENTS, trained)
     # a bucket of matrices, and five copies of one in the iteration that orthogonalises it, in fp32
     muon = 4 * min(MUON_BUCKET_ELEMENTS, size.num_muon) + 20 * size.largest_muon
-    if setting.zero_stage == 0:
-        copies = 4 * trained if width == 2 else 0
-        return width * trained + copies + (width * reduced if setting.num_ranks > 1 else 0) + muon
-    if setting.zero_stage == 1 and width == 2:
-        return 6 * trained + max(6 * reduced, muon)
+    if setting.zero_stage == 0 and width == 4:
+        reduced = min(ALLREDUCE_BUCKET_ELEMENTS, trained) if setting.num_ranks > 1 else 0
+        return width * trained + width * reduced + muon
+    if setting.zero_stage < 2 and width == 2:
+        return 6 * trained + max(_allreduce_copies(size, setting), muon)
     return _shard(8 * trained, setting) + max(width * _touched_bucket_elements(size, setting), muon)
+
+
+def _allreduce_copies(size: ModelSize, setting: TrainingLayout) -> int:
+    """Return the bytes of copies that an all-reduce of whole groups of fp32 gradients makes, one group after another.
+
+    DeepSpeed joins groups until they are larger than its bucket; a group that is so by itself is reduced in place.
+    """
+    first, rest = size.num_trained - size.num_muon, size.num_muon
+    joined = first + rest if first <= ALLREDUCE_BUCKET_ELEMENTS else rest
+    converted = 2 * max(first, joined) if setting.reduced_width == 2 else 0
+    return 4 * joined + converted

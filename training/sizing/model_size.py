@@ -57,8 +57,14 @@ class TrainingLayout:
     offload_optimizer: bool = False
     activation_checkpointing: bool = False
     attention: str = "sdpa"
+    reduce_precision: Literal["fp32", "bf16"] = "fp32"
 
     @property
     def width(self) -> int:
         """Bytes of an element in the forward and backward pass."""
         return 2 if self.precision == "bf16" else 4
+
+    @property
+    def reduced_width(self) -> int:
+        """Bytes of an element of the gradients while they are summed over ranks."""
+        return 2 if self.reduce_precision == "bf16" else 4
