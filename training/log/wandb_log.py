@@ -36,6 +36,7 @@ class WandbLog:
         self._lines = SimpleQueue[StepMetrics | None]()
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
+        self._abandons_history = threading.Event()
 
     def __enter__(self) -> "WandbLog":
         if self._config is None:
@@ -75,15 +76,22 @@ class WandbLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._run is not None and self._thread is not None:
-            self._lines.put(None)
-            self._thread.join()
-            self._run.finish(exit_code=0 if error is None else 1)
+        if self._run is None or self._thread is None:
+            return
+        if error is not None:  # the next start copies what is missing; a training that is pre-empted has no time to
+            self._abandons_history.set()
+        self._lines.put(None)
+        self._thread.join()
+        self._run.finish(exit_code=0 if error is None else 1)
+        if error is None and self._error is not None:
+            raise self._error
 
     def _work(self, size: int) -> None:
         """Log the first `size` bytes of metrics.jsonl, then the lines that come until there is None."""
         try:
             for line in iterate_metrics(self._directory / METRICS_FILE, num_bytes=size):
+                if self._abandons_history.is_set():
+                    return
                 self._log_new(line)
             while (new := self._lines.get()) is not None:
                 self._log_new(new)

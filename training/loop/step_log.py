@@ -158,9 +158,7 @@ class StepLog:
             num_tokens=last.progress.num_tokens,
             tokens_per_second=round(speed, 1),
             useful_seconds=round(before + useful, 3),
-            mfu=mfu(
-                num_targets / useful / self._num_ranks, flops_per_token=self._flops_per_token, peak=self._peak_flops
-            ),
+            mfu=mfu(speed / self._num_ranks, flops_per_token=self._flops_per_token, peak=self._peak_flops),
             memory_bytes=peak_memory_bytes(self._device),
             seconds=_sum_by_key(step.seconds for step in steps),
             time=time.time(),

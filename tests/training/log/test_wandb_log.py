@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,28 @@ def test_a_step_that_a_roll_back_takes_again_is_not_logged_twice(tmp_path: Path,
         for step in (1, 2, 3, 2, 3, 4):
             log.log(line(step))
     assert [row["step"] for row in runs[0].rows] == [1, 2, 3, 4]
+
+
+def test_what_wandb_refuses_is_raised_at_the_next_line_or_at_the_end(tmp_path: Path, runs: list[FakeRun]) -> None:
+    def refuse(row: dict[str, Any], **settings: Any) -> None:
+        raise ValueError("refused")
+
+    with pytest.raises(ValueError, match="refused"), WandbLog(OFFLINE, tmp_path, name="n") as log:
+        runs[0].log = refuse  # type: ignore[method-assign]
+        log.log(line(1))
+    assert runs[0].exit_code == 0
+
+
+def test_a_training_that_ends_early_does_not_wait_for_its_history(tmp_path: Path, runs: list[FakeRun]) -> None:
+    write(tmp_path / METRICS_FILE, range(1, 200))
+    copied = threading.Semaphore(0)
+    with pytest.raises(RuntimeError), WandbLog(OFFLINE, tmp_path, name="n"):
+        runs[0].log = lambda row, **settings: copied.acquire(timeout=0.05)  # type: ignore[method-assign, assignment]
+        raise RuntimeError
+    assert runs[0].exit_code == 1
+    with WandbLog(OFFLINE, tmp_path, name="n") as log:
+        log.log(line(200))
+    assert [row["step"] for row in runs[1].rows] == list(range(1, 201)), "the next start copies what it lacks"
 
 
 def test_another_artifact_is_another_run(tmp_path: Path, runs: list[FakeRun]) -> None:
