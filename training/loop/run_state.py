@@ -129,11 +129,11 @@ class RunState:
 
     def _begin_again(self, rollbacks: list[Rollback]) -> Progress:
         """Put the engine where this training began; return that progress, past the data of roll-backs since."""
-        if not self._has_first_weights:
-            self._watchdog.beat("building the first weights", timeout_factor=START_TIMEOUT_FACTOR)
-            restart_from(self.engine, weights_by_name(build_first_model(self._job, notify=self._notify)))
         if self._continued is not None:
             load_checkpoint(self.engine, self._continued)
+        elif not self._has_first_weights:
+            self._watchdog.beat("building the first weights", timeout_factor=START_TIMEOUT_FACTOR)
+            restart_from(self.engine, weights_by_name(build_first_model(self._job, notify=self._notify)))
         position = position_after(self.first.position, rollbacks)
         return replace(self.first, position=position, num_rollbacks=self.first.num_rollbacks + len(rollbacks))
 
