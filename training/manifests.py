@@ -20,7 +20,7 @@ class TrainedModel(Manifest):
     """Loss of the first step, nats a token."""
 
     final_loss: float
-    """Mean loss of the last ten steps, nats a token."""
+    """Mean loss over the targets of the last ten steps, nats a token."""
 
     unigram_entropy: float
     """Unigram entropy of the tokenized corpus, nats a token."""

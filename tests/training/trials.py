@@ -59,6 +59,15 @@ def train_all(rank: Rank, jobs: list[Job]) -> None:
     leave_process_group()
 
 
+def train_and_summarise(rank: Rank, jobs: list[Job]) -> list[TrainedModel]:
+    """Train one job after another, looking for requests at every step; their manifests."""
+    stop_requests.SECONDS_BETWEEN_POLLS = 0.0
+    join_process_group(rank, timeout_seconds=60)
+    models = [trainer(rank, job).run() for job in jobs]
+    leave_process_group()
+    return [model for model in models if model]
+
+
 def before_step(step: int, do: Callable[[Rank], None]) -> None:
     """Have a rank do something when it is to take optimizer step `step`, from 0, for the first time."""
     original, seen = Stepper.run_step, [0]

@@ -105,11 +105,11 @@ def apply_retention(root: Path, rule: RetentionConfig, *, is_own: Callable[[int]
 
 
 def read_record(directory: Path) -> CheckpointRecord:
-    """Read the record and verify the small files against it. Raises UserError if one is damaged."""
+    """Read the record and verify the small files, but for the index, against it. Raises UserError on a damaged one."""
     try:
         record = CheckpointRecord.model_validate_json((directory / CHECKPOINT_FILE).read_text(encoding="utf-8"))
         for name, expected in record.files.items():
-            if small_file_checksum(inside(directory, name)) != expected:
+            if name != INDEX_FILE and small_file_checksum(inside(directory, name)) != expected:
                 raise UserError(f"checkpoint {directory} is damaged: {name} has changed since it was written")
     except (OSError, ValueError) as error:  # pydantic's ValidationError is a ValueError
         if error_class(error) is InfrastructureError:
@@ -119,13 +119,16 @@ def read_record(directory: Path) -> CheckpointRecord:
 
 
 def read_index(directory: Path, record: CheckpointRecord) -> FragmentIndex:
-    """Read the index of a checkpoint, which `read_record` has verified; it is made where an older one has none."""
-    if INDEX_FILE not in record.files:
-        return make_index(directory, world_size=record.world_size)
+    """Read the index of a checkpoint; it is made anew where it is damaged, or an older checkpoint has none."""
     try:
-        return FragmentIndex.model_validate_json((directory / INDEX_FILE).read_bytes())
+        data = (directory / INDEX_FILE).read_bytes()
     except OSError as error:
-        raise unreadable(directory, error) from error
+        if error_class(error) is InfrastructureError:
+            raise unreadable(directory, error) from error
+        data = b""
+    if xxhash.xxh3_128_hexdigest(data) != record.files.get(INDEX_FILE):
+        return make_index(directory, world_size=record.world_size)
+    return FragmentIndex.model_validate_json(data)
 
 
 def load_weights(directory: Path) -> dict[str, torch.Tensor]:

@@ -1,7 +1,8 @@
 """index.json of a checkpoint: which rank's file holds which part of each parameter.
 
 A rank that loads a checkpoint opens the files that hold what it needs and no others. With as many ranks as wrote it, in
-the same ZeRO stage, that is one.
+the same ZeRO stage, that is one; all files where it needs all weights, as without ZeRO, and on CPUs in stages 1 and 2
+(training/zero/fragments.py).
 """
 
 from collections.abc import Iterable, Iterator, Mapping

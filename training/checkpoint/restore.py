@@ -138,13 +138,13 @@ def _load(engine: object, directory: Path, found: _Found | str) -> list[str]:
     problem = None
     try:
         load_fragments(directory, found.index, needed_fragments(engine), world_size=found.record.world_size)
-    except InfrastructureError:
-        raise
     except UserError as error:
-        problem = str(error)
-    problems: list[str | None] = [None] * torch.distributed.get_world_size()
+        problem = error
+    problems: list[UserError | None] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(problems, problem)
-    return list(dict.fromkeys(text for text in problems if text))
+    for passing in (problem for problem in problems if isinstance(problem, InfrastructureError)):
+        raise passing  # the checkpoint may be whole: to pass it over would lose work
+    return list(dict.fromkeys(str(problem) for problem in problems if problem))
 
 
 def _resume(engine: object, record: CheckpointRecord, rollbacks: list[Rollback], *, before: int) -> Progress:

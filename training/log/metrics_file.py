@@ -12,7 +12,10 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from configs.base import UserError
+from configs.text import one_line
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -48,11 +51,12 @@ class StepMetrics(BaseModel):
 
     terms: dict[str, float] = {}
     """Means over the targets of what the objective has beside the loss, before it is weighted: `router_balance`, which
-    is the number of experts a token goes to if all are equally busy, `router_z` and `output_z`."""
+    is the number of experts a token goes to if all are equally busy, `router_z` and `output_z`. By batch,
+    `router_balance` is by the shares of the whole step, though a pass has the gradient by those up to it."""
 
     expert_load: dict[str, list[float]] = {}
-    """By layer of a mixture of experts, the load of the busiest expert, `max`, and of the idlest, `min`, in the last
-    step, as a multiple of the mean."""
+    """By layer with experts, the load of the busiest expert, `max`, and of the idlest, `min`, in the last step, as a
+    multiple of the mean."""
 
     learning_rate: float
     """That of the last step."""
@@ -112,13 +116,24 @@ class MetricsFile:
         self.truncate_after(step)
 
     def truncate_after(self, step: int) -> None:
-        """Drop the lines after `step`, and one that was being written when a process was killed."""
+        """Drop the lines after `step`, and what was being written when a process or a machine died.
+
+        Raises UserError if the line that is kept last is none of this version's.
+        """
         end, self._unwritten, self.lost_steps, self.last, self.lost_until = 0, b"", 0, None, None
-        for start, raw in _lines_backwards(Path(self._file.name)):
+        path = Path(self._file.name)
+        for start, raw in _lines_backwards(path):
             try:
-                line = StepMetrics.model_validate(json.loads(raw))
-            except ValueError:  # being written when the process was killed
+                found = json.loads(raw)
+            except ValueError:
                 continue
+            try:
+                line = StepMetrics.model_validate(found)
+            except ValidationError as error:
+                raise UserError(
+                    f"{path} has a line at byte {start:,} that this version of Concord did not write "
+                    f"({one_line(error.errors()[0]['msg'])}); use the version that made it, or move the file away"
+                ) from error
             self.lost_until = self.lost_until or line.time
             if line.step <= step:
                 end, self.last = start + len(raw), line
@@ -196,16 +211,18 @@ def _lines_backwards(path: Path) -> Iterator[tuple[int, bytes]]:
     if not path.exists():
         return
     with path.open("rb") as file:
-        position, tail = file.seek(0, os.SEEK_END), b""
+        position, tails = file.seek(0, os.SEEK_END), list[bytes]()  # of the line before, the last part first
         while position > 0:
             size = min(_BLOCK_BYTES, position)
             position -= size
             file.seek(position)
-            tail = file.read(size) + tail
+            tails.append(file.read(size))
+            if position and b"\n" not in tails[-1]:
+                continue
+            tail = b"".join(reversed(tails))
             first = tail.find(b"\n") + 1 if position else 0  # the line before it may begin in an earlier block
             end = position + len(tail)
-            if first or not position:
-                for raw in reversed(tail[first:].splitlines(keepends=True)):
-                    end -= len(raw)
-                    yield end, raw
-                tail = tail[:first]
+            for raw in reversed(tail[first:].splitlines(keepends=True)):
+                end -= len(raw)
+                yield end, raw
+            tails = [tail[:first]]

@@ -2,10 +2,10 @@
 
 import math
 from array import array
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import TypedDict
 
 from configs.base import UserError
@@ -63,10 +63,8 @@ def summarise_metrics(
 
     Losses are of steps with a finite loss. Raises UserError if there is none.
     """
-    speeds, known_mfu, window = array("d"), array("d"), LossSums()
-    final = deque[StepMetrics](maxlen=FINAL_STEPS)
-    first: StepMetrics | None = None
-    last: StepMetrics | None = None
+    speeds, known_mfu, window, final = array("d"), array("d"), LossSums(), LossSums()
+    first = last = last_finite = None
     window_start = last_step
     for line in metrics:
         if last is None:
@@ -75,16 +73,17 @@ def summarise_metrics(
         speeds.append(line.tokens_per_second)
         known_mfu.extend([] if line.mfu is None else [line.mfu])
         if math.isfinite(line.loss):
-            first = first or line
-            final.append(line)
+            first, last_finite = first or line, line
             if line.step > window_start:
                 window.add(line)
-    if first is None or last is None:
+            if line.step > last_step - FINAL_STEPS:
+                final.add(line)
+    if first is None or last is None or last_finite is None:
         raise UserError("no step of training had a finite loss; lower the learning rate or lengthen the warm-up")
     total = compute_goodput(sessions, last)
     return RunSummary(
         first_loss=first.loss,
-        final_loss=_mean_loss(final),
+        final_loss=last_finite.loss if final.loss is None else final.loss,
         bits_per_byte=window.bits_per_byte,
         loss_by_language=window.loss_by(language_of),
         loss_by_source=window.loss_by(source_of),
@@ -97,13 +96,10 @@ def summarise_metrics(
     )
 
 
-def _mean_loss(lines: Iterable[StepMetrics]) -> float:
-    """Return the mean loss of the last lines that cover FINAL_STEPS, or of all if they are fewer."""
-    taken: list[float] = []
-    for line in reversed(list(lines)):
-        if len(taken) < FINAL_STEPS:
-            taken += [line.loss] * line.num_steps
-    return fmean(taken[::-1])
+def parts_of_summary(first_step: int, last_step: int) -> set[int]:
+    """Return the steps after which a line of the metrics must end, so that the summary hangs on no cadence."""
+    num_steps = last_step - first_step
+    return {first_step + 1, last_step - window_length(num_steps), last_step - min(num_steps, FINAL_STEPS)}
 
 
 def window_length(num_steps: int) -> int:
@@ -126,6 +122,12 @@ class LossSums:
         for stream, num_targets in line.targets.items():
             self._nats[stream] += line.nats[stream]
             self._targets[stream] += num_targets
+
+    @property
+    def loss(self) -> float | None:
+        """The mean over all targets, nats a token; None without any."""
+        num_targets = self._targets.total()
+        return sum(self._nats.values()) / num_targets if num_targets else None
 
     @property
     def bits_per_byte(self) -> float:

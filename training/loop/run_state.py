@@ -20,6 +20,7 @@ import socket
 import time
 import uuid
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -86,8 +87,7 @@ class RunState:
                 f"{instability.reason}, after step {self.progress.step} and {counted(done, 'roll-back')}; lower the "
                 f"learning rate, lengthen the warm-up, or look at {METRICS_FILE} for when it began"
             )
-        if self._rank.index == 0:
-            self._record_rollback(instability, first_place=first_place)
+        from_rank_0(partial(self._record_rollback, instability, first_place=first_place))
         self.start_id, _ = self._clean_checkpoints()
         self.progress = self._load()
 
@@ -122,9 +122,7 @@ class RunState:
         found = restore(self.engine, self.root, first=self.first, rollbacks=rollbacks, notify=self._notify)
         progress = self._begin_again(rollbacks) if found is None else found
         self._has_first_weights = False
-        if self._rank.index == 0:
-            set_aside_damaged(self.root, progress.step)
-        torch.distributed.barrier()
+        from_rank_0(partial(set_aside_damaged, self.root, progress.step))
         return progress
 
     def _begin_again(self, rollbacks: list[Rollback]) -> Progress:

@@ -6,6 +6,7 @@ import resource
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -19,6 +20,7 @@ from training.job import Job
 from training.log.metrics_file import METRICS_FILE, MetricsFile, StepMetrics
 from training.log.notices import Notices
 from training.log.sessions_file import record_gang_start
+from training.log.summary import parts_of_summary
 from training.log.wandb_log import WandbLog
 from training.loop.step import StepResult
 from training.records import OrderRecord
@@ -49,6 +51,7 @@ class StepLog:
         order: OrderRecord,
         notices: Notices,
         *,
+        first_step: int,
         progress: Progress,
         device: torch.device,
         hosts: list[str],
@@ -56,7 +59,7 @@ class StepLog:
     ) -> None:
         """Drop the metrics after `progress`, and record that the ranks, on `hosts`, have started.
 
-        `flops_per_token` is None if the model's are not known.
+        `first_step` is the step that the training began after. `flops_per_token` is None if the model's are not known.
         """
         self._notices, self._num_ranks, self._device = notices, rank.world_size, device
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops(device_name(device))
@@ -65,6 +68,7 @@ class StepLog:
         self._stragglers = StragglerDetector(hosts)
         self.file = MetricsFile(job.out / METRICS_FILE, step=progress.step)
         self._log_every_steps = job.cadence.log_every_steps
+        self._ends_of_lines = parts_of_summary(first_step, job.config.num_steps)
         self._line: list[_LoggedStep] = []
         """The steps of the line that is under way."""
         self._clock = time.perf_counter()
@@ -89,8 +93,11 @@ class StepLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._wandb.__exit__(kind, error, trace)
-        self.file.close()
+        with closing(self.file):
+            try:
+                self.end_line()  # of steps that no checkpoint holds: they may show what went wrong
+            finally:
+                self._wandb.__exit__(kind, error, trace)
 
     def write_step(
         self,
@@ -105,7 +112,7 @@ class StepLog:
         """Take down a step, `progress` being that after it; write its line if it is the last of one."""
         wall, self._clock = time.perf_counter() - self._clock, time.perf_counter()
         self._line.append(_LoggedStep(result, batch, progress, first_place, learning_rate, seconds, wall))
-        if progress.step % self._log_every_steps == 0:
+        if progress.step % self._log_every_steps == 0 or progress.step in self._ends_of_lines:
             self.end_line()
         for text in self._stragglers.add_step(result.own_seconds):
             self._notices.add(text)

@@ -265,6 +265,7 @@ class Trainer:
             self.job,
             self.order,
             self.notices,
+            first_step=self.state.first.step,
             progress=self.state.progress,
             device=self.device,
             hosts=hosts,

@@ -27,7 +27,9 @@ class StepRouting:
 
     A batch's shares are known only when all its passes are done, but each pass needs them for its gradient. As in arXiv
     2501.11873, section 3, a pass takes the shares of the step up to it; here they are those up to each sequence, in the
-    order of the batch, so that they do not hang on how many sequences a pass has.
+    order of the batch, so that they do not hang on how many sequences a pass has. The first sequences are judged by
+    few: of E experts that are each busy with other sequences, the loss of a step of G is E / G times (ln G + 0.6) above
+    its least, where that by the shares of the whole step is E / G above it, and by sequence E - 1 times it.
     """
 
     def __init__(self, *, rank: int = 0, world_size: int = 1, max_rows: int = 0) -> None:

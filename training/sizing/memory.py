@@ -19,8 +19,8 @@ from training.zero.config import (
 )
 
 PREDICTION_ERROR = 0.15
-"""The largest relative error against measured runs, rounded up (docs/planning.md has the table). A layout fits only if
-it still fits with this error."""
+"""More than the largest relative error against measured runs of 12 million parameters and more, which docs/planning.md
+lists. A layout fits only if it still fits with this error."""
 
 CPU_PROCESS_BYTES, CUDA_PROCESS_BYTES = 500 * MIB, GIB
 """Memory of a rank besides tensors: Python with its libraries, 0.41 GiB resident as measured after the imports; on a

@@ -153,8 +153,12 @@ def take_optimizer_step(
     if wrapped:
         _skip_step_if(optimizer, not loss_is_finite)
         engine.step()
-        norm = float(engine.get_global_grad_norm())
-        return (norm, True) if not optimizer.overflow else (float("nan"), False)
+        if not optimizer.overflow:
+            return float(engine.get_global_grad_norm()), True
+        if getattr(optimizer, "cpu_offload", False):  # stages 1 and 2: DeepSpeed keeps the skipped gradients
+            optimizer.averaged_gradients = dict.fromkeys(optimizer.averaged_gradients)
+            optimizer.all_grad_tensors = dict.fromkeys(optimizer.all_grad_tensors)
+        return float("nan"), False
     # without ZeRO, in fp32, DeepSpeed would clip by a norm that it neither returns nor checks
     gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
     norm = float(global_norm(gradients))

@@ -44,8 +44,8 @@ def leave_process_group() -> None:
 def from_rank_0(read: Callable[[], T]) -> T:
     """Have rank 0 call `read`, and return its result on all ranks. Collective.
 
-    What ranks decide together must not hang on what each of them sees of a shared file system, which may differ. If
-    `read` raises UserError or OSError, all ranks raise it.
+    What ranks decide together must not hang on what each of them sees of a shared file system, which may differ. What
+    `read` raises, all ranks raise.
     """
     answer: list[tuple[T | None, Exception | None]] = [(None, None)]
     if torch.distributed.get_rank() == 0:
@@ -53,6 +53,10 @@ def from_rank_0(read: Callable[[], T]) -> T:
             answer = [(read(), None)]
         except (UserError, OSError) as error:
             answer = [(None, error)]
+        except Exception as error:  # which another process may not be able to read
+            answer = [(None, RuntimeError(f"rank 0: {type(error).__name__}: {error}"))]
+            torch.distributed.broadcast_object_list(answer, src=0)
+            raise
     torch.distributed.broadcast_object_list(answer, src=0)
     result, problem = answer[0]
     if problem is not None:

@@ -228,6 +228,16 @@ def test_a_checkpoint_without_an_index_is_read_by_the_headers_of_its_files(tmp_p
     assert all((blank[name][kind] == tensor).all() for name, own in state().items() for kind, tensor in own.items())
 
 
+@pytest.mark.parametrize("content", [None, b"", b"{}", b'{"parameters": {}}'])
+def test_a_damaged_index_costs_nothing(tmp_path: Path, content: bytes | None) -> None:
+    directory = save(tmp_path, 3, state())
+    index = read_index(directory, read_record(directory))
+    (directory / "index.json").unlink()
+    if content is not None:
+        (directory / "index.json").write_bytes(content)
+    assert read_index(directory, read_record(directory)) == index
+
+
 def test_a_record_from_before_the_last_steps_were_in_it_is_still_valid(tmp_path: Path) -> None:
     directory = save(tmp_path, 3, state())
     content = json.loads((directory / CHECKPOINT_FILE).read_text())

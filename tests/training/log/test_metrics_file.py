@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from configs.base import UserError
 from training.log import metrics_file
 from training.log.metrics_file import MetricsFile, StepMetrics, read_last_metrics, read_metrics, read_recent_metrics
 from training.log.progress_bar import show_progress
@@ -94,6 +95,23 @@ def test_the_end_is_read_whatever_the_blocks(tmp_path: Path, monkeypatch: pytest
     assert (file.lost_steps, file.last) == (5, line(4))
     file.close()
     assert steps(tmp_path / "m") == [1, 2, 3, 4]
+
+
+def test_lines_of_another_version_are_not_dropped_in_silence(tmp_path: Path) -> None:
+    write(tmp_path / "m", range(1, 4))
+    before = (tmp_path / "m").read_text().replace('"loss"', '"nats_a_token"')
+    (tmp_path / "m").write_text(before)
+    with pytest.raises(UserError, match=r"m has a line at byte [\d,]+ that this version of Concord did not write"):
+        MetricsFile(tmp_path / "m", step=3)
+    assert (tmp_path / "m").read_text() == before
+
+
+def test_what_a_machine_that_died_left_after_the_last_line_is_dropped(tmp_path: Path) -> None:
+    write(tmp_path / "m", range(1, 4))
+    with (tmp_path / "m").open("ab") as file:
+        file.write(b"\0" * 300_000 + b"\n{\xff\n" + b"\0" * 7)
+    write(tmp_path / "m", range(4, 6), resumed_at=3)
+    assert steps(tmp_path / "m") == [1, 2, 3, 4, 5]
 
 
 def test_a_start_reads_the_end_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,17 +102,10 @@ def test_a_model_reads_back_from_json() -> None:
     assert TrainedModel.model_validate_json(whole.model_dump_json()) == whole
 
 
-def test_a_line_counts_as_the_steps_that_it_sums_up() -> None:
-    metrics = [
-        two_streams(step, sw=9, yo=8).model_copy(update={"num_steps": 4, "loss": float(step)})
-        for step in range(4, 104, 4)
-    ]
-    summary = summarise_metrics(metrics, last_step=100, sessions=[], rollbacks=[])
-    assert summary["final_loss"] == pytest.approx((92 + 96 + 100) / 3)
-    assert window_length(100) == 10
-    late = [step.model_copy(update={"nats": {"web/sw": 10.0, "books/yo": 30.0}}) for step in metrics[-3:]]
-    summary = summarise_metrics([*metrics[:-3], *late], last_step=100, sessions=[], rollbacks=[])
-    assert summary["loss_by_language"] == {"sw": 1, "yo": 1}, "the lines of the last ten steps"
+def test_the_last_finite_loss_stands_for_last_steps_without_any() -> None:
+    bad = line(30, loss=math.nan, nats={"web/sw": math.nan}, targets={"web/sw": 5}, num_steps=12)
+    summary = summarise_metrics([line(18, loss=3.5), bad], last_step=30, sessions=[], rollbacks=[])
+    assert summary["final_loss"] == 3.5
 
 
 def test_a_continued_training_is_summarised_over_its_own_steps() -> None:

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from configs.training import CadenceConfig
+from tests.training.loop.test_elastic import OFFLOADS
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from tests.training.trials import lines, state_held, train_all, train_with_poison, trajectory, weights
 from training.checkpoint.directory import read_record
@@ -27,15 +28,21 @@ def origin(tmp_path_factory):
     return job
 
 
-@pytest.mark.parametrize("world_size", [pytest.param(1, marks=pytest.mark.long), 2])
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_going_on_after_a_rollback_equals_fresh_processes(tmp_path, origin, stage, world_size):
+LAYOUTS = [
+    *((2, stage, {}) for stage in (0, 1, 2, 3)),
+    *(pytest.param(1, stage, {}, marks=pytest.mark.long) for stage in (0, 1, 2, 3)),
+    *(pytest.param(2, stage, {"offload_optimizer": True}, marks=[*OFFLOADS, pytest.mark.long]) for stage in (1, 2, 3)),
+]
+
+
+@pytest.mark.parametrize(("world_size", "stage", "more"), LAYOUTS)
+def test_going_on_after_a_rollback_equals_fresh_processes(tmp_path, origin, world_size, stage, more):
     jobs = []
     for precision in ("fp32", "bf16"):
         settings = {"optimizer": {"learning_rate": 1e-3}, "checkpoint_every_steps": 4, "num_steps": STEPS}
         start = {"path": str(origin.out / "checkpoints" / "step-00000002")}
         config = tiny_config(precision=precision, stability=RULE, init_from=start, **settings)
-        pool = {"zero_stage": stage, "retention": {"newest": 9}}
+        pool = {"zero_stage": stage, "retention": {"newest": 9}} | more
         jobs.append(tiny_job(tmp_path, config, world_size=world_size, name=precision, **pool))
     assert run_ranks(train_with_poison, world_size, jobs, TROUBLE) == [None] * world_size
     whole = [(trajectory(job), weights(job, STEPS)) for job in jobs]

@@ -16,6 +16,7 @@ from tests.training.trials import (
     train_and_be_told_to_stop,
     train_and_die,
     train_and_find,
+    train_and_summarise,
     trajectory,
     weights,
 )
@@ -211,7 +212,7 @@ def test_a_line_may_sum_up_several_steps_and_ends_at_each_checkpoint(trained, tm
     config = calm.config.model_copy(update={"checkpoint_every_steps": 3})
     job = tiny_job(tmp_path, config, world_size=2, zero_stage=1, cadence=cadence)
     assert run_ranks(train_all, 2, [job]) == [None, None]
-    assert [(line.step, line.num_steps) for line in lines(job)] == [(3, 3), (4, 1), (6, 2)]
+    assert [(line.step, line.num_steps) for line in lines(job)] == [(1, 1), (3, 2), (4, 1), (6, 2)]
     for line in lines(job):
         steps = lines(calm)[line.step - line.num_steps : line.step]
         assert line.first_place == steps[0].first_place
@@ -221,6 +222,21 @@ def test_a_line_may_sum_up_several_steps_and_ends_at_each_checkpoint(trained, tm
         assert line.loss == pytest.approx(sum(line.nats.values()) / sum(line.targets.values()))
         assert sum(line.nats.values()) == pytest.approx(sum(sum(step.nats.values()) for step in steps))
     assert lines(job)[-1].useful_seconds == pytest.approx(sum(map(line_seconds, lines(job))), rel=1e-2)
+
+
+def test_what_is_made_does_not_hang_on_cadence(tmp_path):
+    config = tiny_config(num_steps=23, checkpoint_every_steps=9)
+    cadences = [CadenceConfig(), CadenceConfig(log_every_steps=7), CadenceConfig(log_every_steps=50)]
+    cadences.append(CadenceConfig(log_every_steps=50, checkpoint_every_minutes=1e-9))
+    jobs = [
+        tiny_job(tmp_path, config, world_size=1, zero_stage=1, name=f"{number}", cadence=cadence)
+        for number, cadence in enumerate(cadences)
+    ]
+    models = run_ranks(train_and_summarise, 1, jobs)[0]
+    assert [len(lines(job)) for job in jobs[:3]] == [23, 8, 5]
+    for model in models:
+        for name in ("first_loss", "final_loss", "bits_per_byte", "loss_by_language", "loss_by_source", "num_tokens"):
+            assert getattr(model, name) == pytest.approx(getattr(models[0], name), rel=1e-12), name
 
 
 def line_seconds(line):

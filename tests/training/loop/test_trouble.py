@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from tests.training.loop.test_elastic import OFFLOADS
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from tests.training.trials import (
     lines,
@@ -36,6 +37,21 @@ def test_a_step_that_is_not_finite_leaves_the_weights_alone(tmp_path, stage, pre
     before, during, after = (weights(job, step) for step in (2, 3, 4))
     assert all((before[name] == during[name]).all() for name in before)
     assert any((during[name] != after[name]).any() for name in before)
+
+
+@pytest.mark.parametrize("stage", [pytest.param(stage, marks=OFFLOADS) for stage in (1, 2, 3)])
+def test_an_offloaded_step_that_is_skipped_leaves_nothing_for_the_next(tmp_path, stage):
+    """The gradient of the step after it is the one that a stage which keeps nothing has."""
+    settings = {"precision": "bf16", "stability": QUIET, "num_steps": 4}
+    pool = {"world_size": 2, "offload_optimizer": True}
+    config = tiny_config(**settings)
+    jobs = [tiny_job(tmp_path, config, zero_stage=stage, name=what, **pool) for what in ("loss", "gradient")]
+    calm = tiny_job(tmp_path, config, world_size=2, zero_stage=1, name="calm")
+    for job in jobs:
+        assert run_ranks(train_with_poison, 2, [job], {2 * BATCH: job.out.name}) == [None, None]
+    assert run_ranks(train_with_poison, 2, [calm], {2 * BATCH: "loss"}) == [None, None]
+    expected = [line.gradient_norm for line in lines(calm)][3]
+    assert [lines(job)[3].gradient_norm for job in jobs] == pytest.approx([expected] * 2, rel=1e-3)
 
 
 def test_too_many_such_steps_roll_the_run_back_past_their_data(tmp_path):
