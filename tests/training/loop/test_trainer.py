@@ -225,7 +225,7 @@ def test_a_line_may_sum_up_several_steps_and_ends_at_each_checkpoint(trained, tm
 
 
 def test_what_is_made_does_not_hang_on_cadence(tmp_path):
-    config = tiny_config(num_steps=23, checkpoint_every_steps=9)
+    config = tiny_config(num_steps=15, checkpoint_every_steps=9)
     cadences = [CadenceConfig(), CadenceConfig(log_every_steps=7), CadenceConfig(log_every_steps=50)]
     cadences.append(CadenceConfig(log_every_steps=50, checkpoint_every_minutes=1e-9))
     jobs = [
@@ -233,7 +233,7 @@ def test_what_is_made_does_not_hang_on_cadence(tmp_path):
         for number, cadence in enumerate(cadences)
     ]
     models = run_ranks(train_and_summarise, 1, jobs)[0]
-    assert [len(lines(job)) for job in jobs[:3]] == [23, 8, 5]
+    assert [len(lines(job)) for job in jobs[:3]] == [15, 6, 4]
     for model in models:
         for name in ("first_loss", "final_loss", "bits_per_byte", "loss_by_language", "loss_by_source", "num_tokens"):
             assert getattr(model, name) == pytest.approx(getattr(models[0], name), rel=1e-12), name
