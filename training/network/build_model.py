@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from copy import deepcopy
 from difflib import get_close_matches
 
 import torch
@@ -92,7 +93,7 @@ def build_model(
     """
     torch.manual_seed(seed)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(deepcopy(config))  # which it and we change
     except (ValueError, KeyError, AssertionError, RuntimeError) as error:
         raise UserError(
             f"transformers cannot build the model of this recipe: {' '.join(str(error).split())}"

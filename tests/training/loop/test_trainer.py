@@ -133,6 +133,8 @@ def test_a_killed_and_resumed_run_is_bit_identical(trained, tmp_path, stage, pre
     reference = weights(calm, 6)
     for name, tensor in weights(job, 6).items():
         assert torch.equal(tensor, reference[name]), name
+    for file in (calm.out / "checkpoints" / "step-00000006").iterdir():
+        assert (job.out / "checkpoints" / "step-00000006" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(trained, tmp_path):
