@@ -171,10 +171,7 @@ def _compare_recipe_file(run: RunRecord, out: Console) -> list[Difference]:
         return []
     note = "the run goes on with the recipe as it was submitted; for the new one submit it under another --id"
     changes = shown_changes(run.recipe, content_of(now))
-    return [
-        Difference(f"recipe: {key}", old, new, "note" if ".cadence" in key else "ask", note)
-        for key, old, new in changes
-    ]
+    return [Difference(f"recipe: {key}", old, new, "ask", note) for key, old, new in changes]
 
 
 def _cluster_file(name: str) -> ClusterConfig:

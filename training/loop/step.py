@@ -1,7 +1,7 @@
 """One optimizer step on one rank: forward and backward passes, and the one collective that shares all numbers."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -56,11 +56,11 @@ class StepResult:
     own_seconds: list[float]
     """RankStatus.own_seconds by rank."""
 
-    terms: dict[str, float] = field(default_factory=dict)
+    terms: dict[str, float]
     """Means over the targets of the objective's terms beside the loss, of those that the model has."""
 
-    expert_counts: list[list[float]] = field(default_factory=list)
-    """Tokens that were sent to each expert of each layer, of a mixture of experts."""
+    expert_counts: list[list[float]]
+    """Tokens that were sent to each expert of each layer; empty without experts."""
 
 
 class Stepper:

@@ -150,7 +150,7 @@ class StepLog:
         return StepMetrics(
             step=last.progress.step,
             num_steps=len(steps),
-            loss=loss if len(counted) > 1 else counted[0].result.loss,
+            loss=loss,
             bits_per_byte=loss * num_targets / (math.log(2) * num_bytes),
             nats=nats,
             targets=targets,

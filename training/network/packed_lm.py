@@ -31,7 +31,7 @@ class PackedLoss(NamedTuple):
     """(rows,), fp32, without gradient: the sum of the token losses of each row."""
 
     terms: torch.Tensor
-    """(3,), without gradient: sums over tokens of the terms in TERMS, not weighted."""
+    """(3,), without gradient: sums over tokens of the terms in TERMS, not weighted; 0 where it is not computed."""
 
     routed: torch.Tensor
     """(2, layers, experts), without gradient (RouterLosses.routed); (2, 0, 0) without experts."""
@@ -90,7 +90,9 @@ class PackedLM(torch.nn.Module):
             top_k=self.model.config.num_experts_per_tok,
             step=(step or StepRouting()) if self._config.router_balance_by == "batch" else None,
         )
-        objective = objective + self._config.router_balance * router.balance + self._config.router_z * router.z
+        # a term without weight must not keep its graph
+        for weight, term in ((self._config.router_balance, router.balance), (self._config.router_z, router.z)):
+            objective = objective + weight * term if weight else objective
         terms = torch.stack([router.balance.detach(), router.z.detach(), output_z])
         return PackedLoss(objective, nats.sum(1), terms, router.routed)
 
@@ -113,6 +115,8 @@ class PackedLM(torch.nn.Module):
             objective, losses, output_z = self.model.get_output_embeddings()(states, targets)
             return objective, losses, output_z
         losses = F.cross_entropy(states.float(), targets, reduction="none")
+        if not self._config.output_z:
+            return losses.sum(), losses.detach(), losses.new_zeros(())
         output_z = states.float().logsumexp(-1).square().sum()
         return losses.sum() + self._config.output_z * output_z, losses.detach(), output_z.detach()
 

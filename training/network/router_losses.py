@@ -74,16 +74,20 @@ def router_losses(
     all are equally busy. The shares are those of `step`, or, without, of each row by itself (arXiv 2412.19437, eq. 17).
     """
     counted = bears_loss.float()
-    num_targets = counted.sum(1)
-    logits = torch.stack([layer.float().view(*bears_loss.shape, -1) for layer in router_logits])
-    probabilities = logits.softmax(-1)
-    chosen = torch.zeros_like(probabilities).scatter_(-1, probabilities.topk(top_k).indices, 1.0)
-    tokens = torch.einsum("rl,drle->rde", counted, chosen)
-    mass = torch.einsum("rl,drle->rde", counted, probabilities)
+    num_targets, z = counted.sum(1), counted.new_zeros(())
+    tokens_by_layer, mass_by_layer = [], []
+    for layer in router_logits:  # one at a time, so that what the backward pass does not need is freed
+        logits = layer.float().view(*bears_loss.shape, -1)
+        probabilities = logits.softmax(-1)
+        chosen = torch.zeros_like(probabilities).scatter_(-1, probabilities.topk(top_k).indices, 1.0)
+        tokens_by_layer.append(torch.einsum("rl,rle->re", counted, chosen))
+        mass_by_layer.append(torch.einsum("rl,rle->re", counted, probabilities))
+        z = z + (counted * logits.logsumexp(-1).square()).sum()
+    tokens, mass = torch.stack(tokens_by_layer, dim=1), torch.stack(mass_by_layer, dim=1)
     shares = tokens / num_targets.clamp(min=1)[:, None, None] if step is None else step.shares(tokens, num_targets)
     return RouterLosses(
-        balance=logits.shape[-1] * (shares * mass).sum() / len(logits),
-        z=(counted * logits.logsumexp(-1).square()).sum() / len(logits),
+        balance=mass.shape[-1] * (shares * mass).sum() / len(router_logits),
+        z=z / len(router_logits),
         routed=torch.stack([tokens.sum(0), mass.detach().sum(0)]),
     )
 

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from io import StringIO
@@ -21,6 +21,7 @@ import torch
 from deepspeed.runtime import bf16_optimizer, compiler
 from deepspeed.runtime.engine import BFLOAT16, DeepSpeedEngine
 from deepspeed.runtime.utils import clip_tensors_by_global_norm
+from deepspeed.runtime.zero.utils import get_norm_dtype
 from transformers import PreTrainedModel
 
 from cluster.placement import Placement
@@ -29,7 +30,6 @@ from configs.training import TrainConfig
 from training.network.packed_lm import PackedLM
 from training.zero.config import ADAMW_MOMENTS, MUON_MOMENTS, deepspeed_config
 from training.zero.fragments import base_optimizer, fill_weights, list_masters
-from training.zero.gradient_norm import global_norm
 from training.zero.muon import MuonWithAdamW
 from training.zero.optimizers import make_optimizer
 from training.zero.step_timing import COLLECTIVES, Stopwatch
@@ -43,6 +43,28 @@ def _import_muon_without_its_compiler() -> None:
         import_module("deepspeed.runtime.zero.muon.original_muon")
     finally:
         compiler.compile = original
+
+
+_ROW_ELEMENTS = 1024
+"""Squares that are added up in fp32; the sums of rows are added up in fp64. That is as fast as fp32 throughout, which
+lost 1e-3 of the norm of 20M elements on a CPU; this lost 3e-10."""
+
+
+def global_norm(input_tensors: Iterable[torch.Tensor], norm_type: float = 2.0, mpu: Any = None) -> torch.Tensor:
+    """Return the Euclidean norm of all elements, fp32, on the tensors' device; not finite where an element is not.
+
+    It has the arguments of DeepSpeed's function, which adds up in fp32, and stands in its place.
+    """
+    assert norm_type == 2.0 and mpu is None
+    norms = torch.cat([part for tensor in input_tensors for part in _row_norms(tensor.detach().reshape(-1))])
+    norm: torch.Tensor = torch.linalg.vector_norm(norms.to(get_norm_dtype())).float()
+    return norm
+
+
+def _row_norms(flat: torch.Tensor) -> Iterator[torch.Tensor]:
+    whole = len(flat) // _ROW_ELEMENTS * _ROW_ELEMENTS
+    yield torch.linalg.vector_norm(flat[:whole].view(-1, _ROW_ELEMENTS), dim=1)
+    yield torch.linalg.vector_norm(flat[whole:], dim=0, keepdim=True)
 
 
 _import_muon_without_its_compiler()

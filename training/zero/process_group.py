@@ -47,18 +47,18 @@ def from_rank_0(read: Callable[[], T]) -> T:
     What ranks decide together must not hang on what each of them sees of a shared file system, which may differ. What
     `read` raises, all ranks raise.
     """
-    answer: list[tuple[T | None, Exception | None]] = [(None, None)]
+    result: T | None = None
+    own: Exception | None = None
     if torch.distributed.get_rank() == 0:
         try:
-            answer = [(read(), None)]
-        except (UserError, OSError) as error:
-            answer = [(None, error)]
-        except Exception as error:  # which another process may not be able to read
-            answer = [(None, RuntimeError(f"rank 0: {type(error).__name__}: {error}"))]
-            torch.distributed.broadcast_object_list(answer, src=0)
-            raise
+            result = read()
+        except Exception as error:
+            own = error
+    # of another kind an exception may not survive the way to another process
+    told = own if own is None or isinstance(own, UserError | OSError) else RuntimeError(f"{type(own).__name__}: {own}")
+    answer = [(result, told)]
     torch.distributed.broadcast_object_list(answer, src=0)
     result, problem = answer[0]
     if problem is not None:
-        raise problem
+        raise own or problem
     return result  # type: ignore[return-value]
