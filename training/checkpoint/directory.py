@@ -17,7 +17,10 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from math import prod
 from pathlib import Path
 
 import torch
@@ -29,7 +32,14 @@ from cluster.storage.errors import error_class
 from configs.base import InfrastructureError, UserError
 from configs.pools import RetentionConfig
 from configs.text import one_line
-from training.checkpoint.fragment_index import INDEX_FILE, FragmentIndex, make_index
+from training.checkpoint.fragment_index import (
+    INDEX_FILE,
+    FragmentIndex,
+    OpenRankFile,
+    make_index,
+    open_rank_file,
+    read_weight,
+)
 from training.checkpoint.rank_file import RankFile, ReadRequest, file_stem, split_key, unreadable
 from training.checkpoint.retention import hold, steps_to_keep, unless_held
 from training.records import CHECKPOINT_FILE, CheckpointRecord, list_checkpoints, step_of
@@ -129,6 +139,50 @@ def read_index(directory: Path, record: CheckpointRecord) -> FragmentIndex:
     if xxhash.xxh3_128_hexdigest(data) != record.files.get(INDEX_FILE):
         return make_index(directory, world_size=record.world_size)
     return FragmentIndex.model_validate_json(data)
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in files, of which rows can be read."""
+
+    shape: tuple[int, ...]
+    read: Callable[[int, int], torch.Tensor]
+    """Reads the rows from the first number up to the second, on the CPU; the whole of a tensor without dimensions."""
+
+    def whole(self) -> torch.Tensor:
+        """Read all of it."""
+        return self.read(0, self.shape[0] if self.shape else 1)
+
+    def on_meta(self) -> torch.Tensor:
+        """Return a tensor of its shape without memory."""
+        return torch.empty(self.shape, device="meta")
+
+
+@contextmanager
+def open_stored_weights(directory: Path) -> Iterator[dict[str, StoredTensor]]:
+    """Open the weights of a checkpoint, by the parameters' names, each in fp32; nothing is read yet.
+
+    The checkpoint is not deleted meanwhile. Raises UserError on a damaged one, here or when the part that is damaged is
+    read.
+    """
+    with hold(directory), ExitStack() as stack:
+        record = read_record(directory)
+        index = read_index(directory, record)
+
+        @cache
+        def open_file(rank: int) -> OpenRankFile:
+            return open_rank_file(
+                stack.enter_context(closing(RankFile(directory / file_stem(rank, record.world_size))))
+            )
+
+        def read(name: str, first: int, last: int) -> torch.Tensor:
+            shape = record.shapes[name]
+            width = prod(shape[1:])
+            flat = torch.empty((last - first) * width)
+            read_weight(directory, index, name, first * width, flat, open_file=open_file)
+            return flat.view(last - first, *shape[1:]) if shape else flat.view(())
+
+        yield {name: StoredTensor(shape, partial(read, name)) for name, shape in record.shapes.items()}
 
 
 def load_weights(directory: Path) -> dict[str, torch.Tensor]:

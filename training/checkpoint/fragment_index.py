@@ -5,7 +5,7 @@ the same ZeRO stage, that is one; all files where it needs all weights, as witho
 (training/zero/fragments.py).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,10 +81,45 @@ def load_fragments(directory: Path, index: FragmentIndex, fragments: Iterable[Fr
                 wanted.setdefault(rank, []).append(piece)
     for rank, pieces in sorted(wanted.items()):
         with closing(RankFile(directory / file_stem(rank, world_size))) as file:
-            entries = {entry.key: entry for entry in file.entries}
-            if missing := [piece.key for piece in pieces if piece.key not in entries]:
-                raise UserError(f"checkpoint {directory} is damaged: the file of rank {rank} lacks {missing[0]}")
-            file.read([_request(entries[piece.key], piece) for piece in pieces])
+            _read_pieces(directory, open_rank_file(file), rank, pieces)
+
+
+@dataclass(frozen=True)
+class OpenRankFile:
+    """A rank's file, and what is in it by key."""
+
+    file: RankFile
+    entries: Mapping[str, TensorEntry]
+
+
+def open_rank_file(file: RankFile) -> OpenRankFile:
+    """Return a rank's file with its entries by key."""
+    return OpenRankFile(file, {entry.key: entry for entry in file.entries})
+
+
+def read_weight(
+    directory: Path,
+    index: FragmentIndex,
+    name: str,
+    offset: int,
+    into: torch.Tensor,
+    *,
+    open_file: Callable[[int], OpenRankFile],
+) -> None:
+    """Fill a one-dimensional tensor with elements of a parameter's weights, trained or frozen, from `offset` on.
+
+    `open_file` gives the file of a rank. Raises UserError if a part is damaged or missing.
+    """
+    parameter = index.parameters.get(name)
+    kind = "frozen" if parameter and "frozen" in parameter.kinds else "master"
+    for rank, piece in _find_pieces(directory, index, kind, Fragment(name, offset, {}), into):
+        _read_pieces(directory, open_file(rank), rank, [piece])
+
+
+def _read_pieces(directory: Path, opened: OpenRankFile, rank: int, pieces: list[_Wanted]) -> None:
+    if missing := [piece.key for piece in pieces if piece.key not in opened.entries]:
+        raise UserError(f"checkpoint {directory} is damaged: the file of rank {rank} lacks {missing[0]}")
+    opened.file.read([_request(opened.entries[piece.key], piece) for piece in pieces])
 
 
 def _find_pieces(

@@ -14,8 +14,8 @@ def load_model(directory: Path) -> PreTrainedModel:
     """Load the model of a checkpoint, fp32, on the CPU, in evaluation mode. Keeps the checkpoint from being deleted."""
     with hold(directory):
         weights = load_weights(directory)
-        model = build_model(AutoConfig.from_pretrained(directory), seed=0)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+        model, _ = build_model(AutoConfig.from_pretrained(directory))
+    missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
     model.tie_weights()
     untied = set(missing) - set(model.all_tied_weights_keys)
     if untied or unexpected:

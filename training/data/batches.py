@@ -96,12 +96,15 @@ class Batches:
         named = {self.streams[i].key: int(by_stream[i]) for i in np.flatnonzero(by_stream)}
         return Batch(stream, index, int(targets.sum()), named)
 
-    def micro_batches(self, batch: Batch, *, rank: int, world_size: int, size: int) -> Iterator[MicroBatch]:
+    def micro_batches(
+        self, batch: Batch, *, rank: int, world_size: int, size: int, equal_rows: bool = False
+    ) -> Iterator[MicroBatch]:
         """Yield the micro-batches, of at most `size` rows, that `rank` reads of a batch: equally many on every rank.
 
         Sample i of the batch goes to rank i mod world_size, and all ranks take equally many a micro-batch, but the last
         ones: so no sample comes in a later micro-batch than one after it. A rank that has no samples left reads the
-        batch's first one, with no loss on it.
+        batch's first one, with no loss on it. With `equal_rows` such rows fill up the last micro-batches, so that all
+        have equally many, and compiled layers are compiled for one number.
         """
         num_samples = len(batch.stream)
         samples_of_rank = np.arange(rank, num_samples, world_size)
@@ -109,17 +112,19 @@ class Batches:
         per_batch = math.ceil(math.ceil(num_samples / world_size) / num_batches)
         for number in range(num_batches):
             rows = samples_of_rank[number * per_batch : (number + 1) * per_batch]
-            chosen = rows if len(rows) else np.zeros(1, dtype=np.int64)
-            yield self._read(batch.stream[chosen], batch.index[chosen], bears_loss=len(rows) > 0)
+            num_empty = per_batch - len(rows) if equal_rows else int(not len(rows))
+            chosen = np.append(rows, np.zeros(num_empty, dtype=np.int64))
+            yield self._read(batch.stream[chosen], batch.index[chosen], num_targetless=num_empty)
 
-    def _read(self, streams: Ints, indices: Ints, *, bears_loss: bool) -> MicroBatch:
+    def _read(self, streams: Ints, indices: Ints, *, num_targetless: int) -> MicroBatch:
+        """Read the samples; the last ones bear no loss."""
         length = self._config.sequence_length
         tokens = np.zeros((len(streams), length + 1), dtype=np.int64)
         lengths = np.zeros(len(streams), dtype=np.int64)
         for row, (stream, index) in enumerate(zip(streams.tolist(), indices.tolist(), strict=True)):
             ids = self._tokens[stream].read(index * length, length + 1)
             tokens[row, : len(ids)] = ids
-            lengths[row] = len(ids) - 1 if bears_loss else 0
+            lengths[row] = len(ids) - 1 if row < len(streams) - num_targetless else 0
         return MicroBatch(tokens, lengths, streams)
 
 

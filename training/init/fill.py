@@ -1,8 +1,11 @@
-"""Fills a model with the weights that `init_from` names, which training/init/locate.py has found."""
+"""The weights that `init_from: {mode: weights}` names, which training/init/locate.py has found, read piece by piece."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from itertools import chain
+from math import prod
 from pathlib import Path
 
 import torch
@@ -14,8 +17,8 @@ from configs.text import one_line
 from configs.training import InitConfig
 from data_prep.manifests import TrainedTokenizer
 from data_prep.tokenizer.stage import HUGGING_FACE
-from training.checkpoint.directory import load_weights
-from training.init.hf_tensors import read_tensors
+from training.checkpoint.directory import StoredTensor, open_stored_weights
+from training.init.hf_tensors import open_tensors
 from training.init.locate import find_tokenizer, find_weights
 from training.init.vocabulary_rows import VocabularyRows, match_rows, move_rows
 from training.records import CHECKPOINT_FILE
@@ -26,9 +29,15 @@ _KEYS_WITHOUT_EFFECT = re.compile(
 )
 """Keys of a configuration that do not change what the weights compute, or that are handled here."""
 
+_PIECE_BYTES = 64 << 20
+"""Most bytes of a tensor that are in host memory at a time, unless it has to be read whole."""
 
-def fill_from_init(model: PreTrainedModel, init: InitConfig, *, tokenizer: Artifact[TrainedTokenizer]) -> list[str]:
-    """Fill every parameter of an fp32 model, in place, and return notices for the user.
+
+@contextmanager
+def open_init_weights(
+    model: PreTrainedModel, init: InitConfig, *, tokenizer: Artifact[TrainedTokenizer]
+) -> Iterator["InitWeights"]:
+    """Open the weights that a model is to begin with, whose parameters may be on the meta device.
 
     Rows of the vocabulary are matched by what their pieces stand for (training/init/vocabulary_rows.py) if the weights'
     tokenizer is found. Raises UserError on the first tensor that does not fit, and if one is missing or left over.
@@ -37,84 +46,154 @@ def fill_from_init(model: PreTrainedModel, init: InitConfig, *, tokenizer: Artif
     source = _configuration(directory)
     old, new = find_tokenizer(init), tokenizer.dir / HUGGING_FACE
     rows = match_rows(old, new) if old else None
-    is_checkpoint = (directory / CHECKPOINT_FILE).is_file()
-    tensors = _read_checkpoint(directory) if is_checkpoint else read_tensors(directory, model)
-    filler = _ModelFiller(model, directory, rows)
-    for name, tensor in tensors:
-        filler.fill_parameter(name, tensor)
-    filler.finish(tied=source.tie_word_embeddings)
-    return [*_vocabulary_notices(directory, rows), *_difference_notices(directory, source, model.config)]
+    with ExitStack() as stack:
+        if (directory / CHECKPOINT_FILE).is_file():
+            stored = stack.enter_context(open_stored_weights(directory))
+        else:
+            stored = stack.enter_context(open_tensors(directory, model))
+        notices = [*_vocabulary_notices(directory, rows), *_difference_notices(directory, source, model.config)]
+        yield InitWeights(model, directory, stored, rows, tied=source.tie_word_embeddings, notices=notices)
 
 
-class _ModelFiller:
-    """Fills a model tensor by tensor."""
+class InitWeights:
+    """Weights in files, as a model has them."""
 
-    def __init__(self, model: PreTrainedModel, directory: Path, rows: VocabularyRows | None) -> None:
-        self.model, self.directory, self.rows = model, directory, rows
-        self.targets: dict[str, torch.Tensor] = model.state_dict()
-        self.filled: set[int] = set()
-        """Addresses of the parameters filled so far: tied weights have one address and several names."""
-        self.input: torch.Tensor = model.get_input_embeddings().weight.detach()
-        self.output = _weight_and_bias(model.get_output_embeddings())
-        self.ignored = [r"rotary_emb\.inv_freq", *(model._keys_to_ignore_on_load_unexpected or [])]
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        directory: Path,
+        stored: Mapping[str, StoredTensor],
+        rows: VocabularyRows | None,
+        *,
+        tied: bool,
+        notices: list[str],
+    ) -> None:
+        """Check that `stored`, by names in the model, has all its parameters and no others.
 
-    def fill_parameter(self, name: str, tensor: torch.Tensor) -> None:
-        """Copy a tensor into the parameter of its name."""
-        target = self.targets.get(name)
-        if target is None:
-            if any(re.search(pattern, name) for pattern in self.ignored):
-                return
-            raise self._error(f"holds {name}, {_describe_shape(tensor)}, which the recipe's model has no place for")
-        fitted = self._fit(target, tensor)
-        if fitted.shape != target.shape:
-            raise self._error(
-                f"holds {name} as {_describe_shape(tensor)}, but in the recipe's model it is {_describe_shape(target)}"
-            )
-        if target.data_ptr() not in self.filled:
-            target.copy_(fitted)
-            self.filled.add(target.data_ptr())
-        elif not torch.equal(target, fitted.to(target.dtype)):
+        `tied` says whether input and output embedding are one in the files.
+        """
+        self.notices = notices
+        """Sentences for the user."""
+        self._directory, self._stored, self._rows = directory, stored, rows
+        self._shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        self._names = _names_by_parameter(model)
+        self._vocabulary = self._find_vocabulary(model)
+        self._sources: dict[str, str] = {}
+        """The name in the files, by the name of the parameter."""
+        self._moved = lru_cache(maxsize=1)(self._move)
+        ignored = [r"rotary_emb\.inv_freq", *(model._keys_to_ignore_on_load_unexpected or [])]
+        for name in stored:
+            if name in self._names:
+                self._take(name)
+            elif not any(re.search(pattern, name) for pattern in ignored):
+                raise self._error(
+                    f"holds {name}, {_describe_shape(stored[name].shape)}, which the recipe's model has no place for"
+                )
+        self._finish(model, tied=tied)
+
+    def read(self, name: str, offset: int, into: torch.Tensor) -> None:
+        """Fill a one-dimensional tensor with elements of the parameter `name`, from `offset` on."""
+        source = self._sources[name]
+        if self._is_moved(name, source):
+            into.copy_(self._moved(source, self._shapes[name][0]).view(-1)[offset : offset + len(into)])
+            return
+        width = prod(self._shapes[name][1:])
+        step = _rows_of_a_piece(self._shapes[name]) * width
+        for start in range(offset, offset + len(into), step):
+            stop = min(start + step, offset + len(into))
+            first = start // width
+            piece = self._stored[source].read(first, -(-stop // width)).reshape(-1)
+            into[start - offset : stop - offset].copy_(piece[start - first * width : stop - first * width])
+
+    def _take(self, name: str) -> None:
+        """Take the tensor `name` for the parameter that it is of."""
+        parameter = self._names[name]
+        self._check_shape(name, parameter)
+        if parameter not in self._sources:
+            self._sources[parameter] = name
+        elif not self._are_equal(self._sources[parameter], name):
             raise self._error(
                 f"holds another {name} than the one that the recipe ties it to", "set model.tie_word_embeddings: false"
             )
 
-    def finish(self, *, tied: bool) -> None:
-        """Fill the output layer from the embedding if the weights tied them, and check that nothing is missing."""
-        if tied and self.output and self.output[0].data_ptr() not in self.filled:
-            self.output[0].copy_(self.input)
-            self.filled.add(self.output[0].data_ptr())
-        for name, parameter in self.model.named_parameters():
-            if parameter.data_ptr() not in self.filled:
-                raise self._error(f"lacks {name}, {_describe_shape(parameter)}, of the recipe's model")
+    def _finish(self, model: PreTrainedModel, *, tied: bool) -> None:
+        """Take the output layer from the embedding if the files tie them, and check that nothing is missing."""
+        ends = [_weight_name(model, layer) for layer in (model.get_input_embeddings(), model.get_output_embeddings())]
+        if tied and None not in ends and ends[1] not in self._sources and ends[0] in self._sources:
+            self._sources[str(ends[1])] = self._sources[str(ends[0])]
+        for name, shape in self._shapes.items():
+            if name not in self._sources:
+                raise self._error(f"lacks {name}, {_describe_shape(shape)}, of the recipe's model")
 
-    def _fit(self, target: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the tensor with the rows of the recipe's vocabulary."""
-        by_vocabulary = {part.data_ptr() for part in (self.input, *self.output)}
-        if target.data_ptr() not in by_vocabulary or tensor.shape[1:] != target.shape[1:]:
-            return tensor
-        if self.rows is not None and (_reorders(self.rows) or len(tensor) != len(target)):
-            if max(chain.from_iterable(self.rows.sources), default=0) >= len(tensor):
+    def _check_shape(self, name: str, parameter: str) -> None:
+        """Raise UserError if a tensor has not the parameter's shape, but for rows of the vocabulary that are moved."""
+        stored, shape = self._stored[name].shape, self._shapes[parameter]
+        if parameter in self._vocabulary and stored[1:] == shape[1:]:
+            if self._is_moved(parameter, name):
+                assert self._rows is not None
+                if max(chain.from_iterable(self._rows.sources), default=0) >= stored[0]:
+                    raise self._error(
+                        f"has {stored[0]:,} rows in its vocabulary and a tokenizer with {self._rows.num_old:,} pieces",
+                        "set init_from.tokenizer to the directory with the tokenizer.json that it was trained with",
+                    )
+                return
+            if self._rows is None and stored[0] != shape[0]:
                 raise self._error(
-                    f"has {len(tensor):,} rows in its vocabulary and a tokenizer with {self.rows.num_old:,} pieces",
-                    "set init_from.tokenizer to the directory with the tokenizer.json that it was trained with",
+                    f"has {stored[0]:,} rows in its vocabulary where the recipe's model has {shape[0]:,}, and no "
+                    "tokenizer.json that says what they stand for",
+                    "set init_from.tokenizer to the directory with the one that it was trained with",
                 )
-            return move_rows(tensor, self.rows, len(target))
-        if self.rows is None and len(tensor) != len(target):
+        if stored != shape:
             raise self._error(
-                f"has {len(tensor):,} rows in its vocabulary where the recipe's model has {len(target):,}, and no "
-                "tokenizer.json that says what they stand for",
-                "set init_from.tokenizer to the directory with the one that it was trained with",
+                f"holds {name} as {_describe_shape(stored)}, but in the recipe's model it is {_describe_shape(shape)}"
             )
-        return tensor
+
+    def _is_moved(self, parameter: str, source: str) -> bool:
+        """Return whether a parameter's rows are those of the files in another order, or other ones."""
+        if self._rows is None or parameter not in self._vocabulary:
+            return False
+        return _reorders(self._rows) or self._stored[source].shape[0] != self._shapes[parameter][0]
+
+    def _move(self, source: str, num_rows: int) -> torch.Tensor:
+        assert self._rows is not None
+        stored = self._stored[source]
+        return move_rows(stored.whole(), self._rows, num_rows)
+
+    def _are_equal(self, one: str, other: str) -> bool:
+        shape = self._stored[one].shape
+        step = _rows_of_a_piece(shape)
+        return shape == self._stored[other].shape and all(
+            torch.equal(*(self._stored[name].read(row, min(row + step, shape[0])) for name in (one, other)))
+            for row in range(0, shape[0], step)
+        )
+
+    def _find_vocabulary(self, model: PreTrainedModel) -> set[str]:
+        """Return the parameters with a row for each piece of the vocabulary."""
+        layers = [model.get_input_embeddings(), model.get_output_embeddings()]
+        parts = {id(getattr(layer, part, None)) for layer in layers for part in ("weight", "bias")}
+        return {self._names[name] for name, value in _parameters(model) if id(value) in parts}
 
     def _error(self, problem: str, remedy: str = "make `model` in the recipe that of the weights") -> UserError:
-        return UserError(f"init_from: {self.directory} {problem}; {remedy}")
+        return UserError(f"init_from: {self._directory} {problem}; {remedy}")
 
 
-def _read_checkpoint(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    weights = load_weights(directory)
-    for name in list(weights):
-        yield name, weights.pop(name)  # to free it once it is copied
+def _rows_of_a_piece(shape: tuple[int, ...]) -> int:
+    return max(1, _PIECE_BYTES // (4 * prod(shape[1:])))
+
+
+def _parameters(model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    yield from model.named_parameters(remove_duplicate=False)
+
+
+def _names_by_parameter(model: PreTrainedModel) -> dict[str, str]:
+    """Return, for each name of a parameter, the first one: tied parameters have several."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(parameter), name) for name, parameter in _parameters(model)}
+
+
+def _weight_name(model: PreTrainedModel, layer: torch.nn.Module | None) -> str | None:
+    weight = getattr(layer, "weight", None)
+    return next((name for name, parameter in model.named_parameters() if parameter is weight), None)
 
 
 def _configuration(directory: Path) -> PretrainedConfig:
@@ -123,12 +202,6 @@ def _configuration(directory: Path) -> PretrainedConfig:
     except (OSError, ValueError, KeyError) as error:
         cause = one_line(error)
         raise error_class(error)(f"init_from: transformers does not know the model in {directory}: {cause}") from error
-
-
-def _weight_and_bias(head: torch.nn.Module | None) -> list[torch.Tensor]:
-    """Return the weight and bias of the output layer, of those that it has."""
-    parts = (getattr(head, name, None) for name in ("weight", "bias"))
-    return [part.detach() for part in parts if part is not None]
 
 
 def _reorders(rows: VocabularyRows) -> bool:
@@ -163,5 +236,5 @@ def _difference_notices(directory: Path, source: PretrainedConfig, own: Pretrain
     return [f"init_from: the recipe's model is not set as the one in {directory}: {'; '.join(differences)}"]
 
 
-def _describe_shape(tensor: torch.Tensor) -> str:
-    return " x ".join(map(str, tensor.shape)) or "a number"
+def _describe_shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "a number"

@@ -1,18 +1,26 @@
-"""Builds the engine of a job: its model, with its first weights, in DeepSpeed."""
+"""Builds the engine of a job: its model, without weights, in DeepSpeed; and says what its first weights are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
-from training.init.fill import fill_from_init
+from training.init.fill import open_init_weights
 from training.job import Job
-from training.network.build_model import build_model, compile_layers, make_model_config
-from training.network.packed_lm import PackedLM
+from training.network.attention import set_attention
+from training.network.build_model import build_model, make_model_config
+from training.network.compile import compile_layers
+from training.network.initial_weights import InitialWeights
+from training.network.packed_lm import PackedLM, minds_router
+from training.network.probes import NetworkTraits, probe_network
 from training.zero.engine import make_engine
+from training.zero.fragments import ReadWeights
 from training.zero.optimizers import freeze_parameters
+from training.zero.process_group import from_rank_0
 
 
 @dataclass(frozen=True)
@@ -26,18 +34,34 @@ class BuiltEngine:
     shapes: dict[str, tuple[int, ...]]
     """Shape of every parameter by transformers' name; tied ones once."""
 
+    traits: NetworkTraits
+    initial_weights: InitialWeights
 
-def build_engine(job: Job, *, fills_weights: bool, notify: Callable[[str], None]) -> BuiltEngine:
-    """Build an engine that has trained nothing yet. Collective.
 
-    With `fills_weights` its weights are those that training begins with (`build_first_model`); without they mean
-    nothing, since a checkpoint will be loaded. `notify` passes a sentence to the user.
+def build_engine(job: Job, device: torch.device, *, notify: Callable[[str], None]) -> BuiltEngine:
+    """Build an engine that has trained nothing yet and whose weights are zeros. Collective.
+
+    They become those of a checkpoint, or the first ones (`open_first_weights`). `notify` passes a sentence to the user.
     """
     config, placement, tokenizer = job.config, job.placement, job.tokenizer.manifest
     if placement.device == "cpu" and config.precision == "bf16" and not _has_fast_bf16():
         notify("this CPU has no instructions for bf16, so steps take many times as long as with `precision: fp32`")
-    settings = _model_config(job)
-    model = build_first_model(job, notify=notify) if fills_weights else _build_model(job, settings)
+    settings = make_model_config(
+        config, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id
+    )
+    probe = partial(
+        probe_network,
+        settings,
+        attention=placement.attention,
+        device=device,
+        dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
+        minds_router=minds_router(config.model),
+    )
+    traits = from_rank_0(probe)
+    if traits.why_not_better:
+        notify(f"attention: {traits.attention} ({'; '.join(traits.why_not_better)})")
+    model, initial_weights = build_model(settings, activation_checkpointing=placement.activation_checkpointing)
+    set_attention(model, traits.attention)
     freeze_parameters(model, config.freeze)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     if placement.compile:
@@ -47,38 +71,27 @@ def build_engine(job: Job, *, fills_weights: bool, notify: Callable[[str], None]
         eos_id=tokenizer.eos_id,
         max_tokens=placement.micro_batch_size * config.sequence_length,
         config=config.model,
+        traits=traits,
     )
-    return BuiltEngine(make_engine(network, config, placement, keeps_weights=fills_weights), settings, shapes)
+    engine = make_engine(network, config, placement, device=device)
+    return BuiltEngine(engine, settings, shapes, traits, initial_weights)
 
 
-def build_first_model(job: Job, *, notify: Callable[[str], None]) -> PreTrainedModel:
-    """Build the model, in fp32 on the host, with the weights that training begins with, the same on every rank.
+@contextmanager
+def open_first_weights(job: Job, built: BuiltEngine, *, notify: Callable[[str], None]) -> Iterator[ReadWeights]:
+    """Open the weights that training begins with: random, or those of the recipe's `init_from: {mode: weights}`.
 
-    They are random, or those that the recipe's `init_from: {mode: weights}` names.
+    Raises UserError if those do not fit the model.
     """
     init = job.config.init_from
-    model = _build_model(job, _model_config(job))
-    if init is not None and init.mode == "weights":
-        for text in fill_from_init(model, init, tokenizer=job.tokenizer):
+    if init is None or init.mode != "weights":
+        yield partial(built.initial_weights.draw, job.config.seed)
+        return
+    model, _ = build_model(built.config)  # the engine's has other shapes where it is sharded
+    with open_init_weights(model, init, tokenizer=job.tokenizer) as weights:
+        for text in weights.notices:
             notify(text)
-    return model
-
-
-def _model_config(job: Job) -> PretrainedConfig:
-    tokenizer = job.tokenizer.manifest
-    return make_model_config(
-        job.config, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id
-    )
-
-
-def _build_model(job: Job, settings: PretrainedConfig) -> PreTrainedModel:
-    placement = job.placement
-    return build_model(
-        settings,
-        seed=job.config.seed,
-        attention=placement.attention,
-        activation_checkpointing=placement.activation_checkpointing,
-    )
+        yield weights.read
 
 
 def _has_fast_bf16() -> bool:

@@ -3,13 +3,12 @@
 When ranks start, after a kill as for the first time, RunState does the following; all of it is collective:
 
 1. It finds where this training began: step 0, or the checkpoint that `init_from: {mode: continue}` names.
-2. Rank 0 deletes partial checkpoints and those that a roll-back abandoned, and tells the others whether any are left.
-3. It builds the engine (training/loop/build.py). Without a checkpoint its weights are the first ones: random, or those
-   of `init_from: {mode: weights}`.
+2. Rank 0 deletes partial checkpoints and those that a roll-back abandoned.
+3. It builds the engine (training/loop/build.py), whose weights are zeros.
 4. `restore` (training/checkpoint/restore.py) loads the newest checkpoint that every rank finds whole, and returns its
    Progress, whose position in the data is moved past what later roll-backs skip.
-5. Without such a checkpoint the training begins again where it began: its first weights are made again on the host
-   and copied into the engine that there is, since DeepSpeed's cannot be taken down to make room for another.
+5. Without such a checkpoint the training begins where it began. Its first weights are random, or those of `init_from:
+   {mode: weights}`; each rank makes or reads what it holds of them.
 6. Rank 0 renames the damaged checkpoints that were passed over.
 
 A roll-back adds a line to rollbacks.jsonl, which abandons the checkpoints after its target, and then does steps 2, 4, 5
@@ -43,12 +42,12 @@ from training.init.locate import find_checkpoint_to_continue
 from training.job import Job
 from training.log.metrics_file import METRICS_FILE
 from training.log.notices import Notices
-from training.loop.build import BuiltEngine, build_engine, build_first_model
+from training.loop.build import build_engine, open_first_weights
 from training.loop.spikes import Instability
 from training.loop.watchdog import START_TIMEOUT_FACTOR, Watchdog
 from training.manifests import counted
 from training.records import CHECKPOINTS, OrderRecord, Rollback, list_checkpoints, step_of
-from training.zero.engine import restart_from, weights_by_name
+from training.zero.engine import restart_from
 from training.zero.process_group import from_rank_0
 
 
@@ -60,15 +59,23 @@ def is_own_checkpoint(config: TrainConfig, step: int) -> bool:
 class RunState:
     """The engine of a training, and its progress. Making one and its methods are collective."""
 
-    def __init__(self, rank: Rank, job: Job, order: OrderRecord, watchdog: Watchdog, notices: Notices) -> None:
+    def __init__(
+        self,
+        rank: Rank,
+        job: Job,
+        order: OrderRecord,
+        watchdog: Watchdog,
+        notices: Notices,
+        *,
+        device: torch.device,
+    ) -> None:
         """Start or resume the training of `job`, as the module says. Raises UserError if it cannot be continued."""
         self._rank, self._job, self._order, self._watchdog, self._notices = rank, job, order, watchdog, notices
         self.root = job.out / CHECKPOINTS
         self.first, self._continued = from_rank_0(self._find_beginning)
-        self.start_id, has_checkpoints = self._clean_checkpoints()
-        self.built = self._build(fills_weights=not has_checkpoints)
-        self._has_first_weights = not has_checkpoints
-        """Whether the engine has the weights that the training begins with: nothing was loaded into it."""
+        self.start_id = self._clean_checkpoints()
+        self._watchdog.beat("building the model", timeout_factor=START_TIMEOUT_FACTOR)
+        self.built = build_engine(job, device, notify=self._notify)
         self.progress = self._load()
 
     @property
@@ -88,7 +95,7 @@ class RunState:
                 f"learning rate, lengthen the warm-up, or look at {METRICS_FILE} for when it began"
             )
         from_rank_0(partial(self._record_rollback, instability, first_place=first_place))
-        self.start_id, _ = self._clean_checkpoints()
+        self.start_id = self._clean_checkpoints()
         self.progress = self._load()
 
     def gather_hosts(self) -> list[str]:
@@ -121,7 +128,6 @@ class RunState:
         rollbacks = from_rank_0(lambda: read_rollbacks(self._job.out))
         found = restore(self.engine, self.root, first=self.first, rollbacks=rollbacks, notify=self._notify)
         progress = self._begin_again(rollbacks) if found is None else found
-        self._has_first_weights = False
         from_rank_0(partial(set_aside_damaged, self.root, progress.step))
         return progress
 
@@ -129,9 +135,10 @@ class RunState:
         """Put the engine where this training began; return that progress, past the data of roll-backs since."""
         if self._continued is not None:
             load_checkpoint(self.engine, self._continued)
-        elif not self._has_first_weights:
-            self._watchdog.beat("building the first weights", timeout_factor=START_TIMEOUT_FACTOR)
-            restart_from(self.engine, weights_by_name(build_first_model(self._job, notify=self._notify)))
+        else:
+            self._watchdog.beat("making the first weights", timeout_factor=START_TIMEOUT_FACTOR)
+            with open_first_weights(self._job, self.built, notify=self._notify) as read:
+                restart_from(self.engine, read)
         position = position_after(self.first.position, rollbacks)
         return replace(self.first, position=position, num_rollbacks=self.first.num_rollbacks + len(rollbacks))
 
@@ -150,20 +157,13 @@ class RunState:
             )
         return progress_of(record), directory
 
-    def _build(self, *, fills_weights: bool) -> BuiltEngine:
-        self._watchdog.beat("building the model", timeout_factor=START_TIMEOUT_FACTOR)
-        return build_engine(self._job, fills_weights=fills_weights, notify=self._notify)
+    def _clean_checkpoints(self) -> str:
+        """Delete checkpoints that do not count; return an id, the same on all ranks and new at each call."""
 
-    def _clean_checkpoints(self) -> tuple[str, bool]:
-        """Delete checkpoints that do not count; return an id of this start, and whether any are left.
-
-        The id is the same on all ranks and new at each call.
-        """
-
-        def clean() -> tuple[str, bool]:
+        def clean() -> str:
             delete_unfinished(self.root)
             delete_abandoned(self.root, read_rollbacks(self._job.out), before=self.first.num_rollbacks)
-            return uuid.uuid4().hex[:8], bool(list_checkpoints(self.root))
+            return uuid.uuid4().hex[:8]
 
         return from_rank_0(clean)
 

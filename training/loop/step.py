@@ -8,7 +8,7 @@ import torch
 
 from cluster.executor import Rank
 from configs.training import TrainConfig
-from training.data.batches import Batch, Batches, MicroBatch
+from training.data.prefetch import StepInput
 from training.loop.stop_requests import TrainingRequests
 from training.loop.watchdog import Watchdog
 from training.network.packed_lm import TERMS, PackedLoss
@@ -69,37 +69,37 @@ class Stepper:
     def __init__(
         self,
         engine: Any,
-        batches: Batches,
         rank: Rank,
         device: torch.device,
         *,
+        num_streams: int,
         micro_batch_size: int,
         config: TrainConfig,
         stopwatch: Stopwatch,
     ) -> None:
-        self._engine, self._batches, self._rank, self._device = engine, batches, rank, device
+        self._engine, self._rank, self._device, self._num_streams = engine, rank, device, num_streams
         self._micro_batch_size, self._config, self._stopwatch = micro_batch_size, config, stopwatch
 
-    def run_step(self, batch: Batch, status: RankStatus, watchdog: Watchdog, *, timeout_factor: float) -> StepResult:
+    def run_step(
+        self, step_input: StepInput, status: RankStatus, watchdog: Watchdog, *, timeout_factor: float
+    ) -> StepResult:
         """Run one step: the gradient is the mean over the batch's targets, whatever each rank's share. Collective.
 
         Each pass may take `timeout_factor` times the watchdog's timeout.
         """
-        with self._stopwatch.part("data"):
-            micro_batches = self._read_micro_batches(batch)
-        nats = torch.zeros(len(self._batches.streams), dtype=torch.float64, device=self._device)
+        batch, micro_batches = step_input.batch, step_input.micro_batches
+        nats = torch.zeros(self._num_streams, dtype=torch.float64, device=self._device)
         terms = torch.zeros(len(TERMS), dtype=torch.float64, device=self._device)
         routed = torch.zeros((), dtype=torch.float64, device=self._device)
         step = StepRouting(rank=self._rank.index, world_size=self._rank.world_size, max_rows=self._micro_batch_size)
-        for i, micro_batch in enumerate(micro_batches):
+        for i, (rows, streams) in enumerate(micro_batches):
             name = f"a forward and backward pass, {i + 1} of {len(micro_batches)}"
             watchdog.beat(name, timeout_factor=timeout_factor)
             self._engine.set_gradient_accumulation_boundary(i == len(micro_batches) - 1)
             with self._stopwatch.part("forward"):
-                found: PackedLoss = self._engine(*self._copy_to_device(micro_batch), step=step)
+                found: PackedLoss = self._engine(rows, step=step)
             with self._stopwatch.part("backward"):
                 self._engine.backward(found.objective / batch.num_targets, scale_wrt_gas=False)
-            streams = torch.from_numpy(micro_batch.streams).to(self._device)
             nats.index_add_(0, streams, found.row_nats.double())
             terms += found.terms
             routed = routed + found.routed
@@ -136,23 +136,16 @@ class Stepper:
         absent |= set() if self._config.model.output_z else {"output_z"}
         return {name: mean for name, mean in means.items() if name not in absent}
 
-    def _read_micro_batches(self, batch: Batch) -> list[MicroBatch]:
-        rank, world_size = self._rank.index, self._rank.world_size
-        return list(self._batches.micro_batches(batch, rank=rank, world_size=world_size, size=self._micro_batch_size))
-
-    def _copy_to_device(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        tokens, lengths = torch.from_numpy(micro_batch.tokens), torch.from_numpy(micro_batch.lengths)
-        return tokens.to(self._device, non_blocking=True), lengths.to(self._device, non_blocking=True)
-
     def _sum_over_ranks(
         self, nats: torch.Tensor, terms: torch.Tensor, routed: torch.Tensor, status: RankStatus
     ) -> tuple[torch.Tensor, ...]:
         """Sum the first three over ranks, then each request and failed saves; then own seconds by rank. On the CPU."""
-        own = torch.zeros(self._rank.world_size, dtype=torch.float64)
+        requests, own = status.requests, [0.0] * self._rank.world_size
         own[self._rank.index] = status.own_seconds
-        requests = status.requests
-        flags = torch.tensor([requests.stop, requests.save, requests.resize, status.save_failed], dtype=torch.float64)
-        parts = [nats, terms, routed, flags.to(self._device), own.to(self._device)]
+        flags = [float(flag) for flag in (requests.stop, requests.save, requests.resize, status.save_failed)]
+        told = torch.tensor([*flags, *own], dtype=torch.float64, pin_memory=self._device.type == "cuda")
+        told = told.to(self._device, non_blocking=True)
+        parts = [nats, terms, routed, told[: len(flags)], told[len(flags) :]]
         vector = torch.cat([part.flatten() for part in parts])
         torch.distributed.all_reduce(vector)
         sums = torch.split(vector.cpu(), [part.numel() for part in parts])

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -11,7 +12,7 @@ from cluster.executor import Rank, Resized
 from training.checkpoint.async_save import Saver
 from training.checkpoint.directory import apply_retention, directory_of
 from training.data.batches import Batches
-from training.data.position import take_places
+from training.data.prefetch import Prefetcher
 from training.data.tokens_read import count_tokens_read
 from training.job import Job
 from training.log.notices import Notices
@@ -64,9 +65,19 @@ class Trainer:
         self.watchdog, self.requests, self.notices = watchdog, requests, Notices(job.out)
         self.batches = Batches(job.tokens, job.config)
         self.order = self.batches.order_record()
+        self.prefetcher = Prefetcher(
+            self.batches,
+            rank=rank.index,
+            world_size=rank.world_size,
+            global_batch_size=job.config.global_batch_size,
+            micro_batch_size=job.placement.micro_batch_size,
+            equal_rows=job.placement.compile,
+            eos_id=job.tokenizer.manifest.eos_id,
+            device=device,
+        )
         self.stopwatch = Stopwatch(device)
         time_communication(self.stopwatch)
-        self.state = RunState(rank, job, self.order, watchdog, self.notices)
+        self.state = RunState(rank, job, self.order, watchdog, self.notices, device=device)
         hosts = self.state.gather_hosts()
         self.step_log = self._make_step_log(hosts) if rank.index == 0 else None
         self.nats, self.num_targets, self.own_seconds = 0.0, 0, 0.0
@@ -74,11 +85,10 @@ class Trainer:
 
     def run(self) -> TrainedModel | None:
         """Train to the last step; rank 0 returns the manifest."""
+        with closing(self.prefetcher), self.step_log or nullcontext():
+            self._train()
         if self.step_log is None:
-            self._train()
             return None
-        with self.step_log:
-            self._train()
         progress = self.state.progress
         return summarise_training(
             self.job,
@@ -113,22 +123,25 @@ class Trainer:
     def _run_step(self, timeout_factor: float) -> StepResult:
         """Run the next optimizer step, and write it down."""
         state, config = self.state, self.config
-        places, position = take_places(state.progress.position, config.global_batch_size)
-        batch = self.batches.batch(places)
+        self.watchdog.beat("reading a batch", timeout_factor=timeout_factor)
+        with self.stopwatch.part("data"):
+            is_last = state.progress.step + 1 == config.num_steps
+            step_input = self.prefetcher.take(state.progress.position, is_last=is_last)
+        batch = step_input.batch
         self._seed_dropout()
         factor = learning_rate_factor(config.schedule, state.progress.step, num_steps=config.num_steps)
         learning_rate = config.optimizer.learning_rate * factor
         set_learning_rate(state.engine, learning_rate)
         status = RankStatus(self.requests.poll(), self.saver.failed, self.own_seconds)
-        result = self.stepper.run_step(batch, status, self.watchdog, timeout_factor=timeout_factor)
+        result = self.stepper.run_step(step_input, status, self.watchdog, timeout_factor=timeout_factor)
         self.saver.advance(result.num_failed_saves)
-        self.recent.append(RecentStep(loss=result.loss, updated=result.updated, first_place=places[0].start))
+        self.recent.append(RecentStep(loss=result.loss, updated=result.updated, first_place=step_input.first_place))
         state.progress = replace(
             state.progress,
             step=state.progress.step + 1,
             num_updates=state.progress.num_updates + result.updated,
             num_tokens=state.progress.num_tokens + batch.num_targets,
-            position=position,
+            position=step_input.position,
         )
         self.nats, self.num_targets = self.nats + sum(result.nats), self.num_targets + batch.num_targets
         seconds = self.stopwatch.pop_seconds()
@@ -138,7 +151,7 @@ class Trainer:
                 result,
                 batch,
                 progress=state.progress,
-                first_place=places[0].start,
+                first_place=step_input.first_place,
                 learning_rate=learning_rate,
                 seconds=seconds,
             )
@@ -231,9 +244,9 @@ class Trainer:
         config, state = self.config, self.state
         self.stepper = Stepper(
             state.engine,
-            self.batches,
             self.rank,
             self.device,
+            num_streams=len(self.batches.streams),
             micro_batch_size=self.job.placement.micro_batch_size,
             config=config,
             stopwatch=self.stopwatch,

@@ -1,19 +1,17 @@
 """Builds the causal language model of a recipe with transformers."""
 
-import os
-import shutil
-import sys
+from collections.abc import Callable
 from copy import deepcopy
 from difflib import get_close_matches
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from configs.base import UserError
 from configs.training import TrainConfig
+from training.network.initial_weights import InitialWeights, build_on_meta_device
 
 
 def make_model_config(config: TrainConfig, *, vocab_size: int, eos_id: int, pad_id: int) -> PretrainedConfig:
@@ -84,41 +82,49 @@ def import_architecture(name: str) -> None:
 
 
 def build_model(
-    config: PretrainedConfig, *, seed: int, attention: str | None = None, activation_checkpointing: bool = False
-) -> PreTrainedModel:
-    """Build a freshly initialised model in fp32, the same on every rank.
+    config: PretrainedConfig, *, activation_checkpointing: bool = False
+) -> tuple[PreTrainedModel, InitialWeights]:
+    """Build a model whose parameters have no memory (they are on the meta device), and what draws its first weights.
 
-    `attention` names one of transformers' implementations, or leaves the choice to it; with `activation_checkpointing`
-    each layer's activations are recomputed in the backward pass. Raises UserError on what does not fit together.
+    With `activation_checkpointing` each layer's activations are recomputed in the backward pass. Raises UserError on
+    what does not fit together.
     """
-    torch.manual_seed(seed)
-    try:
+
+    def build() -> PreTrainedModel:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(deepcopy(config))  # which it and we change
+        model.config.use_cache = False
+        return model
+
+    try:
+        model = build_on_meta_device(build)
+        weights = InitialWeights(build, model)
     except (ValueError, KeyError, AssertionError, RuntimeError) as error:
         raise UserError(
             f"transformers cannot build the model of this recipe: {' '.join(str(error).split())}"
         ) from error
-    model.config.use_cache = False
-    _check_causal(model)
-    if attention is not None:  # only now: flex attention would have to be compiled for the check
-        _set_attention(model, attention)
     if activation_checkpointing:
         _checkpoint_activations(model)
+    return model, weights
+
+
+def allocate(module: torch.nn.Module, make: Callable[[torch.nn.Parameter], torch.nn.Parameter]) -> None:
+    """Replace each parameter of a module by the one that `make` makes of it; shared ones stay shared."""
+    made: dict[int, torch.nn.Parameter] = {}
+    for child in module.modules():
+        for name, parameter in child._parameters.items():
+            if parameter is not None:
+                if id(parameter) not in made:
+                    made[id(parameter)] = make(parameter)
+                child._parameters[name] = made[id(parameter)]
+
+
+def build_in_memory(config: PretrainedConfig, *, seed: int) -> PreTrainedModel:
+    """Build a model in host memory, in fp32, with its first weights. Raises UserError as `build_model` does."""
+    model, weights = build_model(config)
+    allocate(model, lambda parameter: torch.nn.Parameter(torch.empty(parameter.shape, dtype=torch.float32)))
+    for name, parameter in model.named_parameters():
+        weights.draw(seed, name, 0, parameter.data.view(-1))
     return model
-
-
-def _set_attention(model: PreTrainedModel, attention: str) -> None:
-    if attention == "flex_attention" and not torch.cuda.is_available():
-        raise UserError(
-            "the pool's attention is 'flex_attention', which PyTorch can train with only on a GPU; choose sdpa or eager"
-        )
-    try:
-        model.set_attn_implementation(attention)
-    except ValueError as error:
-        raise UserError(
-            f"the pool's attention is {attention!r}, which transformers lacks for architecture "
-            f"{model.config.model_type!r}; choose another, such as eager"
-        ) from error
 
 
 def _checkpoint_activations(model: PreTrainedModel) -> None:
@@ -128,32 +134,3 @@ def _checkpoint_activations(model: PreTrainedModel) -> None:
             f"{model.config.model_type!r}; leave it out"
         )
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
-
-def compile_layers(model: PreTrainedModel) -> None:
-    """Compile each decoder layer in place, at its first call. Raises UserError without a C++ compiler on the CPU."""
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if not torch.cuda.is_available() and shutil.which(compiler) is None:
-        raise UserError(
-            f"the pool sets `compile`, which needs a C++ compiler on the CPU, and there is no {compiler!r}; "
-            "install one, name it in the environment variable CXX, or set `compile: false`"
-        )
-    for layer in model.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
-            layer.compile(dynamic=False)
-
-
-@torch.no_grad()
-def _check_causal(model: PreTrainedModel) -> None:
-    """Raise UserError on a model that attends to later tokens, as encoders do: its losses would mean nothing."""
-    model.eval()
-    ids = torch.arange(8)[None] % model.config.vocab_size
-    other = ids.clone()
-    other[0, -1] = model.config.vocab_size - 1
-    seen, unseen = model(input_ids=ids).logits[:, :-1], model(input_ids=other).logits[:, :-1]
-    model.train()
-    if not torch.allclose(seen, unseen, atol=1e-5):
-        raise UserError(
-            f"architecture {model.config.model_type!r} looks at tokens to come, so it is no decoder; choose a decoder, "
-            "such as llama, or see whether `overrides: {is_decoder: true}` makes it one"
-        )

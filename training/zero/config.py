@@ -48,6 +48,7 @@ def deepspeed_config(config: TrainConfig, placement: Placement) -> JsonDict:
         "gradient_clipping": 0.0 if is_plain(config, placement) else config.optimizer.max_gradient_norm,
         "communication_data_type": config.reduce_precision,
         "steps_per_print": 10**12,
+        "timers": {"throughput": {"enabled": False}},  # it would wait for the GPU in every pass
         "bf16": {"enabled": config.precision == "bf16"},
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,

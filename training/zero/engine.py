@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from io import StringIO
@@ -22,14 +22,14 @@ from deepspeed.runtime import bf16_optimizer, compiler
 from deepspeed.runtime.engine import BFLOAT16, DeepSpeedEngine
 from deepspeed.runtime.utils import clip_tensors_by_global_norm
 from deepspeed.runtime.zero.utils import get_norm_dtype
-from transformers import PreTrainedModel
 
 from cluster.placement import Placement
 from configs.base import UserError
 from configs.training import TrainConfig
+from training.network.build_model import allocate
 from training.network.packed_lm import PackedLM
-from training.zero.config import ADAMW_MOMENTS, MUON_MOMENTS, deepspeed_config
-from training.zero.fragments import base_optimizer, fill_weights, list_masters
+from training.zero.config import ADAMW_MOMENTS, MUON_MOMENTS, JsonDict, deepspeed_config
+from training.zero.fragments import ReadWeights, base_optimizer, fill_weights, list_masters
 from training.zero.muon import MuonWithAdamW
 from training.zero.optimizers import make_optimizer
 from training.zero.step_timing import COLLECTIVES, Stopwatch
@@ -72,43 +72,73 @@ bf16_optimizer.get_global_norm_of_tensors = global_norm  # its own adds up in fp
 
 
 def make_engine(
-    network: PackedLM, config: TrainConfig, placement: Placement, *, keeps_weights: bool
+    network: PackedLM, config: TrainConfig, placement: Placement, *, device: torch.device
 ) -> deepspeed.DeepSpeedEngine:
-    """Make an engine whose optimizer has taken no step and whose moments are zero. Collective.
+    """Make an engine whose optimizer has taken no step, and whose weights and moments are zero. Collective.
 
-    With `keeps_weights` its fp32 masters are exactly the network's fp32 weights; without, which saves time before a
-    checkpoint is loaded, they may be rounded to the precision of the passes.
+    The network's parameters, which have no memory, get theirs on `device` in the precision of the passes; in ZeRO-3
+    only this rank's shards do, one whole parameter at a time.
     """
+    settings = deepspeed_config(config, placement)
+    _allocate_parameters(network, settings, config, placement, device)
     cpu_adam = _cpu_adam() if placement.offload_optimizer and config.optimizer.kind == "adamw" else None
     optimizer = make_optimizer(network.model, config, cpu_adam=cpu_adam)
-    settings = deepspeed_config(config, placement)
-    weights = weights_by_name(network.model) if keeps_weights and config.precision == "bf16" else None
     # DeepSpeed prints the memory in use, eight times
-    with redirect_stdout(StringIO()), _replicated_masters(placement.zero_stage):
+    with redirect_stdout(StringIO()), _replicated_masters(placement.zero_stage), _no_broadcast():
         engine, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=settings)
     if placement.zero_stage == 3:  # gradients are summed, not averaged over ranks, as the other stages are told to
         engine.optimizer._gradient_averaging_world_size = lambda *_: 1
     if isinstance(optimizer, MuonWithAdamW):
         optimizer.attach_engine(engine)
     set_num_updates(engine, 0)
-    if weights is not None:  # DeepSpeed makes the masters of weights that it has rounded
-        fill_weights(engine, weights)
     return engine
 
 
-def restart_from(engine: deepspeed.DeepSpeedEngine, weights: Mapping[str, torch.Tensor]) -> None:
-    """Give an engine the state of a new one that was made with these fp32 weights, by name. Collective."""
+def _allocate_parameters(
+    network: PackedLM, settings: JsonDict, config: TrainConfig, placement: Placement, device: torch.device
+) -> None:
+    """Give the parameters of the network memory for zeros, and move its buffers to the device."""
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    for module in network.modules():
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else buffer.to(device)
+    # what it would do to a whole module, DeepSpeed's class does here to one parameter after another
+    zero3 = (
+        deepspeed.zero.Init(torch.nn.Module(), config_dict_or_path=settings, dtype=dtype)
+        if (placement.zero_stage == 3)
+        else None
+    )
+
+    def make(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+        zeros = torch.zeros(parameter.shape, dtype=dtype, device=device)
+        made = torch.nn.Parameter(zeros, requires_grad=parameter.requires_grad)
+        if zero3 is not None:
+            zero3._convert_to_deepspeed_param(made)
+            made.partition()  # type: ignore[attr-defined]
+        return made
+
+    allocate(network, make)
+
+
+@contextmanager
+def _no_broadcast() -> Iterator[None]:
+    """Have DeepSpeed not send the parameters of rank 0, which are zeros, to all ranks."""
+    broadcast = DeepSpeedEngine._broadcast_model
+    DeepSpeedEngine._broadcast_model = lambda _: None
+    try:
+        yield
+    finally:
+        DeepSpeedEngine._broadcast_model = broadcast
+
+
+def restart_from(engine: deepspeed.DeepSpeedEngine, read: ReadWeights) -> None:
+    """Give an engine the state of a new one with the weights that `read` gives. Collective."""
     for master, _ in list_masters(engine):
         for moment in base_optimizer(engine).state[master].values():
             if torch.is_tensor(moment):
                 moment.zero_()
     set_num_updates(engine, 0)
-    fill_weights(engine, weights)
-
-
-def weights_by_name(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Return the values that the parameters have now, tied ones once; they stay when the parameters are converted."""
-    return {name: parameter.data for name, parameter in model.named_parameters()}
+    fill_weights(engine, read)
 
 
 @contextmanager

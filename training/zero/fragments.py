@@ -3,12 +3,15 @@
 What is private of DeepSpeed here was read from 0.19.8; tests/training/loop/test_elastic.py tests it for every stage.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+from configs.base import UserError
+from training.zero.process_group import raise_together
 
 MODEL_PREFIX = "model."
 """Prefix of the parameters' names in PackedLM (training/network/packed_lm.py), which wraps the model; fragments and
@@ -48,12 +51,23 @@ def needed_fragments(engine: Any) -> Iterator[Fragment]:
                 yield Fragment(name.removeprefix(MODEL_PREFIX), 0, {"master": parameter.data.view(-1)})
 
 
-def fill_weights(engine: Any, weights: Mapping[str, torch.Tensor]) -> None:
-    """Set all weights to those of the given tensors, whole and by the parameters' names. Collective."""
-    for fragment in needed_fragments(engine):
-        for kind in fragment.tensors.keys() & {"master", "frozen"}:
-            into = fragment.tensors[kind]
-            into.copy_(weights[fragment.name].view(-1)[fragment.offset : fragment.offset + into.numel()])
+ReadWeights = Callable[[str, int, torch.Tensor], None]
+"""Fills a one-dimensional tensor with the elements of the parameter of a name, from a number on."""
+
+
+def fill_weights(engine: Any, read: ReadWeights) -> None:
+    """Set all weights to those that `read` gives; this rank reads what it holds, and no more. Collective.
+
+    A UserError on any rank is raised on all.
+    """
+    problem = None
+    try:
+        for fragment in needed_fragments(engine):
+            for kind in fragment.tensors.keys() & {"master", "frozen"}:
+                read(fragment.name, fragment.offset, fragment.tensors[kind])
+    except UserError as error:
+        problem = error
+    raise_together(problem)
     copy_masters_to_weights(engine)
 
 

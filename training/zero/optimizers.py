@@ -56,10 +56,11 @@ def make_parameter_groups(model: PreTrainedModel, settings: OptimizerConfig) -> 
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if settings.kind == "muon" and is_updated_by_muon(parameter.shape, is_embedding_or_output=name in ends):
+        shape = getattr(parameter, "ds_shape", parameter.shape)  # in ZeRO-3 the parameter itself is empty
+        if settings.kind == "muon" and is_updated_by_muon(shape, is_embedding_or_output=name in ends):
             muon.append(parameter)
         else:
-            (matrices if parameter.ndim > 1 else vectors).append(parameter)
+            (matrices if len(shape) > 1 else vectors).append(parameter)
     scale = settings.muon_learning_rate / settings.learning_rate
     groups = [
         {"params": matrices, "weight_decay": settings.weight_decay, "scale": 1.0, "muon": False},

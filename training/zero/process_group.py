@@ -62,3 +62,12 @@ def from_rank_0(read: Callable[[], T]) -> T:
     if problem is not None:
         raise own or problem
     return result  # type: ignore[return-value]
+
+
+def raise_together(problem: UserError | None) -> None:
+    """Raise the first problem that any rank has, on all ranks, or none. Collective."""
+    problems: list[UserError | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(problems, problem)
+    for found in problems:
+        if found is not None:
+            raise found

@@ -31,7 +31,7 @@ from training.checkpoint.fragment_index import load_fragments
 from training.checkpoint.load_model import load_model
 from training.checkpoint.rank_file import RankFile
 from training.checkpoint.retention import hold, steps_to_keep
-from training.network.build_model import build_model, make_model_config
+from training.network.build_model import build_in_memory, make_model_config
 from training.records import (
     CHECKPOINT_FILE,
     CHECKPOINTS,
@@ -558,7 +558,7 @@ def test_weights_that_are_not_all_there_are_named(tmp_path: Path, flaw: str) -> 
 def model_checkpoint(root: Path, config: Any, edit: Callable[[str], str] = lambda text: text) -> tuple[Path, Any]:
     """A model with the seed 3, and a checkpoint of it."""
     settings = make_model_config(config, vocab_size=320, eos_id=1, pad_id=2)
-    model = build_model(settings, seed=3).eval()
+    model = build_in_memory(settings, seed=3).eval()
     whole = {name: dict.fromkeys(KINDS, p.data.flatten().clone()) for name, p in model.named_parameters()}
     ranks = savers(root, 1, model_config=settings.to_json_string())
     shapes = {edit(name): tuple(p.shape) for name, p in model.named_parameters()}

@@ -17,8 +17,8 @@ from tests.training.init.initial_files import RIVERS, STARS, byte_level, our_own
 from tests.training.ranks import tiny_config
 from training.checkpoint.directory import directory_of
 from training.checkpoint.load_model import load_model
-from training.init.fill import fill_from_init
-from training.network.build_model import build_model, make_model_config
+from training.init.fill import open_init_weights
+from training.network.build_model import build_in_memory, make_model_config
 
 SIZES = {"hidden_size": 24, "intermediate_size": 40, "num_layers": 2, "num_attention_heads": 3}
 KINDS: dict[str, dict[str, Any]] = {
@@ -35,11 +35,22 @@ KINDS: dict[str, dict[str, Any]] = {
 def built(kind: str = "llama", *, seed: int, vocab_size: int = 320, **model: Any) -> PreTrainedModel:
     """A model of random weights; norms too, which start as ones everywhere."""
     config = tiny_config(model=SIZES | KINDS[kind] | {"architecture": kind.split()[-1]} | model)
-    result = build_model(make_model_config(config, vocab_size=vocab_size, eos_id=1, pad_id=2), seed=seed)
+    result = build_in_memory(make_model_config(config, vocab_size=vocab_size, eos_id=1, pad_id=2), seed=seed)
     with torch.no_grad():
         for parameter in result.parameters():
             parameter.add_(torch.randn_like(parameter) / 10)
     return result
+
+
+def fill_from_init(model: PreTrainedModel, init: InitConfig, *, tokenizer: Artifact[TrainedTokenizer]) -> list[str]:
+    """Fill every parameter, in two pieces; return the notices."""
+    with open_init_weights(model, init, tokenizer=tokenizer) as weights:
+        for name, parameter in model.named_parameters():
+            flat = parameter.data.view(-1)
+            cut = flat.numel() // 3
+            weights.read(name, 0, flat[:cut])
+            weights.read(name, cut, flat[cut:])
+    return weights.notices
 
 
 def recipes_tokenizer(directory: Path, lines: list[str] = RIVERS) -> Artifact[TrainedTokenizer]:

@@ -26,7 +26,7 @@ from training.log.sessions_file import step_seconds
 from training.loop.learning_rate import learning_rate_factor
 from training.loop.stop_requests import RESIZE_FILE, SAVE_FILE
 from training.loop.trainer import train_rank
-from training.network.build_model import build_model, make_model_config
+from training.network.build_model import build_in_memory, make_model_config
 
 CASES = [(stage, precision) for stage in (0, 1, 2, 3) for precision in ("fp32", "bf16")]
 
@@ -44,7 +44,7 @@ def losses_by_document(model, tokens: torch.Tensor, length: int) -> list[torch.T
 def plain_torch(job: Job) -> tuple[dict[str, torch.Tensor], list[float], list[float]]:
     """The same training in one process without DeepSpeed: weights, losses and gradient norms."""
     config = job.config
-    model = build_model(make_model_config(config, vocab_size=VOCAB, eos_id=1, pad_id=2), seed=config.seed)
+    model = build_in_memory(make_model_config(config, vocab_size=VOCAB, eos_id=1, pad_id=2), seed=config.seed)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     groups = [
