@@ -149,11 +149,6 @@ def _host_bytes(nodes: Sequence[Node], num_ranks: int, *, cpus_per_rank: int, de
 
 def _check(pool: PoolConfig) -> None:
     """Raise ConfigError if settings of the pool do not go together."""
-    if pool.compile and pool.zero_stage == 3:
-        raise ConfigError(
-            "the pool sets `compile` with ZeRO stage 3, which gathers weights by layer; use stage 0 to 2 or leave "
-            "`compile` out"
-        )
     if pool.offload_optimizer and pool.zero_stage == 0:
         raise ConfigError(
             "the pool sets `offload_optimizer` with ZeRO stage 0, which cannot do it; use stage 1, 2 or 3"

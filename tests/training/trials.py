@@ -167,9 +167,9 @@ def train_with_poison(rank: Rank, jobs: list[Job], poison: dict[int, str]) -> No
 
     original, forward, now = Stepper.run_step, PackedLM.forward, [""]
 
-    def run_step(self: Any, batch: Any, *arguments: Any, **named: Any) -> Any:
-        now[0] = poisoned.get(_content(batch), "")
-        return original(self, batch, *arguments, **named)
+    def run_step(self: Any, step_input: Any, *arguments: Any, **named: Any) -> Any:
+        now[0] = poisoned.get(_content(step_input.batch), "")
+        return original(self, step_input, *arguments, **named)
 
     def poisoned_forward(self: Any, *arguments: Any, **named: Any) -> Any:
         result = forward(self, *arguments, **named)

@@ -23,7 +23,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
-from transformers.initialization import TORCH_INIT_FUNCTIONS
+from transformers.initialization import TORCH_INIT_FUNCTIONS, no_tie_weights
 
 BLOCK_ELEMENTS = 1 << 16
 """Elements that are drawn by one generator, which is made for them. Part of what the numbers are."""
@@ -61,14 +61,18 @@ class InitialWeights:
     """The recorded initialisation of a model, from which the elements of its parameters can be drawn."""
 
     def __init__(self, build: Callable[[], PreTrainedModel], model: PreTrainedModel) -> None:
-        """Initialise `model`, which `build` made on the meta device; its buffers get memory, and their values."""
+        """Initialise `model`, which `build` made by `build_on_meta_device`, and tie its weights.
+
+        Its buffers get memory, and their values.
+        """
         self._build = build
-        self._shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         for module in model.modules():
             for name, buffer in module._buffers.items():
                 if buffer is not None:
                     module._buffers[name] = torch.zeros_like(buffer, device="cpu")
         self._writes, written = _record_writes(model)
+        model.tie_weights()  # only now: of tied weights the first one's initialisation is kept
+        self._shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         if unwritten := dict(model.named_buffers()).keys() - written:  # they keep the values they were made with
             values = dict(_build_in_memory(build, parameters={}, seed=0).named_buffers())
             for name in unwritten:
@@ -115,8 +119,8 @@ class InitialWeights:
 
 
 def build_on_meta_device(build: Callable[[], PreTrainedModel]) -> PreTrainedModel:
-    """Build a model whose parameters have no memory; nor have its buffers, until InitialWeights gives them some."""
-    with torch.device("meta"):
+    """Build a model whose parameters have no memory, for InitialWeights to initialise, to tie and to give buffers."""
+    with torch.device("meta"), no_tie_weights():
         return build()
 
 

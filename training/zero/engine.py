@@ -22,11 +22,13 @@ from deepspeed.runtime import bf16_optimizer, compiler
 from deepspeed.runtime.engine import BFLOAT16, DeepSpeedEngine
 from deepspeed.runtime.utils import clip_tensors_by_global_norm
 from deepspeed.runtime.zero.utils import get_norm_dtype
+from deepspeed.utils import set_z3_leaf_modules
 
 from cluster.placement import Placement
 from configs.base import UserError
 from configs.training import TrainConfig
 from training.network.build_model import allocate
+from training.network.compile import decoder_layers
 from training.network.packed_lm import PackedLM
 from training.zero.config import ADAMW_MOMENTS, MUON_MOMENTS, JsonDict, deepspeed_config
 from training.zero.fragments import ReadWeights, base_optimizer, fill_weights, list_masters
@@ -80,6 +82,8 @@ def make_engine(
     only this rank's shards do, one whole parameter at a time.
     """
     settings = deepspeed_config(config, placement)
+    if placement.compile and placement.zero_stage == 3:
+        _gather_whole_layers(network)
     _allocate_parameters(network, settings, config, placement, device)
     cpu_adam = _cpu_adam() if placement.offload_optimizer and config.optimizer.kind == "adamw" else None
     optimizer = make_optimizer(network.model, config, cpu_adam=cpu_adam)
@@ -118,6 +122,14 @@ def _allocate_parameters(
         return made
 
     allocate(network, make)
+
+
+def _gather_whole_layers(network: PackedLM) -> None:
+    """Have ZeRO-3 gather the weights of a layer together, by hooks outside of the compiled pass of the layer.
+
+    Its hooks of the modules in a layer would cut the pass into many graphs.
+    """
+    set_z3_leaf_modules(network, list({type(layer) for layer in decoder_layers(network)}))
 
 
 @contextmanager

@@ -1,23 +1,25 @@
 """The network that a recipe describes, and what is said when it describes none."""
 
 import re
-import shutil
 from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from configs.base import UserError
 from tests.training.ranks import VOCAB, tiny_config
-from training.network.build_model import build_model, compile_layers, make_model_config
+from training.network.build_model import build_in_memory, build_model, make_model_config
 
 SIZES = {"hidden_size": 24, "intermediate_size": 40, "num_layers": 2, "num_attention_heads": 3}
 
 
-def built(seed: int = 0, options: dict[str, Any] | None = None, **model: Any) -> PreTrainedModel:
-    config = tiny_config(model=SIZES | model)
-    return build_model(make_model_config(config, vocab_size=VOCAB, eos_id=1, pad_id=2), seed=seed, **(options or {}))
+def settings_of(**model: Any) -> PretrainedConfig:
+    return make_model_config(tiny_config(model=SIZES | model), vocab_size=VOCAB, eos_id=1, pad_id=2)
+
+
+def built(seed: int = 0, **model: Any) -> PreTrainedModel:
+    return build_in_memory(settings_of(**model), seed=seed)
 
 
 def error_of(**model: Any) -> str:
@@ -84,47 +86,15 @@ def test_a_model_that_cannot_be_is_one_line(model: dict[str, Any], says: str) ->
     assert re.search(says, error_of(**model))
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_attention_is_the_one_asked_for(attention: str) -> None:
-    assert built(options={"attention": attention}).config._attn_implementation == attention
+def test_a_model_is_built_without_memory_but_for_its_buffers() -> None:
+    model, _ = build_model(settings_of())
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    real = built()
+    assert [name for name, _ in model.named_buffers()] == [name for name, _ in real.named_buffers()] != []
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), real.buffers(), strict=True))
 
 
-@pytest.mark.parametrize(
-    ("architecture", "options", "says"),
-    [
-        ("gemma2", {"attention": "sdpa"}, "attention is 'sdpa', which transformers lacks for architecture 'gemma2'"),
-        ("jetmoe", {"activation_checkpointing": True}, "activation_checkpointing, which transformers lacks"),
-    ],
-)
-def test_what_an_architecture_lacks_is_one_line(architecture: str, options: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=says) as caught:
-        built(options=options, architecture=architecture)
+def test_recomputation_that_an_architecture_lacks_is_one_line() -> None:
+    with pytest.raises(UserError, match="activation_checkpointing, which transformers lacks") as caught:
+        build_model(settings_of(architecture="jetmoe"), activation_checkpointing=True)
     assert "\n" not in str(caught.value)
-
-
-def test_flex_attention_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="only on a GPU; choose sdpa"):
-        built(options={"attention": "flex_attention"})
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_layers_give_the_numbers_of_eager_ones() -> None:
-    model, ids = built(num_layers=1), torch.arange(16)[None]
-    results = []
-    for compiled in (False, True):
-        if compiled:
-            compile_layers(model)
-        logits = model(input_ids=ids).logits
-        logits.logsumexp(-1).sum().backward()
-        results.append([logits.detach(), *(parameter.grad for parameter in model.parameters())])
-        model.zero_grad()
-    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
-    assert all(layer._compiled_call_impl is not None for layer in model.model.layers)
-
-
-def test_compiling_without_a_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(UserError, match="there is no 'no-such-compiler'; install one"):
-        compile_layers(built())

@@ -11,8 +11,11 @@ from transformers import PreTrainedModel
 from configs.base import UserError
 from configs.training import ModelConfig
 from tests.training.ranks import VOCAB, tiny_config
-from training.network.build_model import build_model, make_model_config
-from training.network.packed_lm import PackedLM, document_positions
+from training.network.attention import set_attention
+from training.network.build_model import build_in_memory, make_model_config
+from training.network.packed_lm import PackedLM, minds_router
+from training.network.packed_rows import PackedRows, document_positions, pack_rows
+from training.network.probes import probe_network
 from training.network.router_losses import StepRouting, router_losses
 
 EOS, LENGTH = 1, 16
@@ -32,12 +35,19 @@ ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch has n
 
 
 def built(
-    architecture: str = "llama", *, tie: bool = False, overrides: dict[str, Any] | None = None, **options: Any
+    architecture: str = "llama",
+    *,
+    tie: bool = False,
+    overrides: dict[str, Any] | None = None,
+    activation_checkpointing: bool = False,
 ) -> PreTrainedModel:
     overrides = OVERRIDES.get(architecture, {}) | (overrides or {})
     model = SIZES | {"architecture": architecture, "tie_word_embeddings": tie, "overrides": overrides}
     config = make_model_config(tiny_config(model=model), vocab_size=VOCAB, eos_id=EOS, pad_id=2)
-    return build_model(config, seed=0, **options)
+    result = build_in_memory(config, seed=0)
+    if activation_checkpointing:
+        result.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return result
 
 
 def terms(**weights: Any) -> ModelConfig:
@@ -46,8 +56,24 @@ def terms(**weights: Any) -> ModelConfig:
     return ModelConfig.model_validate(sizes | {"router_balance": 0.0, "router_balance_by": "sequence"} | weights)
 
 
-def network(architecture: str = "llama", *, weights: dict[str, Any] | None = None, **options: Any) -> PackedLM:
-    return PackedLM(built(architecture, **options), eos_id=EOS, max_tokens=3 * LENGTH, config=terms(**(weights or {})))
+def network(
+    architecture: str = "llama",
+    *,
+    weights: dict[str, Any] | None = None,
+    attention: str = "auto",
+    device: str = "cpu",
+    **options: Any,
+) -> PackedLM:
+    model, config = built(architecture, **options), terms(**(weights or {}))
+    traits = probe_network(
+        model.config,
+        attention=attention,
+        device=torch.device(device),
+        dtype=torch.float32,
+        minds_router=minds_router(config),
+    )
+    set_attention(model, traits.attention)
+    return PackedLM(model.to(device), eos_id=EOS, max_tokens=3 * LENGTH, config=config, traits=traits)
 
 
 def rows() -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,6 +82,11 @@ def rows() -> tuple[torch.Tensor, torch.Tensor]:
     tokens[0, [0, 5, 6]] = EOS
     tokens[1, [11, 13]] = EOS
     return tokens, torch.tensor([LENGTH, 13, 9])
+
+
+def packed(tokens: torch.Tensor, lengths: torch.Tensor, device: str = "cpu") -> PackedRows:
+    found = pack_rows(tokens.numpy(), lengths.numpy(), eos_id=EOS)
+    return PackedRows(*(part.to(device) for part in found))
 
 
 def documents(tokens: torch.Tensor, length: int) -> list[torch.Tensor]:
@@ -81,9 +112,10 @@ def test_packed_documents_give_the_losses_and_gradients_of_documents_alone(archi
     if (architecture, attention) == ("gemma2", "sdpa"):
         pytest.skip("transformers has no sdpa for gemma2, whose attention scores are capped")
     device = "cuda" if attention == "flex_attention" else "cpu"
-    trained = network(architecture, attention=attention).to(device).train()
-    tokens, lengths = (tensor.to(device) for tensor in rows())
-    objective, row_nats, *_ = trained(tokens, lengths)
+    trained = network(architecture, attention=attention, device=device).train()
+    tokens, lengths = rows()
+    objective, row_nats, *_ = trained(packed(tokens, lengths, device))
+    tokens = tokens.to(device)
     objective.backward()
     found = gradients(trained)
 
@@ -109,7 +141,7 @@ def test_activation_checkpointing_changes_no_bit(architecture: str) -> None:
         trained = network(
             architecture, weights={"router_balance": 0.01}, activation_checkpointing=checkpointing
         ).train()
-        objective, row_nats, *_ = trained(*rows())
+        objective, row_nats, *_ = trained(packed(*rows()))
         objective.backward()
         taken.append({"objective": objective.detach(), "nats": row_nats} | gradients(trained))
     assert taken[0].keys() == taken[1].keys()
@@ -118,7 +150,7 @@ def test_activation_checkpointing_changes_no_bit(architecture: str) -> None:
 
 def test_tied_embeddings_get_the_gradient_of_both_uses() -> None:
     trained = network(tie=True)
-    trained(*rows()).objective.backward()
+    trained(packed(*rows())).objective.backward()
     found = gradients(trained)
     tokens, lengths = rows()
     for row, length in zip(tokens, lengths, strict=True):
@@ -129,17 +161,14 @@ def test_tied_embeddings_get_the_gradient_of_both_uses() -> None:
 
 
 def test_names_of_parameters_are_those_of_transformers() -> None:
-    model = built()
-    names = [f"model.{name}" for name, _ in model.named_parameters()]
-    assert [
-        name for name, _ in PackedLM(model, eos_id=EOS, max_tokens=LENGTH, config=terms()).named_parameters()
-    ] == names
+    names = [f"model.{name}" for name, _ in built().named_parameters()]
+    assert [name for name, _ in network().named_parameters()] == names
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3_moe", "granite"])
 def test_rows_without_targets_leave_a_zero_gradient_everywhere(architecture: str) -> None:
     trained = network(architecture, weights={"router_balance": 0.01})
-    objective, row_nats, *_ = trained(rows()[0], torch.zeros(3, dtype=torch.long))
+    objective, row_nats, *_ = trained(packed(rows()[0], torch.zeros(3, dtype=torch.long)))
     objective.backward()
     assert (objective.item(), row_nats.tolist()) == (0.0, [0.0, 0.0, 0.0])
     taken = gradients(trained)
@@ -149,16 +178,16 @@ def test_rows_without_targets_leave_a_zero_gradient_everywhere(architecture: str
 
 def test_tokens_past_the_last_target_change_nothing() -> None:
     trained, (tokens, lengths) = network(), rows()
-    before = trained(tokens, lengths)
+    before = trained(packed(tokens, lengths))
     tokens[2, 10:] = 7
-    after = trained(tokens, lengths)
+    after = trained(packed(tokens, lengths))
     assert torch.equal(before.row_nats, after.row_nats)
 
 
 @pytest.mark.parametrize("architecture", ["qwen3_moe", "mixtral"])
 def test_the_balance_term_is_in_the_objective_and_not_in_the_nats(architecture: str) -> None:
     trained, (tokens, lengths) = network(architecture, weights={"router_balance": 0.5}), rows()
-    objective, row_nats, found, routed = trained(tokens, lengths)
+    objective, row_nats, found, routed = trained(packed(tokens, lengths))
     positions = document_positions(tokens[:, :-1], eos_id=EOS)
     seen = trained.model(input_ids=tokens[:, :-1], position_ids=positions, output_router_logits=True).router_logits
     counted = torch.arange(LENGTH) < lengths[:, None]
@@ -173,9 +202,9 @@ def test_the_balance_term_is_in_the_objective_and_not_in_the_nats(architecture: 
 def test_over_a_batch_the_terms_are_those_of_the_step_and_the_routers_get_their_gradient() -> None:
     weights = {"router_balance": 0.5, "router_balance_by": "batch", "router_z": 0.1}
     trained, (tokens, lengths), step = network("qwen3_moe", weights=weights), rows(), StepRouting()
-    first = trained(tokens, lengths)
+    first = trained(packed(tokens, lengths))
     torch.testing.assert_close(first.objective, first.row_nats.sum() + 0.5 * first.terms[0] + 0.1 * first.terms[1])
-    apart = [trained(tokens[row : row + 1], lengths[row : row + 1], step) for row in range(3)]
+    apart = [trained(packed(tokens[row : row + 1], lengths[row : row + 1]), step) for row in range(3)]
     torch.testing.assert_close(torch.stack([part.terms for part in apart]).sum(0), first.terms)
     first.objective.backward()
     assert all(bool(grad.any()) for name, grad in gradients(trained).items() if "gate.weight" in name)
@@ -184,7 +213,7 @@ def test_over_a_batch_the_terms_are_those_of_the_step_and_the_routers_get_their_
 @pytest.mark.parametrize("architecture", ["llama", "granite"])  # with a linear output layer, and without
 def test_the_z_loss_of_the_output_layer_is_in_the_objective_and_not_in_the_nats(architecture: str) -> None:
     plain, trained = network(architecture), network(architecture, weights={"output_z": 0.1})
-    without, found = plain(*rows()), trained(*rows())
+    without, found = plain(packed(*rows())), trained(packed(*rows()))
     torch.testing.assert_close(found.row_nats, without.row_nats)
     assert float(found.terms[2]) > 0
     torch.testing.assert_close(found.objective, without.objective + 0.1 * found.terms[2])
@@ -197,22 +226,22 @@ def test_the_z_loss_of_the_output_layer_is_in_the_objective_and_not_in_the_nats(
 
 def test_the_objective_of_rows_is_the_sum_of_that_of_each() -> None:
     trained, (tokens, lengths) = network("qwen3_moe", weights={"router_balance": 0.5}), rows()
-    apart = [trained(tokens[row : row + 1], lengths[row : row + 1]).objective for row in range(3)]
-    torch.testing.assert_close(trained(tokens, lengths).objective, torch.stack(apart).sum())
+    apart = [trained(packed(tokens[row : row + 1], lengths[row : row + 1])).objective for row in range(3)]
+    torch.testing.assert_close(trained(packed(tokens, lengths)).objective, torch.stack(apart).sum())
 
 
 def test_the_balance_term_does_nothing_without_experts() -> None:
-    objective, row_nats, *_ = network(weights={"router_balance": 0.5})(*rows())
+    objective, row_nats, *_ = network(weights={"router_balance": 0.5})(packed(*rows()))
     torch.testing.assert_close(objective, row_nats.sum())
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3_moe"])
 def test_in_bf16_the_losses_are_near_those_in_fp32(architecture: str) -> None:
     trained = network(architecture, weights={"router_balance": 0.01})
-    exact = trained(*rows())
+    exact = trained(packed(*rows()))
     for parameter in trained.parameters():
         parameter.data = parameter.data.bfloat16()
-    rounded = trained(*rows())
+    rounded = trained(packed(*rows()))
     rounded.objective.backward()
     assert rounded.row_nats.dtype == rounded.objective.dtype == torch.float32
     torch.testing.assert_close(rounded.row_nats, exact.row_nats, rtol=5e-3, atol=0.0)
