@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from configs.base import Config, Name
+from configs.base import AddedLater, Config, Name
 
 
 class ModelConfig(Config):
@@ -183,6 +183,10 @@ class CadenceConfig(Config):
     checkpoint_every_minutes: float | None = Field(default=None, gt=0)
     """Save also when so many minutes have passed since the last checkpoint. Such a checkpoint is there to resume from:
     roll-backs go to those of `checkpoint_every_steps` only, and it is deleted once there is a newer one."""
+
+    gradient_norms_every_steps: Annotated[int | None, Field(ge=1), AddedLater()] = None
+    """Every so many optimizer steps, also take the norm of the gradient of each layer, of the embedding and of the
+    output layer; null: never."""
 
     @property
     def save_every_seconds(self) -> float:

@@ -64,6 +64,10 @@ class StepMetrics(BaseModel):
     gradient_norm: float
     """Norm of the global gradient before clipping; of several steps the largest."""
 
+    gradient_norms: dict[str, float] = {}
+    """Norm of the global gradient before clipping by part of the model: `embedding`, `layer_0` and so on, `output`, and
+    `rest`; of the last of the line's steps that cadence.gradient_norms_every_steps asks for, if there is one."""
+
     updated: bool
     """False if loss or gradient of a step were not finite, so that the weights stayed as they were."""
 

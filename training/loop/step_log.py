@@ -158,6 +158,7 @@ class StepLog:
             expert_load=_expert_load(last.result.expert_counts),
             learning_rate=last.learning_rate,
             gradient_norm=_largest([step.result.gradient_norm for step in steps]),
+            gradient_norms=next((s.result.gradient_norms for s in reversed(steps) if s.result.gradient_norms), {}),
             updated=all(step.result.updated for step in steps),
             num_skipped=last.progress.num_skipped,
             num_rollbacks=last.progress.num_rollbacks,

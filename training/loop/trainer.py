@@ -120,7 +120,14 @@ class Trainer:
         learning_rate = config.optimizer.learning_rate * factor
         set_learning_rate(state.engine, learning_rate)
         status = RankStatus(self.requests.poll(), self.saver.failed, self.own_seconds)
-        result = self.stepper.run_step(batch, status, self.watchdog, timeout_factor=timeout_factor)
+        norms_every = self.job.cadence.gradient_norms_every_steps
+        result = self.stepper.run_step(
+            batch,
+            status,
+            self.watchdog,
+            timeout_factor=timeout_factor,
+            with_gradient_norms=norms_every is not None and (state.progress.step + 1) % norms_every == 0,
+        )
         self.saver.advance(result.num_failed_saves)
         self.recent.append(RecentStep(loss=result.loss, updated=result.updated, first_place=places[0].start))
         state.progress = replace(
