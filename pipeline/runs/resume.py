@@ -42,7 +42,16 @@ Meaning = Literal["refuse", "ask", "note"]
 _NUMERIC = ("torch", "deepspeed", "transformers", "numpy", "python", "tokenizers", "sentencepiece")
 """Packages whose version may change results. The others move files and start processes."""
 
-_SUMMATION = ("num_ranks", "min_ranks", "zero_stage", "micro_batch_size", "accelerator", "attention", "compile")
+_SUMMATION = (
+    "num_ranks",
+    "min_ranks",
+    "zero_stage",
+    "micro_batch_size",
+    "accelerator",
+    "attention",
+    "compile",
+    "deterministic",
+)
 """Settings of a pool that change the order of floating-point sums, or the kernels that compute them."""
 
 

@@ -16,6 +16,7 @@ from training.data.tokens_read import count_tokens_read
 from training.job import Job
 from training.log.notices import Notices
 from training.log.summary import summarise_training
+from training.loop.deterministic import deterministic_kernels
 from training.loop.learning_rate import learning_rate_factor
 from training.loop.run_state import RunState, is_own_checkpoint
 from training.loop.spikes import Instability, InstabilityDetector, num_steps_remembered
@@ -47,7 +48,7 @@ def train_rank(rank: Rank, job: Job) -> TrainedModel | None:
         save_every_seconds=job.cadence.save_every_seconds,
     )
     timeout = job.placement.hang_timeout_seconds
-    with Watchdog(job.out, rank, timeout_seconds=timeout) as watchdog:
+    with deterministic_kernels(job.placement), Watchdog(job.out, rank, timeout_seconds=timeout) as watchdog:
         device = join_process_group(rank, timeout_seconds=timeout)
         try:
             return Trainer(rank, job, device, watchdog, requests).run()
