@@ -84,7 +84,7 @@ class StepMetrics(BaseModel):
     """Targets since the start of training."""
 
     tokens_per_second: float
-    """Targets over the wall time, without the time that training waited for a checkpoint."""
+    """Targets over the wall time, without the time that training waited for a checkpoint or a profile."""
 
     useful_seconds: float = 0.0
     """Such time of all steps that were kept, since the start of training."""
@@ -97,7 +97,8 @@ class StepMetrics(BaseModel):
 
     seconds: dict[str, float]
     """Wall time of rank 0 by part: data, forward, backward, optimizer, communication (collectives within the other
-    parts, which do not count them), checkpoint (waiting for the one after the step before), other."""
+    parts, which do not count them), checkpoint (waiting for the one after the step before), profile (starting a
+    profiler, or writing what it recorded up to the step before), other."""
 
     time: float
     """Unix time at the end of the last step."""

@@ -120,9 +120,7 @@ class Stepper:
         by_stream: list[float] = nats.tolist()
         loss = sum(by_stream) / batch.num_targets
         watchdog.beat("the optimizer's step", timeout_factor=timeout_factor)
-        with self._stopwatch.part("optimizer"):
-            norms = take_gradient_norms(self._engine) if with_gradient_norms else {}
-            norm, updated = self._take_optimizer_step(loss)
+        norm, norms, updated = self._update_weights(loss, with_gradient_norms=with_gradient_norms)
         stop, save, resize, num_failed = flags.tolist()
         return StepResult(
             loss=loss,
@@ -137,9 +135,15 @@ class Stepper:
             expert_counts=routed[0].tolist() if routed.numel() else [],
         )
 
-    def _take_optimizer_step(self, loss: float) -> tuple[float, bool]:
-        limit = self._config.optimizer.max_gradient_norm
-        return take_optimizer_step(self._engine, loss_is_finite=math.isfinite(loss), max_gradient_norm=limit)
+    def _update_weights(self, loss: float, *, with_gradient_norms: bool) -> tuple[float, dict[str, float], bool]:
+        """Return the gradient's norm, its norms by part of the model, and whether the weights were updated."""
+        with self._stopwatch.part("optimizer"):
+            norms = take_gradient_norms(self._engine) if with_gradient_norms else {}
+            limit = self._config.optimizer.max_gradient_norm
+            norm, updated = take_optimizer_step(
+                self._engine, loss_is_finite=math.isfinite(loss), max_gradient_norm=limit
+            )
+        return norm, norms, updated
 
     def _mean_terms(self, terms: torch.Tensor, routed: torch.Tensor, *, num_targets: int) -> dict[str, float]:
         """Return the terms that the model has: the routers' if it has experts, the output layer's if it is weighted."""

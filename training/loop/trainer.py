@@ -18,6 +18,7 @@ from training.log.notices import Notices
 from training.log.summary import summarise_training
 from training.loop.deterministic import deterministic_kernels
 from training.loop.learning_rate import learning_rate_factor
+from training.loop.profiler import StepProfiler
 from training.loop.run_state import RunState, is_own_checkpoint
 from training.loop.spikes import Instability, InstabilityDetector, num_steps_remembered
 from training.loop.step import RankStatus, Stepper, StepResult
@@ -32,7 +33,7 @@ from training.zero.fragments import owned_fragments
 from training.zero.process_group import join_process_group, leave_process_group
 from training.zero.step_timing import Stopwatch
 
-_NOT_OWN_WORK = ("communication", "checkpoint", "other")
+_NOT_OWN_WORK = ("communication", "checkpoint", "profile", "other")
 """Parts of a step whose time does not show how fast a rank is."""
 
 
@@ -69,6 +70,10 @@ class Trainer:
         time_communication(self.stopwatch)
         self.state = RunState(rank, job, self.order, watchdog, self.notices)
         hosts = self.state.gather_hosts()
+        self.profiler = StepProfiler(
+            rank, job, hosts=hosts, stopwatch=self.stopwatch, watchdog=watchdog, notices=self.notices
+        )
+        self.profiler.note_start(self.state.progress.step)
         self.step_log = self._make_step_log(hosts) if rank.index == 0 else None
         self.nats, self.num_targets, self.own_seconds = 0.0, 0, 0.0
         self._prepare_to_train()
@@ -76,9 +81,10 @@ class Trainer:
     def run(self) -> TrainedModel | None:
         """Train to the last step; rank 0 returns the manifest."""
         if self.step_log is None:
-            self._train()
+            with self.profiler:
+                self._train()
             return None
-        with self.step_log:
+        with self.step_log, self.profiler:
             self._train()
         progress = self.state.progress
         return summarise_training(
@@ -92,7 +98,8 @@ class Trainer:
     def _train(self) -> None:
         timeout_factor = START_TIMEOUT_FACTOR
         while self.state.progress.step < self.config.num_steps:
-            result = self._run_step(timeout_factor)
+            with self.profiler.record(self.state.progress.step + 1):
+                result = self._run_step(timeout_factor)
             timeout_factor = 1.0
             if (instability := self.detector.check_step(result.loss, updated=result.updated)) is not None:
                 self._roll_back(instability)
@@ -228,6 +235,7 @@ class Trainer:
     def _roll_back(self, instability: Instability) -> None:
         """Resume from a checkpoint before the instability, and skip the data that was read during it."""
         self._finish_save()
+        self.profiler.drop()
         self.job.fence.check()
         self.state.roll_back(instability, first_place=self.recent[-instability.num_steps].first_place)
         if self.step_log:
