@@ -174,7 +174,7 @@ class StabilityConfig(Config):
 
 
 MAX_PROFILED_STEPS = 20
-"""A step of 32 layers in 16 passes has some 150 MB in memory and on the way to the disk, several times that on GPUs."""
+"""A step of 32 layers in 16 passes takes 150 MB on the way to the disk, and by estimate some times that on GPUs."""
 
 
 class CadenceConfig(Config):

@@ -63,7 +63,7 @@ def test_the_norms_by_layer_are_those_of_the_gradient_in_every_stage(tmp_path):
 @OFFLOADS[0]
 @OFFLOADS[1]
 def test_the_norms_of_gradients_in_host_memory_are_taken_too(tmp_path):
-    for job in jobs_of(tmp_path, [(1, "bf16"), (2, "fp32"), (3, "bf16")], world_size=2, offload_optimizer=True):
+    for job in jobs_of(tmp_path, [(2, "fp32"), (3, "bf16")], world_size=2, offload_optimizer=True):
         check(job)
 
 
