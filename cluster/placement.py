@@ -36,6 +36,7 @@ class Placement:
     activation_checkpointing: bool
     compile: bool
     attention: str
+    deterministic: bool
     retention: RetentionConfig
     hang_timeout_seconds: float
     warm_spares: bool
@@ -83,6 +84,7 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
         activation_checkpointing=pool.activation_checkpointing,
         compile=pool.compile,
         attention=pool.attention,
+        deterministic=pool.deterministic,
         retention=pool.retention,
         hang_timeout_seconds=pool.hang_timeout_seconds,
         warm_spares=pool.warm_spares,

@@ -107,6 +107,10 @@ class PoolConfig(Config):
     attention: Literal["sdpa", "flex_attention", "eager"] = "sdpa"
     """Which of transformers' implementations of attention to use; `flex_attention` needs a GPU."""
 
+    deterministic: bool = False
+    """Compute by deterministic kernels only, which are slower on GPUs: on the same devices the same run gives bit for
+    bit the same numbers. An operation that has none ends the training with a sentence that names it."""
+
     retention: RetentionConfig = RetentionConfig()
     """Which checkpoints stay on disk."""
 

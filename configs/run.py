@@ -1,9 +1,9 @@
 """The root of a recipe: its steps, how they are connected, and the pools that they run on."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from configs.base import Config, Name
 from configs.data import CleanConfig, TokenizeConfig, TrainTokenizerConfig
@@ -60,6 +60,13 @@ class TrainStep(_Step):
 
     config: TrainConfig
     """The stage's settings."""
+
+    @model_validator(mode="after")
+    def _has_the_steps_to_profile(self) -> Self:
+        steps = self.cadence.profile_steps
+        if steps and steps[1] > self.config.num_steps:
+            raise ValueError(f"cadence.profile_steps ends at step {steps[1]}, and num_steps is {self.config.num_steps}")
+        return self
 
 
 class EvaluateStep(_Step):

@@ -3,9 +3,9 @@
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, PositiveInt, field_validator, model_validator
 
-from configs.base import Config, Name
+from configs.base import AddedLater, Config, Name
 
 
 class ModelConfig(Config):
@@ -173,6 +173,10 @@ class StabilityConfig(Config):
     read during it. After that the run fails."""
 
 
+MAX_PROFILED_STEPS = 20
+"""A step of 32 layers in 16 passes takes 150 MB on the way to the disk, and by estimate some times that on GPUs."""
+
+
 class CadenceConfig(Config):
     """How often a training reports and saves beyond what its recipe asks for. It changes nothing that is made."""
 
@@ -183,6 +187,23 @@ class CadenceConfig(Config):
     checkpoint_every_minutes: float | None = Field(default=None, gt=0)
     """Save also when so many minutes have passed since the last checkpoint. Such a checkpoint is there to resume from:
     roll-backs go to those of `checkpoint_every_steps` only, and it is deleted once there is a newer one."""
+
+    gradient_norms_every_steps: Annotated[int | None, Field(ge=1), AddedLater()] = None
+    """Every so many optimizer steps, also take the norm of the gradient of each layer, of the embedding and of the
+    output layer; null: never."""
+
+    profile_steps: Annotated[tuple[PositiveInt, PositiveInt] | None, AddedLater()] = None
+    """The first and the last optimizer step to record with torch.profiler, which takes memory and disk; null: none.
+    `concord run --profile` sets it for one run."""
+
+    @field_validator("profile_steps")
+    @classmethod
+    def _are_few_in_order(cls, steps: tuple[int, int] | None) -> tuple[int, int] | None:
+        if steps and steps[1] < steps[0]:
+            raise ValueError(f"step {steps[1]} comes before step {steps[0]}; give the first one first")
+        if steps and steps[1] - steps[0] >= MAX_PROFILED_STEPS:
+            raise ValueError(f"a profile has at most {MAX_PROFILED_STEPS} steps, for its size; give fewer")
+        return steps
 
     @property
     def save_every_seconds(self) -> float:

@@ -1,20 +1,24 @@
 """A recipe made ready to be run: read, checked, its sources observed, its steps planned. No step is made here."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from configs.base import InfrastructureError, UserError
 from configs.cluster import ClusterConfig, StorageConfig
 from configs.load import Loaded, Problem, load, shipped
 from configs.run import RunConfig
+from configs.training import CadenceConfig, TrainConfig
 from pipeline.graph.fingerprint import Digests
 from pipeline.graph.plan import Plan, PlannedStep, make_plan, wiring_problems
 from pipeline.stages import STAGES
 from pipeline.store.artifact import load_artifact
 from pipeline.store.remote import RemoteStore, local_path, open_remote_store
+
+_PROFILED = re.compile(r"([1-9]\d*)(?:-([1-9]\d*))?")
 
 
 @dataclass(frozen=True)
@@ -107,3 +111,42 @@ def check_stages(ready: Prepared) -> None:
             except UserError as error:
                 problems.append(Problem(("steps", name, "config"), str(error)))
     ready.loaded.fail(problems)
+
+
+def with_profile(ready: Prepared, profile: str | None) -> Prepared:
+    """Return the same, with its trainings to record the optimizer steps that --profile names, as `10` or `10-12`.
+
+    A training that has not so many steps records none. Raises UserError if these are no steps, or none has so many.
+    """
+    if profile is None:
+        return ready
+    found = _PROFILED.fullmatch(profile)
+    if found is None:
+        raise UserError(f"--profile {profile}: give the optimizer steps to record, counted from 1, as 10 or 10-12")
+    first, last = int(found[1]), int(found[2] or found[1])
+    try:
+        CadenceConfig(profile_steps=(first, last))
+    except ValidationError as error:
+        raise UserError(f"--profile {profile}: {error.errors()[0]['ctx']['error']}") from None
+    changed = {
+        name: replace(step, cadence=step.cadence.model_copy(update={"profile_steps": (first, last)}))
+        for name, step in ready.plan.steps.items()
+        if isinstance(step.config, TrainConfig) and step.cadence and last <= step.config.num_steps
+    }
+    if not changed:
+        raise UserError(f"--profile {profile}: no training of this recipe has {last:,} steps; give earlier ones")
+    return replace(ready, plan=replace(ready.plan, steps={**ready.plan.steps, **changed}))
+
+
+def check_profile(ready: Prepared, profile: str | None) -> None:
+    """Raise UserError if no training that is to record what --profile names is still to be made."""
+    asked = {
+        name
+        for name, step in ready.plan.steps.items()
+        if isinstance(step.cadence, CadenceConfig) and step.cadence.profile_steps
+    }
+    if profile is not None and not any(word == "make" and name in asked for name, word in needed_steps(ready).items()):
+        raise UserError(
+            f"--profile {profile}: no training of this recipe that has these steps is still to be made, so nothing "
+            "would be recorded; leave it out"
+        )

@@ -14,7 +14,7 @@ from configs.cluster import ClusterConfig
 from configs.load import load, shipped
 from pipeline.graph.fingerprint import Digests
 from pipeline.graph.plan import PlannedStep
-from pipeline.prepare import Prepared, check_pools, check_stages, prepare
+from pipeline.prepare import Prepared, check_pools, check_profile, check_stages, prepare, with_profile
 from pipeline.runner import Runner
 from pipeline.stages import STAGES
 from pipeline.store.artifact import load_artifact
@@ -32,14 +32,21 @@ class Terminated(UserError):
     exit_code = RESUME_ME
 
 
-def run_recipe(recipe: Path, cluster: str, overrides: tuple[str, ...], out: Console) -> None:
-    """Make what is missing of a recipe, in this process, and print a line for each step: `concord run`."""
+def run_recipe(
+    recipe: Path, cluster: str, overrides: tuple[str, ...], out: Console, *, profile: str | None = None
+) -> None:
+    """Make what is missing of a recipe, in this process, and print a line for each step: `concord run`.
+
+    `profile` names the optimizer steps that its trainings record (pipeline/prepare.py).
+    """
     from cluster.doctor.address import refuse_open_ray
 
     machines = load(shipped("clusters", cluster), ClusterConfig).config
     refuse_open_ray(machines)
     os.environ.update(machines.environment)  # for a run that is submitted its launcher does that
-    run_prepared(prepare(recipe, overrides, machines.storage), machines, cluster, out)
+    ready = with_profile(prepare(recipe, overrides, machines.storage), profile)
+    check_profile(ready, profile)
+    run_prepared(ready, machines, cluster, out)
 
 
 def run_prepared(

@@ -10,7 +10,15 @@ from rich.console import Console
 
 from configs.base import ConfigError, UserError
 from pipeline.cli.completion import complete_cluster
-from pipeline.cli.options import ClusterOption, RecipeArgument, SetOption, StoreOption, SubjectArgument, WorkOption
+from pipeline.cli.options import (
+    ClusterOption,
+    ProfileOption,
+    RecipeArgument,
+    SetOption,
+    StoreOption,
+    SubjectArgument,
+    WorkOption,
+)
 from pipeline.cli.runs import add_commands
 
 app = typer.Typer(
@@ -22,11 +30,16 @@ out = Console(highlight=False, soft_wrap=True)
 
 
 @app.command()
-def run(recipe: RecipeArgument, cluster: ClusterOption = "local", overrides: SetOption = None) -> None:
+def run(
+    recipe: RecipeArgument,
+    cluster: ClusterOption = "local",
+    overrides: SetOption = None,
+    profile: ProfileOption = None,
+) -> None:
     """Make what the recipe wants; go on where an earlier run was stopped; reuse what is there."""
     from pipeline.run import run_recipe
 
-    run_recipe(recipe, cluster, tuple(overrides or ()), out)
+    run_recipe(recipe, cluster, tuple(overrides or ()), out, profile=profile)
 
 
 @app.command()

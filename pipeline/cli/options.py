@@ -26,6 +26,14 @@ ClusterOption = Annotated[
         autocompletion=complete_cluster,
     ),
 ]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="STEPS",
+        help="Record these optimizer steps, such as 10 or 10-12, with torch.profiler, into profile/ of the training.",
+    ),
+]
 AnotherClusterOption = Annotated[
     str | None,
     typer.Option(

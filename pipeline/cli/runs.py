@@ -10,6 +10,7 @@ from configs.base import UserError
 from pipeline.cli.options import (
     AnotherClusterOption,
     ClusterOption,
+    ProfileOption,
     RecipeArgument,
     RunArgument,
     SetOption,
@@ -28,6 +29,7 @@ def submit(
     recipe: RecipeArgument,
     cluster: ClusterOption = "local",
     overrides: SetOption = None,
+    profile: ProfileOption = None,
     run_id: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="The run's id; left out, it follows from the recipe.")
     ] = None,
@@ -37,7 +39,16 @@ def submit(
     """Start a run that goes on without this terminal, and say its id. The same recipe again is the same run."""
     from pipeline.runs.submit import submit_run
 
-    submit_run(recipe, cluster, tuple(overrides or ()), out, run_id=run_id, check_first=check, dry_run=dry_run)
+    submit_run(
+        recipe,
+        cluster,
+        tuple(overrides or ()),
+        out,
+        run_id=run_id,
+        check_first=check,
+        dry_run=dry_run,
+        profile=profile,
+    )
 
 
 def resume(
@@ -45,6 +56,7 @@ def resume(
     store: StoreOption = "store",
     work_dir: WorkOption = None,
     cluster: AnotherClusterOption = None,
+    profile: ProfileOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Go on in spite of doubtful differences.")] = False,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Pass over a driver that is cut off; it can commit nothing more.")
@@ -56,7 +68,7 @@ def resume(
     from pipeline.runs.resume import resume_run
 
     directory = open_run(store, run, work_dir=work_dir)
-    resume_run(directory, out, cluster=cluster, yes=yes, take_over=take_over, check_first=check)
+    resume_run(directory, out, cluster=cluster, yes=yes, take_over=take_over, check_first=check, profile=profile)
 
 
 def logs(

@@ -45,10 +45,10 @@ def make_attempt(
     directory: RunDirectory, start: StartRecord, machines: ClusterConfig, out: Console, *, take_over: bool
 ) -> None:
     """Run the recipe that was submitted; go on where the attempt before ended. Raises UserError as `concord run`."""
-    from pipeline.prepare import prepare  # here, for a driver imports this module and is to stay light
+    from pipeline.prepare import prepare, with_profile  # here, for a driver imports this module and is to stay light
     from pipeline.run import run_prepared
 
-    ready = prepare(write_recipe(directory), (), machines.storage)
+    ready = with_profile(prepare(write_recipe(directory), (), machines.storage), start.profile)
     check_artifacts(start, {step.name: step.artifact for step in ready.plan.steps.values()})
     run_prepared(
         ready,

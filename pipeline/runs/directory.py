@@ -74,6 +74,9 @@ class StartRecord(_Record):
     take_over: bool
     """Whether a driver that still holds the run's lease is fenced off."""
 
+    profile: str | None = None
+    """The optimizer steps that its trainings record, as --profile had them."""
+
     time: datetime
     handle: str | None = None
     """What the launcher calls the driver, once it has started it."""

@@ -28,7 +28,7 @@ from configs.base import ConfigError, UserError
 from configs.cluster import ClusterConfig
 from configs.load import load, shipped
 from configs.run import RunConfig
-from pipeline.prepare import check_pools, check_stages, prepare
+from pipeline.prepare import check_pools, check_profile, check_stages, prepare, with_profile
 from pipeline.runs.attempt import write_recipe
 from pipeline.runs.directory import RunDirectory, RunRecord, StartRecord
 from pipeline.runs.driver import spent_seconds
@@ -42,7 +42,16 @@ Meaning = Literal["refuse", "ask", "note"]
 _NUMERIC = ("torch", "deepspeed", "transformers", "numpy", "python", "tokenizers", "sentencepiece")
 """Packages whose version may change results. The others move files and start processes."""
 
-_SUMMATION = ("num_ranks", "min_ranks", "zero_stage", "micro_batch_size", "accelerator", "attention", "compile")
+_SUMMATION = (
+    "num_ranks",
+    "min_ranks",
+    "zero_stage",
+    "micro_batch_size",
+    "accelerator",
+    "attention",
+    "compile",
+    "deterministic",
+)
 """Settings of a pool that change the order of floating-point sums, or the kernels that compute them."""
 
 
@@ -66,9 +75,11 @@ def resume_run(
     yes: bool,
     take_over: bool,
     check_first: bool,
+    profile: str | None = None,
 ) -> None:
     """Show what differs from the last start, and start a driver that goes on where the last one ended.
 
+    `profile` names the optimizer steps that its trainings record (pipeline/prepare.py), which the last start's do not.
     Raises UserError where the run cannot be resumed, or the user does not agree to what differs.
     """
     run, starts = directory.run(), directory.starts()
@@ -89,12 +100,13 @@ def resume_run(
     _enter_directory(run)
     if again:
         _report_cluster_file(starts[-1], out)
-    ready = prepare(write_recipe(directory), (), machines.storage)
+    ready = with_profile(prepare(write_recipe(directory), (), machines.storage), profile)
     check_pools(ready, machines, name)
     check_stages(ready)
+    check_profile(ready, profile)
     refuse_open_ray(machines)
     avoid = check_machines(machines, directory, out) if check_first else ()
-    start = plan_start(len(starts) + 1, ready, name, machines, avoid=avoid, take_over=take_over)
+    start = plan_start(len(starts) + 1, ready, name, machines, avoid=avoid, take_over=take_over, profile=profile)
     found = [*(compare_starts(starts[-1], start) if starts else []), *_compare_recipe_file(run, out)]
     _confirm(found, out, yes=yes)
     launcher_for(machines).check()

@@ -28,7 +28,7 @@ from configs.run import RunConfig
 from configs.text import shorten
 from pipeline.graph.config_diff import diff
 from pipeline.graph.fingerprint import identity_of
-from pipeline.prepare import Prepared, check_pools, check_stages, prepare
+from pipeline.prepare import Prepared, check_pools, check_profile, check_stages, prepare, with_profile
 from pipeline.runs.directory import RunDirectory, RunRecord, StartRecord, check_id, now, store_of, user_name
 from pipeline.runs.driver import grace_seconds
 from pipeline.runs.state import read_status
@@ -50,28 +50,34 @@ def submit_run(
     run_id: str | None,
     check_first: bool,
     dry_run: bool,
+    profile: str | None = None,
 ) -> str:
     """Start the recipe's run and return its id at once; if it was submitted before, print how it stands instead.
 
     With `check_first` the nodes are examined, and bad ones left out. With `dry_run` what would be submitted is printed,
-    and nothing is done.
+    and nothing is done. `profile` names the optimizer steps that its trainings record (pipeline/prepare.py).
     """
     machines = load(shipped("clusters", cluster), ClusterConfig).config
-    ready = prepare(recipe, overrides, machines.storage)
+    ready = with_profile(prepare(recipe, overrides, machines.storage), profile)
     check_pools(ready, machines, cluster)
     check_stages(ready)
+    check_profile(ready, profile)
     _check_shared(ready.loaded.config.store)
     record = _record(recipe, ready, overrides, run_id)
     directory = RunDirectory(store_of(ready.loaded.config.store), record.id, work_dir=machines.storage.work_dir)
     if dry_run:
-        start = plan_start(1, ready, cluster, machines, avoid=(), take_over=False)
+        start = plan_start(1, ready, cluster, machines, avoid=(), take_over=False, profile=profile)
         out.print(launcher_for(machines).render(describe_submission(directory, record, start, machines)), markup=False)
-    elif not _was_started(directory, record, out):
+    elif _was_started(directory, record, out):
+        if profile is not None:
+            out.print("--profile does nothing here; give it to `concord resume`, after `concord stop`")
+    else:
         refuse_open_ray(machines)
         avoid = check_machines(machines, directory, out) if check_first else ()
         launcher_for(machines).check()
         record = _create_run(directory, record)
-        start = plan_start(_next_number(directory, machines), ready, cluster, machines, avoid=avoid, take_over=False)
+        number = _next_number(directory, machines)
+        start = plan_start(number, ready, cluster, machines, avoid=avoid, take_over=False, profile=profile)
         start_driver(directory, record, start, machines)
         words = escape(command_words(directory))
         out.print(f"run [bold]{record.id}[/] submitted to {escape(cluster)}")
@@ -140,7 +146,14 @@ def start_driver(directory: RunDirectory, record: RunRecord, start: StartRecord,
 
 
 def plan_start(
-    number: int, ready: Prepared, cluster: str, machines: ClusterConfig, *, avoid: tuple[str, ...], take_over: bool
+    number: int,
+    ready: Prepared,
+    cluster: str,
+    machines: ClusterConfig,
+    *,
+    avoid: tuple[str, ...],
+    take_over: bool,
+    profile: str | None,
 ) -> StartRecord:
     """Return the record of a start of what was read and planned."""
     return StartRecord(
@@ -152,6 +165,7 @@ def plan_start(
         packages=package_versions(),
         avoid=avoid,
         take_over=take_over,
+        profile=profile,
         time=now(),
     )
 

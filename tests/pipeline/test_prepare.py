@@ -9,6 +9,7 @@ import pytest
 
 from configs.base import ConfigError, InfrastructureError, UserError
 from pipeline import prepare as preparing
+from pipeline.prepare import Prepared, check_profile, with_profile
 from pipeline.stages import STAGES
 
 
@@ -32,3 +33,24 @@ def test_a_file_system_that_does_not_answer_is_no_mistake_in_the_recipe(
     with pytest.raises(UserError, match=r"a\.py cannot be read") as caught:
         preparing.prepare(Path("smoke"), (f"store={tmp_path}",))
     assert type(caught.value) is kind
+
+
+def test_each_training_that_has_the_steps_is_profiled_and_is_the_same_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = (f"store={tmp_path}", "steps.corpus.config.sources.1.packages=[networkx]")
+    plain = preparing.prepare(Path("smoke"), overrides)
+    model = plain.plan.steps["model"]
+    short = replace(model, name="short", config=model.config.model_copy(update={"num_steps": 50}))
+    plain = replace(plain, plan=replace(plain.plan, steps={**plain.plan.steps, "short": short}))
+    profiled = with_profile(plain, "50-60")
+    assert profiled.plan.steps["model"].cadence.profile_steps == (50, 60)  # type: ignore[union-attr]
+    assert profiled.plan.steps["short"] == short
+    assert {n: s.artifact for n, s in profiled.plan.steps.items()} == {
+        n: s.artifact for n, s in plain.plan.steps.items()
+    }
+    assert with_profile(plain, None) is plain
+    check_profile(profiled, "50-60")
+    monkeypatch.setattr(Prepared, "has", lambda self, step: step.name == "model")
+    with pytest.raises(UserError, match=r"--profile 50-60: no training .* is still to be made"):
+        check_profile(profiled, "50-60")

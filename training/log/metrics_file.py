@@ -64,6 +64,10 @@ class StepMetrics(BaseModel):
     gradient_norm: float
     """Norm of the global gradient before clipping; of several steps the largest."""
 
+    gradient_norms: dict[str, float] = {}
+    """Norm of the global gradient before clipping by part of the model: `embedding`, `layer_0` and so on, `output`, and
+    `rest`; of the last of the line's steps that cadence.gradient_norms_every_steps asks for, if there is one."""
+
     updated: bool
     """False if loss or gradient of a step were not finite, so that the weights stayed as they were."""
 
@@ -80,7 +84,7 @@ class StepMetrics(BaseModel):
     """Targets since the start of training."""
 
     tokens_per_second: float
-    """Targets over the wall time, without the time that training waited for a checkpoint."""
+    """Targets over the wall time, without the time that training waited for a checkpoint or a profile."""
 
     useful_seconds: float = 0.0
     """Such time of all steps that were kept, since the start of training."""
@@ -93,7 +97,8 @@ class StepMetrics(BaseModel):
 
     seconds: dict[str, float]
     """Wall time of rank 0 by part: data, forward, backward, optimizer, communication (collectives within the other
-    parts, which do not count them), checkpoint (waiting for the one after the step before), other."""
+    parts, which do not count them), checkpoint (waiting for the one after the step before), profile (starting a
+    profiler, or writing what it recorded up to the step before), other."""
 
     time: float
     """Unix time at the end of the last step."""

@@ -107,8 +107,10 @@ class WandbLog:
 
 def _row(metrics: StepMetrics) -> dict[str, Any]:
     """Return the step's numbers under flat names; those that are not known are left out."""
-    row = metrics.model_dump(exclude={"seconds", "nats", "targets", "terms", "expert_load", "time"}, exclude_none=True)
+    nested = {"seconds", "nats", "targets", "terms", "expert_load", "gradient_norms"}
+    row = metrics.model_dump(exclude=nested | {"time"}, exclude_none=True)
     row |= metrics.terms
+    row |= {f"gradient_norms/{part}": norm for part, norm in metrics.gradient_norms.items()}
     row |= {f"seconds/{part}": value for part, value in metrics.seconds.items()}
     by_stream = {stream: metrics.nats[stream] / number for stream, number in metrics.targets.items() if number}
     for which, by_layer in metrics.expert_load.items():

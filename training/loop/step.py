@@ -14,6 +14,7 @@ from training.loop.watchdog import Watchdog
 from training.network.packed_lm import TERMS, PackedLoss
 from training.network.router_losses import StepRouting, balance_of_batch
 from training.zero.engine import take_optimizer_step
+from training.zero.gradient_norms import take_gradient_norms
 from training.zero.step_timing import Stopwatch
 
 
@@ -43,6 +44,9 @@ class StepResult:
 
     gradient_norm: float
     """Norm of the global gradient before clipping."""
+
+    gradient_norms: dict[str, float]
+    """The same by part of the model (training/zero/gradient_norms.py); empty unless they were asked for."""
 
     updated: bool
     """Whether the weights were updated: loss and gradient were finite."""
@@ -81,7 +85,13 @@ class Stepper:
         self._micro_batch_size, self._config, self._stopwatch = micro_batch_size, config, stopwatch
 
     def run_step(
-        self, step_input: StepInput, status: RankStatus, watchdog: Watchdog, *, timeout_factor: float
+        self,
+        step_input: StepInput,
+        status: RankStatus,
+        watchdog: Watchdog,
+        *,
+        timeout_factor: float,
+        with_gradient_norms: bool = False,
     ) -> StepResult:
         """Run one step: the gradient is the mean over the batch's targets, whatever each rank's share. Collective.
 
@@ -108,17 +118,13 @@ class Stepper:
         by_stream: list[float] = nats.tolist()
         loss = sum(by_stream) / batch.num_targets
         watchdog.beat("the optimizer's step", timeout_factor=timeout_factor)
-        with self._stopwatch.part("optimizer"):
-            norm, updated = take_optimizer_step(
-                self._engine,
-                loss_is_finite=math.isfinite(loss),
-                max_gradient_norm=self._config.optimizer.max_gradient_norm,
-            )
+        norm, norms, updated = self._update_weights(loss, with_gradient_norms=with_gradient_norms)
         stop, save, resize, num_failed = flags.tolist()
         return StepResult(
             loss=loss,
             nats=by_stream,
             gradient_norm=norm,
+            gradient_norms=norms,
             updated=updated,
             requests=TrainingRequests(stop > 0, save > 0, resize > 0),
             num_failed_saves=int(num_failed),
@@ -126,6 +132,16 @@ class Stepper:
             terms=self._mean_terms(terms, routed, num_targets=batch.num_targets),
             expert_counts=routed[0].tolist() if routed.numel() else [],
         )
+
+    def _update_weights(self, loss: float, *, with_gradient_norms: bool) -> tuple[float, dict[str, float], bool]:
+        """Return the gradient's norm, its norms by part of the model, and whether the weights were updated."""
+        with self._stopwatch.part("optimizer"):
+            norms = take_gradient_norms(self._engine) if with_gradient_norms else {}
+            limit = self._config.optimizer.max_gradient_norm
+            norm, updated = take_optimizer_step(
+                self._engine, loss_is_finite=math.isfinite(loss), max_gradient_norm=limit
+            )
+        return norm, norms, updated
 
     def _mean_terms(self, terms: torch.Tensor, routed: torch.Tensor, *, num_targets: int) -> dict[str, float]:
         """Return the terms that the model has: the routers' if it has experts, the output layer's if it is weighted."""

@@ -26,6 +26,9 @@ from training.loop.step import StepResult
 from training.records import OrderRecord
 from training.sizing.flops import mfu
 
+_NOT_USEFUL = ("checkpoint", "profile")
+"""Parts of a step's time in which training waits for something else."""
+
 
 @dataclass(frozen=True)
 class _LoggedStep:
@@ -144,7 +147,7 @@ class StepLog:
         }
         loss = sum(step.result.loss * step.batch.num_targets for step in counted) / num_targets
         num_bytes = sum(self._bytes_per_token[stream] * n for stream, n in targets.items())
-        useful = sum(step.wall - step.seconds.get("checkpoint", 0.0) for step in steps)
+        useful = sum(step.wall - sum(step.seconds.get(part, 0.0) for part in _NOT_USEFUL) for step in steps)
         speed = num_targets / useful
         before = self.file.last.useful_seconds if self.file.last else 0.0
         return StepMetrics(
@@ -158,6 +161,7 @@ class StepLog:
             expert_load=_expert_load(last.result.expert_counts),
             learning_rate=last.learning_rate,
             gradient_norm=_largest([step.result.gradient_norm for step in steps]),
+            gradient_norms=next((s.result.gradient_norms for s in reversed(steps) if s.result.gradient_norms), {}),
             updated=all(step.result.updated for step in steps),
             num_skipped=last.progress.num_skipped,
             num_rollbacks=last.progress.num_rollbacks,

@@ -17,7 +17,9 @@ from training.data.tokens_read import count_tokens_read
 from training.job import Job
 from training.log.notices import Notices
 from training.log.summary import summarise_training
+from training.loop.deterministic import deterministic_kernels
 from training.loop.learning_rate import learning_rate_factor
+from training.loop.profiler import StepProfiler
 from training.loop.run_state import RunState, is_own_checkpoint
 from training.loop.spikes import Instability, InstabilityDetector, num_steps_remembered
 from training.loop.step import RankStatus, Stepper, StepResult
@@ -32,7 +34,7 @@ from training.zero.fragments import owned_fragments
 from training.zero.process_group import join_process_group, leave_process_group
 from training.zero.step_timing import Stopwatch
 
-_NOT_OWN_WORK = ("communication", "checkpoint", "other")
+_NOT_OWN_WORK = ("communication", "checkpoint", "profile", "other")
 """Parts of a step whose time does not show how fast a rank is."""
 
 
@@ -48,7 +50,7 @@ def train_rank(rank: Rank, job: Job) -> TrainedModel | None:
         save_every_seconds=job.cadence.save_every_seconds,
     )
     timeout = job.placement.hang_timeout_seconds
-    with Watchdog(job.out, rank, timeout_seconds=timeout) as watchdog:
+    with deterministic_kernels(job.placement), Watchdog(job.out, rank, timeout_seconds=timeout) as watchdog:
         device = join_process_group(rank, timeout_seconds=timeout)
         try:
             return Trainer(rank, job, device, watchdog, requests).run()
@@ -79,13 +81,17 @@ class Trainer:
         time_communication(self.stopwatch)
         self.state = RunState(rank, job, self.order, watchdog, self.notices, device=device)
         hosts = self.state.gather_hosts()
+        self.profiler = StepProfiler(
+            rank, job, hosts=hosts, stopwatch=self.stopwatch, watchdog=watchdog, notices=self.notices
+        )
+        self.profiler.note_start(self.state.progress.step)
         self.step_log = self._make_step_log(hosts) if rank.index == 0 else None
         self.nats, self.num_targets, self.own_seconds = 0.0, 0, 0.0
         self._prepare_to_train()
 
     def run(self) -> TrainedModel | None:
         """Train to the last step; rank 0 returns the manifest."""
-        with closing(self.prefetcher), self.step_log or nullcontext():
+        with closing(self.prefetcher), self.step_log or nullcontext(), self.profiler:
             self._train()
         if self.step_log is None:
             return None
@@ -101,7 +107,8 @@ class Trainer:
     def _train(self) -> None:
         timeout_factor = START_TIMEOUT_FACTOR
         while self.state.progress.step < self.config.num_steps:
-            result = self._run_step(timeout_factor)
+            with self.profiler.record(self.state.progress.step + 1):
+                result = self._run_step(timeout_factor)
             timeout_factor = 1.0
             if (instability := self.detector.check_step(result.loss, updated=result.updated)) is not None:
                 self._roll_back(instability)
@@ -133,7 +140,14 @@ class Trainer:
         learning_rate = config.optimizer.learning_rate * factor
         set_learning_rate(state.engine, learning_rate)
         status = RankStatus(self.requests.poll(), self.saver.failed, self.own_seconds)
-        result = self.stepper.run_step(step_input, status, self.watchdog, timeout_factor=timeout_factor)
+        norms_every = self.job.cadence.gradient_norms_every_steps
+        result = self.stepper.run_step(
+            step_input,
+            status,
+            self.watchdog,
+            timeout_factor=timeout_factor,
+            with_gradient_norms=norms_every is not None and (state.progress.step + 1) % norms_every == 0,
+        )
         self.saver.advance(result.num_failed_saves)
         self.recent.append(RecentStep(loss=result.loss, updated=result.updated, first_place=step_input.first_place))
         state.progress = replace(
@@ -233,6 +247,7 @@ class Trainer:
     def _roll_back(self, instability: Instability) -> None:
         """Resume from a checkpoint before the instability, and skip the data that was read during it."""
         self._finish_save()
+        self.profiler.drop()
         self.job.fence.check()
         self.state.roll_back(instability, first_place=self.recent[-instability.num_steps].first_place)
         if self.step_log:

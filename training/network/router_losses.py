@@ -48,7 +48,7 @@ class StepRouting:
         in_order = self._gather(own)
         if self._before is not None:
             in_order[0] += self._before
-        so_far = in_order.cumsum(0)
+        so_far = in_order.long().cumsum(0).to(in_order.dtype)  # of floats a GPU adds up in no fixed order
         self._before = so_far[-1]
         mine = so_far[self._rank :: self._world_size][:rows]
         return mine[..., :-1] / mine[..., -1:].clamp(min=1)

@@ -197,6 +197,21 @@ def test_a_store_that_is_a_file_is_a_sentence(place, concord, command):
     assert "a file stands where a directory should be" in err
 
 
+@pytest.mark.parametrize(
+    ("steps", "complaint"),
+    [
+        ("soon", "--profile soon: give the optimizer steps to record, counted from 1, as 10 or 10-12"),
+        ("0", "--profile 0: give the optimizer steps to record, counted from 1, as 10 or 10-12"),
+        ("12-10", "--profile 12-10: step 10 comes before step 12; give the first one first"),
+        ("1-21", "--profile 1-21: a profile has at most 20 steps, for its size; give fewer"),
+        ("3", "--profile 3: no training of this recipe has 3 steps; give earlier ones"),
+    ],
+)
+def test_steps_that_cannot_be_profiled_are_one_sentence(place, concord, steps, complaint):
+    assert concord("run", "toy.yaml", "--cluster", "inline", "--profile", steps) == (1, "", f"concord: {complaint}\n")
+    assert not list(place.glob("store/clean-*"))
+
+
 def test_the_installed_command_shows_no_traceback(place):
     program = "from pipeline.cli.app import main; main()"
     command = [sys.executable, "-c", program, "plan", "missing.yaml"]

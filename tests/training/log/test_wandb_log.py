@@ -74,6 +74,15 @@ def test_a_restart_goes_on_with_the_run_and_logs_no_step_twice(tmp_path: Path, r
     assert first["dir"] == str(tmp_path)
 
 
+def test_norms_by_layer_are_a_number_each(tmp_path: Path, runs: list[FakeRun]) -> None:
+    with WandbLog(ONLINE, tmp_path, name="n") as log:
+        log.log(line(1).model_copy(update={"gradient_norms": {"embedding": 0.25, "layer_0": 0.5}}))
+        log.log(line(2))
+    with_norms, without = runs[0].rows
+    assert (with_norms["gradient_norms/embedding"], with_norms["gradient_norms/layer_0"]) == (0.25, 0.5)
+    assert with_norms.keys() - without.keys() == {"gradient_norms/embedding", "gradient_norms/layer_0"}
+
+
 def test_a_step_that_a_roll_back_takes_again_is_not_logged_twice(tmp_path: Path, runs: list[FakeRun]) -> None:
     with WandbLog(OFFLINE, tmp_path, name="n") as log:
         for step in (1, 2, 3, 2, 3, 4):
