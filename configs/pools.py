@@ -102,10 +102,14 @@ class PoolConfig(Config):
     """Recompute activations in the backward pass instead of keeping them: less memory, about a third more time."""
 
     compile: bool = False
-    """Compile each layer with torch.compile: faster steps after a slower first one. For ZeRO stages 0 to 2."""
+    """Compile each layer with torch.compile: faster steps after a slower first one."""
 
-    attention: Literal["sdpa", "flex_attention", "eager"] = "sdpa"
-    """Which of transformers' implementations of attention to use; `flex_attention` needs a GPU."""
+    attention: Literal[
+        "auto", "flash_attention_3", "flash_attention_2", "varlen", "flex_attention", "sdpa", "eager"
+    ] = "auto"
+    """Which implementation of attention to use. `auto`: the fastest that is there and gives right numbers, in the order
+    of this list: packages that you install, PyTorch's own flash kernel `varlen` (each needs a GPU and bf16),
+    `flex_attention` (needs a GPU), `sdpa` and `eager`, which take a mask over all pairs of tokens."""
 
     deterministic: bool = False
     """Compute by deterministic kernels only, which are slower on GPUs: on the same devices the same run gives bit for

@@ -6,6 +6,7 @@ ranks (training/loop/stop_requests.py).
 """
 
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from training.job import Job
 from training.log.metrics_file import METRICS_FILE
 from training.log.notices import show_notices
 from training.log.progress_bar import show_progress
-from training.log.sessions_file import EndReason, record_session_end, record_session_start
+from training.log.sessions_file import EndReason, attention_used, record_session_end, record_session_start
 from training.loop.stop_requests import Stopped, ask_to_resize, stop_on_signal
 from training.manifests import TrainedModel
 from training.sizing.recipe_size import settle_placement
@@ -59,6 +60,7 @@ def train(
                 resize=partial(ask_to_resize, out),
             )
         end_reason = "finished"
+        executor.used_placement = replace(placement, attention=attention_used(out) or placement.attention)
     except (Stopped, KeyboardInterrupt):
         end_reason = "stopped"
         raise

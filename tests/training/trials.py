@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,17 @@ def trainer(rank: Rank, job: Job) -> Trainer:
 def train_all(rank: Rank, jobs: list[Job]) -> None:
     join_process_group(rank, timeout_seconds=60)
     for job in jobs:
+        trainer(rank, job).run()
+    leave_process_group()
+
+
+def train_compiled(rank: Rank, jobs: list[Job]) -> None:
+    """Train one job after another, each as a fresh process would compile it, without making C++ of the graphs."""
+    original = torch.compile
+    torch.compile = partial(original, backend="aot_eager")
+    join_process_group(rank, timeout_seconds=60)
+    for job in jobs:
+        torch._dynamo.reset()
         trainer(rank, job).run()
     leave_process_group()
 

@@ -66,6 +66,9 @@ class GangStart(_Event):
     device: str
     """Name of rank 0's device."""
 
+    attention: str = ""
+    """The implementation of attention that the ranks use."""
+
     lost_steps: int
     """Steps whose metrics were dropped because no checkpoint held them."""
 
@@ -122,6 +125,7 @@ def record_gang_start(
     zero_stage: int,
     hosts: Sequence[str],
     device: str,
+    attention: str,
     lost_steps: int,
     lost_until: float | None,
 ) -> None:
@@ -136,6 +140,7 @@ def record_gang_start(
         host=hosts[0],
         hosts=tuple(hosts),
         device=device,
+        attention=attention,
         lost_steps=lost_steps,
         lost_until=lost_until,
     )
@@ -152,6 +157,12 @@ def read_session_events(out: Path) -> list[SessionEvent]:
     path = out / SESSIONS_FILE
     whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
     return [_EVENT.validate_json(line) for line in whole.splitlines()]
+
+
+def attention_used(out: Path) -> str:
+    """Return the implementation of attention that the last ranks used; empty if that is not recorded."""
+    starts = [event for event in read_session_events(out) if isinstance(event, GangStart)]
+    return starts[-1].attention if starts else ""
 
 
 def compute_goodput(events: Sequence[SessionEvent], last: StepMetrics | None) -> Goodput:

@@ -16,7 +16,7 @@ from training.network.build_model import build_model, make_model_config
 from training.network.compile import compile_layers
 from training.network.initial_weights import InitialWeights
 from training.network.packed_lm import PackedLM, minds_router
-from training.network.probes import NetworkTraits, probe_network
+from training.network.probes import NetworkTraits, describe_attention, probe_network
 from training.zero.engine import make_engine
 from training.zero.fragments import ReadWeights
 from training.zero.optimizers import freeze_parameters
@@ -58,8 +58,7 @@ def build_engine(job: Job, device: torch.device, *, notify: Callable[[str], None
         minds_router=minds_router(config.model),
     )
     traits = from_rank_0(probe)
-    if traits.why_not_better:
-        notify(f"attention: {traits.attention} ({'; '.join(traits.why_not_better)})")
+    notify(f"attention: {describe_attention(traits)}")
     model, initial_weights = build_model(settings, activation_checkpointing=placement.activation_checkpointing)
     set_attention(model, traits.attention)
     freeze_parameters(model, config.freeze)

@@ -11,6 +11,7 @@ from configs.training import TrainConfig
 from training.data.prefetch import StepInput
 from training.loop.stop_requests import TrainingRequests
 from training.loop.watchdog import Watchdog
+from training.network.compile import explain_compile_errors
 from training.network.packed_lm import TERMS, PackedLoss
 from training.network.router_losses import StepRouting, balance_of_batch
 from training.zero.engine import take_optimizer_step
@@ -106,7 +107,7 @@ class Stepper:
             name = f"a forward and backward pass, {i + 1} of {len(micro_batches)}"
             watchdog.beat(name, timeout_factor=timeout_factor)
             self._engine.set_gradient_accumulation_boundary(i == len(micro_batches) - 1)
-            with self._stopwatch.part("forward"):
+            with self._stopwatch.part("forward"), explain_compile_errors():
                 found: PackedLoss = self._engine(rows, step=step)
             with self._stopwatch.part("backward"):
                 self._engine.backward(found.objective / batch.num_targets, scale_wrt_gas=False)

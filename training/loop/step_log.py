@@ -23,6 +23,7 @@ from training.log.sessions_file import record_gang_start
 from training.log.summary import parts_of_summary
 from training.log.wandb_log import WandbLog
 from training.loop.step import StepResult
+from training.network.compile import count_graphs
 from training.records import OrderRecord
 from training.sizing.flops import mfu
 
@@ -58,9 +59,10 @@ class StepLog:
         progress: Progress,
         device: torch.device,
         hosts: list[str],
+        attention: str,
         flops_per_token: float | None,
     ) -> None:
-        """Drop the metrics after `progress`, and record that the ranks, on `hosts`, have started.
+        """Drop the metrics after `progress`, and record that the ranks, on `hosts`, have started with `attention`.
 
         `first_step` is the step that the training began after. `flops_per_token` is None if the model's are not known.
         """
@@ -74,7 +76,7 @@ class StepLog:
         self._ends_of_lines = parts_of_summary(first_step, job.config.num_steps)
         self._line: list[_LoggedStep] = []
         """The steps of the line that is under way."""
-        self._clock = time.perf_counter()
+        self._clock, self._num_graphs = time.perf_counter(), count_graphs()
         record_gang_start(
             job.out,
             session=job.session,
@@ -84,6 +86,7 @@ class StepLog:
             zero_stage=job.placement.zero_stage,
             hosts=hosts,
             device=device_name(device),
+            attention=attention,
             lost_steps=self.file.lost_steps,
             lost_until=self.file.lost_until,
         )
@@ -170,10 +173,15 @@ class StepLog:
             tokens_per_second=round(speed, 1),
             useful_seconds=round(before + useful, 3),
             mfu=mfu(speed / self._num_ranks, flops_per_token=self._flops_per_token, peak=self._peak_flops),
+            graphs_compiled=self._count_new_graphs(),
             memory_bytes=peak_memory_bytes(self._device),
             seconds=_sum_by_key(step.seconds for step in steps),
             time=time.time(),
         )
+
+    def _count_new_graphs(self) -> int:
+        before, self._num_graphs = self._num_graphs, count_graphs()
+        return self._num_graphs - before
 
     def start_clock(self) -> None:
         """Start the wall time of the next step now."""

@@ -297,6 +297,7 @@ class Trainer:
             progress=self.state.progress,
             device=self.device,
             hosts=hosts,
+            attention=built.traits.attention,
             flops_per_token=flops_per_token(
                 built.config.to_dict(), built.shapes, sequence_length=self.config.sequence_length
             ),

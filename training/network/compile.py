@@ -3,12 +3,16 @@
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from configs.base import UserError
+from configs.text import one_line
 
 _MAX_GRAPHS_OF_A_LAYER = 16
 """Variants of a layer's code that may be compiled, such as one for each kind of attention: twice dynamo's limit."""
@@ -30,6 +34,23 @@ def compile_layers(model: PreTrainedModel) -> None:
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     for layer in decoder_layers(model):
         layer.forward = torch.compile(layer.forward, dynamic=False)
+
+
+@contextmanager
+def explain_compile_errors() -> Iterator[None]:
+    """Raise UserError where a layer cannot be compiled in this block, or would be compiled over and over."""
+    try:
+        yield
+    except FailOnRecompileLimitHit as error:
+        raise UserError(
+            f"the pool sets `compile`, and PyTorch would compile a layer more than {_MAX_GRAPHS_OF_A_LAYER} times, which "
+            f"makes steps slower; set `compile: false` ({one_line(error)[:200]})"
+        ) from error
+    except TorchDynamoException as error:
+        raise UserError(
+            f"the pool sets `compile`, and PyTorch cannot compile this model here: {one_line(error)[:300]}; set "
+            "`compile: false`"
+        ) from error
 
 
 def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:

@@ -39,8 +39,8 @@ class NetworkTraits:
     attention: str
     """The implementation of attention to train with."""
 
-    why_not_better: tuple[str, ...]
-    """Why each faster implementation is not taken; empty where the pool names one."""
+    why_not_better: tuple[tuple[str, str], ...]
+    """Each faster implementation, and why it is not taken; empty where the pool names one."""
 
     has_linear_head: bool
     """Whether the logits are the output layer's product with the hidden states, but for a soft cap."""
@@ -65,6 +65,15 @@ def probe_network(
     has_linear_head = _has_linear_head(model)
     chosen, why_not_better = _choose_attention(model, attention, device=device, dtype=dtype)
     return NetworkTraits(chosen, why_not_better, has_linear_head, shows_routers)
+
+
+def describe_attention(traits: NetworkTraits) -> str:
+    """Say which implementation is taken, and why no faster one: `sdpa (varlen and flex_attention: needs a GPU)`."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in traits.why_not_better:
+        by_reason.setdefault(reason, []).append(name)
+    reasons = [f"{' and '.join(names)}: {reason}" for reason, names in by_reason.items()]
+    return traits.attention + (f" ({'; '.join(reasons)})" if reasons else "")
 
 
 def final_softcap(config: PretrainedConfig) -> float | None:
@@ -159,23 +168,22 @@ def _has_linear_head(model: PreTrainedModel) -> bool:
 
 def _choose_attention(
     model: PreTrainedModel, wanted: str, *, device: torch.device, dtype: torch.dtype
-) -> tuple[str, tuple[str, ...]]:
+) -> tuple[str, tuple[tuple[str, str], ...]]:
     """Return the wanted implementation, or of `auto` the first that passes, and why each before it does not.
 
     Raises UserError if none does.
     """
     names: Sequence[str] = BEST_FIRST if wanted == "auto" else (wanted,)
-    rejected: list[str] = []
+    rejected: list[tuple[str, str]] = []
     for name in names:
         problem = why_not_here(name, device=device, dtype=dtype) or _why_wrong(model, name, device=device, dtype=dtype)
         if problem is None:
             return name, tuple(rejected)
-        rejected.append(f"{name} {problem}")
+        rejected.append((name, problem))
+    reasons = "; ".join(f"{name} {problem}" for name, problem in rejected)
     if wanted == "auto":
-        raise UserError(
-            f"no implementation of attention can train architecture {model.config.model_type!r}: {'; '.join(rejected)}"
-        )
-    raise UserError(f"the pool's attention cannot be used: {rejected[0]}; choose another, or `auto`")
+        raise UserError(f"no implementation of attention can train architecture {model.config.model_type!r}: {reasons}")
+    raise UserError(f"the pool's attention cannot be used: {reasons}; choose another, or `auto`")
 
 
 def _why_wrong(model: PreTrainedModel, name: str, *, device: torch.device, dtype: torch.dtype) -> str | None:

@@ -84,7 +84,7 @@ def needed_bytes(found: Memory, device: str) -> int:
 def _stages(placement: Placement) -> tuple[int, ...]:
     if "zero_stage" not in placement.leaves_open:
         return (placement.zero_stage,)
-    return (1, 2) if placement.compile else (1, 2, 3)
+    return (1, 2, 3)
 
 
 def _best(size: ModelSize, config: TrainConfig, placement: Placement, stage: int) -> LayoutChoice:
@@ -159,11 +159,11 @@ def _remedy(size: ModelSize, config: TrainConfig, placement: Placement) -> str:
         return any(_best(size, config, changed, stage).fits for stage in _stages(changed))
 
     single = replace(placement, micro_batch_size=1, leaves_open=())
-    sharded = replace(single, zero_stage=3, compile=False)
+    sharded = replace(single, zero_stage=3)
     recomputing = replace(sharded, activation_checkpointing=True)
     changes = [
         ("set micro_batch_size: 1 for the pool, or leave it out", single),
-        ("leave zero_stage, micro_batch_size and compile out of the pool", sharded),
+        ("leave zero_stage and micro_batch_size out of the pool", sharded),
         ("set activation_checkpointing: true for the pool", replace(single, activation_checkpointing=True)),
         ("set activation_checkpointing: true and zero_stage: 3 for the pool", recomputing),
         *_by_ranks(recomputing),

@@ -31,6 +31,7 @@ def finished(store: Path, config: TrainConfig, *, device: str, world_size: int, 
         zero_stage=1,
         hosts=[socket.gethostname()],
         device=device,
+        attention="sdpa",
         lost_steps=0,
         lost_until=None,
     )

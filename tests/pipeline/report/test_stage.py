@@ -285,6 +285,7 @@ def test_report_marks_restarts_on_the_curves_and_lists_the_starts(tmp_path: Path
             zero_stage=2,
             hosts=hosts,
             device=EVIL,
+            attention="sdpa",
             lost_steps=3 * number,
             lost_until=None,
         )

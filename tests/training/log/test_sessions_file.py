@@ -59,6 +59,7 @@ def test_events_read_back_in_order(tmp_path: Path) -> None:
         zero_stage=2,
         hosts=["a", "b"],
         device="NVIDIA L4",
+        attention="sdpa",
         **lost,
     )
     record_session_end(tmp_path, session=name, why="stopped")

@@ -12,7 +12,7 @@ from tests.training.network.test_packed_lm import built, gradients, network, pac
 from training.network import attention, probes
 from training.network.attention import why_not_here
 from training.network.packed_rows import PackedRows
-from training.network.probes import NetworkTraits, probe_network
+from training.network.probes import NetworkTraits, describe_attention, probe_network
 
 CPU = torch.device("cpu")
 LATENT = {
@@ -102,14 +102,16 @@ def test_varlen_attention_gives_the_losses_and_gradients_of_a_mask(
 def test_auto_takes_the_first_that_runs_and_passes() -> None:
     found = traits()
     assert found.attention == "varlen"
-    assert [text.split()[0] for text in found.why_not_better] == ["flash_attention_3", "flash_attention_2"]
+    both = (("flash_attention_3", "needs a GPU"), ("flash_attention_2", "needs a GPU"))
+    assert found.why_not_better == both
+    assert describe_attention(found) == "varlen (flash_attention_3 and flash_attention_2: needs a GPU)"
 
 
 def test_a_kernel_that_lets_documents_see_each_other_is_not_taken(kernel: pytest.MonkeyPatch) -> None:
     kernel.setattr(attention, "varlen_attn", ignoring_documents)
     found = traits()
     assert found.attention == "sdpa"
-    assert "varlen gives other numbers than eager" in found.why_not_better
+    assert ("varlen", "gives other numbers than eager") in found.why_not_better
 
 
 def test_a_kernel_that_fails_is_not_taken_and_one_that_is_asked_for_is_one_sentence(kernel: pytest.MonkeyPatch) -> None:
@@ -128,7 +130,7 @@ def test_what_the_kernel_lacks_falls_to_the_next() -> None:
     overrides = {"head_dim": 16, "query_pre_attn_scalar": 16, "layer_types": ["sliding_attention", "full_attention"]}
     found = traits("gemma2", overrides=overrides)  # whose scores have a soft cap
     assert found.attention == "eager"
-    assert any("varlen fails here (it has no softcap)" in text for text in found.why_not_better)
+    assert ("varlen", "fails here (it has no softcap)") in found.why_not_better
 
 
 @pytest.mark.parametrize("name", ["flash_attention_3", "flash_attention_2", "varlen", "flex_attention"])

@@ -95,11 +95,6 @@ def test_an_elastic_training_fits_on_the_fewest_ranks_it_may_have():
     assert chosen(size, config, steady).memory.optimizer < chosen(size, config, elastic).memory.optimizer
 
 
-def test_compiling_rules_out_stage_3():
-    fit = choose_layout(LARGE, recipe(), gpus(num_nodes=1, gib=40, compile=True))
-    assert fit.chosen.zero_stage < 3
-
-
 def test_what_does_not_fit_comes_with_a_change_that_makes_it_fit():
     config = recipe(sequence_length=8192, global_batch_size=32)
     alone = gpus(gib=48)
