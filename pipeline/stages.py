@@ -15,7 +15,7 @@ STAGES = {
     "clean": stage(clean, version=1, observe=observe_sources),
     "train_tokenizer": stage(train_tokenizer, version=1),
     "tokenize": stage(tokenize, version=1),
-    "train": stage(train, version=3, observe=observe_init_from, file_digests=rank_file_digests),
+    "train": stage(train, version=4, observe=observe_init_from, file_digests=rank_file_digests),
     "evaluate": stage(evaluate, version=1, check=check_lm_eval),
     "export": stage(export, version=1),
     "report": stage(report, version=2, observe=observe_templates, check=check_report),
