@@ -253,11 +253,19 @@ def train_on_a_full_disk(rank: Rank, job: Job, step: int) -> TrainedModel | None
 
 def state_held(rank: Rank, job: Job) -> list[tuple[str, str, int, npt.NDArray[np.float32]]]:
     """What the rank has once it has gone on from the newest checkpoint: (kind, name, offset, elements)."""
+    return states_held(rank, [job])[0]
+
+
+def states_held(rank: Rank, jobs: list[Job]) -> list[list[tuple[str, str, int, npt.NDArray[np.float32]]]]:
+    """What the rank has at the start of each job: (kind, name, offset, elements)."""
     join_process_group(rank, timeout_seconds=60)
     held = [
-        (kind, fragment.name, fragment.offset, tensor.float().numpy().copy())
-        for fragment in owned_fragments(trainer(rank, job).state.engine)
-        for kind, tensor in fragment.tensors.items()
+        [
+            (kind, fragment.name, fragment.offset, tensor.float().numpy().copy())
+            for fragment in owned_fragments(trainer(rank, job).state.engine)
+            for kind, tensor in fragment.tensors.items()
+        ]
+        for job in jobs
     ]
     leave_process_group()
     return held

@@ -57,12 +57,17 @@ def probe_network(
     With `minds_router` experts' routers must return their logits. Raises UserError on what cannot be trained so.
     """
     model = _make_copy(settings)
-    _check_causal(model)
-    _check_documents_are_separate(model)
     shows_routers = "router_logits" in (model.base_model._can_record_outputs or {})
-    if shows_routers and minds_router:
-        _check_router_is_visible(model)
-    has_linear_head = _has_linear_head(model)
+    try:
+        _check_causal(model)
+        _check_documents_are_separate(model)
+        if shows_routers and minds_router:
+            _check_router_is_visible(model)
+        has_linear_head = _has_linear_head(model)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise UserError(
+            f"a pass of the recipe's model fails ({one_line(error)[:300]}); correct the sizes in `model`"
+        ) from error
     chosen, why_not_better = _choose_attention(model, attention, device=device, dtype=dtype)
     return NetworkTraits(chosen, why_not_better, has_linear_head, shows_routers)
 

@@ -84,7 +84,7 @@ def test_a_layer_that_is_compiled_over_and_over_is_one_sentence(monkeypatch: pyt
     monkeypatch.setattr(compiling, "_MAX_GRAPHS_OF_A_LAYER", 2)
     trained, (tokens, lengths) = network(), rows()
     compile_layers(trained.model)
-    with pytest.raises(UserError, match=r"would compile a layer more than 2 times.*set `compile: false`") as caught:
+    with pytest.raises(UserError, match=r"layer would be compiled more than 2 times.*set `compile: false`") as caught:
         for length in range(8, 14):
             with explain_compile_errors():
                 trained(packed(tokens[:, :length], lengths.clamp(max=length - 1)))

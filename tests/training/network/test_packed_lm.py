@@ -252,6 +252,7 @@ def test_in_bf16_the_losses_are_near_those_in_fp32(architecture: str) -> None:
     ("architecture", "overrides", "says"),
     [
         ("jamba", {}, "lets a document see those before it"),
+        ("qwen3_moe", {"moe_intermediate_size": 7}, "a pass of the recipe's model fails .strides should be multiple"),
         (
             "deepseek_v3",
             {
