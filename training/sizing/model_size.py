@@ -57,6 +57,8 @@ class TrainingLayout:
     offload_optimizer: bool = False
     activation_checkpointing: bool = False
     attention: str = "sdpa"
+    """The implementation, not `auto` (training/sizing/fit.py, expected_attention)."""
+
     reduce_precision: Literal["fp32", "bf16"] = "fp32"
 
     @property

@@ -66,7 +66,8 @@ def peak_of_start(rank, job):  # type: ignore[no-untyped-def]
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         subject = trainer(rank, job)
     leave_process_group()
-    sizes = [event.cpu_memory_usage for event in profile.events() if event.name == "[memory]"]
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     shapes = subject.state.built.shapes.values()
     return {
         "peak": max(np.cumsum(sizes)),
