@@ -26,7 +26,8 @@ from training.loop.watchdog import START_TIMEOUT_FACTOR, Watchdog
 from training.manifests import TrainedModel
 from training.records import CheckpointRecord, RecentStep
 from training.sizing.flops import flops_per_token
-from training.zero.engine import set_learning_rate, time_communication
+from training.zero.communication import time_collectives, time_waits
+from training.zero.engine import set_learning_rate
 from training.zero.fragments import owned_fragments
 from training.zero.process_group import join_process_group, leave_process_group
 from training.zero.step_timing import Stopwatch
@@ -65,8 +66,9 @@ class Trainer:
         self.batches = Batches(job.tokens, job.config)
         self.order = self.batches.order_record()
         self.stopwatch = Stopwatch(device)
-        time_communication(self.stopwatch)
+        time_collectives(self.stopwatch)
         self.state = RunState(rank, job, self.order, watchdog, self.notices)
+        time_waits(self.state.engine, self.stopwatch)
         hosts = self.state.gather_hosts()
         self.step_log = self._make_step_log(hosts) if rank.index == 0 else None
         self.nats, self.num_targets, self.own_seconds = 0.0, 0, 0.0

@@ -1,7 +1,9 @@
 """What the memory of a training depends on: sizes of the model, and how it is trained."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from configs.deepspeed import ZeroOptimizationConfig
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class TrainingLayout:
     activation_checkpointing: bool = False
     attention: str = "sdpa"
     reduce_precision: Literal["fp32", "bf16"] = "fp32"
+    zero_optimization: ZeroOptimizationConfig = field(default_factory=ZeroOptimizationConfig)
+    """What the pool asks of DeepSpeed's buffers."""
 
     @property
     def width(self) -> int:
