@@ -1,6 +1,6 @@
 """Weights in 8 bits and gradients in 4, as they are exchanged, and what training makes of them."""
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,12 @@ import torch
 
 from cluster.executor import Rank
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
-from tests.training.trials import lines, train_all, trajectory
+from tests.training.trials import lines, trainer, trajectory
 from training.job import Job
 from training.zero.process_group import join_process_group, leave_process_group
 from training.zero.quantised import GRADIENT_GROUP_ELEMENTS, WeightQuantizer, group_elements, sum_own_part
 
-WORLD = 3
+WORLD = 2
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 4096, 10_007, 3 * 5_000])
@@ -44,51 +44,65 @@ def gradient_of(rank: int, size: int) -> torch.Tensor:
 SIZES = [1, 2, 5, GRADIENT_GROUP_ELEMENTS * WORLD, 4096 * 3 + 1]
 
 
-def add_up(rank: Rank) -> list[npt.NDArray[np.float32]]:
-    """This rank's part of the sum of each gradient, and of one that rank 1 has not finite."""
+def add_up_and_train(rank: Rank, jobs: list[Job]) -> list[npt.NDArray[np.float32]]:
+    """Train each job; this rank's part of the sum of each gradient, and of one that rank 1 has not finite."""
     join_process_group(rank, timeout_seconds=60)
     sums = [sum_own_part(gradient_of(rank.index, size)) for size in SIZES]
     broken = torch.ones(4 * GRADIENT_GROUP_ELEMENTS)
     broken[5] = float("inf") if rank.index == 1 else 1.0
-    sums.append(sum_own_part(broken))
-    sums.append(sum_own_part(torch.zeros(7)))
+    sums += [sum_own_part(broken), sum_own_part(torch.zeros(7))]
+    for job in jobs:
+        trainer(rank, job).run()
     leave_process_group()
     return [part.numpy() for part in sums]
 
 
-def test_gradients_are_added_up_by_their_owners_to_the_precision_of_4_bits() -> None:
-    parts = run_ranks(add_up, WORLD)
-    *sums, broken, zero = [torch.from_numpy(np.concatenate(pieces)) for pieces in zip(*parts, strict=True)]
-    for size, found in zip(SIZES, sums, strict=True):
-        gradients = torch.stack([gradient_of(rank, size) for rank in range(WORLD)])
-        assert (found.dtype, found.shape) == (torch.float32, (size,))
-        half_steps = gradients.abs().amax(dim=1).sum() / 14
-        assert (found - gradients.sum(dim=0)).abs().max() <= 1.001 * half_steps
-    assert not broken[:GRADIENT_GROUP_ELEMENTS].isfinite().any()
-    torch.testing.assert_close(
-        broken[GRADIENT_GROUP_ELEMENTS:], torch.full_like(broken, WORLD)[GRADIENT_GROUP_ELEMENTS:]
-    )
-    assert (zero == 0).all()
+@dataclass(frozen=True)
+class Ran:
+    """What the ranks were given and gave: an exact training, a quantised one, and one that was resumed half-way."""
+
+    sums: list[torch.Tensor]
+    exact: Job
+    quantised: Job
+    resumed: Job
 
 
-def test_a_quantised_training_is_near_the_exact_one_and_is_resumed_bit_for_bit(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """The norms of the tiny model stay gathered, and its matrices do not."""
+    directory = tmp_path_factory.mktemp("jobs")
 
     def job(name: str, *, num_steps: int = 4, **quantised: bool) -> Job:
         schedule = {"kind": "wsd", "num_warmup_steps": 0, "num_decay_steps": 0}
         config = tiny_config(num_steps=num_steps, schedule=schedule, precision="bf16", **quantised)
         pool: dict[str, Any] = {"deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 50}}}
-        return tiny_job(tmp_path, config, world_size=WORLD, zero_stage=3, name=name, **pool)
+        return tiny_job(directory, config, world_size=WORLD, zero_stage=3, name=name, **pool)
 
     both = {"zero_quantized_weights": True, "zero_quantized_gradients": True}
-    exact, half, whole, resumed = (
-        job("exact"),
-        job("half", num_steps=2, **both),
-        job("whole", **both),
-        job("half", **both),
-    )
-    assert run_ranks(train_all, WORLD, [exact, half, whole, resumed]) == [None] * WORLD
-    assert trajectory(resumed) == trajectory(whole)
-    losses, quantised = ([line.loss for line in lines(job)] for job in (exact, whole))
+    exact, half, whole, resumed = job("e"), job("half", num_steps=2, **both), job("whole", **both), job("half", **both)
+    parts = run_ranks(add_up_and_train, WORLD, [exact, half, whole, resumed])
+    sums = [torch.from_numpy(np.concatenate(pieces)) for pieces in zip(*parts, strict=True)]
+    return Ran(sums, exact, whole, resumed)
+
+
+def test_gradients_are_added_up_by_their_owners_to_the_precision_of_4_bits(ran: Ran) -> None:
+    *sums, broken, zero = ran.sums
+    for size, found in zip(SIZES, sums, strict=True):
+        gradients = torch.stack([gradient_of(rank, size) for rank in range(WORLD)])
+        assert (found.dtype, found.shape) == (torch.float32, (size,))
+        half_steps = gradients.abs().amax(dim=1).sum() / 14
+        assert (found - gradients.sum(dim=0)).abs().max() <= 1.001 * half_steps
+    whole = broken[GRADIENT_GROUP_ELEMENTS:]
+    assert not broken[:GRADIENT_GROUP_ELEMENTS].isfinite().any()
+    torch.testing.assert_close(whole, torch.full_like(whole, WORLD))
+    assert (zero == 0).all()
+
+
+def test_a_quantised_training_is_near_the_exact_one(ran: Ran) -> None:
+    losses, quantised = ([line.loss for line in lines(job)] for job in (ran.exact, ran.quantised))
     assert quantised == pytest.approx(losses, rel=0.05)
     assert all(one != other for one, other in zip(losses, quantised, strict=True))
+
+
+def test_a_quantised_training_is_resumed_bit_for_bit(ran: Ran) -> None:
+    assert trajectory(ran.resumed) == trajectory(ran.quantised)
