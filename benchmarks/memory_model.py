@@ -28,7 +28,7 @@ from configs.training import TrainConfig
 from training.sizing.memory import predict_memory
 from training.sizing.model_size import TrainingLayout
 from training.sizing.recipe_size import find_parameters, measure_model
-from training.zero.config import REDUCE_BUCKET_ELEMENTS
+from training.zero.config import CPU_BUCKET_ELEMENTS
 
 VOCAB = 4096
 SMALL = {"hidden_size": 128, "intermediate_size": 352, "num_layers": 2, "num_attention_heads": 4}
@@ -130,6 +130,7 @@ def predict(given: dict[str, Any]) -> dict[str, int]:
         reduce_precision=config.reduce_precision,
         activation_checkpointing=placement.activation_checkpointing,
         attention=placement.attention,
+        zero_optimization=placement.deepspeed.zero_optimization,
     )
     found = predict_memory(measure_model(find_parameters(config, vocab_size=VOCAB), config), setting)
     parts = {name: value for name, value in found.parts.items() if name != "process"}
@@ -211,9 +212,9 @@ def _train_two_steps(config: TrainConfig, placement: Placement, number: int) -> 
 def _find_peak(changes: list[int], num_trained: int) -> int:
     held = most = 0
     for change in changes:
-        elements = abs(change) // REDUCE_BUCKET_ELEMENTS
-        if abs(change) == elements * REDUCE_BUCKET_ELEMENTS and elements in (2, 4):
-            change = num_trained * change // REDUCE_BUCKET_ELEMENTS
+        elements = abs(change) // CPU_BUCKET_ELEMENTS
+        if abs(change) == elements * CPU_BUCKET_ELEMENTS and elements in (2, 4):
+            change = num_trained * change // CPU_BUCKET_ELEMENTS
         held += change
         most = max(most, held)
     return most

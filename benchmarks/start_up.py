@@ -1,6 +1,6 @@
 """Measure the memory and time that a training takes to start: from the engine's making to the end of the first step.
 
-    python benchmarks/start_up.py [--layers 22] [--ranks 4] [--stage 3] [--resume]
+    python benchmarks/start_up.py [--layers 17] [--ranks 4] [--stage 3] [--resume]
 
 Each rank prints one JSON line: seconds until the first step, the most memory that was resident until the end of that
 step, and the most in the two steps after it (steady), in MiB without what was resident before. With `--resume` the
@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from cluster.executor import Rank
+from configs.training import TrainConfig
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from tests.training.trials import trainer
 from training.job import Job
@@ -29,7 +30,7 @@ MIB = 1 << 20
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", type=int, default=22)
+    parser.add_argument("--layers", type=int, default=17)
     parser.add_argument("--width", type=int, default=1216)
     parser.add_argument("--ranks", type=int, default=4)
     parser.add_argument("--stage", type=int, default=3)
@@ -44,23 +45,34 @@ def main() -> None:
         schedule={"kind": "cosine", "num_warmup_steps": 0},
     )
     with tempfile.TemporaryDirectory() as directory:
-        job = tiny_job(Path(directory), config, world_size=given.ranks, zero_stage=given.stage, micro_batch_size=1)
+        job = _job(Path(directory), config, given)
         found = run_ranks(measure, given.ranks, job)
         if given.resume:
             further = config.model_copy(update={"num_steps": 6})
-            job = tiny_job(Path(directory), further, world_size=given.ranks, zero_stage=given.stage, micro_batch_size=1)
-            found = run_ranks(measure, given.ranks, job)
+            found = run_ranks(measure, given.ranks, _job(Path(directory), further, given))
     for line in found:
         print(json.dumps(line))
 
 
+def _job(directory: Path, config: TrainConfig, given: argparse.Namespace) -> Job:
+    limits = {"reduce_bucket_size": LIMIT_ELEMENTS}
+    if given.stage == 3:
+        limits |= {"stage3_max_live_parameters": LIMIT_ELEMENTS}
+    return tiny_job(
+        directory,
+        config,
+        world_size=given.ranks,
+        zero_stage=given.stage,
+        micro_batch_size=1,
+        deepspeed={"zero_optimization": limits},
+    )
+
+
 def measure(rank: Rank, job: Job) -> dict[str, Any]:
     """Train, and return what it took."""
-    import training.zero.config as config
     from training.loop.step import Stepper
     from training.zero.process_group import join_process_group, leave_process_group
 
-    config.REDUCE_BUCKET_ELEMENTS = config.MAX_LIVE_ELEMENTS = LIMIT_ELEMENTS
     join_process_group(rank, timeout_seconds=600)
     before, started = resident_bytes("VmRSS"), time.perf_counter()
     original, seen = Stepper.run_step, []

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cluster.machines import Node
 from configs.base import ConfigError
 from configs.cluster import WandbConfig
+from configs.deepspeed import DeepSpeedConfig
 from configs.pools import PoolConfig, RetentionConfig
 
 
@@ -37,6 +38,7 @@ class Placement:
     compile: bool
     attention: str
     deterministic: bool
+    deepspeed: DeepSpeedConfig
     retention: RetentionConfig
     hang_timeout_seconds: float
     warm_spares: bool
@@ -71,6 +73,7 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
             f"the pool wants {num_ranks or 'any'} ranks of {cpus_per_rank} CPU cores, but there are "
             f"{describe_machines(nodes)}; lower num_ranks or cpus_per_rank in the cluster file"
         )
+    _check_ranks(pool, num_ranks)
     host_bytes = _host_bytes(nodes, num_ranks, cpus_per_rank=cpus_per_rank, device=device)
     return Placement(
         num_ranks=num_ranks,
@@ -85,6 +88,7 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
         compile=pool.compile,
         attention=pool.attention,
         deterministic=pool.deterministic,
+        deepspeed=pool.deepspeed,
         retention=pool.retention,
         hang_timeout_seconds=pool.hang_timeout_seconds,
         warm_spares=pool.warm_spares,
@@ -154,4 +158,14 @@ def _check(pool: PoolConfig) -> None:
     if pool.offload_optimizer and pool.zero_stage == 0:
         raise ConfigError(
             "the pool sets `offload_optimizer` with ZeRO stage 0, which cannot do it; use stage 1, 2 or 3"
+        )
+
+
+def _check_ranks(pool: PoolConfig, num_ranks: int) -> None:
+    """Raise ConfigError if settings of the pool do not go with the number of ranks."""
+    size = pool.deepspeed.zero_optimization.zero_hpz_partition_size or 1
+    if num_ranks % size:
+        raise ConfigError(
+            f"the pool's deepspeed.zero_optimization.zero_hpz_partition_size is {size}, which does not divide its "
+            f"{num_ranks} ranks; set it to the number of GPUs of a machine"
         )

@@ -1,8 +1,9 @@
 """The types every package shares: Config (in), Manifest (out), Artifact (a manifest with its directory)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -54,6 +55,9 @@ class Config(BaseModel):
     """What a user may write. Frozen. An unknown key is an error, never ignored; so is a number that is not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    refused: ClassVar[Mapping[str, str]] = {}
+    """Keys that a user may look for here, each with why there is none and what to do instead."""
 
 
 @dataclass(frozen=True)

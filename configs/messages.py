@@ -14,11 +14,13 @@ Location = tuple[str | int, ...]
 
 def explain(model: type[BaseModel], tree: Mapping[str, Any], error: Mapping[str, Any]) -> tuple[Location, str]:
     """Return where an error stands in the file, and one sentence about it."""
-    location, fields = _walk(model, tree, error["loc"])
+    location, fields, refused = _walk(model, tree, error["loc"])
     name = ".".join(map(str, location)) or "the file"
     given, context = error.get("input"), error.get("ctx", {})
     shown = shorten(repr(given), 60, ellipsis="...")
     match error["type"]:
+        case "extra_forbidden" if location[-1] in refused:
+            return location, f"{name} cannot be set here: {refused[location[-1]]}"
         case "extra_forbidden":
             return location, f"unknown key {location[-1]!r} in {_parent(location)}{_suggest(location[-1], fields)}"
         case "missing":
@@ -43,10 +45,14 @@ def explain(model: type[BaseModel], tree: Mapping[str, Any], error: Mapping[str,
             return location, f"{name} is {shown}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def _walk(model: Any, tree: Any, loc: Location) -> tuple[Location, list[str]]:
-    """Return `loc` without the tags that pydantic adds for unions and keys, and the keys allowed beside its last."""
+def _walk(model: Any, tree: Any, loc: Location) -> tuple[Location, list[str], Mapping[Any, str]]:
+    """Return `loc` without the tags that pydantic adds for unions and keys, and which keys are allowed beside its last.
+
+    Last come the keys that are refused there, each with the reason.
+    """
     annotation, location = model, []
     fields: list[str] = []
+    refused: Mapping[Any, str] = {}
     for key in loc:
         members = _members(annotation)
         if (chosen := _tagged(members, key)) is not None and not _has(tree, key):
@@ -56,10 +62,11 @@ def _walk(model: Any, tree: Any, loc: Location) -> tuple[Location, list[str]]:
             continue
         annotation = members[0]
         fields = list(annotation.model_fields) if _is_model(annotation) else []
+        refused = getattr(annotation, "refused", {})
         location.append(key)
         annotation = _into(annotation, key)
         tree = tree[key] if _has(tree, key) else None
-    return tuple(location), fields
+    return tuple(location), fields, refused
 
 
 def _members(annotation: Any) -> list[Any]:

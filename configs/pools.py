@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from configs.base import Config
+from configs.deepspeed import DeepSpeedConfig
 
 Nodes = Annotated[int, Field(ge=1, le=100_000)]
 """Number of machines."""
@@ -115,6 +116,9 @@ class PoolConfig(Config):
     """Compute by deterministic kernels only, which are slower on GPUs: on the same devices the same run gives bit for
     bit the same numbers. An operation that has none ends the training with a sentence that names it."""
 
+    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
+    """Keys of DeepSpeed's own configuration, by its names: how the ranks communicate and what they buffer."""
+
     retention: RetentionConfig = RetentionConfig()
     """Which checkpoints stay on disk."""
 
@@ -138,4 +142,20 @@ class PoolConfig(Config):
     def _ranks_are_in_order(self) -> Self:
         if self.min_ranks and self.num_ranks and self.min_ranks > self.num_ranks:
             raise ValueError(f"min_ranks is {self.min_ranks}, more than num_ranks, {self.num_ranks}")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_of_deepspeed_fit_the_others(self) -> Self:
+        zero = self.deepspeed.zero_optimization
+        if zero.offload_optimizer is not None and not self.offload_optimizer:
+            raise ValueError("deepspeed.zero_optimization.offload_optimizer is for offload_optimizer: true; set it too")
+        if (zero.zero_hpz_partition_size or 1) > 1 and self.zero_stage != 3:
+            raise ValueError(
+                "deepspeed.zero_optimization.zero_hpz_partition_size is for ZeRO stage 3; set zero_stage: 3"
+            )
+        if (zero.zero_hpz_partition_size or 1) > 1 and self.min_ranks:
+            raise ValueError(
+                "deepspeed.zero_optimization.zero_hpz_partition_size does not divide every number of ranks that "
+                "min_ranks allows; leave one of the two out"
+            )
         return self

@@ -242,6 +242,14 @@ class TrainConfig(Config):
     """Number format in which gradients are summed over ranks; each rank adds up its own in fp32 in any case. `bf16`
     halves what is sent, and its error grows with the number of ranks."""
 
+    zero_quantized_weights: Annotated[bool, AddedLater()] = False
+    """Gather weights for the passes in 8 bits, as ZeRO++ does (arXiv 2306.10209): a quarter to half of the bytes. Norms
+    and other small parameters are gathered exactly, and so are all on one rank. For ZeRO stage 3."""
+
+    zero_quantized_gradients: Annotated[bool, AddedLater()] = False
+    """Send gradients to the ranks that own them in 4 bits, as ZeRO++ does; these sum them in fp32. Those of small
+    parameters are summed exactly, and so are all on one rank. For ZeRO stage 3."""
+
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the initial weights and of the order of the data."""
 

@@ -116,3 +116,10 @@ def test_machines_with_very_many_cores_are_laid_out_at_once():
     placement = placed(10**9, num_ranks=3)
     assert (placement.num_ranks, placement.cpus_per_rank) == (3, 10**9 // 3)
     assert time.monotonic() - started < 1
+
+
+def test_a_second_copy_of_the_weights_is_sharded_over_a_divisor_of_the_ranks():
+    zero = {"deepspeed": {"zero_optimization": {"zero_hpz_partition_size": 4}}, "zero_stage": 3}
+    assert placed(64, 8, **zero).deepspeed.zero_optimization.zero_hpz_partition_size == 4
+    with pytest.raises(ConfigError, match=r"zero_hpz_partition_size is 4, which does not divide its 6 ranks; set it"):
+        placed(64, 6, **zero)

@@ -29,7 +29,8 @@ from training.loop.watchdog import START_TIMEOUT_FACTOR, Watchdog
 from training.manifests import TrainedModel
 from training.records import CheckpointRecord, RecentStep
 from training.sizing.flops import flops_per_token
-from training.zero.engine import set_learning_rate, time_communication
+from training.zero.communication import time_collectives, time_waits
+from training.zero.engine import set_learning_rate
 from training.zero.fragments import owned_fragments
 from training.zero.process_group import join_process_group, leave_process_group
 from training.zero.step_timing import Stopwatch
@@ -78,8 +79,9 @@ class Trainer:
             device=device,
         )
         self.stopwatch = Stopwatch(device)
-        time_communication(self.stopwatch)
+        time_collectives(self.stopwatch)
         self.state = RunState(rank, job, self.order, watchdog, self.notices, device=device)
+        time_waits(self.state.engine, self.stopwatch)
         hosts = self.state.gather_hosts()
         self.profiler = StepProfiler(
             rank, job, hosts=hosts, stopwatch=self.stopwatch, watchdog=watchdog, notices=self.notices

@@ -7,7 +7,6 @@ them.
 from training.network.loss_chunks import max_chunk_tokens
 from training.sizing.model_size import ModelSize, TrainingLayout
 
-
 WITHOUT_MASK = ("flash_attention_3", "flash_attention_2", "varlen", "flex_attention")
 """Implementations of attention that hold no mask over pairs of positions."""
 

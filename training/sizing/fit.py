@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from cluster.placement import Placement
-from configs.base import GIB
+from configs.base import GIB, ConfigError
 from configs.training import TrainConfig
 from training.sizing.memory import PREDICTION_ERROR, Memory, predict_memory
 from training.sizing.model_size import ModelSize, TrainingLayout
@@ -52,15 +52,17 @@ def choose_layout(size: ModelSize, config: TrainConfig, placement: Placement) ->
     """Choose the lowest ZeRO stage from 1 that fits, then as many sequences a pass as fit and make it faster.
 
     What the pool fixes stays. An elastic training must fit on the fewest ranks that it may shrink to. Where the memory
-    is not known, stage 1 and 8 sequences are chosen, as far as the pool leaves them open.
+    is not known, the lowest stage from 1 and 8 sequences are chosen, as far as the pool leaves them open. Raises
+    ConfigError if the pool leaves no stage that can do what the recipe asks for.
     """
+    stages = _stages(config, placement)
     if placement.memory_bytes_per_rank is None:
-        return Fit(_choice(size, config, placement, placement.zero_stage, placement.micro_batch_size), None, "", "")
-    best = [_best(size, config, placement, stage) for stage in _stages(placement)]
+        return Fit(_choice(size, config, placement, stages[0], placement.micro_batch_size), None, "", "")
+    best = [_best(size, config, placement, stage) for stage in stages]
     fitting = [choice for choice in best if choice.fits]
     if not fitting:
         least = min(best, key=lambda choice: choice.memory.total)
-        return Fit(least, None, "", _remedy(size, config, placement))
+        return Fit(least, None, "", _remedy(size, config, replace(placement, zero_stage=stages[0])))
     chosen = fitting[0]
     runner_up, why = _second(size, config, placement, fitting)
     return Fit(chosen, runner_up, why, "")
@@ -81,10 +83,25 @@ def needed_bytes(found: Memory, device: str) -> int:
     return int(found.total * HEADROOM[device])
 
 
-def _stages(placement: Placement) -> tuple[int, ...]:
+def _stages(config: TrainConfig, placement: Placement) -> tuple[int, ...]:
+    """Return the ZeRO stages to choose from, the lowest first."""
+    stages: tuple[int, ...] = (1, 2, 3)
     if "zero_stage" not in placement.leaves_open:
-        return (placement.zero_stage,)
-    return (1, 2, 3)
+        stages = (placement.zero_stage,)
+    quantised = [name for name in ("zero_quantized_weights", "zero_quantized_gradients") if getattr(config, name)]
+    if not quantised:
+        return stages
+    if 3 not in stages:
+        raise ConfigError(
+            f"the recipe sets `{quantised[0]}`, which ZeRO stage 3 alone can do, and the pool leaves stage "
+            f"{' or '.join(map(str, stages))}; set zero_stage: 3 in the cluster file, or leave the key out"
+        )
+    if config.zero_quantized_gradients and placement.deepspeed.zero_optimization.reduce_scatter is False:
+        raise ConfigError(
+            "the recipe sets `zero_quantized_gradients`, which go to their owners alone, and the pool's `deepspeed` "
+            "reduce_scatter: false; leave one of the two out"
+        )
+    return (3,)
 
 
 def _best(size: ModelSize, config: TrainConfig, placement: Placement, stage: int) -> LayoutChoice:
@@ -125,6 +142,7 @@ def _setting(config: TrainConfig, placement: Placement, stage: int, rows: int) -
         activation_checkpointing=placement.activation_checkpointing,
         reduce_precision=config.reduce_precision,
         attention=placement.attention,
+        zero_optimization=placement.deepspeed.zero_optimization,
     )
 
 
@@ -156,7 +174,7 @@ def _remedy(size: ModelSize, config: TrainConfig, placement: Placement) -> str:
     """Return the cheapest change to the cluster file that makes the training fit, in words."""
 
     def works(changed: Placement) -> bool:
-        return any(_best(size, config, changed, stage).fits for stage in _stages(changed))
+        return any(_best(size, config, changed, stage).fits for stage in _stages(config, changed))
 
     single = replace(placement, micro_batch_size=1, leaves_open=())
     sharded = replace(single, zero_stage=3)

@@ -12,10 +12,10 @@ from training.sizing.model_size import ModelSize, TrainingLayout
 from training.zero.config import (
     ADAMW_MOMENTS,
     ALLREDUCE_BUCKET_ELEMENTS,
-    MAX_LIVE_ELEMENTS,
     MUON_BUCKET_ELEMENTS,
     MUON_MOMENTS,
-    REDUCE_BUCKET_ELEMENTS,
+    Buffers,
+    choose_buffers,
 )
 
 PREDICTION_ERROR = 0.15
@@ -89,22 +89,39 @@ def _shard(num_bytes: float, setting: TrainingLayout, *, from_stage: int = 1) ->
     return int(num_bytes / setting.num_ranks if setting.zero_stage >= from_stage else num_bytes)
 
 
+def _buffers_of(size: ModelSize, setting: TrainingLayout) -> Buffers:
+    return choose_buffers(
+        setting.zero_optimization,
+        device=setting.device,
+        zero_stage=setting.zero_stage,
+        num_trained=size.num_trained,
+    )
+
+
 def _parameters(size: ModelSize, setting: TrainingLayout) -> int:
     width = setting.width
     whole = width * size.num_parameters
     if setting.zero_stage < 3:
         return whole
-    live = min(size.num_parameters, MAX_LIVE_ELEMENTS + size.largest_layer) if setting.num_ranks > 1 else 0
-    return _shard(whole, setting) + width * live
+    buffers = _buffers_of(size, setting)
+    live = min(size.num_parameters, buffers.max_live + size.largest_layer) if setting.num_ranks > 1 else 0
+    second_copy = whole // buffers.num_secondary_ranks if buffers.num_secondary_ranks > 1 else 0
+    return _shard(whole, setting) + second_copy + width * live
 
 
 def _gradients(size: ModelSize, setting: TrainingLayout) -> int:
-    """Return the bytes of gradients: all sum in fp32; stages 0 and 1 in bf16 have the pass's own beside the sum."""
-    width, trained = setting.width, size.num_trained
-    if setting.zero_stage < 2:
-        return (4 if width == 4 else 6) * trained
-    in_flight = width * size.largest_matrix if setting.zero_stage == 3 else 0
-    return _shard(4 * trained, setting) + in_flight
+    """Return the bytes of gradients, whose sum is fp32; what they are summed from is there for a parameter at a time.
+
+    In stage 0 in bf16 all of that is there. Where they are reduced during the pass, the part that the rank owns is.
+    """
+    trained = size.num_trained
+    if setting.zero_stage == 0:
+        return (4 if setting.width == 4 else 6) * trained
+    in_flight = setting.width * size.largest_matrix if setting.zero_stage == 3 or setting.width == 2 else 0
+    if setting.zero_stage == 1:
+        reduced = _shard(4 * trained, setting) if _buffers_of(size, setting).overlaps else 0
+        return 4 * trained + reduced + (in_flight if setting.width == 2 else 0)
+    return _shard(4 * trained, setting) + (in_flight if setting.zero_stage == 3 else 0)
 
 
 def _optimizer(size: ModelSize, setting: TrainingLayout) -> int:
@@ -115,28 +132,45 @@ def _optimizer(size: ModelSize, setting: TrainingLayout) -> int:
     return _shard(moments + masters, setting)
 
 
-def _touched_bucket_elements(size: ModelSize, setting: TrainingLayout) -> int:
-    """Return the elements of DeepSpeed's reduce bucket that are touched: host memory counts no others."""
-    return min(REDUCE_BUCKET_ELEMENTS, size.num_trained) if setting.device == "cpu" else REDUCE_BUCKET_ELEMENTS
+def _bucket_elements(size: ModelSize, setting: TrainingLayout) -> int:
+    """Return the elements of DeepSpeed's reduce bucket that take memory: on a host only those that are touched."""
+    bucket = _buffers_of(size, setting).reduce_bucket
+    return min(bucket, size.num_trained) if setting.device == "cpu" else bucket
+
+
+def _buckets(size: ModelSize, setting: TrainingLayout) -> int:
+    """Return the bytes of the buckets of gradients; those that are not copied there wait in memory of their own."""
+    buffers, width = _buffers_of(size, setting), 4 if setting.zero_stage == 1 else setting.width
+    if setting.zero_stage == 1 and not buffers.is_contiguous:
+        return 0  # there they are in any case
+    has_two = buffers.overlaps and buffers.is_contiguous and setting.zero_stage < 3
+    return (2 if has_two else 1) * width * _bucket_elements(size, setting)
 
 
 def _buffers(size: ModelSize, setting: TrainingLayout) -> int:
     """Return the bytes of communication buffers while activations are held."""
-    in_stage_1_bf16 = setting.zero_stage == 1 and setting.precision == "bf16" and not setting.offload_optimizer
-    if setting.zero_stage == 0 or in_stage_1_bf16:
+    if setting.zero_stage == 0:
         return 0
-    elements = _touched_bucket_elements(size, setting)
-    bucket = setting.width * elements
-    if setting.zero_stage == 1:
-        return bucket
+    elements, buckets, buffers = _bucket_elements(size, setting), _buckets(size, setting), _buffers_of(size, setting)
+    width = 4 if setting.zero_stage == 1 else setting.width
+    converted = setting.reduced_width * elements if setting.reduced_width != width else 0
     # what only the backward pass needs takes the place of the logits
-    converted = setting.reduced_width * elements if setting.reduced_width != setting.width else 0
+    if setting.zero_stage == 1:
+        return buckets + (max(0, converted - logits_bytes(size, setting)) if buffers.overlaps else 0)
     if setting.zero_stage == 2:
-        flattened = bucket if converted else 0
-        return max(0, bucket + flattened + converted - logits_bytes(size, setting))
+        # many buckets a pass are reduced one by one while activations are held, a single one when they are gone
+        flattened = width * elements if converted or elements < size.num_trained else 0
+        return max(0, buckets + flattened + converted - logits_bytes(size, setting))
     flattened = setting.reduced_width * elements  # ZeRO-3 interleaves the ranks' parts of what it reduces
     in_backward = max(0, flattened + converted - logits_bytes(size, setting)) if setting.num_ranks > 1 else converted
-    return bucket + in_backward
+    return buckets + in_backward + _prefetched(size, setting)
+
+
+def _prefetched(size: ModelSize, setting: TrainingLayout) -> int:
+    """Return the bytes in which ZeRO-3 gathers weights on a GPU, before it copies them to where they are used."""
+    if setting.device == "cpu" or setting.num_ranks == 1:
+        return 0
+    return setting.width * min(_buffers_of(size, setting).prefetch_bucket, size.num_parameters)
 
 
 def _step(size: ModelSize, setting: TrainingLayout) -> int:
@@ -150,9 +184,17 @@ def _step(size: ModelSize, setting: TrainingLayout) -> int:
     if setting.zero_stage == 0 and width == 4:
         reduced = min(ALLREDUCE_BUCKET_ELEMENTS, trained) if setting.num_ranks > 1 else 0
         return width * trained + width * reduced + muon
-    if setting.zero_stage < 2 and width == 2:
+    if setting.zero_stage == 0:
         return 6 * trained + max(_allreduce_copies(size, setting), muon)
-    return _shard(8 * trained, setting) + max(width * _touched_bucket_elements(size, setting), muon)
+    elements = _bucket_elements(size, setting)
+    update = _shard(8 * trained, setting) + max(width * elements, muon)
+    if setting.zero_stage > 1:
+        return update
+    # gradients that are in the bucket are nowhere else; what is reduced is flattened, and its own part kept
+    converted = 2 * elements if setting.reduced_width == 2 else 0
+    return max(
+        update, 4 * trained + max(4 * elements, _buckets(size, setting)) + converted + _shard(4 * trained, setting)
+    )
 
 
 def _allreduce_copies(size: ModelSize, setting: TrainingLayout) -> int:

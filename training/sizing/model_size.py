@@ -1,7 +1,9 @@
 """What the memory of a training depends on: sizes of the model, and how it is trained."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from configs.deepspeed import ZeroOptimizationConfig
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class TrainingLayout:
     """The implementation, not `auto` (training/sizing/fit.py, expected_attention)."""
 
     reduce_precision: Literal["fp32", "bf16"] = "fp32"
+    zero_optimization: ZeroOptimizationConfig = field(default_factory=ZeroOptimizationConfig)
+    """What the pool asks of DeepSpeed's buffers."""
 
     @property
     def width(self) -> int:

@@ -4,22 +4,39 @@ Imports nothing heavy: training/sizing/ predicts memory from the same constants 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 from cluster.placement import Placement
+from configs.deepspeed import ZeroOptimizationConfig
 from configs.training import TrainConfig
 
 JsonDict = dict[str, object]
+T = TypeVar("T")
 
-REDUCE_BUCKET_ELEMENTS = 500_000_000
-"""DeepSpeed's `reduce_bucket_size`: ZeRO 1 to 3 allocate a buffer of so many gradients, however small the model is."""
+CPU_BUCKET_ELEMENTS = 500_000_000
+"""Elements of the buffer in which ZeRO 1 to 3 reduce gradients on CPUs, where only what is touched of it takes memory.
+It is DeepSpeed's default."""
+
+MIN_GPU_BUCKET_ELEMENTS, MAX_GPU_BUCKET_ELEMENTS, GPU_BUCKETS = 16_000_000, 200_000_000, 16
+"""On a GPU, which allocates all of it, the buffer takes a sixteenth of the gradients, within these bounds: several
+reductions a pass, of 64 MB and more in fp32, can be hidden behind it, and small models do not pay for large ones."""
 
 MAX_LIVE_ELEMENTS = 1_000_000_000
 """DeepSpeed's `stage3_max_live_parameters`: ZeRO-3 keeps at most so many gathered parameters."""
 
+PREFETCH_ELEMENTS = 50_000_000
+"""DeepSpeed's `stage3_prefetch_bucket_size`: ZeRO-3 gathers so many parameters ahead of their use."""
+
+OWNED_ELEMENTS_PER_RANK = 100_000
+"""On GPUs, stages 1 and 2 reduce gradients to their owners if these have so many for each rank; else an all-reduce, of
+twice the bytes, takes fewer messages. A reduce passes every rank in turn, about 8 us each, in which 50 GB/s send
+100,000 elements in fp32: an estimate, not measured."""
+
 ALLREDUCE_BUCKET_ELEMENTS = 500_000_000
-"""Gradients that DeepSpeed copies into one tensor for an all-reduce where it does not shard them: without ZeRO, and in
-stage 1 with bf16. It is no setting, but a constant of deepspeed/runtime/engine.py, MEMORY_OPT_ALLREDUCE_SIZE."""
+"""Gradients that DeepSpeed copies into one tensor for an all-reduce without ZeRO. It is no setting, but a constant of
+deepspeed/runtime/engine.py, MEMORY_OPT_ALLREDUCE_SIZE."""
 
 MUON_BUCKET_ELEMENTS = 16 << 20
 """Muon gathers its matrices in buckets of about so many fp32 elements: few collectives, 64 MiB of memory."""
@@ -28,20 +45,45 @@ ADAMW_MOMENTS, MUON_MOMENTS = ("exp_avg", "exp_avg_sq"), ("momentum_buffer",)
 """The fp32 tensors that each optimizer keeps beside the master weights, each with an element for each of theirs."""
 
 
-def deepspeed_config(config: TrainConfig, placement: Placement) -> JsonDict:
-    """Return the dictionary for deepspeed.initialize.
+@dataclass(frozen=True)
+class Buffers:
+    """How ZeRO exchanges gradients and weights, as far as it takes memory. Sizes are in elements."""
+
+    overlaps: bool
+    """Whether gradients are reduced while a pass computes; stages 1 and 2 have a second bucket for it."""
+
+    is_contiguous: bool
+    """Whether gradients are copied into a bucket before they are reduced."""
+
+    reduce_bucket: int
+    max_live: int
+    prefetch_bucket: int
+    num_secondary_ranks: int
+    """Ranks over which a second copy of the weights is sharded in stage 3; 1: there is none."""
+
+
+def choose_buffers(asked: ZeroOptimizationConfig, *, device: str, zero_stage: int, num_trained: int) -> Buffers:
+    """Return what the pool asks for, and for what it leaves open what suits `num_trained` elements of parameters."""
+    bucket = CPU_BUCKET_ELEMENTS
+    if device == "cuda":
+        bucket = min(max(num_trained // GPU_BUCKETS, MIN_GPU_BUCKET_ELEMENTS), MAX_GPU_BUCKET_ELEMENTS, num_trained)
+    return Buffers(
+        overlaps=_first(asked.overlap_comm, zero_stage == 3 or (zero_stage > 0 and device == "cuda")),
+        is_contiguous=_first(asked.contiguous_gradients, True),
+        reduce_bucket=_first(asked.reduce_bucket_size, max(1, bucket)),
+        max_live=_first(asked.stage3_max_live_parameters, MAX_LIVE_ELEMENTS),
+        prefetch_bucket=_first(asked.stage3_prefetch_bucket_size, PREFETCH_ELEMENTS),
+        num_secondary_ranks=asked.zero_hpz_partition_size or 1,
+    )
+
+
+def deepspeed_config(config: TrainConfig, placement: Placement, *, num_trained: int) -> JsonDict:
+    """Return the dictionary for deepspeed.initialize, for a model of `num_trained` elements that are not frozen.
 
     Batch sizes in it are nominal: the loop sets accumulation boundaries by hand and scales the loss itself
     (training/loop/step.py). Gradients accumulate in fp32 in every stage and precision, and are summed over ranks in the
     recipe's `reduce_precision`.
     """
-    zero: JsonDict = {
-        "stage": placement.zero_stage,
-        "reduce_bucket_size": REDUCE_BUCKET_ELEMENTS,
-        "stage3_max_live_parameters": MAX_LIVE_ELEMENTS,
-    }
-    if placement.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": placement.device == "cuda"}
     result: JsonDict = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -50,15 +92,41 @@ def deepspeed_config(config: TrainConfig, placement: Placement) -> JsonDict:
         "steps_per_print": 10**12,
         "timers": {"throughput": {"enabled": False}},  # it would wait for the GPU in every pass
         "bf16": {"enabled": config.precision == "bf16"},
-        "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
+        **placement.deepspeed.model_dump(exclude_none=True, exclude={"zero_optimization"}),
+        "zero_optimization": _zero_optimization(config, placement, num_trained=num_trained),
     }
     if config.precision == "bf16":
         result["data_types"] = {"grad_accum_dtype": "fp32"}
     if placement.zero_stage < 3:  # which refuses it: training/zero/engine.py
         result["gradient_allreduce_op"] = "sum"
     return result
+
+
+def _zero_optimization(config: TrainConfig, placement: Placement, *, num_trained: int) -> JsonDict:
+    asked, device, stage = placement.deepspeed.zero_optimization, placement.device, placement.zero_stage
+    buffers = choose_buffers(asked, device=device, zero_stage=stage, num_trained=num_trained)
+    shares_are_large = num_trained >= OWNED_ELEMENTS_PER_RANK * placement.num_ranks**2
+    chosen: JsonDict = {
+        "stage": stage,
+        "overlap_comm": buffers.overlaps,
+        "reduce_bucket_size": buffers.reduce_bucket,
+        "use_multi_rank_bucket_allreduce": device == "cpu" or not shares_are_large,
+        "stage3_max_live_parameters": buffers.max_live,
+        "stage3_prefetch_bucket_size": buffers.prefetch_bucket,
+        "zero_quantized_weights": config.zero_quantized_weights,
+    }
+    given = asked.model_dump(exclude_none=True, exclude={"offload_optimizer"})
+    if not placement.offload_optimizer:
+        return chosen | given
+    pinned = asked.offload_optimizer.pin_memory if asked.offload_optimizer else None
+    offload = {"device": "cpu", "pin_memory": _first(pinned, device == "cuda")}
+    return chosen | given | {"offload_optimizer": offload}
+
+
+def _first(given: T | None, chosen: T) -> T:
+    return chosen if given is None else given
 
 
 def is_plain(config: TrainConfig, placement: Placement) -> bool:

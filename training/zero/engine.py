@@ -19,7 +19,7 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 import deepspeed
 import torch
 from deepspeed.runtime import bf16_optimizer, compiler
-from deepspeed.runtime.engine import BFLOAT16, DeepSpeedEngine
+from deepspeed.runtime.engine import BFLOAT16, ZERO_OPTIMIZATION, DeepSpeedEngine
 from deepspeed.runtime.utils import clip_tensors_by_global_norm
 from deepspeed.runtime.zero.utils import get_norm_dtype
 from deepspeed.utils import set_z3_leaf_modules
@@ -30,11 +30,12 @@ from configs.training import TrainConfig
 from training.network.build_model import allocate
 from training.network.compile import decoder_layers
 from training.network.packed_lm import PackedLM
+from training.zero.communication import overlap_reductions
 from training.zero.config import ADAMW_MOMENTS, MUON_MOMENTS, JsonDict, deepspeed_config
 from training.zero.fragments import ReadWeights, base_optimizer, fill_weights, list_masters
 from training.zero.muon import MuonWithAdamW
 from training.zero.optimizers import make_optimizer
-from training.zero.step_timing import COLLECTIVES, Stopwatch
+from training.zero.quantised import quantise_exchange
 
 
 def _import_muon_without_its_compiler() -> None:
@@ -81,17 +82,20 @@ def make_engine(
     The network's parameters, which have no memory, get theirs on `device` in the precision of the passes; in ZeRO-3
     only this rank's shards do, one whole parameter at a time.
     """
-    settings = deepspeed_config(config, placement)
+    num_trained = sum(parameter.numel() for parameter in network.model.parameters() if parameter.requires_grad)
+    settings = deepspeed_config(config, placement, num_trained=num_trained)
     if placement.compile and placement.zero_stage == 3:
         _gather_whole_layers(network)
     _allocate_parameters(network, settings, config, placement, device)
     cpu_adam = _cpu_adam() if placement.offload_optimizer and config.optimizer.kind == "adamw" else None
     optimizer = make_optimizer(network.model, config, cpu_adam=cpu_adam)
     # DeepSpeed prints the memory in use, eight times
-    with redirect_stdout(StringIO()), _replicated_masters(placement.zero_stage), _no_broadcast():
+    with redirect_stdout(StringIO()), _sums_in_fp32(placement.zero_stage), _no_broadcast():
         engine, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=settings)
     if placement.zero_stage == 3:  # gradients are summed, not averaged over ranks, as the other stages are told to
         engine.optimizer._gradient_averaging_world_size = lambda *_: 1
+        quantise_exchange(engine, config)
+    overlap_reductions(engine.optimizer)
     if isinstance(optimizer, MuonWithAdamW):
         optimizer.attach_engine(engine)
     set_num_updates(engine, 0)
@@ -154,18 +158,22 @@ def restart_from(engine: deepspeed.DeepSpeedEngine, read: ReadWeights) -> None:
 
 
 @contextmanager
-def _replicated_masters(zero_stage: int) -> Iterator[None]:
-    """Have DeepSpeed train bf16 without ZeRO as in stage 1, with fp32 gradients and masters, but on each rank for all.
+def _sums_in_fp32(zero_stage: int) -> Iterator[None]:
+    """Have DeepSpeed train bf16 in stages 0 and 1 by a wrapper that adds gradients up in fp32, beside fp32 masters.
 
-    Of its own it would accumulate gradients in bf16. Its optimizer of stage 1 shards over a group of ranks, which is
-    each rank alone here; gradients are summed over all ranks by the engine.
+    Stage 1: the wrapper of stage 2, which reduces each gradient to its owner. DeepSpeed's own choice, BF16_Optimizer,
+    sums all of them on all ranks after the last pass, and keeps those of the pass beside the sum.
+    Stage 0, where it would accumulate in bf16: BF16_Optimizer. It shards over a group of ranks, which is here each rank
+    alone; the engine sums over all.
     """
-    if zero_stage > 0:
+    if zero_stage > 1:
         yield
         return
     choose, configure = DeepSpeedEngine._do_optimizer_sanity_check, DeepSpeedEngine._configure_bf16_optimizer
 
     def choose_wrapper(self: Any, optimizer: Any) -> Any:
+        if zero_stage == 1:
+            return ZERO_OPTIMIZATION
         return BFLOAT16 if self.bfloat16_enabled() else choose(self, optimizer)
 
     def configure_on_own_group(self: Any, optimizer: Any) -> Any:
@@ -187,14 +195,6 @@ def _replicated_masters(zero_stage: int) -> Iterator[None]:
         DeepSpeedEngine._configure_bf16_optimizer = configure
 
 
-def time_communication(stopwatch: Stopwatch) -> None:
-    """Have the stopwatch count the time of DeepSpeed's collectives as communication from now on."""
-    backend = deepspeed.comm.comm.cdb
-    for name in COLLECTIVES:
-        call = getattr(type(backend), name).__get__(backend)
-        setattr(backend, name, stopwatch.time_collective(call))
-
-
 def set_learning_rate(engine: deepspeed.DeepSpeedEngine, rate: float) -> None:
     """Set the learning rate of the next optimizer step; each parameter group multiplies it by its own scale."""
     for group in engine.optimizer.param_groups:
@@ -210,7 +210,7 @@ def take_optimizer_step(
     `max_gradient_norm` is that of the engine's configuration.
     """
     optimizer, wrapped = engine.optimizer, engine.zero_optimization_stage() > 0 or engine.bfloat16_enabled()
-    if wrapped and not loss_is_finite and hasattr(optimizer, "clear_hp_grads"):  # bf16 in stages 0 and 1
+    if wrapped and not loss_is_finite and hasattr(optimizer, "clear_hp_grads"):  # bf16 in stage 0
         optimizer.clear_hp_grads()
         optimizer.clear_lp_grads()
         return float("nan"), False

@@ -75,7 +75,7 @@ def copy_masters_to_weights(engine: Any) -> None:
     """Make the forward pass use the master weights, once `needed_fragments` are loaded. Collective."""
     stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
     if stage == 3:
-        _drop_gathered_weights(optimizer)
+        _drop_copies_of_weights(engine)
         for parameter in engine.module.parameters():
             if parameter.requires_grad:
                 number, start, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
@@ -85,11 +85,16 @@ def copy_masters_to_weights(engine: Any) -> None:
         optimizer.update_lp_params()
 
 
-def _drop_gathered_weights(optimizer: Any) -> None:
-    """Have ZeRO-3 gather its small parameters anew, which it keeps gathered from one pass to the next."""
-    gathered = [p for p in optimizer.persistent_parameters if p.ds_status == ZeroParamStatus.AVAILABLE]
+def _drop_copies_of_weights(engine: Any) -> None:
+    """Have ZeRO-3 gather anew its small parameters, which it keeps gathered, and what it keeps for the backward pass.
+
+    The latter `zero_hpz_partition_size` asks for. DeepSpeed renews both after its own updates only.
+    """
+    gathered = [p for p in engine.optimizer.persistent_parameters if p.ds_status == ZeroParamStatus.AVAILABLE]
     if gathered:
         gathered[0].partition(gathered)
+    for parameter in engine.module.parameters():
+        parameter.ds_secondary_tensor = None
 
 
 def is_flat(engine: Any) -> bool:

@@ -4,6 +4,7 @@ import pytest
 
 from cluster.machines import GIB, Node
 from cluster.placement import Placement, place
+from configs.base import ConfigError
 from configs.pools import PoolConfig
 from configs.training import TrainConfig
 from tests.training.sizing.test_memory import MEDIUM
@@ -38,7 +39,7 @@ def chosen(size: ModelSize, config: TrainConfig, placement: Placement) -> Layout
 
 
 def test_the_lowest_stage_that_fits_is_chosen():
-    stages = [chosen(LARGE, recipe(), gpus(gib=gib)).zero_stage for gib in (500, 80)]
+    stages = [chosen(LARGE, recipe(), gpus(gib=gib)).zero_stage for gib in (500, 60)]
     assert stages[0] == 1
     assert stages[1] > 1
 
@@ -118,3 +119,32 @@ def test_settling_leaves_nothing_open():
     settled = apply_choice(placement, chosen(MEDIUM, recipe(), placement))
     assert settled.leaves_open == ()
     assert choose_layout(MEDIUM, recipe(), settled).chosen == chosen(MEDIUM, recipe(), placement)
+
+
+@pytest.mark.parametrize("key", ["zero_quantized_weights", "zero_quantized_gradients"])
+@pytest.mark.parametrize("gib", [80, None])
+def test_a_quantised_exchange_is_of_stage_3(key, gib):
+    config = recipe(**{key: True})
+    assert chosen(MEDIUM, config, gpus(gib=gib)).zero_stage == 3
+    assert chosen(MEDIUM, config, gpus(gib=gib, zero_stage=3)).zero_stage == 3
+    with pytest.raises(ConfigError) as caught:
+        choose_layout(MEDIUM, config, gpus(gib=gib, zero_stage=1))
+    assert str(caught.value) == (
+        f"the recipe sets `{key}`, which ZeRO stage 3 alone can do, and the pool leaves stage 1; set zero_stage: 3 in "
+        "the cluster file, or leave the key out"
+    )
+    assert choose_layout(LARGE, config, gpus(num_nodes=1, gib=2)).remedy
+
+
+def test_quantised_gradients_go_to_their_owners_alone():
+    whole = gpus(zero_stage=3, deepspeed={"zero_optimization": {"reduce_scatter": False}})
+    assert chosen(MEDIUM, recipe(zero_quantized_weights=True), whole).zero_stage == 3
+    with pytest.raises(ConfigError, match="leave one of the two out"):
+        choose_layout(MEDIUM, recipe(zero_quantized_gradients=True), whole)
+
+
+def test_buffers_that_the_pool_sets_are_part_of_what_must_fit():
+    config = recipe(sequence_length=512)
+    little, much = (gpus(deepspeed={"zero_optimization": {"reduce_bucket_size": n}}) for n in (10**6, 5 * 10**9))
+    assert chosen(LARGE, config, little).zero_stage == 1
+    assert chosen(LARGE, config, much).zero_stage > 1

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from configs.deepspeed import ZeroOptimizationConfig
 from training.network import loss_chunks
 from training.network.loss_chunks import max_chunk_tokens
 from training.sizing.activations import logits_bytes
-from training.sizing.memory import PREDICTION_ERROR, predict_memory
+from training.sizing.memory import PREDICTION_ERROR, Memory, predict_memory
 from training.sizing.model_size import ModelSize, TrainingLayout
 
 MEDIUM = ModelSize(
@@ -42,6 +43,11 @@ def test_the_prediction_is_near_what_two_ranks_were_measured_to_hold(stage, meas
     assert total(MEDIUM, setting) / 2**20 == pytest.approx(measured, rel=PREDICTION_ERROR)
 
 
+def test_the_prediction_of_stage_1_in_bf16_is_near_what_two_ranks_were_measured_to_hold():
+    setting = replace(ONE, num_ranks=2, precision="bf16", sequence_length=16)
+    assert total(MEDIUM, setting) / 2**20 == pytest.approx(209.34, rel=PREDICTION_ERROR)
+
+
 def test_more_ranks_hold_less_of_what_is_sharded_and_all_of_what_is_not():
     for stage, sharded in ((1, {"optimizer"}), (2, {"optimizer", "gradients"}), (3, {"optimizer", "gradients"})):
         few = predict_memory(MEDIUM, replace(ONE, num_ranks=2, zero_stage=stage)).parts
@@ -51,12 +57,46 @@ def test_more_ranks_hold_less_of_what_is_sharded_and_all_of_what_is_not():
 
 def test_large_models_take_the_published_bytes_a_parameter():
     """Rajbhandari et al., ZeRO (arXiv 1910.02054), figure 1: 2 + 2 + 12 bytes in mixed precision; here the gradients'
-    sum is fp32, 4 bytes more where it is not sharded."""
+    sum is fp32, 4 bytes, beside which those of a pass are there one by one, and the part that the rank owns."""
     large = replace(MEDIUM, num_parameters=7_000_000_000, num_trained=7_000_000_000)
-    held = predict_memory(large, replace(ONE, device="cuda", precision="bf16", num_ranks=64))
+    setting = replace(ONE, device="cuda", precision="bf16", num_ranks=64)
+    held = predict_memory(large, setting)
     assert held.parameters == 2 * 7e9
-    assert held.gradients == (2 + 4) * 7e9
+    assert held.gradients == pytest.approx((4 + 4 / 64) * 7e9, rel=1e-3)
     assert held.optimizer == pytest.approx(12 * 7e9 / 64)
+    assert predict_memory(large, replace(setting, zero_stage=0)).gradients == (2 + 4) * 7e9
+
+
+def with_keys(**zero: object) -> TrainingLayout:
+    """A GPU of 64 in bf16, with keys of DeepSpeed's."""
+    keys = ZeroOptimizationConfig.model_validate(zero)
+    return replace(ONE, device="cuda", precision="bf16", num_ranks=64, zero_optimization=keys)
+
+
+@pytest.mark.parametrize(("stage", "width"), [(1, 4), (2, 2)])
+def test_a_second_bucket_is_the_price_of_reducing_behind_the_pass(stage, width):
+    large = replace(MEDIUM, num_parameters=7 * 10**9, num_trained=7 * 10**9)
+    plain = replace(with_keys(overlap_comm=False), zero_stage=stage)
+    both = replace(with_keys(overlap_comm=True), zero_stage=stage)
+    more = predict_memory(large, both).total - predict_memory(large, plain).total
+    assert more == pytest.approx(width * 200_000_000, rel=0.1)
+    assert predict_memory(large, both) == predict_memory(large, replace(with_keys(), zero_stage=stage))
+
+
+def test_what_the_pool_asks_of_buffers_is_counted():
+    large = replace(MEDIUM, num_parameters=7 * 10**9, num_trained=7 * 10**9)
+
+    def in_stage_3(**zero: object) -> Memory:
+        return predict_memory(large, replace(with_keys(**zero), zero_stage=3))
+
+    plain = in_stage_3()
+    assert in_stage_3(reduce_bucket_size=400_000_000).buffers > 1.5 * plain.buffers
+    assert plain.parameters - in_stage_3(stage3_max_live_parameters=0).parameters == 2 * 10**9
+    second = in_stage_3(zero_hpz_partition_size=8).parameters - plain.parameters
+    assert second == 2 * 7 * 10**9 // 8
+    assert plain.buffers - in_stage_3(stage3_prefetch_bucket_size=0).buffers == 2 * 50_000_000
+    unbuffered = predict_memory(large, with_keys(contiguous_gradients=False))
+    assert unbuffered.buffers < predict_memory(large, with_keys()).buffers
 
 
 def test_recomputing_keeps_one_layer_and_the_inputs_of_the_others():

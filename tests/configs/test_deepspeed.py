@@ -1,0 +1,113 @@
+"""Which keys of DeepSpeed's a pool may set, and what is said of the others."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from configs.base import Config, ConfigError
+from configs.cluster import ClusterConfig
+from configs.deepspeed import CommsLoggerConfig, DeepSpeedConfig, OffloadOptimizerConfig, ZeroOptimizationConfig
+from configs.load import load
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "training.md"
+
+
+def problems(tmp_path: Path, text: str) -> list[str]:
+    """What is said of a pool with these lines, without the place of the file."""
+    path = tmp_path / "c.yaml"
+    path.write_text(f"pools:\n  default:\n{text}", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load(path, ClusterConfig)
+    return str(caught.value).replace(f"{tmp_path}/", "").splitlines()
+
+
+REFUSED = """\
+    deepspeed:
+      gradient_clipping: 1.0
+      bf16: {enabled: true}
+      train_batch_size: 64
+      zero_optimisation: {}
+      zero_optimization:
+        stage: 3
+        overlap_com: true
+        zero_quantized_weights: true
+        round_robin_gradients: true
+        reduce_bucket_size: 0
+        contiguous_gradients: maybe
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (4, "pools.default.deepspeed.gradient_clipping cannot be set here: it changes what is made, so the recipe's "),
+        (5, "pools.default.deepspeed.bf16 cannot be set here: it changes what is made, so the recipe's `precision` "),
+        (6, "pools.default.deepspeed.train_batch_size cannot be set here: it changes what is made, so the recipe's "),
+        (7, "unknown key 'zero_optimisation' in pools.default.deepspeed; did you mean 'zero_optimization'?"),
+        (9, "pools.default.deepspeed.zero_optimization.stage cannot be set here: the pool's `zero_stage` says it"),
+        (10, "unknown key 'overlap_com' in pools.default.deepspeed.zero_optimization; did you mean 'overlap_comm'?"),
+        (
+            11,
+            "pools.default.deepspeed.zero_optimization.zero_quantized_weights cannot be set here: it changes what is ",
+        ),
+        (12, "pools.default.deepspeed.zero_optimization.round_robin_gradients cannot be set here: with it DeepSpeed "),
+        (13, "pools.default.deepspeed.zero_optimization.reduce_bucket_size is 0: input should be greater than or "),
+        (14, "pools.default.deepspeed.zero_optimization.contiguous_gradients is 'maybe': input should be a valid "),
+    ],
+)
+def test_each_key_that_cannot_be_set_has_its_line_and_what_to_do(tmp_path: Path, line: int, said: str) -> None:
+    found = problems(tmp_path, REFUSED)
+    assert len(found) == 10
+    assert any(problem.startswith(f"c.yaml:{line}: {said}") for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("pool", "said"),
+    [
+        ("zero_optimization: {zero_hpz_partition_size: 8}", "for ZeRO stage 3; set zero_stage: 3"),
+        ("zero_optimization: {offload_optimizer: {pin_memory: false}}", "for offload_optimizer: true; set it too"),
+    ],
+)
+def test_keys_that_ask_for_a_setting_of_the_pool_say_so(tmp_path: Path, pool: str, said: str) -> None:
+    (problem,) = problems(tmp_path, f"    deepspeed: {{{pool}}}\n")
+    assert said in problem
+
+
+def test_a_second_copy_of_the_weights_is_not_for_elastic_pools(tmp_path: Path) -> None:
+    key = "deepspeed: {zero_optimization: {zero_hpz_partition_size: 8}}"
+    (problem,) = problems(tmp_path, f"    zero_stage: 3\n    min_ranks: 8\n    {key}\n")
+    assert "leave one of the two out" in problem
+
+
+def test_numbers_may_be_written_as_deepspeeds_documents_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("pools: {default: {deepspeed: {zero_optimization: {reduce_bucket_size: 2e8}}}}", encoding="utf-8")
+    pool = load(path, ClusterConfig).config.pools["default"]
+    assert pool.deepspeed.zero_optimization.reduce_bucket_size == 200_000_000
+
+
+CLASSES: dict[str, type[Config]] = {
+    "": DeepSpeedConfig,
+    "zero_optimization.": ZeroOptimizationConfig,
+    "zero_optimization.offload_optimizer.": OffloadOptimizerConfig,
+    "comms_logger.": CommsLoggerConfig,
+}
+
+
+def test_the_table_in_the_document_has_each_key_that_may_be_set() -> None:
+    keys = {f"{prefix}{name}" for prefix, kind in CLASSES.items() for name in kind.model_fields}
+    groups = {prefix.removesuffix(".") for prefix in CLASSES if prefix}
+    table = re.findall(r"^\| `([\w.]+)` \| [^|]+ \|$", DOCUMENT.read_text(encoding="utf-8"), re.M)
+    listed = [name for name in table if name in keys or "." in name]
+    assert sorted(listed) == sorted(keys - groups)
+
+
+def test_no_reason_is_a_sentence_of_its_own() -> None:
+    """Each stands after a colon, and says what to do."""
+    for kind in CLASSES.values():
+        for key, reason in kind.refused.items():
+            assert yaml.safe_load(key) == key
+            assert not reason.endswith("."), key
+            assert reason[0].islower() or reason.startswith(("Concord", "DeepSpeed")), key
