@@ -94,7 +94,7 @@ def estimate(
         model=model,
         placement=placement,
         fit=fit,
-        needed_bytes=needed_bytes(fit.chosen.memory, placement.device),
+        needed_bytes=needed_bytes(fit.chosen, placement.device),
         checkpoint_bytes=checkpoint,
         disk_bytes=checkpoint * num_on_disk(config, pool.retention),
         free_bytes=_free_bytes(store, nodes) if store else None,

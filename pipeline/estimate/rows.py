@@ -25,8 +25,7 @@ def estimate_rows(found: Estimate, config: TrainConfig) -> list[tuple[str, str]]
         ("memory", f"{_gib(chosen.memory.total)} a rank, ±{PREDICTION_ERROR:.0%}: {_parts(chosen.memory.parts)}"),
         ("of", _capacity(found)),
     ]
-    if chosen.memory.host:
-        rows.append(("host memory", f"{_gib(chosen.memory.host)} a rank, for the offloaded optimizer"))
+    rows += [("start", _start(found)), ("host memory", _host(found))]
     if (second := found.fit.runner_up) is not None:
         rows.append(("runner-up", f"{describe_choice(second, most=most)}: {found.fit.why}"))
     if placement.num_ranks > config.global_batch_size:
@@ -37,6 +36,12 @@ def estimate_rows(found: Estimate, config: TrainConfig) -> list[tuple[str, str]]
 def describe_problem(found: Estimate) -> str:
     """Return a sentence that says why the training does not fit and what to change; empty if it fits."""
     chosen, capacity = found.fit.chosen, found.placement.memory_bytes_per_rank
+    host = found.placement.host_bytes_per_rank
+    if not chosen.fits and capacity is not None and found.needed_bytes <= capacity and host is not None:
+        return (
+            f"a rank needs {_gib(chosen.host.total)} of host memory ({_parts(chosen.host.parts)}) and has "
+            f"{_gib(host)}; {found.fit.remedy}"
+        )
     if not chosen.fits and capacity is not None:
         return (
             f"a rank needs {_gib(found.needed_bytes)}, {HEADROOM[found.placement.device] - 1:.0%} headroom included, "
@@ -58,6 +63,19 @@ def describe_choice(choice: LayoutChoice, *, most: int) -> str:
     rows = min(choice.micro_batch_size, most)
     passes = f"{choice.num_passes:,} pass{'es' if choice.num_passes > 1 else ''} a step"
     return f"ZeRO {choice.zero_stage}, {counted(rows, 'sequence')} a pass, {passes}"
+
+
+def _start(found: Estimate) -> str:
+    chosen = found.fit.chosen
+    return f"{_gib(chosen.start)} a rank on {found.placement.device} at most until the first step"
+
+
+def _host(found: Estimate) -> str:
+    host = found.fit.chosen.host
+    if found.placement.device == "cpu":
+        return f"beside that {_gib(host.start)} at the start, then {_gib(host.checkpoint)} to copy a checkpoint to"
+    has = found.placement.host_bytes_per_rank
+    return f"{_gib(host.total)} a rank{'' if has is None else f' of {_gib(has)}'}: {_parts(host.parts)}"
 
 
 def _parts(parts: Mapping[str, int]) -> str:

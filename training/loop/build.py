@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from transformers import PretrainedConfig
 
+from configs.base import GIB, UserError
 from training.init.fill import open_init_weights
 from training.job import Job
 from training.network.attention import set_attention
@@ -17,6 +18,8 @@ from training.network.compile import compile_layers
 from training.network.initial_weights import InitialWeights
 from training.network.packed_lm import PackedLM, minds_router
 from training.network.probes import NetworkTraits, describe_attention, probe_network
+from training.sizing.fit import choose_layout, expected_attention, needed_bytes
+from training.sizing.recipe_size import find_parameters, measure_model
 from training.zero.engine import make_engine
 from training.zero.fragments import ReadWeights
 from training.zero.optimizers import freeze_parameters
@@ -59,6 +62,7 @@ def build_engine(job: Job, device: torch.device, *, notify: Callable[[str], None
     )
     traits = from_rank_0(probe)
     notify(f"attention: {describe_attention(traits)}")
+    _check_it_fits(job, traits.attention)
     model, initial_weights = build_model(settings, activation_checkpointing=placement.activation_checkpointing)
     set_attention(model, traits.attention)
     freeze_parameters(model, config.freeze)
@@ -74,6 +78,21 @@ def build_engine(job: Job, device: torch.device, *, notify: Callable[[str], None
     )
     engine = make_engine(network, config, placement, device=device)
     return BuiltEngine(engine, settings, shapes, traits, initial_weights)
+
+
+def _check_it_fits(job: Job, attention: str) -> None:
+    """Raise UserError if a training that was planned with another implementation of attention does not fit with it."""
+    config, placement = job.config, job.placement
+    if placement.memory_bytes_per_rank is None or attention == expected_attention(config, placement):
+        return
+    size = measure_model(find_parameters(config, vocab_size=job.tokenizer.manifest.vocab_size), config)
+    fit = choose_layout(size, config, replace(placement, attention=attention, leaves_open=()))
+    if not fit.chosen.fits:
+        raise UserError(
+            f"with attention {attention!r}, which this architecture needs here, a rank needs "
+            f"{needed_bytes(fit.chosen, placement.device) / GIB:.2f} GiB with headroom, and has "
+            f"{placement.memory_bytes_per_rank / GIB:.2f} GiB; {fit.remedy}"
+        )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from configs.base import GIB, ConfigError
 from configs.training import TrainConfig
 from training.sizing.memory import PREDICTION_ERROR, Memory, predict_memory
 from training.sizing.model_size import ModelSize, TrainingLayout
+from training.sizing.start import HostMemory, predict_host, predict_start
 
 HEADROOM = {"cpu": 1 + PREDICTION_ERROR, "cuda": 1.08 * (1 + PREDICTION_ERROR)}
 """Memory must be larger than the prediction by this factor: the error of the prediction; on a GPU also the 8% that the
@@ -31,6 +32,12 @@ class LayoutChoice:
     """Forward and backward passes of a rank for one optimizer step."""
 
     memory: Memory
+    """That of its steps."""
+
+    start: int
+    """Most bytes on the device while it starts."""
+
+    host: HostMemory
     fits: bool
     """Whether it fits in the memory of a rank, with headroom; true where that memory is not known."""
 
@@ -78,9 +85,27 @@ def sequences_per_rank(config: TrainConfig, placement: Placement) -> int:
     return ceil(config.global_batch_size / placement.num_ranks)
 
 
-def needed_bytes(found: Memory, device: str) -> int:
-    """Return the bytes that a device must have for the predicted memory, with headroom."""
-    return int(found.total * HEADROOM[device])
+def needed_bytes(choice: LayoutChoice, device: str) -> int:
+    """Return the bytes that a device must have for the predicted memory, with headroom.
+
+    A rank on CPUs has the buffer of a checkpoint, and what it takes to start, in the same memory.
+    """
+    beside = choice.host if device == "cpu" else None
+    steps, start = choice.memory.total, choice.start
+    if beside is not None:
+        steps, start = steps + beside.checkpoint, start + beside.start
+    return int(max(steps, start) * HEADROOM[device])
+
+
+def expected_attention(config: TrainConfig, placement: Placement) -> str:
+    """Return the implementation of attention to reckon with, where the pool leaves it to the start of training.
+
+    GPUs that compute in bf16 have PyTorch's own flash kernel; where it does not do for the architecture, the start of
+    training checks again (training/loop/build.py).
+    """
+    if placement.attention != "auto":
+        return placement.attention
+    return "varlen" if placement.device == "cuda" and config.precision == "bf16" else "sdpa"
 
 
 def _stages(config: TrainConfig, placement: Placement) -> tuple[int, ...]:
@@ -126,8 +151,13 @@ def _micro_batches(config: TrainConfig, placement: Placement) -> Iterator[int]:
 
 
 def _choice(size: ModelSize, config: TrainConfig, placement: Placement, stage: int, rows: int) -> LayoutChoice:
-    found = predict_memory(size, _setting(config, placement, stage, rows))
-    return LayoutChoice(stage, rows, ceil(sequences_per_rank(config, placement) / rows), found, _fits(found, placement))
+    setting = _setting(config, placement, stage, rows)
+    memory = predict_memory(size, setting)
+    start = predict_start(size, setting, memory)
+    host = predict_host(size, setting, memory, moves_rows=config.init_from is not None)
+    num_passes = ceil(sequences_per_rank(config, placement) / rows)
+    choice = LayoutChoice(stage, rows, num_passes, memory, start, host, fits=True)
+    return replace(choice, fits=_fits(choice, placement))
 
 
 def _setting(config: TrainConfig, placement: Placement, stage: int, rows: int) -> TrainingLayout:
@@ -141,15 +171,16 @@ def _setting(config: TrainConfig, placement: Placement, stage: int, rows: int) -
         offload_optimizer=placement.offload_optimizer,
         activation_checkpointing=placement.activation_checkpointing,
         reduce_precision=config.reduce_precision,
-        attention=placement.attention,
+        attention=expected_attention(config, placement),
         zero_optimization=placement.deepspeed.zero_optimization,
     )
 
 
-def _fits(found: Memory, placement: Placement) -> bool:
+def _fits(choice: LayoutChoice, placement: Placement) -> bool:
     device, host = placement.memory_bytes_per_rank, placement.host_bytes_per_rank
-    on_device = device is None or needed_bytes(found, placement.device) <= device
-    return on_device and (host is None or found.host <= host)
+    if device is not None and needed_bytes(choice, placement.device) > device:
+        return False
+    return placement.device == "cpu" or host is None or choice.host.total <= host
 
 
 def _second(

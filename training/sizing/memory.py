@@ -29,7 +29,7 @@ GPU the context and NCCL's buffers, 1 GiB as an assumption that was not measured
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that one rank holds on its device at the peak of a step, and beside it in host memory."""
+    """Bytes that one rank holds on its device at the peak of a step; training/sizing/start.py has the others."""
 
     parameters: int
     gradients: int
@@ -46,8 +46,8 @@ class Memory:
     process: int
     """Libraries, and the context of a GPU."""
 
-    host: int
-    """Host memory of an optimizer that is offloaded from a GPU; no part of the total."""
+    offloaded: int
+    """What an optimizer that is offloaded from a GPU takes of the host; no part of the total."""
 
     @property
     def total(self) -> int:
@@ -57,7 +57,7 @@ class Memory:
     @property
     def parts(self) -> dict[str, int]:
         """Bytes on the device by part."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "host"}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "offloaded"}
 
 
 def predict_memory(size: ModelSize, setting: TrainingLayout) -> Memory:
@@ -69,9 +69,9 @@ def predict_memory(size: ModelSize, setting: TrainingLayout) -> Memory:
     gradients, buffers = _gradients(size, setting), _buffers(size, setting)
     optimizer = _optimizer(size, setting)
     loss, activations = loss_bytes(size, setting), activation_bytes(size, setting)
-    host = 0
+    offloaded = 0
     if setting.offload_optimizer and setting.device == "cuda":
-        host, optimizer = optimizer + _shard(4 * size.num_trained, setting), 0
+        offloaded, optimizer = optimizer + _shard(4 * size.num_trained, setting), 0
     during_step = _step(size, setting) - gradients - buffers - loss - activations
     return Memory(
         parameters=parameters,
@@ -81,7 +81,7 @@ def predict_memory(size: ModelSize, setting: TrainingLayout) -> Memory:
         loss=loss,
         buffers=buffers + max(0, during_step),
         process=CUDA_PROCESS_BYTES if setting.device == "cuda" else CPU_PROCESS_BYTES,
-        host=host,
+        offloaded=offloaded,
     )
 
 
@@ -98,15 +98,20 @@ def _buffers_of(size: ModelSize, setting: TrainingLayout) -> Buffers:
     )
 
 
-def _parameters(size: ModelSize, setting: TrainingLayout) -> int:
-    width = setting.width
-    whole = width * size.num_parameters
+def parameters_at_rest(size: ModelSize, setting: TrainingLayout) -> int:
+    """Return the bytes of the parameters between passes, when ZeRO-3 has gathered none of them."""
+    whole = setting.width * size.num_parameters
     if setting.zero_stage < 3:
         return whole
-    buffers = _buffers_of(size, setting)
-    live = min(size.num_parameters, buffers.max_live + size.largest_layer) if setting.num_ranks > 1 else 0
-    second_copy = whole // buffers.num_secondary_ranks if buffers.num_secondary_ranks > 1 else 0
-    return _shard(whole, setting) + second_copy + width * live
+    num_secondary = _buffers_of(size, setting).num_secondary_ranks
+    return _shard(whole, setting) + (whole // num_secondary if num_secondary > 1 else 0)
+
+
+def _parameters(size: ModelSize, setting: TrainingLayout) -> int:
+    live = 0
+    if setting.zero_stage == 3 and setting.num_ranks > 1:
+        live = min(size.num_parameters, _buffers_of(size, setting).max_live + size.largest_layer)
+    return parameters_at_rest(size, setting) + setting.width * live
 
 
 def _gradients(size: ModelSize, setting: TrainingLayout) -> int:
