@@ -104,8 +104,17 @@ def test_ranks_without_a_sequence_make_nothing_faster(place, capsys):
 def test_the_parts_of_the_memory_add_up(place, capsys):
     memory = estimated(capsys, "gpus.yaml")["fit"]["chosen"]["memory"]
     total = memory.pop("total")
-    assert memory.pop("host") == 0
+    assert memory.pop("offloaded") == 0
     assert total == sum(memory.values())
+
+
+def test_the_start_and_the_memory_of_the_host_are_in_the_plan(place, capsys):
+    chosen = estimated(capsys, "gpus.yaml")["fit"]["chosen"]
+    assert chosen["start"] > chosen["memory"]["optimizer"]
+    assert chosen["host"].keys() == {"process", "offloaded", "checkpoint", "start"}
+    _, text = shown("gpus.yaml")
+    assert "start          " in text and " a rank on cuda at most until the first step" in text
+    assert "host memory    " in text and ", checkpoint " in text
 
 
 def test_what_does_not_fit_is_said_with_what_to_change(place):
