@@ -184,15 +184,13 @@ def _step(size: ModelSize, setting: TrainingLayout) -> int:
     Activations are freed by then.
     """
     width, trained = setting.width, size.num_trained
-    # a bucket of matrices, and five copies of one in the iteration that orthogonalises it, in fp32
-    muon = 4 * min(MUON_BUCKET_ELEMENTS, size.num_muon) + 20 * size.largest_muon
+    muon = _muon_round(size, setting)
     if setting.zero_stage == 0 and width == 4:
-        reduced = min(ALLREDUCE_BUCKET_ELEMENTS, trained) if setting.num_ranks > 1 else 0
-        return width * trained + width * reduced + muon
+        return width * trained + max(width * min(ALLREDUCE_BUCKET_ELEMENTS, trained), muon)
     if setting.zero_stage == 0:
         return 6 * trained + max(_allreduce_copies(size, setting), muon)
     elements = _bucket_elements(size, setting)
-    update = _shard(8 * trained, setting) + max(width * elements, muon)
+    update = max(_shard(8 * trained, setting) + width * elements, _shard(4 * trained, setting) + muon)
     if setting.zero_stage > 1:
         return update
     # gradients that are in the bucket are nowhere else; what is reduced is flattened, and its own part kept
@@ -200,6 +198,21 @@ def _step(size: ModelSize, setting: TrainingLayout) -> int:
     return max(
         update, 4 * trained + max(4 * elements, _buckets(size, setting)) + converted + _shard(4 * trained, setting)
     )
+
+
+def _muon_round(size: ModelSize, setting: TrainingLayout) -> int:
+    """Return the most bytes that a round of Muon's takes: for a bucket of a rank's matrices, or its largest one."""
+    if setting.zero_stage == 0 and setting.precision == "fp32":
+        own = size.largest_muon  # masters of their own, one after another
+    else:
+        own = _shard(size.num_muon, setting)
+    elements = max(size.largest_muon_matrix, min(MUON_BUCKET_ELEMENTS, own))
+    batch = max(size.largest_muon_matrix, min(elements, _shard(size.muon_of_one_shape, setting)))
+    # the iteration holds a batch before and after it, and two products that are at most as large
+    iterating = 4 * elements + 4 * (4 if setting.device == "cpu" else 2) * batch
+    # what is sent may be twice the own matrices: pieces of one rank are not spread evenly over the rounds
+    sending = 12 * elements if setting.zero_stage > 0 and setting.num_ranks > 1 else 0
+    return max(iterating, sending)
 
 
 def _allreduce_copies(size: ModelSize, setting: TrainingLayout) -> int:

@@ -22,6 +22,12 @@ class ModelSize:
     largest_muon: int
     """Elements of the largest parameter that Muon updates; 0 if there is none."""
 
+    largest_muon_matrix: int
+    """Elements of the largest matrix that Muon updates: of one expert, where a parameter has all experts of a layer."""
+
+    muon_of_one_shape: int
+    """Elements of all matrices of one shape that Muon updates, of the shape that has the most."""
+
     largest_matrix: int
     """Elements of the largest trained matrix."""
 

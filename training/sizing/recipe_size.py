@@ -1,5 +1,6 @@
 """Measures the model of a recipe, and chooses what its pool leaves open so that training it fits."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -54,11 +55,14 @@ def measure_model(found: ModelParameters, config: TrainConfig) -> ModelSize:
     given, shapes = found.config, found.shapes
     trained = {name: prod(shape) for name, shape in shapes.items() if not is_frozen(name, config.freeze)}
     muon = [
-        num_elements
-        for name, num_elements in trained.items()
+        shapes[name]
+        for name in trained
         if config.optimizer.kind == "muon"
         and is_updated_by_muon(shapes[name], is_embedding_or_output=name in found.embedding_and_output)
     ]
+    of_shape: Counter[tuple[int, ...]] = Counter()
+    for shape in muon:
+        of_shape[shape[-2:]] += prod(shape)
     layers: dict[str, int] = {}
     for name, shape in shapes.items():
         unit = ".".join(name.split(".")[:3]) if ".layers." in name else name
@@ -67,8 +71,10 @@ def measure_model(found: ModelParameters, config: TrainConfig) -> ModelSize:
     return ModelSize(
         num_parameters=found.num_parameters,
         num_trained=sum(trained.values()),
-        num_muon=sum(muon),
-        largest_muon=max(muon, default=0),
+        num_muon=sum(map(prod, muon)),
+        largest_muon=max(map(prod, muon), default=0),
+        largest_muon_matrix=max(map(prod, of_shape), default=0),
+        muon_of_one_shape=max(of_shape.values(), default=0),
         largest_matrix=max((prod(shapes[name]) for name in trained if len(shapes[name]) > 1), default=0),
         largest_layer=max(layers.values()),
         vocab_size=given["vocab_size"],

@@ -39,7 +39,8 @@ ALLREDUCE_BUCKET_ELEMENTS = 500_000_000
 deepspeed/runtime/engine.py, MEMORY_OPT_ALLREDUCE_SIZE."""
 
 MUON_BUCKET_ELEMENTS = 16 << 20
-"""Muon gathers its matrices in buckets of about so many fp32 elements: few collectives, 64 MiB of memory."""
+"""Elements of the matrices that a rank orthogonalises in one round of Muon's update, unless one matrix has more: few
+collectives, and batches that keep a GPU busy, in 64 MiB of fp32."""
 
 ADAMW_MOMENTS, MUON_MOMENTS = ("exp_avg", "exp_avg_sq"), ("momentum_buffer",)
 """The fp32 tensors that each optimizer keeps beside the master weights, each with an element for each of theirs."""

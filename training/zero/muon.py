@@ -2,17 +2,22 @@
 
 DeepSpeed has a Muon of its own, whose momentum is laid out differently in each ZeRO stage, so a checkpoint of one
 stage could not be loaded in another. Here the momentum is fp32, elementwise, on the rank that owns the master weight.
-For the update the ranks gather each matrix, and those that own a part of it orthogonalise it.
+For the update each matrix goes to one rank, which orthogonalises it (training/zero/muon_plan.py says which), and the
+result goes back in pieces; a rank sends about twice its shard in a step. Without ZeRO every rank has all masters and
+orthogonalises all matrices: to share that, ranks would have to send the results to all others, as ZeRO 1 does with the
+weights.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 
 from training.zero.config import MUON_BUCKET_ELEMENTS
 from training.zero.fragments import base_optimizer, is_flat, list_masters, shard_of_stage_3
+from training.zero.muon_plan import Round, Span, deal_matrices, plan_round
 
 NUM_ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -21,19 +26,17 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 @dataclass(frozen=True)
-class MatrixShard:
-    """The part of one matrix that this rank's flat master holds; it may be empty."""
+class ParameterShard:
+    """The part of one parameter that this rank's flat master holds; it may be empty."""
 
     shape: torch.Size
-    """Shape of the whole matrix."""
+    """Shape of the whole parameter."""
 
-    first: int
-    """First element held, in the flattened matrix."""
+    span: Span
+    """The elements held, in the flattened parameter."""
 
     start: int
-    """Where that element stands in the flat master."""
-
-    numel: int
+    """Where the first of them stands in the flat master."""
 
 
 class MuonWithAdamW(torch.optim.AdamW):
@@ -42,19 +45,18 @@ class MuonWithAdamW(torch.optim.AdamW):
     def __init__(self, groups: Any, *, momentum: float, **adamw: Any) -> None:
         super().__init__(groups, **adamw)
         self._momentum = momentum
-        self._replicated = False
-        self._matrices: dict[torch.Tensor, list[MatrixShard]] = {}
-        """The matrices of each flat master, in the same order on every rank."""
+        self._device = torch.device("cpu")
+        self._rounds: dict[torch.Tensor, list[Round]] = {}
+        """How the matrices of each flat master are updated, in the same order on every rank."""
 
     def attach_engine(self, engine: Any) -> None:
-        """Learn where the engine keeps the matrices. Until then a step changes no weight that Muon updates."""
-        self._matrices = dict(_find_matrices(engine))
-        # every rank has every matrix without ZeRO; sharing the work would cost a broadcast
-        self._replicated = engine.zero_optimization_stage() == 0
+        """Plan the updates of the engine's matrices. Until then a step changes no weight of Muon's. Collective."""
+        self._device = engine.device
+        self._rounds = {master: _plan(engine, shards) for master, shards in _find_shards(engine)}
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Take one step of every group. Collective."""
+        """Take one step of every group. Collective. It overwrites the gradients of what Muon updates."""
         all_groups = self.param_groups
         for group in all_groups:
             if group["muon"]:
@@ -67,67 +69,96 @@ class MuonWithAdamW(torch.optim.AdamW):
             self.param_groups = all_groups
 
     def _muon_step(self, master: torch.Tensor, group: dict[str, Any]) -> None:
-        if master not in self._matrices or master.grad is None:
+        if master not in self._rounds or master.grad is None:
             return
         momentum = self.state[master]["momentum_buffer"].lerp_(master.grad, 1 - self._momentum)
-        direction = master.grad.lerp(momentum, self._momentum).view(-1)  # Nesterov
+        direction = master.grad.lerp_(momentum, self._momentum).reshape(-1)  # Nesterov
         master.mul_(1 - group["lr"] * group["weight_decay"])
-        for bucket in _fill_buckets(self._matrices[master]):
-            wholes = _own_matrices(bucket, direction) if self._replicated else _gather_matrices(bucket, direction)
-            for matrix, whole in zip(bucket, wholes, strict=True):
-                if matrix.numel:
-                    update = orthogonalise(whole.view(matrix.shape)).flatten()
-                    own = update[matrix.first : matrix.first + matrix.numel]
-                    master.view(-1)[matrix.start : matrix.start + matrix.numel].add_(own, alpha=-group["lr"])
+        for planned in self._rounds[master]:
+            _update_round(master.view(-1), direction, planned, device=self._device, rate=group["lr"])
 
 
-def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
-    """Return about the closest semi-orthogonal matrix, times sqrt(max(1, rows / columns)): (..., rows, columns), fp32.
+def iteration_dtype(device_type: str) -> torch.dtype:
+    """Return the dtype that matrices are orthogonalised in: bf16, as by Jordan et al., but fp32 on CPUs."""
+    return torch.float32 if device_type == "cpu" else torch.bfloat16
 
-    It takes Newton-Schulz iterations; the scale is that of the reference implementation of Jordan et al.
+
+def orthogonalise(matrices: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor:
+    """Return about the closest semi-orthogonal matrices, times sqrt(max(1, rows / columns)): (n, rows, columns), fp32.
+
+    It takes Newton-Schulz iterations in `dtype`; the norm before them and the scale are fp32. The scale is that of the
+    reference implementation of Jordan et al.
     """
     a, b, c = COEFFICIENTS
-    rows, columns = matrix.shape[-2:]
-    x = matrix.mT if rows > columns else matrix
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    rows, columns = matrices.shape[-2:]
+    x = matrices.mT if rows > columns else matrices
+    x = (x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)).to(dtype)
     for _ in range(NUM_ITERATIONS):
         square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
-    scaled: torch.Tensor = (x.mT if rows > columns else x) * max(1.0, rows / columns) ** 0.5
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    scaled: torch.Tensor = (x.mT if rows > columns else x).float() * max(1.0, rows / columns) ** 0.5
     return scaled
 
 
-def _fill_buckets(matrices: list[MatrixShard]) -> Iterator[list[MatrixShard]]:
-    """Yield the matrices in order, in buckets of at most MUON_BUCKET_ELEMENTS, or of one larger matrix."""
-    bucket: list[MatrixShard] = []
-    for matrix in matrices:
-        if bucket and sum(other.shape.numel() for other in bucket) + matrix.shape.numel() > MUON_BUCKET_ELEMENTS:
-            yield bucket
-            bucket = []
-        bucket.append(matrix)
-    yield bucket
+def _update_round(
+    master: torch.Tensor, direction: torch.Tensor, planned: Round, *, device: torch.device, rate: float
+) -> None:
+    """Update the elements `held` of a flat master. Collective. It may overwrite `direction`."""
+    held = _join(direction, planned.held).to(device)
+    received = _exchange(held, planned.num_sent, planned.num_received)
+    del held
+    own = _join(received, planned.assembled)
+    del received
+    _orthogonalise_all(own, planned.batches, dtype=iteration_dtype(device.type))
+    returned = _join(own, planned.returned)
+    del own
+    update = _exchange(returned, planned.num_received, planned.num_sent).to(master.device)
+    pieces = _narrow(master, planned.held)
+    for piece, change in zip(pieces, torch.split(update, [len(piece) for piece in pieces]), strict=True):
+        piece.add_(change, alpha=-rate)
 
 
-def _own_matrices(bucket: list[MatrixShard], direction: torch.Tensor) -> list[torch.Tensor]:
-    """Return the whole matrices, flat, of a rank that has all of them."""
-    return [direction[matrix.start : matrix.start + matrix.numel] for matrix in bucket]
+def _orthogonalise_all(flat: torch.Tensor, shapes: Sequence[Sequence[int]], *, dtype: torch.dtype) -> None:
+    """Orthogonalise, in place, batches of matrices of these shapes that stand one after another."""
+    for matrices, shape in zip(torch.split(flat, list(map(prod, shapes))), shapes, strict=True):
+        batch = matrices.view(*shape)
+        batch.copy_(orthogonalise(batch, dtype=dtype))
 
 
-def _gather_matrices(bucket: list[MatrixShard], direction: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return the whole matrices, flat, of which each rank has parts in its `direction`. Collective.
-
-    An all-reduce over zeros gathers them: shards of a matrix differ in size, and many ranks hold none of it.
-    """
-    sizes = [matrix.shape.numel() for matrix in bucket]
-    gathered = direction.new_zeros(sum(sizes))
-    wholes: tuple[torch.Tensor, ...] = torch.split(gathered, sizes)
-    for matrix, whole in zip(bucket, wholes, strict=True):
-        whole[matrix.first : matrix.first + matrix.numel] = direction[matrix.start : matrix.start + matrix.numel]
-    torch.distributed.all_reduce(gathered)
-    return wholes
+def _exchange(flat: torch.Tensor, num_sent: Sequence[int], num_received: Sequence[int]) -> torch.Tensor:
+    """Send consecutive parts of a tensor to the ranks, and return what they send, in their order. Collective."""
+    if len(num_sent) == 1:
+        return flat
+    received = flat.new_empty(sum(num_received))
+    torch.distributed.all_to_all_single(received, flat, list(num_received), list(num_sent))
+    return received
 
 
-def _find_matrices(engine: Any) -> Iterator[tuple[torch.Tensor, list[MatrixShard]]]:
+def _join(flat: torch.Tensor, spans: Sequence[Span]) -> torch.Tensor:
+    """Return the elements of these spans, one after another: a view where there is one span."""
+    pieces = _narrow(flat, spans)
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces) if pieces else flat[:0]
+
+
+def _narrow(flat: torch.Tensor, spans: Sequence[Span]) -> list[torch.Tensor]:
+    return [flat[first : first + numel] for first, numel in spans]
+
+
+def _plan(engine: Any, shards: list[ParameterShard]) -> list[Round]:
+    """Plan the updates of a flat master's matrices from the shards of all ranks that have a part of it. Collective."""
+    own = [shard.span for shard in shards]
+    held, rank = [own], 0
+    if engine.zero_optimization_stage() > 0:
+        rank, num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        every = torch.empty(num_ranks * len(own), 2, dtype=torch.int64, device=engine.device)
+        torch.distributed.all_gather_into_tensor(every, torch.tensor(own, device=engine.device))
+        held = [[(first, numel) for first, numel in spans] for spans in every.view(num_ranks, -1, 2).tolist()]
+    starts = [shard.start for shard in shards]
+    dealt = deal_matrices([shard.shape for shard in shards], held, max_elements=MUON_BUCKET_ELEMENTS)
+    return [plan_round(owned, held, starts, rank=rank) for owned in dealt]
+
+
+def _find_shards(engine: Any) -> Iterator[tuple[torch.Tensor, list[ParameterShard]]]:
     stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
     groups = base_optimizer(engine).param_groups
     for number, (master, group) in enumerate(list_masters(engine)):
@@ -138,7 +169,7 @@ def _find_matrices(engine: Any) -> Iterator[tuple[torch.Tensor, list[MatrixShard
         elif is_flat(engine):
             yield master, [_flat_shard(parameter) for parameter in _parameters_of_group(optimizer, group)]
         else:
-            yield master, [MatrixShard(master.shape, 0, 0, master.numel())]
+            yield master, [ParameterShard(master.shape, (0, master.numel()), 0)]
 
 
 def _parameters_of_group(optimizer: Any, group: int) -> list[Any]:
@@ -147,15 +178,15 @@ def _parameters_of_group(optimizer: Any, group: int) -> list[Any]:
     return list(groups[group])
 
 
-def _flat_shard(parameter: Any) -> MatrixShard:
+def _flat_shard(parameter: Any) -> ParameterShard:
     mapping = parameter._hp_mapping
     if mapping is None:
-        return MatrixShard(parameter.shape, 0, 0, 0)
+        return ParameterShard(parameter.shape, (0, 0), 0)
     where = mapping.hp_fragment_address
-    return MatrixShard(parameter.shape, mapping.lp_fragment_address.start, where.start, where.numel)
+    return ParameterShard(parameter.shape, (mapping.lp_fragment_address.start, where.numel), where.start)
 
 
-def _stage_3_shard(optimizer: Any, parameter: Any) -> MatrixShard:
+def _stage_3_shard(optimizer: Any, parameter: Any) -> ParameterShard:
     first, owned = shard_of_stage_3(parameter)
     start = optimizer.grad_position[optimizer.get_param_id(parameter)][1]
-    return MatrixShard(parameter.ds_shape, first if owned > 0 else 0, start, max(0, owned))
+    return ParameterShard(parameter.ds_shape, (first, owned) if owned > 0 else (0, 0), start)

@@ -16,6 +16,8 @@ MEDIUM = ModelSize(
     num_trained=12_193_152,
     num_muon=0,
     largest_muon=0,
+    largest_muon_matrix=0,
+    muon_of_one_shape=0,
     largest_matrix=4096 * 384,
     largest_layer=4 * 384 * 384 + 3 * 384 * 1024 + 2 * 384,
     vocab_size=4096,
@@ -117,6 +119,25 @@ def test_muon_has_a_moment_less_and_frozen_parameters_have_none():
     frozen = predict_memory(replace(MEDIUM, num_trained=1_000_000), ONE)
     assert frozen.optimizer == 12_000_000
     assert frozen.parameters == predict_memory(MEDIUM, ONE).parameters
+
+
+WITH_MUON = replace(
+    MEDIUM, num_muon=10_616_832, largest_muon=393_216, largest_muon_matrix=393_216, muon_of_one_shape=4_718_592
+)
+
+
+@pytest.mark.parametrize(("stage", "precision", "measured"), [(0, "bf16", 286.60), (1, "fp32", 280.58)])
+def test_the_prediction_is_near_what_a_rank_with_muon_was_measured_to_hold(stage, precision, measured):
+    setting = replace(ONE, zero_stage=stage, precision=precision, sequence_length=16)
+    assert total(WITH_MUON, setting) / 2**20 == pytest.approx(measured, rel=PREDICTION_ERROR)
+
+
+@pytest.mark.parametrize(("device", "num_bytes"), [("cpu", 4 + 4 * 4), ("cuda", 4 + 4 * 2)])
+def test_muon_holds_its_largest_matrix_in_fp32_and_iterates_four_of_its_size_in_bf16_on_a_gpu(device, num_bytes):
+    setting = replace(ONE, device=device, num_ranks=64, zero_stage=3, precision="bf16")
+    size = replace(MEDIUM, num_trained=8 * 10**9, num_muon=7 * 10**9)
+    held = [total(replace(size, largest_muon=n, largest_muon_matrix=n), setting) for n in (10**9, 2 * 10**9)]
+    assert held[1] - held[0] == num_bytes * 10**9
 
 
 def test_a_chunk_of_logits_is_the_one_that_the_loss_makes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,9 +61,11 @@ def test_what_is_trained_and_what_muon_updates_is_what_the_optimizer_gets(archit
     sizes = {
         is_muon: [p.numel() for g in groups if g["muon"] is is_muon for p in g["params"]] for is_muon in (False, True)
     }
+    matrices = [p.shape[-2] * p.shape[-1] for g in groups if g["muon"] for p in g["params"]]
     size = measure_model(find_parameters(config, vocab_size=100), config)
     assert size.num_muon == sum(sizes[True]) > 0
     assert size.largest_muon == max(sizes[True])
+    assert size.largest_muon_matrix == max(matrices)
     assert size.num_trained == sum(sizes[True]) + sum(sizes[False]) < size.num_parameters
 
 
