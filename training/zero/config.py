@@ -41,7 +41,7 @@ def deepspeed_config(config: TrainConfig, placement: Placement) -> JsonDict:
         "stage3_max_live_parameters": MAX_LIVE_ELEMENTS,
     }
     if placement.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": placement.device == "cuda"}
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": placement.device != "cpu"}
     result: JsonDict = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from training.accelerator import is_accelerator, new_event
+
 COLLECTIVES = (
     "all_reduce",
     "reduce",
@@ -24,7 +26,7 @@ class Stopwatch:
     """Measures wall time by part; on a GPU, by events on its current stream, so that the host does not wait for it."""
 
     def __init__(self, device: torch.device) -> None:
-        self._gpu = device.type == "cuda"
+        self._device = device
         self._parts = ["other"]
         self._marks: list[tuple[str, Any]] = [("other", self._now())]
         self.label: Callable[[str], AbstractContextManager[object]] = nullcontext
@@ -43,7 +45,7 @@ class Stopwatch:
     def pop_seconds(self) -> dict[str, float]:
         """Return the seconds by part since the last call, rounded to 0.1 ms. Waits for a GPU's stream."""
         end = self._now()
-        if self._gpu:
+        if is_accelerator(self._device):
             end.synchronize()
         marks = [*self._marks, ("", end)]
         seconds: dict[str, float] = {}
@@ -71,14 +73,14 @@ class Stopwatch:
         self._marks.append((self._parts[-1], self._now()))
 
     def _now(self) -> Any:
-        if not self._gpu:
+        if not is_accelerator(self._device):
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event = new_event(self._device)
         event.record()
         return event
 
     def _between(self, start: Any, stop: Any) -> float:
-        return float(start.elapsed_time(stop)) / 1000 if self._gpu else float(stop - start)
+        return float(start.elapsed_time(stop)) / 1000 if is_accelerator(self._device) else float(stop - start)
 
 
 class _TimedWork:
