@@ -74,7 +74,10 @@ def measure_speed(bench: Bench, trial: Trial, name: str, *, compiled: bool) -> I
         detail="of the data sheet's peak in bf16" if used is not None else "the peak of this device is not known",
     )
     yield Check(
-        name=f"{trial.precision} matmul", value=product / 1e12, unit="TFLOP/s", detail=f"side {bench.scale.matmul_size:,}"
+        name=f"{trial.precision} matmul",
+        value=product / 1e12,
+        unit="TFLOP/s",
+        detail=f"side {bench.scale.matmul_size:,}",
     )
     share = None if found.flops_per_token is None else speed * found.flops_per_token / product
     yield Check(

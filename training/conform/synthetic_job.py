@@ -52,8 +52,11 @@ class Bench:
 
 @contextmanager
 def open_bench(device_type: str, scale: Scale, directory: Path) -> Iterator[Bench]:
-    """Join a process group of one rank, which computes on this type of device with all cores of this process."""
-    num_threads = len(os.sched_getaffinity(0))
+    """Join a process group of one rank, which computes on this type of device with all cores of this process.
+
+    OMP_NUM_THREADS may say that it has fewer.
+    """
+    num_threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     rank = Rank(0, 1, device_type, num_threads, "127.0.0.1", free_port(), num_restarts=0)
     os.environ.update(rank.environment())
     device = join_process_group(rank, timeout_seconds=_HANG_SECONDS)
@@ -80,7 +83,12 @@ def make_config(trial: Trial, **changes: Any) -> TrainConfig:
 
 def make_placement(bench: Bench, trial: Trial, **pool: Any) -> Placement:
     """Lay the one rank out on this machine, as the in-process executor does; `pool` has more of the pool's keys."""
-    settings = {"num_ranks": 1, "zero_stage": 1, "micro_batch_size": trial.rows, "cpus_per_rank": bench.rank.num_threads}
+    settings = {
+        "num_ranks": 1,
+        "zero_stage": 1,
+        "micro_batch_size": trial.rows,
+        "cpus_per_rank": bench.rank.num_threads,
+    }
     nodes = [this_machine(int(is_accelerator(bench.device)))]
     placed = place(PoolConfig.model_validate(settings | pool), nodes, wandb=None)
     return replace(placed, device=bench.device.type)
