@@ -42,7 +42,7 @@ def print_check(check: Check, out: Console) -> None:
     """Print a line of a check: whether it passed, its name, number, limit and what is to be said of it."""
     level = {True: "OK", False: "FAIL", None: ""}[check.passed]
     line = Text(f"{level:<5}", style=_STYLES[level])
-    line.append(f"{check.name:<{_NAME}} {_number(check.value):>{_NUMBER}} {check.unit:<9}", style="")
+    line.append(f"{check.name:<{_NAME}} {_number(check.value):>{_NUMBER}} {check.unit if check.value is not None else '':<9}", style="")
     line.append(f"{'' if check.limit is None else f'<= {check.limit:.2g}':<11}{check.detail}", style="dim")
     out.print(line)
 

@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from training.accelerator import is_accelerator, peak_memory_bytes
 from training.conform.record import Check, attempt, judged
 from training.conform.scale import Trial
-from training.conform.synthetic_job import Bench, make_job, open_trainer, read_inputs, take_step
+from training.conform.synthetic_job import Bench, free_memory, make_job, open_trainer, read_inputs, take_step
 from training.conform.timing import wait_for_device
 from training.job import Job
 from training.sizing.memory import PREDICTION_ERROR, predict_memory
@@ -33,9 +33,12 @@ def measure_memory(bench: Bench, trial: Trial, name: str, stage: int) -> Iterato
     """Train steps of a trial, and compare the peak of its tensors with the predicted one."""
     job = make_job(bench, trial, name.replace(" ", "-"), zero_stage=stage)
     if is_accelerator(bench.device):
-        torch.get_device_module(bench.device).reset_peak_memory_stats(bench.device)
+        free_memory(bench.device)
+        memory = torch.get_device_module(bench.device)
+        held = int(memory.memory_allocated(bench.device))
+        memory.reset_peak_memory_stats(bench.device)
         _, attention = _train(bench, job)
-        measured = peak_memory_bytes(bench.device)
+        measured = peak_memory_bytes(bench.device) - held
     else:
         measured, attention = _measure_on_cpu(lambda: _train(bench, job))
     size = measure_model(find_parameters(job.config, vocab_size=trial.vocab_size), job.config)

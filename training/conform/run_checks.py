@@ -1,5 +1,7 @@
 """Runs the checks, each kind in a process of its own, and makes the record. Imports nothing heavy."""
 
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -78,6 +80,7 @@ def find_machine(directory: Path) -> Facts:
 def run_kind(kind: str, device_type: str, scale: Scale, directory: Path, *, seconds: float) -> Iterator[Check]:
     """Run the checks of one kind in a child process; what ends it is a failed check of the kind's name."""
     yield from run_work(_check, kind, device_type, scale, directory, seconds=seconds)
+    shutil.rmtree(directory / kind, ignore_errors=True)
 
 
 def run_work(
@@ -91,6 +94,8 @@ def run_work(
     if seconds <= 0:
         yield failure(name, f"there was no time left of {TOTAL_SECONDS:.0f} s")
         return
+    if device_type == "cpu":  # else DeepSpeed says that it looks for others
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
         yield from run_in_child(
             work,

@@ -57,6 +57,8 @@ def open_bench(device_type: str, scale: Scale, directory: Path) -> Iterator[Benc
     OMP_NUM_THREADS may say that it has fewer.
     """
     num_threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    gc.collect()
+    gc.freeze()  # DeepSpeed collects garbage six times an engine
     rank = Rank(0, 1, device_type, num_threads, "127.0.0.1", free_port(), num_restarts=0)
     os.environ.update(rank.environment())
     device = join_process_group(rank, timeout_seconds=_HANG_SECONDS)
@@ -135,12 +137,17 @@ def make_corpus(directory: Path, trial: Trial) -> Artifact[TokenizedCorpus]:
 
 @contextmanager
 def open_trainer(bench: Bench, job: Job) -> Iterator[Trainer]:
-    """Make the trainer of a job; give back the device's memory at the end. The caller must not keep it."""
+    """Make the trainer of a job, whose engine is of no use after the block."""
+    free_memory(bench.device)  # of the trainer before, which its caller has let go by now
     poller = RequestPoller(job.out, watches_files=False)
     with deterministic_kernels(job.placement):
         watchdog = Watchdog(job.out, bench.rank, timeout_seconds=_HANG_SECONDS)  # not entered: a limit of time is set
-        yield Trainer(bench.rank, job, bench.device, watchdog, poller)
-    free_memory(bench.device)
+        trainer = Trainer(bench.rank, job, bench.device, watchdog, poller)
+        try:
+            yield trainer
+        finally:
+            trainer.prefetcher.close()
+            trainer.state.built.engine.destroy()  # hooks of its would hold it, except in ZeRO-3, where others do
 
 
 def free_memory(device: torch.device) -> None:
