@@ -96,7 +96,7 @@ def conform(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Tiny models: what is right, but not how fast.")] = False,
 ) -> None:
-    """Check this machine's accelerator in ten minutes: gradients, resuming, attention, memory, speed. Writes a record."""
+    """Check this machine's accelerator in ten minutes, without a corpus, and write a comparable record."""
     from pipeline.cli.conform import conform as run_conform
 
     if not run_conform(out, record=record, against=against, show=show, quick=quick):

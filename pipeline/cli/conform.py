@@ -42,7 +42,10 @@ def print_check(check: Check, out: Console) -> None:
     """Print a line of a check: whether it passed, its name, number, limit and what is to be said of it."""
     level = {True: "OK", False: "FAIL", None: ""}[check.passed]
     line = Text(f"{level:<5}", style=_STYLES[level])
-    line.append(f"{check.name:<{_NAME}} {_number(check.value):>{_NUMBER}} {check.unit if check.value is not None else '':<9}", style="")
+    line.append(
+        f"{check.name:<{_NAME}} {_number(check.value):>{_NUMBER}} {check.unit if check.value is not None else '':<9}",
+        style="",
+    )
     line.append(f"{'' if check.limit is None else f'<= {check.limit:.2g}':<11}{check.detail}", style="dim")
     out.print(line)
 
@@ -63,10 +66,8 @@ def _print_machine(record: ConformRecord, out: Console) -> None:
     packages = ", ".join(f"{name} {number}" for name, number in record.versions.items())
     counts = [sum(check.passed is passed for check in record.checks) for passed in (True, False, None)]
     out.print(f"{_name(record)}; {record.host.cpu}, {record.host.num_cores} cores; {packages}", markup=False)
-    out.print(
-        f"{counts[0]} OK, {counts[1]} FAIL, {counts[2]} without a limit, in {record.seconds:.0f} s at scale {record.scale}",
-        markup=False,
-    )
+    said = ", ".join(f"{count} {word}" for count, word in zip(counts, ("OK", "FAIL", "without a limit"), strict=True))
+    out.print(f"{said}, in {record.seconds:.0f} s at scale {record.scale}", markup=False)
 
 
 def _name(record: ConformRecord) -> str:

@@ -48,7 +48,7 @@ class BareLoop:
             logits = run_packed(self._model, rows, config=self._model.config, eos_id=EOS).logits
             kept = logits.flatten(0, 1).index_select(0, rows.where)
             loss = F.cross_entropy(kept.float(), rows.targets, reduction="sum") / step_input.batch.num_targets
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
             self._add_gradients()
         torch.nn.utils.clip_grad_norm_(self._masters, self._limit)

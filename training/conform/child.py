@@ -32,8 +32,8 @@ def run_in_child(
     `log`. With `fork` the child comes from a process that has the libraries loaded, which no accelerator allows. Raises
     ChildFailed after what was yielded, if the child raises, dies, or takes longer than `seconds`.
     """
-    context = multiprocessing.get_context("forkserver" if fork else "spawn")
-    if isinstance(context, multiprocessing.context.ForkServerContext):
+    context: Any = multiprocessing.get_context("forkserver" if fork else "spawn")
+    if fork:
         context.set_forkserver_preload([_PRELOADED])
     receive, send = context.Pipe(duplex=False)
     child = context.Process(target=_enter, args=(send, log, work, arguments), daemon=True)

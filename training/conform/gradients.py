@@ -81,7 +81,7 @@ def _add_gradient(model: PreTrainedModel, tokens: torch.Tensor, *, num_targets: 
     for start, stop in pairwise(starts):
         if start < stop:
             logits = model(input_ids=tokens[None, start:stop]).logits[0]
-            (F.cross_entropy(logits, tokens[start + 1 : stop + 1], reduction="sum") / num_targets).backward()
+            (F.cross_entropy(logits, tokens[start + 1 : stop + 1], reduction="sum") / num_targets).backward()  # type: ignore[no-untyped-call]
 
 
 def compare_gradients(name: str, found: Gradient, exact: Gradient, *, precision: Precision) -> list[Check]:

@@ -32,8 +32,8 @@ def check_memory(bench: Bench) -> Iterator[Check]:
 def measure_memory(bench: Bench, trial: Trial, name: str, stage: int) -> Iterator[Check]:
     """Train steps of a trial, and compare the peak of its tensors with the predicted one."""
     job = make_job(bench, trial, name.replace(" ", "-"), zero_stage=stage)
+    free_memory(bench.device)  # else what is freed later counts as less than nothing
     if is_accelerator(bench.device):
-        free_memory(bench.device)
         memory = torch.get_device_module(bench.device)
         held = int(memory.memory_allocated(bench.device))
         memory.reset_peak_memory_stats(bench.device)
@@ -96,7 +96,7 @@ def find_peak(changes: list[int], *, num_trained: int) -> int:
     for change in changes:
         width = abs(change) // REDUCE_BUCKET_ELEMENTS
         if width in (2, 4) and abs(change) == width * REDUCE_BUCKET_ELEMENTS:
-            change = min(1, num_trained / REDUCE_BUCKET_ELEMENTS) * change
-        held += int(change)
+            change = change * min(num_trained, REDUCE_BUCKET_ELEMENTS) // REDUCE_BUCKET_ELEMENTS
+        held += change
         most = max(most, held)
     return most

@@ -79,7 +79,7 @@ def find_machine(directory: Path) -> Facts:
 
 def run_kind(kind: str, device_type: str, scale: Scale, directory: Path, *, seconds: float) -> Iterator[Check]:
     """Run the checks of one kind in a child process; what ends it is a failed check of the kind's name."""
-    yield from run_work(_check, kind, device_type, scale, directory, seconds=seconds)
+    yield from run_work(check_kind, kind, device_type, scale, directory, seconds=seconds)
     shutil.rmtree(directory / kind, ignore_errors=True)
 
 
@@ -110,7 +110,8 @@ def run_work(
         yield failure(name, str(error))
 
 
-def _check(kind: str, device_type: str, scale: Scale, directory: Path) -> Iterator[Check]:
+def check_kind(kind: str, device_type: str, scale: Scale, directory: Path) -> Iterator[Check]:
+    """Run the checks of one kind in this process, which must have joined no process group."""
     from training.conform.synthetic_job import open_bench
 
     own = directory / kind

@@ -174,6 +174,6 @@ def read_inputs(trainer: Trainer, number: int) -> list[StepInput]:
 
 def take_step(trainer: Trainer, step_input: StepInput) -> StepResult:
     """Take an optimizer step at the recipe's full learning rate, without its metrics and checkpoints."""
-    set_learning_rate(trainer.state.engine, trainer.config.optimizer.learning_rate)  # type: ignore[arg-type]
+    set_learning_rate(trainer.state.engine, trainer.config.optimizer.learning_rate)
     status = RankStatus(TrainingRequests(), save_failed=False, own_seconds=0.0)
     return trainer.stepper.run_step(step_input, status, trainer.watchdog, timeout_factor=1.0)

@@ -43,8 +43,8 @@ def explain_compile_errors() -> Iterator[None]:
         yield
     except FailOnRecompileLimitHit as error:
         raise UserError(
-            f"the pool sets `compile`, and PyTorch would compile a layer more than {_MAX_GRAPHS_OF_A_LAYER} times, which "
-            f"makes steps slower; set `compile: false` ({one_line(error)[:200]})"
+            f"the pool sets `compile`, and PyTorch would compile a layer more than {_MAX_GRAPHS_OF_A_LAYER} times, "
+            f"which makes steps slower; set `compile: false` ({one_line(error)[:200]})"
         ) from error
     except TorchDynamoException as error:
         raise UserError(
