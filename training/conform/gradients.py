@@ -45,7 +45,7 @@ def _check_stage(bench: Bench, name: str, precision: Precision, stage: int) -> l
     trial = replace(bench.scale.small, precision=precision)
     job = make_job(bench, trial, f"gradient-{precision}-{stage}", zero_stage=stage)
     with open_trainer(bench, job) as trainer:
-        weights = _gather(trainer, "master")
+        weights = gather(trainer, "master")
         (step_input,) = read_inputs(trainer, 1)
         gradient = first_gradient(trainer, step_input)
     return compare_gradients(name, gradient, plain_gradient(job, weights, step_input), precision=precision)
@@ -56,7 +56,7 @@ def first_gradient(trainer: Trainer, step_input: StepInput) -> Gradient:
     optimizer = trainer.config.optimizer
     norm = take_step(trainer, step_input).gradient_norm
     unclipped = max(1.0, norm / optimizer.max_gradient_norm)
-    moments = _gather(trainer, "exp_avg")
+    moments = gather(trainer, "exp_avg")
     return {name: moment * (unclipped / (1 - optimizer.beta1)) for name, moment in moments.items()}
 
 
@@ -97,7 +97,7 @@ def compare_gradients(name: str, found: Gradient, exact: Gradient, *, precision:
     ]
 
 
-def _gather(trainer: Trainer, kind: str) -> Gradient:
+def gather(trainer: Trainer, kind: str) -> Gradient:
     """Return one kind of what the only rank holds, by parameter."""
     found: dict[str, list[tuple[int, torch.Tensor]]] = {}
     for fragment in owned_fragments(trainer.state.engine):

@@ -58,7 +58,7 @@ class Scale:
 _TINY = {"hidden_size": 48, "intermediate_size": 80, "num_layers": 2, "num_attention_heads": 3}
 _SMALL = {"hidden_size": 128, "intermediate_size": 352, "num_layers": 2, "num_attention_heads": 4}
 _GROUPED = _SMALL | {"num_key_value_heads": 2}
-_MEDIUM = {"hidden_size": 512, "intermediate_size": 1408, "num_layers": 6, "num_attention_heads": 8}
+_MEDIUM = {"hidden_size": 384, "intermediate_size": 1024, "num_layers": 6, "num_attention_heads": 6}
 _BASE = {"hidden_size": 768, "intermediate_size": 2048, "num_layers": 12, "num_attention_heads": 12}
 _LARGE = {"hidden_size": 1024, "intermediate_size": 2816, "num_layers": 24, "num_attention_heads": 16}
 _1B = {"hidden_size": 2048, "intermediate_size": 5632, "num_layers": 20, "num_attention_heads": 16}
@@ -77,11 +77,12 @@ QUICK = Scale(
 CPU = Scale(
     name="cpu",
     small=Trial(_GROUPED | _TIED, 512, 64, rows=2, passes=2, precision="fp32", num_steps=6),
-    large=Trial(_MEDIUM | _TIED, 8192, 256, rows=4, passes=1, precision="fp32", num_steps=8),
+    large=Trial(_MEDIUM | _TIED, 8192, 256, rows=2, passes=1, precision="fp32", num_steps=8),
     precisions=("fp32", "bf16"),
-    attention_length=1024,
+    attention_length=512,
     matmul_size=2048,
 )
+"""A large model of 14M parameters: the predictions of memory are made from 12M on."""
 
 
 def trial_0_3b(precision: Precision, *, rows: int) -> Trial:

@@ -8,6 +8,8 @@ import torch
 
 from training.accelerator import is_accelerator
 
+_MAX_SECONDS = 8.0
+
 
 def wait_for_device(device: torch.device) -> None:
     """Wait until the device has done all that it was given, on every stream."""
@@ -25,10 +27,12 @@ def measure_seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, *, warm_up: int = 2, calls: int = 5) -> float:
-    """Return the median time of calls after some that warm up."""
-    for _ in range(warm_up):
-        work()
-    return median(measure_seconds(work, device) for _ in range(calls))
+    """Return the median time of calls after some that warm up; there are fewer of both where they are slow."""
+    start = time.perf_counter()
+    times = [measure_seconds(work, device)]
+    while len(times) < warm_up + calls and time.perf_counter() - start < _MAX_SECONDS:
+        times.append(measure_seconds(work, device))
+    return median(times[min(warm_up, len(times) - 1) :])
 
 
 def matmul_flops(size: int, *, dtype: torch.dtype, device: torch.device) -> float:
