@@ -46,7 +46,7 @@ def print_check(check: Check, out: Console) -> None:
         f"{check.name:<{_NAME}} {_number(check.value):>{_NUMBER}} {check.unit if check.value is not None else '':<9}",
         style="",
     )
-    line.append(f"{'' if check.limit is None else f'<= {check.limit:.2g}':<11}{check.detail}", style="dim")
+    line.append(f"{'' if check.limit is None else f'<= {check.limit:.3g}':<11}{check.detail}", style="dim")
     out.print(line)
 
 

@@ -36,7 +36,7 @@ def test_results_of_a_child_arrive_in_order(tmp_path):
         ("raise", "ValueError: two lines", 60),
         ("kill", "its process was ended by SIGKILL: the last thing it said", 60),
         ("exit", "its process ended with 3: the last thing it said", 60),
-        ("hang", "it took longer than 4 s", 4),
+        ("hang", "it took longer than 2 s", 2),
     ],
 )
 def test_a_child_that_fails_says_why_after_what_it_gave(tmp_path, end, why, seconds):
