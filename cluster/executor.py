@@ -25,7 +25,7 @@ class Rank:
     index: int
     world_size: int
     device: str
-    """`cuda` or `cpu`."""
+    """PyTorch's type of the device: `cuda` or `cpu`, or `xpu` or `hpu` (training/accelerator.py)."""
 
     num_threads: int
     host: str

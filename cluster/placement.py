@@ -27,7 +27,7 @@ class Placement:
     """Elastic training goes on with so few when nodes are lost; num_ranks where it is not elastic."""
 
     device: str
-    """`cuda` or `cpu`."""
+    """PyTorch's type of the device: `cuda` or `cpu`, or `xpu` or `hpu`, which no pool lays out yet."""
 
     cpus_per_rank: int
     cpus_per_task: int

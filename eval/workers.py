@@ -63,8 +63,7 @@ def _count_tokens(question: Question, tokenizer: Any) -> int:
 
 @lru_cache(maxsize=1)
 def _load_model(checkpoint: Path) -> "PreTrainedModel":
-    import torch
-
+    from training.accelerator import find_device_type
     from training.checkpoint.load_model import load_model
 
-    return load_model(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
+    return load_model(checkpoint).to(find_device_type())

@@ -18,7 +18,9 @@ FILES = {str(path.relative_to(ROOT)): path for layer in LAYERS for path in sorte
 ORDER = {
     "cluster": "devices machines host placement storage executor leases inline ray launch connect doctor",
     "data_prep": "manifests sources cleaning tokenizer tokens",
-    "training": ("records job network zero data manifests sizing checkpoint export init log loop stage"),
+    "training": (
+        "accelerator records job network zero data manifests sizing checkpoint export init log loop stage conform"
+    ),
     "eval": "likelihood word_order manifests lm_eval_tasks workers stage",
     "pipeline": "store graph estimate report runner stages prepare run runs cli",
 }

@@ -86,6 +86,24 @@ def doctor(
 
 
 @app.command()
+def conform(
+    record: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the record.")] = Path(
+        "conform.json"
+    ),
+    against: Annotated[Path | None, typer.Option("--against", metavar="FILE", help="Compare with this record.")] = None,
+    show: Annotated[
+        Path | None, typer.Option("--show", metavar="FILE", help="Print this record, and run nothing.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Tiny models: what is right, but not how fast.")] = False,
+) -> None:
+    """Check this machine's accelerator in ten minutes, without a corpus, and write a comparable record."""
+    from pipeline.cli.conform import conform as run_conform
+
+    if not run_conform(out, record=record, against=against, show=show, quick=quick):
+        raise typer.Exit(1)
+
+
+@app.command()
 def status(
     subject: SubjectArgument = None,
     overrides: SetOption = None,

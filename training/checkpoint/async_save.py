@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from cluster.host.files import sync, write_text
+from training.accelerator import is_accelerator, wait_for_stream
 from training.checkpoint import rank_file
 from training.checkpoint.directory import MODEL_CONFIG, commit_checkpoint, directory_of, partial_directory
 from training.checkpoint.fragment_index import FragmentIndex, make_index
@@ -55,13 +56,13 @@ class Saver:
         before: Callable[[], None],
         after: Callable[[], None],
         notify: Callable[[str], None],
-        pinned: bool,
+        device: torch.device,
     ) -> None:
         """`start_id` is the same on all ranks and new at each restart. On rank 0, in a thread, `before` runs before a
         checkpoint gets its name, and may raise OSError, and `after` when it has it. `notify` passes a sentence to the
-        user."""
+        user. `device` is where the state is."""
         self._root, self._rank, self._world_size, self._start_id = root, rank, world_size, start_id
-        self._model_config, self._pinned = model_config, pinned
+        self._model_config, self._device = model_config, device
         self._before, self._after, self._notify = before, after, notify
         self._buffer = torch.empty(0, dtype=torch.uint8)
         self._pending: _Pending | None = None
@@ -120,11 +121,10 @@ class Saver:
     def _copy(self, entries: list[rank_file.TensorEntry], tensors: dict[str, torch.Tensor]) -> None:
         num_bytes = entries[-1].stop if entries else 0
         if self._buffer.numel() != num_bytes:
-            self._buffer = torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=self._pinned)
+            self._buffer = torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=is_accelerator(self._device))
         for entry in entries:
             self._buffer[entry.start : entry.stop].view(entry.dtype).copy_(tensors[entry.key], non_blocking=True)
-        if self._pinned:
-            torch.cuda.current_stream().synchronize()
+        wait_for_stream(self._device)
 
     def _work(self, pending: _Pending) -> None:
         try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from training.accelerator import is_accelerator
 from training.data.batches import Batch, Batches
 from training.data.position import take_places
 from training.network.packed_rows import PackedRows, pack_rows
@@ -89,7 +90,7 @@ class Prefetcher:
             )
         ]
         parts = [part.numpy().reshape(-1) for rows in micro_batches for part in rows]
-        flat = torch.empty(sum(map(len, parts)), dtype=torch.int64, pin_memory=self._device.type == "cuda")
+        flat = torch.empty(sum(map(len, parts)), dtype=torch.int64, pin_memory=is_accelerator(self._device))
         np.concatenate(parts, out=flat.numpy())
         return _HostInput(batch, places[0].start, after, micro_batches, flat)
 

@@ -8,6 +8,7 @@ import torch
 
 from cluster.executor import Rank
 from configs.training import TrainConfig
+from training.accelerator import is_accelerator
 from training.data.prefetch import StepInput
 from training.loop.stop_requests import TrainingRequests
 from training.loop.watchdog import Watchdog
@@ -160,7 +161,7 @@ class Stepper:
         requests, own = status.requests, [0.0] * self._rank.world_size
         own[self._rank.index] = status.own_seconds
         flags = [float(flag) for flag in (requests.stop, requests.save, requests.resize, status.save_failed)]
-        told = torch.tensor([*flags, *own], dtype=torch.float64, pin_memory=self._device.type == "cuda")
+        told = torch.tensor([*flags, *own], dtype=torch.float64, pin_memory=is_accelerator(self._device))
         told = told.to(self._device, non_blocking=True)
         parts = [nats, terms, routed, told[: len(flags)], told[len(flags) :]]
         vector = torch.cat([part.flatten() for part in parts])

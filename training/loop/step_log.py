@@ -1,8 +1,6 @@
 """The step log, which rank 0 writes: metrics.jsonl, its copy on Weights & Biases, session events, straggler notices."""
 
 import math
-import platform
-import resource
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +12,7 @@ import torch
 
 from cluster.devices import peak_flops
 from cluster.executor import Rank
+from training.accelerator import device_name, peak_memory_bytes
 from training.checkpoint.restore import Progress
 from training.data.batches import Batch
 from training.job import Job
@@ -218,18 +217,6 @@ def _sum_by_key(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
         for name, value in part.items():
             sums[name] += value
     return {name: round(value, 4) for name, value in sums.items()}
-
-
-def device_name(device: torch.device) -> str:
-    """Return the name of a GPU as its driver gives it, or the architecture of the CPU."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most memory that this process has held so far: of the GPU, or resident without one."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
 
 
 class StragglerDetector:

@@ -277,7 +277,7 @@ class Trainer:
             before=self._before_commit,
             after=self._delete_old,
             notify=self.notices.add,
-            pinned=self.device.type == "cuda",
+            device=self.device,
         )
         self.recent = deque(state.progress.recent, maxlen=num_steps_remembered(config.stability))
         self.detector = InstabilityDetector(config.stability, [(step.loss, step.updated) for step in self.recent])

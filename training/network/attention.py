@@ -23,6 +23,9 @@ BEST_FIRST = ("flash_attention_3", "flash_attention_2", "varlen", "flex_attentio
 """What `attention: auto` tries, the fastest first."""
 
 _FLASH = BEST_FIRST[:3]
+_DEVICES = {"flex_attention": ("cuda", "xpu")}
+"""The types of device that an implementation has kernels for, where it is not CUDA alone."""
+
 _MIN_CAPABILITY = {"flash_attention_3": (9, 0), "flash_attention_2": (8, 0), "varlen": (8, 0)}
 """The least compute capability of NVIDIA's GPUs that the kernels are made for: 8.0 is A100, 9.0 H100."""
 
@@ -31,7 +34,7 @@ def why_not_here(name: str, *, device: torch.device, dtype: torch.dtype) -> str 
     """Return why this device and precision cannot run an implementation, in words; None if it may."""
     if name in ("sdpa", "eager"):
         return None
-    if device.type != "cuda":
+    if device.type not in _DEVICES.get(name, ("cuda",)):
         return "needs a GPU"
     if name == "flex_attention":
         return None

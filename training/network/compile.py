@@ -25,7 +25,7 @@ def compile_layers(model: PreTrainedModel) -> None:
     a kind share one graph. Too many graphs raise an error: dynamo would go on without compiling, in silence.
     """
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if not torch.cuda.is_available() and shutil.which(compiler) is None:
+    if not torch.accelerator.is_available() and shutil.which(compiler) is None:
         raise UserError(
             f"the pool sets `compile`, which needs a C++ compiler on the CPU, and there is no {compiler!r}; "
             "install one, name it in the environment variable CXX, or set `compile: false`"

@@ -11,7 +11,7 @@ from training.sizing.memory import PREDICTION_ERROR, Memory, predict_memory
 from training.sizing.model_size import ModelSize, TrainingLayout
 from training.sizing.start import HostMemory, predict_host, predict_start
 
-HEADROOM = {"cpu": 1 + PREDICTION_ERROR, "cuda": 1.08 * (1 + PREDICTION_ERROR)}
+HEADROOM = {"cpu": 1 + PREDICTION_ERROR} | dict.fromkeys(("cuda", "xpu", "hpu"), 1.08 * (1 + PREDICTION_ERROR))
 """Memory must be larger than the prediction by this factor: the error of the prediction; on a GPU also the 8% that the
 allocator cannot use (the 0.92 of Sailor's planner, arXiv 2504.17096; not measured here)."""
 

@@ -70,7 +70,7 @@ def predict_memory(size: ModelSize, setting: TrainingLayout) -> Memory:
     optimizer = _optimizer(size, setting)
     loss, activations = loss_bytes(size, setting), activation_bytes(size, setting)
     offloaded = 0
-    if setting.offload_optimizer and setting.device == "cuda":
+    if setting.offload_optimizer and setting.device != "cpu":
         offloaded, optimizer = optimizer + _shard(4 * size.num_trained, setting), 0
     during_step = _step(size, setting) - gradients - buffers - loss - activations
     return Memory(
@@ -80,7 +80,7 @@ def predict_memory(size: ModelSize, setting: TrainingLayout) -> Memory:
         activations=activations,
         loss=loss,
         buffers=buffers + max(0, during_step),
-        process=CUDA_PROCESS_BYTES if setting.device == "cuda" else CPU_PROCESS_BYTES,
+        process=CPU_PROCESS_BYTES if setting.device == "cpu" else CUDA_PROCESS_BYTES,
         offloaded=offloaded,
     )
 

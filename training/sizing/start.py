@@ -70,7 +70,7 @@ def predict_host(size: ModelSize, setting: TrainingLayout, steady: Memory, *, mo
 
     Rank 0 takes most: it also probes a copy of two layers, in fp32.
     """
-    on_gpu = setting.device == "cuda"
+    on_gpu = setting.device != "cpu"
     offloaded = steady.offloaded if on_gpu else 0
     checkpoint = _checkpoint_bytes(size, setting)
     shards = setting.width * size.num_parameters // setting.num_ranks if setting.zero_stage == 3 and on_gpu else 0

@@ -66,10 +66,10 @@ class Buffers:
 def choose_buffers(asked: ZeroOptimizationConfig, *, device: str, zero_stage: int, num_trained: int) -> Buffers:
     """Return what the pool asks for, and for what it leaves open what suits `num_trained` elements of parameters."""
     bucket = CPU_BUCKET_ELEMENTS
-    if device == "cuda":
+    if device != "cpu":
         bucket = min(max(num_trained // GPU_BUCKETS, MIN_GPU_BUCKET_ELEMENTS), MAX_GPU_BUCKET_ELEMENTS, num_trained)
     return Buffers(
-        overlaps=_first(asked.overlap_comm, zero_stage == 3 or (zero_stage > 0 and device == "cuda")),
+        overlaps=_first(asked.overlap_comm, zero_stage == 3 or (zero_stage > 0 and device != "cpu")),
         is_contiguous=_first(asked.contiguous_gradients, True),
         reduce_bucket=_first(asked.reduce_bucket_size, max(1, bucket)),
         max_live=_first(asked.stage3_max_live_parameters, MAX_LIVE_ELEMENTS),
@@ -122,7 +122,7 @@ def _zero_optimization(config: TrainConfig, placement: Placement, *, num_trained
     if not placement.offload_optimizer:
         return chosen | given
     pinned = asked.offload_optimizer.pin_memory if asked.offload_optimizer else None
-    offload = {"device": "cpu", "pin_memory": _first(pinned, device == "cuda")}
+    offload = {"device": "cpu", "pin_memory": _first(pinned, device != "cpu")}
     return chosen | given | {"offload_optimizer": offload}
 
 

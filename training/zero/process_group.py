@@ -14,6 +14,7 @@ from deepspeed.utils import logger as deepspeed_logger
 
 from cluster.executor import Rank
 from configs.base import UserError
+from training.accelerator import BACKENDS, import_plugin, own_device
 
 T = TypeVar("T")
 
@@ -29,10 +30,10 @@ def join_process_group(rank: Rank, *, timeout_seconds: float) -> torch.device:
         # DeepSpeed would compile, for half a minute and with a C++ compiler, a kernel that only inference calls.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     torch.set_num_threads(rank.num_threads)
-    backend = "nccl" if rank.device == "cuda" else "gloo"
+    import_plugin(rank.device)
     timeout = timedelta(seconds=max(60.0, 2 * timeout_seconds))
-    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
-    return torch.device(rank.device, 0) if rank.device == "cuda" else torch.device("cpu")
+    deepspeed.init_distributed(BACKENDS[rank.device], auto_mpi_discovery=False, verbose=False, timeout=timeout)
+    return own_device(rank.device)
 
 
 def leave_process_group() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from training.accelerator import current_stream, is_accelerator, new_event
+
 COLLECTIVES = (
     "all_reduce",
     "reduce",
@@ -33,7 +35,8 @@ class Stopwatch:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        self._device = device
+        self._stream = current_stream(device) if is_accelerator(device) else None
         self._spare_events: list[Any] = []
         self._parts = ["other"]
         self._marks: list[tuple[str, Any]] = [("other", self._now())]
@@ -87,7 +90,7 @@ class Stopwatch:
         return wrapper
 
     def _is_on_another_stream(self) -> bool:
-        return bool(torch.cuda.current_stream(self._stream.device) != self._stream)  # type: ignore[union-attr]
+        return bool(current_stream(self._device) != self._stream)
 
     def _has_enough_marks(self) -> bool:
         is_inside_a_pass = len(self._parts) > 1
@@ -104,16 +107,12 @@ class Stopwatch:
     def _now(self) -> Any:
         if self._stream is None:
             return time.perf_counter()
-        event = self._spare_events.pop() if self._spare_events else _new_event()
+        event = self._spare_events.pop() if self._spare_events else new_event(self._device)
         event.record(self._stream)
         return event
 
     def _between(self, start: Any, stop: Any) -> float:
         return float(stop - start) if self._stream is None else float(start.elapsed_time(stop)) / 1000
-
-
-def _new_event() -> Any:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 class _TimedWork:

@@ -106,7 +106,7 @@ def savers(
             world_size=world_size,
             start_id=start_id,
             notify=told.append,
-            pinned=False,
+            device=torch.device("cpu"),
             **settings | how,
         )
         for rank in range(world_size)

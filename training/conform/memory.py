@@ -1,0 +1,102 @@
+"""The peak memory of training steps as predicted (training/sizing/) and as measured."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from training.accelerator import is_accelerator, peak_memory_bytes
+from training.conform.record import Check, attempt, judged
+from training.conform.scale import Trial
+from training.conform.synthetic_job import Bench, free_memory, make_job, open_trainer, read_inputs, take_step
+from training.conform.timing import wait_for_device
+from training.job import Job
+from training.sizing.memory import PREDICTION_ERROR, predict_memory
+from training.sizing.model_size import TrainingLayout
+from training.sizing.recipe_size import find_parameters, measure_model
+from training.zero.config import CPU_BUCKET_ELEMENTS
+
+_STEPS = 2
+_MIN_PARAMETERS = 12_000_000
+"""The prediction is made for models from this size on."""
+
+
+def check_memory(bench: Bench) -> Iterator[Check]:
+    """Compare the peak of steps of the large model in ZeRO stages 1 and 3."""
+    for stage in (1, 3):
+        name = f"memory zero-{stage}"
+        yield from attempt(name, partial(measure_memory, bench, bench.scale.large, name, stage))
+
+
+def measure_memory(bench: Bench, trial: Trial, name: str, stage: int) -> Iterator[Check]:
+    """Train steps of a trial, and compare the peak of its tensors with the predicted one."""
+    job = make_job(bench, trial, name.replace(" ", "-"), zero_stage=stage)
+    free_memory(bench.device)  # else what is freed later counts as less than nothing
+    if is_accelerator(bench.device):
+        memory = torch.get_device_module(bench.device)
+        held = int(memory.memory_allocated(bench.device))
+        memory.reset_peak_memory_stats(bench.device)
+        _, attention = _train(bench, job)
+        measured = peak_memory_bytes(bench.device) - held
+    else:
+        measured, attention = _measure_on_cpu(lambda: _train(bench, job))
+    size = measure_model(find_parameters(job.config, vocab_size=trial.vocab_size), job.config)
+    found = predict_memory(size, _layout(job, attention))
+    predicted = found.total - found.process
+    detail = f"measured {measured / 2**20:,.0f} MiB over predicted {predicted / 2**20:,.0f} MiB"
+    ratio = measured / predicted
+    if size.num_parameters < _MIN_PARAMETERS:
+        yield Check(name=name, value=ratio, detail=f"{detail}; the prediction is not made for a model so small")
+        return
+    yield judged(name, ratio, limit=1 + PREDICTION_ERROR, detail=detail)
+
+
+def _layout(job: Job, attention: str) -> TrainingLayout:
+    placement, config = job.placement, job.config
+    return TrainingLayout(
+        device=placement.device,
+        num_ranks=1,
+        zero_stage=placement.zero_stage,
+        micro_batch_size=placement.micro_batch_size,
+        sequence_length=config.sequence_length,
+        precision=config.precision,
+        attention=attention,
+    )
+
+
+def _train(bench: Bench, job: Job) -> tuple[int, str]:
+    """Take steps; return the number of trained parameters, and the implementation of attention."""
+    with open_trainer(bench, job) as trainer:
+        for step_input in read_inputs(trainer, _STEPS):
+            take_step(trainer, step_input)
+        wait_for_device(bench.device)
+        shapes = trainer.state.built.shapes.values()
+        return sum(torch.Size(shape).numel() for shape in shapes), trainer.state.built.traits.attention
+
+
+def _measure_on_cpu(train: Callable[[], tuple[int, str]]) -> tuple[int, str]:
+    """Return the peak of tensors by PyTorch's memory profiler, which sees each that is allocated and freed."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        num_trained, attention = train()
+    assert profiler.profiler is not None
+    results = profiler.profiler.kineto_results
+    assert results is not None
+    events = [event for event in results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return find_peak(changes, num_trained=num_trained), attention
+
+
+def find_peak(changes: list[int], *, num_trained: int) -> int:
+    """Return the peak of what is held, from changes in bytes.
+
+    DeepSpeed's reduce bucket counts as far as it is touched: host memory has no other pages of it.
+    """
+    held = most = 0
+    for change in changes:
+        width = abs(change) // CPU_BUCKET_ELEMENTS
+        if width in (2, 4) and abs(change) == width * CPU_BUCKET_ELEMENTS:
+            change = change * min(num_trained, CPU_BUCKET_ELEMENTS) // CPU_BUCKET_ELEMENTS
+        held += change
+        most = max(most, held)
+    return most
