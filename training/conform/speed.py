@@ -21,6 +21,9 @@ from training.network.compile import count_graphs
 from training.sizing.flops import flops_per_token, mfu
 
 WARM_UP_STEPS = 2
+_MAX_SECONDS = 30.0
+"""No turn begins after steps of so many seconds: a slow machine gets through, too."""
+
 _TURN = 2
 """Steps of a turn. In turns both systems meet the same load of a machine that others use."""
 
@@ -159,9 +162,9 @@ class _Reader:
 def _time_in_turns(
     device: torch.device, systems: Sequence[Callable[[], object]], num_steps: int
 ) -> tuple[list[float], list[float]]:
-    """Return the seconds of each step of two systems, which take so many steps, some in a turn."""
+    """Return the seconds of each step of two systems, which take so many steps, some in a turn; fewer if slow."""
     times: tuple[list[float], list[float]] = ([], [])
-    while len(times[0]) < num_steps:
+    while len(times[0]) < num_steps and sum(map(sum, times)) < _MAX_SECONDS:
         for system, own in zip(systems, times, strict=True):
             own += [measure_seconds(system, device) for _ in range(_TURN)]
     return times
