@@ -1,9 +1,8 @@
 """Speed of a training step: against a bare loop in plain PyTorch, and against a product of matrices; and compiled."""
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from statistics import median
 
 import torch
@@ -22,8 +21,11 @@ from training.network.compile import count_graphs
 from training.sizing.flops import flops_per_token, mfu
 
 WARM_UP_STEPS = 2
-_TURN = 4
-"""Steps that one system takes before the other's turn: so both meet the same load of a machine that others use."""
+_MAX_SECONDS = 30.0
+"""No turn begins after steps of so many seconds: a slow machine gets through, too."""
+
+_TURN = 2
+"""Steps of a turn. In turns both systems meet the same load of a machine that others use."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +35,12 @@ class _Measured:
     seconds: float
     """Median of a step."""
 
-    bare_seconds: float | None
+    bare_seconds: float
     parts: dict[str, float]
-    """Seconds of all timed steps by part."""
+    """Seconds of the timed steps by part."""
 
     flops_per_token: float | None
     attention: str
-    num_graphs: int
-    """Graphs compiled in the first steps."""
-
-    num_late_graphs: int
-    """Graphs compiled in those that were timed."""
 
 
 def check_speed(bench: Bench) -> Iterator[Check]:
@@ -53,8 +50,7 @@ def check_speed(bench: Bench) -> Iterator[Check]:
 
 def measure_speed(bench: Bench, trial: Trial, name: str, *, compiled: bool) -> Iterator[Check]:
     """Time steps of a trial, and of a bare loop in turns with them; `name` begins the names of the checks."""
-    found = _measure(bench, trial, compiled=compiled, with_bare=True)
-    assert found.bare_seconds is not None
+    found = _measure(bench, trial, compiled=compiled)
     speed = trial.tokens_per_step / found.seconds
     dtype = torch.bfloat16 if trial.precision == "bf16" else torch.float32
     product = matmul_flops(bench.scale.matmul_size, dtype=dtype, device=bench.device)
@@ -97,82 +93,78 @@ def _shares(name: str, parts: dict[str, float]) -> Iterator[Check]:
 
 def check_compile(bench: Bench) -> Iterator[Check]:
     """Compile the layers of the large model: one graph for all of them, and none while steps go on."""
-    trial = bench.scale.large
-    eager = _measure(bench, trial, compiled=False, with_bare=False)
+    trial, before = bench.scale.large, count_graphs()
+    jobs = [make_job(bench, trial, f"compile-{compiled}", compile=compiled) for compiled in (True, False)]
     try:
-        found = _measure(bench, trial, compiled=True, with_bare=False)
+        with open_trainer(bench, jobs[0]) as trainer, open_trainer(bench, jobs[1]) as eager_trainer:
+            readers = _Reader(trainer), _Reader(eager_trainer)
+            for reader in readers * WARM_UP_STEPS:
+                reader.take_step()
+            num_graphs, ready = count_graphs() - before, count_graphs()
+            times = _time_in_turns(bench.device, [reader.take_step for reader in readers], trial.num_steps)
+            num_late = count_graphs() - ready
     except UserError as error:  # no compiler, or a model that cannot be compiled
         yield Check(name="compile", detail=str(error))
         return
-    yield judged("compile graphs", float(found.num_graphs), limit=1.0, detail="for all layers, in the first steps")
-    yield judged("compile late graphs", float(found.num_late_graphs), limit=0.0, detail="while steps were timed")
-    speed = trial.tokens_per_step / found.seconds
-    yield Check(
-        name="compile over eager", value=eager.seconds / found.seconds, detail=f"speed; compiled {speed:,.0f} tokens/s"
-    )
+    yield judged("compile graphs", float(num_graphs), limit=1.0, detail="for all layers, in the first steps")
+    yield judged("compile late graphs", float(num_late), limit=0.0, detail="while steps were timed")
+    compiled, eager = map(median, times)
+    speed = trial.tokens_per_step / compiled
+    yield Check(name="compile over eager", value=eager / compiled, detail=f"speed; compiled {speed:,.0f} tokens/s")
 
 
-def _measure(bench: Bench, trial: Trial, *, compiled: bool, with_bare: bool) -> _Measured:
-    job = make_job(bench, trial, f"speed-{'compiled' if compiled else 'eager'}", compile=compiled)
-    graphs = count_graphs()
+def _measure(bench: Bench, trial: Trial, *, compiled: bool) -> _Measured:
+    job = make_job(bench, trial, f"speed-{compiled}", compile=compiled)
     with open_trainer(bench, job) as trainer:
-        built = trainer.state.built
-        reader = _Reader(trainer)
-        first = [reader.take_step() for _ in range(WARM_UP_STEPS)]
-        num_graphs = count_graphs() - graphs
-        bare = None
-        if with_bare:
-            attention = built.traits.attention
-            bare = BareLoop(
-                job.config, vocab_size=trial.vocab_size, attention=attention, device=bench.device, compiled=compiled
-            )
-            for step_input in first:
-                bare.take_step(step_input)
-        graphs = count_graphs()
-        own, others, parts = _time_in_turns(bench, reader, bare, trial.num_steps)
-        return _Measured(
-            seconds=median(own),
-            bare_seconds=median(others) if others else None,
-            parts=parts,
-            flops_per_token=flops_per_token(
-                built.config.to_dict(), built.shapes, sequence_length=trial.sequence_length
-            ),
+        built, reader = trainer.state.built, _Reader(trainer)
+        bare = BareLoop(
+            job.config,
+            vocab_size=trial.vocab_size,
             attention=built.traits.attention,
-            num_graphs=num_graphs,
-            num_late_graphs=count_graphs() - graphs,
+            device=bench.device,
+            compiled=compiled,
         )
+        systems: list[Callable[[], object]] = [
+            reader.take_step,
+            lambda: bare.take_step(reader.inputs.popleft()),
+        ]
+        for system in systems * WARM_UP_STEPS:
+            system()
+        reader.parts.clear()
+        own, others = _time_in_turns(bench.device, systems, trial.num_steps)
+        flops = flops_per_token(built.config.to_dict(), built.shapes, sequence_length=trial.sequence_length)
+        return _Measured(median(own), median(others), reader.parts, flops, built.traits.attention)
 
 
 class _Reader:
     """Takes the steps of a trainer in order, with the reading of their data."""
 
     def __init__(self, trainer: Trainer) -> None:
-        self.trainer, self._position = trainer, trainer.state.progress.position
+        self._trainer, self._position = trainer, trainer.state.progress.position
+        self.inputs: deque[StepInput] = deque()
+        """Those of the steps that were taken."""
+        self.parts: defaultdict[str, float] = defaultdict(float)
+        """Seconds of the steps by part."""
 
-    def take_step(self) -> StepInput:
-        """Read the next step's input, take the step, and return the input."""
-        with self.trainer.stopwatch.part("data"):
-            step_input = self.trainer.prefetcher.take(self._position, is_last=False)
+    def take_step(self) -> None:
+        """Read the next step's input, and take the step."""
+        stopwatch = self._trainer.stopwatch
+        stopwatch.pop_seconds()  # the time since the step before was the other's turn
+        with stopwatch.part("data"):
+            step_input = self._trainer.prefetcher.take(self._position, is_last=False)
         self._position = step_input.position
-        take_step(self.trainer, step_input)
-        return step_input
+        take_step(self._trainer, step_input)
+        self.inputs.append(step_input)
+        for part, seconds in stopwatch.pop_seconds().items():
+            self.parts[part] += seconds
 
 
 def _time_in_turns(
-    bench: Bench, reader: _Reader, bare: BareLoop | None, num_steps: int
-) -> tuple[list[float], list[float], dict[str, float]]:
-    """Return the seconds of each step of the trainer, of each of the bare loop, and those of the trainer by part."""
-    own: list[float] = []
-    others: list[float] = []
-    parts: defaultdict[str, float] = defaultdict(float)
-    stopwatch = reader.trainer.stopwatch
-    while len(own) < num_steps:
-        turn: list[StepInput] = []
-        stopwatch.pop_seconds()  # the other's turn is no part of a step
-        for _ in range(min(_TURN, num_steps - len(own))):
-            own.append(measure_seconds(lambda: turn.append(reader.take_step()), bench.device))  # noqa: B023
-            for part, seconds in stopwatch.pop_seconds().items():
-                parts[part] += seconds
-        if bare is not None:
-            others += [measure_seconds(partial(bare.take_step, step_input), bench.device) for step_input in turn]
-    return own, others, parts
+    device: torch.device, systems: Sequence[Callable[[], object]], num_steps: int
+) -> tuple[list[float], list[float]]:
+    """Return the seconds of each step of two systems, which take so many steps, some in a turn; fewer if slow."""
+    times: tuple[list[float], list[float]] = ([], [])
+    while len(times[0]) < num_steps and sum(map(sum, times)) < _MAX_SECONDS:
+        for system, own in zip(systems, times, strict=True):
+            own += [measure_seconds(system, device) for _ in range(_TURN)]
+    return times
