@@ -127,6 +127,7 @@ def test_a_row_is_flat_and_has_what_is_known(tmp_path: Path, runs: list[FakeRun]
         log.log(line(2, mfu=0.4))
     first, second = runs[0].rows
     assert first == {
+        "graphs_compiled": 0,
         "step": 1,
         "num_steps": 1,
         "useful_seconds": 0.0,

@@ -38,8 +38,10 @@ def labels(job: Job, name: str) -> set[str]:
 
 
 def notices(job: Job) -> str:
+    """Those about profiles: each start also says which attention it takes."""
     path = job.out / "notices.txt"
-    return path.read_text() if path.exists() else ""
+    told = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return "".join(line for line in told if not line.startswith("attention: "))
 
 
 def test_a_profile_has_the_steps_asked_for_and_changes_no_number(tmp_path):
