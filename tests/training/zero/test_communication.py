@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -163,11 +162,11 @@ def test_each_key_that_a_pool_may_set_was_tried() -> None:
     assert tried == ZeroOptimizationConfig.model_fields.keys() - {"offload_optimizer"}
 
 
-SLOW_SECONDS = 0.05
+SLOW_SECONDS = 0.25
 
 
 def train_beside_a_slow_rank(rank: Rank, jobs: list[Job]) -> list[list[float]]:
-    """Train each job, with rank 1 slow in its own forward passes; the median of each rank's own seconds."""
+    """Train each job, with rank 1 slow in its own forward passes; each rank's own seconds in its quietest step."""
     from training.loop.step import Stepper
     from training.network.packed_lm import PackedLM
 
@@ -185,17 +184,17 @@ def train_beside_a_slow_rank(rank: Rank, jobs: list[Job]) -> list[list[float]]:
 
     PackedLM.forward, Stepper.run_step = slow_forward, note_step  # type: ignore[method-assign]
     join_process_group(rank, timeout_seconds=60)
-    medians = []
+    quietest = []
     for job in jobs:
         found.clear()
         trainer(rank, job).run()
-        medians.append([float(np.median(column)) for column in zip(*found[2:], strict=True)])
+        quietest.append([min(column) for column in zip(*found[2:], strict=True)])
     leave_process_group()
-    return medians
+    return quietest
 
 
 def test_a_rank_that_waits_inside_a_pass_is_not_the_slow_one(tmp_path: Path) -> None:
-    config = tiny_config(num_steps=8, global_batch_size=4, checkpoint_every_steps=8)
+    config = tiny_config(num_steps=6, global_batch_size=4, checkpoint_every_steps=6)
     jobs = [
         tiny_job(tmp_path, config, world_size=2, zero_stage=stage, name=f"{stage}", micro_batch_size=1)
         for stage in (2, 3)
