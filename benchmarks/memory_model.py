@@ -32,7 +32,6 @@ from configs.training import TrainConfig
 from training.sizing.memory import predict_memory
 from training.sizing.model_size import TrainingLayout
 from training.sizing.recipe_size import find_parameters, measure_model
-from training.zero.config import CPU_BUCKET_ELEMENTS
 
 VOCAB = 4096
 SMALL = {"hidden_size": 128, "intermediate_size": 352, "num_layers": 2, "num_attention_heads": 4}
@@ -167,6 +166,7 @@ def measure(given: dict[str, Any], *, seconds: float) -> int:
 def _train(given: dict[str, Any], number: int, port: int, result: Path) -> None:
     from torch.profiler import ProfilerActivity, profile
 
+    from training.conform.memory import find_peak, memory_changes
     from training.zero.process_group import join_process_group, leave_process_group
 
     config, placement = _parse_settings(given)
@@ -177,9 +177,7 @@ def _train(given: dict[str, Any], number: int, port: int, result: Path) -> None:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         num_trained = _train_two_steps(config, placement, number)
     if number == 0:
-        events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-        changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-        result.write_text(str(_find_peak(changes, num_trained)))
+        result.write_text(str(find_peak(memory_changes(profiler), num_trained=num_trained)))
     leave_process_group()
 
 
@@ -235,17 +233,6 @@ def _train_two_steps(config: TrainConfig, placement: Placement, number: int) -> 
             del objective
         take_optimizer_step(engine, loss_is_finite=True, max_gradient_norm=config.optimizer.max_gradient_norm)
     return num_trained
-
-
-def _find_peak(changes: list[int], num_trained: int) -> int:
-    held = most = 0
-    for change in changes:
-        elements = abs(change) // CPU_BUCKET_ELEMENTS
-        if abs(change) == elements * CPU_BUCKET_ELEMENTS and elements in (2, 4):
-            change = num_trained * change // CPU_BUCKET_ELEMENTS
-        held += change
-        most = max(most, held)
-    return most
 
 
 def _parse_settings(given: dict[str, Any]) -> tuple[TrainConfig, Placement]:

@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 import time
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def measure(rank: Rank, job: Job) -> dict[str, Any]:
     found["start_over_steady"] = round(found["start_mib"] / found["steady_mib"], 2)
     found["losses"] = seen
     shapes = subject.state.built.shapes
-    found["parameters"] = sum(__import__("math").prod(shape) for shape in shapes.values())
+    found["parameters"] = sum(prod(shape) for shape in shapes.values())
     leave_process_group()
     return found
 

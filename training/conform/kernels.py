@@ -12,10 +12,7 @@ from training.conform.timing import median_seconds
 from training.network.attention import BEST_FIRST, run_packed, set_attention, why_not_here
 from training.network.build_model import build_in_memory, make_model_config
 from training.network.packed_rows import PackedRows, pack_rows
-from training.network.probes import TOLERANCE
-
-EAGER_FACTOR = 3.0
-"""An implementation may be off from eager attention in fp32 by so many times what eager in the same precision is."""
+from training.network.probes import EAGER_FACTOR, TOLERANCE
 
 _NUM_LAYERS = 2
 _DOCUMENTS_PER_ROW = 4

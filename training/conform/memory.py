@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -79,12 +80,15 @@ def _measure_on_cpu(train: Callable[[], tuple[int, str]]) -> tuple[int, str]:
     """Return the peak of tensors by PyTorch's memory profiler, which sees each that is allocated and freed."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         num_trained, attention = train()
+    return find_peak(memory_changes(profiler), num_trained=num_trained), attention
+
+
+def memory_changes(profiler: profile) -> list[int]:
+    """Return the bytes that were allocated, and less than zero those that were freed, in order."""
     assert profiler.profiler is not None
-    results = profiler.profiler.kineto_results
-    assert results is not None
+    results: Any = profiler.profiler.kineto_results
     events = [event for event in results.events() if event.name() == "[memory]"]
-    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    return find_peak(changes, num_trained=num_trained), attention
+    return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
 
 
 def find_peak(changes: list[int], *, num_trained: int) -> int:

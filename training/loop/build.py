@@ -104,6 +104,7 @@ def open_first_weights(job: Job, built: BuiltEngine, *, notify: Callable[[str], 
     init = job.config.init_from
     if init is None or init.mode != "weights":
         yield partial(built.initial_weights.draw, job.config.seed)
+        built.initial_weights.release()
         return
     model, _ = build_model(built.config)  # the engine's has other shapes where it is sharded
     with open_init_weights(model, init, tokenizer=job.tokenizer) as weights:

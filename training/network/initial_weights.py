@@ -78,7 +78,7 @@ class InitialWeights:
             for name in unwritten:
                 model.get_buffer(name).copy_(values[name])
         self._wholes: dict[int, dict[str, torch.Tensor]] = {}
-        """By seed, the parameters that cannot be drawn in pieces."""
+        """By seed, the parameters that cannot be drawn in pieces, until `release`."""
 
     def draw(self, seed: int, name: str, offset: int, into: torch.Tensor) -> None:
         """Fill a one-dimensional tensor, of any device and precision, with elements of a parameter from `offset` on.
@@ -95,6 +95,10 @@ class InitialWeights:
                 staged = np.empty(len(part), np.float32)
                 self._draw_blocks(seed, name, offset + start, staged)
                 part.copy_(torch.from_numpy(staged))
+
+    def release(self) -> None:
+        """Free what was initialised whole; it is made again when it is drawn again."""
+        self._wholes.clear()
 
     def _draw_blocks(self, seed: int, name: str, offset: int, out: Floats) -> None:
         def draw_block(block: int) -> None:

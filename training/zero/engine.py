@@ -111,11 +111,9 @@ def _allocate_parameters(
         for name, buffer in module._buffers.items():
             module._buffers[name] = None if buffer is None else buffer.to(device)
     # what it would do to a whole module, DeepSpeed's class does here to one parameter after another
-    zero3 = (
-        deepspeed.zero.Init(torch.nn.Module(), config_dict_or_path=settings, dtype=dtype)
-        if (placement.zero_stage == 3)
-        else None
-    )
+    zero3 = None
+    if placement.zero_stage == 3:
+        zero3 = deepspeed.zero.Init(torch.nn.Module(), config_dict_or_path=settings, dtype=dtype)
 
     def make(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
         zeros = torch.zeros(parameter.shape, dtype=dtype, device=device)

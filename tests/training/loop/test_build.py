@@ -8,6 +8,7 @@ import torch
 
 from tests.training.ranks import VOCAB, run_ranks, tiny_config, tiny_job
 from tests.training.trials import put_together, states_held
+from training.conform.memory import memory_changes
 from training.network.build_model import build_in_memory, make_model_config
 
 FROZEN = ("model.layers.0.*",)
@@ -65,8 +66,7 @@ def peak_of_start(rank, job):  # type: ignore[no-untyped-def]
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         subject = trainer(rank, job)
     leave_process_group()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    sizes = memory_changes(profile)
     shapes = subject.state.built.shapes.values()
     return {
         "peak": max(np.cumsum(sizes)),

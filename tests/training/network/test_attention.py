@@ -104,7 +104,7 @@ def test_auto_takes_the_first_that_runs_and_passes() -> None:
     assert found.attention == "varlen"
     both = (("flash_attention_3", "needs a GPU"), ("flash_attention_2", "needs a GPU"))
     assert found.why_not_better == both
-    assert describe_attention(found) == "varlen (flash_attention_3 and flash_attention_2: needs a GPU)"
+    assert describe_attention(found) == "varlen (flash_attention_3, flash_attention_2: needs a GPU)"
 
 
 def test_a_kernel_that_lets_documents_see_each_other_is_not_taken(kernel: pytest.MonkeyPatch) -> None:
