@@ -20,8 +20,12 @@ from training.log.metrics_file import METRICS_FILE, StepMetrics, iterate_metrics
 class WandbLog:
     """Logs lines to a wandb run, which a restart resumes. A context manager; does nothing without a config.
 
-    A thread does the logging: after a restart the lines that wandb lacks may be a million.
+    A thread does it all: to import wandb and to open the run takes seconds, to a far server a minute, and after a
+    restart the lines that wandb lacks may be a million. What fails there is raised at the next line or at the end.
     """
+
+    CLOSING_SECONDS = 10.0
+    """How long a training that failed waits for a run that is not yet open, before it is left as it is."""
 
     def __init__(self, config: WandbConfig | None, directory: Path, *, name: str) -> None:
         """Prepare the run of the artifact in `directory`.
@@ -41,28 +45,8 @@ class WandbLog:
     def __enter__(self) -> "WandbLog":
         if self._config is None:
             return self
-        os.environ.setdefault("WANDB_SILENT", "true")
-        import wandb
-
-        mode = _mode(self._config)
-        if mode == "offline":
-            for fragment in (self._directory / "wandb").glob("offline-run-*"):
-                shutil.rmtree(fragment)
-        self._run = wandb.init(
-            project=self._config.project,
-            entity=self._config.entity,
-            id=_run_id(self._directory),
-            name=self._name,
-            resume="allow",
-            mode=mode,
-            dir=str(self._directory),
-            settings=wandb.Settings(x_disable_stats=True, console="off"),
-        )
-        self._next = self._run.step  # the first step it lacks
-        self._run.define_metric("step")
-        self._run.define_metric("*", step_metric="step")
         size = (self._directory / METRICS_FILE).stat().st_size if (self._directory / METRICS_FILE).exists() else 0
-        self._thread = threading.Thread(target=self._work, args=(size,), name="wandb", daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(self._config, size), name="wandb", daemon=True)
         self._thread.start()
         return self
 
@@ -70,25 +54,27 @@ class WandbLog:
         """Have a line copied. Raises what wandb raised on one before."""
         if self._error is not None:
             raise self._error
-        if self._run is not None:
+        if self._thread is not None:
             self._lines.put(metrics)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._run is None or self._thread is None:
+        if self._thread is None:
             return
         if error is not None:  # the next start copies what is missing; a training that is pre-empted has no time to
             self._abandons_history.set()
         self._lines.put(None)
-        self._thread.join()
-        self._run.finish(exit_code=0 if error is None else 1)
+        self._thread.join(None if error is None or self._run is not None else self.CLOSING_SECONDS)
+        if self._run is not None:
+            self._run.finish(exit_code=0 if error is None else 1)
         if error is None and self._error is not None:
             raise self._error
 
-    def _work(self, size: int) -> None:
-        """Log the first `size` bytes of metrics.jsonl, then the lines that come until there is None."""
+    def _work(self, config: WandbConfig, size: int) -> None:
+        """Open the run; log the first `size` bytes of metrics.jsonl, then the lines that come until there is None."""
         try:
+            self._open(config)
             for line in iterate_metrics(self._directory / METRICS_FILE, num_bytes=size):
                 if self._abandons_history.is_set():
                     return
@@ -97,6 +83,29 @@ class WandbLog:
                 self._log_new(new)
         except Exception as error:
             self._error = error
+
+    def _open(self, config: WandbConfig) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        mode = _mode(config)
+        if mode == "offline":
+            for fragment in (self._directory / "wandb").glob("offline-run-*"):
+                shutil.rmtree(fragment)
+        run = wandb.init(
+            project=config.project,
+            entity=config.entity,
+            id=_run_id(self._directory),
+            name=self._name,
+            resume="allow",
+            mode=mode,
+            dir=str(self._directory),
+            settings=wandb.Settings(x_disable_stats=True, console="off"),
+        )
+        self._next = run.step  # the first step it lacks
+        run.define_metric("step")
+        run.define_metric("*", step_metric="step")
+        self._run = run
 
     def _log_new(self, metrics: StepMetrics) -> None:
         """Log a line, unless wandb has it: after a roll-back, steps that are taken again are not logged again."""

@@ -6,6 +6,7 @@ import os
 import signal
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,22 +91,68 @@ def test_a_step_that_a_roll_back_takes_again_is_not_logged_twice(tmp_path: Path,
     assert [row["step"] for row in runs[0].rows] == [1, 2, 3, 4]
 
 
-def test_what_wandb_refuses_is_raised_at_the_next_line_or_at_the_end(tmp_path: Path, runs: list[FakeRun]) -> None:
-    def refuse(row: dict[str, Any], **settings: Any) -> None:
+def test_what_wandb_refuses_is_raised_at_the_next_line_or_at_the_end(
+    tmp_path: Path, runs: list[FakeRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: FakeRun, row: dict[str, Any], **settings: Any) -> None:
         raise ValueError("refused")
 
+    monkeypatch.setattr(FakeRun, "log", refuse)
     with pytest.raises(ValueError, match="refused"), WandbLog(OFFLINE, tmp_path, name="n") as log:
-        runs[0].log = refuse  # type: ignore[method-assign]
         log.log(line(1))
     assert runs[0].exit_code == 0
 
 
-def test_a_training_that_ends_early_does_not_wait_for_its_history(tmp_path: Path, runs: list[FakeRun]) -> None:
+def test_no_step_waits_until_the_run_is_open(
+    tmp_path: Path, runs: list[FakeRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_open, init = threading.Event(), wandb.init
+
+    def slow_init(**settings: Any) -> Any:
+        assert may_open.wait(60)
+        return init(**settings)
+
+    monkeypatch.setattr(wandb, "init", slow_init)
+    with WandbLog(OFFLINE, tmp_path, name="n") as log:
+        for step in (1, 2):
+            log.log(line(step))
+        assert runs == []
+        may_open.set()
+    assert [row["step"] for row in runs[0].rows] == [1, 2]
+
+
+def test_a_run_that_does_not_open_is_raised_at_the_end(
+    tmp_path: Path, runs: list[FakeRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**settings: Any) -> None:
+        raise wandb.errors.CommError("no such project")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(wandb.errors.CommError, match="no such project"), WandbLog(ONLINE, tmp_path, name="n"):
+        pass
+
+
+def test_a_training_that_fails_does_not_wait_for_a_server_that_says_nothing(
+    tmp_path: Path, runs: list[FakeRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_open = threading.Event()
+    monkeypatch.setattr(wandb, "init", lambda **settings: may_open.wait(60))
+    monkeypatch.setattr(WandbLog, "CLOSING_SECONDS", 0.1)
+    with pytest.raises(RuntimeError), WandbLog(ONLINE, tmp_path, name="n"):
+        raise RuntimeError
+    assert not may_open.is_set()
+    may_open.set()
+
+
+def test_a_training_that_ends_early_does_not_wait_for_its_history(
+    tmp_path: Path, runs: list[FakeRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path / METRICS_FILE, range(1, 200))
     copied = threading.Semaphore(0)
-    with pytest.raises(RuntimeError), WandbLog(OFFLINE, tmp_path, name="n"):
-        runs[0].log = lambda row, **settings: copied.acquire(timeout=0.05)  # type: ignore[method-assign, assignment]
-        raise RuntimeError
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeRun, "log", lambda self, row, **settings: copied.acquire(timeout=0.05))
+        with pytest.raises(RuntimeError), WandbLog(OFFLINE, tmp_path, name="n"):
+            raise RuntimeError
     assert runs[0].exit_code == 1
     with WandbLog(OFFLINE, tmp_path, name="n") as log:
         log.log(line(200))
@@ -185,6 +232,8 @@ def log_and_die(directory: Path) -> None:
     log = WandbLog(OFFLINE, directory, name="n").__enter__()
     for step in range(1, 6):
         log.log(line(step))
+    while log._next <= 5:
+        time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
