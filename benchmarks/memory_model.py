@@ -1,10 +1,11 @@
-"""Measure the error of the memory that training/sizing/memory.py predicts.
+"""Measure the error of the memory that training/sizing/ predicts, of steps (memory.py) and of the start (start.py).
 
     python benchmarks/memory_model.py [--only WORD ...] [--seconds 120]
 
 Each case trains two steps of two passes on the CPU, every rank a process of its own, under PyTorch's memory profiler,
 which sees every tensor that is allocated and freed. It prints one JSON line for each case: the peak of rank 0 as
-measured and as predicted, in MiB, without the process itself; then the mean and the largest error. DeepSpeed's reduce
+measured and as predicted, in MiB, without the process itself, and the peak until the first step; then the mean and the
+largest error of steps, and the range of those of the start, which is meant as a bound. DeepSpeed's reduce
 bucket, which is larger than these models, counts on both sides as far as it is touched. It does not cover offloading,
 and CUDA, where the allocator's fragments and NCCL's buffers are added.
 """
@@ -32,7 +33,9 @@ from configs.training import TrainConfig
 from training.sizing.memory import predict_memory
 from training.sizing.model_size import TrainingLayout
 from training.sizing.recipe_size import find_parameters, measure_model
+from training.sizing.start import predict_host, predict_start
 
+FIRST_STEP = "first step"
 VOCAB = 4096
 SMALL = {"hidden_size": 128, "intermediate_size": 352, "num_layers": 2, "num_attention_heads": 4}
 MEDIUM = {"hidden_size": 384, "intermediate_size": 1024, "num_layers": 6, "num_attention_heads": 6}
@@ -101,30 +104,26 @@ def main() -> None:
     """Run the benchmark."""
     options = _parse()
     os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    errors = []
+    errors, of_start = [], []
     for name, given in cases():
         if not any(word in name for word in options.only):
             continue
-        measured = measure(given, seconds=options.seconds)
-        predicted = predict(given)
-        error = predicted["total"] / measured - 1
-        errors.append(error)
-        parts = {part: round(value / 2**20, 2) for part, value in predicted.items()}
-        print(
-            json.dumps({"case": name, "measured": round(measured / 2**20, 2), "error": round(error, 3)} | parts),
-            flush=True,
-        )
-    worst = min(errors), max(errors)
-    print(
-        json.dumps(
-            {"cases": len(errors), "mean_error": round(fmean(map(abs, errors)), 3)}
-            | {"most_below": round(worst[0], 3), "most_above": round(worst[1], 3)}
-        )
-    )
+        measured, measured_start = measure(given, seconds=options.seconds)
+        predicted, predicted_start = predict(given)
+        errors.append(predicted["total"] / measured - 1)
+        of_start.append(predicted_start / measured_start - 1)
+        sizes = {"measured": measured} | predicted
+        sizes |= {"start_measured": measured_start, "start_predicted": predicted_start}
+        line = {"case": name, "error": round(errors[-1], 3), "start_error": round(of_start[-1], 3)}
+        print(json.dumps(line | {part: round(value / 2**20, 2) for part, value in sizes.items()}), flush=True)
+    line = {"cases": len(errors), "mean_error": round(fmean(map(abs, errors)), 3)}
+    for name, found in (("", errors), ("start_", of_start)):
+        line |= {f"{name}most_below": round(min(found), 3), f"{name}most_above": round(max(found), 3)}
+    print(json.dumps(line))
 
 
-def predict(given: dict[str, Any]) -> dict[str, int]:
-    """Return the predicted bytes by part and in `total`, without the process itself."""
+def predict(given: dict[str, Any]) -> tuple[dict[str, int], int]:
+    """Return the predicted bytes of steps, by part and in `total`, and those of the start, without the process."""
     config, placement = _parse_settings(given)
     setting = TrainingLayout(
         device="cpu",
@@ -138,13 +137,15 @@ def predict(given: dict[str, Any]) -> dict[str, int]:
         attention=placement.attention,
         zero_optimization=placement.deepspeed.zero_optimization,
     )
-    found = predict_memory(measure_model(find_parameters(config, vocab_size=VOCAB), config), setting)
+    size = measure_model(find_parameters(config, vocab_size=VOCAB), config)
+    found = predict_memory(size, setting)
     parts = {name: value for name, value in found.parts.items() if name != "process"}
-    return {"total": sum(parts.values())} | parts
+    start = predict_start(size, setting, found) + predict_host(size, setting, found, moves_rows=False).start
+    return {"total": sum(parts.values())} | parts, start - found.process
 
 
-def measure(given: dict[str, Any], *, seconds: float) -> int:
-    """Return the most bytes of tensors that rank 0 holds at a time."""
+def measure(given: dict[str, Any], *, seconds: float) -> tuple[int, int]:
+    """Return the most bytes of tensors that rank 0 holds at a time, and the most until its first step."""
     context, port = multiprocessing.get_context("spawn"), free_port()
     with tempfile.TemporaryDirectory() as directory:
         result = Path(directory) / "peak"
@@ -160,7 +161,8 @@ def measure(given: dict[str, Any], *, seconds: float) -> int:
                 process.kill()
         if not result.exists():
             raise SystemExit(f"rank 0 gave no result in {seconds:g} s")
-        return int(result.read_text())
+        whole, start = map(int, result.read_text().split())
+        return whole, start
 
 
 def _train(given: dict[str, Any], number: int, port: int, result: Path) -> None:
@@ -177,7 +179,8 @@ def _train(given: dict[str, Any], number: int, port: int, result: Path) -> None:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         num_trained = _train_two_steps(config, placement, number)
     if number == 0:
-        result.write_text(str(find_peak(memory_changes(profiler), num_trained=num_trained)))
+        found = [memory_changes(profiler), memory_changes(profiler, before=FIRST_STEP)]
+        result.write_text(" ".join(str(find_peak(changes, num_trained=num_trained)) for changes in found))
     leave_process_group()
 
 
@@ -223,6 +226,8 @@ def _train_two_steps(config: TrainConfig, placement: Placement, number: int) -> 
     fill_weights(engine, partial(weights.draw, 0))
     set_learning_rate(engine, 1e-3)
     generator = torch.Generator().manual_seed(number)
+    with torch.profiler.record_function(FIRST_STEP):
+        pass
     for _ in range(2):
         for last in (False, True):
             tokens = torch.randint(3, VOCAB, (rows, length + 1), generator=generator)

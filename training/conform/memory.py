@@ -1,5 +1,6 @@
 """The peak memory of training steps as predicted (training/sizing/) and as measured."""
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -83,12 +84,17 @@ def _measure_on_cpu(train: Callable[[], tuple[int, str]]) -> tuple[int, str]:
     return find_peak(memory_changes(profiler), num_trained=num_trained), attention
 
 
-def memory_changes(profiler: profile) -> list[int]:
-    """Return the bytes that were allocated, and less than zero those that were freed, in order."""
+def memory_changes(profiler: profile, *, before: str | None = None) -> list[int]:
+    """Return the bytes that were allocated, and less than zero those that were freed, in order.
+
+    With `before`, only those until the first event of that name, such as a torch.profiler.record_function.
+    """
     assert profiler.profiler is not None
     results: Any = profiler.profiler.kineto_results
-    events = [event for event in results.events() if event.name() == "[memory]"]
-    return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    events = list(results.events())
+    end = math.inf if before is None else min(event.start_ns() for event in events if event.name() == before)
+    changes = [event for event in events if event.name() == "[memory]" and event.start_ns() < end]
+    return [event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())]
 
 
 def find_peak(changes: list[int], *, num_trained: int) -> int:

@@ -45,9 +45,10 @@ class HostMemory:
 
 
 def predict_start(size: ModelSize, setting: TrainingLayout, steady: Memory) -> int:
-    """Predict the most bytes on the device from the beginning until the first step.
+    """Predict the most bytes on the device from the beginning until the first step: a bound.
 
-    Parameters are allocated, one after another where they are sharded, and joined into flat tensors, before masters,
+    First rank 0 probes a copy of two layers: weights in fp32, then with gradients in the precision of training, and
+    lets go of it. Parameters are allocated, one after another where they are sharded, and joined into flat tensors, before masters,
     moments and buffers are made. In stages 0 to 2 the flat copy of bf16 parameters, and in stages 1 and 2 of all, is
     made beside them; ZeRO-3 joins its shards on the host.
     """
@@ -62,19 +63,19 @@ def predict_start(size: ModelSize, setting: TrainingLayout, steady: Memory) -> i
     else:
         flattening = 2 * whole
     made = parameters_at_rest(size, setting) + steady.optimizer + steady.gradients + steady.buffers
-    return steady.process + max(flattening, made)
+    return steady.process + max(2 * setting.width * _probed(size), flattening, made)
 
 
 def predict_host(size: ModelSize, setting: TrainingLayout, steady: Memory, *, moves_rows: bool) -> HostMemory:
     """Predict the host memory of a rank; `moves_rows` says whether weights are given whose vocabulary may be another's.
 
-    Rank 0 takes most: it also probes a copy of two layers, in fp32.
+    Rank 0 takes most: it makes the layers that are probed, in fp32.
     """
     on_gpu = setting.device != "cpu"
     offloaded = steady.offloaded if on_gpu else 0
     checkpoint = _checkpoint_bytes(size, setting)
     shards = setting.width * size.num_parameters // setting.num_ranks if setting.zero_stage == 3 and on_gpu else 0
-    probe = 3 * 4 * 2 * size.num_parameters // size.num_layers  # weights, their gradients, and a copy to cast
+    probe = 4 * _probed(size) if on_gpu else 0  # on CPUs predict_start has it
     rows = 3 * 4 * size.vocab_size * size.hidden_size if moves_rows else 0  # as stored, in fp32, and moved
     return HostMemory(
         process=CUDA_HOST_BYTES if on_gpu else 0,
@@ -82,6 +83,11 @@ def predict_host(size: ModelSize, setting: TrainingLayout, steady: Memory, *, mo
         checkpoint=1 << (checkpoint - 1).bit_length() if on_gpu and checkpoint else checkpoint,
         start=max(shards + (STAGED_BYTES if on_gpu else 0), probe, rows),
     )
+
+
+def _probed(size: ModelSize) -> int:
+    """Return the parameters of the copy that is probed, which has a small vocabulary."""
+    return 2 * size.largest_layer
 
 
 def _checkpoint_bytes(size: ModelSize, setting: TrainingLayout) -> int:

@@ -54,6 +54,16 @@ def test_in_zero_3_a_start_takes_a_share_of_the_model_and_less_than_a_step() -> 
     assert start < 18 * 70e9 / 64 + 6 * GIB, "the whole model, 130 GiB in bf16, is on no device"
 
 
+@pytest.mark.parametrize(("precision", "bytes_each"), [("bf16", 4), ("fp32", 8)])
+def test_rank_0_holds_the_two_layers_that_are_probed(precision: str, bytes_each: int) -> None:
+    """They are more than the share of 512 ranks: such layers have experts."""
+    wide = replace(HUGE, num_layers=8, largest_layer=9 * 10**9)
+    start, _ = started(wide, num_ranks=512, precision=precision)
+    assert bytes_each * 2 * wide.largest_layer <= start < bytes_each * 2 * wide.largest_layer + 4 * GIB
+    assert host_of(wide, num_ranks=512, precision=precision).start >= 4 * 2 * wide.largest_layer
+    assert host_of(wide, num_ranks=512, device="cpu").start == 0, "there it is the same memory"
+
+
 @pytest.mark.parametrize("stage", [1, 2])
 def test_below_stage_3_a_start_holds_the_parameters_twice(stage: int) -> None:
     """Which in stage 2, whose steps hold little else on many ranks, is more than a step takes."""
@@ -83,7 +93,7 @@ def test_the_buffer_of_a_checkpoint_is_pinned_in_powers_of_two() -> None:
 def test_the_host_has_the_offloaded_optimizer_and_what_the_start_needs() -> None:
     plain, offloaded = host_of(HUGE), host_of(HUGE, offload_optimizer=True)
     assert plain.offloaded == 0 and offloaded.offloaded >= 12 * HUGE.num_trained // 64
-    assert plain.start >= 4 * 2 * HUGE.num_parameters // 80, "two layers are probed in fp32"
+    assert plain.start >= 4 * 2 * HUGE.largest_layer, "two layers are probed in fp32"
     moved = host_of(replace(HUGE, vocab_size=10**6), moves_rows=True)
     assert moved.start > plain.start
     assert plain.total == plain.process + max(plain.checkpoint, plain.start)
@@ -94,7 +104,7 @@ def test_hosts_with_too_little_memory_do_not_fit() -> None:
     config = recipe(global_batch_size=64)
     fitting = choose_layout(HUGE, config, gpus(**pool))
     assert fitting.chosen.fits and fitting.chosen.zero_stage == 3
-    small = replace(gpus(**pool), host_bytes_per_rank=20 * GIB)
+    small = replace(gpus(**pool), host_bytes_per_rank=18 * GIB)
     assert not choose_layout(HUGE, config, small).chosen.fits
 
 
