@@ -48,9 +48,9 @@ def predict_start(size: ModelSize, setting: TrainingLayout, steady: Memory) -> i
     """Predict the most bytes on the device from the beginning until the first step: a bound.
 
     First rank 0 probes a copy of two layers: weights in fp32, then with gradients in the precision of training, and
-    lets go of it. Parameters are allocated, one after another where they are sharded, and joined into flat tensors, before masters,
-    moments and buffers are made. In stages 0 to 2 the flat copy of bf16 parameters, and in stages 1 and 2 of all, is
-    made beside them; ZeRO-3 joins its shards on the host.
+    lets go of it. Parameters are allocated, one after another where they are sharded, and joined into flat tensors,
+    before masters, moments and buffers are made. In stages 0 to 2 the flat copy of bf16 parameters, and in stages 1 and
+    2 of all, is made beside them; ZeRO-3 joins its shards on the host.
     """
     whole = setting.width * size.num_parameters
     if setting.zero_stage == 3:
