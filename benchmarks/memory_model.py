@@ -17,6 +17,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -30,10 +31,8 @@ from cluster.machines import Node
 from cluster.placement import Placement, place
 from configs.pools import PoolConfig
 from configs.training import TrainConfig
-from training.sizing.memory import predict_memory
-from training.sizing.model_size import TrainingLayout
+from training.sizing.fit import choose_layout
 from training.sizing.recipe_size import find_parameters, measure_model
-from training.sizing.start import predict_host, predict_start
 
 FIRST_STEP = "first step"
 VOCAB = 4096
@@ -125,22 +124,11 @@ def main() -> None:
 def predict(given: dict[str, Any]) -> tuple[dict[str, int], int]:
     """Return the predicted bytes of steps, by part and in `total`, and those of the start, without the process."""
     config, placement = _parse_settings(given)
-    setting = TrainingLayout(
-        device="cpu",
-        num_ranks=placement.num_ranks,
-        zero_stage=placement.zero_stage,
-        micro_batch_size=placement.micro_batch_size,
-        sequence_length=config.sequence_length,
-        precision=config.precision,
-        reduce_precision=config.reduce_precision,
-        activation_checkpointing=placement.activation_checkpointing,
-        attention=placement.attention,
-        zero_optimization=placement.deepspeed.zero_optimization,
-    )
     size = measure_model(find_parameters(config, vocab_size=VOCAB), config)
-    found = predict_memory(size, setting)
+    chosen = choose_layout(size, config, replace(placement, leaves_open=(), memory_bytes_per_rank=None)).chosen
+    found = chosen.memory
     parts = {name: value for name, value in found.parts.items() if name != "process"}
-    start = predict_start(size, setting, found) + predict_host(size, setting, found, moves_rows=False).start
+    start = chosen.start + chosen.host.start
     return {"total": sum(parts.values())} | parts, start - found.process
 
 

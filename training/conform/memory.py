@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,8 +15,8 @@ from training.conform.scale import Trial
 from training.conform.synthetic_job import Bench, free_memory, make_job, open_trainer, read_inputs, take_step
 from training.conform.timing import wait_for_device
 from training.job import Job
-from training.sizing.memory import PREDICTION_ERROR, predict_memory
-from training.sizing.model_size import TrainingLayout
+from training.sizing.fit import choose_layout
+from training.sizing.memory import PREDICTION_ERROR
 from training.sizing.recipe_size import find_parameters, measure_model
 from training.zero.config import CPU_BUCKET_ELEMENTS
 
@@ -44,7 +45,8 @@ def measure_memory(bench: Bench, trial: Trial, name: str, stage: int) -> Iterato
     else:
         measured, attention = _measure_on_cpu(lambda: _train(bench, job))
     size = measure_model(find_parameters(job.config, vocab_size=trial.vocab_size), job.config)
-    found = predict_memory(size, _layout(job, attention))
+    placement = replace(job.placement, attention=attention, leaves_open=(), memory_bytes_per_rank=None)
+    found = choose_layout(size, job.config, placement).chosen.memory
     predicted = found.total - found.process
     detail = f"measured {measured / 2**20:,.0f} MiB over predicted {predicted / 2**20:,.0f} MiB"
     ratio = measured / predicted
@@ -52,19 +54,6 @@ def measure_memory(bench: Bench, trial: Trial, name: str, stage: int) -> Iterato
         yield Check(name=name, value=ratio, detail=f"{detail}; the prediction is not made for a model so small")
         return
     yield judged(name, ratio, limit=1 + PREDICTION_ERROR, detail=detail)
-
-
-def _layout(job: Job, attention: str) -> TrainingLayout:
-    placement, config = job.placement, job.config
-    return TrainingLayout(
-        device=placement.device,
-        num_ranks=1,
-        zero_stage=placement.zero_stage,
-        micro_batch_size=placement.micro_batch_size,
-        sequence_length=config.sequence_length,
-        precision=config.precision,
-        attention=attention,
-    )
 
 
 def _train(bench: Bench, job: Job) -> tuple[int, str]:
