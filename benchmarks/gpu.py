@@ -74,12 +74,14 @@ def main() -> None:
     run_parser = commands.add_parser("run")
     run_parser.add_argument("--wheels", type=Path)
     run_parser.add_argument("--tiny", action="store_true")
-    run_parser.add_argument("--only", nargs="+", metavar="PART")
+    run_parser.add_argument("--only", nargs="+", metavar="PART", help=f"of {', '.join(parts(tiny=False))}")
     run_parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if options.command == "missing":
         print_missing()
         return
+    if unknown := set(options.only or ()) - parts(tiny=options.tiny).keys():
+        run_parser.error(f"there is no part {sorted(unknown)[0]!r}; there are {', '.join(parts(tiny=options.tiny))}")
     if options.wheels is not None:
         install(options.wheels)
     sys.exit(run(tiny=options.tiny, only=options.only, out=options.out))
@@ -136,6 +138,8 @@ def install(wheels: Path) -> None:
     """Install wheels into a temporary directory, which this process and its children import from."""
     site = tempfile.mkdtemp(prefix="concord-wheels-")
     files = sorted(map(str, wheels.glob("*.whl")))
+    if not files:
+        sys.exit(f"there is no wheel in {wheels}; `missing` prints the commands that fetch them")
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile", "--target", site]
     subprocess.run([*pip, *files], check=True)
     sys.path.insert(1, site)
@@ -163,7 +167,7 @@ def run(*, tiny: bool, only: list[str] | None, out: Path | None) -> int:
                 continue
             begun = time.monotonic()
             left = min(seconds, start + TOTAL_SECONDS - begun)
-            checks = list(run_work(work, name, kind, scale, Path(directory), seconds=left))
+            checks = list(run_work(work, name, kind, scale, Path(directory), seconds=left, of=TOTAL_SECONDS))
             failed |= any(check.passed is False for check in checks)
             found = [check.model_dump(exclude_defaults=True) for check in checks]
             report({"part": name, "seconds": round(time.monotonic() - begun, 1), "checks": found}, out)

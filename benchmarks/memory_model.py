@@ -66,6 +66,9 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
     for precision, stage in (("bf16", 0), ("fp32", 1)):  # where its update is the peak
         settings = case(MEDIUM, stage, 1, precision=precision, length=16, optimizer="muon")
         yield f"muon {precision} zero-{stage} ranks-1", settings
+    for stage in (1, 2, 3):
+        settings = case(MEDIUM, stage, 2, precision="bf16", length=16, offload_optimizer=True)
+        yield f"offloaded bf16 zero-{stage} ranks-2", settings
     yield "frozen layers", case(MEDIUM, 1, 1, length=256, freeze=("model.layers.*",))
     yield "qwen3", case(MEDIUM | {"architecture": "qwen3"}, 1, 1, length=256, rows=2)
     yield "olmo2", case(MEDIUM | {"architecture": "olmo2"}, 1, 1, length=256, rows=2)

@@ -5,7 +5,7 @@ other key of DeepSpeed's is refused, with the reason and what to set instead.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -38,6 +38,9 @@ class OffloadOptimizerConfig(Config):
     }
 
 
+_STAGE_3_ONLY = ("sub_group_size", "zero_hpz_partition_size", "log_trace_cache_warnings", "enable_sanity_checks")
+
+
 class ZeroOptimizationConfig(Config):
     """Keys of DeepSpeed's `zero_optimization`. What is left out is chosen by Concord or, where it says nothing, is
     DeepSpeed's default."""
@@ -48,7 +51,7 @@ class ZeroOptimizationConfig(Config):
 
     reduce_bucket_size: Annotated[int, Field(ge=1, le=10**13)] | None = None
     """Elements of gradients that are reduced at a time. Left out: on GPUs a sixteenth of the trained parameters, at
-    least 16 million and at most 200; on CPUs 500 million."""
+    least 16 million and at most 200; on CPUs 500 million. No more than the model has are taken."""
 
     contiguous_gradients: bool | None = None
     """Copy gradients into a buffer of a bucket's size before they are reduced. Left out: yes."""
@@ -97,6 +100,18 @@ class ZeroOptimizationConfig(Config):
 
     offload_optimizer: OffloadOptimizerConfig | None = None
     """How the optimizer is offloaded."""
+
+    def unused_in(self, zero_stage: int) -> tuple[str, tuple[int, ...]] | None:
+        """Return a key that is set and does nothing in a ZeRO stage, and the stages that it is for; None without."""
+        for key in sorted(self.model_fields_set):
+            stages: tuple[int, ...] = (1, 2, 3)
+            if key in _STAGE_3_ONLY or key.startswith("stage3_"):
+                stages = (3,)
+            elif key == "use_multi_rank_bucket_allreduce":
+                stages = (1, 2)
+            if zero_stage not in stages:
+                return key, stages
+        return None
 
     refused: ClassVar[Mapping[str, str]] = {
         "stage": "the pool's `zero_stage` says it",
@@ -147,6 +162,19 @@ class ZeroOptimizationConfig(Config):
     }
 
 
+TimedCollective = Literal[
+    "all_gather",
+    "all_gather_into_tensor",
+    "all_reduce",
+    "all_to_all_single",
+    "barrier",
+    "broadcast",
+    "reduce",
+    "reduce_scatter_tensor",
+]
+"""DeepSpeed's names of the collectives that Concord's steps have it call."""
+
+
 class CommsLoggerConfig(Config):
     """DeepSpeed's log of collectives. Each of them is waited for, so training becomes slower."""
 
@@ -159,8 +187,8 @@ class CommsLoggerConfig(Config):
     prof_all: bool = True
     """Time all kinds."""
 
-    prof_ops: tuple[str, ...] = ()
-    """The kinds to time, such as `all_reduce`, where not all are."""
+    prof_ops: tuple[TimedCollective, ...] = ()
+    """The kinds to time, where not all are."""
 
     debug: bool = False
     """Write down which function has called it."""

@@ -153,6 +153,12 @@ class PoolConfig(Config):
             raise ValueError(
                 "deepspeed.zero_optimization.zero_hpz_partition_size is for ZeRO stage 3; set zero_stage: 3"
             )
+        if self.zero_stage is not None and (unused := zero.unused_in(self.zero_stage)):
+            key, stages = unused
+            raise ValueError(
+                f"deepspeed.zero_optimization.{key} does nothing in ZeRO stage {self.zero_stage}; leave it out, or set "
+                f"zero_stage: {' or '.join(map(str, stages))}"
+            )
         if (zero.zero_hpz_partition_size or 1) > 1 and self.min_ranks:
             raise ValueError(
                 "deepspeed.zero_optimization.zero_hpz_partition_size does not divide every number of ranks that "

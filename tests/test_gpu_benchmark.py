@@ -41,6 +41,20 @@ def test_nothing_is_missing_here():
     assert needed <= {"triton"}, done.stdout  # which PyTorch for CPUs does without
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--only", "memory", "stpe"], "there is no part 'stpe'; there are attention, step 0.3B"),
+        (["--wheels", "/nowhere"], "there is no wheel in /nowhere; `missing` prints"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_measured(options, says):
+    done = subprocess.run([sys.executable, SCRIPT, "run", *options], capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""
+
+
 def test_every_stage_runs_in_one_process_without_ray(tmp_path):
     checks = run_tiny(tmp_path / "lines.json", "smoke")["smoke"]
     assert checks["smoke libraries"]["value"] == 0.0, checks["smoke libraries"]

@@ -87,9 +87,9 @@ def doctor(
 
 @app.command()
 def conform(
-    record: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the record.")] = Path(
-        "conform.json"
-    ),
+    record: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where to write the record; conform.json if left out.")
+    ] = None,
     against: Annotated[Path | None, typer.Option("--against", metavar="FILE", help="Compare with this record.")] = None,
     show: Annotated[
         Path | None, typer.Option("--show", metavar="FILE", help="Print this record, and run nothing.")

@@ -1,6 +1,10 @@
 """`concord conform`: what it prints of the checks of an accelerator, and of two records side by side."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from rich.console import Console
 from rich.text import Text
@@ -14,28 +18,69 @@ _STYLES = {"OK": "green", "FAIL": "bold red", "": ""}
 _NAME, _NUMBER = 30, 10
 
 
-def conform(out: Console, *, record: Path, against: Path | None, show: Path | None, quick: bool) -> bool:
+def conform(out: Console, *, record: Path | None, against: Path | None, show: Path | None, quick: bool) -> bool:
     """Run all checks, write their record and print them; or with `show` print those of a record.
 
-    `against` is a record to compare with. Returns whether no check failed. Raises UserError on a file that is no
-    record.
+    Without `record` it goes to conform.json. `against` is a record to compare with. Returns whether no check failed.
+    Raises UserError on a file that is no record, and on a place that cannot be written.
     """
     other = read_record(against) if against is not None else None
+    if show is not None and (quick or record is not None):
+        raise UserError("--show prints a record and runs nothing; leave --quick and --out out")
     if show is not None:
         found = read_record(show)
         for check in found.checks:
             print_check(check, out)
     else:
-        if not record.parent.is_dir():
-            raise UserError(f"--out: there is no directory {record.parent}; make it, or name another")
-        found = run_checks(code=code_version(), quick=quick, show=lambda check: print_check(check, out))
-        write_record(record, found)
+        path = record or Path("conform.json")
+        _check_can_be_written(path)
+        with ends_on_sigterm():
+            found = run_checks(code=code_version(), quick=quick, show=lambda check: print_check(check, out))
+        out.print(f"record: {_write(path, found)}", markup=False)
     _print_machine(found, out)
     if other is not None:
         print_comparison(found, other, out)
-    if show is None:
-        out.print(f"record: {record}", markup=False)
     return not found.failed
+
+
+def _check_can_be_written(path: Path) -> None:
+    """Raise UserError unless a file can be made at `path`, before ten minutes are spent on what goes there."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"--out: {path} is no file; name one")
+    try:
+        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:100]}."):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--out: no file can be made in the directory {path.parent} ({error.strerror}); name another"
+        ) from None
+
+
+def _write(path: Path, found: ConformRecord) -> Path:
+    """Write the record, to the temporary directory if `path` cannot be written any more; return where it is."""
+    try:
+        write_record(path, found)
+    except OSError as error:
+        with NamedTemporaryFile(mode="w", prefix="conform-", suffix=".json", delete=False, encoding="utf-8") as file:
+            file.write(found.model_dump_json(indent=2) + "\n")
+        raise UserError(
+            f"--out: {path} cannot be written ({error.strerror}); the record is in {file.name}: move it away"
+        ) from None
+    return path
+
+
+@contextmanager
+def ends_on_sigterm() -> Iterator[None]:
+    """Have SIGTERM end the block as an exception, so that child processes and temporary files go with it."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def print_check(check: Check, out: Console) -> None:

@@ -7,8 +7,9 @@ from configs.training import TrainConfig
 from pipeline.estimate.estimate import Estimate
 from pipeline.store.lineage import duration
 from training.manifests import counted
-from training.sizing.fit import HEADROOM, LayoutChoice, sequences_per_rank
+from training.sizing.fit import HEADROOM, LayoutChoice, needed_host_bytes, sequences_per_rank
 from training.sizing.memory import PREDICTION_ERROR
+from training.sizing.start import HostMemory
 
 
 def estimate_rows(found: Estimate, config: TrainConfig) -> list[tuple[str, str]]:
@@ -28,6 +29,8 @@ def estimate_rows(found: Estimate, config: TrainConfig) -> list[tuple[str, str]]
     rows += [("start", _start(found)), ("host memory", _host(found))]
     if (second := found.fit.runner_up) is not None:
         rows.append(("runner-up", f"{describe_choice(second, most=most)}: {found.fit.why}"))
+    if unused := placement.deepspeed.zero_optimization.unused_in(chosen.zero_stage):
+        rows.append(("unused", f"deepspeed.zero_optimization.{unused[0]} does nothing in ZeRO {chosen.zero_stage}"))
     if placement.num_ranks > config.global_batch_size:
         rows.append(("idle", f"{placement.num_ranks - config.global_batch_size:,} ranks have no sequence of a batch"))
     return [*rows, ("disk", _disk(found)), ("time", _time(found)), *_cost(found)]
@@ -39,8 +42,8 @@ def describe_problem(found: Estimate) -> str:
     host = found.placement.host_bytes_per_rank
     if not chosen.fits and capacity is not None and found.needed_bytes <= capacity and host is not None:
         return (
-            f"a rank needs {_gib(chosen.host.total)} of host memory ({_parts(chosen.host.parts)}) and has "
-            f"{_gib(host)}; {found.fit.remedy}"
+            f"a rank needs {_gib(needed_host_bytes(chosen))} of host memory, {HEADROOM['cpu'] - 1:.0%} headroom "
+            f"included ({_host_parts(chosen.host)}), and has {_gib(host)}; {found.fit.remedy}"
         )
     if not chosen.fits and capacity is not None:
         return (
@@ -75,7 +78,16 @@ def _host(found: Estimate) -> str:
     if found.placement.device == "cpu":
         return f"beside that {_gib(host.start)} at the start, then {_gib(host.checkpoint)} to copy a checkpoint to"
     has = found.placement.host_bytes_per_rank
-    return f"{_gib(host.total)} a rank{'' if has is None else f' of {_gib(has)}'}: {_parts(host.parts)}"
+    needed = (
+        "" if has is None else f"; {_gib(needed_host_bytes(found.fit.chosen))} needed with headroom, of {_gib(has)}"
+    )
+    return f"{_gib(host.total)} a rank: {_host_parts(host)}{needed}"
+
+
+def _host_parts(host: HostMemory) -> str:
+    alternatives = f"the larger of start {_gib(host.start)} and pinned buffer of a checkpoint {_gib(host.checkpoint)}"
+    held = _parts({"process": host.process, "offloaded optimizer": host.offloaded})
+    return f"{held}, and {alternatives}"
 
 
 def _parts(parts: Mapping[str, int]) -> str:

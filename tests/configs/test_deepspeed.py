@@ -75,6 +75,29 @@ def test_keys_that_ask_for_a_setting_of_the_pool_say_so(tmp_path: Path, pool: st
     assert said in problem
 
 
+@pytest.mark.parametrize(
+    ("stage", "key", "said"),
+    [
+        (0, "overlap_comm: true", "does nothing in ZeRO stage 0; leave it out, or set zero_stage: 1 or 2 or 3"),
+        (1, "stage3_prefetch_bucket_size: 5", "does nothing in ZeRO stage 1; leave it out, or set zero_stage: 3"),
+        (2, "sub_group_size: 5", "does nothing in ZeRO stage 2"),
+        (3, "use_multi_rank_bucket_allreduce: true", "leave it out, or set zero_stage: 1 or 2"),
+    ],
+)
+def test_a_key_that_does_nothing_in_the_pools_stage_is_refused(tmp_path: Path, stage: int, key: str, said: str) -> None:
+    pool = f"    zero_stage: {{}}\n    deepspeed: {{{{zero_optimization: {{{{{key}}}}}}}}}\n"
+    (problem,) = problems(tmp_path, pool.format(stage))
+    assert f"deepspeed.zero_optimization.{key.partition(':')[0]} does nothing" in problem and said in problem
+    other = {0: 1, 1: 3, 2: 3, 3: 2}[stage]
+    (tmp_path / "other.yaml").write_text(f"pools:\n  default:\n{pool.format(other)}", encoding="utf-8")
+    assert load(tmp_path / "other.yaml", ClusterConfig).config.pools["default"].zero_stage == other
+
+
+def test_collectives_to_be_logged_are_known(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "    deepspeed: {comms_logger: {enabled: true, prof_ops: [allreduce]}}\n")
+    assert "prof_ops" in problem and "'all_reduce'" in problem
+
+
 def test_a_second_copy_of_the_weights_is_not_for_elastic_pools(tmp_path: Path) -> None:
     key = "deepspeed: {zero_optimization: {zero_hpz_partition_size: 8}}"
     (problem,) = problems(tmp_path, f"    zero_stage: 3\n    min_ranks: 8\n    {key}\n")

@@ -43,13 +43,20 @@ class _Runs:
 class TokenStream:
     """Runs of tokens end to end, memory-mapped from disk when they are read. Threads may read it side by side."""
 
-    def __init__(self, runs: _Runs, open_shard: Callable[[int], mmap], dtype: np.dtype[np.integer]) -> None:
+    def __init__(
+        self,
+        runs: _Runs,
+        open_shard: Callable[[int], mmap],
+        check_ids: Callable[[int, Ints], None],
+        dtype: np.dtype[np.integer],
+    ) -> None:
+        """`open_shard` maps a shard by its number; `check_ids` raises UserError on what cannot be ids of it."""
         lengths = np.array(runs.lengths, dtype=np.int64)
         self._ends = lengths.cumsum()
         self._shards = np.array(runs.shards, dtype=np.int32)
         self._shifts = np.array(runs.starts, dtype=np.int64) - (self._ends - lengths)
         """From a token's number in the stream to its number in the shard."""
-        self._open_shard, self._dtype = open_shard, dtype
+        self._open_shard, self._check_ids, self._dtype = open_shard, check_ids, dtype
         self.num_tokens = int(lengths.sum())
         self.num_bytes = runs.num_bytes
         """UTF-8 bytes of the text of these tokens."""
@@ -57,8 +64,8 @@ class TokenStream:
     def read(self, start: int, count: int) -> Ints:
         """Return at most `count` tokens from `start`.
 
-        Raises UserError if a shard is missing or is not as long as the manifest says, and InfrastructureError if the
-        file system fails.
+        Raises UserError if a shard is missing, is not as long as the manifest says or has ids beyond the vocabulary,
+        and InfrastructureError if the file system fails.
         """
         stop = min(start + count, self.num_tokens)
         tokens = np.empty(max(stop - start, 0), dtype=np.int64)
@@ -66,8 +73,10 @@ class TokenStream:
         while done < len(tokens):
             position = start + done
             length = min(stop, int(self._ends[number])) - position
-            shard = self._open_shard(int(self._shards[number]))
-            tokens[done : done + length] = _view(shard, position + int(self._shifts[number]), length, self._dtype)
+            shard = int(self._shards[number])
+            first = position + int(self._shifts[number])
+            tokens[done : done + length] = _view(self._open_shard(shard), first, length, self._dtype)
+            self._check_ids(shard, tokens[done : done + length])
             number, done = number + 1, done + length
         return tokens
 
@@ -78,7 +87,8 @@ def open_token_streams(corpus: Artifact[TokenizedCorpus]) -> dict[tuple[str, str
     # A map is closed when nothing refers to it: one that another thread is reading outlives its place in the cache.
     open_shard = lru_cache(max_open_shards())(partial(_open_shard, corpus, dtype))
     streams = sorted(_collect_runs(corpus.manifest).items())
-    return {key: TokenStream(runs, open_shard, dtype) for key, runs in streams}
+    check_ids = partial(_check_ids, corpus)
+    return {key: TokenStream(runs, open_shard, check_ids, dtype) for key, runs in streams}
 
 
 def max_open_shards() -> int:
@@ -125,6 +135,18 @@ def _open_shard(corpus: Artifact[TokenizedCorpus], dtype: np.dtype[np.integer], 
         ) from error
     mapped.madvise(MADV_RANDOM)
     return mapped
+
+
+def _check_ids(corpus: Artifact[TokenizedCorpus], number: int, ids: Ints) -> None:
+    """Raise UserError on ids beyond the vocabulary: the embedding would read other memory, or stop a GPU."""
+    size = corpus.manifest.vocab_size
+    wrong = ids[(ids < 0) | (ids >= size)]
+    if len(wrong):
+        path = inside(corpus.dir, f"{corpus.manifest.shards[number].path}.bin")
+        raise UserError(
+            f"{path} holds the id {wrong[0]}, and the vocabulary has {size:,} pieces; the file is damaged: delete "
+            f"{corpus.dir} so that it is made again"
+        )
 
 
 def _view(shard: mmap, start: int, count: int, dtype: np.dtype[np.integer]) -> npt.NDArray[np.integer]:

@@ -133,4 +133,8 @@ def _checkpoint_activations(model: PreTrainedModel) -> None:
             f"the pool sets activation_checkpointing, which transformers lacks for architecture "
             f"{model.config.model_type!r}; leave it out"
         )
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    settings = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+    else:  # its name in transformers 5 before that
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)

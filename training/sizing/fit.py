@@ -97,6 +97,11 @@ def needed_bytes(choice: LayoutChoice, device: str) -> int:
     return int(max(steps, start) * HEADROOM[device])
 
 
+def needed_host_bytes(choice: LayoutChoice) -> int:
+    """Return the bytes that a rank on a GPU must have of its host's memory, with headroom."""
+    return int(choice.host.total * HEADROOM["cpu"])
+
+
 def expected_attention(config: TrainConfig, placement: Placement) -> str:
     """Return the implementation of attention to reckon with, where the pool leaves it to the start of training.
 
@@ -180,7 +185,7 @@ def _fits(choice: LayoutChoice, placement: Placement) -> bool:
     device, host = placement.memory_bytes_per_rank, placement.host_bytes_per_rank
     if device is not None and needed_bytes(choice, placement.device) > device:
         return False
-    return placement.device == "cpu" or host is None or choice.host.total <= host
+    return placement.device == "cpu" or host is None or needed_host_bytes(choice) <= host
 
 
 def _second(

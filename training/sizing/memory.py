@@ -70,8 +70,17 @@ def predict_memory(size: ModelSize, setting: TrainingLayout) -> Memory:
     optimizer = _optimizer(size, setting)
     loss, activations = loss_bytes(size, setting), activation_bytes(size, setting)
     offloaded = 0
-    if setting.offload_optimizer and setting.device != "cpu":
-        offloaded, optimizer = optimizer + _shard(4 * size.num_trained, setting), 0
+    if setting.offload_optimizer:
+        part = _shard(4 * size.num_trained, setting)
+        copies = _offload_copies(size, setting)
+        passing = setting.width * size.largest_matrix if setting.zero_stage < 3 else 0  # a gradient on its way
+        if setting.device == "cpu":
+            optimizer += sum(copies) + 2 * passing
+        else:
+            on_host = [part, *copies, passing] if setting.zero_stage < 3 else [part, *copies, part]
+            offloaded, optimizer = optimizer - part + sum(_pinned(held, setting) for held in on_host), 0
+            buffers += passing
+            gradients -= part if setting.zero_stage == 3 else 0  # the sum is on the host, too
     during_step = _step(size, setting) - gradients - buffers - loss - activations
     return Memory(
         parameters=parameters,
@@ -135,6 +144,22 @@ def _optimizer(size: ModelSize, setting: TrainingLayout) -> int:
     moments = 4 * (len(ADAMW_MOMENTS) * num_adamw + len(MUON_MOMENTS) * size.num_muon)
     masters = 0 if setting.zero_stage == 0 and setting.precision == "fp32" else 4 * size.num_trained
     return _shard(moments + masters, setting)
+
+
+def _offload_copies(size: ModelSize, setting: TrainingLayout) -> list[int]:
+    """Return the bytes of what an offloaded optimizer copies on the host (DeepSpeed 0.19.8).
+
+    The gradients that it reads, and below ZeRO-3 the weights that it has updated, in the precision of the passes.
+    """
+    gradients = _shard(4 * size.num_trained, setting)
+    return [gradients] if setting.zero_stage == 3 else [gradients, _shard(setting.width * size.num_trained, setting)]
+
+
+def _pinned(num_bytes: int, setting: TrainingLayout) -> int:
+    """Return what a buffer on the host takes: if it is page-locked, PyTorch rounds it up to a power of two."""
+    asked = setting.zero_optimization.offload_optimizer
+    is_pinned = asked is None or asked.pin_memory is not False
+    return 1 << (num_bytes - 1).bit_length() if is_pinned and num_bytes else num_bytes
 
 
 def _bucket_elements(size: ModelSize, setting: TrainingLayout) -> int:

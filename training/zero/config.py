@@ -71,7 +71,9 @@ def choose_buffers(asked: ZeroOptimizationConfig, *, device: str, zero_stage: in
     return Buffers(
         overlaps=_first(asked.overlap_comm, zero_stage == 3 or (zero_stage > 0 and device != "cpu")),
         is_contiguous=_first(asked.contiguous_gradients, True),
-        reduce_bucket=_first(asked.reduce_bucket_size, max(1, bucket)),
+        reduce_bucket=max(
+            1, bucket if asked.reduce_bucket_size is None else min(asked.reduce_bucket_size, num_trained)
+        ),
         max_live=_first(asked.stage3_max_live_parameters, MAX_LIVE_ELEMENTS),
         prefetch_bucket=_first(asked.stage3_prefetch_bucket_size, PREFETCH_ELEMENTS),
         num_secondary_ranks=asked.zero_hpz_partition_size or 1,
@@ -118,7 +120,7 @@ def _zero_optimization(config: TrainConfig, placement: Placement, *, num_trained
         "stage3_prefetch_bucket_size": buffers.prefetch_bucket,
         "zero_quantized_weights": config.zero_quantized_weights,
     }
-    given = asked.model_dump(exclude_none=True, exclude={"offload_optimizer"})
+    given = asked.model_dump(exclude_none=True, exclude={"offload_optimizer", "reduce_bucket_size"})
     if not placement.offload_optimizer:
         return chosen | given
     pinned = asked.offload_optimizer.pin_memory if asked.offload_optimizer else None

@@ -1,6 +1,9 @@
 """`concord conform`: a record is made, shown and compared; a kind of checks that fails takes no other with it."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -18,6 +21,8 @@ from training.conform.scale import Scale
 def run(tmp_path, **options):
     out = Console(record=True, width=200)
     settings = {"record": tmp_path / "conform.json", "against": None, "show": None, "quick": True}
+    if "show" in options:
+        settings |= {"record": None, "quick": False}
     passed = conform(out, **{**settings, **options})
     return passed, out.export_text()
 
@@ -65,9 +70,61 @@ def test_records_are_shown_and_compared_without_running_anything(tmp_path):
     assert "scales differ" in text
 
 
-def test_a_place_that_cannot_be_written_is_refused_before_anything_runs(tmp_path):
-    with pytest.raises(UserError, match="there is no directory"):
-        run(tmp_path, record=tmp_path / "nowhere" / "conform.json")
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("nowhere/conform.json", "no file can be made in the directory .*nowhere .No such file"),
+        ("a file/conform.json", "no file can be made in the directory .*a file .Not a directory"),
+        (".", "is no file; name one"),
+        ("/dev/full", "/dev/full is no file; name one"),
+        ("/proc/conform.json", "no file can be made in the directory /proc"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, monkeypatch, place, says):
+    monkeypatch.setattr("pipeline.cli.conform.run_checks", lambda **_: pytest.fail("it ran"))
+    (tmp_path / "a file").touch()
+    with pytest.raises(UserError, match=says):
+        run(tmp_path, record=tmp_path / place)
+    assert [path.name for path in tmp_path.iterdir()] == ["a file"]
+
+
+def test_a_record_that_cannot_be_written_any_more_is_kept_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    made = record(judged("gradient", 1e-6, limit=1e-4))
+
+    def run_checks_while_the_place_goes(**_):
+        (tmp_path / "there").rmdir()
+        (tmp_path / "there").touch()
+        return made
+
+    (tmp_path / "there").mkdir()
+    monkeypatch.setattr("pipeline.cli.conform.run_checks", run_checks_while_the_place_goes)
+    with pytest.raises(UserError, match="cannot be written") as caught:
+        run(tmp_path, record=tmp_path / "there" / "conform.json")
+    (kept,) = tmp_path.glob("conform-*.json")
+    assert str(kept) in str(caught.value)
+    assert read_record(kept) == made
+
+
+def test_what_is_shown_is_not_run_or_written(tmp_path):
+    write_record(tmp_path / "one.json", record(judged("gradient", 1.0, limit=1e-4)))
+    for further in (["--quick"], ["--out", str(tmp_path / "two.json")]):
+        result = CliRunner().invoke(app, ["conform", "--show", str(tmp_path / "one.json"), *further])
+        assert result.exit_code == 1
+        assert "leave --quick and --out out" in str(result.exception)
+
+
+def test_sigterm_ends_the_checks_with_what_they_have_begun(tmp_path):
+    code = (
+        "import os, signal, time\n"
+        "from tempfile import TemporaryDirectory\n"
+        "from pipeline.cli.conform import ends_on_sigterm\n"
+        f"with ends_on_sigterm(), TemporaryDirectory(dir={str(tmp_path)!r}):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(60)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_shown_record_with_a_failure_ends_with_1(tmp_path):

@@ -114,7 +114,7 @@ def test_the_start_and_the_memory_of_the_host_are_in_the_plan(place, capsys):
     assert chosen["host"].keys() == {"process", "offloaded", "checkpoint", "start"}
     _, text = shown("gpus.yaml")
     assert "start          " in text and " a rank on cuda at most until the first step" in text
-    assert "host memory    " in text and ", checkpoint " in text
+    assert "host memory    " in text and "pinned buffer of a checkpoint " in text
 
 
 def test_what_does_not_fit_is_said_with_what_to_change(place):

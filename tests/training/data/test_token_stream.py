@@ -227,6 +227,7 @@ def test_half_of_the_files_that_may_be_open_may_be_shards(
         ("longer", "tokens/0002.bin has 73 bytes, not the 72 of the 18 tokens that its manifest says"),
         ("emptied", "tokens/0002.bin has 0 bytes, not the 72 of the 18 tokens that its manifest says"),
         ("gone", "tokens/0002.bin); delete the artifact it belongs to, to have it made again"),
+        ("overwritten", "holds the id -1, and the vocabulary has 70,000 pieces"),
         ("led away", "names a file 'tokens/0002.bin' that is not inside it"),
     ],
 )
@@ -241,6 +242,8 @@ def test_a_damaged_shard_is_one_sentence_when_it_is_first_read(tmp_path: Path, d
             path.write_bytes(data[:-1])
         case "longer":
             path.write_bytes(data + b"\0")
+        case "overwritten":
+            path.write_bytes(b"\xff" * len(data))
         case "emptied":
             path.touch()
         case "led away":

@@ -1,5 +1,6 @@
 """The prediction against what benchmarks/memory_model.py measured, and its laws."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -112,6 +113,21 @@ def test_offloading_moves_the_optimizer_into_host_memory():
     held = predict_memory(MEDIUM, replace(ONE, device="cuda", offload_optimizer=True))
     assert held.optimizer == 0
     assert held.offloaded >= 12 * MEDIUM.num_trained
+
+
+@pytest.mark.parametrize(("stage", "copies"), [(1, 6), (2, 6), (3, 8)])
+def test_an_offloaded_optimizer_reads_copies_that_are_page_locked(stage: int, copies: int) -> None:
+    """Beside its 12 bytes: gradients, and the updated weights in bf16 below ZeRO-3, whose sum of gradients is there."""
+    layout = replace(ONE, device="cuda", precision="bf16", zero_stage=stage, num_ranks=4, offload_optimizer=True)
+    plain = replace(layout, zero_optimization=ZeroOptimizationConfig(offload_optimizer={"pin_memory": False}))
+    share, largest = MEDIUM.num_trained // 4, MEDIUM.largest_matrix
+    passing = 2 * largest if stage < 3 else 0
+    assert predict_memory(MEDIUM, plain).offloaded == pytest.approx((12 + copies) * share + passing, rel=1e-6)
+    buffers = [4 * share] * 3 if stage == 3 else [4 * share, 4 * share, 2 * share, passing]
+    powers = sum(2 ** math.ceil(math.log2(size)) for size in buffers)
+    assert predict_memory(MEDIUM, layout).offloaded == pytest.approx(8 * share + powers, rel=1e-6)
+    held = predict_memory(MEDIUM, replace(layout, offload_optimizer=False))
+    assert (predict_memory(MEDIUM, layout).gradients < held.gradients) is (stage == 3)
 
 
 def test_muon_has_a_moment_less_and_frozen_parameters_have_none():

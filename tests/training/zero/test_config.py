@@ -119,4 +119,7 @@ def test_the_memory_plan_and_the_engine_have_the_same_constants_and_buffers() ->
     assert memory.MUON_BUCKET_ELEMENTS is config.MUON_BUCKET_ELEMENTS is muon.MUON_BUCKET_ELEMENTS
     asked = ZeroOptimizationConfig(reduce_bucket_size=5, stage3_prefetch_bucket_size=0, contiguous_gradients=False)
     buffers = choose_buffers(asked, device="cuda", zero_stage=2, num_trained=NUM_TRAINED)
+    huge = ZeroOptimizationConfig(reduce_bucket_size=10**13)
+    for device in ("cuda", "cpu"):  # which would allocate all of it
+        assert choose_buffers(huge, device=device, zero_stage=2, num_trained=NUM_TRAINED).reduce_bucket == NUM_TRAINED
     assert buffers == replace(buffers, reduce_bucket=5, prefetch_bucket=0, is_contiguous=False, overlaps=True)
