@@ -29,7 +29,7 @@ steps:
     stage: clean
     config:
       sources: [{{name: science, kind: docstrings, packages: [networkx], language: en}}]
-      held_out: {{documents_per_language: 5}}
+      held_out: {{share: 0.005}}
   tokenizer:
     stage: train_tokenizer
     inputs: {{corpus: corpus}}

@@ -126,14 +126,35 @@ Source = Annotated[
 ]
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+StreamPattern = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*|\*)/([A-Za-z0-9_-]+|\*)$")]
+"""A source and a language, `web/sw`, or one of the two: `web/*`, `*/sw`."""
+
+
 class HeldOutConfig(Config):
-    """Documents that are kept out of training, for evaluation."""
+    """Documents that are kept out of training, for validation and evaluation.
 
-    documents_per_language: int = Field(default=100, ge=1)
-    """Number of documents of each language to hold out."""
+    A document is held out if the digest of its text, read as a fraction, is below the share of its source and language:
+    whatever else the corpus holds, so that a held-out document stays held out when the corpus grows.
+    """
 
-    max_fraction: float = Field(default=0.1, gt=0, le=0.5)
-    """Largest share of a language's documents that is held out, so that a small language keeps text for training."""
+    share: Share = 0.01
+    """Share of the documents of each source and language to hold out. Of a corpus of 10^9 documents a smaller one is
+    enough."""
+
+    shares: dict[StreamPattern, Share] = {}
+    """Other shares: by source and language, `web/sw`, by source, `web/*`, or by language, `*/sw`. Where several fit,
+    the first of these kinds is taken."""
+
+    against: tuple[str, ...] = ()
+    """Directories of finished `clean` artifacts. What they hold out is dropped here, whatever its digest, so that
+    models of this corpus can be scored on it."""
+
+    def share_of(self, source: str, language: str) -> float:
+        """Return the share of a source and language."""
+        keys = (f"{source}/{language}", f"{source}/*", f"*/{language}")
+        return next((self.shares[key] for key in keys if key in self.shares), self.share)
 
 
 class CleanConfig(Config):
@@ -163,6 +184,14 @@ class CleanConfig(Config):
         repeated = [name for name, n in Counter(source.name for source in self.sources).items() if n > 1]
         if repeated:
             raise ValueError(f"two sources are named {repeated[0]!r}; give each a name of its own")
+        names = [source.name for source in self.sources]
+        for key in self.held_out.shares:
+            if (name := key.partition("/")[0]) not in (*names, "*"):
+                raise ValueError(
+                    f"held_out.shares names {key!r}, and no source is named {name!r}; there are {', '.join(names)}"
+                )
+            if key == "*/*":
+                raise ValueError("held_out.shares names '*/*', which is all; set held_out.share")
         if self.min_characters > self.max_characters:
             raise ValueError(f"min_characters, {self.min_characters}, is above max_characters, {self.max_characters}")
         return self

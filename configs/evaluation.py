@@ -24,8 +24,9 @@ class MultipleChoiceConfig(Config):
 class EvaluateConfig(Config):
     """How a model is scored on held-out documents."""
 
-    documents_per_language: int | None = Field(default=None, ge=1)
-    """Largest number of held-out documents of each language to compute bits per byte on. Left out: all of them."""
+    documents_per_stream: int | None = Field(default=100, ge=1)
+    """Largest number of held-out documents of each source and language to compute bits per byte on: those with the
+    smallest digests, so that a larger number only adds to them. null: all."""
 
     multiple_choice: MultipleChoiceConfig | None = MultipleChoiceConfig()
     """The word-order task, which lm-eval scores; null leaves it out."""

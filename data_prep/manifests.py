@@ -4,6 +4,9 @@ from pydantic import BaseModel, ConfigDict
 
 from configs.base import Manifest
 
+_MAX_NAMED = 6
+"""Most sources and languages that a summary names."""
+
 
 class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,11 +43,10 @@ class UnreadableRecord(_Entry):
 
 
 class CleanCorpus(Manifest):
-    """Clean documents: the training shards and one file of held-out documents."""
+    """Clean documents: the shards to train on, and those of what is held out."""
 
     shards: tuple[CorpusShard, ...]
-    held_out: str
-    """Path of the held-out documents of every language, in the format of a shard."""
+    held_out: tuple[CorpusShard, ...]
 
     counts: tuple[CorpusCount, ...]
     """One entry for each source and language, ordered by source, then language."""
@@ -55,8 +57,19 @@ class CleanCorpus(Manifest):
         read, kept = sum(c.num_read for c in self.counts), sum(c.num_kept for c in self.counts)
         held = sum(c.num_held_out for c in self.counts)
         languages = len({c.language for c in self.counts})
-        lost = f", {len(self.unreadable):,} unreadable" if self.unreadable else ""
-        return f"{read:,} documents in {languages} languages: {kept:,} kept, {held:,} held out{lost}"
+        dropped = read - kept - held
+        parts = [f"{kept:,} kept", f"{held:,} held out{self._without_held_out()}"]
+        parts += [f"{dropped:,} dropped"] if dropped else []
+        parts += [f"{len(self.unreadable):,} unreadable"] if self.unreadable else []
+        return f"{read:,} documents in {languages} languages: {', '.join(parts)}"
+
+    def _without_held_out(self) -> str:
+        """Return which sources and languages have text to train on and none to score, in words."""
+        missing = [f"{c.source}/{c.language}" for c in self.counts if c.num_kept and not c.num_held_out]
+        if not missing:
+            return ""
+        more = len(missing) - _MAX_NAMED
+        return f" (none of {', '.join(missing[:_MAX_NAMED])}{f' and {more} more' if more > 0 else ''})"
 
 
 class Certificate(_Entry):

@@ -12,7 +12,7 @@ class _Entry(BaseModel):
 
 
 class BitsPerByte(_Entry):
-    """The bits that the model needs for a byte of UTF-8 text, over a language's held-out documents."""
+    """The bits that the model needs for a byte of UTF-8 text, over a language's held-out documents, or a source's."""
 
     num_documents: int
     num_bytes: int
@@ -49,6 +49,9 @@ class Scores(Manifest):
 
     bits_per_byte: dict[str, BitsPerByte]
     """Language -> score."""
+
+    bits_per_byte_by_stream: dict[str, BitsPerByte]
+    """`source/language` -> score."""
 
     multiple_choice: MultipleChoice | None
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,7 @@ from cluster.executor import Executor
 from cluster.host.files import inside, write_text
 from configs.base import Artifact, UserError
 from configs.evaluation import EvaluateConfig
-from data_prep.cleaning.document_files import read_documents
+from data_prep.cleaning.held_out import read_held_out, smallest_digests
 from data_prep.manifests import CleanCorpus, TrainedTokenizer
 from data_prep.sources.document import Document
 from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores, bits_per_byte
@@ -56,13 +57,10 @@ def evaluate(
 
     Raises UserError if no document is held out.
     """
-    documents = list(read_documents(inside(corpus.dir, corpus.manifest.held_out)))
-    if not documents:
-        raise UserError(
-            "no document is held out, so there is nothing to evaluate on; raise held_out.max_fraction or add text"
-        )
-    chosen = _choose_first_of_each_language(documents, config.documents_per_language)
-    questions = make_questions(documents, config.multiple_choice) if config.multiple_choice else []
+    chosen = smallest_digests(read_held_out(corpus), config.documents_per_stream)
+    if not chosen:
+        raise UserError("no document is held out, so there is nothing to evaluate on; raise held_out.share or add text")
+    questions = make_questions(chosen, config.multiple_choice) if config.multiple_choice else []
     paths = WorkerPaths(inside(model.dir, model.manifest.checkpoint), tokenizer.dir, out / QUESTIONS)
     work: list[Any] = [tuple(questions)] if questions else []
     texts = [document.text for document in chosen]
@@ -76,7 +74,10 @@ def evaluate(
     shutil.rmtree(out / "parts")
     shutil.rmtree(paths.questions.with_suffix(".cache"), ignore_errors=True)  # lm-eval's copy of the questions
     return Scores(
-        bits_per_byte=_average_bits_per_byte(chosen, nats),
+        bits_per_byte=_average_bits_per_byte(chosen, nats, by=lambda document: document.language),
+        bits_per_byte_by_stream=_average_bits_per_byte(
+            chosen, nats, by=lambda document: f"{document.source}/{document.language}"
+        ),
         multiple_choice=_count_right_answers(asked, len(questions) - len(asked), answered, config) if asked else None,
     )
 
@@ -91,26 +92,18 @@ def _score(item: _ScoringItem) -> dict[str, Any]:
     return answer
 
 
-def _choose_first_of_each_language(documents: list[Document], limit: int | None) -> list[Document]:
-    seen: defaultdict[str, int] = defaultdict(int)
-    chosen = []
-    for document in documents:
-        seen[document.language] += 1
-        if limit is None or seen[document.language] <= limit:
-            chosen.append(document)
-    return chosen
-
-
-def _average_bits_per_byte(documents: list[Document], nats: list[float]) -> dict[str, BitsPerByte]:
+def _average_bits_per_byte(
+    documents: list[Document], nats: list[float], *, by: Callable[[Document], str]
+) -> dict[str, BitsPerByte]:
     totals: defaultdict[str, list[float]] = defaultdict(lambda: [0, 0, 0.0])
     for document, value in zip(documents, nats, strict=True):
-        total = totals[document.language]
+        total = totals[by(document)]
         total[0] += 1
         total[1] += len(document.text.encode())
         total[2] += value
     return {
-        language: BitsPerByte(num_documents=int(n), num_bytes=int(size), bits_per_byte=bits_per_byte(total, int(size)))
-        for language, (n, size, total) in sorted(totals.items())
+        name: BitsPerByte(num_documents=int(n), num_bytes=int(size), bits_per_byte=bits_per_byte(total, int(size)))
+        for name, (n, size, total) in sorted(totals.items())
     }
 
 
@@ -140,7 +133,8 @@ def _write_samples(
     rows: list[dict[str, Any]] = []
     for d, n in zip(documents, nats, strict=True):
         size = len(d.text.encode())
-        rows.append({"task": "bits_per_byte", "document": d.id, "language": d.language, "num_bytes": size, "nats": n})
+        where = {"document": d.id, "source": d.source, "language": d.language}
+        rows.append({"task": "bits_per_byte", **where, "num_bytes": size, "nats": n})
     for q, r in asked:
         row = {"task": "word_order", "document": q.document, "language": q.language, "answer": q.answer, "right": r}
         rows.append(row)

@@ -12,11 +12,11 @@ from training.records import rank_file_digests
 from training.stage import train
 
 STAGES = {
-    "clean": stage(clean, version=1, observe=observe_sources),
+    "clean": stage(clean, version=2, observe=observe_sources),
     "train_tokenizer": stage(train_tokenizer, version=1),
     "tokenize": stage(tokenize, version=1),
     "train": stage(train, version=4, observe=observe_init_from, file_digests=rank_file_digests),
-    "evaluate": stage(evaluate, version=1, check=check_lm_eval),
+    "evaluate": stage(evaluate, version=2, check=check_lm_eval),
     "export": stage(export, version=1),
     "report": stage(report, version=2, observe=observe_templates, check=check_report),
 }

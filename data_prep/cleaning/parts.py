@@ -1,6 +1,5 @@
 """Cleaning of one part of a source, on a worker: scan the part, then write its shards. Finished work is not redone."""
 
-import hashlib
 import json
 import unicodedata
 from collections import Counter
@@ -14,18 +13,19 @@ import numpy.typing as npt
 from cluster.host.files import whole_file
 from configs.data import CleanConfig, Source
 from data_prep.cleaning.document_files import read_documents, write_documents
+from data_prep.cleaning.held_out import DIGEST_BYTES, Digests, digest_of
 from data_prep.manifests import CorpusShard, UnreadableRecord
 from data_prep.sources.document import Document, Unreadable
 from data_prep.sources.table import READERS
 
-KEPT, HELD_OUT, DROPPED = 0, 1, 2
-"""What is decided of a document."""
+KEPT, HELD_OUT, DUPLICATE, HELD_OUT_ELSEWHERE = 0, 1, 2, 3
+"""What is decided of a document; the last two are dropped."""
 
 Fates = npt.NDArray[np.int8]
-"""One of the three for each document of a part, in order."""
+"""One of these for each document of a part, in order."""
 
-DIGEST_BYTES = 16
-"""Length of a document's digest (BLAKE2b of its normalised text), by which duplicates are found."""
+_DIRECTORIES = {KEPT: "shards", HELD_OUT: "held_out"}
+"""Where the documents of a decision are written to."""
 
 _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0), 0xFEFF) if chr(code) not in "\t\n"}
 """C0 and C1 controls and the byte-order mark. Format characters such as ZWJ stay: Indic scripts and emoji need them."""
@@ -60,11 +60,6 @@ class Part:
         return self._file(".fate.npy")
 
     @property
-    def held_out_file(self) -> Path:
-        """The documents that are held out."""
-        return self._file(".held_out.jsonl.zst")
-
-    @property
     def written_file(self) -> Path:
         """The list of shards; it is written last, so its presence means that the shards are written."""
         return self._file(".written.json")
@@ -75,8 +70,7 @@ class Scan:
     """What one part holds: digest, language and size of each document in order, and counts of what was dropped."""
 
     source: str
-    digests: npt.NDArray[np.void]
-    """(n,) digests of DIGEST_BYTES bytes."""
+    digests: Digests
 
     languages: npt.NDArray[np.str_]
     """(n,) language tags."""
@@ -95,6 +89,7 @@ class WrittenPart:
     """The shards that one part became."""
 
     shards: tuple[CorpusShard, ...]
+    held_out: tuple[CorpusShard, ...]
 
 
 def scan_part(part: Part) -> Scan:
@@ -135,9 +130,7 @@ def _read_within_bounds(
         if reason := _check_bounds(text, part.config):
             dropped[record.language, reason] += 1
             continue
-        encoded = text.encode()
-        digest = hashlib.blake2b(encoded, digest_size=DIGEST_BYTES).digest()
-        rows.append((digest, record.language, len(encoded)))
+        rows.append((digest_of(text), record.language, len(text.encode())))
         yield Document(record.id, text, record.language, record.source, record.metadata)
 
 
@@ -157,41 +150,40 @@ def _check_bounds(text: str, config: CleanConfig) -> str | None:
 
 
 def write_part(part: Part) -> WrittenPart:
-    """Write the kept documents of a scanned part as shards, each ordered by language, and its held-out ones."""
+    """Write the kept and the held-out documents of a scanned part as shards, each ordered by language."""
     if not part.written_file.exists():
         decisions = np.load(part.fate_file)
         decided = zip(decisions.tolist(), read_documents(part.documents_file), strict=True)
-        held_out: list[Document] = []
-        shards = [_write_shard(part, i, docs) for i, docs in enumerate(_batch_by_size(part, decided, held_out))]
-        write_documents(part.held_out_file, held_out)
-        rows = [shard.model_dump(mode="json") for shard in shards]
+        rows: dict[str, list[dict[str, object]]] = {directory: [] for directory in _DIRECTORIES.values()}
+        for directory, documents in _batch_by_size(part, decided):
+            shard = _write_shard(part, directory, len(rows[directory]), documents)
+            rows[directory].append(shard.model_dump(mode="json"))
         with whole_file(part.written_file) as partial:
             partial.write_text(json.dumps(rows), encoding="utf-8")
-    rows = json.loads(part.written_file.read_text(encoding="utf-8"))
-    return WrittenPart(tuple(CorpusShard.model_validate(row) for row in rows))
+    saved = json.loads(part.written_file.read_text(encoding="utf-8"))
+    kept, held_out = (
+        tuple(CorpusShard.model_validate(row) for row in saved[directory]) for directory in _DIRECTORIES.values()
+    )
+    return WrittenPart(kept, held_out)
 
 
-def _batch_by_size(
-    part: Part, decided: Iterator[tuple[int, Document]], held_out: list[Document]
-) -> Iterator[list[Document]]:
-    """Yield the kept documents of each shard; add those held out to `held_out`."""
-    batch: list[Document] = []
-    size = 0
+def _batch_by_size(part: Part, decided: Iterator[tuple[int, Document]]) -> Iterator[tuple[str, list[Document]]]:
+    """Yield the directory and the documents of each shard."""
+    batches: dict[str, list[Document]] = {directory: [] for directory in _DIRECTORIES.values()}
+    sizes = dict.fromkeys(batches, 0)
     for decision, document in decided:
-        if decision == HELD_OUT:
-            held_out.append(document)
-        elif decision == KEPT:
-            batch.append(document)
-            size += len(document.text.encode())
-        if size >= part.config.shard_bytes:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+        if (directory := _DIRECTORIES.get(decision)) is None:
+            continue
+        batches[directory].append(document)
+        sizes[directory] += len(document.text.encode())
+        if sizes[directory] >= part.config.shard_bytes:
+            yield directory, batches[directory]
+            batches[directory], sizes[directory] = [], 0
+    yield from ((directory, batch) for directory, batch in batches.items() if batch)
 
 
-def _write_shard(part: Part, number: int, documents: list[Document]) -> CorpusShard:
-    path = f"shards/{part.source.name}-{part.index:06d}-{number:05d}.jsonl.zst"
+def _write_shard(part: Part, directory: str, number: int, documents: list[Document]) -> CorpusShard:
+    path = f"{directory}/{part.source.name}-{part.index:06d}-{number:05d}.jsonl.zst"
     documents.sort(key=lambda document: document.language)  # stable: a language keeps the order of the source
     return CorpusShard(path=path, source=part.source.name, num_documents=write_documents(part.out / path, documents))
 

@@ -16,18 +16,29 @@ from pydantic import JsonValue
 from cluster.executor import Executor
 from configs.base import UserError
 from configs.data import CleanConfig
-from data_prep.cleaning.document_files import read_documents, write_documents
-from data_prep.cleaning.parts import DROPPED, HELD_OUT, KEPT, Fates, Part, Scan, scan_part, write_part
+from data_prep.cleaning.held_out import Digests, are_below_share, load_digests, observe_held_out
+from data_prep.cleaning.parts import (
+    DUPLICATE,
+    HELD_OUT,
+    HELD_OUT_ELSEWHERE,
+    KEPT,
+    Fates,
+    Part,
+    Scan,
+    scan_part,
+    write_part,
+)
 from data_prep.manifests import CleanCorpus, CorpusCount
 from data_prep.sources.document import Digest
 from data_prep.sources.table import READERS
 
-HELD_OUT_FILE = "held_out.jsonl.zst"
-
 
 def observe_sources(config: CleanConfig, digest: Digest) -> JsonValue:
-    """Return what the sources hold now, by source name; it is part of the fingerprint of the clean corpus."""
-    return {source.name: READERS[source.kind].identity(source, digest) for source in config.sources}
+    """Return what the sources and the corpora of held_out.against hold now: part of the fingerprint of the corpus."""
+    return {
+        "sources": {source.name: READERS[source.kind].identity(source, digest) for source in config.sources},
+        "held_out_elsewhere": observe_held_out(config.held_out.against),
+    }
 
 
 def clean(config: CleanConfig, *, out: Path, executor: Executor) -> CleanCorpus:
@@ -38,18 +49,17 @@ def clean(config: CleanConfig, *, out: Path, executor: Executor) -> CleanCorpus:
     parts = _list_parts(config, out)
     scans = list(executor.map(scan_part, parts, label="reading sources"))
     _check_unreadable(config, scans)
-    decisions = _choose_decisions(config, scans)
+    _check_shares(config, scans)
+    decisions = _choose_decisions(config, scans, load_digests(config.held_out.against, executor))
     for part, decision in zip(parts, decisions, strict=True):
         np.save(part.fate_file, decision)
     written = list(executor.map(write_part, parts, label="writing documents"))
     counts = _count_documents(scans, decisions)
     _check_not_empty(counts)
-    held_out = (document for part in parts for document in read_documents(part.held_out_file))
-    write_documents(out / HELD_OUT_FILE, held_out)
     _delete_atomically(out / "parts")
     return CleanCorpus(
         shards=tuple(shard for result in written for shard in result.shards),
-        held_out=HELD_OUT_FILE,
+        held_out=tuple(shard for result in written for shard in result.held_out),
         counts=counts,
         unreadable=tuple(record for scan in scans for record in scan.unreadable),
     )
@@ -78,21 +88,35 @@ def _check_unreadable(config: CleanConfig, scans: Iterable[Scan]) -> None:
         )
 
 
-def _choose_decisions(config: CleanConfig, scans: list[Scan]) -> list[Fates]:
-    """Choose the decision of each scanned document, part by part: kept, held out or dropped as a duplicate.
+def _check_shares(config: CleanConfig, scans: Iterable[Scan]) -> None:
+    """Raise UserError if held_out.shares names a language that has no document, which would hold nothing out."""
+    found = {(scan.source, str(language)) for scan in scans for language in np.unique(scan.languages)}
+    for key in config.held_out.shares:
+        source, _, language = key.partition("/")
+        if language != "*" and not any(name == language and source in (own, "*") for own, name in found):
+            known = sorted({name for own, name in found if source in (own, "*")})
+            raise UserError(
+                f"held_out.shares names {key!r}, and no document that was read there is in {language!r}; the languages "
+                f"are {', '.join(known) or 'none'}: correct it, or leave it out"
+            )
 
-    The first of equal texts is kept. Each language's documents with the smallest digests are held out, which is as
-    good as random and the same on every machine.
+
+def _choose_decisions(config: CleanConfig, scans: list[Scan], held_out_elsewhere: Digests) -> list[Fates]:
+    """Choose the decision of each scanned document, part by part.
+
+    The first of equal texts is kept, or held out if its digest is below the share of any of them: so a document that
+    was held out stays so when the corpus gets another source.
     """
     digests = np.concatenate([scan.digests for scan in scans])
-    languages = np.concatenate([scan.languages for scan in scans])
-    decision = np.full(len(digests), DROPPED, dtype=np.int8)
-    firsts = np.unique(digests, return_index=True)[1]
-    decision[firsts] = KEPT
-    for language in np.unique(languages[firsts]):
-        own = firsts[languages[firsts] == language]  # in the order of the digests
-        limit = min(config.held_out.documents_per_language, int(len(own) * config.held_out.max_fraction))
-        decision[own[:limit]] = HELD_OUT
+    below = np.concatenate(
+        [are_below_share(scan.digests, scan.source, scan.languages, config.held_out) for scan in scans]
+    )
+    distinct, firsts, number = np.unique(digests, return_index=True, return_inverse=True)
+    is_held_out = np.zeros(len(distinct), dtype=bool)
+    is_held_out[number[below]] = True
+    decision = np.full(len(digests), DUPLICATE, dtype=np.int8)
+    decision[firsts] = np.where(is_held_out, HELD_OUT, KEPT)
+    decision[firsts[np.isin(distinct, held_out_elsewhere) & ~is_held_out]] = HELD_OUT_ELSEWHERE
     return np.split(decision, np.cumsum([len(scan.digests) for scan in scans])[:-1])
 
 
@@ -104,7 +128,8 @@ def _count_documents(scans: list[Scan], decisions: list[Fates]) -> tuple[CorpusC
         for language in np.unique(scan.languages):
             in_language = scan.languages == language
             total = totals.setdefault((scan.source, str(language)), Counter())
-            total["dropped duplicate"] += int((decision[in_language] == DROPPED).sum())
+            total["dropped duplicate"] += int((decision[in_language] == DUPLICATE).sum())
+            total["dropped held_out_elsewhere"] += int((decision[in_language] == HELD_OUT_ELSEWHERE).sum())
             total["held_out"] += int((decision[in_language] == HELD_OUT).sum())
             total["kept"] += int((decision[in_language] == KEPT).sum())
             total["bytes"] += int(scan.sizes[in_language & (decision == KEPT)].sum())

@@ -2,10 +2,10 @@
 
 import hashlib
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 
 from cluster.executor import Executor
@@ -13,14 +13,16 @@ from cluster.host.files import inside, sha256_of, whole_file
 from configs.base import Artifact, UserError
 from configs.data import TrainTokenizerConfig
 from data_prep.cleaning.document_files import read_documents, write_documents
+from data_prep.cleaning.held_out import read_held_out, smallest_digests
 from data_prep.manifests import Certificate, CleanCorpus, TrainedTokenizer
 from data_prep.sources.document import Document
 from data_prep.tokenizer.certificate_texts import ADVERSARIAL
 
 MODEL = "tokenizer.model"
 HUGGING_FACE = "hugging_face"
-CERTIFIED_PER_LANGUAGE = 50
-"""Held-out documents of each language on which the export is compared with SentencePiece."""
+CERTIFIED_PER_STREAM = 50
+"""Documents of each source and language on which the export is compared with SentencePiece. Those that are held out
+have the smallest digests, so that they come first."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class _LearningItem:
     """The one item of work that learns from the samples."""
 
     samples: tuple[Path, ...]
-    held_out: Path
+    corpus: Artifact[CleanCorpus]
     config: TrainTokenizerConfig
     out: Path
 
@@ -57,8 +59,7 @@ def train_tokenizer(
     sizes: Counter[str] = Counter()
     for drawn in executor.map(_draw_sample, items, label="drawing the tokenizer's sample"):
         sizes.update(drawn)
-    held_out = inside(corpus.dir, corpus.manifest.held_out)
-    learning = _LearningItem(tuple(item.sample for item in items), held_out, config, out)
+    learning = _LearningItem(tuple(item.sample for item in items), corpus, config, out)
     (certificate,) = executor.map(_learn_and_certify, [learning], label="learning the tokenizer")
     shutil.rmtree(out / "sample")  # with what a killed worker may have left half-written in it
     from data_prep.tokenizer.sentencepiece_model import EOS_ID, PAD_ID
@@ -124,13 +125,14 @@ def _learn_and_certify(learning: _LearningItem) -> Certificate:
     with whole_file(learning.out / MODEL) as partial:
         partial.write_bytes(model)
     export_hugging_face(model, learning.out / HUGGING_FACE)
-    by_language = _read_some_of_each_language(learning.held_out)
-    texts = [*ADVERSARIAL, *(text for texts in by_language.values() for text in texts)]
+    sampled = (document for sample in learning.samples for document in read_documents(sample))
+    certified = smallest_digests(chain(read_held_out(learning.corpus), sampled), CERTIFIED_PER_STREAM)
+    texts = [*ADVERSARIAL, *(document.text for document in certified)]
     if wrong := find_differing_texts(learning.out / MODEL, learning.out / HUGGING_FACE, texts):
         raise RuntimeError(f"the exported tokenizer differs from SentencePiece on {len(wrong)} texts: {wrong[:3]!r}")
     return Certificate(
         num_texts=len(texts),
-        num_languages=len(by_language),
+        num_languages=len({document.language for document in certified}),
         model_sha256=sha256_of(learning.out / MODEL),
         tokenizer_json_sha256=sha256_of(learning.out / HUGGING_FACE / "tokenizer.json"),
     )
@@ -147,10 +149,3 @@ def check_certificate(tokenizer: Artifact[TrainedTokenizer]) -> None:
             raise UserError(
                 f"{tokenizer.dir / name} is not the file that was certified; delete its artifact to have it made again"
             )
-
-
-def _read_some_of_each_language(held_out: Path) -> dict[str, list[str]]:
-    texts: defaultdict[str, list[str]] = defaultdict(list)
-    for document in read_documents(held_out):
-        texts[document.language].append(document.text)
-    return {language: list(islice(own, CERTIFIED_PER_LANGUAGE)) for language, own in texts.items()}

@@ -75,7 +75,8 @@ def _explain_absence(name: str, source: str, corpus: Artifact[CleanCorpus]) -> s
     for record in manifest.unreadable:
         if name == f"{source}/{record.where}":
             return f"it could not be read ({record.reason})"
-    if any(document.id == name for document in read_documents(inside(corpus.dir, manifest.held_out))):
+    held_out = (shard for shard in manifest.held_out if shard.source == source)
+    if any(document.id == name for shard in held_out for document in read_documents(inside(corpus.dir, shard.path))):
         return "it was held out for evaluation"
     reasons = sorted({reason for count in manifest.counts if count.source == source for reason in count.dropped})
     dropped = f"it was dropped ({' or '.join(reasons)}), or " if reasons else "it "

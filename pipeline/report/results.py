@@ -1,6 +1,7 @@
 """The parts of the page about what the model scored: bits per byte, multiple choice."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -37,9 +38,18 @@ def wilson(*, num_right: int, num_questions: int) -> tuple[float, float]:
 
 
 def bits_charts(scores: Scores) -> list[BarChart]:
-    """Return the bits per byte of each language, from the best to the worst; none if nothing was scored."""
-    ordered = sorted(scores.bits_per_byte.items(), key=lambda item: (item[1].bits_per_byte, item[0]))
-    bars = [Bar(lang, s.bits_per_byte, f"{s.bits_per_byte:.3f}", f"{s.num_documents:,}") for lang, s in ordered]
+    """Return the bits per byte of each language, from the best to the worst; none if nothing was scored.
+
+    A language that several sources have is shown by source.
+    """
+    num_sources = Counter(stream.rpartition("/")[2] for stream in scores.bits_per_byte_by_stream)
+    by_name = {
+        stream if num_sources[language] > 1 else language: score
+        for stream, score in scores.bits_per_byte_by_stream.items()
+        for language in [stream.rpartition("/")[2]]
+    }
+    ordered = sorted(by_name.items(), key=lambda item: (item[1].bits_per_byte, item[0]))
+    bars = [Bar(name, s.bits_per_byte, f"{s.bits_per_byte:.3f}", f"{s.num_documents:,}") for name, s in ordered]
     return [
         bar_chart(
             run,

@@ -17,7 +17,7 @@ steps:
       min_charactrs: 3
       max_unreadable: -1
       held_out:
-        max_fraction: 2
+        share: 2
   tokens:
     stage: tokenise
   model:
@@ -48,7 +48,7 @@ def lines_of(tmp_path, text: str, model=RunConfig) -> list[str]:
         (8, "steps.corpus.config.sources.1.document is 'sentence' (allowed: file, paragraph, line)"),
         (9, "unknown key 'min_charactrs' in steps.corpus.config; did you mean 'min_characters'? (allowed: sources, "),
         (10, "steps.corpus.config.max_unreadable is -1: input should be greater than or equal to 0"),
-        (12, "steps.corpus.config.held_out.max_fraction is 2: input should be less than or equal to 0.5"),
+        (12, "steps.corpus.config.held_out.share is 2: input should be less than or equal to 1"),
         (14, "steps.tokens.stage is 'tokenise'; did you mean 'tokenize'? (allowed: clean, "),
         (15, "steps.model.stage is missing; it says which kind this is"),
     ],

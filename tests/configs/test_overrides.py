@@ -48,8 +48,8 @@ def test_an_override_replaces_a_value_at_any_depth(recipe):
 
 
 def test_an_override_creates_the_mappings_on_its_way(recipe):
-    run = load(recipe, RunConfig, (f"{CORPUS}.held_out.documents_per_language=7",)).config
-    assert run.steps["corpus"].config.held_out.documents_per_language == 7
+    run = load(recipe, RunConfig, (f"{CORPUS}.held_out.share=0.07",)).config
+    assert run.steps["corpus"].config.held_out.share == 0.07
 
 
 def test_an_override_may_hold_a_list_or_a_mapping(recipe):

@@ -12,6 +12,7 @@ from configs.base import Artifact
 from configs.data import CleanConfig
 from configs.pools import PoolConfig
 from data_prep.cleaning.document_files import read_documents
+from data_prep.cleaning.held_out import read_held_out
 from data_prep.cleaning.stage import clean
 from data_prep.manifests import CleanCorpus
 from data_prep.sources.document import Document
@@ -45,7 +46,7 @@ def kept(corpus: Artifact[CleanCorpus]) -> list[Document]:
 
 
 def held_out(corpus: Artifact[CleanCorpus]) -> list[Document]:
-    return list(read_documents(corpus.dir / corpus.manifest.held_out))
+    return list(read_held_out(corpus))
 
 
 def sentences(number: int, *, of: str = "words") -> list[str]:

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from configs.base import Artifact, ConfigError, UserError
 from configs.data import TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig, ExportConfig, MultipleChoiceConfig
-from data_prep.cleaning.document_files import read_documents, write_documents
+from data_prep.cleaning.held_out import read_held_out, smallest_digests
 from data_prep.manifests import CleanCorpus, TrainedTokenizer
 from data_prep.tokenizer.sentencepiece_model import EOS_ID, load_sentencepiece
 from data_prep.tokenizer.stage import MODEL, train_tokenizer
@@ -52,8 +52,7 @@ class Made:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     root = tmp_path_factory.mktemp("made")
     path = write_lines(root / "eld.jsonl", [row for row in eld_sentences(60) if row[0] in LANGUAGES])
-    limits = {"documents_per_language": 4}
-    corpus = cleaned(root / "corpus", clean_config(source("eld", path), held_out=limits))
+    corpus = cleaned(root / "corpus", clean_config(source("eld", path), held_out={"share": 0.08}))
     settings = TrainTokenizerConfig(vocab_size=1200, character_coverage=0.98)
     tokenizer = Artifact(
         root / "tokenizer", train_tokenizer(settings, corpus=corpus, out=root / "tokenizer", executor=INLINE)
@@ -84,7 +83,7 @@ def nats_of(model: Any, ids: list[int], *, first: int) -> float:
 
 def test_bits_per_byte_equals_a_direct_computation(made: Made, tmp_path: Path) -> None:
     scores = run_evaluate(made, tmp_path)
-    documents = list(read_documents(made.corpus.dir / made.corpus.manifest.held_out))
+    documents = smallest_digests(read_held_out(made.corpus), None)
     rows = samples(tmp_path, "bits_per_byte")
     assert [(row["document"], row["language"]) for row in rows] == [(d.id, d.language) for d in documents]
     model = load_model(made.model.dir / made.model.manifest.checkpoint)
@@ -105,8 +104,8 @@ def test_bits_per_byte_equals_a_direct_computation(made: Made, tmp_path: Path) -
 
 
 def test_lm_eval_answers_every_question_as_a_direct_computation_does(made: Made, tmp_path: Path) -> None:
-    scores = run_evaluate(made, tmp_path, multiple_choice=CHOICE.model_dump(), documents_per_language=1)
-    documents = read_documents(made.corpus.dir / made.corpus.manifest.held_out)
+    scores = run_evaluate(made, tmp_path, multiple_choice=CHOICE.model_dump(), documents_per_stream=2)
+    documents = smallest_digests(read_held_out(made.corpus), 2)
     model = load_model(made.model.dir / made.model.manifest.checkpoint)
     encoder, right, num_left_out = load_sentencepiece(made.tokenizer.dir / MODEL), {}, 0
     for question in make_questions(documents, CHOICE):
@@ -128,7 +127,7 @@ def test_lm_eval_answers_every_question_as_a_direct_computation_does(made: Made,
     assert task.lm_eval_version
     for language, accuracy in task.by_language.items():
         assert accuracy.num_right == sum(row["right"] for row in rows if row["language"] == language)
-    assert len(samples(tmp_path, "bits_per_byte")) == len(LANGUAGES)
+    assert len(samples(tmp_path, "bits_per_byte")) == 2 * len(LANGUAGES)
 
 
 def test_finished_scores_are_not_computed_again(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,8 +143,8 @@ def test_finished_scores_are_not_computed_again(made: Made, tmp_path: Path, monk
 
 
 def test_no_held_out_document_is_one_line(made: Made, tmp_path: Path) -> None:
-    write_documents(tmp_path / made.corpus.manifest.held_out, [])
-    empty = replace(made, corpus=Artifact(tmp_path, made.corpus.manifest))
+    manifest = made.corpus.manifest.model_copy(update={"held_out": ()})
+    empty = replace(made, corpus=Artifact(tmp_path, manifest))
     with pytest.raises(UserError, match="no document is held out"):
         run_evaluate(empty, tmp_path / "out")
 

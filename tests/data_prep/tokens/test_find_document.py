@@ -25,7 +25,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         write_lines(root / "b.jsonl", rows[1::2]),
     ]
     sources = [source("a", paths[0]), source("b", paths[1])]
-    settings = {"shard_bytes": 9_000, "max_unreadable": 1, "min_characters": 1, "held_out": {"max_fraction": 0.2}}
+    settings = {"shard_bytes": 9_000, "max_unreadable": 1, "min_characters": 1, "held_out": {"share": 0.2}}
     corpus = cleaned(root / "corpus", clean_config(*sources, **settings))
     return tokenized(root / "tokens", corpus, learned(root / "tokenizer", corpus))
 

@@ -18,7 +18,7 @@ steps:
     config:
       sources:
         - {name: words, kind: json_lines, paths: [words.jsonl], language: en}
-      held_out: {documents_per_language: 2}
+      held_out: {share: 0.1}
 """
 TOKENS = """\
   tokens:

@@ -100,7 +100,7 @@ def _corpus(languages: Sequence[str], dropped: int = 3) -> CleanCorpus:
         for language in languages
     ]
     unreadable = (UnreadableRecord(where="broken.jsonl:7", reason=EVIL),)
-    return CleanCorpus(shards=(), held_out="held", counts=tuple(counts), unreadable=unreadable)
+    return CleanCorpus(shards=(), held_out=(), counts=tuple(counts), unreadable=unreadable)
 
 
 def _make(
@@ -131,6 +131,7 @@ def _make(
         rollbacks=(Rollback(at_step=19, to_step=15, skipped=(1_000, 4_200), reason=EVIL, time=1.0),),
     )
     bits = {la: BitsPerByte(num_documents=10, num_bytes=99, bits_per_byte=1 + i) for i, la in enumerate(languages)}
+    by_stream = {f"{EVIL}/{language}": score for language, score in bits.items()}
     answers = {la: Accuracy(num_questions=2, num_right=1) for la in languages}
     total = Accuracy(num_questions=100, num_right=50)
     task = MultipleChoice(chance=0.25, total=total, by_language=answers, num_left_out=0, lm_eval_version="0.4.9")
@@ -140,7 +141,11 @@ def _make(
         "tokens": _put(store, "tokenize", tokens, "clean"),
         "model": _put(store, "train", model, "tokenize", config={"optimizer": {"learning_rate": 0.004}}),
         "scores": _put(
-            store, "evaluate", Scores(bits_per_byte=bits, multiple_choice=task if choice else None), "train", "clean"
+            store,
+            "evaluate",
+            Scores(bits_per_byte=bits, bits_per_byte_by_stream=by_stream, multiple_choice=task if choice else None),
+            "train",
+            "clean",
         ),
         "export": _put(
             store,

@@ -32,7 +32,7 @@ steps:
     config:
       sources:
         - {name: words, kind: json_lines, paths: [words.jsonl], language: en}
-      held_out: {documents_per_language: 2}
+      held_out: {share: 0.1}
 """
 CLUSTER = "executor: inline\n"
 
@@ -205,13 +205,13 @@ def test_other_sources_are_another_run(place):
 def test_another_recipe_file_and_other_versions_are_asked_about(place, monkeypatch):
     directory, _ = submitted("mine")
     ToyLauncher.seen = DriverStatus("ended", "")
-    (place / "toy.yaml").write_text(RECIPE.replace("documents_per_language: 2", "documents_per_language: 3"))
+    (place / "toy.yaml").write_text(RECIPE.replace("share: 0.1", "share: 0.2"))
     monkeypatch.setattr("pipeline.runs.submit.package_versions", lambda: {"torch": "9.9", "wandb": "0.1"})
     with pytest.raises(UserError, match=r"version of torch, .*recipe: steps.corpus.config.held_out.* --yes"):
         resumed(directory)
     said = resumed(directory, yes=True)
     assert "version of wandb" in said and "no change" in said
-    assert directory.run().recipe["steps"]["corpus"]["config"]["held_out"]["documents_per_language"] == 2
+    assert directory.run().recipe["steps"]["corpus"]["config"]["held_out"]["share"] == 0.1
 
 
 def test_another_cluster_is_told_and_not_asked_about(place):

@@ -52,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     store = tmp_path_factory.mktemp("seen") / "store"
     rows = [(language, text) for language, text in eld_sentences(6) if language in ("de", "sw", "en", "fr")]
     web, books = write_lines(store / "web.jsonl", rows[9:]), write_lines(store / "books.jsonl", rows[:9])
-    config = clean_config(source("web", web), source("books", books), held_out={"max_fraction": 0.2})
+    config = clean_config(source("web", web), source("books", books), held_out={"share": 0.2})
     corpus = cleaned(store / "clean-1", config)
     text = eld_sentences(9)
     other = cleaned(store / "clean-2", clean_config(source("web", write_lines(store / "c.jsonl", text))))

@@ -1,0 +1,125 @@
+"""Held-out documents: which are, by the digest of their text; the sets of other corpora; samples of them to score.
+
+A document is held out iff the digest of its normalised text, read as a fraction, is below a share that the recipe fixes
+for its source and language. It does not depend on what else a corpus holds, so what was held out stays so when a corpus
+grows or is made anew, and a sample of the smallest digests does, too.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import heappush, heappushpop
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, JsonValue, ValidationError
+
+from cluster.executor import Executor
+from cluster.host.files import inside
+from configs.base import Artifact, UserError
+from configs.data import HeldOutConfig
+from data_prep.cleaning.document_files import read_documents
+from data_prep.manifests import CleanCorpus
+from data_prep.sources.document import Document
+
+DIGEST_BYTES = 16
+"""Length of a document's digest (BLAKE2b of its normalised text), by which duplicates are found."""
+
+Digests = npt.NDArray[np.void]
+"""(n,) digests of DIGEST_BYTES bytes."""
+
+_RECORD = "record.json"
+
+
+def digest_of(text: str) -> bytes:
+    """Return the digest of a normalised text."""
+    return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()
+
+
+def fractions(digests: Digests) -> npt.NDArray[np.float64]:
+    """Return each digest as a fraction from 0 to below 1: its first 53 bits."""
+    high = digests.view(">u8").reshape(-1, DIGEST_BYTES // 8)[:, 0].astype(np.uint64)
+    result: npt.NDArray[np.float64] = (high >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return result
+
+
+def are_below_share(
+    digests: Digests, source: str, languages: npt.NDArray[np.str_], config: HeldOutConfig
+) -> npt.NDArray[np.bool_]:
+    """Return which documents of a source are held out, by their digests and languages."""
+    names, number = np.unique(languages, return_inverse=True)
+    shares = np.array([config.share_of(source, str(name)) for name in names], dtype=np.float64)
+    below: npt.NDArray[np.bool_] = fractions(digests) < shares[number] if len(names) else np.zeros(0, dtype=bool)
+    return below
+
+
+def read_held_out(corpus: Artifact[CleanCorpus]) -> Iterator[Document]:
+    """Yield the held-out documents of a corpus."""
+    for shard in corpus.manifest.held_out:
+        yield from read_documents(inside(corpus.dir, shard.path))
+
+
+def smallest_digests(documents: Iterable[Document], limit: int | None) -> list[Document]:
+    """Return of each source and language the `limit` documents with the smallest digests, in the order of these.
+
+    None: all documents. A larger corpus, or limit, changes the sample by what is added to it alone.
+    """
+    number = count()
+    heaps: defaultdict[tuple[str, str], list[tuple[int, int, Document]]] = defaultdict(list)
+    for document in documents:
+        heap = heaps[document.source, document.language]
+        entry = -int.from_bytes(digest_of(document.text)), next(number), document
+        if limit is None or len(heap) < limit:
+            heappush(heap, entry)
+        else:
+            heappushpop(heap, entry)
+    return [entry[2] for key in sorted(heaps) for entry in sorted(heaps[key], reverse=True)]
+
+
+class _Record(BaseModel):
+    """The part of an artifact's record that is read here; pipeline/store/artifact.py has the whole format."""
+
+    stage: str
+    fingerprint: str
+    manifest: dict[str, JsonValue]
+
+
+def observe_held_out(paths: Sequence[str]) -> list[JsonValue]:
+    """Return the identities of the corpora at `paths`. Raises UserError if one is no finished clean corpus."""
+    return [_read_record(Path(path)).fingerprint for path in paths]
+
+
+def load_digests(paths: Sequence[str], executor: Executor) -> Digests:
+    """Return the digests of the held-out documents of the corpora at `paths`, each once."""
+    shards = []
+    for path in paths:
+        record = _read_record(Path(path))
+        try:
+            manifest = CleanCorpus.model_validate(record.manifest)
+        except ValidationError:
+            raise UserError(
+                f"held_out.against: {path} was made by another version of Concord; have it made again"
+            ) from None
+        shards += [inside(Path(path), shard.path) for shard in manifest.held_out]
+    found = list(executor.map(_read_digests, shards, label="reading what is held out elsewhere")) if shards else []
+    return np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=f"V{DIGEST_BYTES}")
+
+
+def _read_digests(shard: Path) -> Digests:
+    return np.array([digest_of(document.text) for document in read_documents(shard)], dtype=f"V{DIGEST_BYTES}")
+
+
+def _read_record(path: Path) -> _Record:
+    try:
+        record = _Record.model_validate(json.loads((path / _RECORD).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"held_out.against: {path} is no finished artifact of stage `clean` (seen from {Path.cwd()}): name its "
+            "directory in a store, which holds record.json"
+        ) from error
+    if record.stage != "clean":
+        raise UserError(f"held_out.against: {path} was made by stage {record.stage!r}; name an artifact of `clean`")
+    return record
