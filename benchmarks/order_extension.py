@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.tokens.sample_order import Order, Stream
+from data_prep.tokens.sample_order import Order, Phase, Stream
 from training.data.position import take_places
 from training.records import Position
 
@@ -57,7 +57,7 @@ def megatron_repeats(num_samples: int, seed: int) -> float:
 
 def concord_repeats(sizes: list[int], seed: int) -> float:
     """Return Concord's repeated share over one stream or several, with another batch size after the stop."""
-    streams = [Stream("web", f"language-{i}", size, size / sum(sizes)) for i, size in enumerate(sizes)]
+    streams = [Stream("web", f"language-{i}", size) for i, size in enumerate(sizes)]
     read, position = _read_samples(streams, seed, Position(), batch_size=8, num_samples=sum(sizes) // 2)
     rest, _ = _read_samples(streams, seed, position, batch_size=12, num_samples=sum(sizes) - len(read))
     return repeated_share(read, rest, sizes)
@@ -78,7 +78,8 @@ def repeated_share(read: list[Sample], rest: list[Sample], sizes: list[int]) -> 
 def _read_samples(
     streams: list[Stream], seed: int, position: Position, *, batch_size: int, num_samples: int
 ) -> tuple[list[Sample], Position]:
-    order, read = Order(streams, seed=seed), list[Sample]()
+    phase = Phase(None, tuple(float(stream.num_samples) for stream in streams))
+    order, read = Order(streams, [phase], seed=seed), list[Sample]()
     while len(read) < num_samples:
         places, position = take_places(position, min(batch_size, num_samples - len(read)))
         for piece in places:

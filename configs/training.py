@@ -5,7 +5,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, PositiveInt, field_validator, model_validator
 
-from configs.base import AddedLater, Config, Name
+from configs.base import AddedLater, Config
+from configs.mixture import MixtureConfig
 
 
 class ModelConfig(Config):
@@ -113,18 +114,6 @@ class WsdSchedule(Config):
 
 
 Schedule = Annotated[CosineSchedule | WsdSchedule, Field(discriminator="kind")]
-
-
-class MixtureConfig(Config):
-    """How often each stream of text, one source in one language, is drawn."""
-
-    source_weights: dict[Name, Annotated[float, Field(ge=1e-6, le=1e6)]] = {}
-    """Relative weight of each source, by its name; either all sources have one or none. Empty: the weight of a source
-    is its number of tokens."""
-
-    temperature: float = Field(default=1.0, ge=1)
-    """Within a source, a language's share is proportional to its share of tokens to the power 1/temperature: 1 keeps
-    the proportions, larger values favour small languages."""
 
 
 class InitConfig(Config):
@@ -264,6 +253,16 @@ class TrainConfig(Config):
 
     freeze: tuple[str, ...] = ()
     """Patterns, such as `model.layers.*`, of the names of parameters that are not trained."""
+
+    @model_validator(mode="after")
+    def _mixture_lasts(self) -> Self:
+        budget, tokens = self.mixture.budget, self.num_steps * self.global_batch_size * self.sequence_length
+        if budget is not None and tokens > budget:
+            raise ValueError(
+                f"num_steps x global_batch_size x sequence_length are {tokens:,} tokens, and the mixture's "
+                f"budget_tokens {budget:,}; lower num_steps, or declare what is read after that (mixture.phases)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:

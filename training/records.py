@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import xxhash
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -34,8 +34,15 @@ class StreamRecord(_Frozen):
     num_bytes: int
     """UTF-8 bytes of its text."""
 
-    weight: float
-    """Its share of the samples."""
+
+class PhaseRecord(_Frozen):
+    """Consecutive places of the order that are drawn by the same weights."""
+
+    num_samples: int | None
+    """None: all that follow."""
+
+    weights: tuple[float, ...]
+    """The share of each stream of the order."""
 
 
 class OrderRecord(_Frozen):
@@ -44,8 +51,19 @@ class OrderRecord(_Frozen):
     seed: int
     sequence_length: int
     streams: tuple[StreamRecord, ...]
+    phases: tuple[PhaseRecord, ...]
     tokens: str
     """Name in the store of the artifact that holds the tokens."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_phase(cls, data: Any) -> Any:
+        """Read a record from before there were phases, whose streams have the weights."""
+        if isinstance(data, dict) and "phases" not in data and isinstance(streams := data.get("streams"), list):
+            weights = [stream["weight"] for stream in streams]
+            bare = [{key: value for key, value in stream.items() if key != "weight"} for stream in streams]
+            return data | {"streams": bare, "phases": [{"num_samples": None, "weights": weights}]}
+        return data
 
 
 class Position(_Frozen):

@@ -3,7 +3,8 @@
 A stream is one source in one language, cut into samples. Two independent parts decide what sample k is:
 
 * *Which stream*: the k-th point of a golden-ratio Kronecker sequence, frac(c + k / phi), falls into the interval
-  that the stream owns on the circle, as long as its weight. Such a sequence is of low discrepancy (Niederreiter,
+  that the stream owns on the circle, as long as its weight; phases, which follow each other, have each their weights
+  and their sequence, and go on with the draws of the one before. Such a sequence is of low discrepancy (Niederreiter,
   Random Number Generation and Quasi-Monte Carlo Methods, 1992, ch. 3): after any k draws each stream has had its
   share to within a few samples (a few dozen beyond 10**10 draws, where the 64 bits of the ratio show). How often a
   stream was drawn before k is a floor sum, found in O(log) steps like a greatest common divisor.
@@ -16,15 +17,13 @@ its draws, by the network run backwards, and a draw gives its place in the order
 """
 
 import hashlib
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
-
-from configs.training import MixtureConfig
 
 UInts = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
@@ -39,17 +38,27 @@ _ROUNDS = 8
 
 @dataclass(frozen=True)
 class Stream:
-    """One source in one language: its samples are drawn in proportion to `weight`."""
+    """One source in one language."""
 
     source: str
     language: str
     num_samples: int
-    weight: float
 
     @property
     def key(self) -> str:
         """`source/language`."""
         return f"{self.source}/{self.language}"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Consecutive places of the order that are drawn by the same weights."""
+
+    num_samples: int | None
+    """None: all that follow. Only the last phase may have it."""
+
+    weights: tuple[float, ...]
+    """The share of each stream, 0 or more; they are divided by their sum."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +76,22 @@ class Samples:
 
 
 class Order:
-    """The order of samples over the given streams, fixed by the sequence of streams and the seed. Methods are pure."""
+    """The order of samples over the given streams, fixed by the streams, the phases and the seed. Methods are pure.
 
-    def __init__(self, streams: Sequence[Stream], *, seed: int) -> None:
-        self.streams = streams
+    A last phase with an end goes on past it, by its own weights.
+    """
+
+    def __init__(self, streams: Sequence[Stream], phases: Sequence[Phase], *, seed: int) -> None:
+        self.streams, self.phases = streams, phases
         self._seed = seed
         self._sizes = np.array([stream.num_samples for stream in streams], dtype=np.int64)
-        self._bounds = _bounds([stream.weight for stream in streams])
-        self._upper = np.array([bound - 1 for bound in self._bounds[1:]], dtype=np.uint64)
-        self._offset = _hash(f"{seed}/interleave")
+        starts = [0, *accumulate(phase.num_samples or 0 for phase in phases[:-1])]
+        self._parts = [
+            _Part(start, phase.weights, seed, number)
+            for number, (start, phase) in enumerate(zip(starts, phases, strict=True))
+        ]
+        self._before = [dict[int, int]() for _ in phases]
+        """By phase: how many samples of a stream all phases before it have, as far as that was asked for."""
 
     def count_by_stream(self, k: int) -> Ints:
         """Count how many of the first `k` samples are of each stream, (num_streams,)."""
@@ -84,9 +100,7 @@ class Order:
 
     def samples(self, start: int, stop: int) -> Samples:
         """Return the samples at places `start` to `stop - 1`."""
-        places = np.arange(start, stop, dtype=np.uint64)
-        points = places * np.uint64(_STRIDE) + np.uint64(self._offset)  # modulo 2**64
-        stream = np.searchsorted(self._upper, points, side="left").astype(np.int64)
+        stream = self._streams_at(start, stop)
         drawn = self._count_samples_of(np.unique(stream).tolist(), start)
         draw = np.array([drawn[i] for i in stream.tolist()], dtype=np.int64) + _count_earlier_equals(stream)
         epoch, position = np.divmod(draw, self._sizes[stream])
@@ -95,17 +109,25 @@ class Order:
         return Samples(stream, epoch, index.astype(np.int64))
 
     def find_place(self, stream: int, draw: int) -> int:
-        """Return the place of a stream's draw number `draw`, from 0, in the order."""
-        width = self._bounds[stream + 1] - self._bounds[stream]
-        guess, reach = (draw + 1) * _CIRCLE // width, _CIRCLE // width + 1  # a draw is never far from its share
+        """Return the place of a stream's draw number `draw`, from 0, in the order. It must have one."""
+        for number in range(1, len(self._parts)):
+            if draw < self._count_before(stream, number):
+                return self._find_in_part(stream, draw, number - 1)
+        return self._find_in_part(stream, draw, len(self._parts) - 1)
+
+    def _find_in_part(self, stream: int, draw: int, number: int) -> int:
+        part = self._parts[number]
+        own = draw - self._count_before(stream, number)
+        width = part.bounds[stream + 1] - part.bounds[stream]
+        guess, reach = (own + 1) * _CIRCLE // width, _CIRCLE // width + 1  # a draw is never far from its share
 
         def count_before(k: int) -> int:
-            return self._count_samples_of([stream], k)[stream]
+            return part.count([stream], k)[stream]
 
-        while not count_before(max(0, guess - reach)) <= draw < count_before(guess + reach):
+        while not count_before(max(0, guess - reach)) <= own < count_before(guess + reach):
             reach *= 2
         low = max(0, guess - reach)
-        return low - 1 + bisect_left(range(low, guess + reach), draw + 1, key=count_before)
+        return part.start + low - 1 + bisect_left(range(low, guess + reach), own + 1, key=count_before)
 
     def find_draws(self, stream: int, index: int, num_draws: int) -> list[int]:
         """Return which of the first `num_draws` draws of a stream, from 0, give its sample `index`.
@@ -128,13 +150,31 @@ class Order:
         draws: Ints = epoch * sizes + position.astype(np.int64)
         return draws
 
+    def _streams_at(self, start: int, stop: int) -> Ints:
+        """Return the stream of each of the samples at places `start` to `stop - 1`."""
+        ends = [*(part.start for part in self._parts[1:]), stop]
+        pieces = [
+            part.streams(max(start, part.start) - part.start, min(stop, end) - part.start)
+            for part, end in zip(self._parts, ends, strict=True)
+            if max(start, part.start) < min(stop, end)
+        ]
+        return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int64)
+
     def _count_samples_of(self, streams: Iterable[int], k: int) -> dict[int, int]:
         """Count how many of the first `k` samples are of each of the given streams."""
-        turns: dict[int, int] = {}  # bound -> times that the first k points pass it; neighbouring streams share a bound
-        for i in (end for stream in streams for end in (stream, stream + 1)):
-            if i not in turns:
-                turns[i] = _floor_sum(k, _CIRCLE, _STRIDE, self._offset - self._bounds[i] + _CIRCLE)
-        return {stream: turns[stream] - turns[stream + 1] for stream in streams}
+        number = bisect_right([part.start for part in self._parts], k) - 1
+        counts = self._parts[number].count(streams, k - self._parts[number].start)
+        return {stream: count + self._count_before(stream, number) for stream, count in counts.items()}
+
+    def _count_before(self, stream: int, number: int) -> int:
+        """Count the samples of a stream in all phases before phase `number`."""
+        if number == 0:
+            return 0
+        known, part = self._before[number], self._parts[number - 1]
+        if stream not in known:
+            own = part.count([stream], self._parts[number].start - part.start)[stream]
+            known[stream] = own + self._count_before(stream, number - 1)
+        return known[stream]
 
     def _permutation_keys(self, stream: Ints, epoch: Ints) -> UInts:
         pairs = list(zip(stream.tolist(), epoch.tolist(), strict=True))
@@ -145,23 +185,28 @@ class Order:
         return _hash(f"{self._seed}/{self.streams[stream].key}/{epoch}")
 
 
-def stream_weights(sizes: Sequence[tuple[str, str, int]], mixture: MixtureConfig) -> list[float]:
-    """Return the weight of each (source, language, number of samples); the weights sum to one.
+class _Part:
+    """A phase from its first place on: which stream each of its samples is of. Places are counted from its start."""
 
-    A source's weight is the mixture's, or else its number of samples. Languages share it in proportion to
-    samples ** (1 / temperature).
-    """
-    total: dict[str, float] = {}
-    within: dict[str, float] = {}
-    for source, _, samples in sizes:
-        total[source] = total.get(source, 0.0) + samples
-        within[source] = within.get(source, 0.0) + samples ** (1 / mixture.temperature)
-    of_source = mixture.source_weights or total
-    whole = sum(of_source[source] for source in total)
-    return [
-        of_source[source] / whole * samples ** (1 / mixture.temperature) / within[source]
-        for source, _, samples in sizes
-    ]
+    def __init__(self, start: int, weights: Sequence[float], seed: int, number: int) -> None:
+        self.start, self.bounds = start, _bounds(weights)
+        self._inner = np.array([bound for bound in self.bounds[1:-1] if bound < _CIRCLE], dtype=np.uint64)
+        self._offset = _hash(f"{seed}/interleave" + (f"/{number}" if number else ""))
+
+    def streams(self, first: int, stop: int) -> Ints:
+        """Return the stream of each of the samples at places `first` to `stop - 1`."""
+        places = np.arange(first, stop, dtype=np.uint64)
+        points = places * np.uint64(_STRIDE) + np.uint64(self._offset)  # modulo 2**64
+        return np.searchsorted(self._inner, points, side="right").astype(np.int64)
+
+    def count(self, streams: Iterable[int], k: int) -> dict[int, int]:
+        """Count how many of the first `k` samples are of each of the given streams."""
+        turns: dict[int, int] = {}  # bound -> times that the first k points pass it; neighbouring streams share a bound
+        streams = list(streams)
+        for i in (end for stream in streams for end in (stream, stream + 1)):
+            if i not in turns:
+                turns[i] = _floor_sum(k, _CIRCLE, _STRIDE, self._offset - self.bounds[i] + _CIRCLE)
+        return {stream: turns[stream] - turns[stream + 1] for stream in streams}
 
 
 def _bounds(weights: Sequence[float]) -> list[int]:

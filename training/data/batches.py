@@ -1,7 +1,7 @@
 """Batches of training samples: which samples are at given places of the order, and which rank reads which of them."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +9,10 @@ import numpy as np
 from configs.base import Artifact, UserError
 from configs.training import TrainConfig
 from data_prep.manifests import TokenizedCorpus
-from data_prep.tokens.sample_order import Ints, Order, Stream, stream_weights
+from data_prep.tokens.mixture import plan_phases
+from data_prep.tokens.sample_order import Ints, Order, Stream
 from training.data.token_stream import open_token_streams
-from training.records import OrderRecord, StreamRecord
+from training.records import OrderRecord, PhaseRecord, StreamRecord
 
 _MAX_NAMED = 6
 """Most streams that an error names."""
@@ -59,13 +60,13 @@ class Batches:
         self._config = config
         self._name = corpus.dir.resolve().name
         found = {key: tokens for key, tokens in open_token_streams(corpus).items() if tokens.num_tokens > 1}
-        sizes = [(*key, -(-(tokens.num_tokens - 1) // config.sequence_length)) for key, tokens in found.items()]
-        _check(sizes, config)
-        weights = stream_weights(sizes, config.mixture)
-        self.streams = [Stream(*size, weight) for size, weight in zip(sizes, weights, strict=True)]
+        length = config.sequence_length
+        self.streams = [Stream(*key, -(-(tokens.num_tokens - 1) // length)) for key, tokens in found.items()]
+        _check_size(self.streams, config)
         self._tokens = list(found.values())
         self._num_targets = np.array([tokens.num_tokens - 1 for tokens in self._tokens], dtype=np.int64)
-        self._order = Order(self.streams, seed=config.seed)
+        phases = plan_phases(self.streams, config.mixture, sequence_length=length)
+        self._order = Order(self.streams, phases, seed=config.seed)
 
     def order_record(self) -> OrderRecord:
         """Return all that the order is a function of."""
@@ -75,13 +76,16 @@ class Batches:
                 language=stream.language,
                 num_tokens=tokens.num_tokens,
                 num_bytes=tokens.num_bytes,
-                weight=stream.weight,
             )
             for stream, tokens in zip(self.streams, self._tokens, strict=True)
         ]
         config = self._config
         return OrderRecord(
-            seed=config.seed, sequence_length=config.sequence_length, streams=tuple(streams), tokens=self._name
+            seed=config.seed,
+            sequence_length=config.sequence_length,
+            streams=tuple(streams),
+            phases=tuple(PhaseRecord(num_samples=p.num_samples, weights=p.weights) for p in self._order.phases),
+            tokens=self._name,
         )
 
     def batch(self, places: tuple[range, ...]) -> Batch:
@@ -128,9 +132,12 @@ class Batches:
         return MicroBatch(tokens, lengths, streams)
 
 
-def check_same_order(record: OrderRecord, now: OrderRecord) -> None:
-    """Raise UserError if a training that has read the order `record` cannot go on in the order `now`."""
-    if differences := _differences(record, now):
+def check_same_order(record: OrderRecord, now: OrderRecord, *, next_place: int) -> None:
+    """Raise UserError if a training that has read the order `record` up to `next_place` cannot go on in `now`.
+
+    Phases that have not begun there may be others.
+    """
+    if differences := _differences(record, now, next_place=next_place):
         raise UserError(
             f"init_from.mode `continue` cannot go on in another order of the data, which would repeat or skip samples; "
             f"it differs in {', '.join(differences)}; keep these as they were, or use `mode: weights` for a new "
@@ -138,7 +145,7 @@ def check_same_order(record: OrderRecord, now: OrderRecord) -> None:
         )
 
 
-def _differences(record: OrderRecord, now: OrderRecord) -> list[str]:
+def _differences(record: OrderRecord, now: OrderRecord, *, next_place: int) -> list[str]:
     found = [
         f"{name} ({getattr(record, name)} before, {getattr(now, name)} now)"
         for name in ("seed", "sequence_length")
@@ -146,28 +153,48 @@ def _differences(record: OrderRecord, now: OrderRecord) -> list[str]:
     ]
     if changed := _changed_streams(record, now, lambda stream: (stream.num_tokens, stream.num_bytes)):
         found.append(f"the text of {changed}")
-    if not found and (changed := _changed_streams(record, now, lambda stream: stream.weight)):
-        found.append(f"the weight of {changed}")  # not after a change of length or text, which changes weights, too
+    if not found:  # a change of length or text changes weights, too
+        found += _changed_phases(record, now, next_place=next_place)
     return found
+
+
+def _changed_phases(record: OrderRecord, now: OrderRecord, *, next_place: int) -> list[str]:
+    start, num_phases = 0, (len(record.phases), len(now.phases))
+    for number in range(max(num_phases)):
+        if start >= next_place:
+            break
+        before, after = (order.phases[number : number + 1] for order in (record, now))
+        if not before or not after:
+            return ["the number of phases ({} before, {} now)".format(*num_phases)]
+        weights = [dict(zip(_keys(record), phase.weights, strict=True)) for phase in (*before, *after)]
+        if changed := _names(key for key in weights[0] if weights[0][key] != weights[1][key]):
+            return [f"the weight of {changed}{f' in phase {number}' if max(num_phases) > 1 else ''}"]
+        lengths = [phase.num_samples for phase in (*before, *after)]
+        if lengths[0] != lengths[1] and not all(n is None or start + n >= next_place for n in lengths):
+            return [f"the length of phase {number} ({lengths[0]} before, {lengths[1]} samples now)"]
+        start = next_place if None in lengths else start + min(n for n in lengths if n is not None)
+    return []
+
+
+def _keys(order: OrderRecord) -> list[str]:
+    return [f"{stream.source}/{stream.language}" for stream in order.streams]
 
 
 def _changed_streams(record: OrderRecord, now: OrderRecord, value: Callable[[StreamRecord], object]) -> str:
     before, after = ({f"{s.source}/{s.language}": value(s) for s in order.streams} for order in (record, now))
-    names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    return _names(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+
+
+def _names(changed: Iterable[str]) -> str:
+    names = sorted(changed)
     more = [f"{len(names) - _MAX_NAMED} more streams"] if len(names) > _MAX_NAMED else []
     return " and ".join([*([", ".join(names[:_MAX_NAMED])] if names else []), *more])
 
 
-def _check(sizes: list[tuple[str, str, int]], config: TrainConfig) -> None:
-    available = sum(size for _, _, size in sizes)
+def _check_size(streams: list[Stream], config: TrainConfig) -> None:
+    available = sum(stream.num_samples for stream in streams)
     if available < config.global_batch_size:
         raise UserError(
             f"the corpus has {available} sequences of {config.sequence_length} tokens, fewer than one batch of "
             f"{config.global_batch_size}; lower global_batch_size or sequence_length, or add text"
-        )
-    named, in_corpus = config.mixture.source_weights, {source for source, _, _ in sizes}
-    if named and (wrong := sorted(in_corpus ^ named.keys())):
-        raise UserError(
-            f"mixture.source_weights must name each source once; it differs from the corpus in {', '.join(wrong)} "
-            f"(the corpus has: {', '.join(sorted(in_corpus))})"
         )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.tokens.sample_order import Ints, Order, Stream
+from data_prep.tokens.sample_order import Ints, Order, Phase, Stream
 from training.data.position import is_skipped
 from training.records import OrderRecord, Position
 
@@ -69,5 +69,6 @@ def find_document_readings(
 
 def _order(record: OrderRecord) -> Order:
     length = record.sequence_length
-    streams = [Stream(s.source, s.language, -(-(s.num_tokens - 1) // length), s.weight) for s in record.streams]
-    return Order(streams, seed=record.seed)
+    streams = [Stream(s.source, s.language, -(-(s.num_tokens - 1) // length)) for s in record.streams]
+    phases = [Phase(phase.num_samples, phase.weights) for phase in record.phases]
+    return Order(streams, phases, seed=record.seed)

@@ -149,7 +149,7 @@ class RunState:
             return Progress(), None
         directory = find_checkpoint_to_continue(init)
         record = read_record(directory)
-        check_same_order(record.order, self._order)
+        check_same_order(record.order, self._order, next_place=record.position.next_place)
         if record.step >= self._job.config.num_steps:
             raise UserError(
                 f"init_from: {directory} is of step {record.step} already; num_steps counts from the start of that "

@@ -71,7 +71,7 @@ def shares(whole: State, rank: int, world_size: int) -> Iterator[Fragment]:
 
 
 def record(step: int, *, world_size: int, shapes: Any = None, loss: float = 1.0) -> CheckpointRecord:
-    order = OrderRecord(seed=0, sequence_length=8, streams=(), tokens="tokenize-0")
+    order = OrderRecord(seed=0, sequence_length=8, streams=(), phases=(), tokens="tokenize-0")
     return CheckpointRecord(
         step=step,
         num_updates=step,

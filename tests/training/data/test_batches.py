@@ -1,5 +1,6 @@
 """Which tokens each rank reads in each step."""
 
+import json
 import math
 from collections import Counter
 from itertools import pairwise
@@ -241,13 +242,13 @@ def test_the_record_of_the_order_says_all_that_it_depends_on(tmp_path: Path) -> 
     lengths = {key: len(tokens) for key, tokens in plain_streams().items()}
     assert {(s.source, s.language): s.num_tokens for s in record.streams} == lengths
     assert [s.num_bytes for s in record.streams] == [s.num_tokens for s in record.streams], "a byte a token, as made up"
-    assert sum(s.weight for s in record.streams) == pytest.approx(1)
+    assert [sum(phase.weights) for phase in record.phases] == pytest.approx([1])
     assert (record.seed, record.sequence_length, record.tokens) == (0, LENGTH, "tokens-1")
 
 
 def test_an_order_goes_on_as_long_as_it_is_the_same(tmp_path: Path) -> None:
     before = OrderRecord.model_validate_json(order_record(tmp_path / "a").model_dump_json())
-    check_same_order(before, order_record(tmp_path / "moved", num_steps=99, global_batch_size=3))
+    check_same_order(before, order_record(tmp_path / "moved", num_steps=99, global_batch_size=3), next_place=50)
 
 
 @pytest.mark.parametrize(
@@ -266,6 +267,55 @@ def test_another_order_is_refused_by_what_differs(
     tmp_path: Path, layout: Layout, changes: dict[str, Any], named: str, unnamed: str
 ) -> None:
     with pytest.raises(UserError, match="repeat or skip samples") as caught:
-        check_same_order(order_record(tmp_path / "a"), order_record(tmp_path / "b", layout, **changes))
+        check_same_order(order_record(tmp_path / "a"), order_record(tmp_path / "b", layout, **changes), next_place=50)
     assert named in str(caught.value) and unnamed not in str(caught.value)
     assert "mode: weights" in str(caught.value)
+
+
+FIRST, SECOND = (
+    {"budget_tokens": 160, "temperature": 2},
+    {"budget_tokens": 400, "source_weights": {"web": 1, "science": 9}},
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "next_place", "named"),
+    [
+        (FIRST, {"phases": [FIRST, SECOND]}, 20, ""),
+        ({"phases": [FIRST, SECOND]}, {"phases": [FIRST, {}]}, 20, ""),
+        ({"phases": [FIRST, SECOND]}, {"phases": [FIRST, {}]}, 21, "the weight of science/en, web/de, web/en"),
+        ({"phases": [FIRST, SECOND]}, FIRST, 25, "the number of phases (2 before, 1 now)"),
+        ({"temperature": 2}, {"phases": [FIRST, SECOND]}, 20, ""),
+        ({"temperature": 2}, {"phases": [FIRST, SECOND]}, 21, "the length of phase 0 (None before, 20 samples now)"),
+        ({"temperature": 2}, {"phases": [{}]}, 0, ""),
+        ({"temperature": 2}, {"phases": [{}]}, 1, "the weight of web/de, web/en, web/sw;"),
+    ],
+)
+def test_phases_that_have_not_begun_may_change(
+    tmp_path: Path, before: dict[str, Any], now: dict[str, Any], next_place: int, named: str
+) -> None:
+    one, other = (
+        order_record(tmp_path / str(i), mixture=mixture, num_steps=2) for i, mixture in enumerate((before, now))
+    )
+    if not named:
+        check_same_order(one, other, next_place=next_place)
+        return
+    with pytest.raises(UserError) as caught:
+        check_same_order(one, other, next_place=next_place)
+    assert named in str(caught.value)
+
+
+def test_a_record_from_before_there_were_phases_is_read() -> None:
+    old = {
+        "seed": 0,
+        "sequence_length": 8,
+        "streams": [
+            {"source": "web", "language": language, "num_tokens": 9, "num_bytes": 9, "weight": weight}
+            for language, weight in (("de", 0.75), ("sw", 0.25))
+        ],
+        "tokens": "tokens-1",
+    }
+    record = OrderRecord.model_validate_json(json.dumps(old))
+    assert [stream.language for stream in record.streams] == ["de", "sw"]
+    (phase,) = record.phases
+    assert (phase.num_samples, phase.weights) == (None, (0.75, 0.25))

@@ -9,7 +9,7 @@ from tests.training.ranks import tiny_config, tiny_corpus
 from training.data.batches import Batches
 from training.data.position import skip_places, take_places
 from training.data.tokens_read import count_tokens_read, find_document_readings
-from training.records import OrderRecord, Position, StreamRecord
+from training.records import OrderRecord, PhaseRecord, Position, StreamRecord
 
 LENGTH = 16
 
@@ -38,9 +38,12 @@ def with_short_sample_skipped(batches: Batches) -> Position:
     return skip_places(position, 4000, 4100)  # yet to come
 
 
+PHASES = {"phases": [{"budget_tokens": 700, "temperature": 3}, {"source_weights": {"web": 1, "science": 5}}]}
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 12])
 @pytest.mark.parametrize("skipping", [False, True])
-@pytest.mark.parametrize("mixture", [{}, {"source_weights": {"web": 1, "science": 5}}])
+@pytest.mark.parametrize("mixture", [{}, {"source_weights": {"web": 1, "science": 5}}, PHASES])
 def test_tokens_read_are_those_that_training_counts(
     tmp_path: Path, batch_size: int, skipping: bool, mixture: dict[str, object]
 ) -> None:
@@ -62,8 +65,9 @@ def test_before_the_first_step_every_stream_is_there_with_nothing_read(tmp_path:
 
 
 def test_an_epoch_reads_every_target_once(tmp_path: Path) -> None:
-    stream = StreamRecord(source="web", language="de", num_tokens=100, num_bytes=300, weight=1.0)
-    order = OrderRecord(seed=3, sequence_length=LENGTH, streams=(stream,), tokens="tokens")
+    stream = StreamRecord(source="web", language="de", num_tokens=100, num_bytes=300)
+    phases = (PhaseRecord(num_samples=None, weights=(1.0,)),)
+    order = OrderRecord(seed=3, sequence_length=LENGTH, streams=(stream,), phases=phases, tokens="tokens")
     assert [count_tokens_read(order, Position(next_place=7 * epochs)) for epochs in range(4)] == [
         {"web/de": 99 * epochs} for epochs in range(4)
     ]

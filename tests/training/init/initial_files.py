@@ -26,7 +26,7 @@ RECORD = CheckpointRecord(
     num_tokens=1,
     tokens_read={},
     position=Position(),
-    order=OrderRecord(seed=0, sequence_length=8, streams=(), tokens="tokenize-1"),
+    order=OrderRecord(seed=0, sequence_length=8, streams=(), phases=(), tokens="tokenize-1"),
     global_batch_size=1,
     num_rollbacks=0,
     loss=1.0,
