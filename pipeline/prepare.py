@@ -12,11 +12,13 @@ from configs.cluster import ClusterConfig, StorageConfig
 from configs.load import Loaded, Problem, load, shipped
 from configs.run import RunConfig
 from configs.training import CadenceConfig, TrainConfig
+from data_prep.manifests import TokenizedCorpus
 from pipeline.graph.fingerprint import Digests
 from pipeline.graph.plan import Plan, PlannedStep, make_plan, wiring_problems
 from pipeline.stages import STAGES
 from pipeline.store.artifact import load_artifact
 from pipeline.store.remote import RemoteStore, local_path, open_remote_store
+from training.data.epochs import plan_epochs
 
 _PROFILED = re.compile(r"([1-9]\d*)(?:-([1-9]\d*))?")
 
@@ -101,16 +103,27 @@ def needed_steps(ready: Prepared) -> Mapping[str, str]:
 
 
 def check_stages(ready: Prepared) -> None:
-    """Raise ConfigError if a step that is to be made cannot be made here, such as for want of a package."""
+    """Raise ConfigError if a step that is to be made cannot be made here.
+
+    Such as for want of a package, or a training whose settings do not go with tokens that are there already.
+    """
     problems: list[Problem] = []
     for name, word in needed_steps(ready).items():
         step = ready.plan.steps[name]
-        if word == "make" and (check := STAGES[step.stage].check) is not None:
-            try:
+        try:
+            if word == "make" and (check := STAGES[step.stage].check) is not None:
                 check(step.config)
-            except UserError as error:
-                problems.append(Problem(("steps", name, "config"), str(error)))
+            if word == "make" and isinstance(step.config, TrainConfig):
+                _check_text(step.config, step, ready)
+        except UserError as error:
+            problems.append(Problem(("steps", name, "config"), str(error)))
     ready.loaded.fail(problems)
+
+
+def _check_text(config: TrainConfig, step: PlannedStep, ready: Prepared) -> None:
+    tokens = load_artifact(ready.store / ready.plan.steps[step.inputs["tokens"]].artifact, TokenizedCorpus)
+    if tokens is not None:
+        plan_epochs(tokens, config)
 
 
 def with_profile(ready: Prepared, profile: str | None) -> Prepared:

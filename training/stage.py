@@ -16,6 +16,7 @@ from configs.base import Artifact
 from configs.training import CadenceConfig, TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
 from data_prep.tokenizer.stage import check_certificate
+from training.data.epochs import plan_epochs
 from training.init.locate import with_absolute_paths
 from training.job import Job
 from training.log.metrics_file import METRICS_FILE
@@ -41,6 +42,7 @@ def train(
     Raises Stopped when a signal asked training to stop, and its work is saved.
     """
     check_certificate(tokenizer)
+    plan_epochs(tokens, config)  # what the corpus does not allow is told before anything waits for devices
     placement = settle_placement(executor.placement(), config, vocab_size=tokenizer.manifest.vocab_size)
     executor.used_placement = placement
     session = record_session_start(out)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from configs.cluster import ClusterConfig
 from configs.data import TrainTokenizerConfig
 from configs.load import load, shipped
 from configs.training import TrainConfig
-from data_prep.manifests import TrainedTokenizer
+from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
 from pipeline.estimate.estimate import Estimate, estimate
 from pipeline.estimate.machines import lay_out
 from pipeline.estimate.rows import describe_problem, estimate_rows
@@ -22,6 +22,7 @@ from pipeline.graph.plan import PlannedStep
 from pipeline.graph.why import why_make
 from pipeline.prepare import Prepared, check_pools, check_stages, needed_steps, prepare
 from pipeline.store.artifact import load_artifact
+from training.data.epochs import StreamEpochs, describe_epochs, plan_epochs
 
 _FITS = {True: "fits", False: "does not fit", None: "not known whether it fits"}
 _UNKNOWN = ": give `accelerator_memory_gib` under the pool's `machines`"
@@ -42,6 +43,9 @@ class PlanLine:
     estimate: Estimate | None = None
     problem: str = ""
     """Why it does not fit, and what to change; empty if it fits, or where that was not asked."""
+
+    epochs: tuple[StreamEpochs, ...] = ()
+    """How often a training that is to be made reads each stream; empty as long as its tokens are not made."""
 
 
 def show_plan(recipe: Path, cluster: str | None, overrides: tuple[str, ...], out: Console, *, as_json: bool) -> bool:
@@ -87,9 +91,16 @@ def plan_lines(ready: Prepared, cluster: ClusterConfig | None) -> list[PlanLine]
         action = needed.get(name, "not needed")
         why = why_make(step, ready.store, made_anew=made, fingerprints=fingerprints) if name in made else ""
         line = PlanLine(step, action, why)
-        trains = name in made and isinstance(step.config, TrainConfig)
-        lines.append(_estimated(line, ready, cluster) if cluster is not None and trains else line)
+        if name in made and isinstance(step.config, TrainConfig):
+            line = replace(line, epochs=_epochs(step.config, step, ready))
+            line = _estimated(line, ready, cluster) if cluster is not None else line
+        lines.append(line)
     return lines
+
+
+def _epochs(config: TrainConfig, step: PlannedStep, ready: Prepared) -> tuple[StreamEpochs, ...]:
+    tokens = load_artifact(ready.store / ready.plan.steps[step.inputs["tokens"]].artifact, TokenizedCorpus)
+    return tuple(plan_epochs(tokens, config)) if tokens else ()
 
 
 def _estimated(line: PlanLine, ready: Prepared, cluster: ClusterConfig) -> PlanLine:
@@ -98,7 +109,7 @@ def _estimated(line: PlanLine, ready: Prepared, cluster: ClusterConfig) -> PlanL
     try:
         nodes, placement = lay_out(cluster, step.pool)
     except TooFew as error:
-        return PlanLine(step, line.action, line.why, problem=str(error))
+        return replace(line, problem=str(error))
     found = estimate(
         step.config,
         vocab_size=_vocab_size(step, ready),
@@ -108,9 +119,7 @@ def _estimated(line: PlanLine, ready: Prepared, cluster: ClusterConfig) -> PlanL
         store=ready.store if "://" not in ready.loaded.config.store else None,
         is_their_disk=cluster.pools[step.pool].machines is None and cluster.launcher.kind == "local",
     )
-    return PlanLine(
-        step, line.action, line.why, machines=describe_machines(nodes), estimate=found, problem=describe_problem(found)
-    )
+    return replace(line, machines=describe_machines(nodes), estimate=found, problem=describe_problem(found))
 
 
 def _vocab_size(step: PlannedStep, ready: Prepared) -> int:
@@ -127,6 +136,8 @@ def _render(line: PlanLine) -> Iterator[str]:
     made_from = f" <- {', '.join(step.inputs.values())}" if step.inputs else ""
     why = f"  {escape(line.why)}" if line.why else ""
     yield f"{line.action:<10}  [bold]{step.name}[/]{made_from}  [dim]{step.artifact}[/]{why}"
+    if line.epochs:
+        yield f"  [dim]{'epochs':<13}[/]  {escape(describe_epochs(line.epochs))}"
     if line.estimate is not None:
         assert isinstance(step.config, TrainConfig)
         rows = [("machines", line.machines), *estimate_rows(line.estimate, step.config)]
@@ -156,6 +167,10 @@ def _line_to_json(line: PlanLine) -> dict[str, Any]:
         "why": line.why,
         "problem": line.problem,
         "machines": line.machines,
+        "epochs": {
+            one.stream: {"num_tokens": one.num_tokens, "tokens_read": one.tokens_read, "epochs": one.epochs}
+            for one in line.epochs
+        },
         "estimate": None,
     }
     if (found := line.estimate) is not None:

@@ -19,6 +19,7 @@ from pipeline.stages import STAGES
 from pipeline.store.artifact import BUILD_COUNT_FILE, RECORD, load_artifact, parse_record
 from pipeline.store.lineage import duration, find_record
 from pipeline.store.remote import UNFINISHED
+from training.data.epochs import describe_epochs, epochs_read
 from training.log.metrics_file import METRICS_FILE, StepMetrics, read_recent_metrics
 from training.log.sessions_file import (
     GangStart,
@@ -31,7 +32,7 @@ from training.log.sessions_file import (
 )
 from training.log.summary import seconds_by_part
 from training.manifests import counted
-from training.records import CHECKPOINTS, newest_checkpoint
+from training.records import CHECKPOINT_FILE, CHECKPOINTS, CheckpointRecord, newest_checkpoint
 
 _RECENT_LINES = 20
 """Speed, time by part and time left are taken over so many lines of the metrics."""
@@ -121,11 +122,24 @@ def training_rows(directory: Path, num_steps: int | None, *, running: bool) -> l
         ("time", f"{_parts(recent)} over {counted(sum(line.num_steps for line in recent), 'step')}"),
         ("goodput", describe_goodput(compute_goodput(events, last))),
         ("checkpoint", f"step {saved_step:,}" if saved_step else "none yet"),
+        *_epochs(directory, saved_step),
     ]
     if last.num_skipped or last.num_rollbacks:
         troubles = f"{counted(last.num_skipped, 'step')} skipped, {counted(last.num_rollbacks, 'roll-back')}"
         rows.append(("trouble", troubles))
     return rows
+
+
+def _epochs(directory: Path, saved_step: int | None) -> list[tuple[str, str]]:
+    """Return how often each stream was read up to the newest checkpoint; nothing if that is gone by now."""
+    if not saved_step:
+        return []
+    file = directory / CHECKPOINTS / f"step-{saved_step:08d}" / CHECKPOINT_FILE
+    try:
+        record = CheckpointRecord.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValidationError):  # deleted meanwhile, or damaged, which the next start says
+        return []
+    return [("epochs", f"{describe_epochs(epochs_read(record))} (up to the checkpoint)")]
 
 
 def describe_mfu(value: float | None, device: str) -> str:
