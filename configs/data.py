@@ -219,3 +219,7 @@ class TrainTokenizerConfig(Config):
 
 class TokenizeConfig(Config):
     """Token shards in Megatron's .bin/.idx format; each document is followed by the end-of-text piece."""
+
+    validation_bytes: int = Field(default=200_000, ge=0)
+    """UTF-8 bytes of held-out text of each source and language that are written as tokens, too, for validation while
+    training: documents with the smallest digests, as long as they fit. 0: none."""

@@ -119,6 +119,9 @@ class TokenizedCorpus(Manifest):
     """Token shards in Megatron's format; every document ends with the end-of-text piece."""
 
     shards: tuple[TokenShard, ...]
+    validation: tuple[TokenShard, ...] = ()
+    """Held-out text for validation while training: a shard a source, in each language the smallest digests first."""
+
     vocab_size: int
     eos_id: int
     unigram_entropy: float

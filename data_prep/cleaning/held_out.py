@@ -7,10 +7,10 @@ grows or is made anew, and a sample of the smallest digests does, too.
 
 import hashlib
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from heapq import heappush, heappushpop
-from itertools import count
+from heapq import heappop, heappush
 from pathlib import Path
 
 import numpy as np
@@ -62,21 +62,43 @@ def read_held_out(corpus: Artifact[CleanCorpus]) -> Iterator[Document]:
         yield from read_documents(inside(corpus.dir, shard.path))
 
 
-def smallest_digests(documents: Iterable[Document], limit: int | None) -> list[Document]:
-    """Return of each source and language the `limit` documents with the smallest digests, in the order of these.
+def smallest_digests(
+    documents: Iterable[Document], limit: int | None = None, *, max_bytes: float = math.inf
+) -> list[Document]:
+    """Return of each source and language the documents with the smallest digests, in the order of these.
 
-    None: all documents. A larger corpus, or limit, changes the sample by what is added to it alone.
+    They are at most `limit`, and as many as have no more than `max_bytes` bytes of UTF-8 in all. A larger corpus, or
+    limit, changes the sample by what is added to it alone.
     """
-    number = count()
-    heaps: defaultdict[tuple[str, str], list[tuple[int, int, Document]]] = defaultdict(list)
+    samples: defaultdict[tuple[str, str], _Sample] = defaultdict(lambda: _Sample(limit, max_bytes))
     for document in documents:
-        heap = heaps[document.source, document.language]
-        entry = -int.from_bytes(digest_of(document.text)), next(number), document
-        if limit is None or len(heap) < limit:
-            heappush(heap, entry)
-        else:
-            heappushpop(heap, entry)
-    return [entry[2] for key in sorted(heaps) for entry in sorted(heaps[key], reverse=True)]
+        samples[document.source, document.language].add(document)
+    return [document for key in sorted(samples) for document in samples[key].documents()]
+
+
+class _Sample:
+    """The documents of the smallest digests among those added so far, within limits."""
+
+    def __init__(self, limit: int | None, max_bytes: float) -> None:
+        self._limit, self._max_bytes = math.inf if limit is None else limit, max_bytes
+        self._heap: list[tuple[int, int, int, Document]] = []  # minus digest, number, bytes
+        self._num_bytes = self._num_added = 0
+        self._least_refused = math.inf
+
+    def add(self, document: Document) -> None:
+        digest, size = int.from_bytes(digest_of(document.text)), len(document.text.encode())
+        self._num_added += 1
+        if digest >= self._least_refused:
+            return
+        heappush(self._heap, (-digest, self._num_added, size, document))
+        self._num_bytes += size
+        while self._heap and (len(self._heap) > self._limit or self._num_bytes > self._max_bytes):
+            refused, _, size, _ = heappop(self._heap)
+            self._num_bytes -= size
+            self._least_refused = -refused  # what comes after it in the order of digests does not come in any more
+
+    def documents(self) -> list[Document]:
+        return [entry[3] for entry in sorted(self._heap, reverse=True)]
 
 
 class _Record(BaseModel):

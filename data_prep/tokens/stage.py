@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ from cluster.executor import Executor
 from cluster.host.files import inside, whole_file
 from configs.base import Artifact
 from configs.data import TokenizeConfig
-from data_prep.cleaning.document_files import read_documents
+from data_prep.cleaning.document_files import read_documents, write_documents
+from data_prep.cleaning.held_out import smallest_digests
 from data_prep.manifests import CleanCorpus, CorpusShard, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
 from data_prep.sources.document import Document
 from data_prep.tokenizer.stage import MODEL, check_certificate
@@ -36,6 +37,14 @@ class _ShardItem:
 
 
 @dataclass(frozen=True)
+class _SampleItem:
+    """One item of work: choose of a shard of held-out documents what may be validated on."""
+
+    shard: Path
+    max_bytes: int
+
+
+@dataclass(frozen=True)
 class _TokenizedShard:
     segments: tuple[Segment, ...]
     counts: npt.NDArray[np.int64]
@@ -50,7 +59,7 @@ def tokenize(
     out: Path,
     executor: Executor,
 ) -> TokenizedCorpus:
-    """Write each document as its ids and the end-of-text id, in the order of the clean shards.
+    """Write each document as its ids and the end-of-text id, in the order of the clean shards; held-out ones, too.
 
     Raises UserError if the tokenizer's files are not those that were certified.
     """
@@ -73,8 +82,45 @@ def tokenize(
         counts += tokenized.counts
         shards.append(TokenShard(path=_shard_path(item.shard), source=item.shard.source, segments=tokenized.segments))
     return TokenizedCorpus(
-        shards=tuple(shards), vocab_size=made.vocab_size, eos_id=made.eos_id, unigram_entropy=entropy(counts)
+        shards=tuple(shards),
+        validation=_write_validation(config, corpus, tokenizer, out, executor),
+        vocab_size=made.vocab_size,
+        eos_id=made.eos_id,
+        unigram_entropy=entropy(counts),
     )
+
+
+def _write_validation(
+    config: TokenizeConfig,
+    corpus: Artifact[CleanCorpus],
+    tokenizer: Artifact[TrainedTokenizer],
+    out: Path,
+    executor: Executor,
+) -> tuple[TokenShard, ...]:
+    """Write a shard of held-out documents for each source that has some."""
+    paths = [inside(corpus.dir, shard.path) for shard in corpus.manifest.held_out] if config.validation_bytes else []
+    items = [_SampleItem(path, config.validation_bytes) for path in paths]
+    found = executor.map(_choose_held_out, items, label="choosing what to validate on") if items else []
+    chosen = smallest_digests(chain.from_iterable(found), max_bytes=config.validation_bytes)
+    made, shards = tokenizer.manifest, []
+    for source, documents in groupby(chosen, key=lambda document: document.source):
+        path = f"validation/{source}"
+        write_documents(out / f"{path}.jsonl.zst", documents)
+        shard = CorpusShard(path=f"{path}.jsonl.zst", source=source, num_documents=0)
+        shards.append(
+            _ShardItem(shard, out / shard.path, out / path, tokenizer.dir / MODEL, made.vocab_size, made.eos_id)
+        )
+    written = list(executor.map(_tokenize_shard, shards, label="tokenizing what to validate on")) if shards else []
+    for item in shards:
+        item.source.unlink()
+    return tuple(
+        TokenShard(path=f"validation/{item.shard.source}", source=item.shard.source, segments=tokenized.segments)
+        for item, tokenized in zip(shards, written, strict=True)
+    )
+
+
+def _choose_held_out(item: _SampleItem) -> list[Document]:
+    return smallest_digests(read_documents(item.shard), max_bytes=item.max_bytes)
 
 
 def entropy(counts: npt.NDArray[np.int64]) -> float:

@@ -111,7 +111,7 @@ KEYS = {
     "ReportConfig": 1,
     "SpikeConfig": 3,
     "StabilityConfig": 3,
-    "TokenizeConfig": 0,
+    "TokenizeConfig": 1,
     "TrainConfig": 14,
     "TrainTokenizerConfig": 5,
     "WsdSchedule": 4,

@@ -1,8 +1,10 @@
 """From clean documents to token shards."""
 
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from configs.base import Artifact, UserError
 from configs.data import TokenizeConfig, TrainTokenizerConfig
 from configs.pools import PoolConfig
 from data_prep.cleaning.document_files import read_documents
+from data_prep.cleaning.held_out import read_held_out, smallest_digests
 from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
+from data_prep.sources.document import Document
 from data_prep.tokenizer.sentencepiece_model import encode_texts, load_sentencepiece
 from data_prep.tokenizer.stage import MODEL, train_tokenizer
 from data_prep.tokens.megatron_shards import open_tokens
@@ -42,7 +46,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     root = tmp_path_factory.mktemp("inputs")
     rows = eld_sentences(12)
     paths = [write_lines(root / f"{name}.jsonl", part) for name, part in (("a", rows[::2]), ("b", rows[1::2]))]
-    corpus = cleaned(root / "corpus", clean_config(source("a", paths[0]), source("b", paths[1]), shard_bytes=15_000))
+    settings = {"shard_bytes": 15_000, "held_out": {"share": 0.2}}
+    corpus = cleaned(root / "corpus", clean_config(source("a", paths[0]), source("b", paths[1]), **settings))
     config = TrainTokenizerConfig(vocab_size=2500, character_coverage=0.98)
     tokenizer = train_tokenizer(config, corpus=corpus, out=root / "tokenizer", executor=INLINE)
     return corpus, Artifact(root / "tokenizer", tokenizer)
@@ -99,7 +104,7 @@ def test_entropy_is_that_of_the_ids(tmp_path: Path, inputs: Inputs) -> None:
 def test_a_shard_is_an_item_of_work(tmp_path: Path, inputs: Inputs) -> None:
     executor = Counting()
     made = run(tmp_path, inputs, executor)
-    assert executor.num_items == [len(made.shards)]
+    assert executor.num_items == [len(made.shards), len(inputs[0].manifest.held_out), len(made.validation)]
 
 
 @pytest.mark.parametrize("lost", [(".segments.json",), (".bin", ".segments.json"), (".bin", ".idx", ".segments.json")])
@@ -131,3 +136,27 @@ def test_encoding_in_batches_equals_one_by_one(inputs: Inputs) -> None:
     model = load_sentencepiece(inputs[1].dir / MODEL)
     texts = [text for _, text in eld_sentences(2)]
     assert encode_texts(model, texts) == [model.encode(text) for text in texts]
+
+
+@pytest.mark.parametrize("max_bytes", [200_000, 400, 0])
+def test_some_held_out_documents_are_there_to_validate_on(tmp_path: Path, inputs: Inputs, max_bytes: int) -> None:
+    """Those of each source and language with the smallest digests, as many as fit."""
+    config = TokenizeConfig(validation_bytes=max_bytes)
+    made = tokenize(config, corpus=inputs[0], tokenizer=inputs[1], out=tmp_path, executor=INLINE)
+    model = load_sentencepiece(inputs[1].dir / MODEL)
+    by_stream: dict[tuple[str, str], list[Document]] = {}
+    for document in smallest_digests(read_held_out(inputs[0])):
+        by_stream.setdefault((document.source, document.language), []).append(document)
+    expected: dict[str, list[int]] = {}
+    streams = set()
+    for (name, language), own in by_stream.items():
+        sizes = list(accumulate(len(document.text.encode()) for document in own))
+        chosen = own[: bisect_right(sizes, max_bytes)]
+        for ids in encode_texts(model, [document.text for document in chosen]):
+            expected.setdefault(name, []).extend([*ids, inputs[1].manifest.eos_id])
+        streams |= {(name, language)} if chosen else set()
+    assert {shard.source: open_tokens(tmp_path / shard.path).tolist() for shard in made.validation} == expected
+    found = {(shard.source, segment.language) for shard in made.validation for segment in shard.segments}
+    assert found == streams
+    assert bool(made.validation) is bool(max_bytes)
+    assert not list(tmp_path.glob("validation/*.zst"))
