@@ -21,8 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "configs" / "recipes" / "smoke.yaml"
 STEPS = ["corpus", "tokenizer", "tokens", "model", "scores", "export", "report"]
-NONDETERMINISTIC_FILES = re.compile(r"metrics\.jsonl|attempts\.jsonl|profile/|wandb|report\.html|\.cache/")
-"""Files that hold times or random ids, in which two undisturbed runs differ, too."""
+NONDETERMINISTIC_FILES = re.compile(r"metrics\.jsonl|attempts\.jsonl|notices\.txt|profile/|wandb|report\.html|\.cache/")
+"""Files that hold times or random ids, in which two undisturbed runs differ, too, and what each start has said."""
 
 
 def concord_command(store: Path, step: str) -> list[str]:

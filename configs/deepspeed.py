@@ -103,7 +103,7 @@ class ZeroOptimizationConfig(Config):
 
     def unused_in(self, zero_stage: int) -> tuple[str, tuple[int, ...]] | None:
         """Return a key that is set and does nothing in a ZeRO stage, and the stages that it is for; None without."""
-        for key in sorted(self.model_fields_set):
+        for key in self.model_dump(exclude_none=True):
             stages: tuple[int, ...] = (1, 2, 3)
             if key in _STAGE_3_ONLY or key.startswith("stage3_"):
                 stages = (3,)

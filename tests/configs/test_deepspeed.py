@@ -10,6 +10,7 @@ from configs.base import Config, ConfigError
 from configs.cluster import ClusterConfig
 from configs.deepspeed import CommsLoggerConfig, DeepSpeedConfig, OffloadOptimizerConfig, ZeroOptimizationConfig
 from configs.load import load
+from configs.pools import PoolConfig
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "training.md"
 
@@ -91,6 +92,13 @@ def test_a_key_that_does_nothing_in_the_pools_stage_is_refused(tmp_path: Path, s
     other = {0: 1, 1: 3, 2: 3, 3: 2}[stage]
     (tmp_path / "other.yaml").write_text(f"pools:\n  default:\n{pool.format(other)}", encoding="utf-8")
     assert load(tmp_path / "other.yaml", ClusterConfig).config.pools["default"].zero_stage == other
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_pool_is_read_again_from_all_its_keys(stage: int) -> None:
+    """As a run's record holds them: what is null there was not set."""
+    pool = PoolConfig(zero_stage=stage)  # type: ignore[arg-type]
+    assert PoolConfig.model_validate(pool.model_dump(mode="json")) == pool
 
 
 def test_collectives_to_be_logged_are_known(tmp_path: Path) -> None:
