@@ -54,9 +54,9 @@ class MixtureConfig(PhaseConfig):
 
     @model_validator(mode="after")
     def _phases_follow_each_other(self) -> Self:
-        own = self.model_fields_set - {"phases"}
+        own = [name for name, field in PhaseConfig.model_fields.items() if getattr(self, name) != field.default]
         if self.phases and own:
-            raise ValueError(f"{sorted(own)[0]} stands beside phases; put it into the phases that it is for")
+            raise ValueError(f"{own[0]} stands beside phases; put it into the phases that it is for")
         for number, phase in enumerate(self.phases[:-1]):
             if phase.budget_tokens is None:
                 raise ValueError(

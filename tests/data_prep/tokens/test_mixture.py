@@ -160,3 +160,9 @@ def test_filling_keeps_caps_and_proportions(parts: list[tuple[float, float]], bu
         if weight > 0 and got < cap * (1 - 1e-6)
     ]
     assert free == pytest.approx([free[0]] * len(free), rel=1e-3) if free else True
+
+
+def test_phases_are_read_again_from_all_keys() -> None:
+    """As a run's record holds them."""
+    mixture = MixtureConfig.model_validate({"phases": [{"budget_tokens": 9, "max_epochs": 2}, {"temperature": 3}]})
+    assert MixtureConfig.model_validate(mixture.model_dump(mode="json")) == mixture
