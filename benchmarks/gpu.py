@@ -167,7 +167,7 @@ def run(*, tiny: bool, only: list[str] | None, out: Path | None) -> int:
                 continue
             begun = time.monotonic()
             left = min(seconds, start + TOTAL_SECONDS - begun)
-            checks = list(run_work(work, name, kind, scale, Path(directory), seconds=left, of=TOTAL_SECONDS))
+            checks = list(run_work(work, name, kind, scale, Path(directory), seconds=left, total_seconds=TOTAL_SECONDS))
             failed |= any(check.passed is False for check in checks)
             found = [check.model_dump(exclude_defaults=True) for check in checks]
             report({"part": name, "seconds": round(time.monotonic() - begun, 1), "checks": found}, out)

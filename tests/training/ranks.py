@@ -85,6 +85,17 @@ def _end(processes: list[Any]) -> None:
         process.kill()
 
 
+MIXTURE_OF_EXPERTS = {
+    "architecture": "qwen3_moe",
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_layers": 2,
+    "num_attention_heads": 3,
+    "overrides": {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+}
+"""A model for tiny_config whose experts no even number of ranks divides."""
+
+
 def tiny_config(**changes: Any) -> TrainConfig:
     """A model of some thousand parameters, of sizes that no world size divides."""
     settings: dict[str, Any] = {

@@ -79,21 +79,26 @@ def find_machine(directory: Path) -> Facts:
 
 def run_kind(kind: str, device_type: str, scale: Scale, directory: Path, *, seconds: float) -> Iterator[Check]:
     """Run the checks of one kind in a child process; what ends it is a failed check of the kind's name."""
-    yield from run_work(check_kind, kind, device_type, scale, directory, seconds=seconds, of=TOTAL_SECONDS)
+    yield from run_work(check_kind, kind, device_type, scale, directory, seconds=seconds, total_seconds=TOTAL_SECONDS)
     shutil.rmtree(directory / kind, ignore_errors=True)
 
 
 def run_work(
-    work: Callable[..., Iterator[Check]], name: str, device_type: str, *arguments: Any, seconds: float, of: float
+    work: Callable[..., Iterator[Check]],
+    name: str,
+    device_type: str,
+    *arguments: Any,
+    seconds: float,
+    total_seconds: float,
 ) -> Iterator[Check]:
     """Yield the checks of `work(name, device_type, *arguments)` in a child; what ends it is a failure of this name.
 
-    The last argument is the directory that it may fill; its output goes there. `seconds` are left to it, of the `of`
-    that all may take.
+    The last argument is the directory that it may fill; its output goes there. `seconds` are left to it, of the
+    `total_seconds` that all may take.
     """
     directory: Path = arguments[-1]
     if seconds <= 0:
-        yield failure(name, f"there was no time left of {of:.0f} s")
+        yield failure(name, f"there was no time left of {total_seconds:.0f} s")
         return
     if device_type == "cpu":  # else DeepSpeed says that it looks for others
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -78,7 +78,7 @@ def predict_memory(size: ModelSize, setting: TrainingLayout) -> Memory:
             optimizer += sum(copies) + 2 * passing
         else:
             on_host = [part, *copies, passing] if setting.zero_stage < 3 else [part, *copies, part]
-            offloaded, optimizer = optimizer - part + sum(_pinned(held, setting) for held in on_host), 0
+            offloaded, optimizer = optimizer - part + sum(_offloaded_buffer(held, setting) for held in on_host), 0
             buffers += passing
             gradients -= part if setting.zero_stage == 3 else 0  # the sum is on the host, too
     during_step = _step(size, setting) - gradients - buffers - loss - activations
@@ -155,11 +155,15 @@ def _offload_copies(size: ModelSize, setting: TrainingLayout) -> list[int]:
     return [gradients] if setting.zero_stage == 3 else [gradients, _shard(setting.width * size.num_trained, setting)]
 
 
-def _pinned(num_bytes: int, setting: TrainingLayout) -> int:
-    """Return what a buffer on the host takes: if it is page-locked, PyTorch rounds it up to a power of two."""
+def pinned_bytes(num_bytes: int) -> int:
+    """Return what a pinned (page-locked) buffer on the host takes: PyTorch rounds it up to a power of two."""
+    return 1 << (num_bytes - 1).bit_length() if num_bytes else 0
+
+
+def _offloaded_buffer(num_bytes: int, setting: TrainingLayout) -> int:
+    """Return what a buffer of an offloaded optimizer takes, which is pinned unless the pool says otherwise."""
     asked = setting.zero_optimization.offload_optimizer
-    is_pinned = asked is None or asked.pin_memory is not False
-    return 1 << (num_bytes - 1).bit_length() if is_pinned and num_bytes else num_bytes
+    return num_bytes if asked is not None and asked.pin_memory is False else pinned_bytes(num_bytes)
 
 
 def _bucket_elements(size: ModelSize, setting: TrainingLayout) -> int:

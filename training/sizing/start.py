@@ -7,7 +7,7 @@ training/checkpoint/async_save.py; docs/planning.md explains them.
 from dataclasses import asdict, dataclass
 
 from configs.base import GIB, MIB
-from training.sizing.memory import Memory, parameters_at_rest
+from training.sizing.memory import Memory, parameters_at_rest, pinned_bytes
 from training.sizing.model_size import ModelSize, TrainingLayout
 from training.zero.config import ADAMW_MOMENTS, MUON_MOMENTS
 
@@ -80,7 +80,7 @@ def predict_host(size: ModelSize, setting: TrainingLayout, steady: Memory, *, mo
     return HostMemory(
         process=CUDA_HOST_BYTES if on_gpu else 0,
         offloaded=offloaded,
-        checkpoint=1 << (checkpoint - 1).bit_length() if on_gpu and checkpoint else checkpoint,
+        checkpoint=pinned_bytes(checkpoint) if on_gpu else checkpoint,
         start=max(shards + (STAGED_BYTES if on_gpu else 0), probe, rows),
     )
 

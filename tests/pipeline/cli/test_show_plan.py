@@ -117,6 +117,14 @@ def test_the_start_and_the_memory_of_the_host_are_in_the_plan(place, capsys):
     assert "host memory    " in text and "pinned buffer of a checkpoint " in text
 
 
+def test_a_key_of_deepspeed_that_the_chosen_stage_does_not_use_is_named(place):
+    key = "deepspeed: {{zero_optimization: {{stage3_prefetch_bucket_size: 5}}}}, accelerator:"
+    (place / "keys.yaml").write_text(CLUSTER.replace("accelerator:", key).format(nodes=2))
+    _, text = shown("keys.yaml")
+    assert "unused         deepspeed.zero_optimization.stage3_prefetch_bucket_size does nothing in ZeRO 1" in text
+    assert "unused" not in shown("gpus.yaml")[1]
+
+
 def test_what_does_not_fit_is_said_with_what_to_change(place):
     fits, text = shown("gpus.yaml", "steps.model.config.sequence_length=65536")
     assert not fits

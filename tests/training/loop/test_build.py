@@ -6,26 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.ranks import VOCAB, run_ranks, tiny_config, tiny_job
+from tests.training.ranks import MIXTURE_OF_EXPERTS, VOCAB, run_ranks, tiny_config, tiny_job
 from tests.training.trials import put_together, states_held
 from training.conform.memory import memory_changes
 from training.network.build_model import build_in_memory, make_model_config
 
 FROZEN = ("model.layers.0.*",)
-MODEL = {
-    "architecture": "qwen3_moe",
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_layers": 2,
-    "num_attention_heads": 3,
-    "overrides": {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
-}
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_first_weights_are_equal_for_any_ranks_and_stage(tmp_path: Path, world_size: int) -> None:
     cases = [(0, "fp32", ()), (1, "bf16", ()), (2, "bf16", ()), (3, "fp32", ()), (3, "bf16", FROZEN), (0, "bf16", ())]
-    configs = [tiny_config(seed=7, model=MODEL, precision=precision, freeze=freeze) for _, precision, freeze in cases]
+    configs = [
+        tiny_config(seed=7, model=MIXTURE_OF_EXPERTS, precision=precision, freeze=freeze)
+        for _, precision, freeze in cases
+    ]
     jobs = [
         tiny_job(tmp_path, config, world_size=world_size, zero_stage=case[0], name=str(number))
         for number, (case, config) in enumerate(zip(cases, configs, strict=True))

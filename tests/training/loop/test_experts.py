@@ -4,15 +4,10 @@ import shutil
 
 import pytest
 
-from tests.training.ranks import run_ranks, tiny_config, tiny_job
+from tests.training.ranks import MIXTURE_OF_EXPERTS, run_ranks, tiny_config, tiny_job
 from tests.training.trials import lines, train_all, trajectory, weights
 
-MODEL = {
-    "architecture": "qwen3_moe",
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_layers": 2,
-    "num_attention_heads": 3,
+MODEL = MIXTURE_OF_EXPERTS | {
     "overrides": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
     "router_balance": 0.5,
     "router_z": 0.01,
