@@ -26,10 +26,9 @@ from cluster.executor import Rank
 from configs.training import TrainConfig
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from tests.training.trials import State, lines, put_together, state_on_disk, train_all, trainer
-from training.checkpoint.directory import directory_of
 from training.checkpoint.restore import load_checkpoint
 from training.job import Job
-from training.records import CHECKPOINTS
+from training.records import CHECKPOINTS, directory_of
 from training.zero.fragments import needed_fragments, owned_fragments
 from training.zero.process_group import join_process_group, leave_process_group
 

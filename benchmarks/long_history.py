@@ -24,11 +24,11 @@ from cluster.executor import Rank
 from pipeline.cli.status import training_rows
 from tests.training import trials
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
-from training.checkpoint.directory import directory_of, read_record
+from training.checkpoint.directory import read_record
 from training.job import Job
 from training.log.metrics_file import METRICS_FILE, read_last_metrics
 from training.loop.stop_requests import STOP_FILE
-from training.records import CHECKPOINT_FILE, CHECKPOINTS
+from training.records import CHECKPOINT_FILE, CHECKPOINTS, directory_of
 from training.zero.process_group import join_process_group, leave_process_group
 
 LOST = 20

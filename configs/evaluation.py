@@ -2,9 +2,35 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from configs.base import AddedLater, Config
+
+
+class ValidationConfig(Config):
+    """The loss on held-out text while training goes on: the same sample each time, which bears no gradient."""
+
+    every_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps between two validations; checkpoint_every_steps must be a multiple of it. Left out: as many as
+    that. There is always one after the last step."""
+
+    max_share: float = Field(default=0.01, gt=0, le=1)
+    """Largest share of the time to spend, a forward pass being a third of a step's work: it sets how many sequences are
+    validated on. All streams get equally many as far as their held-out text lasts, each at least one."""
+
+
+class CheckpointChoice(Config):
+    """Which weights of a training are taken."""
+
+    checkpoint: Annotated[Literal["last", "best"] | PositiveInt, AddedLater()] = "last"
+    """Which checkpoint: `last`, `best`, which has the lowest validation loss, or the number of its step."""
+
+    weights: Annotated[Literal["trained", "ema"], AddedLater()] = "trained"
+    """`trained`, or `ema`, the moving average that the training kept beside them."""
+
+    average: Annotated[int, Field(ge=1), AddedLater()] = 1
+    """Take the mean over so many checkpoints of checkpoint_every_steps: the chosen one and those before it, which
+    retention must have kept."""
 
 
 class MultipleChoiceConfig(Config):
@@ -21,7 +47,7 @@ class MultipleChoiceConfig(Config):
     """Seed of the wrong orders and of the position of the real text among the choices."""
 
 
-class EvaluateConfig(Config):
+class EvaluateConfig(CheckpointChoice):
     """How a model is scored on held-out documents."""
 
     documents_per_stream: int | None = Field(default=100, ge=1)
@@ -32,7 +58,7 @@ class EvaluateConfig(Config):
     """The word-order task, which lm-eval scores; null leaves it out."""
 
 
-class ExportConfig(Config):
+class ExportConfig(CheckpointChoice):
     """How the Hugging Face model directory is written."""
 
     dtype: Literal["float32", "bfloat16"] = "bfloat16"

@@ -30,7 +30,8 @@ class RetentionConfig(Config):
     """Keep also each checkpoint whose step is a multiple of this."""
 
     best: int = Field(default=0, ge=0)
-    """Keep also this many checkpoints with the lowest training loss over the steps since the checkpoint before."""
+    """Keep also this many checkpoints with the lowest validation loss, or without validation the lowest training loss
+    over the steps since the checkpoint before. The one of the lowest validation loss stays in any case."""
 
 
 class MachinesConfig(Config):

@@ -62,6 +62,21 @@ class TrainStep(_Step):
     """The stage's settings."""
 
     @model_validator(mode="after")
+    def _starts_from_one_training(self) -> Self:
+        init, is_input = self.config.init_from, "init" in self.inputs
+        if is_input and init is None:
+            raise ValueError(
+                "inputs.init is there, but no config.init_from, which says what is taken of it; set its mode"
+            )
+        if is_input and init is not None and init.path is not None:
+            raise ValueError("config.init_from.path and inputs.init both say what training starts from; keep one")
+        if not is_input and init is not None and init.path is None:
+            raise ValueError(
+                "config.init_from has no path; give one, or name the training to start from as inputs.init"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_the_steps_to_profile(self) -> Self:
         steps = self.cadence.profile_steps
         if steps and steps[1] > self.config.num_steps:

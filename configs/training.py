@@ -6,7 +6,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue, PositiveInt, field_validator, model_validator
 
 from configs.base import AddedLater, Config
+from configs.evaluation import ValidationConfig
 from configs.mixture import MixtureConfig
+from configs.optimizer import BatchRampConfig, EmaConfig, OptimizerConfig, Schedule, WsdSchedule
 
 
 class ModelConfig(Config):
@@ -52,86 +54,39 @@ class ModelConfig(Config):
     """Further keys of the transformers configuration, by their names there."""
 
 
-class OptimizerConfig(Config):
-    """How the weights are updated. Vectors, such as norms and biases, get no weight decay."""
-
-    kind: Literal["adamw", "muon"] = "adamw"
-    """`adamw` (Loshchilov and Hutter, arXiv 1711.05101), or `muon` for the matrices inside the layers (Jordan et al.,
-    2024, kellerjordan.github.io/posts/muon) with AdamW for embeddings, the output layer and vectors."""
-
-    learning_rate: float = Field(gt=0)
-    """Peak learning rate."""
-
-    weight_decay: float = Field(default=0.1, ge=0)
-    """Decoupled weight decay of matrices."""
-
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of the first moment."""
-
-    beta2: float = Field(default=0.95, ge=0, lt=1)
-    """Decay of the second moment."""
-
-    epsilon: float = Field(default=1e-8, gt=0)
-    """Added to the root of the second moment."""
-
-    muon_momentum: float = Field(default=0.95, ge=0, lt=1)
-    """Momentum of Muon; AdamW does not use it."""
-
-    muon_learning_rate: float = Field(default=0.02, gt=0)
-    """Peak learning rate of the matrices that Muon updates; it follows the same schedule."""
-
-    max_gradient_norm: float = Field(default=1.0, gt=0)
-    """A global gradient with a larger norm is scaled down to this norm."""
-
-
-class CosineSchedule(Config):
-    """Linear warm-up, then half a cosine down to a floor (arXiv 1608.03983)."""
-
-    kind: Literal["cosine"]
-    """Half a cosine."""
-
-    num_warmup_steps: int = Field(ge=0)
-    """Optimizer steps of linear warm-up."""
-
-    floor: float = Field(default=0.1, ge=0, le=1)
-    """Learning rate at the end, as a fraction of the peak."""
-
-
-class WsdSchedule(Config):
-    """Warm-up, stable, decay: linear warm-up, a constant, then a linear decay (arXiv 2404.06395)."""
-
-    kind: Literal["wsd"]
-    """Warm-up, stable, decay."""
-
-    num_warmup_steps: int = Field(ge=0)
-    """Optimizer steps of linear warm-up."""
-
-    num_decay_steps: int = Field(ge=0)
-    """Optimizer steps of the final linear decay."""
-
-    floor: float = Field(default=0.0, ge=0, le=1)
-    """Learning rate at the end, as a fraction of the peak."""
-
-
-Schedule = Annotated[CosineSchedule | WsdSchedule, Field(discriminator="kind")]
-
-
 class InitConfig(Config):
     """What training starts from, instead of random weights."""
 
-    path: str = Field(min_length=1)
-    """A Hugging Face model directory, a checkpoint that Concord wrote, or a `train` or `export` artifact (of a
-    training its last checkpoint)."""
+    path: str | None = Field(default=None, min_length=1)
+    """A Hugging Face model directory, a checkpoint that Concord wrote, or a `train` or `export` artifact. Left out: the
+    training of this recipe that the step names as its input `init`."""
 
-    mode: Literal["weights", "continue"] = "weights"
+    checkpoint: Annotated[Literal["last", "best"] | PositiveInt, AddedLater()] = "last"
+    """Which checkpoint of a training: `last`, `best`, which has the lowest validation loss, or the number of its
+    step."""
+
+    mode: Literal["weights", "continue", "new_data"] = "weights"
     """`weights`: a new training from these weights. `continue`: a checkpoint's training goes on, with its optimizer
     state, step count and place in the order of the data, so that no sample is repeated or left out; num_steps counts
-    from that training's start."""
+    from that training's start. `new_data`: a checkpoint's weights and optimizer state go on with other data: the order
+    of this recipe's corpus and mixture is read from its first sample."""
+
+    schedule: Annotated[Literal["fresh", "continued"], AddedLater()] = "fresh"
+    """For `mode: new_data`. `fresh`: steps count from 0, and the schedule begins with its warm-up. `continued`: the
+    step count goes on, so that num_steps and the schedule count from that training's start."""
 
     tokenizer: str | None = None
     """Directory with the `tokenizer.json` that the weights were trained with, if it is not the recipe's. Embedding rows
     of pieces that both tokenizers have are kept; a new piece gets the mean of the rows of the old pieces that spell
     it. Left out: the tokenizer in `path`, if there is one."""
+
+    @model_validator(mode="after")
+    def _schedule_is_for_new_data(self) -> Self:
+        if self.schedule != "fresh" and self.mode != "new_data":
+            raise ValueError(
+                f"schedule: {self.schedule} is for mode: new_data; mode: {self.mode} leaves no choice, so leave it out"
+            )
+        return self
 
 
 class SpikeConfig(Config):
@@ -212,6 +167,9 @@ class TrainConfig(Config):
     global_batch_size: int = Field(ge=1)
     """Sequences in an optimizer step, over all ranks."""
 
+    batch_ramp: Annotated[BatchRampConfig | None, AddedLater()] = None
+    """A smaller batch in the first steps; null: none."""
+
     num_steps: int = Field(ge=1)
     """Number of optimizer steps."""
 
@@ -220,6 +178,9 @@ class TrainConfig(Config):
 
     schedule: Schedule
     """The learning rate over the steps."""
+
+    ema: Annotated[EmaConfig | None, AddedLater()] = None
+    """A moving average of the weights, for `evaluate` and `export`; null: none."""
 
     mixture: MixtureConfig = MixtureConfig()
     """How often each source and language is drawn."""
@@ -245,6 +206,9 @@ class TrainConfig(Config):
     checkpoint_every_steps: int = Field(default=500, ge=1)
     """Optimizer steps between the checkpoints that a roll-back may go to. There is always one after the last step."""
 
+    validation: ValidationConfig | None = ValidationConfig()
+    """The loss on held-out text while training goes on; null: none."""
+
     stability: StabilityConfig = StabilityConfig()
     """What happens when the loss is not finite or has spikes."""
 
@@ -254,9 +218,47 @@ class TrainConfig(Config):
     freeze: tuple[str, ...] = ()
     """Patterns, such as `model.layers.*`, of the names of parameters that are not trained."""
 
+    def batch_size_at(self, step: int) -> int:
+        """Return the sequences in the optimizer step after `step` others."""
+        ramp, full = self.batch_ramp, self.global_batch_size
+        return full if ramp is None else ramp.batch_size_at(step, full=full)
+
+    def samples_before(self, step: int) -> int:
+        """Return the sequences of the first `step` optimizer steps."""
+        ramp, full = self.batch_ramp, self.global_batch_size
+        return step * full if ramp is None else ramp.samples_before(step, full=full)
+
+    def full_steps_before(self, step: int) -> float:
+        """Return how many steps of the whole batch have the sequences of the first `step` ones."""
+        return self.samples_before(step) / self.global_batch_size
+
+    @property
+    def validate_every_steps(self) -> int | None:
+        """Optimizer steps between two validations; None without any."""
+        return None if self.validation is None else self.validation.every_steps or self.checkpoint_every_steps
+
+    @model_validator(mode="after")
+    def _batch_grows(self) -> Self:
+        if self.batch_ramp is not None and self.batch_ramp.start >= self.global_batch_size:
+            raise ValueError(
+                f"batch_ramp.start is {self.batch_ramp.start}, and it is to grow to global_batch_size, "
+                f"{self.global_batch_size}; lower batch_ramp.start, or leave batch_ramp out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _checkpoints_are_validated(self) -> Self:
+        every = self.validate_every_steps
+        if every and self.checkpoint_every_steps % every:
+            raise ValueError(
+                f"validation.every_steps is {every}, and checkpoint_every_steps, {self.checkpoint_every_steps}, is no "
+                "multiple of it; make it one, so that each checkpoint has a validation loss"
+            )
+        return self
+
     @model_validator(mode="after")
     def _mixture_lasts(self) -> Self:
-        budget, tokens = self.mixture.budget, self.num_steps * self.global_batch_size * self.sequence_length
+        budget, tokens = self.mixture.budget, self.samples_before(self.num_steps) * self.sequence_length
         if budget is not None and tokens > budget:
             raise ValueError(
                 f"num_steps x global_batch_size x sequence_length are {tokens:,} tokens, and the mixture's "
@@ -267,8 +269,10 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:
         decay = self.schedule.num_decay_steps if isinstance(self.schedule, WsdSchedule) else 0
-        if self.schedule.num_warmup_steps + decay > self.num_steps:
-            raise ValueError(f"the schedule's warm-up and decay take longer than num_steps ({self.num_steps})")
+        length = self.full_steps_before(self.num_steps)
+        if self.schedule.num_warmup_steps + decay > length:
+            steps = f"{self.num_steps}" if self.batch_ramp is None else f"{self.num_steps}, or {length:g} whole batches"
+            raise ValueError(f"the schedule's warm-up and decay take longer than num_steps ({steps})")
         return self
 
     @model_validator(mode="after")

@@ -47,6 +47,9 @@ class MultipleChoice(_Entry):
 class Scores(Manifest):
     """Scores of a model on documents that it was not trained on; `samples.jsonl` holds every answer."""
 
+    step: int
+    """The optimizer step whose checkpoint was scored; of a mean over checkpoints the last."""
+
     bits_per_byte: dict[str, BitsPerByte]
     """Language -> score."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.executor import Executor
-from cluster.host.files import inside, write_text
+from cluster.host.files import write_text
 from configs.base import Artifact, UserError
 from configs.evaluation import EvaluateConfig
 from data_prep.cleaning.held_out import read_held_out, smallest_digests
@@ -19,6 +19,7 @@ from data_prep.sources.document import Document
 from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores, bits_per_byte
 from eval.word_order import Question, make_questions
 from eval.workers import Texts, WorkerPaths, score_questions, score_texts
+from training.checkpoint.choice import choose_weights
 from training.manifests import TrainedModel
 
 TEXTS_PER_ITEM = 400
@@ -61,7 +62,7 @@ def evaluate(
     if not chosen:
         raise UserError("no document is held out, so there is nothing to evaluate on; raise held_out.share or add text")
     questions = make_questions(chosen, config.multiple_choice) if config.multiple_choice else []
-    paths = WorkerPaths(inside(model.dir, model.manifest.checkpoint), tokenizer.dir, out / QUESTIONS)
+    paths = WorkerPaths(choose_weights(config, model), tokenizer.dir, out / QUESTIONS)
     work: list[Any] = [tuple(questions)] if questions else []
     texts = [document.text for document in chosen]
     work += [Texts(tuple(texts[i : i + TEXTS_PER_ITEM])) for i in range(0, len(texts), TEXTS_PER_ITEM)]
@@ -74,6 +75,7 @@ def evaluate(
     shutil.rmtree(out / "parts")
     shutil.rmtree(paths.questions.with_suffix(".cache"), ignore_errors=True)  # lm-eval's copy of the questions
     return Scores(
+        step=paths.weights.step,
         bits_per_byte=_average_bits_per_byte(chosen, nats, by=lambda document: document.language),
         bits_per_byte_by_stream=_average_bits_per_byte(
             chosen, nats, by=lambda document: f"{document.source}/{document.language}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.tokenizer.stage import HUGGING_FACE, MODEL
 from eval.word_order import Question
+from training.checkpoint.choice import ChosenWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 class WorkerPaths:
     """The files that a worker needs."""
 
-    checkpoint: Path
+    weights: ChosenWeights
     tokenizer: Path
     questions: Path
     """File to write the questions to, for lm-eval."""
@@ -35,7 +36,7 @@ def score_texts(paths: WorkerPaths, work: Texts) -> dict[str, Any]:
     from eval.likelihood import document_nats
 
     ids = encode_texts(load_sentencepiece(paths.tokenizer / MODEL), list(work.texts))
-    return {"nats": document_nats(ids, _load_model(paths.checkpoint), prefix=EOS_ID)}
+    return {"nats": document_nats(ids, _load_model(paths.weights), prefix=EOS_ID)}
 
 
 def score_questions(paths: WorkerPaths, work: tuple[Question, ...]) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def score_questions(paths: WorkerPaths, work: tuple[Question, ...]) -> dict[str,
 
     from eval.lm_eval_tasks import answer_questions, lm_eval_version
 
-    tokenizer, model = AutoTokenizer.from_pretrained(paths.tokenizer / HUGGING_FACE), _load_model(paths.checkpoint)
+    tokenizer, model = AutoTokenizer.from_pretrained(paths.tokenizer / HUGGING_FACE), _load_model(paths.weights)
     longest = int(model.config.max_position_embeddings)
     fitting = [question for question in work if _count_tokens(question, tokenizer) <= longest]
     answers = iter(answer_questions(fitting, paths.questions, model=model, tokenizer=tokenizer) if fitting else [])
@@ -62,8 +63,8 @@ def _count_tokens(question: Question, tokenizer: Any) -> int:
 
 
 @lru_cache(maxsize=1)
-def _load_model(checkpoint: Path) -> "PreTrainedModel":
+def _load_model(weights: ChosenWeights) -> "PreTrainedModel":
     from training.accelerator import find_device_type
     from training.checkpoint.load_model import load_model
 
-    return load_model(checkpoint).to(find_device_type())
+    return load_model(*weights.checkpoints, kind=weights.kind).to(find_device_type())

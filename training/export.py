@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.executor import Executor
-from cluster.host.files import inside
 from configs.base import Artifact
 from configs.evaluation import ExportConfig
 from data_prep.manifests import TrainedTokenizer
 from data_prep.tokenizer.stage import HUGGING_FACE, check_certificate
+from training.checkpoint.choice import ChosenWeights, choose_weights
 from training.manifests import ExportedModel, TrainedModel
 
 MODEL = "model"
@@ -18,7 +18,7 @@ MODEL = "model"
 
 @dataclass(frozen=True)
 class _ExportTask:
-    checkpoint: Path
+    weights: ChosenWeights
     tokenizer: Path
     model: Path
     dtype: str
@@ -34,11 +34,12 @@ def export(
 ) -> ExportedModel:
     """Write the weights in safetensors, the configuration and the certified tokenizer into one directory."""
     check_certificate(tokenizer)
-    checkpoint, files = inside(model.dir, model.manifest.checkpoint), tokenizer.dir / HUGGING_FACE
-    task = _ExportTask(checkpoint, files, out / MODEL, config.dtype)
+    task = _ExportTask(choose_weights(config, model), tokenizer.dir / HUGGING_FACE, out / MODEL, config.dtype)
     (num_bytes,) = executor.map(_write_model, [task], label="exporting")
     parameters = model.manifest.num_parameters
-    return ExportedModel(path=MODEL, dtype=config.dtype, num_parameters=parameters, num_bytes=num_bytes)
+    return ExportedModel(
+        path=MODEL, dtype=config.dtype, step=task.weights.step, num_parameters=parameters, num_bytes=num_bytes
+    )
 
 
 def _write_model(task: _ExportTask) -> int:
@@ -50,7 +51,7 @@ def _write_model(task: _ExportTask) -> int:
     from training.checkpoint.load_model import load_model
 
     shutil.rmtree(task.model, ignore_errors=True)
-    model = load_model(task.checkpoint).to(getattr(torch, task.dtype))
+    model = load_model(*task.weights.checkpoints, kind=task.weights.kind).to(getattr(torch, task.dtype))
     model.config.use_cache = True
     logging.disable_progress_bar()
     with system_errors(task.model):

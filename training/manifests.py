@@ -1,7 +1,9 @@
 """Manifests of the artifacts that training makes: a trained model, and its export."""
 
+from pathlib import Path
+
 from configs.base import Manifest
-from training.records import Rollback
+from training.records import Rollback, step_of
 
 
 class TrainedModel(Manifest):
@@ -27,6 +29,18 @@ class TrainedModel(Manifest):
 
     bits_per_byte: float
     """Training loss in bits a byte of text, over the last tenth of the steps, at least ten."""
+
+    validation_loss: float | None = None
+    """Loss on held-out text after the last step, nats a token; null without validation."""
+
+    validation_bits_per_byte: float | None = None
+    """The same in bits a byte of text."""
+
+    best_checkpoint: str | None = None
+    """Directory of the checkpoint with the lowest validation loss, relative to the artifact."""
+
+    best_validation_loss: float | None = None
+    """Its validation loss, nats a token."""
 
     loss_by_language: dict[str, float]
     """Training loss of each language over the same steps, nats a token."""
@@ -58,11 +72,19 @@ class TrainedModel(Manifest):
         return (
             f"{self.num_parameters / 1e6:.1f}M parameters, {self.num_steps:,} steps, {self.num_tokens:,} tokens: loss "
             f"from {self.first_loss:.2f} to {self.final_loss:.2f}, {abs(margin):.2f} nats {side} the unigram entropy"
+            + self._held_out()
             + "".join(f"; {trouble}" for trouble in self._troubles())
         )
 
     def main_file(self) -> str:
         return self.checkpoint
+
+    def _held_out(self) -> str:
+        if self.validation_loss is None or self.best_checkpoint is None or self.best_validation_loss is None:
+            return ""
+        best = step_of(Path(self.best_checkpoint))
+        lower = "" if best == self.num_steps else f", lowest {self.best_validation_loss:.2f} after step {best:,}"
+        return f"; held out {self.validation_loss:.2f}, {self.validation_bits_per_byte:.3f} bits a byte{lower}"
 
     def _troubles(self) -> list[str]:
         restarts = f"goodput {self.goodput:.1%} with {counted(self.num_restarts, 'restart')}"
@@ -85,12 +107,15 @@ class ExportedModel(Manifest):
     """The model directory, relative to the artifact."""
 
     dtype: str
+    step: int
+    """The optimizer step whose checkpoint it is of; of a mean over checkpoints the last."""
+
     num_parameters: int
     num_bytes: int
 
     def summary(self) -> str:
         size = f"{self.num_bytes / 2**20:.1f} MiB"
-        return f"{self.path}: {self.num_parameters / 1e6:.1f}M parameters, {self.dtype}, {size}"
+        return f"{self.path}: {self.num_parameters / 1e6:.1f}M parameters of step {self.step:,}, {self.dtype}, {size}"
 
     def main_file(self) -> str:
         return self.path

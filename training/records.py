@@ -8,6 +8,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from cluster.host.files import FileEntry
+from configs.optimizer import BatchRampConfig
 
 CHECKPOINTS = "checkpoints"
 """Directory of a training's checkpoints, in its artifact."""
@@ -122,6 +123,9 @@ class RankFileSums(BaseModel):
     """Digest of the whole file, computed while it is written, for the artifact's record; None in older checkpoints."""
 
 
+_LATER_FIELDS = ("recent", "validation_loss", "own", "batch_ramp", "num_skipped")
+
+
 class CheckpointRecord(_Frozen):
     """What is known of a checkpoint without reading its tensors."""
 
@@ -158,8 +162,27 @@ class CheckpointRecord(_Frozen):
     recent: tuple[RecentStep, ...] | None = None
     """The last steps, as many as the detection of instability needs; None in older checkpoints."""
 
+    validation_loss: float | None = None
+    """Loss on held-out text after the step, nats a token, of a checkpoint that the recipe asks for; None without
+    validation, and in older checkpoints."""
+
+    own: bool | None = None
+    """Whether the recipe asks for a checkpoint after this step; None in older checkpoints."""
+
+    batch_ramp: BatchRampConfig | None = None
+    """How the batch grew to global_batch_size, which makes the samples of the first steps a function of their number;
+    None if it was whole from the first step."""
+
+    num_skipped: int | None = None
+    """Optimizer steps that left the weights as they were; None in older checkpoints, where it is step - num_updates."""
+
     checksum: str = ""
     """Checksum of all fields above; empty until `sealed` sets it."""
+
+    def samples_before(self, step: int) -> int:
+        """Return the samples of the first `step` optimizer steps."""
+        full = self.global_batch_size
+        return step * full if self.batch_ramp is None else self.batch_ramp.samples_before(step, full=full)
 
     @model_validator(mode="after")
     def _check_checksum(self) -> Self:
@@ -172,8 +195,14 @@ class CheckpointRecord(_Frozen):
         return self.model_copy(update={"checksum": self._compute_checksum()})
 
     def _compute_checksum(self) -> str:
-        absent = {"recent"} if self.recent is None else set()  # as it was before there was such a field
+        # as it was before there were such fields
+        absent = {name for name in _LATER_FIELDS if getattr(self, name) is None}
         return xxhash.xxh3_128_hexdigest(self.model_dump_json(exclude={"checksum"} | absent).encode())
+
+
+def directory_of(root: Path, step: int) -> Path:
+    """Return where the checkpoint after `step` optimizer steps belongs."""
+    return root / f"step-{step:08d}"
 
 
 def step_of(checkpoint: Path) -> int:

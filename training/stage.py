@@ -17,7 +17,7 @@ from configs.training import CadenceConfig, TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
 from data_prep.tokenizer.stage import check_certificate
 from training.data.epochs import plan_epochs
-from training.init.locate import with_absolute_paths
+from training.init.locate import check_same_tokenizer, with_absolute_paths
 from training.job import Job
 from training.log.metrics_file import METRICS_FILE
 from training.log.notices import show_notices
@@ -33,21 +33,26 @@ def train(
     *,
     tokens: Artifact[TokenizedCorpus],
     tokenizer: Artifact[TrainedTokenizer],
+    init: Artifact[TrainedModel] | None = None,
     cadence: CadenceConfig,
     out: Path,
     executor: Executor,
 ) -> TrainedModel:
     """Train on a gang of ranks; a lost rank costs the steps since the last checkpoint.
 
+    `init` is the training that `config.init_from` starts from, if that has no path.
     Raises Stopped when a signal asked training to stop, and its work is saved.
     """
     check_certificate(tokenizer)
+    config = with_absolute_paths(config, init)
     plan_epochs(tokens, config)  # what the corpus does not allow is told before anything waits for devices
+    if config.init_from is not None and config.init_from.mode == "new_data":
+        check_same_tokenizer(config.init_from, tokenizer)
     placement = settle_placement(executor.placement(), config, vocab_size=tokenizer.manifest.vocab_size)
     executor.used_placement = placement
     session = record_session_start(out)
     end_reason: EndReason = "failed"
-    job = Job(with_absolute_paths(config), tokens, tokenizer, out, placement, session, fence_of(out), cadence)
+    job = Job(config, tokens, tokenizer, out, placement, session, fence_of(out), cadence)
     try:
         with (
             show_notices(out),

@@ -108,19 +108,20 @@ def estimate(
 
 
 def checkpoint_bytes(size: ModelSize, config: TrainConfig) -> int:
-    """Return the size of a checkpoint: fp32 weights and moments, and frozen parameters in the training's precision."""
+    """Return the size of a checkpoint: fp32 weights, moments and average, frozen parameters in the precision trained in."""
     frozen = (size.num_parameters - size.num_trained) * (2 if config.precision == "bf16" else 4)
-    return 12 * size.num_trained - 4 * size.num_muon + frozen
+    return 12 * size.num_trained - 4 * size.num_muon + 4 * size.num_averaged + frozen
 
 
 def num_on_disk(config: TrainConfig, rule: RetentionConfig) -> int:
     """Return the largest number of checkpoints at a time.
 
-    They are those kept, of which a roll-back may need the last but one, the one that is being written, and one that a
-    signal or the clock asked for.
+    They are those kept, of which a roll-back may need the last but one, the one of the lowest validation loss, the one
+    that is being written, and one that a signal or the clock asked for.
     """
     made = ceil(config.num_steps / config.checkpoint_every_steps)
-    kept = max(2, rule.newest) + rule.best + (config.num_steps // rule.every_steps if rule.every_steps else 0)
+    best = max(rule.best, int(config.validation is not None))
+    kept = max(2, rule.newest) + best + (config.num_steps // rule.every_steps if rule.every_steps else 0)
     return min(made, kept + 1) + 1
 
 

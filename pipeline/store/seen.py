@@ -1,5 +1,6 @@
 """What a checkpoint has read: its tokens by source and language, and when it read one document."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -60,7 +61,8 @@ class EpochSeen:
     """The places, in the order of samples and from 0, of the samples that hold some of it."""
 
     steps: tuple[int, ...] | None
-    """The optimizer steps, from 1, that read them; None if they cannot be told, because the batch changed its size."""
+    """The optimizer steps, from 1, that read them; None if they cannot be told, because the batch changed its size
+    otherwise than by batch_ramp, or because steps of a training on other data count, too."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,9 @@ def started_from(checkpoint: Checkpoint) -> str | None:
     """Return where the initial weights of a finished training came from; None if it continued another's order."""
     training = read_record(checkpoint.training)
     start = training.config.get("init_from") if training else None
-    return str(start["path"]) if isinstance(start, dict) and start.get("mode") != "continue" else None
+    if training is None or not isinstance(start, dict) or start.get("mode") == "continue":
+        return None
+    return training.inputs["init"].artifact if "init" in training.inputs else str(start["path"])
 
 
 def _load_text(checkpoint: Checkpoint) -> tuple[Artifact[CleanCorpus], Artifact[TokenizedCorpus]]:
@@ -176,7 +180,8 @@ def _epoch(record: CheckpointRecord, epoch: int, readings: Sequence[Reading]) ->
 
 
 def _steps(record: CheckpointRecord, places: Sequence[int]) -> tuple[int, ...] | None:
-    batch, position = record.global_batch_size, record.position
-    if count_samples_read(position, position.next_place) != record.step * batch:
+    position, steps = record.position, range(record.step)
+    if count_samples_read(position, position.next_place) != record.samples_before(record.step):
         return None
-    return tuple(sorted({count_samples_read(position, place) // batch + 1 for place in places}))
+    read = [count_samples_read(position, place) for place in places]
+    return tuple(sorted({bisect_right(steps, number, key=record.samples_before) for number in read}))

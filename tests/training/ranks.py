@@ -132,8 +132,23 @@ def tiny_corpus(directory: Path) -> Artifact[TokenizedCorpus]:
             segments.append(Segment(language=language, num_documents=9, num_tokens=tokens, num_bytes=3 * tokens))
         write_shard(directory / name, documents, dtype_for(VOCAB))
         shards.append(TokenShard(path=name, source=source, segments=tuple(segments)))
-    manifest = TokenizedCorpus(shards=tuple(shards), vocab_size=VOCAB, eos_id=1, unigram_entropy=3.5)
+    manifest = TokenizedCorpus(
+        shards=tuple(shards),
+        validation=(_held_out(directory, "web", ["de", "sw"]), _held_out(directory, "science", ["en"])),
+        vocab_size=VOCAB,
+        eos_id=1,
+        unigram_entropy=3.5,
+    )
     return Artifact(directory, manifest)
+
+
+def _held_out(directory: Path, source: str, languages: list[str]) -> TokenShard:
+    """Three documents of each language, of 20 tokens."""
+    random = np.random.default_rng(len(source))
+    documents = [[*(3 + random.integers(0, 40, size=19) ** 2 % 300).tolist(), 1] for _ in range(3 * len(languages))]
+    write_shard(directory / f"held-{source}", documents, dtype_for(VOCAB))
+    segments = [Segment(language=name, num_documents=3, num_tokens=60, num_bytes=180) for name in languages]
+    return TokenShard(path=f"held-{source}", source=source, segments=tuple(segments))
 
 
 def tiny_job(

@@ -17,9 +17,9 @@ import torch
 from cluster.host.files import sync, write_text
 from training.accelerator import is_accelerator, wait_for_stream
 from training.checkpoint import rank_file
-from training.checkpoint.directory import MODEL_CONFIG, commit_checkpoint, directory_of, partial_directory
+from training.checkpoint.directory import MODEL_CONFIG, commit_checkpoint, partial_directory
 from training.checkpoint.fragment_index import FragmentIndex, make_index
-from training.records import CheckpointRecord
+from training.records import CheckpointRecord, directory_of
 from training.zero.fragments import Fragment
 
 _POLL_SECONDS = 0.02

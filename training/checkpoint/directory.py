@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from math import prod
 from pathlib import Path
+from typing import Literal
 
 import torch
 import xxhash
@@ -60,11 +61,6 @@ def system_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def directory_of(root: Path, step: int) -> Path:
-    """Return where the checkpoint after `step` optimizer steps belongs."""
-    return root / f"step-{step:08d}"
-
-
 def partial_directory(directory: Path, start_id: str) -> Path:
     """Return where the ranks write the files of a checkpoint before it has its name; another one after each restart."""
     return directory.with_name(f".{directory.name}.{start_id}.partial")
@@ -98,15 +94,21 @@ def delete_checkpoint(directory: Path) -> None:
 
 def apply_retention(root: Path, rule: RetentionConfig, *, is_own: Callable[[int], bool], sound_step: int) -> None:
     """Delete the checkpoints that neither the rule nor a roll-back needs and nobody holds (steps_to_keep)."""
-    losses, unread = {}, set()
+    losses, validation_losses, unread = dict[int, float](), dict[int, float](), set[int]()
     for directory in list_checkpoints(root):
         try:
-            losses[step_of(directory)] = read_record(directory).loss
+            record = read_record(directory)
         except InfrastructureError:  # it may be whole
             unread.add(step_of(directory))
+            continue
         except UserError:  # a damaged one goes
             continue
-    stay = steps_to_keep(losses, rule, is_own=is_own, sound_step=sound_step) | unread
+        losses[record.step] = record.loss
+        if record.validation_loss is not None:
+            validation_losses[record.step] = record.validation_loss
+    stay = unread | steps_to_keep(
+        losses, rule, is_own=is_own, sound_step=sound_step, validation_losses=validation_losses
+    )
     for directory in list_checkpoints(root):
         if step_of(directory) not in stay:
             with unless_held(directory) as free:
@@ -185,14 +187,20 @@ def open_stored_weights(directory: Path) -> Iterator[dict[str, StoredTensor]]:
         yield {name: StoredTensor(shape, partial(read, name)) for name, shape in record.shapes.items()}
 
 
-def load_weights(directory: Path) -> dict[str, torch.Tensor]:
-    """Return every parameter by name, fp32, on the CPU, assembled from the fragments of all ranks. Raises UserError."""
+def load_weights(directory: Path, *, kind: Literal["master", "ema"] = "master") -> dict[str, torch.Tensor]:
+    """Return every parameter by name, fp32, on the CPU, assembled from the fragments of all ranks: its weights, or the
+    moving average of them. Raises UserError, also if there is no average."""
     with hold(directory):
         record = read_record(directory)
+        if kind == "ema" and not read_index(directory, record).has_kind(kind):
+            raise UserError(
+                f"checkpoint {directory} has no moving average of the weights: its training had no `ema`; take "
+                "`weights: trained`"
+            )
         flat = {name: torch.full((torch.Size(shape).numel(),), torch.nan) for name, shape in record.shapes.items()}
         for file in _rank_files(directory, record):
             with closing(file):
-                file.read(_weights_in(file, flat))
+                file.read(_weights_in(file, flat, kind))
     if missing := [name for name, tensor in flat.items() if tensor.isnan().any()]:
         raise UserError(f"checkpoint {directory} lacks parts of {missing[0]}, or they are not numbers")
     return {name: tensor.view(record.shapes[name]) for name, tensor in flat.items()}
@@ -207,8 +215,8 @@ def _rank_files(directory: Path, record: CheckpointRecord) -> Iterator[RankFile]
     return (RankFile(directory / file_stem(rank, record.world_size)) for rank in range(record.world_size))
 
 
-def _weights_in(file: RankFile, flat: dict[str, torch.Tensor]) -> Iterator[ReadRequest]:
+def _weights_in(file: RankFile, flat: dict[str, torch.Tensor], wanted: str) -> Iterator[ReadRequest]:
     for entry in file.entries:
         kind, name, offset = split_key(entry.key)
-        if kind in ("master", "frozen"):
+        if kind in (wanted, "frozen"):
             yield ReadRequest(entry.start, entry.stop, entry.dtype, flat[name][offset : offset + entry.numel])

@@ -37,6 +37,10 @@ class FragmentIndex(BaseModel):
 
     parameters: Mapping[str, _Parameter]
 
+    def has_kind(self, kind: str) -> bool:
+        """Return whether there is such a tensor of any parameter."""
+        return any(kind in parameter.kinds for parameter in self.parameters.values())
+
 
 @dataclass(frozen=True)
 class _Wanted:

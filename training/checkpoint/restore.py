@@ -19,6 +19,8 @@ from training.checkpoint.fragment_index import FragmentIndex, load_fragments
 from training.checkpoint.retention import hold
 from training.checkpoint.rollbacks import is_still_valid, position_after
 from training.records import CheckpointRecord, Position, RecentStep, Rollback, list_checkpoints, step_of
+from training.zero.config import EMA
+from training.zero.ema import begin_ema
 from training.zero.engine import set_num_updates
 from training.zero.fragments import copy_masters_to_weights, needed_fragments
 from training.zero.process_group import from_rank_0
@@ -30,16 +32,16 @@ class Progress:
 
     step: int = 0
     num_updates: int = 0
+    """Updates of the weights that the optimizer's moments have seen."""
+
+    num_skipped: int = 0
+    """Steps without an update of the weights."""
+
     num_tokens: int = 0
     position: Position = field(default_factory=Position)
     num_rollbacks: int = 0
     recent: tuple[RecentStep, ...] = ()
     """CheckpointRecord.recent; not kept up to date between checkpoints."""
-
-    @property
-    def num_skipped(self) -> int:
-        """Steps without an update of the weights."""
-        return self.step - self.num_updates
 
 
 def progress_of(record: CheckpointRecord) -> Progress:
@@ -47,6 +49,7 @@ def progress_of(record: CheckpointRecord) -> Progress:
     return Progress(
         record.step,
         record.num_updates,
+        record.step - record.num_updates if record.num_skipped is None else record.num_skipped,
         record.num_tokens,
         record.position,
         record.num_rollbacks,
@@ -137,14 +140,23 @@ def _load(engine: object, directory: Path, found: _Found | str) -> list[str]:
         return [found]
     problem = None
     try:
-        load_fragments(directory, found.index, needed_fragments(engine), world_size=found.record.world_size)
+        fragments = needed_fragments(engine)
+        if not found.index.has_kind(EMA):  # of a training that kept no average
+            fragments = (replace(one, tensors=_without_ema(one.tensors)) for one in fragments)
+        load_fragments(directory, found.index, fragments, world_size=found.record.world_size)
     except UserError as error:
         problem = error
     problems: list[UserError | None] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(problems, problem)
     for passing in (problem for problem in problems if isinstance(problem, InfrastructureError)):
         raise passing  # the checkpoint may be whole: to pass it over would lose work
+    if not found.index.has_kind(EMA):
+        begin_ema(engine)
     return list(dict.fromkeys(str(problem) for problem in problems if problem))
+
+
+def _without_ema(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {kind: tensor for kind, tensor in tensors.items() if kind != EMA}
 
 
 def _resume(engine: object, record: CheckpointRecord, rollbacks: list[Rollback], *, before: int) -> Progress:

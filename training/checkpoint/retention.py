@@ -1,11 +1,13 @@
 """Which checkpoints stay on disk, and how a reader keeps one from being deleted."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cluster.leases.flock import lock_file
 from configs.pools import RetentionConfig
+from training.checkpoint.choice import best_step
 
 _READ_LOCKS = ".leases"
 """Directory beside the checkpoints with the lock files of their readers."""
@@ -46,10 +48,16 @@ def unless_held(directory: Path) -> Iterator[bool]:
 
 
 def steps_to_keep(
-    losses: Mapping[int, float], rule: RetentionConfig, *, is_own: Callable[[int], bool], sound_step: int
+    losses: Mapping[int, float],
+    rule: RetentionConfig,
+    *,
+    is_own: Callable[[int], bool],
+    sound_step: int,
+    validation_losses: Mapping[int, float],
 ) -> set[int]:
     """Return the steps whose checkpoints stay, given the training loss of each checkpoint by step.
 
+    The one of the lowest validation loss stays always; `rule.best` counts by that loss where there is one.
     `is_own` says whether the recipe asks for a checkpoint after a step. Another, such as one that a signal asked for,
     stays only while it is the newest of all, and the rule does not count it. The newest of the recipe's own up to
     `sound_step`, after which training may have become unstable, stays for a roll-back, which could otherwise depend on
@@ -59,5 +67,8 @@ def steps_to_keep(
     stay = {max(losses)} | set(own[: rule.newest]) if losses else set()
     if rule.every_steps is not None:
         stay |= {step for step in own if step % rule.every_steps == 0}
-    ranked = sorted((step for step in own if losses[step] == losses[step]), key=lambda step: (losses[step], -step))
+    if (best := best_step(validation_losses)) is not None:
+        stay.add(best)
+    by = validation_losses or losses
+    ranked = sorted((step for step in own if math.isfinite(by.get(step, math.nan))), key=lambda step: (by[step], step))
     return stay | set(ranked[: rule.best]) | set([step for step in own if step <= sound_step][:1])

@@ -7,11 +7,11 @@ import torch
 
 from configs.base import UserError
 from training.accelerator import is_accelerator
-from training.checkpoint.directory import directory_of, load_weights
+from training.checkpoint.directory import load_weights
 from training.conform.record import Check, judged
 from training.conform.synthetic_job import Bench, make_config, make_job, train
 from training.job import Job
-from training.records import CHECKPOINTS
+from training.records import CHECKPOINTS, directory_of
 
 REPEAT_FACTOR = 4.0
 """On an accelerator, whose kernels may add in any order, a resumed training may be this many times as far from one

@@ -140,7 +140,7 @@ class _Reader:
     """Takes the steps of a trainer in order, with the reading of their data."""
 
     def __init__(self, trainer: Trainer) -> None:
-        self._trainer, self._position = trainer, trainer.state.progress.position
+        self._trainer, self._position, self._step = trainer, trainer.state.progress.position, 0
         self.inputs: deque[StepInput] = deque()
         """Those of the steps that were taken."""
         self.parts: defaultdict[str, float] = defaultdict(float)
@@ -151,7 +151,8 @@ class _Reader:
         stopwatch = self._trainer.stopwatch
         stopwatch.pop_seconds()  # the time since the step before was the other's turn
         with stopwatch.part("data"):
-            step_input = self._trainer.prefetcher.take(self._position, is_last=False)
+            step_input = self._trainer.prefetcher.take(self._position, step=self._step, is_last=False)
+        self._step += 1
         self._position = step_input.position
         take_step(self._trainer, step_input)
         self.inputs.append(step_input)

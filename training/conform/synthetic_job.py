@@ -166,8 +166,8 @@ def train(bench: Bench, job: Job) -> None:
 def read_inputs(trainer: Trainer, number: int) -> list[StepInput]:
     """Return the inputs of the first steps, on the device."""
     position, inputs = trainer.state.progress.position, []
-    for _ in range(number):
-        inputs.append(trainer.prefetcher.take(position, is_last=False))
+    for step in range(number):
+        inputs.append(trainer.prefetcher.take(position, step=step, is_last=False))
         position = inputs[-1].position
     return inputs
 

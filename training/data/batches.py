@@ -49,28 +49,23 @@ class MicroBatch:
     """(rows,) index of each row's stream."""
 
 
-class Batches:
-    """The training data of one config on one corpus, addressed by places in the order of samples.
+class Samples:
+    """The samples of a corpus: its streams cut into sequences.
 
     A stream of n tokens has n - 1 targets, cut every `sequence_length`; the last sample is shorter, never dropped,
     so in an epoch each token is a target exactly once.
     """
 
-    def __init__(self, corpus: Artifact[TokenizedCorpus], config: TrainConfig) -> None:
-        self._config = config
-        self._name = corpus.dir.resolve().name
+    def __init__(self, corpus: Artifact[TokenizedCorpus], *, sequence_length: int) -> None:
         found = {key: tokens for key, tokens in open_token_streams(corpus).items() if tokens.num_tokens > 1}
-        length = config.sequence_length
-        self.streams = [Stream(*key, -(-(tokens.num_tokens - 1) // length)) for key, tokens in found.items()]
-        _check_size(self.streams, config)
+        self._length = sequence_length
+        self.streams = [Stream(*key, -(-(tokens.num_tokens - 1) // sequence_length)) for key, tokens in found.items()]
         self._tokens = list(found.values())
         self._num_targets = np.array([tokens.num_tokens - 1 for tokens in self._tokens], dtype=np.int64)
-        phases = plan_phases(self.streams, config.mixture, sequence_length=length)
-        self._order = Order(self.streams, phases, seed=config.seed)
 
-    def order_record(self) -> OrderRecord:
-        """Return all that the order is a function of."""
-        streams = [
+    def records(self) -> tuple[StreamRecord, ...]:
+        """Return what the streams are."""
+        return tuple(
             StreamRecord(
                 source=stream.source,
                 language=stream.language,
@@ -78,23 +73,11 @@ class Batches:
                 num_bytes=tokens.num_bytes,
             )
             for stream, tokens in zip(self.streams, self._tokens, strict=True)
-        ]
-        config = self._config
-        return OrderRecord(
-            seed=config.seed,
-            sequence_length=config.sequence_length,
-            streams=tuple(streams),
-            phases=tuple(PhaseRecord(num_samples=p.num_samples, weights=p.weights) for p in self._order.phases),
-            tokens=self._name,
         )
 
-    def batch(self, places: tuple[range, ...]) -> Batch:
-        """Return the batch of the samples at the given places."""
-        pieces = [self._order.samples(piece.start, piece.stop) for piece in places]
-        stream = np.concatenate([piece.stream for piece in pieces])
-        index = np.concatenate([piece.index for piece in pieces])
-        length = self._config.sequence_length
-        targets = np.minimum(length, self._num_targets[stream] - index * length)
+    def collect(self, stream: Ints, index: Ints) -> Batch:
+        """Return the batch of some samples: the stream of each, and its number there."""
+        targets = np.minimum(self._length, self._num_targets[stream] - index * self._length)
         by_stream = np.zeros(len(self.streams), dtype=np.int64)
         np.add.at(by_stream, stream, targets)
         named = {self.streams[i].key: int(by_stream[i]) for i in np.flatnonzero(by_stream)}
@@ -122,7 +105,7 @@ class Batches:
 
     def _read(self, streams: Ints, indices: Ints, *, num_targetless: int) -> MicroBatch:
         """Read the samples; the last ones bear no loss."""
-        length = self._config.sequence_length
+        length = self._length
         tokens = np.zeros((len(streams), length + 1), dtype=np.int64)
         lengths = np.zeros(len(streams), dtype=np.int64)
         for row, (stream, index) in enumerate(zip(streams.tolist(), indices.tolist(), strict=True)):
@@ -130,6 +113,34 @@ class Batches:
             tokens[row, : len(ids)] = ids
             lengths[row] = len(ids) - 1 if row < len(streams) - num_targetless else 0
         return MicroBatch(tokens, lengths, streams)
+
+
+class Batches(Samples):
+    """The training data of one config on one corpus, addressed by places in the order of samples."""
+
+    def __init__(self, corpus: Artifact[TokenizedCorpus], config: TrainConfig) -> None:
+        super().__init__(corpus, sequence_length=config.sequence_length)
+        self._seed, self._name = config.seed, corpus.dir.resolve().name
+        _check_size(self.streams, config)
+        phases = plan_phases(self.streams, config.mixture, sequence_length=config.sequence_length)
+        self._order = Order(self.streams, phases, seed=config.seed)
+
+    def order_record(self) -> OrderRecord:
+        """Return all that the order is a function of."""
+        return OrderRecord(
+            seed=self._seed,
+            sequence_length=self._length,
+            streams=self.records(),
+            phases=tuple(PhaseRecord(num_samples=p.num_samples, weights=p.weights) for p in self._order.phases),
+            tokens=self._name,
+        )
+
+    def batch(self, places: tuple[range, ...]) -> Batch:
+        """Return the batch of the samples at the given places."""
+        pieces = [self._order.samples(piece.start, piece.stop) for piece in places]
+        stream = np.concatenate([piece.stream for piece in pieces])
+        index = np.concatenate([piece.index for piece in pieces])
+        return self.collect(stream, index)
 
 
 def check_same_order(record: OrderRecord, now: OrderRecord, *, next_place: int) -> None:

@@ -3,6 +3,7 @@
 All that a step needs goes to the device in one copy, from pinned memory, which the host does not wait for.
 """
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -42,30 +43,34 @@ class Prefetcher:
         *,
         rank: int,
         world_size: int,
-        global_batch_size: int,
+        batch_size_at: Callable[[int], int],
         micro_batch_size: int,
         equal_rows: bool,
         eos_id: int,
         device: torch.device,
     ) -> None:
-        """With `equal_rows` all micro-batches have equally many rows (Batches.micro_batches)."""
+        """`batch_size_at` gives the samples of the step after so many.
+
+        With `equal_rows` all micro-batches have equally many rows (Batches.micro_batches).
+        """
         self._batches, self._rank, self._world_size = batches, rank, world_size
-        self._global_batch_size, self._micro_batch_size = global_batch_size, micro_batch_size
+        self._batch_size_at, self._micro_batch_size = batch_size_at, micro_batch_size
         self._equal_rows, self._eos_id, self._device = equal_rows, eos_id, device
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
-        self._next: tuple[Position, Future[_HostInput]] | None = None
+        self._next: tuple[tuple[int, Position], Future[_HostInput]] | None = None
 
-    def take(self, position: Position, *, is_last: bool) -> StepInput:
-        """Return the input of the step at `position`, and begin to read the one after it, unless this is the last.
+    def take(self, position: Position, *, step: int, is_last: bool) -> StepInput:
+        """Return the input of the step after `step` others, at `position`, and begin to read the one after it.
 
-        Raises what reading it raised.
+        That is not done if this is the last. Raises what reading raised.
         """
-        if self._next is None or self._next[0] != position:  # the first step, or the first after a roll-back
-            self._next = position, self._thread.submit(self._read, position)
+        if self._next is None or self._next[0] != (step, position):  # the first step, or the first after a roll-back
+            self._next = (step, position), self._thread.submit(self._read, position, self._batch_size_at(step))
         found = self._next[1].result()
         self._next = None
         if not is_last:
-            self._next = found.position, self._thread.submit(self._read, found.position)
+            after = step + 1, found.position
+            self._next = after, self._thread.submit(self._read, found.position, self._batch_size_at(step + 1))
         flat = found.flat.to(self._device, non_blocking=True)
         parts = iter(torch.split(flat, [part.numel() for rows in found.micro_batches for part in rows]))
         moved = [[next(parts).view(part.shape) for part in rows] for rows in found.micro_batches]
@@ -76,8 +81,8 @@ class Prefetcher:
         """End the thread once it has read what it is reading."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, position: Position) -> "_HostInput":
-        places, after = take_places(position, self._global_batch_size)
+    def _read(self, position: Position, num_samples: int) -> "_HostInput":
+        places, after = take_places(position, num_samples)
         batch = self._batches.batch(places)
         micro_batches: list[tuple[torch.Tensor, ...]] = [
             (*pack_rows(micro.tokens, micro.lengths, eos_id=self._eos_id), torch.from_numpy(micro.streams))

@@ -42,7 +42,7 @@ def open_init_weights(
     Rows of the vocabulary are matched by what their pieces stand for (training/init/vocabulary_rows.py) if the weights'
     tokenizer is found. Raises UserError on the first tensor that does not fit, and if one is missing or left over.
     """
-    directory = find_weights(Path(init.path))
+    directory = find_weights(init)
     source = _configuration(directory)
     old, new = find_tokenizer(init), tokenizer.dir / HUGGING_FACE
     rows = match_rows(old, new) if old else None

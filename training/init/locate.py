@@ -1,8 +1,8 @@
 """Locates what `init_from` names: the weights, their tokenizer, and the identity of both. Imports nothing heavy.
 
 `init_from: {mode: weights}` begins here and ends in training/init/fill.py, which copies the weights into the recipe's
-model. With `mode: continue` the checkpoint is loaded by training/loop/run_state.py instead. `concord plan` calls
-`observe_init_from`, so that a training's identity changes with the files it starts from.
+model. With `mode: continue` and `new_data` the checkpoint is loaded by training/loop/run_state.py instead. `concord
+plan` calls `observe_init_from`, so that a training's identity changes with the files it starts from.
 """
 
 from pathlib import Path
@@ -11,11 +11,14 @@ from typing import TypeVar
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from cluster.storage.errors import error_class
-from configs.base import UserError
+from configs.base import Artifact, UserError
 from configs.training import InitConfig, TrainConfig
+from data_prep.manifests import TrainedTokenizer
 from data_prep.sources.document import Digest
 from data_prep.tokenizer.stage import HUGGING_FACE
-from training.records import CHECKPOINT_FILE, CheckpointRecord
+from training.checkpoint.choice import choose_checkpoints
+from training.manifests import TrainedModel
+from training.records import CHECKPOINT_FILE, CHECKPOINTS, CheckpointRecord
 
 TOKENIZER = "tokenizer.json"
 _TOKENIZER_FILES = (TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")
@@ -46,21 +49,27 @@ class _Index(BaseModel):
 R = TypeVar("R", bound=BaseModel)
 
 
-def find_weights(path: Path) -> Path:
+def find_weights(init: InitConfig) -> Path:
     """Return the directory of the weights: a Hugging Face model, or a checkpoint, which holds `CHECKPOINT_FILE`.
 
-    `path` may also be a finished artifact of `train` or `export`. Raises UserError if there are no weights.
+    The path, which must be there, may also be an artifact of `train` or `export`. Raises UserError if there are no
+    weights.
     """
+    path = path_of(init)
     if not path.is_dir():
         raise _error(path, f"is no directory that exists (seen from {Path.cwd()}); correct it")
     if record := _artifact_record(path):
         if record.stage not in _HOLDS_WEIGHTS:
             raise _error(path, f"was made by stage {record.stage!r}, which makes no weights; name one of `train`")
+        if record.stage == "train" and init.checkpoint != "last":
+            return choose_checkpoints(path / CHECKPOINTS, init.checkpoint)[0]
         return path / str(record.manifest[_HOLDS_WEIGHTS[record.stage]])
+    if isinstance(init.checkpoint, int) and (path / CHECKPOINTS).is_dir():
+        return choose_checkpoints(path / CHECKPOINTS, init.checkpoint)[0]
     if (path / CHECKPOINT_FILE).is_file() or list_weight_files(path):
         return path
-    if (path / "checkpoints").is_dir():
-        raise _error(path, "is a training that is not finished; name one of its checkpoints, in checkpoints/")
+    if (path / CHECKPOINTS).is_dir():
+        raise _error(path, "is a training that is not finished; give the step of one as init_from.checkpoint")
     if pickles := sorted(file.name for ending in ("bin", "pt", "pth") for file in path.glob(f"*.{ending}")):
         raise _error(path, f"holds a pickle, {pickles[0]}, which runs code when it is read; save it as safetensors")
     raise _error(
@@ -71,8 +80,8 @@ def find_weights(path: Path) -> Path:
 
 
 def find_checkpoint_to_continue(init: InitConfig) -> Path:
-    """Return the checkpoint whose training is continued. Raises UserError if the path does not lead to one."""
-    found = find_weights(Path(init.path))
+    """Return the checkpoint whose training goes on. Raises UserError if the path does not lead to one."""
+    found = find_weights(init)
     if not (found / CHECKPOINT_FILE).is_file():
         raise _error(
             found, "holds weights but no optimizer state to continue with; set mode: weights, or name a checkpoint"
@@ -86,7 +95,7 @@ def find_tokenizer(init: InitConfig) -> Path | None:
     Raises UserError if a named one does not exist.
     """
     if init.tokenizer is None:
-        weights = find_weights(Path(init.path))
+        weights = find_weights(init)
         directories = _tokenizers_by_lineage(weights) if (weights / CHECKPOINT_FILE).is_file() else [weights]
         return next((directory for directory in directories if (directory / TOKENIZER).is_file()), None)
     for directory in (Path(init.tokenizer), Path(init.tokenizer) / HUGGING_FACE):
@@ -109,33 +118,54 @@ def list_weight_files(directory: Path) -> list[Path]:
     return [directory / name for name in sorted(names)]
 
 
-def with_absolute_paths(config: TrainConfig) -> TrainConfig:
-    """Return the config with absolute paths, for ranks, whose working directory is another."""
-    if (init := config.init_from) is None:
+def check_same_tokenizer(init: InitConfig, tokenizer: Artifact[TrainedTokenizer]) -> None:
+    """Raise UserError if a training that is to go on was trained with another tokenizer than the recipe's."""
+    old = find_tokenizer(init)
+    if old is not None and (old / TOKENIZER).read_bytes() != (tokenizer.dir / HUGGING_FACE / TOKENIZER).read_bytes():
+        raise _error(
+            path_of(init),
+            f"was trained with the tokenizer in {old}, and the recipe has another, so its embedding would be of other "
+            "pieces; take that one, or set mode: weights, which moves the rows of the embedding",
+        )
+
+
+def path_of(init: InitConfig) -> Path:
+    """Return the path, which the recipe gives, or `with_absolute_paths` of an input."""
+    assert init.path is not None
+    return Path(init.path)
+
+
+def with_absolute_paths(config: TrainConfig, init: Artifact[TrainedModel] | None) -> TrainConfig:
+    """Return the config with absolute paths, for ranks, whose working directory is another.
+
+    `init` is the training that the step has as its input, if it has one: its path becomes that of `init_from`.
+    """
+    if (start := config.init_from) is None:
         return config
-    tokenizer = str(Path(init.tokenizer).absolute()) if init.tokenizer else None
-    moved = init.model_copy(update={"path": str(Path(init.path).absolute()), "tokenizer": tokenizer})
+    tokenizer = str(Path(start.tokenizer).absolute()) if start.tokenizer else None
+    path = path_of(start) if init is None else init.dir
+    moved = start.model_copy(update={"path": str(path.absolute()), "tokenizer": tokenizer})
     return config.model_copy(update={"init_from": moved})
 
 
 def observe_init_from(config: TrainConfig, digest: Digest) -> JsonValue:
-    """Return the identity of the weights that training starts from; None if they are random."""
-    if (init := config.init_from) is None:
+    """Return the identity of the weights that training starts from; None if they are random, or of an input."""
+    if (init := config.init_from) is None or init.path is None:
         return None
-    if init.mode == "continue":
+    if init.mode != "weights":
         find_checkpoint_to_continue(init)  # to raise now, before anything is run
     tokenizer = find_tokenizer(init) if init.mode == "weights" else None
     files = [tokenizer / name for name in _TOKENIZER_FILES] if tokenizer else []
     return {
-        "weights": _identity(Path(init.path), digest),
+        "weights": _identity(init, digest),
         "tokenizer": _digests([file for file in files if file.is_file()], digest),
     }
 
 
-def _identity(path: Path, digest: Digest) -> JsonValue:
+def _identity(init: InitConfig, digest: Digest) -> JsonValue:
     """Return the fingerprint of an artifact, or digests of files; a checkpoint's record has those of its others."""
-    found = find_weights(path)
-    if record := _artifact_record(path):
+    found = find_weights(init)
+    if record := _artifact_record(path_of(init)):
         return {"fingerprint": record.fingerprint}
     if (found / CHECKPOINT_FILE).is_file():
         return _digests([found / CHECKPOINT_FILE, found / _CONFIG], digest)

@@ -23,6 +23,27 @@ _BLOCK_BYTES = 1 << 16
 """What is read at a time from the end of the file."""
 
 
+class Validation(BaseModel):
+    """The loss on the held-out sample after a step."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    loss: float
+    """Mean over the sample's targets, nats a token."""
+
+    bits_per_byte: float
+    """The loss in bits over the bytes of its targets' text, estimated by each stream's mean bytes a token."""
+
+    nats: dict[str, float]
+    """Sum of the token losses, in nats, by `source/language`."""
+
+    targets: dict[str, int]
+    """Number of targets by `source/language`."""
+
+    bits_per_byte_by_stream: dict[str, float]
+    """The same by `source/language`."""
+
+
 class StepMetrics(BaseModel):
     """The numbers of a line: of one optimizer step, or of several that follow each other.
 
@@ -58,6 +79,9 @@ class StepMetrics(BaseModel):
     """By layer with experts, the load of the busiest expert, `max`, and of the idlest, `min`, in the last step, as a
     multiple of the mean."""
 
+    validation: Validation | None = None
+    """The validation after the last step, if there was one."""
+
     learning_rate: float
     """That of the last step."""
 
@@ -84,7 +108,7 @@ class StepMetrics(BaseModel):
     """Targets since the start of training."""
 
     tokens_per_second: float
-    """Targets over the wall time, without the time that training waited for a checkpoint or a profile."""
+    """Targets over the wall time, without the time that training waited for a checkpoint or a profile, or validated."""
 
     useful_seconds: float = 0.0
     """Such time of all steps that were kept, since the start of training."""
@@ -102,7 +126,7 @@ class StepMetrics(BaseModel):
     seconds: dict[str, float]
     """Wall time of rank 0 by part: data, forward, backward, optimizer, communication (collectives within the other
     parts, which do not count them), checkpoint (waiting for the one after the step before), profile (starting a
-    profiler, or writing what it recorded up to the step before), other."""
+    profiler, or writing what it recorded up to the step before), validation, other."""
 
     time: float
     """Unix time at the end of the last step."""

@@ -9,12 +9,13 @@ from statistics import median
 from typing import TypedDict
 
 from configs.base import UserError
+from training.checkpoint.choice import find_best
 from training.checkpoint.rollbacks import read_rollbacks
 from training.job import Job
 from training.log.metrics_file import METRICS_FILE, StepMetrics, iterate_metrics
 from training.log.sessions_file import SessionEvent, compute_goodput, read_session_events
 from training.manifests import TrainedModel
-from training.records import Rollback
+from training.records import Rollback, directory_of
 
 FINAL_STEPS = 10
 """The final loss is the mean over so many steps."""
@@ -26,6 +27,8 @@ class RunSummary(TypedDict):
     first_loss: float
     final_loss: float
     bits_per_byte: float
+    validation_loss: float | None
+    validation_bits_per_byte: float | None
     loss_by_language: dict[str, float]
     loss_by_source: dict[str, float]
     tokens_per_second: float
@@ -40,12 +43,15 @@ def summarise_training(
     job: Job, shapes: Mapping[str, tuple[int, ...]], *, num_steps: int, num_tokens: int, checkpoint: Path
 ) -> TrainedModel:
     """Make the manifest of a training that has taken its last step; `shapes` are those of its parameters by name."""
+    best = find_best(checkpoint.parent)
     return TrainedModel(
         architecture=job.config.model.architecture,
         num_parameters=sum(math.prod(shape) for shape in shapes.values()),
         num_steps=num_steps,
         num_tokens=num_tokens,
         checkpoint=str(checkpoint.relative_to(job.out)),
+        best_checkpoint=str(directory_of(checkpoint.parent, best.step).relative_to(job.out)) if best else None,
+        best_validation_loss=best.validation_loss if best else None,
         unigram_entropy=job.tokens.manifest.unigram_entropy,
         **summarise_metrics(
             iterate_metrics(job.out / METRICS_FILE),
@@ -64,12 +70,12 @@ def summarise_metrics(
     Losses are of steps with a finite loss. Raises UserError if there is none.
     """
     speeds, known_mfu, window, final = array("d"), array("d"), LossSums(), LossSums()
-    first = last = last_finite = None
+    first = last = last_finite = validation = None
     window_start = last_step
     for line in metrics:
         if last is None:
             window_start = last_step - window_length(last_step - line.step + line.num_steps)
-        last = line
+        last, validation = line, line.validation or validation
         speeds.append(line.tokens_per_second)
         known_mfu.extend([] if line.mfu is None else [line.mfu])
         if math.isfinite(line.loss):
@@ -85,6 +91,8 @@ def summarise_metrics(
         first_loss=first.loss,
         final_loss=last_finite.loss if final.loss is None else final.loss,
         bits_per_byte=window.bits_per_byte,
+        validation_loss=validation.loss if validation else None,
+        validation_bits_per_byte=validation.bits_per_byte if validation else None,
         loss_by_language=window.loss_by(language_of),
         loss_by_source=window.loss_by(source_of),
         tokens_per_second=median(speeds),

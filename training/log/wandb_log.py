@@ -116,7 +116,7 @@ class WandbLog:
 
 def _row(metrics: StepMetrics) -> dict[str, Any]:
     """Return the step's numbers under flat names; those that are not known are left out."""
-    nested = {"seconds", "nats", "targets", "terms", "expert_load", "gradient_norms"}
+    nested = {"seconds", "nats", "targets", "terms", "expert_load", "gradient_norms", "validation"}
     row = metrics.model_dump(exclude=nested | {"time"}, exclude_none=True)
     row |= metrics.terms
     row |= {f"gradient_norms/{part}": norm for part, norm in metrics.gradient_norms.items()}
@@ -124,6 +124,9 @@ def _row(metrics: StepMetrics) -> dict[str, Any]:
     by_stream = {stream: metrics.nats[stream] / number for stream, number in metrics.targets.items() if number}
     for which, by_layer in metrics.expert_load.items():
         row |= {f"expert_load/{which}/layer_{layer}": load for layer, load in enumerate(by_layer)}
+    if (found := metrics.validation) is not None:
+        row |= {"validation/loss": found.loss, "validation/bits_per_byte": found.bits_per_byte}
+        row |= {f"validation/bits_per_byte/{stream}": value for stream, value in found.bits_per_byte_by_stream.items()}
     return row | {f"loss_by_stream/{stream}": loss for stream, loss in by_stream.items()}
 
 

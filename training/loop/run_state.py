@@ -2,7 +2,8 @@
 
 When ranks start, after a kill as for the first time, RunState does the following; all of it is collective:
 
-1. It finds where this training began: step 0, or the checkpoint that `init_from: {mode: continue}` names.
+1. It finds where this training began: step 0, or the checkpoint that `init_from` names, with `mode: continue` and
+   `new_data`; with the latter the data is read from the first sample of its order.
 2. Rank 0 deletes partial checkpoints and those that a roll-back abandoned.
 3. It builds the engine (training/loop/build.py), whose weights are zeros.
 4. `restore` (training/checkpoint/restore.py) loads the newest checkpoint that every rank finds whole, and returns its
@@ -149,13 +150,19 @@ class RunState:
             return Progress(), None
         directory = find_checkpoint_to_continue(init)
         record = read_record(directory)
-        check_same_order(record.order, self._order, next_place=record.position.next_place)
+        begin = progress_of(record)
+        if init.mode == "continue":
+            check_same_order(record.order, self._order, next_place=record.position.next_place)
+        elif init.schedule == "fresh":
+            return Progress(num_updates=record.num_updates), directory
+        else:
+            begin = Progress(step=record.step, num_updates=record.num_updates)
         if record.step >= self._job.config.num_steps:
             raise UserError(
                 f"init_from: {directory} is of step {record.step} already; num_steps counts from the start of that "
                 f"training, so it must be greater than {record.step}"
             )
-        return progress_of(record), directory
+        return begin, directory
 
     def _clean_checkpoints(self) -> str:
         """Delete checkpoints that do not count; return an id, the same on all ranks and new at each call."""

@@ -16,17 +16,18 @@ from training.accelerator import device_name, peak_memory_bytes
 from training.checkpoint.restore import Progress
 from training.data.batches import Batch
 from training.job import Job
-from training.log.metrics_file import METRICS_FILE, MetricsFile, StepMetrics
+from training.log.metrics_file import METRICS_FILE, MetricsFile, StepMetrics, Validation
 from training.log.notices import Notices
 from training.log.sessions_file import record_gang_start
 from training.log.summary import parts_of_summary
 from training.log.wandb_log import WandbLog
+from training.loop.run_state import RunState
 from training.loop.step import StepResult
 from training.network.compile import count_graphs
 from training.records import OrderRecord
-from training.sizing.flops import mfu
+from training.sizing.flops import flops_per_token, mfu
 
-_NOT_USEFUL = ("checkpoint", "profile")
+_NOT_USEFUL = ("checkpoint", "profile", "validation")
 """Parts of a step's time in which training waits for something else."""
 
 
@@ -43,6 +44,9 @@ class _LoggedStep:
     wall: float
     """Seconds from the end of the step before to its own."""
 
+    validation: Validation | None
+    """The validation after it, if there was one."""
+
 
 class StepLog:
     """Writes down each step. A context manager; only rank 0 has one."""
@@ -53,26 +57,24 @@ class StepLog:
         job: Job,
         order: OrderRecord,
         notices: Notices,
+        state: RunState,
         *,
-        first_step: int,
-        progress: Progress,
         device: torch.device,
         hosts: list[str],
-        attention: str,
-        flops_per_token: float | None,
     ) -> None:
-        """Drop the metrics after `progress`, and record that the ranks, on `hosts`, have started with `attention`.
-
-        `first_step` is the step that the training began after. `flops_per_token` is None if the model's are not known.
-        """
+        """Drop the metrics after the step that `state` is at, and record that the ranks, on `hosts`, have started."""
+        progress, built = state.progress, state.built
         self._notices, self._num_ranks, self._device = notices, rank.world_size, device
-        self._flops_per_token, self._peak_flops = flops_per_token, peak_flops(device_name(device))
+        self._flops_per_token = flops_per_token(
+            built.config.to_dict(), built.shapes, sequence_length=job.config.sequence_length
+        )
+        self._peak_flops = peak_flops(device_name(device))
         self._bytes_per_token = {f"{s.source}/{s.language}": s.num_bytes / s.num_tokens for s in order.streams}
         self._streams = list(self._bytes_per_token)
         self._stragglers = StragglerDetector(hosts)
         self.file = MetricsFile(job.out / METRICS_FILE, step=progress.step)
         self._log_every_steps = job.cadence.log_every_steps
-        self._ends_of_lines = parts_of_summary(first_step, job.config.num_steps)
+        self._ends_of_lines = parts_of_summary(state.first.step, job.config.num_steps)
         self._line: list[_LoggedStep] = []
         """The steps of the line that is under way."""
         self._clock, self._num_graphs = time.perf_counter(), count_graphs()
@@ -85,7 +87,7 @@ class StepLog:
             zero_stage=job.placement.zero_stage,
             hosts=hosts,
             device=device_name(device),
-            attention=attention,
+            attention=built.traits.attention,
             lost_steps=self.file.lost_steps,
             lost_until=self.file.lost_until,
         )
@@ -113,11 +115,13 @@ class StepLog:
         first_place: int,
         learning_rate: float,
         seconds: dict[str, float],
+        validation: Validation | None,
     ) -> None:
         """Take down a step, `progress` being that after it; write its line if it is the last of one."""
         wall, self._clock = time.perf_counter() - self._clock, time.perf_counter()
-        self._line.append(_LoggedStep(result, batch, progress, first_place, learning_rate, seconds, wall))
-        if progress.step % self._log_every_steps == 0 or progress.step in self._ends_of_lines:
+        self._line.append(_LoggedStep(result, batch, progress, first_place, learning_rate, seconds, wall, validation))
+        ends = progress.step % self._log_every_steps == 0 or progress.step in self._ends_of_lines
+        if ends or validation is not None:
             self.end_line()
         for text in self._stragglers.add_step(result.own_seconds):
             self._notices.add(text)
@@ -161,6 +165,7 @@ class StepLog:
             targets=targets,
             terms=_mean_terms(counted),
             expert_load=_expert_load(last.result.expert_counts),
+            validation=last.validation,
             learning_rate=last.learning_rate,
             gradient_norm=_largest([step.result.gradient_norm for step in steps]),
             gradient_norms=next((s.result.gradient_norms for s in reversed(steps) if s.result.gradient_norms), {}),

@@ -10,11 +10,12 @@ import torch
 
 from cluster.executor import Rank, Resized
 from training.checkpoint.async_save import Saver
-from training.checkpoint.directory import apply_retention, directory_of
+from training.checkpoint.directory import apply_retention
 from training.data.batches import Batches
 from training.data.prefetch import Prefetcher
 from training.data.tokens_read import count_tokens_read
 from training.job import Job
+from training.log.metrics_file import Validation
 from training.log.notices import Notices
 from training.log.summary import summarise_training
 from training.loop.deterministic import deterministic_kernels
@@ -25,17 +26,18 @@ from training.loop.spikes import Instability, InstabilityDetector, num_steps_rem
 from training.loop.step import RankStatus, Stepper, StepResult
 from training.loop.step_log import StepLog
 from training.loop.stop_requests import RequestPoller, Stopped, TrainingRequests
+from training.loop.validate import make_validator
 from training.loop.watchdog import START_TIMEOUT_FACTOR, Watchdog
 from training.manifests import TrainedModel
-from training.records import CheckpointRecord, RecentStep
-from training.sizing.flops import flops_per_token
+from training.records import CheckpointRecord, RecentStep, directory_of
 from training.zero.communication import time_collectives, time_waits
+from training.zero.ema import decay_after, update_ema
 from training.zero.engine import set_learning_rate
 from training.zero.fragments import owned_fragments
 from training.zero.process_group import join_process_group, leave_process_group
 from training.zero.step_timing import Stopwatch
 
-_NOT_OWN_WORK = ("communication", "checkpoint", "profile", "other")
+_NOT_OWN_WORK = ("communication", "checkpoint", "profile", "validation", "other")
 """Parts of a step whose time does not show how fast a rank is."""
 
 
@@ -72,7 +74,7 @@ class Trainer:
             self.batches,
             rank=rank.index,
             world_size=rank.world_size,
-            global_batch_size=job.config.global_batch_size,
+            batch_size_at=job.config.batch_size_at,
             micro_batch_size=job.placement.micro_batch_size,
             equal_rows=job.placement.compile,
             eos_id=job.tokenizer.manifest.eos_id,
@@ -87,8 +89,15 @@ class Trainer:
             rank, job, hosts=hosts, stopwatch=self.stopwatch, watchdog=watchdog, notices=self.notices
         )
         self.profiler.note_start(self.state.progress.step)
-        self.step_log = self._make_step_log(hosts) if rank.index == 0 else None
+        self.step_log = (
+            StepLog(rank, job, self.order, self.notices, self.state, device=device, hosts=hosts)
+            if rank.index == 0
+            else None
+        )
         self.nats, self.num_targets, self.own_seconds = 0.0, 0, 0.0
+        self.validation_loss: float | None = None
+        """Loss of the validation after the last step, if there was one."""
+        self.validator = make_validator(rank, job, device, notify=self.notices.add)
         self._prepare_to_train()
 
     def run(self) -> TrainedModel | None:
@@ -135,10 +144,10 @@ class Trainer:
         self.watchdog.beat("reading a batch", timeout_factor=timeout_factor)
         with self.stopwatch.part("data"):
             is_last = state.progress.step + 1 == config.num_steps
-            step_input = self.prefetcher.take(state.progress.position, is_last=is_last)
+            step_input = self.prefetcher.take(state.progress.position, step=state.progress.step, is_last=is_last)
         batch = step_input.batch
         self._seed_dropout()
-        factor = learning_rate_factor(config.schedule, state.progress.step, num_steps=config.num_steps)
+        factor = learning_rate_factor(config, state.progress.step)
         learning_rate = config.optimizer.learning_rate * factor
         set_learning_rate(state.engine, learning_rate)
         status = RankStatus(self.requests.poll(), self.saver.failed, self.own_seconds)
@@ -150,16 +159,21 @@ class Trainer:
             timeout_factor=timeout_factor,
             with_gradient_norms=norms_every is not None and (state.progress.step + 1) % norms_every == 0,
         )
+        if result.updated and config.ema is not None:
+            with self.stopwatch.part("optimizer"):
+                update_ema(state.engine, decay=decay_after(config.ema, state.progress.num_updates + 1))
         self.saver.advance(result.num_failed_saves)
         self.recent.append(RecentStep(loss=result.loss, updated=result.updated, first_place=step_input.first_place))
         state.progress = replace(
             state.progress,
             step=state.progress.step + 1,
             num_updates=state.progress.num_updates + result.updated,
+            num_skipped=state.progress.num_skipped + (not result.updated),
             num_tokens=state.progress.num_tokens + batch.num_targets,
             position=step_input.position,
         )
         self.nats, self.num_targets = self.nats + sum(result.nats), self.num_targets + batch.num_targets
+        validation = self._validate(timeout_factor)
         seconds = self.stopwatch.pop_seconds()
         self.own_seconds = sum(value for part, value in seconds.items() if part not in _NOT_OWN_WORK)
         if self.step_log:
@@ -170,8 +184,20 @@ class Trainer:
                 first_place=step_input.first_place,
                 learning_rate=learning_rate,
                 seconds=seconds,
+                validation=validation,
             )
         return result
+
+    def _validate(self, timeout_factor: float) -> Validation | None:
+        """Validate, if that is due after the step that was just taken."""
+        step, every = self.state.progress.step, self.config.validate_every_steps
+        self.validation_loss = None
+        if self.validator is None or every is None or not (step % every == 0 or step == self.config.num_steps):
+            return None
+        with self.stopwatch.part("validation"):
+            found = self.validator.run(self.state.engine, self.watchdog, timeout_factor=timeout_factor)
+        self.validation_loss = found.loss
+        return found
 
     def _seed_dropout(self) -> None:
         """Seed the generator of dropout by step and rank alone, so that a resumed run draws the same."""
@@ -182,6 +208,7 @@ class Trainer:
         """Begin to save a checkpoint. The loop waits for the copy to host memory, and for the save before to end."""
         self._finish_save()
         progress = self.state.progress
+        own = is_own_checkpoint(self.config, progress.step)
         record = CheckpointRecord(
             step=progress.step,
             num_updates=progress.num_updates,
@@ -193,6 +220,10 @@ class Trainer:
             num_rollbacks=progress.num_rollbacks,
             loss=self.nats / max(1, self.num_targets),
             recent=tuple(self.recent),
+            validation_loss=self.validation_loss if own else None,
+            own=own,
+            batch_ramp=self.config.batch_ramp,
+            num_skipped=progress.num_skipped,
             world_size=self.rank.world_size,
             zero_stage=self.job.placement.zero_stage,
             shapes=self.state.built.shapes,
@@ -203,7 +234,7 @@ class Trainer:
         self.sound_step = progress.step - self.detector.num_bad
         with self.stopwatch.part("checkpoint"):
             self.saver.begin(record, owned_fragments(self.state.engine))
-        if is_own_checkpoint(self.config, progress.step):
+        if own:
             self.nats, self.num_targets = 0.0, 0
         self.requests.clear_save_request()
 
@@ -287,20 +318,3 @@ class Trainer:
         self.stopwatch.pop_seconds()  # the time before belongs to no step
         if self.step_log:
             self.step_log.start_clock()
-
-    def _make_step_log(self, hosts: list[str]) -> StepLog:
-        built = self.state.built
-        return StepLog(
-            self.rank,
-            self.job,
-            self.order,
-            self.notices,
-            first_step=self.state.first.step,
-            progress=self.state.progress,
-            device=self.device,
-            hosts=hosts,
-            attention=built.traits.attention,
-            flops_per_token=flops_per_token(
-                built.config.to_dict(), built.shapes, sequence_length=self.config.sequence_length
-            ),
-        )

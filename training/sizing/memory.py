@@ -139,9 +139,12 @@ def _gradients(size: ModelSize, setting: TrainingLayout) -> int:
 
 
 def _optimizer(size: ModelSize, setting: TrainingLayout) -> int:
-    """Return the bytes of moments and of fp32 weights, which without ZeRO in fp32 are the parameters themselves."""
+    """Return the bytes of moments, of a moving average, and of fp32 weights.
+
+    The latter are the parameters themselves without ZeRO in fp32.
+    """
     num_adamw = size.num_trained - size.num_muon
-    moments = 4 * (len(ADAMW_MOMENTS) * num_adamw + len(MUON_MOMENTS) * size.num_muon)
+    moments = 4 * (len(ADAMW_MOMENTS) * num_adamw + len(MUON_MOMENTS) * size.num_muon + size.num_averaged)
     masters = 0 if setting.zero_stage == 0 and setting.precision == "fp32" else 4 * size.num_trained
     return _shard(moments + masters, setting)
 

@@ -19,6 +19,9 @@ class ModelSize:
     num_muon: int
     """Elements of those that Muon updates: one moment an element instead of two."""
 
+    num_averaged: int
+    """Elements of those that a moving average is kept of: all that are trained, or none."""
+
     largest_muon: int
     """Elements of the largest parameter that Muon updates; 0 if there is none."""
 

@@ -72,6 +72,7 @@ def measure_model(found: ModelParameters, config: TrainConfig) -> ModelSize:
         num_parameters=found.num_parameters,
         num_trained=sum(trained.values()),
         num_muon=sum(map(prod, muon)),
+        num_averaged=0 if config.ema is None else sum(trained.values()),
         largest_muon=max(map(prod, muon), default=0),
         largest_muon_matrix=max(map(prod, of_shape), default=0),
         muon_of_one_shape=max(of_shape.values(), default=0),

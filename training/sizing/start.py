@@ -95,4 +95,4 @@ def _checkpoint_bytes(size: ModelSize, setting: TrainingLayout) -> int:
     num_adamw = size.num_trained - size.num_muon
     per_adamw, per_muon = 4 * (1 + len(ADAMW_MOMENTS)), 4 * (1 + len(MUON_MOMENTS))
     frozen = setting.width * (size.num_parameters - size.num_trained)
-    return -(-(per_adamw * num_adamw + per_muon * size.num_muon + frozen) // setting.num_ranks)
+    return -(-(per_adamw * num_adamw + per_muon * size.num_muon + 4 * size.num_averaged + frozen) // setting.num_ranks)

@@ -45,6 +45,9 @@ collectives, and batches that keep a GPU busy, in 64 MiB of fp32."""
 ADAMW_MOMENTS, MUON_MOMENTS = ("exp_avg", "exp_avg_sq"), ("momentum_buffer",)
 """The fp32 tensors that each optimizer keeps beside the master weights, each with an element for each of theirs."""
 
+EMA = "ema"
+"""The moving average of the masters, kept as a further one of these if the recipe asks for it."""
+
 
 @dataclass(frozen=True)
 class Buffers:

@@ -32,6 +32,7 @@ from training.network.compile import decoder_layers
 from training.network.packed_lm import PackedLM
 from training.zero.communication import overlap_reductions
 from training.zero.config import ADAMW_MOMENTS, MUON_MOMENTS, JsonDict, deepspeed_config
+from training.zero.ema import allocate_ema, begin_ema
 from training.zero.fragments import ReadWeights, base_optimizer, fill_weights, list_masters
 from training.zero.muon import MuonWithAdamW
 from training.zero.optimizers import make_optimizer
@@ -99,6 +100,8 @@ def make_engine(
     if isinstance(optimizer, MuonWithAdamW):
         optimizer.attach_engine(engine)
     set_num_updates(engine, 0)
+    if config.ema is not None:
+        allocate_ema(engine)
     return engine
 
 
@@ -153,6 +156,7 @@ def restart_from(engine: deepspeed.DeepSpeedEngine, read: ReadWeights) -> None:
                 moment.zero_()
     set_num_updates(engine, 0)
     fill_weights(engine, read)
+    begin_ema(engine)
 
 
 @contextmanager

@@ -6,7 +6,8 @@ import torch
 from transformers import PreTrainedModel
 
 from configs.base import UserError
-from configs.training import OptimizerConfig, TrainConfig
+from configs.optimizer import OptimizerConfig
+from configs.training import TrainConfig
 from training.zero.config import is_frozen, is_updated_by_muon
 from training.zero.muon import MuonWithAdamW
 

@@ -22,7 +22,6 @@ from training.checkpoint.async_save import Saver
 from training.checkpoint.directory import (
     apply_retention,
     delete_unfinished,
-    directory_of,
     load_weights,
     read_index,
     read_record,
@@ -38,6 +37,7 @@ from training.records import (
     CheckpointRecord,
     OrderRecord,
     Position,
+    directory_of,
     list_checkpoints,
     rank_file_digests,
 )

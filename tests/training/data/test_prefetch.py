@@ -23,7 +23,7 @@ def batches_of(directory: Path) -> Batches:
 
 
 def prefetcher(batches: Batches, *, rank: int = 0, world_size: int = 1, **changes: Any) -> Prefetcher:
-    sizes = {"global_batch_size": BATCH, "micro_batch_size": 2, "equal_rows": False} | changes
+    sizes = {"batch_size_at": lambda step: BATCH, "micro_batch_size": 2, "equal_rows": False} | changes
     return Prefetcher(batches, rank=rank, world_size=world_size, eos_id=1, device=torch.device("cpu"), **sizes)
 
 
@@ -42,7 +42,7 @@ def test_steps_are_those_of_the_order(tmp_path: Path, world_size: int) -> None:
     for rank in range(world_size):
         reader, position = prefetcher(batches, rank=rank, world_size=world_size), Position()
         for step in range(6):
-            found = reader.take(position, is_last=step == 5)
+            found = reader.take(position, step=step, is_last=step == 5)
             assert tokens_of(found) == expected(batches, position, rank=rank, world_size=world_size, size=2)
             assert found.first_place == step * BATCH
             for rows, streams in found.micro_batches:
@@ -64,11 +64,11 @@ def test_the_next_step_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
 
     batches.batch = batch  # type: ignore[method-assign]
     reader = prefetcher(batches)
-    first = reader.take(Position(), is_last=False)
+    first = reader.take(Position(), step=0, is_last=False)
     assert reader._next is not None
     reader._next[1].result()
     assert [place for place, _ in read] == [0, BATCH] and main not in [thread for _, thread in read]
-    reader.take(first.position, is_last=True)
+    reader.take(first.position, step=1, is_last=True)
     assert [place for place, _ in read] == [0, BATCH], "after the last step nothing is read"
     reader.close()
 
@@ -76,9 +76,9 @@ def test_the_next_step_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
 def test_after_a_roll_back_what_was_read_ahead_is_not_used(tmp_path: Path) -> None:
     batches = batches_of(tmp_path)
     reader = prefetcher(batches)
-    reader.take(Position(), is_last=False)
+    reader.take(Position(), step=0, is_last=False)
     elsewhere = skip_places(Position(), 5, 12)
-    found = reader.take(elsewhere.model_copy(update={"next_place": 3}), is_last=True)
+    found = reader.take(elsewhere.model_copy(update={"next_place": 3}), step=1, is_last=True)
     assert tokens_of(found) == expected(
         batches, Position(next_place=3, skipped=((5, 12),)), rank=0, world_size=1, size=2
     )
@@ -97,9 +97,9 @@ def test_what_reading_ahead_raises_is_raised_when_the_step_is_asked_for(tmp_path
 
     batches.batch = batch  # type: ignore[method-assign]
     reader = prefetcher(batches)
-    first = reader.take(Position(), is_last=False)
+    first = reader.take(Position(), step=0, is_last=False)
     with pytest.raises(UserError, match="shard b is missing"):
-        reader.take(first.position, is_last=False)
+        reader.take(first.position, step=1, is_last=False)
     reader.close()
 
 
@@ -108,7 +108,7 @@ def test_equal_rows_are_filled_up_without_loss(tmp_path: Path, world_size: int) 
     batches, targets, shapes = batches_of(tmp_path), 0, set()
     for rank in range(world_size):
         reader = prefetcher(batches, rank=rank, world_size=world_size, equal_rows=True)
-        found = reader.take(Position(), is_last=True)
+        found = reader.take(Position(), step=0, is_last=True)
         shapes |= {tuple(rows.tokens.shape) for rows, _ in found.micro_batches}
         targets += sum(int(rows.lengths.sum()) for rows, _ in found.micro_batches)
         reader.close()

@@ -12,7 +12,6 @@ from configs.base import InfrastructureError, UserError
 from configs.training import InitConfig
 from tests.training.init.initial_files import RECORD, RIVERS, our_own, save_record
 from tests.training.ranks import tiny_config
-from training.checkpoint.directory import directory_of
 from training.init.locate import (
     find_checkpoint_to_continue,
     find_tokenizer,
@@ -21,6 +20,7 @@ from training.init.locate import (
     observe_init_from,
     with_absolute_paths,
 )
+from training.records import directory_of
 
 
 def hugging_face(directory: Path) -> Path:
@@ -39,7 +39,7 @@ def checkpoint(directory: Path) -> Path:
 
 def error_of(path: Path) -> str:
     with pytest.raises(UserError) as caught:
-        find_weights(path)
+        find_weights(InitConfig(path=str(path)))
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
     return str(caught.value)
 
@@ -56,13 +56,13 @@ def observed(path: Path, calls: list[Path] | None = None, **init: str) -> object
 def test_weights_are_found_in_every_kind_of_directory(tmp_path: Path) -> None:
     model = hugging_face(tmp_path / "hub")
     step = checkpoint(directory_of(tmp_path / "train-1" / "checkpoints", 7))
-    assert find_weights(model) == model
-    assert find_weights(step) == step
+    assert find_weights(InitConfig(path=str(model))) == model
+    assert find_weights(InitConfig(path=str(step))) == step
     assert "not finished; name one of its checkpoints" in error_of(tmp_path / "train-1")
     save_record(tmp_path / "train-1", "train", checkpoint="checkpoints/step-00000007")
-    assert find_weights(tmp_path / "train-1") == step
+    assert find_weights(InitConfig(path=str(tmp_path / "train-1"))) == step
     exported = hugging_face(tmp_path / "export-1" / "model")
-    assert find_weights(save_record(tmp_path / "export-1", "export", path="model")) == exported
+    assert find_weights(InitConfig(path=str(save_record(tmp_path / "export-1", "export", path="model")))) == exported
 
 
 def test_files_of_a_sharded_model_are_those_of_its_index(tmp_path: Path) -> None:
@@ -130,11 +130,11 @@ def test_the_tokenizer_of_a_checkpoint_is_found_by_lineage(
 def test_a_training_with_absolute_paths_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     our_own(hugging_face(tmp_path / "hub"), RIVERS, 320)
     monkeypatch.chdir(tmp_path)
-    config = with_absolute_paths(tiny_config(init_from={"path": "hub", "tokenizer": "hub"}))
+    config = with_absolute_paths(tiny_config(init_from={"path": "hub", "tokenizer": "hub"}), None)
     monkeypatch.chdir("/")
     assert config.init_from is not None
-    assert find_weights(Path(config.init_from.path)) == find_tokenizer(config.init_from) == tmp_path / "hub"
-    assert with_absolute_paths(tiny_config()) == tiny_config()
+    assert find_weights(config.init_from) == find_tokenizer(config.init_from) == tmp_path / "hub"
+    assert with_absolute_paths(tiny_config(), None) == tiny_config()
 
 
 def test_identity_is_of_the_bytes_that_count(tmp_path: Path) -> None:

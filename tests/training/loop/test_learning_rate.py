@@ -1,15 +1,19 @@
 """The learning rate over the steps."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.training import CosineSchedule, Schedule, WsdSchedule
+from configs.optimizer import CosineSchedule, Schedule, WsdSchedule
+from tests.training.ranks import tiny_config
 from training.loop.learning_rate import learning_rate_factor
 
 
-def factors(schedule: Schedule, num_steps: int) -> list[float]:
-    return [learning_rate_factor(schedule, step, num_steps=num_steps) for step in range(num_steps)]
+def factors(schedule: Schedule, num_steps: int, **changes: Any) -> list[float]:
+    config = tiny_config(schedule=schedule.model_dump(), num_steps=num_steps, **changes)
+    return [learning_rate_factor(config, step) for step in range(num_steps)]
 
 
 def test_cosine_rises_to_the_peak_and_falls_to_the_floor() -> None:
@@ -19,7 +23,8 @@ def test_cosine_rises_to_the_peak_and_falls_to_the_floor() -> None:
     assert rates[54] == pytest.approx(0.6)  # half-way
     assert rates[29] == pytest.approx(0.2 + 0.8 * (1 + 2**-0.5) / 2)  # a quarter
     assert rates[-1] == pytest.approx(0.2, abs=1e-3)
-    assert learning_rate_factor(schedule, 104, num_steps=104) == pytest.approx(0.2)
+    config = tiny_config(schedule=schedule.model_dump(), num_steps=104)
+    assert learning_rate_factor(config, 104) == pytest.approx(0.2)
 
 
 def test_wsd_stays_at_the_peak_until_a_linear_decay() -> None:
@@ -37,6 +42,27 @@ def test_wsd_of_another_length_is_the_same_until_the_decay() -> None:
 def test_no_warmup_begins_at_the_peak() -> None:
     assert factors(CosineSchedule(kind="cosine", num_warmup_steps=0), 10)[0] == 1
     assert factors(WsdSchedule(kind="wsd", num_warmup_steps=0, num_decay_steps=0), 3) == [1, 1, 1]
+
+
+def test_a_ramp_of_the_batch_goes_through_the_schedule_by_samples() -> None:
+    """Two sequences a step, then four, six, eight: the rate of each step is that of the whole batches read before."""
+    ramp = {"start": 2, "increment": 2, "steps_per_increment": 4}
+    for schedule in (
+        CosineSchedule(kind="cosine", num_warmup_steps=0, floor=0.1),
+        WsdSchedule(kind="wsd", num_warmup_steps=0, num_decay_steps=6),
+    ):
+        ramped = factors(schedule, 24, global_batch_size=8, batch_ramp=ramp)
+        samples = [2 * 4, 4 * 4, 6 * 4]
+        whole = sum(samples) // 8  # six whole batches in the first twelve steps
+        assert ramped[12:] == pytest.approx(factors(schedule, whole + 12, global_batch_size=8)[whole:])
+        assert ramped[4] == pytest.approx(factors(schedule, whole + 12, global_batch_size=8)[1])
+
+
+def test_warm_up_by_samples_reaches_the_peak_with_the_last_of_them() -> None:
+    schedule = CosineSchedule(kind="cosine", num_warmup_steps=2)
+    ramp = {"start": 1, "increment": 3, "steps_per_increment": 4}
+    rates = factors(schedule, 40, global_batch_size=4, batch_ramp=ramp)
+    assert rates[:5] == pytest.approx([1 / 8, 2 / 8, 3 / 8, 4 / 8, 1])
 
 
 schedules = st.one_of(

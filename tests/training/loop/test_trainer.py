@@ -56,7 +56,7 @@ def plain_torch(job: Job) -> tuple[dict[str, torch.Tensor], list[float], list[fl
     size = config.global_batch_size
     for step in range(config.num_steps):
         for group in optimizer.param_groups:
-            group["lr"] = 0.01 * learning_rate_factor(config.schedule, step, num_steps=config.num_steps)
+            group["lr"] = 0.01 * learning_rate_factor(config, step)
         chosen = batches.batch((range(step * size, (step + 1) * size),))
         (batch,) = batches.micro_batches(chosen, rank=0, world_size=1, size=100)
         rows = zip(torch.from_numpy(batch.tokens), batch.lengths.tolist(), strict=True)

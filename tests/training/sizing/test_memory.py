@@ -16,6 +16,7 @@ MEDIUM = ModelSize(
     num_parameters=12_193_152,
     num_trained=12_193_152,
     num_muon=0,
+    num_averaged=0,
     largest_muon=0,
     largest_muon_matrix=0,
     muon_of_one_shape=0,

@@ -1,0 +1,57 @@
+"""What a training is validated on: a fixed sample of held-out text, of every source in every language."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from configs.base import Artifact
+from configs.training import TrainConfig
+from data_prep.manifests import TokenizedCorpus
+from data_prep.tokens.mixture import fill
+from training.data.batches import Batch, Samples
+
+FORWARD_SHARE = 1 / 3
+"""Work of a forward pass as a share of a step's, whose backward pass takes twice as much."""
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """The samples of one validation on all ranks, the same each time."""
+
+    samples: Samples
+    batch: Batch
+
+    bytes_per_token: dict[str, float]
+    """Mean UTF-8 bytes of a token of held-out text, by `source/language`."""
+
+    share: float
+    """Predicted share of the time that validating takes, of the work of the steps between."""
+
+    @property
+    def streams(self) -> list[str]:
+        """The streams' names, by their number in the batch."""
+        return list(self.bytes_per_token)
+
+
+def choose_validation_set(corpus: Artifact[TokenizedCorpus], config: TrainConfig) -> ValidationSet | None:
+    """Choose what a training is validated on; None if the recipe asks for nothing, or no text is held out.
+
+    Each stream gets equally many sequences, as far as its held-out text lasts, from its beginning, where the smallest
+    digests are: so a larger sample only adds to a smaller one. One sequence of each is taken in any case.
+    """
+    held_out = corpus.manifest.model_copy(update={"shards": corpus.manifest.validation})
+    samples = Samples(Artifact(corpus.dir, held_out), sequence_length=config.sequence_length)
+    if config.validation is None or config.validate_every_steps is None or not samples.streams:
+        return None
+    between = config.validate_every_steps * config.global_batch_size
+    budget = config.validation.max_share * between / FORWARD_SHARE
+    sizes = [stream.num_samples for stream in samples.streams]
+    counts = [max(1, int(count)) for count in fill(budget, [1.0] * len(sizes), sizes)]
+    stream = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+    index = np.concatenate([np.arange(count, dtype=np.int64) for count in counts])
+    return ValidationSet(
+        samples,
+        samples.collect(stream, index),
+        {f"{s.source}/{s.language}": s.num_bytes / s.num_tokens for s in samples.records()},
+        share=FORWARD_SHARE * sum(counts) / between,
+    )

@@ -1,0 +1,102 @@
+"""Validation on one rank: forward passes over the held-out samples, and the collective that sums up their losses."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from cluster.executor import Rank
+from configs.training import TrainConfig
+from training.data.validation import ValidationSet, choose_validation_set
+from training.job import Job
+from training.log.metrics_file import Validation
+from training.loop.watchdog import Watchdog
+from training.manifests import counted
+from training.network.packed_rows import PackedRows, pack_rows
+
+
+def make_validator(rank: Rank, job: Job, device: torch.device, *, notify: Callable[[str], None]) -> "Validator | None":
+    """Return what validates a training; None if it asks for none or no text is held out. Rank 0 says which it is."""
+    chosen = choose_validation_set(job.tokens, job.config)
+    if rank.index == 0 and job.config.validation is not None:
+        notify(_describe(chosen, job.config))
+    if chosen is None:
+        return None
+    return Validator(
+        chosen,
+        rank,
+        device,
+        micro_batch_size=job.placement.micro_batch_size,
+        equal_rows=job.placement.compile,
+        eos_id=job.tokenizer.manifest.eos_id,
+    )
+
+
+def _describe(chosen: ValidationSet | None, config: TrainConfig) -> str:
+    if chosen is None:
+        return "no text is held out, so there is no validation; raise held_out.share, or set validation: null"
+    assert config.validation is not None
+    beyond = ", more than validation.max_share, since each stream needs one"
+    sample = f"{counted(len(chosen.batch.stream), 'sequence')} of {counted(len(chosen.streams), 'stream')}"
+    return (
+        f"validation every {config.validate_every_steps:,} steps, on {sample}: {chosen.share:.2%} of the time by "
+        f"reckoning{beyond if chosen.share > config.validation.max_share * 1.001 else ''}"
+    )
+
+
+class Validator:
+    """Takes the loss of a model on a validation set."""
+
+    def __init__(
+        self,
+        chosen: ValidationSet,
+        rank: Rank,
+        device: torch.device,
+        *,
+        micro_batch_size: int,
+        equal_rows: bool,
+        eos_id: int,
+    ) -> None:
+        self._chosen, self._rank, self._device = chosen, rank, device
+        self._micro_batch_size, self._equal_rows, self._eos_id = micro_batch_size, equal_rows, eos_id
+
+    def run(self, engine: Any, watchdog: Watchdog, *, timeout_factor: float) -> Validation:
+        """Return the losses of the engine's weights as they are, which stay as they are. Collective.
+
+        The same on all ranks. Each pass may take `timeout_factor` times the watchdog's timeout.
+        """
+        nats = torch.zeros(len(self._chosen.streams), dtype=torch.float64, device=self._device)
+        micro_batches = self._chosen.samples.micro_batches(
+            self._chosen.batch,
+            rank=self._rank.index,
+            world_size=self._rank.world_size,
+            size=self._micro_batch_size,
+            equal_rows=self._equal_rows,
+        )
+        engine.eval()
+        try:
+            for number, micro in enumerate(micro_batches):
+                watchdog.beat(f"a validation pass, the {number + 1}.", timeout_factor=timeout_factor)
+                rows = pack_rows(micro.tokens, micro.lengths, eos_id=self._eos_id)
+                with torch.no_grad():
+                    found = engine(PackedRows(*(part.to(self._device) for part in rows)))
+                streams = torch.from_numpy(micro.streams).to(self._device)
+                nats.index_add_(0, streams, found.row_nats.double())
+        finally:
+            engine.train()
+        torch.distributed.all_reduce(nats)
+        return self._sum_up(nats.tolist())
+
+    def _sum_up(self, nats: list[float]) -> Validation:
+        chosen = self._chosen
+        by_stream = dict(zip(chosen.streams, nats, strict=True))
+        targets = chosen.batch.targets_by_stream
+        num_bytes = {stream: number * chosen.bytes_per_token[stream] for stream, number in targets.items()}
+        return Validation(
+            loss=sum(nats) / chosen.batch.num_targets,
+            bits_per_byte=sum(nats) / math.log(2) / sum(num_bytes.values()),
+            nats=by_stream,
+            targets=targets,
+            bits_per_byte_by_stream={s: by_stream[s] / math.log(2) / size for s, size in num_bytes.items()},
+        )
