@@ -108,7 +108,7 @@ def estimate(
 
 
 def checkpoint_bytes(size: ModelSize, config: TrainConfig) -> int:
-    """Return the size of a checkpoint: fp32 weights, moments and average, frozen parameters in the precision trained in."""
+    """Return the size of a checkpoint: fp32 weights, moments and average, and frozen parameters as they are trained."""
     frozen = (size.num_parameters - size.num_trained) * (2 if config.precision == "bf16" else 4)
     return 12 * size.num_trained - 4 * size.num_muon + 4 * size.num_averaged + frozen
 

@@ -21,7 +21,7 @@ def scores(**bits: float) -> Scores:
     task = MultipleChoice(
         chance=0.25, total=Accuracy(num_questions=8, num_right=3), by_language={}, num_left_out=0, lm_eval_version="1"
     )
-    return Scores(bits_per_byte=by_language, bits_per_byte_by_stream={}, multiple_choice=task)
+    return Scores(step=1, bits_per_byte=by_language, bits_per_byte_by_stream={}, multiple_choice=task)
 
 
 def test_every_language_counts_the_same_in_the_mean() -> None:

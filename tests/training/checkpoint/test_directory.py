@@ -70,7 +70,7 @@ def shares(whole: State, rank: int, world_size: int) -> Iterator[Fragment]:
         first += size
 
 
-def record(step: int, *, world_size: int, shapes: Any = None, loss: float = 1.0) -> CheckpointRecord:
+def record(step: int, *, world_size: int, shapes: Any = None, loss: float = 1.0, **more: Any) -> CheckpointRecord:
     order = OrderRecord(seed=0, sequence_length=8, streams=(), phases=(), tokens="tokenize-0")
     return CheckpointRecord(
         step=step,
@@ -86,6 +86,7 @@ def record(step: int, *, world_size: int, shapes: Any = None, loss: float = 1.0)
         zero_stage=1,
         shapes=shapes or SHAPES,
         files={},
+        **more,
     )
 
 
@@ -448,8 +449,20 @@ def test_everything_is_on_disk_before_the_checkpoint_has_its_name(tmp_path: Path
 LOSSES = {10: 5.0, 20: 3.0, 30: 4.0, 40: float("nan"), 50: 4.5}
 
 
-def kept(rule: RetentionConfig, *, own: set[int] | None = None, sound_step: int = 50) -> set[int]:
-    return steps_to_keep(LOSSES, rule, is_own=(own or set(LOSSES)).__contains__, sound_step=sound_step)
+def kept(
+    rule: RetentionConfig,
+    *,
+    own: set[int] | None = None,
+    sound_step: int = 50,
+    validation_losses: dict[int, float] | None = None,
+) -> set[int]:
+    return steps_to_keep(
+        LOSSES,
+        rule,
+        is_own=(own or set(LOSSES)).__contains__,
+        sound_step=sound_step,
+        validation_losses=validation_losses or {},
+    )
 
 
 def test_what_is_kept_follows_the_rule() -> None:
@@ -457,7 +470,15 @@ def test_what_is_kept_follows_the_rule() -> None:
     assert kept(RetentionConfig(newest=2)) == {40, 50}
     assert kept(RetentionConfig(newest=1, every_steps=20)) == {20, 40, 50}
     assert kept(RetentionConfig(newest=1, best=2)) == {20, 30, 50}
-    assert steps_to_keep({}, RetentionConfig(), is_own=lambda step: True, sound_step=0) == set()
+    nothing = steps_to_keep({}, RetentionConfig(), is_own=lambda step: True, sound_step=0, validation_losses={})
+    assert nothing == set()
+
+
+def test_the_lowest_validation_loss_stays_whatever_the_rule_and_the_best_go_by_it() -> None:
+    held_out = {10: 2.5, 20: 2.0, 30: 1.5, 40: float("nan"), 50: 1.5}
+    assert kept(RetentionConfig(newest=1), validation_losses=held_out) == {30, 50}
+    assert kept(RetentionConfig(newest=1, best=3), validation_losses=held_out) == {20, 30, 50}
+    assert kept(RetentionConfig(newest=1), validation_losses={40: float("nan")}) == {50}
 
 
 def test_a_checkpoint_that_the_recipe_does_not_ask_for_stays_while_it_is_the_newest() -> None:

@@ -58,9 +58,10 @@ def test_weights_are_found_in_every_kind_of_directory(tmp_path: Path) -> None:
     step = checkpoint(directory_of(tmp_path / "train-1" / "checkpoints", 7))
     assert find_weights(InitConfig(path=str(model))) == model
     assert find_weights(InitConfig(path=str(step))) == step
-    assert "not finished; name one of its checkpoints" in error_of(tmp_path / "train-1")
+    assert "not finished; give the step of one as init_from.checkpoint" in error_of(tmp_path / "train-1")
     save_record(tmp_path / "train-1", "train", checkpoint="checkpoints/step-00000007")
     assert find_weights(InitConfig(path=str(tmp_path / "train-1"))) == step
+    assert find_weights(InitConfig(path=str(tmp_path / "train-1"), checkpoint=7)) == step
     exported = hugging_face(tmp_path / "export-1" / "model")
     assert find_weights(InitConfig(path=str(save_record(tmp_path / "export-1", "export", path="model")))) == exported
 

@@ -43,6 +43,7 @@ class Kind:
 
 UNTIED = {"model": {**SMALL, "tie_word_embeddings": False}}
 FROZEN = {"freeze": ["model.layers.0.*", "model.embed_tokens.weight"]}
+AVERAGED = {"ema": {"decay": 0.9}}
 MUON = {"optimizer": {"learning_rate": 0.01, "kind": "muon"}}
 
 SAVED = {
@@ -54,6 +55,8 @@ SAVED = {
     "frozen in stage 3": Kind(2, 3, changes=FROZEN),
     "Muon": Kind(2, 2, changes=MUON),
     "Muon in stage 3": Kind(3, 3, changes=MUON),
+    "averaged": Kind(2, 2, changes=AVERAGED | FROZEN),
+    "averaged in stage 3": Kind(3, 3, changes=AVERAGED | MUON),
     "offloaded": Kind(2, 2, pool={"offload_optimizer": True}),
 }
 INTO = [(1, 0), (2, 1), (3, 2), (2, 3)]
@@ -78,6 +81,7 @@ def test_every_number_survives_into_other_layouts(saved, tmp_path):
     kind, job = saved
     before = state_on_disk(job.out / "checkpoints" / f"step-{STEPS:08d}")
     moments = {"exp_avg", "exp_avg_sq"} | ({"momentum_buffer"} if "optimizer" in kind.changes else set())
+    moments |= {"ema"} if "ema" in kind.changes else set()
     assert before.keys() == {"master", *moments, *(["frozen"] if "freeze" in kind.changes else [])}
     for world_size, stage in INTO:
         into = Kind(world_size, stage, kind.precision, changes=kind.changes).job(tmp_path, name=f"{world_size}-{stage}")

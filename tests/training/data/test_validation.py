@@ -1,0 +1,52 @@
+"""Which held-out samples a training is validated on."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.training.ranks import tiny_config, tiny_corpus
+from training.data.validation import choose_validation_set
+
+
+def test_every_stream_gets_equally_many_as_far_as_its_text_lasts(tmp_path: Path) -> None:
+    """Each of the three streams has 60 tokens held out, so 59 targets in four sequences of 16."""
+    found = choose_validation_set(tiny_corpus(tmp_path), tiny_config())
+    assert found is not None
+    assert found.streams == ["science/en", "web/de", "web/sw"]
+    assert found.batch.stream.tolist() == [0, 1, 2], "one each, although 1% of two steps of five is less"
+    assert found.share == pytest.approx(3 / 3 / 10)
+    whole = tiny_config(validation={"max_share": 1.0})
+    found = choose_validation_set(tiny_corpus(tmp_path), whole)
+    assert found is not None
+    assert found.batch.stream.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert found.batch.index.tolist() == [0, 1, 2, 3] * 3
+    assert found.batch.num_targets == 3 * 59
+    assert found.bytes_per_token == {"science/en": 3.0, "web/de": 3.0, "web/sw": 3.0}
+
+
+def test_the_sample_costs_no_more_than_its_share(tmp_path: Path) -> None:
+    """A forward pass over r rows between steps of b rows costs r / 3b: 2% of 2 x 50 rows is six."""
+    config = tiny_config(global_batch_size=50, validation={"max_share": 0.02}, num_steps=2)
+    found = choose_validation_set(tiny_corpus(tmp_path), config)
+    assert found is not None
+    assert len(found.batch.stream) == 6
+    assert found.share == pytest.approx(0.02)
+
+
+def test_a_larger_sample_holds_a_smaller_one(tmp_path: Path) -> None:
+    shares = (0.1, 0.2, 0.6, 1.0)
+    samples = []
+    for share in shares:
+        found = choose_validation_set(tiny_corpus(tmp_path), tiny_config(validation={"max_share": share}))
+        assert found is not None
+        samples.append(set(zip(found.batch.stream.tolist(), found.batch.index.tolist(), strict=True)))
+    assert samples == sorted(samples, key=len)
+    assert all(small <= large for small, large in pairwise(samples))
+
+
+def test_nothing_is_validated_on_if_nothing_is_held_out_or_wanted(tmp_path: Path) -> None:
+    corpus = tiny_corpus(tmp_path)
+    assert choose_validation_set(corpus, tiny_config(validation=None)) is None
+    bare = corpus.manifest.model_copy(update={"validation": ()})
+    assert choose_validation_set(type(corpus)(tmp_path, bare), tiny_config()) is None
