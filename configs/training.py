@@ -35,6 +35,11 @@ class ModelConfig(Config):
     tie_word_embeddings: bool = False
     """Use one matrix for the input embedding and the output layer."""
 
+    depth_scaled_init: Annotated[bool, AddedLater()] = False
+    """Draw the first weights of the matrices that write to the residual stream, the output projections of attention and
+    feed-forward layers, with a standard deviation smaller by 1 / sqrt(2 x num_layers), so that the stream's variance
+    does not grow with depth (GPT-2; Megatron-LM's `scaled_init_method_normal`)."""
+
     router_balance: float = Field(default=0.01, ge=0)
     """Weight of the load-balancing loss of a mixture of experts; without experts it does nothing."""
 

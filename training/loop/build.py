@@ -64,6 +64,8 @@ def build_engine(job: Job, device: torch.device, *, notify: Callable[[str], None
     notify(f"attention: {describe_attention(traits)}")
     _check_it_fits(job, traits.attention)
     model, initial_weights = build_model(settings, activation_checkpointing=placement.activation_checkpointing)
+    if config.model.depth_scaled_init:
+        initial_weights.scale_residual_outputs(config.model.num_layers)
     set_attention(model, traits.attention)
     freeze_parameters(model, config.freeze)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}

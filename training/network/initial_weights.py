@@ -11,6 +11,7 @@ Nemotron-H, is initialised whole by transformers itself, in host memory, from on
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 from transformers.initialization import TORCH_INIT_FUNCTIONS, no_tie_weights
+
+from configs.base import UserError
 
 BLOCK_ELEMENTS = 1 << 16
 """Elements that are drawn by one generator, which is made for them. Part of what the numbers are."""
@@ -39,6 +42,11 @@ _DEFAULTS: dict[str, tuple[float, ...]] = {
     "fill_": (0.0,),
 }
 """The writes that can be repeated on any piece of a tensor, with their arguments where they are left out."""
+
+_RESIDUAL_OUTPUT = re.compile(
+    r"\.(?:o_proj|out_proj|down_proj|c_proj|fc2|w2|dense_4h_to_h|(?:self_attn|attention|self_attention)\.dense)(?:\.weight)?$"
+)
+"""Names of the matrices that write to the residual stream, in transformers' architectures."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -79,6 +87,32 @@ class InitialWeights:
                 model.get_buffer(name).copy_(values[name])
         self._wholes: dict[int, dict[str, torch.Tensor]] = {}
         """By seed, the parameters that cannot be drawn in pieces, until `release`."""
+        self._scales: dict[str, np.float32] = {}
+
+    def scale_residual_outputs(self, num_layers: int) -> None:
+        """Have the matrices that write to the residual stream be smaller by 1 / sqrt(2 x num_layers).
+
+        Raises UserError if the model's layers have none of the known names, or have a rule of their own for them.
+        """
+        outputs = [name for name in self._shapes if _RESIDUAL_OUTPUT.search(name)]
+        deviations = {name: self._deviation(name) for name in self._shapes if len(self._shapes[name]) > 1}
+        others = {deviation for name, deviation in deviations.items() if name not in outputs and deviation}
+        if len(outputs) < 2 * num_layers:
+            raise UserError(
+                "model.depth_scaled_init: the layers of this architecture have no output projections by a name that is "
+                "known, such as o_proj and down_proj; leave it out"
+            )
+        if any(deviations[name] is None or deviations[name] not in others for name in outputs):
+            raise UserError(
+                "model.depth_scaled_init: this architecture draws the weights of its output projections by a rule of its "
+                "own; leave it out"
+            )
+        self._scales = dict.fromkeys(outputs, np.float32(1 / math.sqrt(2 * num_layers)))
+
+    def _deviation(self, name: str) -> float | None:
+        """Return the standard deviation that a parameter is drawn with, if it is drawn with one."""
+        last = self._writes[name][-1] if name in self._writes else None
+        return last.arguments[1] if last is not None and last.kind in ("normal_", "trunc_normal_") else None
 
     def draw(self, seed: int, name: str, offset: int, into: torch.Tensor) -> None:
         """Fill a one-dimensional tensor, of any device and precision, with elements of a parameter from `offset` on.
@@ -106,6 +140,7 @@ class InitialWeights:
             last = min((block + 1) * BLOCK_ELEMENTS, offset + len(out))
             for number, write in enumerate(self._writes[name]):
                 _apply(write, first, out[first - offset : last - offset], address=f"{seed}/{number}/{name}")
+            out[first - offset : last - offset] *= self._scales.get(name, np.float32(1))
 
         blocks = range(offset // BLOCK_ELEMENTS, -(-(offset + len(out)) // BLOCK_ELEMENTS))
         if len(blocks) < 2:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from configs.base import UserError
 from training.network.build_model import build_model
 from training.network.initial_weights import BLOCK_ELEMENTS, InitialWeights
 
@@ -128,3 +129,39 @@ def test_the_numbers_are_these() -> None:
     _, weights = build_model(settings_of("llama"))
     found = drawn(weights, "model.layers.0.self_attn.q_proj.weight", 3, seed=0)
     assert found.tolist() == pytest.approx([-0.001205944106914103, 0.010566087439656258, 0.017297888174653053])
+
+
+OUTPUTS = {
+    "llama": {"self_attn.o_proj.weight", "mlp.down_proj.weight"},
+    "qwen3_moe": {"self_attn.o_proj.weight", "mlp.experts.down_proj"},
+    "gpt_neox": {"attention.dense.weight", "mlp.dense_4h_to_h.weight"},
+    "phi": {"self_attn.dense.weight", "mlp.fc2.weight"},
+    "olmo2": {"self_attn.o_proj.weight", "mlp.down_proj.weight"},
+}
+
+
+@pytest.mark.parametrize("architecture", OUTPUTS)
+def test_only_what_writes_to_the_residual_stream_is_scaled_with_depth(architecture: str) -> None:
+    settings = AutoConfig.for_model(architecture, vocab_size=500, **ARCHITECTURES.get(architecture, SIZES))
+    model, plain = build_model(settings)
+    _, scaled = build_model(settings)
+    scaled.scale_residual_outputs(2)
+    changed = set()
+    for name, parameter in model.named_parameters():
+        before, after = drawn(plain, name, parameter.numel()), drawn(scaled, name, parameter.numel())
+        if not torch.equal(before, after):
+            changed.add(name.partition("layers.")[2].partition(".")[2])
+            torch.testing.assert_close(after, before / 2)  # 1 / sqrt(2 x 2)
+            piece = torch.empty(7)
+            scaled.draw(1, name, 3, piece)
+            assert torch.equal(piece, after[3:10])
+    assert changed == OUTPUTS[architecture]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "reason"), [("gpt2", "a rule of its own"), ("mamba", "by a name that is known")]
+)
+def test_an_architecture_that_cannot_be_scaled_with_depth_is_refused(architecture: str, reason: str) -> None:
+    _, weights = build_model(settings_of(architecture))
+    with pytest.raises(UserError, match=reason):
+        weights.scale_residual_outputs(2)
