@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from statistics import fmean, median
 
@@ -19,8 +20,9 @@ from pipeline.stages import STAGES
 from pipeline.store.artifact import BUILD_COUNT_FILE, RECORD, load_artifact, parse_record
 from pipeline.store.lineage import duration, find_record
 from pipeline.store.remote import UNFINISHED
-from training.data.epochs import describe_epochs, epochs_read
-from training.log.metrics_file import METRICS_FILE, StepMetrics, read_recent_metrics
+from training.checkpoint.choice import find_best
+from training.data.epochs import describe_epochs, read_epochs
+from training.log.metrics_file import METRICS_FILE, StepMetrics, iterate_metrics_backwards, read_recent_metrics
 from training.log.sessions_file import (
     GangStart,
     Goodput,
@@ -32,7 +34,10 @@ from training.log.sessions_file import (
 )
 from training.log.summary import seconds_by_part
 from training.manifests import counted
-from training.records import CHECKPOINT_FILE, CHECKPOINTS, CheckpointRecord, newest_checkpoint
+from training.records import CHECKPOINTS, directory_of, newest_checkpoint
+
+_MAX_LINES_BACK = 10_000
+"""Lines of the metrics that the newest validation is looked for in."""
 
 _RECENT_LINES = 20
 """Speed, time by part and time left are taken over so many lines of the metrics."""
@@ -115,6 +120,7 @@ def training_rows(directory: Path, num_steps: int | None, *, running: bool) -> l
     rows = [
         ("step", _progress(last.step, num_steps, recent if running else [])),
         ("loss", f"{last.loss:.3f} nats a token, {last.bits_per_byte:.3f} bits per byte"),
+        *_held_out(directory),
         ("learning rate", f"{last.learning_rate:.3g}"),
         ("speed", f"{speed:,.0f} tokens/s, {describe_mfu(last.mfu, device)}"),
         *([("ranks", describe_ranks(newest))] if newest else []),
@@ -130,16 +136,24 @@ def training_rows(directory: Path, num_steps: int | None, *, running: bool) -> l
     return rows
 
 
+def _held_out(directory: Path) -> list[tuple[str, str]]:
+    """Return the newest validation, and which checkpoint has the lowest of its losses."""
+    lines = islice(iterate_metrics_backwards(directory / METRICS_FILE), _MAX_LINES_BACK)
+    last = next((line for line in lines if line.validation is not None), None)
+    if last is None or last.validation is None:
+        return []
+    best = find_best(directory / CHECKPOINTS)
+    lowest = f"; best checkpoint: step {best.step:,}, {best.validation_loss:.3f}" if best else ""
+    loss, bits = last.validation.loss, last.validation.bits_per_byte
+    return [("held out", f"{loss:.3f} nats a token, {bits:.3f} bits per byte after step {last.step:,}{lowest}")]
+
+
 def _epochs(directory: Path, saved_step: int | None) -> list[tuple[str, str]]:
     """Return how often each stream was read up to the newest checkpoint; nothing if that is gone by now."""
     if not saved_step:
         return []
-    file = directory / CHECKPOINTS / f"step-{saved_step:08d}" / CHECKPOINT_FILE
-    try:
-        record = CheckpointRecord.model_validate_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValidationError):  # deleted meanwhile, or damaged, which the next start says
-        return []
-    return [("epochs", f"{describe_epochs(epochs_read(record))} (up to the checkpoint)")]
+    found = read_epochs(directory_of(directory / CHECKPOINTS, saved_step))
+    return [("epochs", f"{describe_epochs(found)} (up to the checkpoint)")] if found else []
 
 
 def describe_mfu(value: float | None, device: str) -> str:

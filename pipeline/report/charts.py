@@ -81,6 +81,11 @@ class LineChart:
     line: str = ""
     """The points as SVG takes them, x in percent; empty if nothing was recorded."""
 
+    second: str = ""
+    """The points of a second line; empty if there is none."""
+
+    second_label: str = ""
+
     x_ticks: tuple[Label, ...] = ()
     y_ticks: tuple[Label, ...] = ()
     references: tuple[Label, ...] = ()
@@ -132,6 +137,27 @@ class BarChart:
     bottom: int = 2
 
 
+@dataclass(frozen=True)
+class _Scales:
+    """Where a value stands in a plot: along x in percent, along y in pixels from the top."""
+
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+    height: int
+
+    def across(self, x: float) -> float:
+        return 100 * min(1.0, max(0.0, (x - self.x_low) / (self.x_high - self.x_low)))
+
+    def down(self, y: float) -> float:
+        return self.height * (self.y_high - y) / (self.y_high - self.y_low)
+
+    def along(self, line: Sequence[tuple[float, float]]) -> str:
+        """Return the points of a line as SVG takes them."""
+        return " ".join(f"{self.across(x):.3f},{self.down(y):.2f}" for x, y in line)
+
+
 def line_chart(
     points: Sequence[tuple[float, float]],
     *,
@@ -142,36 +168,36 @@ def line_chart(
     marks: Sequence[Mark] = (),
     from_zero: bool = False,
     height: int = 220,
+    second: Sequence[tuple[float, float]] = (),
+    second_label: str = "",
 ) -> LineChart:
-    """Lay out a line through points in order of x, with horizontal reference lines.
+    """Lay out a line through points in order of x, and a `second` one on the same scales, with horizontal references.
 
     Points that are not finite, or beyond 1e100, are left out. A few points far above all others do not rule the scale:
     the line is cut there (see `scale_limit`). Of more than 1,200 points the means of neighbours are drawn.
     """
-    finite = [(x, y) for x, y in points if abs(x) < _MAX_VALUE and abs(y) < _MAX_VALUE]  # neither NaN nor infinite
+    finite, others = _drawable(points), _drawable(second)
     if not finite:
         return LineChart(title, x_label, y_label, height=20, left=0, right=0, top=0, bottom=0)
-    ys, held = [y for _, y in finite], [reference.value for reference in references]
+    ys = [y for _, y in finite]
+    held = [*(reference.value for reference in references), *(y for _, y in others)]
     y_low = min([*ys, *held, 0.0] if from_zero else [*ys, *held])
     y_values = ticks(*padded(y_low, scale_limit(ys, held)), outward=True)
     drawn = thin([(x, min(y, y_values[-1])) for x, y in finite])
     x_low, x_high = padded(finite[0][0], finite[-1][0])
     end = significant(finite[-1][1])
-
-    def across(x: float) -> float:
-        return 100 * min(1.0, max(0.0, (x - x_low) / (x_high - x_low)))
-
-    def down(y: float) -> float:
-        return height * (y_values[-1] - y) / (y_values[-1] - y_values[0])
-
+    scales = _Scales(x_low, x_high, y_values[0], y_values[-1], height)
+    across, down = scales.across, scales.down
     return LineChart(
         title,
         x_label,
         y_label,
         height,
+        second=scales.along(thin(others)) if others else "",
+        second_label=f"{second_label}, {significant(others[-1][1])} at the end" if others else "",
         left=_width(format_ticks(y_values)) + 10,
         right=max(_width([end]) + 14, 24),
-        line=" ".join(f"{across(x):.3f},{down(y):.2f}" for x, y in drawn),
+        line=scales.along(drawn),
         x_ticks=_place_ticks(ticks(x_low, x_high), across),
         y_ticks=_place_ticks(y_values, down),
         references=_place_references(references, [down(reference.value) for reference in references]),
@@ -225,6 +251,11 @@ def bar_chart(
         note_right=note_right,
         top=_HEAD_PIXELS if reference or any(heads) else 4,
     )
+
+
+def _drawable(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points without those that are not finite, or too large for a scale."""
+    return [(x, y) for x, y in points if abs(x) < _MAX_VALUE and abs(y) < _MAX_VALUE]
 
 
 def _point(x: float, y: float) -> str:

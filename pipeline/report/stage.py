@@ -28,10 +28,12 @@ from pipeline.report.training import TrainingPart, read_series, training_part
 from pipeline.store.artifact import Record, load_artifact
 from pipeline.store.lineage import GONE, ancestry, duration
 from training.log.metrics_file import METRICS_FILE, iterate_metrics
-from training.log.sessions_file import read_session_events
 from training.manifests import ExportedModel, TrainedModel, counted
 
 REPORT_FILE = "report.html"
+
+_NOTED_RISE = 0.01
+"""Nats by which the held-out loss ends above its lowest before the page says so in its first sentence."""
 
 
 class Report(Manifest):
@@ -92,9 +94,7 @@ def report(
     records = _merge_ancestries([artifact.dir for artifact in given.values()])
     series = read_series(iterate_metrics(model.dir / METRICS_FILE))
     tokenized = tokens.manifest if tokens else None
-    training = training_part(
-        model.manifest, tokenized, series, read_session_events(model.dir), records[names["model"]].config
-    )
+    training = training_part(model, tokenized, series, records[names["model"]].config)
     summaries = {names[slot]: artifact.manifest.summary() for slot, artifact in given.items()}
     values: dict[str, Any] = {
         "title": config.title,
@@ -124,6 +124,10 @@ def outcome(model: TrainedModel, scores: Scores | None) -> str:
     margin = model.unigram_entropy - model.final_loss
     side = "below" if margin >= 0 else "above"
     loss = f"The loss ended at {model.final_loss:.2f} nats a token, {abs(margin):.2f} {side} the unigram entropy"
+    if model.validation_loss is not None and model.best_validation_loss is not None:
+        rise = model.validation_loss - model.best_validation_loss
+        loss += f", on held-out text at {model.validation_loss:.2f}"
+        loss += f", {rise:.2f} above its lowest" if rise >= _NOTED_RISE else ""
     if scores is None:
         return f"{loss}."
     if not scores.bits_per_byte:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
+from configs.base import Artifact
 from data_prep.manifests import TokenizedCorpus
 from pipeline.report.charts import Bar, BarChart, LineChart, Mark, Reference, bar_chart, line_chart
-from pipeline.report.tables import Table, settings_rows, split
-from training.log.metrics_file import StepMetrics
-from training.log.sessions_file import GangStart, SessionEvent, describe_ranks
+from pipeline.report.tables import NOTHING, Table, settings_rows, split
+from training.data.epochs import StreamEpochs, read_epochs
+from training.log.metrics_file import StepMetrics, Validation
+from training.log.sessions_file import GangStart, describe_ranks, read_session_events
 from training.log.summary import window_length
 from training.manifests import TrainedModel
 from training.records import Rollback
@@ -31,6 +33,11 @@ class Series:
     learning_rates: MutableSequence[float] = field(default_factory=lambda: array("d"))
     speeds: MutableSequence[float] = field(default_factory=lambda: array("d"))
     gradient_norms: MutableSequence[float] = field(default_factory=lambda: array("d"))
+    validation_steps: MutableSequence[float] = field(default_factory=lambda: array("d"))
+    validation_losses: MutableSequence[float] = field(default_factory=lambda: array("d"))
+    first_validation: Validation | None = None
+    best_validation: Validation | None = None
+    last_validation: Validation | None = None
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """By part of a step, summed over the steps."""
 
@@ -44,6 +51,12 @@ class TrainingPart:
     """The losses of streams are over so many of the last steps."""
 
     loss: LineChart
+    validation_share: float | None
+    """Share of the time that went into validation; None if there was none."""
+
+    streams: Table | None
+    """By source and language: how often it was read, and the bits per byte of what is held out of it."""
+
     small_charts: Sequence[LineChart]
     by_language: Sequence[BarChart]
     by_source: Sequence[BarChart]
@@ -70,23 +83,33 @@ def read_series(metrics: Iterable[StepMetrics]) -> Series:
         series.gradient_norms.append(step.gradient_norm)
         for part, seconds in step.seconds.items():
             series.seconds[part] += seconds
+        if step.validation is not None:
+            _add_validation(series, step.step, step.validation)
     return series
 
 
+def _add_validation(series: Series, step: int, found: Validation) -> None:
+    series.validation_steps.append(step)
+    series.validation_losses.append(found.loss)
+    series.first_validation = series.first_validation or found
+    series.last_validation, best = found, series.best_validation
+    if best is None or found.loss < best.loss or math.isnan(best.loss):
+        series.best_validation = found
+
+
 def training_part(
-    model: TrainedModel,
-    tokens: TokenizedCorpus | None,
-    series: Series,
-    events: Sequence[SessionEvent],
-    config: Mapping[str, JsonValue],
+    trained: Artifact[TrainedModel], tokens: TokenizedCorpus | None, series: Series, config: Mapping[str, JsonValue]
 ) -> TrainingPart:
     """Lay out the loss against that of a model without context, the speed, and what went wrong."""
-    starts = [event for event in events if isinstance(event, GangStart)]
+    model = trained.manifest
+    starts = [event for event in read_session_events(trained.dir) if isinstance(event, GangStart)]
     marks = _marks(starts, model.rollbacks)
     return TrainingPart(
         model=model,
         window_steps=window_length(series.num_steps),
         loss=_loss_chart(model, tokens, series, marks),
+        validation_share=_validation_share(series),
+        streams=_streams_table(read_epochs(trained.dir / model.checkpoint), series),
         small_charts=_small_charts(series, marks),
         by_language=_stream_losses(model.loss_by_language, "language"),
         by_source=_stream_losses(model.loss_by_source, "source"),
@@ -128,6 +151,37 @@ def _loss_chart(
         references=references,
         marks=marks,
         height=320,
+        second=list(zip(series.validation_steps, series.validation_losses, strict=True)),
+        second_label="Held-out text",
+    )
+
+
+def _validation_share(series: Series) -> float | None:
+    if series.last_validation is None:
+        return None
+    return series.seconds["validation"] / (sum(series.seconds.values()) or 1.0)
+
+
+def _streams_table(read: Sequence[StreamEpochs], series: Series) -> Table | None:
+    """Return a row for each stream, the most read first; None if nothing is known of them."""
+    validations = [series.first_validation, series.best_validation, series.last_validation]
+    found = [validation.bits_per_byte_by_stream for validation in validations if validation is not None]
+    names = [one.stream for one in sorted(read, key=lambda one: (-one.tokens_read, one.stream))]
+    names += sorted({name for by_stream in found for name in by_stream} - set(names))
+    by_name = {one.stream: one for one in read}
+
+    def cells(name: str) -> list[str]:
+        one = by_name.get(name)
+        times = [f"{one.num_tokens:,}", f"{one.tokens_read:,}", f"{one.epochs:,.2f}"] if one else [NOTHING] * 3
+        return [name, *times, *(f"{bits[name]:.3f}" if name in bits else NOTHING for bits in found)]
+
+    if not names:
+        return None
+    heads = ("Held out, first", "at the lowest loss", "last") if found else ()
+    return Table(
+        "By source and language, the most read first" + ("; held-out text in bits per byte" if found else ""),
+        ("Stream", "Tokens", "Tokens read", "Times read", *heads),
+        [cells(name) for name in names],
     )
 
 

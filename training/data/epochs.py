@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
 
 from configs.base import Artifact
 from configs.training import TrainConfig
 from data_prep.manifests import TokenizedCorpus
 from training.data.batches import Batches
 from training.data.tokens_read import count_tokens_read
-from training.records import CheckpointRecord, OrderRecord, Position
+from training.records import CHECKPOINT_FILE, CheckpointRecord, OrderRecord, Position
 
 _MAX_NAMED = 3
 """Streams that a description names at most, of those that are read most often."""
@@ -37,6 +40,15 @@ def plan_epochs(tokens: Artifact[TokenizedCorpus], config: TrainConfig) -> list[
     position = Position(next_place=config.samples_before(config.num_steps))
     order = Batches(tokens, config).order_record()
     return _epochs(order, count_tokens_read(order, position))
+
+
+def read_epochs(checkpoint: Path) -> list[StreamEpochs]:
+    """Return what a training had read before a checkpoint, by its directory; nothing if its record is gone."""
+    try:
+        record = CheckpointRecord.model_validate_json((checkpoint / CHECKPOINT_FILE).read_bytes())
+    except (OSError, ValidationError):  # deleted meanwhile, or damaged, which the next start says
+        return []
+    return epochs_read(record)
 
 
 def epochs_read(record: CheckpointRecord) -> list[StreamEpochs]:

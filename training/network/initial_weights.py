@@ -104,7 +104,7 @@ class InitialWeights:
             )
         if any(deviations[name] is None or deviations[name] not in others for name in outputs):
             raise UserError(
-                "model.depth_scaled_init: this architecture draws the weights of its output projections by a rule of its "
+                "model.depth_scaled_init: this architecture draws its output projections by a rule of its "
                 "own; leave it out"
             )
         self._scales = dict.fromkeys(outputs, np.float32(1 / math.sqrt(2 * num_layers)))

@@ -4,7 +4,7 @@ import errno
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,10 +22,12 @@ from pipeline.report.page import TEMPLATES
 from pipeline.report.stage import Report, check_report, observe_templates, outcome, report
 from pipeline.run import Terminated
 from pipeline.store.artifact import FileEntry, Input, Record, commit
+from tests.training.checkpoint.test_directory import record
 from tests.training.log.test_metrics_file import line
+from training.log.metrics_file import StepMetrics, Validation
 from training.log.sessions_file import record_gang_start, record_session_start
 from training.manifests import ExportedModel, TrainedModel
-from training.records import Rollback
+from training.records import OrderRecord, Rollback, StreamRecord
 
 LANGUAGES = [f"l{i:02}" for i in range(64)]
 EVIL = "<script>alert(1)</script>"
@@ -143,14 +145,16 @@ def _make(
         "scores": _put(
             store,
             "evaluate",
-            Scores(bits_per_byte=bits, bits_per_byte_by_stream=by_stream, multiple_choice=task if choice else None),
+            Scores(
+                step=20, bits_per_byte=bits, bits_per_byte_by_stream=by_stream, multiple_choice=task if choice else None
+            ),
             "train",
             "clean",
         ),
         "export": _put(
             store,
             "export",
-            ExportedModel(path="model", dtype="float32", num_parameters=4_000_000, num_bytes=2),
+            ExportedModel(path="model", dtype="float32", step=20, num_parameters=4_000_000, num_bytes=2),
             "train",
             files=files,
         ),
@@ -158,6 +162,45 @@ def _make(
     lines = [f"{line(i + 1, loss=9 - i / 10).model_dump_json()}\n" for i in range(steps)]
     (made["model"].dir / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
     return made
+
+
+def _validate(made: dict[str, Any], losses: Mapping[int, float]) -> None:
+    """Add validations, on text of two streams, to the metrics; and a checkpoint that says what was read."""
+    path, model = made["model"].dir / "metrics.jsonl", made["model"]
+    lines = [StepMetrics.model_validate_json(raw) for raw in path.read_text(encoding="utf-8").splitlines()]
+    for i, metrics in enumerate(lines):
+        if (loss := losses.get(metrics.step)) is not None:
+            bits = {"web/sw": loss / 3, "web/new": 9.0}
+            found = Validation(loss=loss, bits_per_byte=loss / 3, nats={}, targets={}, bits_per_byte_by_stream=bits)
+            lines[i] = metrics.model_copy(update={"validation": found, "seconds": {"validation": 0.5, "forward": 1.5}})
+        else:
+            lines[i] = metrics.model_copy(update={"seconds": {"forward": 2.0}})
+    path.write_text("".join(f"{metrics.model_dump_json()}\n" for metrics in lines), encoding="utf-8")
+    streams = (StreamRecord(source="web", language="sw", num_tokens=101, num_bytes=300),)
+    order = OrderRecord(seed=0, sequence_length=8, streams=streams, phases=(), tokens="tokenize-0")
+    (model.dir / "c").mkdir()
+    saved = record(20, world_size=1).model_copy(update={"order": order, "tokens_read": {"web/sw": 3000}})
+    (model.dir / "c" / "checkpoint.json").write_text(saved.sealed().model_dump_json())
+    last, best = losses[max(losses)], min(losses.values())
+    told = {"validation_loss": last, "validation_bits_per_byte": last / 3, "best_validation_loss": best}
+    update = told | {"best_checkpoint": "checkpoints/step-00000010"}
+    made["model"] = Artifact(model.dir, model.manifest.model_copy(update=update))
+
+
+def test_report_shows_over_fitting_and_how_often_each_stream_was_read(tmp_path: Path):
+    made = _make(tmp_path)
+    bare = _page(tmp_path, made)
+    assert 'class="line second"' not in bare and "Times read" not in bare
+    _validate(made, {5: 6.6, 10: 6.0, 15: 6.3, 20: 7.2})
+    page = _page(tmp_path, made)
+    words = _words(page)
+    assert page.count('class="line second"') == 1
+    assert "Held-out text, 7.20 at the end" in words
+    assert "on held-out text at 7.20, 1.20 above its lowest" in words
+    assert "held out 7.20, 2.400 bits a byte, lowest 6.00 after step 10" in words
+    assert "Validation took 5.00% of the time" in words
+    assert "web/sw 100 3,000 30.00 2.200 2.000 2.400" in words
+    assert "web/new – – – 9.000 9.000 9.000" in words, "held out of, and not trained on"
 
 
 def _page(tmp_path: Path, made: dict[str, Any], title: str = "Title", templates: Path | None = None) -> str:

@@ -40,7 +40,7 @@ def test_each_step_reads_the_samples_of_its_size_killed_or_not(tmp_path):
 
 
 def test_a_ramp_that_starts_with_the_whole_batch_is_refused():
-    with pytest.raises(ValueError, match="batch_ramp.start is 5, and it is to grow to global_batch_size, 5"):
+    with pytest.raises(ValueError, match=r"batch_ramp\.start is 5, and it is to grow to global_batch_size, 5"):
         tiny_config(batch_ramp=RAMP | {"start": 5})
 
 
