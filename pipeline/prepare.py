@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
 
-from configs.base import InfrastructureError, UserError
+from configs.base import Artifact, InfrastructureError, Manifest, UserError
 from configs.cluster import ClusterConfig, StorageConfig
 from configs.load import Loaded, Problem, load, shipped
 from configs.run import RunConfig
@@ -36,8 +36,13 @@ class Prepared:
 
     loaded: Loaded[RunConfig]
 
+    as_they_are: Mapping[str, Artifact[Manifest]] = field(default_factory=dict)
+    """Trainings that are not finished and are not to be, by step: a checkpoint of theirs is evaluated or exported."""
+
     def has(self, step: PlannedStep) -> bool:
-        """Return whether the artifact of a step is finished, on this machine or in the store."""
+        """Return whether the artifact of a step is finished, on this machine or in the store, or taken as it is."""
+        if step.name in self.as_they_are:
+            return True
         is_local = load_artifact(self.store / step.artifact, STAGES[step.stage].output) is not None
         return is_local or (self.remote is not None and self.remote.has(step.artifact))
 

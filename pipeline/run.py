@@ -18,6 +18,7 @@ from pipeline.prepare import Prepared, check_pools, check_profile, check_stages,
 from pipeline.runner import Runner
 from pipeline.stages import STAGES
 from pipeline.store.artifact import load_artifact
+from pipeline.unfinished import with_checkpoint
 
 
 class Interrupted(UserError):
@@ -33,11 +34,18 @@ class Terminated(UserError):
 
 
 def run_recipe(
-    recipe: Path, cluster: str, overrides: tuple[str, ...], out: Console, *, profile: str | None = None
+    recipe: Path,
+    cluster: str,
+    overrides: tuple[str, ...],
+    out: Console,
+    *,
+    profile: str | None = None,
+    checkpoint: str | None = None,
 ) -> None:
     """Make what is missing of a recipe, in this process, and print a line for each step: `concord run`.
 
-    `profile` names the optimizer steps that its trainings record (pipeline/prepare.py).
+    `profile` names the optimizer steps that its trainings record (pipeline/prepare.py), `checkpoint` the checkpoint
+    that is evaluated and exported while nothing else is made (pipeline/unfinished.py).
     """
     from cluster.doctor.address import refuse_open_ray
 
@@ -45,6 +53,7 @@ def run_recipe(
     refuse_open_ray(machines)
     os.environ.update(machines.environment)  # for a run that is submitted its launcher does that
     ready = with_profile(prepare(recipe, overrides, machines.storage), profile)
+    ready = with_checkpoint(ready, checkpoint)
     check_profile(ready, profile)
     run_prepared(ready, machines, cluster, out)
 
@@ -89,6 +98,7 @@ def run_prepared(
         end,
         remote=ready.remote,
         take_over=take_over,
+        done=dict(ready.as_they_are),
     )
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _terminate)

@@ -217,6 +217,11 @@ def list_checkpoints(root: Path) -> list[Path]:
     return sorted((path for path in root.iterdir() if CHECKPOINT_NAME.fullmatch(path.name)), key=step_of, reverse=True)
 
 
+def read_known_record(checkpoint: Path) -> CheckpointRecord:
+    """Read the record of a checkpoint, and verify none of its other files. Raises OSError and ValidationError."""
+    return CheckpointRecord.model_validate_json((checkpoint / CHECKPOINT_FILE).read_bytes())
+
+
 def newest_checkpoint(root: Path) -> int | None:
     """Return the step of the newest checkpoint under `root` that still has its record; None if there is none."""
     complete = (path for path in list_checkpoints(root) if (path / CHECKPOINT_FILE).exists())

@@ -35,11 +35,19 @@ def run(
     cluster: ClusterOption = "local",
     overrides: SetOption = None,
     profile: ProfileOption = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="last|best|STEP",
+            help="Only evaluate and export this checkpoint of the trainings, which need not be finished.",
+        ),
+    ] = None,
 ) -> None:
     """Make what the recipe wants; go on where an earlier run was stopped; reuse what is there."""
     from pipeline.run import run_recipe
 
-    run_recipe(recipe, cluster, tuple(overrides or ()), out, profile=profile)
+    run_recipe(recipe, cluster, tuple(overrides or ()), out, profile=profile, checkpoint=checkpoint)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from cluster.storage.errors import error_class
 from configs.base import Artifact, InfrastructureError, UserError
 from configs.evaluation import CheckpointChoice
 from training.manifests import TrainedModel
-from training.records import CHECKPOINT_FILE, CHECKPOINTS, CheckpointRecord, list_checkpoints, step_of
+from training.records import CHECKPOINTS, CheckpointRecord, list_checkpoints, read_known_record, step_of
 
 Choice = Literal["last", "best"] | int
 """The newest checkpoint, that of the lowest validation loss, or the number of a step."""
@@ -73,7 +73,7 @@ def _describe(records: Mapping[int, CheckpointRecord]) -> str:
 def _read_records(root: Path) -> Iterator[tuple[int, CheckpointRecord]]:
     for path in list_checkpoints(root):
         try:
-            yield step_of(path), CheckpointRecord.model_validate_json((path / CHECKPOINT_FILE).read_bytes())
+            yield step_of(path), read_known_record(path)
         except (OSError, ValidationError) as error:
             if error_class(error) is InfrastructureError:
                 raise InfrastructureError(f"{path} cannot be read ({error}); try again") from error

@@ -11,7 +11,7 @@ from configs.training import TrainConfig
 from data_prep.manifests import TokenizedCorpus
 from training.data.batches import Batches
 from training.data.tokens_read import count_tokens_read
-from training.records import CHECKPOINT_FILE, CheckpointRecord, OrderRecord, Position
+from training.records import CheckpointRecord, OrderRecord, Position, read_known_record
 
 _MAX_NAMED = 3
 """Streams that a description names at most, of those that are read most often."""
@@ -45,7 +45,7 @@ def plan_epochs(tokens: Artifact[TokenizedCorpus], config: TrainConfig) -> list[
 def read_epochs(checkpoint: Path) -> list[StreamEpochs]:
     """Return what a training had read before a checkpoint, by its directory; nothing if its record is gone."""
     try:
-        record = CheckpointRecord.model_validate_json((checkpoint / CHECKPOINT_FILE).read_bytes())
+        record = read_known_record(checkpoint)
     except (OSError, ValidationError):  # deleted meanwhile, or damaged, which the next start says
         return []
     return epochs_read(record)

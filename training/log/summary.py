@@ -3,19 +3,21 @@
 import math
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from statistics import median
 from typing import TypedDict
 
 from configs.base import UserError
+from configs.training import TrainConfig
+from data_prep.manifests import TokenizedCorpus
 from training.checkpoint.choice import find_best
 from training.checkpoint.rollbacks import read_rollbacks
-from training.job import Job
 from training.log.metrics_file import METRICS_FILE, StepMetrics, iterate_metrics
 from training.log.sessions_file import SessionEvent, compute_goodput, read_session_events
 from training.manifests import TrainedModel
-from training.records import Rollback, directory_of
+from training.records import CHECKPOINTS, CheckpointRecord, Rollback, directory_of
 
 FINAL_STEPS = 10
 """The final loss is the mean over so many steps."""
@@ -39,25 +41,24 @@ class RunSummary(TypedDict):
     rollbacks: tuple[Rollback, ...]
 
 
-def summarise_training(
-    job: Job, shapes: Mapping[str, tuple[int, ...]], *, num_steps: int, num_tokens: int, checkpoint: Path
-) -> TrainedModel:
-    """Make the manifest of a training that has taken its last step; `shapes` are those of its parameters by name."""
-    best = find_best(checkpoint.parent)
+def summarise_training(out: Path, config: TrainConfig, tokens: TokenizedCorpus, last: CheckpointRecord) -> TrainedModel:
+    """Make the manifest of the training in `out` up to the checkpoint `last`."""
+    best = find_best(out / CHECKPOINTS)
+    metrics = iterate_metrics(out / METRICS_FILE)
     return TrainedModel(
-        architecture=job.config.model.architecture,
-        num_parameters=sum(math.prod(shape) for shape in shapes.values()),
-        num_steps=num_steps,
-        num_tokens=num_tokens,
-        checkpoint=str(checkpoint.relative_to(job.out)),
-        best_checkpoint=str(directory_of(checkpoint.parent, best.step).relative_to(job.out)) if best else None,
+        architecture=config.model.architecture,
+        num_parameters=sum(math.prod(shape) for shape in last.shapes.values()),
+        num_steps=last.step,
+        num_tokens=last.num_tokens,
+        checkpoint=str(directory_of(Path(CHECKPOINTS), last.step)),
+        best_checkpoint=str(directory_of(Path(CHECKPOINTS), best.step)) if best else None,
         best_validation_loss=best.validation_loss if best else None,
-        unigram_entropy=job.tokens.manifest.unigram_entropy,
+        unigram_entropy=tokens.unigram_entropy,
         **summarise_metrics(
-            iterate_metrics(job.out / METRICS_FILE),
-            last_step=num_steps,
-            sessions=read_session_events(job.out),
-            rollbacks=read_rollbacks(job.out),
+            takewhile(lambda line: line.step <= last.step, metrics),
+            last_step=last.step,
+            sessions=read_session_events(out),
+            rollbacks=read_rollbacks(out),
         ),
     )
 

@@ -10,7 +10,7 @@ import torch
 
 from cluster.executor import Rank, Resized
 from training.checkpoint.async_save import Saver
-from training.checkpoint.directory import apply_retention
+from training.checkpoint.directory import apply_retention, read_record
 from training.data.batches import Batches
 from training.data.prefetch import Prefetcher
 from training.data.tokens_read import count_tokens_read
@@ -106,14 +106,8 @@ class Trainer:
             self._train()
         if self.step_log is None:
             return None
-        progress = self.state.progress
-        return summarise_training(
-            self.job,
-            self.state.built.shapes,
-            num_steps=progress.step,
-            num_tokens=progress.num_tokens,
-            checkpoint=directory_of(self.state.root, progress.step),
-        )
+        last = read_record(directory_of(self.state.root, self.state.progress.step))
+        return summarise_training(self.job.out, self.config, self.job.tokens.manifest, last)
 
     def _train(self) -> None:
         timeout_factor = START_TIMEOUT_FACTOR

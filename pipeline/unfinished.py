@@ -1,0 +1,74 @@
+"""Evaluating and exporting a checkpoint of a training as it stands, finished or not: `concord run --checkpoint`."""
+
+from dataclasses import replace
+
+from configs.base import Artifact, Manifest, UserError
+from configs.evaluation import CheckpointChoice
+from configs.training import TrainConfig
+from data_prep.manifests import TokenizedCorpus
+from pipeline.graph.plan import PlannedStep, make_plan
+from pipeline.prepare import Prepared
+from pipeline.stages import STAGES
+from pipeline.store.artifact import load_artifact
+from training.checkpoint.choice import Choice, choose_checkpoints
+from training.log.summary import summarise_training
+from training.records import CHECKPOINTS, read_known_record, step_of
+
+
+def with_checkpoint(ready: Prepared, text: str | None) -> Prepared:
+    """Return the same, to evaluate and export one checkpoint of its trainings and to make nothing else.
+
+    `text` is `last`, `best` or the number of a step. Of a training that is not finished, the first two become the step
+    that they are now, so that what is made keeps its identity. Raises UserError if a checkpoint is not there.
+    """
+    if text is None:
+        return ready
+    choice = _parse(text)
+    taking = {
+        name: ready.plan.steps[step.inputs["model"]]
+        for name, step in ready.plan.steps.items()
+        if isinstance(step.config, CheckpointChoice)
+    }
+    if not taking:
+        raise UserError(f"--checkpoint {text}: no step of this recipe evaluates or exports a training; add one")
+    trainings = {step.name: step for step in taking.values()}
+    steps = {name: _resolve(step, choice, ready) for name, step in trainings.items()}
+    recipe = ready.loaded.config
+    changed = {
+        name: recipe.steps[name].model_copy(
+            update={"config": ready.plan.steps[name].config.model_copy(update={"checkpoint": steps[training.name]})}
+        )
+        for name, training in taking.items()
+    }
+    recipe = recipe.model_copy(update={"steps": {**recipe.steps, **changed}, "outputs": tuple(taking)})
+    observed = {name: step.observed for name, step in ready.plan.steps.items()}
+    as_they_are = {name: _describe(step, steps[name], ready) for name, step in trainings.items() if not ready.has(step)}
+    return replace(ready, plan=make_plan(recipe, STAGES, observed), as_they_are=as_they_are)
+
+
+def _parse(text: str) -> Choice:
+    if text in ("last", "best"):
+        return "last" if text == "last" else "best"
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise UserError(f"--checkpoint {text}: give last, best, or the number of a step")
+
+
+def _resolve(step: PlannedStep, choice: Choice, ready: Prepared) -> Choice:
+    if ready.has(step):
+        return choice
+    root = ready.store / step.artifact / CHECKPOINTS
+    if ready.remote is not None and not root.is_dir():
+        ready.remote.recover(step.artifact)
+    return step_of(choose_checkpoints(root, choice)[0])
+
+
+def _describe(step: PlannedStep, choice: Choice, ready: Prepared) -> Artifact[Manifest]:
+    """Return a training up to a checkpoint as if it had ended there."""
+    directory, tokens = ready.store / step.artifact, ready.plan.steps[step.inputs["tokens"]]
+    read = load_artifact(ready.store / tokens.artifact, TokenizedCorpus)
+    assert isinstance(step.config, TrainConfig)
+    if read is None:
+        raise UserError(f"{tokens.artifact}, which the training {step.artifact} reads, is gone; make it again first")
+    (checkpoint,) = choose_checkpoints(directory / CHECKPOINTS, choice)
+    return Artifact(directory, summarise_training(directory, step.config, read.manifest, read_known_record(checkpoint)))
