@@ -16,7 +16,8 @@ class ValidationConfig(Config):
 
     max_share: float = Field(default=0.01, gt=0, le=1)
     """Largest share of the time to spend, a forward pass being a third of a step's work: it sets how many sequences are
-    validated on. All streams get equally many as far as their held-out text lasts, each at least one."""
+    validated on. All streams get equally many as far as their held-out text lasts, each at least one, which is shorter
+    than the training's if there are too many streams for it."""
 
 
 class CheckpointChoice(Config):

@@ -10,6 +10,9 @@ from data_prep.manifests import TokenizedCorpus
 from data_prep.tokens.mixture import fill
 from training.data.batches import Batch, Samples
 
+MIN_LENGTH = 16
+"""Tokens of the shortest sequences that are validated on."""
+
 FORWARD_SHARE = 1 / 3
 """Work of a forward pass as a share of a step's, whose backward pass takes twice as much."""
 
@@ -24,6 +27,9 @@ class ValidationSet:
     bytes_per_token: dict[str, float]
     """Mean UTF-8 bytes of a token of held-out text, by `source/language`."""
 
+    sequence_length: int
+    """Tokens of a sequence: the training's, or fewer if one of that length for each stream would take too long."""
+
     share: float
     """Predicted share of the time that validating takes, of the work of the steps between."""
 
@@ -37,21 +43,28 @@ def choose_validation_set(corpus: Artifact[TokenizedCorpus], config: TrainConfig
     """Choose what a training is validated on; None if the recipe asks for nothing, or no text is held out.
 
     Each stream gets equally many sequences, as far as its held-out text lasts, from its beginning, where the smallest
-    digests are: so a larger sample only adds to a smaller one. One sequence of each is taken in any case.
+    digests are: so a larger sample only adds to a smaller one. One sequence of each is taken in any case, a shorter one
+    if need be.
     """
-    held_out = corpus.manifest.model_copy(update={"shards": corpus.manifest.validation})
-    samples = Samples(Artifact(corpus.dir, held_out), sequence_length=config.sequence_length)
-    if config.validation is None or config.validate_every_steps is None or not samples.streams:
+    shards = corpus.manifest.validation
+    num_streams = len({(shard.source, segment.language) for shard in shards for segment in shard.segments})
+    if config.validation is None or config.validate_every_steps is None or not num_streams:
         return None
-    between = config.validate_every_steps * config.global_batch_size
-    budget = config.validation.max_share * between / FORWARD_SHARE
+    between = config.validate_every_steps * config.global_batch_size * config.sequence_length
+    budget = config.validation.max_share * between / FORWARD_SHARE  # tokens
+    length = max(MIN_LENGTH, min(config.sequence_length, int(budget / num_streams) // 8 * 8))
+    held_out = corpus.manifest.model_copy(update={"shards": shards})
+    samples = Samples(Artifact(corpus.dir, held_out), sequence_length=length)
+    if not samples.streams:  # none has two tokens
+        return None
     sizes = [stream.num_samples for stream in samples.streams]
-    counts = [max(1, int(count)) for count in fill(budget, [1.0] * len(sizes), sizes)]
+    counts = [max(1, int(count)) for count in fill(budget / length, [1.0] * len(sizes), sizes)]
     stream = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
     index = np.concatenate([np.arange(count, dtype=np.int64) for count in counts])
     return ValidationSet(
         samples,
         samples.collect(stream, index),
         {f"{s.source}/{s.language}": s.num_bytes / s.num_tokens for s in samples.records()},
-        share=FORWARD_SHARE * sum(counts) / between,
+        sequence_length=length,
+        share=FORWARD_SHARE * sum(counts) * length / between,
     )

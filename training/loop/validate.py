@@ -37,8 +37,10 @@ def _describe(chosen: ValidationSet | None, config: TrainConfig) -> str:
     if chosen is None:
         return "no text is held out, so there is no validation; raise held_out.share, or set validation: null"
     assert config.validation is not None
-    beyond = ", more than validation.max_share, since each stream needs one"
+    beyond = f", more than validation.max_share, {config.validation.max_share:.2%}, since each stream needs some"
     sample = f"{counted(len(chosen.batch.stream), 'sequence')} of {counted(len(chosen.streams), 'stream')}"
+    if chosen.sequence_length < config.sequence_length:
+        sample += f" (of {chosen.sequence_length} tokens: validation.max_share allows no more)"
     return (
         f"validation every {config.validate_every_steps:,} steps, on {sample}: {chosen.share:.2%} of the time by "
         f"reckoning{beyond if chosen.share > config.validation.max_share * 1.001 else ''}"
