@@ -125,8 +125,8 @@ class InitConfig(Config):
 
     mode: Literal["weights", "continue"] = "weights"
     """`weights`: a new training from these weights. `continue`: a checkpoint's training goes on, with its optimizer
-    state, step count and place in the order of the data, so that no sample is repeated or left out; num_steps counts
-    from that training's start."""
+    state, step count and place in the order of the data, so that no sample is repeated or left out; num_steps and
+    num_tokens count from that training's start."""
 
     tokenizer: str | None = None
     """Directory with the `tokenizer.json` that the weights were trained with, if it is not the recipe's. Embedding rows
@@ -200,6 +200,11 @@ class CadenceConfig(Config):
         return math.inf if self.checkpoint_every_minutes is None else 60 * self.checkpoint_every_minutes
 
 
+def steps_for_tokens(num_tokens: int, *, global_batch_size: int, sequence_length: int) -> int:
+    """Return how many optimizer steps hold so many tokens, the last one whole."""
+    return -(-num_tokens // (global_batch_size * sequence_length))
+
+
 class TrainConfig(Config):
     """Pre-training of a decoder on packed sequences."""
 
@@ -212,8 +217,11 @@ class TrainConfig(Config):
     global_batch_size: int = Field(ge=1)
     """Sequences in an optimizer step, over all ranks."""
 
-    num_steps: int = Field(ge=1)
-    """Number of optimizer steps."""
+    num_steps: int | None = Field(default=None, ge=1)
+    """Number of optimizer steps. Give this or num_tokens."""
+
+    num_tokens: Annotated[int | None, Field(ge=1), AddedLater()] = None
+    """Number of tokens to train on, in place of num_steps: as many optimizer steps as hold them, the last one whole."""
 
     optimizer: OptimizerConfig
     """How the weights are updated."""
@@ -254,21 +262,45 @@ class TrainConfig(Config):
     freeze: tuple[str, ...] = ()
     """Patterns, such as `model.layers.*`, of the names of parameters that are not trained."""
 
+    @property
+    def total_steps(self) -> int:
+        """Number of optimizer steps from the training's start to its end, however the recipe gives it."""
+        if self.num_tokens is not None:
+            return steps_for_tokens(
+                self.num_tokens, global_batch_size=self.global_batch_size, sequence_length=self.sequence_length
+            )
+        assert self.num_steps is not None
+        return self.num_steps
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> Self:
+        if self.num_steps is None and self.num_tokens is None:
+            raise ValueError("how long to train is missing; give num_steps or num_tokens")
+        if self.num_steps is not None and self.num_tokens is not None:
+            raise ValueError(
+                f"num_steps ({self.num_steps:,}) and num_tokens ({self.num_tokens:,}) both say how long to train; "
+                "leave one out, or set it to null"
+            )
+        return self
+
     @model_validator(mode="after")
     def _mixture_lasts(self) -> Self:
-        budget, tokens = self.mixture.budget, self.num_steps * self.global_batch_size * self.sequence_length
+        budget, tokens = self.mixture.budget, self.total_steps * self.global_batch_size * self.sequence_length
         if budget is not None and tokens > budget:
+            given = "num_steps" if self.num_tokens is None else "num_tokens"
             raise ValueError(
-                f"num_steps x global_batch_size x sequence_length are {tokens:,} tokens, and the mixture's "
-                f"budget_tokens {budget:,}; lower num_steps, or declare what is read after that (mixture.phases)"
+                f"{self.total_steps:,} steps x global_batch_size x sequence_length are {tokens:,} tokens, and the "
+                f"mixture's budget_tokens {budget:,}; lower {given}, or declare what is read after that "
+                "(mixture.phases)"
             )
         return self
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:
         decay = self.schedule.num_decay_steps if isinstance(self.schedule, WsdSchedule) else 0
-        if self.schedule.num_warmup_steps + decay > self.num_steps:
-            raise ValueError(f"the schedule's warm-up and decay take longer than num_steps ({self.num_steps})")
+        if self.schedule.num_warmup_steps + decay > self.total_steps:
+            given = "num_steps" if self.num_tokens is None else f"the {self.num_tokens:,} of num_tokens"
+            raise ValueError(f"the schedule's warm-up and decay take longer than {given} ({self.total_steps:,} steps)")
         return self
 
     @model_validator(mode="after")

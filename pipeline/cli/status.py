@@ -13,6 +13,7 @@ from cluster.devices import peak_flops
 from cluster.leases.lease import store_holder
 from cluster.storage.objects import ObjectStore
 from configs.base import GIB, Manifest, UserError
+from configs.training import TrainConfig
 from pipeline.cli.subject import ArtifactSubject, StepsSubject, planned_step
 from pipeline.graph.plan import PlannedStep
 from pipeline.stages import STAGES
@@ -89,7 +90,7 @@ def step_state(step: PlannedStep, store: Path, remote: ObjectStore | None = None
     if remote is not None and (manifest := _remote_manifest(remote, step)) is not None:
         return f"done: {manifest.summary()}", []
     who = store_holder(remote, store, step.artifact)
-    num_steps = getattr(step.config, "num_steps", None)
+    num_steps = step.config.total_steps if isinstance(step.config, TrainConfig) else None
     rows = training_rows(path, num_steps, running=who is not None) if step.stage == "train" else []
     if who is not None:
         return f"being made by {who}", rows

@@ -83,7 +83,7 @@ def estimate(
     size = measure_model(model, config)
     fit = choose_layout(size, config, placement)
     placement = apply_choice(placement, fit.chosen)
-    num_tokens = config.num_steps * config.global_batch_size * config.sequence_length
+    num_tokens = config.total_steps * config.global_batch_size * config.sequence_length
     speed = speed_of(config, model, placement, accelerator=pool.accelerator, nodes=nodes, store=store)
     seconds = num_tokens / speed.tokens_per_second if speed.tokens_per_second else None
     num_nodes = _nodes_taken(placement, nodes)
@@ -119,8 +119,8 @@ def num_on_disk(config: TrainConfig, rule: RetentionConfig) -> int:
     They are those kept, of which a roll-back may need the last but one, the one that is being written, and one that a
     signal or the clock asked for.
     """
-    made = ceil(config.num_steps / config.checkpoint_every_steps)
-    kept = max(2, rule.newest) + rule.best + (config.num_steps // rule.every_steps if rule.every_steps else 0)
+    made = ceil(config.total_steps / config.checkpoint_every_steps)
+    kept = max(2, rule.newest) + rule.best + (config.total_steps // rule.every_steps if rule.every_steps else 0)
     return min(made, kept + 1) + 1
 
 

@@ -17,7 +17,7 @@ def estimate_rows(found: Estimate, config: TrainConfig) -> list[tuple[str, str]]
     placement, chosen = found.placement, found.fit.chosen
     most = sequences_per_rank(config, placement)
     how = ", counted by building it without memory" if found.model.built else ""
-    batches = f"{config.num_steps:,} steps of {config.global_batch_size:,} x {config.sequence_length:,}"
+    batches = f"{config.total_steps:,} steps of {config.global_batch_size:,} x {config.sequence_length:,}"
     layout = f"{counted(placement.num_ranks, 'rank')} on {placement.device}: {describe_choice(chosen, most=most)}"
     rows = [
         ("tokens", f"{found.num_tokens:,}: {batches}"),

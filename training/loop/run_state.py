@@ -53,7 +53,7 @@ from training.zero.process_group import from_rank_0
 
 def is_own_checkpoint(config: TrainConfig, step: int) -> bool:
     """Return whether the recipe asks for a checkpoint after `step`. Others, as on a signal, are for resuming alone."""
-    return step % config.checkpoint_every_steps == 0 or step == config.num_steps
+    return step % config.checkpoint_every_steps == 0 or step == config.total_steps
 
 
 class RunState:
@@ -150,7 +150,7 @@ class RunState:
         directory = find_checkpoint_to_continue(init)
         record = read_record(directory)
         check_same_order(record.order, self._order, next_place=record.position.next_place)
-        if record.step >= self._job.config.num_steps:
+        if record.step >= self._job.config.total_steps:
             raise UserError(
                 f"init_from: {directory} is of step {record.step} already; num_steps counts from the start of that "
                 f"training, so it must be greater than {record.step}"

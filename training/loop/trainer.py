@@ -108,14 +108,14 @@ class Trainer:
 
     def _train(self) -> None:
         timeout_factor = START_TIMEOUT_FACTOR
-        while self.state.progress.step < self.config.num_steps:
+        while self.state.progress.step < self.config.total_steps:
             with self.profiler.record(self.state.progress.step + 1):
                 result = self._run_step(timeout_factor)
             timeout_factor = 1.0
             if (instability := self.detector.check_step(result.loss, updated=result.updated)) is not None:
                 self._roll_back(instability)
                 continue
-            is_last = self.state.progress.step == self.config.num_steps
+            is_last = self.state.progress.step == self.config.total_steps
             if is_own_checkpoint(self.config, self.state.progress.step) or result.requests != TrainingRequests():
                 self._begin_save()
             if not is_last:
@@ -134,11 +134,11 @@ class Trainer:
         state, config = self.state, self.config
         self.watchdog.beat("reading a batch", timeout_factor=timeout_factor)
         with self.stopwatch.part("data"):
-            is_last = state.progress.step + 1 == config.num_steps
+            is_last = state.progress.step + 1 == config.total_steps
             step_input = self.prefetcher.take(state.progress.position, is_last=is_last)
         batch = step_input.batch
         self._seed_dropout()
-        factor = learning_rate_factor(config.schedule, state.progress.step, num_steps=config.num_steps)
+        factor = learning_rate_factor(config.schedule, state.progress.step, num_steps=config.total_steps)
         learning_rate = config.optimizer.learning_rate * factor
         set_learning_rate(state.engine, learning_rate)
         status = RankStatus(self.requests.poll(), self.saver.failed, self.own_seconds)
