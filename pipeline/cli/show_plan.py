@@ -177,8 +177,11 @@ def _line_to_json(line: PlanLine) -> dict[str, Any]:
         shown = asdict(found)
         shown["model"] = {"num_parameters": found.model.num_parameters, "built": found.model.built}
         shown["placement"] = {key: shown["placement"][key] for key in ("num_ranks", "device", "cpus_per_rank")}
-        for name, choice in (("chosen", found.fit.chosen), ("runner_up", found.fit.runner_up)):
-            if choice is not None:
-                shown["fit"][name]["memory"] |= {"total": choice.memory.total}
+        shown["fit"]["chosen"]["memory"] |= {"total": found.fit.chosen.memory.total}
+        for one, other, speed in zip(
+            shown["fit"]["runners_up"], found.fit.runners_up, shown.pop("alternatives"), strict=True
+        ):
+            one["choice"]["memory"] |= {"total": other.choice.memory.total}
+            one["tokens_per_second"] = speed["tokens_per_second"]
         result["estimate"] = shown
     return result
