@@ -14,7 +14,7 @@ from training.sizing.fit import HEADROOM, LayoutChoice, needed_host_bytes, seque
 from training.sizing.memory import PREDICTION_ERROR
 from training.sizing.start import HostMemory
 
-_PARTS = ("compute", "recomputation", "memory of each pass", "exchange", "update")
+_PARTS = ("compute", "recomputation", "what each pass costs", "exchange", "update")
 """The parts of StepTime, in its order."""
 
 

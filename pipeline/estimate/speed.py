@@ -19,6 +19,10 @@ SLOW_WIRE, FAST_WIRE = 0.6, 0.9
 """Shares of the bandwidth of memory and links in data sheets that is reached: an assumption. nccl-tests are published
 with 0.75 and more within a machine."""
 
+SLOW_LAYER, FAST_LAYER = 1.5e-3, 0.3e-3
+"""Seconds in which the host launches the kernels of a layer's forward and backward pass: an assumption, 150 kernels of
+2 to 10 microseconds each. Models of some million parameters take no less."""
+
 SLOW_HOST_MEMORY, FAST_HOST_MEMORY = 1e11, 3e11
 """Bytes a second of a host's memory, for an offloaded optimizer: an assumption, 8 channels of DDR4 to 12 of DDR5."""
 
@@ -86,7 +90,7 @@ def _executed(config: TrainConfig, model: ModelParameters, *, attention: str, re
 
 def _plain_reach() -> Reach:
     """Return what makes a step's time its FLOPs alone: it compares layouts of which no more is known."""
-    return Reach(1.0, None, None, None, None, inf, overlaps=False)
+    return Reach(1.0, None, None, None, None, inf, 0.0, overlaps=False)
 
 
 def _reaches(basis: Basis, placement: Placement, links: Links) -> list[Reach]:
@@ -96,9 +100,10 @@ def _reaches(basis: Basis, placement: Placement, links: Links) -> list[Reach]:
     memory = known.memory_gb_per_second if known and not basis.whole else None
     per_host = -(-placement.num_ranks // links.num_hosts)
     near, far = links.near_bytes(placement), links.far_bytes(placement)
-    ends: Sequence[tuple[float, float, float, bool]] = (
-        (basis.flops.low, SLOW_WIRE, SLOW_HOST_MEMORY, False),
-        (basis.flops.high, FAST_WIRE, FAST_HOST_MEMORY, True),
+    on_gpu = placement.device != "cpu"
+    ends: Sequence[tuple[float, float, float, float, bool]] = (
+        (basis.flops.low, SLOW_WIRE, SLOW_HOST_MEMORY, SLOW_LAYER, False),
+        (basis.flops.high, FAST_WIRE, FAST_HOST_MEMORY, FAST_LAYER, True),
     )
     return [
         Reach(
@@ -108,7 +113,8 @@ def _reaches(basis: Basis, placement: Placement, links: Links) -> list[Reach]:
             far_bytes=far * share if far else None,
             host_bytes=links.host * 1e9 * share if links.host else None,
             host_memory_bytes=host_memory / per_host,
+            layer_seconds=layer if on_gpu else 0.0,
             overlaps=overlaps,
         )
-        for flops, share, host_memory, overlaps in ends
+        for flops, share, host_memory, layer, overlaps in ends
     ]

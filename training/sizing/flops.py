@@ -56,10 +56,10 @@ def executed_flops_per_token(
     """Return the FLOPs that a forward and backward pass execute for a token: 6 N, and 2 N where layers recompute.
 
     With activation checkpointing a layer's forward pass is executed twice, the output layer's once (Korthikanti et al.,
-    arXiv 2205.05198, section 5 and appendix A). `attention` is an implementation: those with a mask compute all pairs
-    of positions, the others the causal half, if a row is one document; all but `eager` compute the pairs' weights again
-    in the backward pass, 2.5 times the forward pass (FlashAttention-2, arXiv 2307.08691, section 4.1). Arguments and
-    None are those of flops_per_token.
+    arXiv 2205.05198, section 5 and appendix A); PyTorch leaves out the second time a layer's last product, which is
+    counted here. `attention` is an implementation: those with a mask compute all pairs of positions, the others the
+    causal half, if a row is one document; all but `eager` compute the pairs' weights again in the backward pass, 2.5
+    times the forward pass (FlashAttention-2, arXiv 2307.08691, section 4.1). The rest is as in flops_per_token.
     """
     spans = _spans(config, sequence_length)
     matrices = _matrix_parameters(config, shapes)

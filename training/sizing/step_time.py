@@ -40,6 +40,9 @@ class Reach:
     host_memory_bytes: float
     """A rank's share of the bandwidth of its host's memory."""
 
+    layer_seconds: float
+    """What the host takes to launch the kernels of a layer's forward and backward pass: no pass is shorter."""
+
     overlaps: bool
     """Whether what may be exchanged while a pass computes costs nothing as long as the pass takes."""
 
@@ -53,7 +56,8 @@ class StepTime:
 
     recompute: float
     passes: float
-    """What each pass moves through memory, however few sequences it has: weights, and gradients that are added up."""
+    """What each pass costs, however few sequences it has: weights and gradients that it moves through memory, and time
+    in which the device waits for its host to launch kernels."""
 
     exchange: float
     """What the passes and the update wait for of other ranks."""
@@ -86,6 +90,8 @@ def predict_step(
     compute, recompute = tokens * flops / reach.flops, tokens * recomputed_flops / reach.flops
     moved = _pass_bytes(size, config, placement)
     passes = num_passes * moved / reach.memory_bytes if reach.memory_bytes else 0.0
+    launched = num_passes * size.num_layers * reach.layer_seconds * (1 + bool(recompute) / 3)
+    passes += max(0.0, launched - (compute + recompute + passes))
     traffic = predict_traffic(size, config, placement)
     one_pass = (compute + recompute + passes) / num_passes
     exchange = _exchange(traffic, size, placement, num_passes=num_passes, one_pass=one_pass, reach=reach)
