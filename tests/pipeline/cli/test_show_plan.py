@@ -254,3 +254,31 @@ def test_tokens_may_be_the_length_of_a_training(place, capsys):
     _, text = shown("gpus.yaml", *by_tokens)
     assert "2,097,152,000: 1,000 steps of 512 x 4,096" in text
     assert estimated(capsys, "gpus.yaml", *by_tokens)["num_tokens"] == 2_097_152_000
+
+
+def test_cleaning_tokenising_and_the_whole_are_in_the_plan(place, capsys):
+    (place / "words.jsonl").write_text('{"text": "some words"}\n' * 10_000)
+    steps = as_json(capsys, "gpus.yaml")
+    times = {step["name"]: step["time"] for step in steps["steps"]}
+    assert times["corpus"]["seconds"]["low"] > 0 and "MB of text; assumed: 3.5 MB/s a core" in times["corpus"]["source"]
+    assert times["tokens"]["seconds"]["low"] > 0
+    assert times["model"] is None and times["tokenizer"] is None
+    whole, found = steps["whole"], steps["steps"][-1]["estimate"]
+    parts = [times["corpus"]["seconds"], times["tokens"]["seconds"], found["seconds"]]
+    assert whole["seconds"]["high"] == pytest.approx(sum(part["high"] for part in parts))
+    assert whole["unknown"] == ["tokenizer"]
+    assert "\nall but tokenizer, whose time is not known, " in shown("gpus.yaml")[1]
+
+
+def test_a_time_limit_of_slurm_is_so_many_waits_in_its_queue(place):
+    asked = "num_nodes: 2, cpus_per_node: 32, gpus_per_node: 8, memory_gib_per_node: 256, time_limit_minutes: 30"
+    (place / "slurm.yaml").write_text(f"launcher: {{kind: slurm, {asked}}}\npools: {{default: {{accelerator: H100}}}}")
+    _, text = shown("slurm.yaml", "steps.model.config.num_steps=10000")
+    assert " jobs of 27 min 00 s of work (launcher.time_limit_minutes), and a wait in the queue for each" in text
+
+
+def test_data_alone_is_planned_where_the_machines_are_not_known(place):
+    (place / "slurm.yaml").write_text("launcher: {kind: slurm}")
+    fits, text = shown("slurm.yaml", "outputs=[tokens]")
+    assert fits
+    assert "not known: the cluster file says nothing of the machines" in text

@@ -9,7 +9,7 @@ import pytest
 from cluster.devices import device_by_driver_name
 from cluster.machines import GIB, Node
 from cluster.placement import place
-from configs.base import UserError
+from configs.base import Config, Manifest, UserError
 from configs.pools import PoolConfig
 from configs.training import TrainConfig
 from pipeline.estimate.basis import Range, find_basis
@@ -22,6 +22,38 @@ from training.log.sessions_file import record_gang_start, record_session_start
 from training.sizing.recipe_size import find_parameters, measure_model
 
 H100 = [Node(f"n{i}", 16, 8, 2**40, "H100", 80 * GIB) for i in range(2)]
+
+
+def record(
+    stage: str,
+    config: Config,
+    manifest: Manifest | dict[str, object],
+    *,
+    seconds: float = 1.0,
+    attempts: int = 1,
+    **layout: object,
+) -> Record:
+    """The record of a finished stage, as far as its speed is read of it; `layout` is its placement."""
+    return Record.model_validate(
+        {
+            "step": stage,
+            "stage": stage,
+            "version": 1,
+            "fingerprint": "0" * 64,
+            "config": config.model_dump(mode="json"),
+            "observed": None,
+            "inputs": {},
+            "manifest": manifest.model_dump(mode="json") if isinstance(manifest, Manifest) else manifest,
+            "files": {},
+            "started": datetime.now(UTC),
+            "seconds": seconds,
+            "attempts": attempts,
+            "placement": layout,
+            "code": "",
+            "packages": {},
+            "host": "",
+        }
+    )
 
 
 def finished(
@@ -51,25 +83,7 @@ def finished(
         lost_steps=0,
         lost_until=None,
     )
-    record = Record(
-        step="model",
-        stage="train",
-        version=1,
-        fingerprint="0" * 64,
-        config=config.model_dump(mode="json"),
-        observed=None,
-        inputs={},
-        manifest={"tokens_per_second": tokens_per_second},
-        files={},
-        started=datetime.now(UTC),
-        seconds=1.0,
-        attempts=1,
-        placement=layout,
-        code="",
-        packages={},
-        host="",
-    )
-    commit(out, record)
+    commit(out, record("train", config, {"tokens_per_second": tokens_per_second}, **layout))
 
 
 def expected(config: TrainConfig, nodes: list[Node], store: Path, **pool: object) -> Speed:
@@ -120,9 +134,9 @@ def test_recomputation_makes_what_was_measured_slower_by_what_it_computes(tmp_pa
     assert slower.low == slower.high == pytest.approx(1000 * 3 / 4, rel=0.02)
 
 
-def conform_record(path: Path, *, device: str, kind: str, scale: str, speed: float, detail: str) -> str:
+def conform_record(file: Path, *, device: str, kind: str, scale: str, speed: float, detail: str) -> str:
     """A record of `concord conform`, as far as speed is read of it."""
-    record = ConformRecord(
+    found = ConformRecord(
         device=DeviceRecord(type=kind, name=device, count=1, memory_bytes=80 * GIB, driver="", capability=""),
         host=HostRecord(cpu="", num_cores=8, memory_bytes=2**34),
         versions={},
@@ -132,15 +146,15 @@ def conform_record(path: Path, *, device: str, kind: str, scale: str, speed: flo
         scale=scale,
         checks=(Check(name="step speed", value=speed, unit="tokens/s", detail=detail),),
     )
-    write_record(path, record)
-    return str(path)
+    write_record(file, found)
+    return str(file)
 
 
 def test_a_record_of_conform_takes_the_place_of_what_is_assumed(tmp_path):
     # 24 layers of 4 x 1024^2 + 3 x 1024 x 2816 = 12,845,056, the output 32768 x 1024, at 4,096 tokens
     products = 6 * (24 * 12_845_056 + 32_768 * 1024)
     pairs = 24 * 14 * 1024 * 4097 / 2  # the causal half of 2 + 5 products of 2 x 1024 FLOPs
-    record = conform_record(
+    path = conform_record(
         tmp_path / "conform.json",
         device="NVIDIA H100 80GB HBM3",
         kind="cuda",
@@ -151,18 +165,18 @@ def test_a_record_of_conform_takes_the_place_of_what_is_assumed(tmp_path):
     one = [Node("n", 16, 1, 2**40, "H100", 80 * GIB)]
     model = {"hidden_size": 4096, "intermediate_size": 8192, "num_layers": 8, "num_attention_heads": 32}
     config = tiny_config(model=model, precision="bf16", sequence_length=2048)
-    speed = expected(config, one, tmp_path, conform=record)
-    assert speed.source == f"measured by concord conform: {record}"
+    speed = expected(config, one, tmp_path, conform=path)
+    assert speed.source == f"measured by concord conform: {path}"
     found = speed.tokens_per_second
     assert found is not None and found.low == pytest.approx(found.high)
     own = 6 * (8 * (4 * 4096**2 + 3 * 4096 * 8192) + 320 * 4096) + 8 * 14 * 4096 * 2049 / 2
     assert found.low == pytest.approx(0.4 * 989e12 / own)
     with pytest.raises(UserError, match=r"is of NVIDIA H100 80GB HBM3, and the pool has .*A100.*; name a record"):
-        expected(config, [Node("n", 16, 1, 2**40, "A100", 80 * GIB)], tmp_path, conform=record)
+        expected(config, [Node("n", 16, 1, 2**40, "A100", 80 * GIB)], tmp_path, conform=path)
 
 
 def test_a_record_of_conform_on_a_cpu_counts_by_cores(tmp_path):
-    record = conform_record(
+    path = conform_record(
         tmp_path / "conform.json",
         device="x86_64 CPU",
         kind="cpu",
@@ -172,19 +186,18 @@ def test_a_record_of_conform_on_a_cpu_counts_by_cores(tmp_path):
     )
     config = tiny_config(global_batch_size=8)
     few, many = (
-        expected(config, [Node("n", 8, 0, 2**34)], tmp_path, conform=record, num_ranks=n, cpus_per_rank=2)
-        for n in (2, 4)
+        expected(config, [Node("n", 8, 0, 2**34)], tmp_path, conform=path, num_ranks=n, cpus_per_rank=2) for n in (2, 4)
     )
     assert few.tokens_per_second is not None and many.tokens_per_second is not None
     assert many.tokens_per_second.low == pytest.approx(2 * few.tokens_per_second.low)
-    other = expected(tiny_config(precision="bf16"), [Node("n", 8, 0, 2**34)], tmp_path, conform=record)
+    other = expected(tiny_config(precision="bf16"), [Node("n", 8, 0, 2**34)], tmp_path, conform=path)
     assert other.tokens_per_second is None  # nothing of bf16 was measured
 
 
 def test_a_quick_record_of_conform_says_nothing_of_speed(tmp_path):
-    record = conform_record(tmp_path / "c.json", device="x86_64 CPU", kind="cpu", scale="quick", speed=9.0, detail="")
+    path = conform_record(tmp_path / "c.json", device="x86_64 CPU", kind="cpu", scale="quick", speed=9.0, detail="")
     with pytest.raises(UserError, match="run `concord conform` without --quick"):
-        expected(tiny_config(), [Node("n", 8, 0, 2**34)], tmp_path, conform=record)
+        expected(tiny_config(), [Node("n", 8, 0, 2**34)], tmp_path, conform=path)
 
 
 def test_a_slower_network_makes_training_slower_and_the_file_says_it(tmp_path):
