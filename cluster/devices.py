@@ -38,6 +38,8 @@ _HGX_B200, _HGX_B300, _GB200, _GH200 = Links(900, 63, 50), Links(900, 63, 100), 
 _MI300 = Links(448, 63, 50)  # seven links of 64 GB/s each way; 8 NICs of 400 Gbit/s
 _MI200 = Links(150, 31.5, 12.5)  # three links of 50 GB/s each way between modules; 4 NICs of 200 for 8 in Frontier
 
+_AMPERE = (0.35, 0.65)
+
 
 @dataclass(frozen=True)
 class Device:
@@ -60,6 +62,10 @@ class Device:
     links: Links | None = None
     """None where that was not found."""
 
+    reached: tuple[float, float] = (0.25, 0.50)
+    """Shares of the peak, a low and a high one, that training reaches between waits for other ranks: published ones of
+    dense models of 1 to 8 billion parameters, 33 to 54% on H100 and H200, 39 to 64% on A100 (docs/planning.md)."""
+
 
 def _bf16(flops: float) -> Mapping[Precision, float]:
     return {"bf16": flops}
@@ -81,12 +87,20 @@ DEVICES: tuple[Device, ...] = (
     Device(("NVIDIA H800",), _bf16(989e12), 81559, ("H800",), 3350, _HGX_H800),  # SXM: 1,979 sparse
     Device(("NVIDIA H800 PCIe",), _bf16(756e12), 81559, ("H800",), 2000, _PCIE_5),
     Device(("NVIDIA H20",), _bf16(148e12), 97871, ("H20",), 4000, _HGX_H100),
-    Device(("NVIDIA A100-SXM4-40GB",), _bf16(312e12), 40960, ("A100", "A100-40G"), 1555, _HGX_A100),
-    Device(("NVIDIA A100-SXM4-80GB",), _bf16(312e12), 81920, ("A100", "A100-80G"), 2039, _HGX_A100),
-    Device(("NVIDIA A100-PCIE-40GB",), _bf16(312e12), 40960, ("A100", "A100-40G"), 1555, _PCIE_4),
-    Device(("NVIDIA A100 80GB PCIe",), _bf16(312e12), 81920, ("A100", "A100-80G"), 1935, _PCIE_4),
-    Device(("NVIDIA A800-SXM4-40GB",), _bf16(312e12), 40960, ("A800",), 1555, _HGX_A800),
-    Device(("NVIDIA A800-SXM4-80GB", "NVIDIA A800 80GB PCIe"), _bf16(312e12), 81920, ("A800",), 2039, _HGX_A800),
+    Device(("NVIDIA A100-SXM4-40GB",), _bf16(312e12), 40960, ("A100", "A100-40G"), 1555, _HGX_A100, _AMPERE),
+    Device(("NVIDIA A100-SXM4-80GB",), _bf16(312e12), 81920, ("A100", "A100-80G"), 2039, _HGX_A100, _AMPERE),
+    Device(("NVIDIA A100-PCIE-40GB",), _bf16(312e12), 40960, ("A100", "A100-40G"), 1555, _PCIE_4, _AMPERE),
+    Device(("NVIDIA A100 80GB PCIe",), _bf16(312e12), 81920, ("A100", "A100-80G"), 1935, _PCIE_4, _AMPERE),
+    Device(("NVIDIA A800-SXM4-40GB",), _bf16(312e12), 40960, ("A800",), 1555, _HGX_A800, _AMPERE),
+    Device(
+        ("NVIDIA A800-SXM4-80GB", "NVIDIA A800 80GB PCIe"),
+        _bf16(312e12),
+        81920,
+        ("A800",),
+        2039,
+        _HGX_A800,
+        _AMPERE,
+    ),
     Device(("NVIDIA A40",), _bf16(149.7e12), 46068, ("A40",), 696, _PCIE_4),
     Device(("NVIDIA A30",), _bf16(165e12), 24576, ("A30",), 933, _PCIE_4),
     Device(("NVIDIA A10",), _bf16(125e12), 23028, ("A10",), 600, _PCIE_4),

@@ -21,7 +21,14 @@ from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
 from pipeline.estimate.estimate import Estimate, estimate
 from pipeline.estimate.machines import lay_out
 from pipeline.estimate.rows import describe_problem, describe_range, estimate_rows
-from pipeline.estimate.stage_time import StageTime, clean_work, evaluate_time, stage_time, tokenize_work
+from pipeline.estimate.stage_time import (
+    BYTES_PER_TOKEN,
+    StageTime,
+    clean_work,
+    evaluate_time,
+    stage_time,
+    tokenize_work,
+)
 from pipeline.estimate.whole_run import WholeRun, describe_whole, whole_run
 from pipeline.graph.plan import PlannedStep
 from pipeline.graph.why import why_make
@@ -54,6 +61,10 @@ class PlanLine:
 
     epochs: tuple[StreamEpochs, ...] = ()
     """How often a training that is to be made reads each stream; empty as long as its tokens are not made."""
+
+    expected_epochs: float | None = None
+    """How often it reads all text, by the size of that, as long as its tokens are not made; None where it is not known.
+    """
 
 
 def show_plan(recipe: Path, cluster: str | None, overrides: tuple[str, ...], out: Console, *, as_json: bool) -> bool:
@@ -104,6 +115,7 @@ def plan_lines(ready: Prepared, cluster: ClusterConfig | None) -> list[PlanLine]
         line = PlanLine(step, action, why)
         if name in made and isinstance(step.config, TrainConfig):
             line = replace(line, epochs=_epochs(step.config, step, ready))
+            line = line if line.epochs else replace(line, expected_epochs=_expected_epochs(step.config, step, ready))
             line = _estimated(line, ready, cluster) if cluster is not None else line
         elif name in made and cluster is not None:
             line = replace(line, time=_stage_time(step, ready, cluster))
@@ -167,6 +179,15 @@ def _epochs(config: TrainConfig, step: PlannedStep, ready: Prepared) -> tuple[St
     return tuple(plan_epochs(tokens, config)) if tokens else ()
 
 
+def _expected_epochs(config: TrainConfig, step: PlannedStep, ready: Prepared) -> float | None:
+    corpus = ready.plan.steps[ready.plan.steps[step.inputs["tokens"]].inputs["corpus"]]
+    finished = load_artifact(ready.store / corpus.artifact, CleanCorpus)
+    assert isinstance(corpus.config, CleanConfig)
+    work = tokenize_work(finished.manifest if finished else None, corpus.config)
+    num_tokens = config.total_steps * config.global_batch_size * config.sequence_length
+    return num_tokens * BYTES_PER_TOKEN / work.num_bytes if work.num_bytes and not work.unknown else None
+
+
 def _estimated(line: PlanLine, ready: Prepared, cluster: ClusterConfig) -> PlanLine:
     step = line.step
     assert isinstance(step.config, TrainConfig)
@@ -216,6 +237,9 @@ def _render(line: PlanLine) -> Iterator[str]:
     yield f"{line.action:<10}  [bold]{step.name}[/]{made_from}  [dim]{step.artifact}[/]{why}"
     if line.epochs:
         yield f"  [dim]{'epochs':<13}[/]  {escape(describe_epochs(line.epochs))}"
+    if line.expected_epochs is not None:
+        assumed = f"at least, at {BYTES_PER_TOKEN:g} bytes a token; by stream once the tokens are made"
+        yield f"  [dim]{'epochs':<13}[/]  {line.expected_epochs:,.2f} times all text {assumed}"
     if line.estimate is not None:
         assert isinstance(step.config, TrainConfig)
         rows = [("machines", line.machines), *estimate_rows(line.estimate, step.config)]
@@ -258,6 +282,7 @@ def _line_to_json(line: PlanLine) -> dict[str, Any]:
             one.stream: {"num_tokens": one.num_tokens, "tokens_read": one.tokens_read, "epochs": one.epochs}
             for one in line.epochs
         },
+        "expected_epochs": line.expected_epochs,
         "estimate": None,
     }
     if (found := line.estimate) is not None:

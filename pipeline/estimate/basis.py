@@ -22,10 +22,6 @@ from training.manifests import counted
 from training.sizing.flops import executed_flops_per_token
 from training.sizing.recipe_size import find_parameters
 
-SLOW_SHARE, FAST_SHARE = 0.25, 0.50
-"""Shares of a GPU's peak in bf16 that the passes reach between waits for other ranks, where that was not measured:
-published trainings of dense models of 1 to 8 billion parameters reach 33 to 48% on H100 (docs/planning.md)."""
-
 
 @dataclass(frozen=True)
 class Range:
@@ -95,11 +91,12 @@ def _assumed(device: Device | None, config: TrainConfig, *, on_cpu: bool) -> Bas
     if on_cpu:
         return Basis(name, source="not known before a training of this model was measured on this machine's CPU")
     peak = device.peak_flops.get("bf16", device.peak_flops.get("fp16")) if device else None
-    if peak is None or config.precision == "fp32":
+    if device is None or peak is None or config.precision == "fp32":
         what = "the peak of this GPU at this precision is in no table of cluster/devices.py"
         return Basis(name, source=f"not known: {what}; name a record of `concord conform` as the pool's `conform`")
-    flops = Range(SLOW_SHARE * peak, FAST_SHARE * peak)
-    return Basis(name, flops=flops, source=f"assumed: {SLOW_SHARE:.0%} to {FAST_SHARE:.0%} of the peak of {name}")
+    low, high = device.reached
+    source = f"assumed: {low:.0%} to {high:.0%} of the peak of {name}"
+    return Basis(name, flops=Range(low * peak, high * peak), source=source)
 
 
 def _trainings(config: TrainConfig, store: Path) -> Iterator[tuple[Record, GangStart]]:

@@ -77,8 +77,8 @@ def nodes_taken(placement: Placement, nodes: Sequence[Node]) -> int:
 
 
 def describe_links(links: Links, placement: Placement) -> str:
-    """Return the bandwidth that ranks exchange with, in words; empty for one rank."""
-    if placement.num_ranks == 1:
+    """Return the bandwidth that ranks exchange with, in words; empty for one rank, and on CPUs."""
+    if placement.num_ranks == 1 or placement.device == "cpu":
         return ""
     if links.gpus is None:
         return "not reckoned: the links of this GPU are in no table of cluster/devices.py"

@@ -152,8 +152,8 @@ class RunState:
         check_same_order(record.order, self._order, next_place=record.position.next_place)
         if record.step >= self._job.config.total_steps:
             raise UserError(
-                f"init_from: {directory} is of step {record.step} already; num_steps counts from the start of that "
-                f"training, so it must be greater than {record.step}"
+                f"init_from: {directory} is of step {record.step} already; num_steps or num_tokens counts from the "
+                f"start of that training, so it must be more than {record.step} steps"
             )
         return progress_of(record), directory
 

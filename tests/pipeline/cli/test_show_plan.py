@@ -68,6 +68,7 @@ def test_without_a_cluster_only_the_steps_are_shown(place):
         ["make", "tokenizer"],
         ["make", "tokens"],
         ["make", "model"],
+        ["epochs", f"{1000 * 512 * 4096 * 4 / 23:,.2f}"],
         ["4", "to"],
     ]
 
@@ -282,3 +283,11 @@ def test_data_alone_is_planned_where_the_machines_are_not_known(place):
     fits, text = shown("slurm.yaml", "outputs=[tokens]")
     assert fits
     assert "not known: the cluster file says nothing of the machines" in text
+
+
+def test_passes_over_all_text_are_said_before_its_tokens_are_made(place, capsys):
+    (place / "words.jsonl").write_text('{"text": "some words"}\n' * 1000)
+    size = (place / "words.jsonl").stat().st_size
+    asked = "steps.model.config.num_steps=10"
+    assert as_json(capsys, None, asked)["steps"][-1]["expected_epochs"] == pytest.approx(10 * 512 * 4096 * 4 / size)
+    assert "times all text at least, at 4 bytes a token" in shown(None, asked)[1]

@@ -86,10 +86,10 @@ def finished(
     commit(out, record("train", config, {"tokens_per_second": tokens_per_second}, **layout))
 
 
-def expected(config: TrainConfig, nodes: list[Node], store: Path, **pool: object) -> Speed:
+def expected(config: TrainConfig, nodes: list[Node], store: Path, *, vocab_size: int = 320, **pool: object) -> Speed:
     settings = PoolConfig.model_validate({"micro_batch_size": 1} | pool)
     placement = replace(place(settings, nodes, wandb=None), leaves_open=())
-    model = find_parameters(config, vocab_size=320)
+    model = find_parameters(config, vocab_size=vocab_size)
     size = measure_model(model, config)
     basis = find_basis(config, placement, pool=settings, nodes=nodes, store=store)
     links = links_of(settings, device_by_driver_name(basis.device), nodes, placement)
@@ -245,3 +245,36 @@ def test_a_gpu_that_is_in_no_table_is_not_guessed(tmp_path):
     speed = expected(tiny_config(precision="bf16"), [Node("a", 8, 1, 2**34, "T4", 16 * GIB)], tmp_path)
     assert speed.tokens_per_second is None
     assert "the peak of this GPU" in speed.source
+
+
+PUBLISHED = [
+    # accelerator, GPUs, tokens a sequence, (feed-forward width, key and value heads, pieces), tokens a second of a GPU
+    ("H100", 8, 2048, (10_922, 32, 50_368), 10_643),  # llm-foundry's benchmarks, MPT 6.7B
+    ("A100-80G", 8, 2048, (10_922, 32, 50_368), 4_641),
+    ("H100", 64, 4096, (11_008, 32, 100_352), 9_700),  # OLMo-core's release notes, 7B
+    ("H100", 8, 8192, (14_336, 8, 128_256), 5_762),  # torchtitan's benchmarks, Llama 3.1 8B
+    ("H100", 8, 8192, (14_336, 8, 128_256), 6_667),  # compiled
+    ("H100", 96, 4096, (11_008, 32, 32_000), 7_500),  # fms-fsdp, Llama 2 7B
+    ("H100", 96, 4096, (11_008, 32, 32_000), 9_600),  # compiled
+    ("A100-80G", 128, 4096, (11_008, 32, 32_000), 4_550),
+]
+
+
+@pytest.mark.parametrize(("kind", "ranks", "length", "shape", "published"), PUBLISHED)
+def test_what_others_have_published_lies_in_the_range(tmp_path, kind, ranks, length, shape, published):
+    ffn_size, num_keys, vocab_size = shape
+    rows = 16_384 // length  # what the plan takes where it fits
+    model = {
+        "hidden_size": 4096,
+        "intermediate_size": ffn_size,
+        "num_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": num_keys,
+    }
+    config = tiny_config(model=model, precision="bf16", sequence_length=length, global_batch_size=rows * ranks)
+    nodes = [Node(f"n{i}", 64, 8, 2**40, kind, 80 * GIB) for i in range(ranks // 8)]
+    speed = expected(config, nodes, tmp_path, vocab_size=vocab_size, zero_stage=3, micro_batch_size=rows)
+    found = speed.tokens_per_second
+    assert found is not None
+    assert found.low / ranks < published < found.high / ranks
+    assert found.high < 3 * found.low
