@@ -10,7 +10,7 @@ from pipeline.estimate.estimate import Estimate, seconds_for
 from pipeline.estimate.speed import Speed
 from pipeline.store.lineage import duration
 from training.manifests import counted
-from training.sizing.fit import HEADROOM, LayoutChoice, needed_host_bytes, sequences_per_rank
+from training.sizing.fit import HEADROOM, LayoutChoice, expected_attention, needed_host_bytes, sequences_per_rank
 from training.sizing.memory import PREDICTION_ERROR
 from training.sizing.start import HostMemory
 
@@ -41,7 +41,13 @@ def estimate_rows(found: Estimate, config: TrainConfig) -> list[tuple[str, str]]
         rows.append(("unused", f"deepspeed.zero_optimization.{unused[0]} does nothing in ZeRO {chosen.zero_stage}"))
     if placement.num_ranks > config.global_batch_size:
         rows.append(("idle", f"{placement.num_ranks - config.global_batch_size:,} ranks have no sequence of a batch"))
-    return [*rows, ("disk", _disk(found)), ("time", _time(found)), *_step(found.speed), *_cost(found)]
+    return [
+        *rows,
+        ("disk", _disk(found)),
+        ("time", _time(found)),
+        *_step(found.speed, attention=expected_attention(config, placement)),
+        *_cost(found),
+    ]
 
 
 def describe_problem(found: Estimate) -> str:
@@ -134,14 +140,14 @@ def _time(found: Estimate) -> str:
     return f"{describe_range(found.seconds)} at {shown} tokens/s ({found.speed.source})"
 
 
-def _step(speed: Speed) -> list[tuple[str, str]]:
+def _step(speed: Speed, *, attention: str) -> list[tuple[str, str]]:
     """Return what a step's time is made of, and what its ranks exchange by."""
     rows = []
     if speed.fast_step is not None and speed.slow_step is not None:
         pairs = zip(astuple(speed.fast_step), astuple(speed.slow_step), _PARTS, strict=True)
         parts = [f"{name} {describe_range(Range(fast, slow))}" for fast, slow, name in pairs if slow]
         whole = describe_range(Range(speed.fast_step.total, speed.slow_step.total))
-        rows.append(("a step", f"{whole}: {', '.join(parts)}"))
+        rows.append(("a step", f"{whole}: {', '.join(parts)}; attention by {attention}"))
     return [*rows, *([("network", speed.links)] if speed.links else [])]
 
 

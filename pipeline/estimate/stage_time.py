@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from cluster.placement import Placement
 from configs.data import CleanConfig, Source
@@ -99,12 +99,15 @@ def _megabytes(num_bytes: float) -> str:
 def rate_of(record: Record) -> float | None:
     """Return the bytes of text a second that a finished stage went through with each of its cores.
 
-    None where the record does not say how many there were, or the work was done in several attempts.
+    None where the record does not say how many there were, is of another version, or the work took several attempts.
     """
     slots = record.placement.get("num_tasks")
     if not isinstance(slots, int) or record.attempts > 1 or record.seconds <= 0:
         return None
-    num_bytes, num_items = _text_of(record.stage, record.manifest)
+    try:
+        num_bytes, num_items = _text_of(record.stage, record.manifest)
+    except ValidationError:  # of another version
+        return None
     return num_bytes / record.seconds / max(1, min(slots, num_items)) or None
 
 
@@ -156,8 +159,7 @@ def _text_of(stage: str, manifest: Mapping[str, JsonValue]) -> tuple[float, int]
     """Return the bytes of text that a stage went through, and in how many items."""
     if stage == "clean":
         corpus = CleanCorpus.model_validate(manifest)
-        read = sum(_read_bytes(corpus))
-        return read, len(corpus.shards)
+        return sum(_read_bytes(corpus)), len(corpus.shards)
     tokens = TokenizedCorpus.model_validate(manifest)
     return float(sum(s.num_bytes for shard in tokens.shards for s in shard.segments)), len(tokens.shards)
 

@@ -153,7 +153,7 @@ class RunState:
         if record.step >= self._job.config.total_steps:
             raise UserError(
                 f"init_from: {directory} is of step {record.step} already; num_steps or num_tokens counts from the "
-                f"start of that training, so it must be more than {record.step} steps"
+                f"start of that training, so it must be greater than {record.step}"
             )
         return progress_of(record), directory
 

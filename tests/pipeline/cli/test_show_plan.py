@@ -238,6 +238,7 @@ def test_a_step_by_its_parts_and_the_network_are_in_the_plan(place):
         CLUSTER.format(nodes=2).replace("accelerator:", "activation_checkpointing: true, accelerator:")
     )
     assert "recomputing activations" in shown("again.yaml")[1]
+    assert "; attention by varlen" in text
     assert "recomputation" in shown("again.yaml")[1]
 
 

@@ -104,6 +104,8 @@ def test_what_was_cleaned_before_says_how_fast(tmp_path):
 def test_a_record_that_does_not_say_how_many_cores_there_were_says_nothing():
     assert rate_of(cleaned(10.0)) is None
     assert rate_of(cleaned(10.0, num_tasks=2, attempts=2)) is None
+    other = cleaned(10.0, num_tasks=2).model_copy(update={"manifest": {"of": "another version"}})
+    assert rate_of(other) is None
 
 
 def test_more_cores_than_files_were_not_busy():
