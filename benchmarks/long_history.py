@@ -78,7 +78,7 @@ def start(rank: Rank, job: Job) -> dict[str, Any]:
     step = trainer.state.progress.step
     leave_process_group()
     began = time.perf_counter()
-    assert training_rows(job.out, job.config.num_steps, running=True)
+    assert training_rows(job.out, job.config.total_steps, running=True)
     status = time.perf_counter() - began
     return {
         "resumes_after": step,

@@ -1,4 +1,4 @@
-"""The one table of GPUs: their names with the driver and with Ray, memory, and peak speed by precision.
+"""The one table of GPUs: their names with the driver and with Ray, memory, peak speed by precision, and bandwidth.
 
 The driver's name is what torch.cuda.get_device_name() and nvidia-smi print. Ray's is the value of the node label
 `ray.io/accelerator-type` (ray.util.accelerators), which a pool's `accelerator` names; Ray calls several devices by one
@@ -12,6 +12,33 @@ from typing import Literal
 from configs.base import MIB
 
 Precision = Literal["bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class Links:
+    """How fast a GPU exchanges data, in GB/s in one direction: half of what data sheets give for both."""
+
+    gpus: float
+    """With the other GPUs of its machine together: by NVLink, Infinity Fabric or PCIe."""
+
+    host: float
+    """With its host."""
+
+    network_share: float | None = None
+    """Its share of the network of the maker's reference machine; None where there is none with this GPU."""
+
+
+# PCIe with 16 lanes of 8, 16 and 32 GT/s, of which 128/130 are data.
+_PCIE_3, _PCIE_4, _PCIE_5 = Links(15.75, 15.75), Links(31.5, 31.5), Links(63, 63)
+# NVLink from the data sheets of the GPUs; 8 ConnectX-6 of 200 Gbit/s in a DGX A100, 8 ConnectX-7 of 400 in a DGX H100,
+# H200, B200, 8 ConnectX-8 of 800 in a DGX B300, 4 of 400 in a GB200 board; 4 of 100 in a DGX-1 of 8 V100.
+_HGX_V100, _HGX_A100, _HGX_H100 = Links(150, 15.75, 6.25), Links(300, 31.5, 25), Links(450, 63, 50)
+_HGX_H800, _HGX_A800 = Links(200, 63, 50), Links(200, 31.5, 25)
+_HGX_B200, _HGX_B300, _GB200, _GH200 = Links(900, 63, 50), Links(900, 63, 100), Links(900, 225, 50), Links(450, 450, 50)
+_MI300 = Links(448, 63, 50)  # seven links of 64 GB/s each way; 8 NICs of 400 Gbit/s
+_MI200 = Links(150, 31.5, 12.5)  # three links of 50 GB/s each way between modules; 4 NICs of 200 for 8 in Frontier
+
+_AMPERE = (0.35, 0.65)
 
 
 @dataclass(frozen=True)
@@ -29,6 +56,15 @@ class Device:
     """Total memory as nvidia-smi prints it; for AMD's as rocm-smi does. None where that was not found."""
 
     ray_names: tuple[str, ...] = ()
+    memory_gb_per_second: float | None = None
+    """Bandwidth of its memory in GB/s, from the data sheets."""
+
+    links: Links | None = None
+    """None where that was not found."""
+
+    reached: tuple[float, float] = (0.25, 0.50)
+    """Shares of the peak, a low and a high one, that training reaches between waits for other ranks: published ones of
+    dense models of 1 to 8 billion parameters, 33 to 54% on H100 and H200, 39 to 64% on A100 (docs/planning.md)."""
 
 
 def _bf16(flops: float) -> Mapping[Precision, float]:
@@ -37,48 +73,57 @@ def _bf16(flops: float) -> Mapping[Precision, float]:
 
 DEVICES: tuple[Device, ...] = (
     # Of several devices with one of Ray's names the first is the commonest.
-    Device(("NVIDIA B300 SXM6 AC", "NVIDIA B300"), _bf16(2250e12), 275040, ("B300",)),  # 36 PFLOPS sparse for 8
-    Device(("NVIDIA GB200",), _bf16(2500e12), 189471, ("GB200",)),  # GB200 NVL72: 360 PFLOPS sparse for 72
-    Device(("NVIDIA B200",), _bf16(2250e12), 183359, ("B200",)),  # HGX B200: 36 PFLOPS sparse for 8
-    Device(("NVIDIA GH200 480GB", "NVIDIA GH200 120GB"), _bf16(989e12), 97871, ("GH200",)),  # 1,979 sparse
-    Device(("NVIDIA GH200 144G HBM3e",), _bf16(989e12), None, ("GH200",)),
-    Device(("NVIDIA H200",), _bf16(989e12), 143771, ("H200",)),  # SXM: 1,979 sparse
-    Device(("NVIDIA H200 NVL",), _bf16(835.5e12), 143771, ("H200",)),  # 1,671 sparse
-    Device(("NVIDIA H100 80GB HBM3",), _bf16(989e12), 81559, ("H100",)),  # SXM: 1,979 sparse
-    Device(("NVIDIA H100 NVL",), _bf16(835.5e12), 95830, ("H100",)),  # 1,671 sparse
-    Device(("NVIDIA H100 PCIe",), _bf16(756e12), 81559, ("H100",)),  # 1,513 sparse
-    Device(("NVIDIA H800",), _bf16(989e12), 81559, ("H800",)),  # SXM: 1,979 sparse
-    Device(("NVIDIA H800 PCIe",), _bf16(756e12), 81559, ("H800",)),
-    Device(("NVIDIA H20",), _bf16(148e12), 97871, ("H20",)),
-    Device(("NVIDIA A100-SXM4-40GB",), _bf16(312e12), 40960, ("A100", "A100-40G")),
-    Device(("NVIDIA A100-SXM4-80GB",), _bf16(312e12), 81920, ("A100", "A100-80G")),
-    Device(("NVIDIA A100-PCIE-40GB",), _bf16(312e12), 40960, ("A100", "A100-40G")),
-    Device(("NVIDIA A100 80GB PCIe",), _bf16(312e12), 81920, ("A100", "A100-80G")),
-    Device(("NVIDIA A800-SXM4-40GB",), _bf16(312e12), 40960, ("A800",)),
-    Device(("NVIDIA A800-SXM4-80GB", "NVIDIA A800 80GB PCIe"), _bf16(312e12), 81920, ("A800",)),
-    Device(("NVIDIA A40",), _bf16(149.7e12), 46068, ("A40",)),
-    Device(("NVIDIA A30",), _bf16(165e12), 24576, ("A30",)),
-    Device(("NVIDIA A10",), _bf16(125e12), 23028, ("A10",)),
-    Device(("NVIDIA A10G",), {}, 23028, ("A10G",)),  # AWS's part, without a data sheet of NVIDIA's
-    Device(("NVIDIA L40S",), _bf16(362.05e12), 46068, ("L40S",)),
-    Device(("NVIDIA L40",), _bf16(181.05e12), 46068, ("L40",)),
-    Device(("NVIDIA L4",), _bf16(121e12), 23034, ("L4",)),  # 242 sparse
-    Device(("NVIDIA RTX A6000",), _bf16(154.8e12), 49140),  # GA102 white paper
-    Device(("NVIDIA GeForce RTX 4090",), _bf16(165.2e12), 24564),  # Ada white paper
-    Device(("NVIDIA GeForce RTX 3090",), _bf16(71e12), 24576),  # GA102 white paper
+    # 36 PFLOPS sparse for 8 B300, 360 for the 72 of a GB200 NVL72
+    Device(("NVIDIA B300 SXM6 AC", "NVIDIA B300"), _bf16(2250e12), 275040, ("B300",), 8000, _HGX_B300),
+    Device(("NVIDIA GB200",), _bf16(2500e12), 189471, ("GB200",), 8000, _GB200),
+    Device(("NVIDIA B200",), _bf16(2250e12), 183359, ("B200",), 8000, _HGX_B200),  # HGX B200: 36 PFLOPS sparse for 8
+    Device(("NVIDIA GH200 480GB", "NVIDIA GH200 120GB"), _bf16(989e12), 97871, ("GH200",), 4000, _GH200),
+    Device(("NVIDIA GH200 144G HBM3e",), _bf16(989e12), None, ("GH200",), 4900, _GH200),
+    Device(("NVIDIA H200",), _bf16(989e12), 143771, ("H200",), 4800, _HGX_H100),  # SXM: 1,979 sparse
+    Device(("NVIDIA H200 NVL",), _bf16(835.5e12), 143771, ("H200",), 4800, _PCIE_5),  # 1,671 sparse
+    Device(("NVIDIA H100 80GB HBM3",), _bf16(989e12), 81559, ("H100",), 3350, _HGX_H100),  # SXM: 1,979 sparse
+    Device(("NVIDIA H100 NVL",), _bf16(835.5e12), 95830, ("H100",), 3900, _PCIE_5),  # 1,671 sparse
+    Device(("NVIDIA H100 PCIe",), _bf16(756e12), 81559, ("H100",), 2000, _PCIE_5),  # 1,513 sparse
+    Device(("NVIDIA H800",), _bf16(989e12), 81559, ("H800",), 3350, _HGX_H800),  # SXM: 1,979 sparse
+    Device(("NVIDIA H800 PCIe",), _bf16(756e12), 81559, ("H800",), 2000, _PCIE_5),
+    Device(("NVIDIA H20",), _bf16(148e12), 97871, ("H20",), 4000, _HGX_H100),
+    Device(("NVIDIA A100-SXM4-40GB",), _bf16(312e12), 40960, ("A100", "A100-40G"), 1555, _HGX_A100, _AMPERE),
+    Device(("NVIDIA A100-SXM4-80GB",), _bf16(312e12), 81920, ("A100", "A100-80G"), 2039, _HGX_A100, _AMPERE),
+    Device(("NVIDIA A100-PCIE-40GB",), _bf16(312e12), 40960, ("A100", "A100-40G"), 1555, _PCIE_4, _AMPERE),
+    Device(("NVIDIA A100 80GB PCIe",), _bf16(312e12), 81920, ("A100", "A100-80G"), 1935, _PCIE_4, _AMPERE),
+    Device(("NVIDIA A800-SXM4-40GB",), _bf16(312e12), 40960, ("A800",), 1555, _HGX_A800, _AMPERE),
+    Device(
+        ("NVIDIA A800-SXM4-80GB", "NVIDIA A800 80GB PCIe"),
+        _bf16(312e12),
+        81920,
+        ("A800",),
+        2039,
+        _HGX_A800,
+        _AMPERE,
+    ),
+    Device(("NVIDIA A40",), _bf16(149.7e12), 46068, ("A40",), 696, _PCIE_4),
+    Device(("NVIDIA A30",), _bf16(165e12), 24576, ("A30",), 933, _PCIE_4),
+    Device(("NVIDIA A10",), _bf16(125e12), 23028, ("A10",), 600, _PCIE_4),
+    Device(("NVIDIA A10G",), {}, 23028, ("A10G",), 600, _PCIE_4),  # AWS's part, without a data sheet of NVIDIA's
+    Device(("NVIDIA L40S",), _bf16(362.05e12), 46068, ("L40S",), 864, _PCIE_4),
+    Device(("NVIDIA L40",), _bf16(181.05e12), 46068, ("L40",), 864, _PCIE_4),
+    Device(("NVIDIA L4",), _bf16(121e12), 23034, ("L4",), 300, _PCIE_4),  # 242 sparse
+    Device(("NVIDIA RTX A6000",), _bf16(154.8e12), 49140, (), 768, _PCIE_4),  # GA102 white paper
+    Device(("NVIDIA GeForce RTX 4090",), _bf16(165.2e12), 24564, (), 1008, _PCIE_4),  # Ada white paper
+    Device(("NVIDIA GeForce RTX 3090",), _bf16(71e12), 24576, (), 936, _PCIE_4),  # GA102 white paper
     # No bf16 in hardware.
-    Device(("Tesla V100-SXM2-16GB", "Tesla V100-SXM3-16GB"), {"fp16": 125e12}, 16384, ("V100",)),
-    Device(("Tesla V100-SXM2-32GB", "Tesla V100-SXM3-32GB"), {"fp16": 125e12}, 32768, ("V100",)),
-    Device(("Tesla V100-PCIE-16GB",), {"fp16": 112e12}, 16384, ("V100",)),
-    Device(("Tesla V100-PCIE-32GB",), {"fp16": 112e12}, 32768, ("V100",)),
-    Device(("Tesla T4", "NVIDIA T4"), {}, 15360, ("T4",)),
+    Device(("Tesla V100-SXM2-16GB", "Tesla V100-SXM3-16GB"), {"fp16": 125e12}, 16384, ("V100",), 900, _HGX_V100),
+    Device(("Tesla V100-SXM2-32GB", "Tesla V100-SXM3-32GB"), {"fp16": 125e12}, 32768, ("V100",), 900, _HGX_V100),
+    Device(("Tesla V100-PCIE-16GB",), {"fp16": 112e12}, 16384, ("V100",), 900, _PCIE_3),
+    Device(("Tesla V100-PCIE-32GB",), {"fp16": 112e12}, 32768, ("V100",), 900, _PCIE_3),
+    Device(("Tesla T4", "NVIDIA T4"), {}, 15360, ("T4",), 300, _PCIE_3),
     # A MI250 or MI250X is two devices, each of half the figure.
-    Device(("AMD Instinct MI325X",), _bf16(1307.4e12), 262128, ("AMD-Instinct-MI325X-OAM",)),
-    Device(("AMD Instinct MI300X",), _bf16(1307.4e12), 196592, ("AMD-Instinct-MI300X-OAM",)),
-    Device(("AMD Instinct MI300A",), _bf16(980.6e12), None, ("AMD-Instinct-MI300A",)),
-    Device(("AMD Instinct MI250X",), _bf16(191.5e12), 65520, ("AMD-Instinct-MI250X",)),
-    Device(("AMD Instinct MI250",), _bf16(181.05e12), 65520, ("AMD-Instinct-MI250X-MI250",)),
-    Device(("AMD Instinct MI210",), _bf16(181e12), 65520, ("AMD-Instinct-MI210",)),
+    Device(("AMD Instinct MI325X",), _bf16(1307.4e12), 262128, ("AMD-Instinct-MI325X-OAM",), 6000, _MI300),
+    Device(("AMD Instinct MI300X",), _bf16(1307.4e12), 196592, ("AMD-Instinct-MI300X-OAM",), 5300, _MI300),
+    Device(("AMD Instinct MI300A",), _bf16(980.6e12), None, ("AMD-Instinct-MI300A",), 5300),
+    Device(("AMD Instinct MI250X",), _bf16(191.5e12), 65520, ("AMD-Instinct-MI250X",), 1638, _MI200),
+    Device(("AMD Instinct MI250",), _bf16(181.05e12), 65520, ("AMD-Instinct-MI250X-MI250",), 1638, _MI200),
+    Device(("AMD Instinct MI210",), _bf16(181e12), 65520, ("AMD-Instinct-MI210",), 1638, _PCIE_4),
 )
 
 
@@ -96,6 +141,11 @@ def memory_bytes_by_ray_name(name: str | None) -> int | None:
     """Memory of the smallest device that Ray calls `name`; None if none is known."""
     sizes = [device.memory_mib for device in devices_by_ray_name(name) if device.memory_mib is not None]
     return min(sizes) * MIB if sizes else None
+
+
+def device_by_ray_name(name: str | None) -> Device | None:
+    """Return the commonest device that Ray calls `name`; None if none is in the table."""
+    return next(iter(devices_by_ray_name(name)), None)
 
 
 def peak_flops(driver_name: str) -> float | None:

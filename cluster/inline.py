@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from cluster.executor import Rank
@@ -27,7 +28,8 @@ class InlineExecutor:
     def placement(self) -> Placement:
         """Lay out one rank with all cores of this process, on a GPU if there is one."""
         alone = self._pool.model_copy(update={"num_ranks": 1, "min_ranks": None, "cpus_per_rank": None})
-        self.used_placement = place(alone, [this_machine(min(1, count_gpus()))], wandb=self._wandb)
+        placement = place(alone, [this_machine(min(1, count_gpus()))], wandb=self._wandb)
+        self.used_placement = replace(placement, num_tasks=1)
         return self.used_placement
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], *, label: str, on_device: bool = False) -> Iterator[R]:

@@ -31,6 +31,9 @@ class Placement:
 
     cpus_per_rank: int
     cpus_per_task: int
+    num_tasks: int
+    """The number of items of parallel work at a time."""
+
     zero_stage: int
     micro_batch_size: int
     offload_optimizer: bool
@@ -74,13 +77,15 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
             f"{describe_machines(nodes)}; lower num_ranks or cpus_per_rank in the cluster file"
         )
     _check_ranks(pool, num_ranks)
+    cpus_per_task = min(pool.cpus_per_task, max(node.num_cpus for node in nodes))
     host_bytes = _host_bytes(nodes, num_ranks, cpus_per_rank=cpus_per_rank, device=device)
     return Placement(
         num_ranks=num_ranks,
         min_ranks=pool.min_ranks or num_ranks,
         device=device,
         cpus_per_rank=cpus_per_rank,
-        cpus_per_task=min(pool.cpus_per_task, max(node.num_cpus for node in nodes)),
+        cpus_per_task=cpus_per_task,
+        num_tasks=sum(node.num_cpus // cpus_per_task for node in nodes),
         zero_stage=1 if pool.zero_stage is None else pool.zero_stage,
         micro_batch_size=pool.micro_batch_size or 8,
         offload_optimizer=pool.offload_optimizer,

@@ -68,6 +68,10 @@ class PoolConfig(Config):
     accelerator: str | None = None
     """Use only nodes with this kind of GPU, by Ray's name: `H100`, `A100`, `L40S`, `AMD-Instinct-MI300X-OAM`..."""
 
+    conform: str | None = Field(default=None, min_length=1)
+    """A record that `concord conform` wrote on one of these machines. `concord plan` reckons with the speed in it where
+    the store has no training to compare with."""
+
     labels: dict[str, str] = {}
     """Use only nodes with these Ray labels (`ray start --labels`)."""
 

@@ -79,8 +79,10 @@ class TrainStep(_Step):
     @model_validator(mode="after")
     def _has_the_steps_to_profile(self) -> Self:
         steps = self.cadence.profile_steps
-        if steps and steps[1] > self.config.num_steps:
-            raise ValueError(f"cadence.profile_steps ends at step {steps[1]}, and num_steps is {self.config.num_steps}")
+        if steps and steps[1] > self.config.total_steps:
+            raise ValueError(
+                f"cadence.profile_steps ends at step {steps[1]}, and the training at {self.config.total_steps}"
+            )
         return self
 
 

@@ -1,6 +1,7 @@
 """The settings of a recipe about a model and its training. Placement is in configs/cluster.py and configs/pools.py."""
 
 import math
+from bisect import bisect_left
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, PositiveInt, field_validator, model_validator
@@ -72,13 +73,13 @@ class InitConfig(Config):
 
     mode: Literal["weights", "continue", "new_data"] = "weights"
     """`weights`: a new training from these weights. `continue`: a checkpoint's training goes on, with its optimizer
-    state, step count and place in the order of the data, so that no sample is repeated or left out; num_steps counts
-    from that training's start. `new_data`: a checkpoint's weights and optimizer state go on with other data: the order
-    of this recipe's corpus and mixture is read from its first sample."""
+    state, step count and place in the order of the data, so that no sample is repeated or left out; num_steps and
+    num_tokens count from that training's start. `new_data`: a checkpoint's weights and optimizer state go on with other
+    data: the order of this recipe's corpus and mixture is read from its first sample."""
 
     schedule: Annotated[Literal["fresh", "continued"], AddedLater()] = "fresh"
     """For `mode: new_data`. `fresh`: steps count from 0, and the schedule begins with its warm-up. `continued`: the
-    step count goes on, so that num_steps and the schedule count from that training's start."""
+    step count goes on, so that num_steps or num_tokens and the schedule count from that training's start."""
 
     tokenizer: str | None = None
     """Directory with the `tokenizer.json` that the weights were trained with, if it is not the recipe's. Embedding rows
@@ -175,8 +176,11 @@ class TrainConfig(Config):
     batch_ramp: Annotated[BatchRampConfig | None, AddedLater()] = None
     """A smaller batch in the first steps; null: none."""
 
-    num_steps: int = Field(ge=1)
-    """Number of optimizer steps."""
+    num_steps: int | None = Field(default=None, ge=1)
+    """Number of optimizer steps. Give this or num_tokens."""
+
+    num_tokens: Annotated[int | None, Field(ge=1), AddedLater()] = None
+    """Number of tokens to train on, in place of num_steps: as many optimizer steps as hold them, the last one whole."""
 
     optimizer: OptimizerConfig
     """How the weights are updated."""
@@ -223,6 +227,15 @@ class TrainConfig(Config):
     freeze: tuple[str, ...] = ()
     """Patterns, such as `model.layers.*`, of the names of parameters that are not trained."""
 
+    @property
+    def total_steps(self) -> int:
+        """Number of optimizer steps from the training's start to its end, however the recipe gives it."""
+        if self.num_tokens is not None:
+            num_samples = -(-self.num_tokens // self.sequence_length)  # a step has one at least
+            return bisect_left(range(num_samples + 1), num_samples, key=self.samples_before)
+        assert self.num_steps is not None
+        return self.num_steps
+
     def batch_size_at(self, step: int) -> int:
         """Return the sequences in the optimizer step after `step` others."""
         ramp, full = self.batch_ramp, self.global_batch_size
@@ -236,6 +249,11 @@ class TrainConfig(Config):
     def full_steps_before(self, step: int) -> float:
         """Return how many steps of the whole batch have the sequences of the first `step` ones."""
         return self.samples_before(step) / self.global_batch_size
+
+    @property
+    def tokens_to_read(self) -> int:
+        """Tokens of all optimizer steps, at a full sequence a sample."""
+        return self.samples_before(self.total_steps) * self.sequence_length
 
     @property
     def validate_every_steps(self) -> int | None:
@@ -262,22 +280,38 @@ class TrainConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _mixture_lasts(self) -> Self:
-        budget, tokens = self.mixture.budget, self.samples_before(self.num_steps) * self.sequence_length
-        if budget is not None and tokens > budget:
+    def _has_one_length(self) -> Self:
+        if self.num_steps is None and self.num_tokens is None:
+            raise ValueError("how long to train is missing; give num_steps or num_tokens")
+        if self.num_steps is not None and self.num_tokens is not None:
             raise ValueError(
-                f"num_steps x global_batch_size x sequence_length are {tokens:,} tokens, and the mixture's "
-                f"budget_tokens {budget:,}; lower num_steps, or declare what is read after that (mixture.phases)"
+                f"num_steps ({self.num_steps:,}) and num_tokens ({self.num_tokens:,}) both say how long to train; "
+                "leave one out, or set it to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _mixture_lasts(self) -> Self:
+        budget, tokens = self.mixture.budget, self.tokens_to_read
+        if budget is not None and tokens > budget:
+            given = "num_steps" if self.num_tokens is None else "num_tokens"
+            raise ValueError(
+                f"{self.total_steps:,} steps x global_batch_size x sequence_length are {tokens:,} tokens, and the "
+                f"mixture's budget_tokens {budget:,}; lower {given}, or declare what is read after that "
+                "(mixture.phases)"
             )
         return self
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:
         decay = self.schedule.num_decay_steps if isinstance(self.schedule, WsdSchedule) else 0
-        length = self.full_steps_before(self.num_steps)
+        length = self.full_steps_before(self.total_steps)
         if self.schedule.num_warmup_steps + decay > length:
-            steps = f"{self.num_steps}" if self.batch_ramp is None else f"{self.num_steps}, or {length:g} whole batches"
-            raise ValueError(f"the schedule's warm-up and decay take longer than num_steps ({steps})")
+            given = "num_steps" if self.num_tokens is None else f"the {self.num_tokens:,} of num_tokens"
+            whole = "" if self.batch_ramp is None else f", or {length:g} whole batches"
+            raise ValueError(
+                f"the schedule's warm-up and decay take longer than {given} ({self.total_steps:,} steps{whole})"
+            )
         return self
 
     @model_validator(mode="after")

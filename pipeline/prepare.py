@@ -149,7 +149,7 @@ def with_profile(ready: Prepared, profile: str | None) -> Prepared:
     changed = {
         name: replace(step, cadence=step.cadence.model_copy(update={"profile_steps": (first, last)}))
         for name, step in ready.plan.steps.items()
-        if isinstance(step.config, TrainConfig) and step.cadence and last <= step.config.num_steps
+        if isinstance(step.config, TrainConfig) and step.cadence and last <= step.config.total_steps
     }
     if not changed:
         raise UserError(f"--profile {profile}: no training of this recipe has {last:,} steps; give earlier ones")

@@ -56,7 +56,7 @@ def train(
     try:
         with (
             show_notices(out),
-            show_progress(out / METRICS_FILE, num_steps=config.num_steps),
+            show_progress(out / METRICS_FILE, num_steps=config.total_steps),
             stop_on_signal(out, grace_seconds=placement.grace_seconds),
         ):
             model = executor.gang(

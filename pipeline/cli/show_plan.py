@@ -9,15 +9,27 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from cluster.placement import TooFew, describe_machines
+from cluster.machines import Node
+from cluster.placement import Placement, TooFew, describe_machines
+from configs.base import UserError
 from configs.cluster import ClusterConfig
-from configs.data import TrainTokenizerConfig
+from configs.data import CleanConfig, TrainTokenizerConfig
+from configs.evaluation import EvaluateConfig
 from configs.load import load, shipped
 from configs.training import TrainConfig
-from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
+from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
 from pipeline.estimate.estimate import Estimate, estimate
 from pipeline.estimate.machines import lay_out
-from pipeline.estimate.rows import describe_problem, estimate_rows
+from pipeline.estimate.rows import describe_problem, describe_range, estimate_rows
+from pipeline.estimate.stage_time import (
+    BYTES_PER_TOKEN,
+    StageTime,
+    clean_work,
+    evaluate_time,
+    stage_time,
+    tokenize_work,
+)
+from pipeline.estimate.whole_run import WholeRun, describe_whole, whole_run
 from pipeline.graph.plan import PlannedStep
 from pipeline.graph.why import why_make
 from pipeline.prepare import Prepared, check_pools, check_stages, needed_steps, prepare
@@ -44,8 +56,15 @@ class PlanLine:
     problem: str = ""
     """Why it does not fit, and what to change; empty if it fits, or where that was not asked."""
 
+    time: StageTime | None = None
+    """How long a step other than a training takes; None where that was not asked, or is not reckoned."""
+
     epochs: tuple[StreamEpochs, ...] = ()
     """How often a training that is to be made reads each stream; empty as long as its tokens are not made."""
+
+    expected_epochs: float | None = None
+    """How often it reads all text, by the size of that, as long as its tokens are not made; None where it is not known.
+    """
 
 
 def show_plan(recipe: Path, cluster: str | None, overrides: tuple[str, ...], out: Console, *, as_json: bool) -> bool:
@@ -61,14 +80,17 @@ def show_plan(recipe: Path, cluster: str | None, overrides: tuple[str, ...], out
     check_stages(ready)
     lines = plan_lines(ready, machines)
     fits = _fit(lines)
+    whole = _whole_run(lines, machines) if machines is not None else None
     if as_json:
-        print(json.dumps(_to_json(ready, lines, cluster=cluster, fits=fits), indent=2))
+        print(json.dumps(_to_json(ready, lines, cluster=cluster, fits=fits, whole=whole), indent=2))
         return fits is not False
     for line in lines:
         for text in _render(line):
             out.print(text)
     words = [line.action for line in lines]
     out.print(f"{words.count('make')} to make, {words.count('reuse')} to reuse, in {escape(str(ready.store))}")
+    for text in describe_whole(whole) if whole is not None else ():
+        out.print(escape(text))
     if machines is not None:
         out.print(f"{_FITS[fits]} on cluster {escape(str(cluster))}{_UNKNOWN if fits is None else ''}")
     return fits is not False
@@ -93,14 +115,77 @@ def plan_lines(ready: Prepared, cluster: ClusterConfig | None) -> list[PlanLine]
         line = PlanLine(step, action, why)
         if name in made and isinstance(step.config, TrainConfig):
             line = replace(line, epochs=_epochs(step.config, step, ready))
+            line = line if line.epochs else replace(line, expected_epochs=_expected_epochs(step.config, step, ready))
             line = _estimated(line, ready, cluster) if cluster is not None else line
+        elif name in made and cluster is not None:
+            line = replace(line, time=_stage_time(step, ready, cluster))
         lines.append(line)
     return lines
+
+
+def _whole_run(lines: list[PlanLine], cluster: ClusterConfig) -> WholeRun:
+    times = {
+        line.step.name: line.estimate.seconds if line.estimate else line.time.seconds if line.time else None
+        for line in lines
+        if line.action == "make"
+    }
+    return whole_run(times, cluster)
+
+
+def _stage_time(step: PlannedStep, ready: Prepared, cluster: ClusterConfig) -> StageTime | None:
+    """Return how long a step that cleans, tokenises or scores takes; None for another one."""
+    if step.stage not in ("clean", "tokenize", "evaluate"):
+        return None
+    corpus = ready.plan.steps[step.inputs["corpus"]] if "corpus" in step.inputs else step
+    finished = load_artifact(ready.store / corpus.artifact, CleanCorpus)
+    manifest = finished.manifest if finished else None
+    assert isinstance(corpus.config, CleanConfig)
+    try:
+        nodes, placement = lay_out(cluster, step.pool)
+        if isinstance(step.config, EvaluateConfig):
+            return _scoring_time(step, ready, cluster, corpus=manifest, nodes=nodes, placement=placement)
+    except UserError as error:  # nothing is known of the machines, or of the speed there: the plan is good without
+        return StageTime(None, f"not known: {error}")
+    work = clean_work(corpus.config) if step.stage == "clean" else tokenize_work(manifest, corpus.config)
+    return stage_time(step.stage, work, placement, _directory(ready))
+
+
+def _scoring_time(
+    step: PlannedStep,
+    ready: Prepared,
+    cluster: ClusterConfig,
+    *,
+    corpus: CleanCorpus | None,
+    nodes: list[Node],
+    placement: Placement,
+) -> StageTime:
+    assert isinstance(step.config, EvaluateConfig)
+    if corpus is None:
+        return StageTime(None, "not known before the corpus is made")
+    model = ready.plan.steps[step.inputs["model"]]
+    tokens = load_artifact(ready.store / ready.plan.steps[model.inputs["tokens"]].artifact, TokenizedCorpus)
+    found = _estimate(model, ready, cluster, pool=step.pool, nodes=nodes, placement=placement)
+    text = tokens.manifest if tokens else None
+    return evaluate_time(step.config, corpus, text, speed=found.speed, placement=found.placement)
+
+
+def _directory(ready: Prepared) -> Path | None:
+    """Return the store's directory; None for a store behind a URL."""
+    return ready.store if "://" not in ready.loaded.config.store else None
 
 
 def _epochs(config: TrainConfig, step: PlannedStep, ready: Prepared) -> tuple[StreamEpochs, ...]:
     tokens = load_artifact(ready.store / ready.plan.steps[step.inputs["tokens"]].artifact, TokenizedCorpus)
     return tuple(plan_epochs(tokens, config)) if tokens else ()
+
+
+def _expected_epochs(config: TrainConfig, step: PlannedStep, ready: Prepared) -> float | None:
+    corpus = ready.plan.steps[ready.plan.steps[step.inputs["tokens"]].inputs["corpus"]]
+    finished = load_artifact(ready.store / corpus.artifact, CleanCorpus)
+    assert isinstance(corpus.config, CleanConfig)
+    work = tokenize_work(finished.manifest if finished else None, corpus.config)
+    num_tokens = config.tokens_to_read
+    return num_tokens * BYTES_PER_TOKEN / work.num_bytes if work.num_bytes and not work.unknown else None
 
 
 def _estimated(line: PlanLine, ready: Prepared, cluster: ClusterConfig) -> PlanLine:
@@ -110,16 +195,30 @@ def _estimated(line: PlanLine, ready: Prepared, cluster: ClusterConfig) -> PlanL
         nodes, placement = lay_out(cluster, step.pool)
     except TooFew as error:
         return replace(line, problem=str(error))
-    found = estimate(
+    found = _estimate(step, ready, cluster, pool=step.pool, nodes=nodes, placement=placement)
+    return replace(line, machines=describe_machines(nodes), estimate=found, problem=describe_problem(found))
+
+
+def _estimate(
+    step: PlannedStep,
+    ready: Prepared,
+    cluster: ClusterConfig,
+    *,
+    pool: str,
+    nodes: list[Node],
+    placement: Placement,
+) -> Estimate:
+    """Return what a training takes on a pool, which need not be that of its step."""
+    assert isinstance(step.config, TrainConfig)
+    return estimate(
         step.config,
         vocab_size=_vocab_size(step, ready),
-        pool=cluster.pools[step.pool],
+        pool=cluster.pools[pool],
         nodes=nodes,
         placement=placement,
-        store=ready.store if "://" not in ready.loaded.config.store else None,
-        is_their_disk=cluster.pools[step.pool].machines is None and cluster.launcher.kind == "local",
+        store=_directory(ready),
+        is_their_disk=cluster.pools[pool].machines is None and cluster.launcher.kind == "local",
     )
-    return replace(line, machines=describe_machines(nodes), estimate=found, problem=describe_problem(found))
 
 
 def _vocab_size(step: PlannedStep, ready: Prepared) -> int:
@@ -138,20 +237,31 @@ def _render(line: PlanLine) -> Iterator[str]:
     yield f"{line.action:<10}  [bold]{step.name}[/]{made_from}  [dim]{step.artifact}[/]{why}"
     if line.epochs:
         yield f"  [dim]{'epochs':<13}[/]  {escape(describe_epochs(line.epochs))}"
+    if line.expected_epochs is not None:
+        assumed = f"at least, at {BYTES_PER_TOKEN:g} bytes a token; by stream once the tokens are made"
+        yield f"  [dim]{'epochs':<13}[/]  {line.expected_epochs:,.2f} times all text {assumed}"
     if line.estimate is not None:
         assert isinstance(step.config, TrainConfig)
         rows = [("machines", line.machines), *estimate_rows(line.estimate, step.config)]
         yield from (f"  [dim]{name:<13}[/]  {escape(text)}" for name, text in rows)
+    if line.time is not None:
+        shown = line.time.source
+        if line.time.seconds is not None:
+            shown = f"{describe_range(line.time.seconds)} ({shown})"
+        yield f"  [dim]{'time':<13}[/]  {escape(shown)}"
     if line.problem:
         yield f"  [bold red]does not fit[/]   {escape(line.problem)}"
 
 
-def _to_json(ready: Prepared, lines: list[PlanLine], *, cluster: str | None, fits: bool | None) -> dict[str, Any]:
+def _to_json(
+    ready: Prepared, lines: list[PlanLine], *, cluster: str | None, fits: bool | None, whole: WholeRun | None
+) -> dict[str, Any]:
     return {
         "store": str(ready.store),
         "cluster": cluster,
         "fits": fits if cluster is not None else None,
         "outputs": list(ready.plan.outputs),
+        "whole": asdict(whole) if whole is not None else None,
         "steps": [_line_to_json(line) for line in lines],
     }
 
@@ -167,18 +277,23 @@ def _line_to_json(line: PlanLine) -> dict[str, Any]:
         "why": line.why,
         "problem": line.problem,
         "machines": line.machines,
+        "time": asdict(line.time) if line.time is not None else None,
         "epochs": {
             one.stream: {"num_tokens": one.num_tokens, "tokens_read": one.tokens_read, "epochs": one.epochs}
             for one in line.epochs
         },
+        "expected_epochs": line.expected_epochs,
         "estimate": None,
     }
     if (found := line.estimate) is not None:
         shown = asdict(found)
         shown["model"] = {"num_parameters": found.model.num_parameters, "built": found.model.built}
         shown["placement"] = {key: shown["placement"][key] for key in ("num_ranks", "device", "cpus_per_rank")}
-        for name, choice in (("chosen", found.fit.chosen), ("runner_up", found.fit.runner_up)):
-            if choice is not None:
-                shown["fit"][name]["memory"] |= {"total": choice.memory.total}
+        shown["fit"]["chosen"]["memory"] |= {"total": found.fit.chosen.memory.total}
+        for one, other, speed in zip(
+            shown["fit"]["runners_up"], found.fit.runners_up, shown.pop("alternatives"), strict=True
+        ):
+            one["choice"]["memory"] |= {"total": other.choice.memory.total}
+            one["tokens_per_second"] = speed["tokens_per_second"]
         result["estimate"] = shown
     return result

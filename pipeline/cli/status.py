@@ -14,6 +14,7 @@ from cluster.devices import peak_flops
 from cluster.leases.lease import store_holder
 from cluster.storage.objects import ObjectStore
 from configs.base import GIB, Manifest, UserError
+from configs.training import TrainConfig
 from pipeline.cli.subject import ArtifactSubject, StepsSubject, planned_step
 from pipeline.graph.plan import PlannedStep
 from pipeline.stages import STAGES
@@ -94,11 +95,17 @@ def step_state(step: PlannedStep, store: Path, remote: ObjectStore | None = None
     if remote is not None and (manifest := _remote_manifest(remote, step)) is not None:
         return f"done: {manifest.summary()}", []
     who = store_holder(remote, store, step.artifact)
-    num_steps = getattr(step.config, "num_steps", None)
-    rows = training_rows(path, num_steps, running=who is not None) if step.stage == "train" else []
+    rows = training_rows(path, _total_steps(step), running=who is not None) if step.stage == "train" else []
     if who is not None:
         return f"being made by {who}", rows
     return "begun and stopped" if _is_begun(path, remote) else "not begun", rows
+
+
+def _total_steps(step: PlannedStep) -> int | None:
+    """Return how many steps a training is to take; None where only its directory is known, and not its config."""
+    config = step.config
+    assert isinstance(config, TrainConfig)
+    return None if config.num_steps is None and config.num_tokens is None else config.total_steps
 
 
 def training_rows(directory: Path, num_steps: int | None, *, running: bool) -> list[tuple[str, str]]:

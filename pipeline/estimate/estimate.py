@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
+from cluster.devices import device_by_driver_name
 from cluster.machines import Node
-from cluster.placement import Placement, count_slots
+from cluster.placement import Placement
 from configs.pools import PoolConfig, RetentionConfig
 from configs.training import TrainConfig
+from pipeline.estimate.basis import Range, find_basis
+from pipeline.estimate.links import links_of
 from pipeline.estimate.speed import Speed, speed_of
-from training.sizing.fit import Fit, apply_choice, choose_layout, needed_bytes
+from training.sizing.fit import Fit, LayoutChoice, apply_choice, choose_layout, needed_bytes
 from training.sizing.model_size import ModelSize
 from training.sizing.recipe_size import ModelParameters, find_parameters, measure_model
 
@@ -44,11 +47,14 @@ class Estimate:
     """
 
     speed: Speed
-    seconds: float | None
+    seconds: Range | None
+    alternatives: tuple[Speed, ...]
+    """The speed of each of the fit's runners-up."""
+
     num_nodes: int
     """The number of nodes that the ranks take."""
 
-    cost: float | None
+    cost: Range | None
     currency: str | None
 
     @property
@@ -82,29 +88,41 @@ def estimate(
     model = find_parameters(config, vocab_size=vocab_size)
     size = measure_model(model, config)
     fit = choose_layout(size, config, placement)
-    placement = apply_choice(placement, fit.chosen)
-    num_tokens = config.num_steps * config.global_batch_size * config.sequence_length
-    speed = speed_of(config, model, placement, accelerator=pool.accelerator, nodes=nodes, store=store)
-    seconds = num_tokens / speed.tokens_per_second if speed.tokens_per_second else None
-    num_nodes = _nodes_taken(placement, nodes)
+    chosen = apply_choice(placement, fit.chosen)
+    num_tokens = config.tokens_to_read
+    basis = find_basis(config, chosen, pool=pool, nodes=nodes, store=store)
+    links = links_of(pool, device_by_driver_name(basis.device), nodes, chosen)
+
+    def speed_at(choice: LayoutChoice) -> Speed:
+        return speed_of(config, model, size, apply_choice(placement, choice), basis=basis, links=links)
+
+    speed = speed_at(fit.chosen)
+    seconds = seconds_for(num_tokens, speed)
     price = pool.machines.price_per_node_hour if pool.machines else None
     checkpoint = checkpoint_bytes(size, config)
     return Estimate(
         num_tokens=num_tokens,
         model=model,
-        placement=placement,
+        placement=chosen,
         fit=fit,
-        needed_bytes=needed_bytes(fit.chosen, placement.device),
+        needed_bytes=needed_bytes(fit.chosen, chosen.device),
         checkpoint_bytes=checkpoint,
         disk_bytes=checkpoint * num_on_disk(config, pool.retention),
         free_bytes=_free_bytes(store, nodes) if store else None,
         is_their_disk=is_their_disk,
         speed=speed,
         seconds=seconds,
-        num_nodes=num_nodes,
-        cost=None if price is None or seconds is None else price * num_nodes * seconds / 3600,
+        alternatives=tuple(speed_at(other.choice) for other in fit.runners_up),
+        num_nodes=links.num_hosts,
+        cost=None if price is None or seconds is None else seconds.times(price * links.num_hosts / 3600),
         currency=pool.machines.currency if pool.machines and price is not None else None,
     )
+
+
+def seconds_for(num_tokens: int, speed: Speed) -> Range | None:
+    """Return the seconds that so many tokens take; None where the speed is not known."""
+    found = speed.tokens_per_second
+    return None if found is None else Range(num_tokens / found.high, num_tokens / found.low)
 
 
 def checkpoint_bytes(size: ModelSize, config: TrainConfig) -> int:
@@ -119,21 +137,10 @@ def num_on_disk(config: TrainConfig, rule: RetentionConfig) -> int:
     They are those kept, of which a roll-back may need the last but one, the one of the lowest validation loss, the one
     that is being written, and one that a signal or the clock asked for.
     """
-    made = ceil(config.num_steps / config.checkpoint_every_steps)
+    made = ceil(config.total_steps / config.checkpoint_every_steps)
     best = max(rule.best, int(config.validation is not None))
-    kept = max(2, rule.newest) + best + (config.num_steps // rule.every_steps if rule.every_steps else 0)
+    kept = max(2, rule.newest) + best + (config.total_steps // rule.every_steps if rule.every_steps else 0)
     return min(made, kept + 1) + 1
-
-
-def _nodes_taken(placement: Placement, nodes: Sequence[Node]) -> int:
-    """Return the number of nodes that the ranks take when they fill node after node."""
-    left, taken = placement.num_ranks, 0
-    for node in nodes:
-        if left <= 0:
-            break
-        left -= count_slots([node], cpus_per_rank=placement.cpus_per_rank, device=placement.device)
-        taken += 1
-    return taken
 
 
 def _free_bytes(store: Path, nodes: Sequence[Node]) -> int | None:

@@ -1,15 +1,21 @@
 """An estimate in words, as `concord plan` prints it."""
 
 from collections.abc import Mapping
+from dataclasses import astuple
 
 from configs.base import GIB
 from configs.training import TrainConfig
-from pipeline.estimate.estimate import Estimate
+from pipeline.estimate.basis import Range
+from pipeline.estimate.estimate import Estimate, seconds_for
+from pipeline.estimate.speed import Speed
 from pipeline.store.lineage import duration
 from training.manifests import counted
-from training.sizing.fit import HEADROOM, LayoutChoice, needed_host_bytes, sequences_per_rank
+from training.sizing.fit import HEADROOM, LayoutChoice, expected_attention, needed_host_bytes, sequences_per_rank
 from training.sizing.memory import PREDICTION_ERROR
 from training.sizing.start import HostMemory
+
+_PARTS = ("compute", "recomputation", "what each pass costs", "exchange", "update")
+"""The parts of StepTime, in its order."""
 
 
 def estimate_rows(found: Estimate, config: TrainConfig) -> list[tuple[str, str]]:
@@ -17,7 +23,7 @@ def estimate_rows(found: Estimate, config: TrainConfig) -> list[tuple[str, str]]
     placement, chosen = found.placement, found.fit.chosen
     most = sequences_per_rank(config, placement)
     how = ", counted by building it without memory" if found.model.built else ""
-    batches = f"{config.num_steps:,} steps of {config.global_batch_size:,} x {config.sequence_length:,}"
+    batches = f"{config.total_steps:,} steps of {config.global_batch_size:,} x {config.sequence_length:,}"
     layout = f"{counted(placement.num_ranks, 'rank')} on {placement.device}: {describe_choice(chosen, most=most)}"
     rows = [
         ("tokens", f"{found.num_tokens:,}: {batches}"),
@@ -27,13 +33,21 @@ def estimate_rows(found: Estimate, config: TrainConfig) -> list[tuple[str, str]]
         ("of", _capacity(found)),
     ]
     rows += [("start", _start(found)), ("host memory", _host(found))]
-    if (second := found.fit.runner_up) is not None:
-        rows.append(("runner-up", f"{describe_choice(second, most=most)}: {found.fit.why}"))
+    for other, speed in zip(found.fit.runners_up, found.alternatives, strict=True):
+        took = seconds_for(found.num_tokens, speed)
+        how_long = f"; {describe_range(took)}" if took else ""
+        rows.append(("runner-up", f"{describe_choice(other.choice, most=most)}: {other.why}{how_long}"))
     if unused := placement.deepspeed.zero_optimization.unused_in(chosen.zero_stage):
         rows.append(("unused", f"deepspeed.zero_optimization.{unused[0]} does nothing in ZeRO {chosen.zero_stage}"))
     if placement.num_ranks > config.global_batch_size:
         rows.append(("idle", f"{placement.num_ranks - config.global_batch_size:,} ranks have no sequence of a batch"))
-    return [*rows, ("disk", _disk(found)), ("time", _time(found)), *_cost(found)]
+    return [
+        *rows,
+        ("disk", _disk(found)),
+        ("time", _time(found)),
+        *_step(found.speed, attention=expected_attention(config, placement)),
+        *_cost(found),
+    ]
 
 
 def describe_problem(found: Estimate) -> str:
@@ -65,7 +79,9 @@ def describe_choice(choice: LayoutChoice, *, most: int) -> str:
     """
     rows = min(choice.micro_batch_size, most)
     passes = f"{choice.num_passes:,} pass{'es' if choice.num_passes > 1 else ''} a step"
-    return f"ZeRO {choice.zero_stage}, {counted(rows, 'sequence')} a pass, {passes}"
+    extras = ", recomputing activations" if choice.activation_checkpointing else ""
+    extras += ", optimizer on the host" if choice.offload_optimizer else ""
+    return f"ZeRO {choice.zero_stage}, {counted(rows, 'sequence')} a pass, {passes}{extras}"
 
 
 def _start(found: Estimate) -> str:
@@ -109,16 +125,38 @@ def _disk(found: Estimate) -> str:
     return f"{_gib(found.checkpoint_bytes)} a checkpoint, {_gib(found.disk_bytes)} with those that stay{free}"
 
 
+def describe_range(seconds: Range) -> str:
+    """Return how long something takes, in words: `2 h 13 min`, or `2 h 13 min to 4 h 05 min`."""
+    low, high = duration(seconds.low), duration(seconds.high)
+    return low if low == high else f"{low} to {high}"
+
+
 def _time(found: Estimate) -> str:
-    if found.seconds is None:
+    speed = found.speed.tokens_per_second
+    if found.seconds is None or speed is None:
         return found.speed.source
-    return f"{duration(found.seconds)} at {found.speed.tokens_per_second:,.0f} tokens/s ({found.speed.source})"
+    rates = [f"{rate:,.0f}" for rate in (speed.low, speed.high)]
+    shown = rates[0] if rates[0] == rates[1] else " to ".join(rates)
+    return f"{describe_range(found.seconds)} at {shown} tokens/s ({found.speed.source})"
+
+
+def _step(speed: Speed, *, attention: str) -> list[tuple[str, str]]:
+    """Return what a step's time is made of, and what its ranks exchange by."""
+    rows = []
+    if speed.fast_step is not None and speed.slow_step is not None:
+        pairs = zip(astuple(speed.fast_step), astuple(speed.slow_step), _PARTS, strict=True)
+        parts = [f"{name} {describe_range(Range(fast, slow))}" for fast, slow, name in pairs if slow]
+        whole = describe_range(Range(speed.fast_step.total, speed.slow_step.total))
+        rows.append(("a step", f"{whole}: {', '.join(parts)}; attention by {attention}"))
+    return [*rows, *([("network", speed.links)] if speed.links else [])]
 
 
 def _cost(found: Estimate) -> list[tuple[str, str]]:
     if found.cost is None:
         return []
-    return [("cost", f"{found.cost:,.2f} {found.currency} for {counted(found.num_nodes, 'node')}")]
+    amounts = [f"{amount:,.2f}" for amount in (found.cost.low, found.cost.high)]
+    shown = amounts[0] if amounts[0] == amounts[1] else " to ".join(amounts)
+    return [("cost", f"{shown} {found.currency} for {counted(found.num_nodes, 'node')}")]
 
 
 def _gib(num_bytes: float) -> str:

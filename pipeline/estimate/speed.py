@@ -1,84 +1,120 @@
-"""How fast a training will be: as fast as an earlier one of the same model on the same device, or by its FLOPs."""
+"""How fast a training will be: by an earlier one of the same model on the same device, or by its FLOPs and traffic."""
 
-import platform
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf
 
-from cluster.devices import devices_by_ray_name, peak_flops
-from cluster.machines import Node
+from cluster.devices import device_by_driver_name
 from cluster.placement import Placement
 from configs.training import TrainConfig
-from pipeline.graph.why import finished_records
-from pipeline.store.artifact import Record
-from training.log.sessions_file import GangStart, read_session_events
-from training.manifests import counted
-from training.sizing.fit import sequences_per_rank
-from training.sizing.flops import flops_per_token
+from pipeline.estimate.basis import Basis, Range
+from pipeline.estimate.links import Links, describe_links
+from training.sizing.fit import expected_attention
+from training.sizing.flops import executed_flops_per_token
+from training.sizing.model_size import ModelSize
 from training.sizing.recipe_size import ModelParameters
+from training.sizing.step_time import Reach, StepTime, predict_step
 
-ASSUMED_MFU = 0.40
-"""Utilisation of bf16 training on GPUs if none was measured: DeepSpeed and its like reach 0.40 to 0.47 on H100 and 0.40
-to 0.58 on A100 with dense models of 1 to 8 billion parameters (docs/planning.md has the sources)."""
+SLOW_WIRE, FAST_WIRE = 0.6, 0.9
+"""Shares of the bandwidth of memory and links in data sheets that is reached: an assumption. nccl-tests are published
+with 0.75 and more within a machine."""
+
+SLOW_LAYER, FAST_LAYER = 1.5e-3, 0.3e-3
+"""Seconds in which the host launches the kernels of a layer's forward and backward pass: an assumption, 150 kernels of
+2 to 10 microseconds each. Models of some million parameters take no less."""
+
+SLOW_HOST_MEMORY, FAST_HOST_MEMORY = 1e11, 3e11
+"""Bytes a second of a host's memory, for an offloaded optimizer: an assumption, 8 channels of DDR4 to 12 of DDR5."""
 
 
 @dataclass(frozen=True)
 class Speed:
     """Tokens a second of all ranks together, and where the number comes from."""
 
-    tokens_per_second: float | None
+    tokens_per_second: Range | None
     source: str
     """`measured in ...`, `assumed: ...`, or why it is not known."""
 
+    fast_step: StepTime | None = None
+    """Seconds of a step by part at the fast end, where it follows from FLOPs."""
+
+    slow_step: StepTime | None = None
+    links: str = ""
+    """The bandwidth that exchange between ranks is reckoned with, and where it comes from; empty without exchange."""
+
 
 def speed_of(
-    config: TrainConfig,
-    model: ModelParameters,
-    placement: Placement,
-    *,
-    accelerator: str | None,
-    nodes: Sequence[Node],
-    store: Path | None,
+    config: TrainConfig, model: ModelParameters, size: ModelSize, placement: Placement, *, basis: Basis, links: Links
 ) -> Speed:
-    """Return the measured speed of a like training, else one by FLOPs; it is taken to be proportional to the ranks."""
-    kind = accelerator or next((node.accelerator for node in nodes if node.accelerator), None)
-    names = [name for device in devices_by_ray_name(kind) for name in device.driver_names]
-    if placement.device == "cpu":
-        names = [f"{platform.machine()} CPU"]
-    hosts = {node.host for node in nodes}
-    for record, last in _measured(config, store) if store else ():
-        same = last.device in names and (placement.device == "cuda" or last.host in hosts)
-        if same and record.manifest["tokens_per_second"]:
-            per_rank = float(str(record.manifest["tokens_per_second"])) / last.world_size
-            where = f"{record.stage}-{record.fingerprint[:12]}"
-            how = f"measured in {where} on {counted(last.world_size, 'rank')} of {last.device}"
-            return Speed(per_rank * busy_ranks(config, placement), how)
-    return _by_flops(config, model, placement, names[0] if names else None)
+    """Return the speed of a placement that has nothing left open."""
+    tokens = config.global_batch_size * config.sequence_length
+    if basis.measured is not None and placement.attention == "auto":
+        placement = replace(placement, attention=basis.measured.placement.attention)
+    known = basis.flops is not None and _executed(config, model, attention="", recomputes=False) is not None
+    reaches = _reaches(basis, placement, links) if known else [_plain_reach()] * 2
+    steps = [_step(config, model, size, placement, reach) for reach in reaches]
+    said = describe_links(links, placement) if known else ""
+    if basis.measured is not None:
+        then = basis.measured
+        at = replace(links, num_hosts=then.num_hosts)
+        before = _reaches(basis, then.placement, at) if known else [_plain_reach()] * 2
+        old = [_step(then.config, model, size, then.placement, reach) for reach in before]
+        took = then.config.global_batch_size * then.config.sequence_length / then.tokens_per_second
+        found = [tokens / (took * new.total / was.total) for new, was in zip(steps, old, strict=True)]
+        return Speed(Range(min(found), max(found)), then.source, links=said)
+    if basis.flops is None:
+        return Speed(None, basis.source)
+    if not known:
+        return Speed(None, "not known: how much this architecture computes is in no table of training/sizing/flops.py")
+    slow, fast = steps
+    return Speed(Range(tokens / slow.total, tokens / fast.total), basis.source, fast, slow, said)
 
 
-def busy_ranks(config: TrainConfig, placement: Placement) -> float:
-    """Return how many ranks are busy on average: a step lasts as long as the rank with most sequences needs."""
-    return config.global_batch_size / sequences_per_rank(config, placement)
+def _step(config: TrainConfig, model: ModelParameters, size: ModelSize, placement: Placement, reach: Reach) -> StepTime:
+    attention = expected_attention(config, placement)
+    once = _executed(config, model, attention=attention, recomputes=False) or 1.0
+    twice = _executed(config, model, attention=attention, recomputes=True) or 4 / 3
+    recomputed = twice - once if placement.activation_checkpointing else 0.0
+    return predict_step(size, config, placement, flops=once, recomputed_flops=recomputed, reach=reach)
 
 
-def _by_flops(config: TrainConfig, model: ModelParameters, placement: Placement, device: str | None) -> Speed:
-    flops = flops_per_token(model.config, model.shapes, sequence_length=config.sequence_length)
-    peak = peak_flops(device or "")
-    if placement.device == "cpu":
-        return Speed(None, "not known before a training of this model was measured on this machine's CPU")
-    if flops is None or peak is None or config.precision == "fp32":
-        what, where = "the peak of this GPU at this precision", "cluster/devices.py"
-        if flops is None:
-            what, where = "how much this architecture computes", "training/sizing/flops.py"
-        return Speed(None, f"not known: {what} is in no table of {where}")
-    speed = busy_ranks(config, placement) * peak * ASSUMED_MFU / flops
-    return Speed(speed, f"assumed: {ASSUMED_MFU:.0%} of the peak of {device}")
+def _executed(config: TrainConfig, model: ModelParameters, *, attention: str, recomputes: bool) -> float | None:
+    return executed_flops_per_token(
+        model.config,
+        model.shapes,
+        sequence_length=config.sequence_length,
+        attention=attention,
+        recomputes=recomputes,
+    )
 
 
-def _measured(config: TrainConfig, store: Path) -> Iterator[tuple[Record, GangStart]]:
-    """Yield the finished trainings of the same model, the newest first, with each start of a gang, the last first."""
-    wanted = config.model_dump(mode="json")
-    for record in finished_records("train", store):
-        if all(record.config.get(key) == wanted[key] for key in ("model", "sequence_length", "precision")):
-            events = read_session_events(store / f"{record.stage}-{record.fingerprint[:12]}")
-            yield from ((record, event) for event in reversed(events) if isinstance(event, GangStart))
+def _plain_reach() -> Reach:
+    """Return what makes a step's time its FLOPs alone: it compares layouts of which no more is known."""
+    return Reach(1.0, None, None, None, None, inf, 0.0, overlaps=False)
+
+
+def _reaches(basis: Basis, placement: Placement, links: Links) -> list[Reach]:
+    """Return what a rank reaches at the slow end and at the fast one."""
+    assert basis.flops is not None
+    known = device_by_driver_name(basis.device)
+    memory = known.memory_gb_per_second if known and not basis.whole else None
+    per_host = -(-placement.num_ranks // links.num_hosts)
+    near, far = links.near_bytes(placement), links.far_bytes(placement)
+    on_gpu = placement.device != "cpu"
+    ends: Sequence[tuple[float, float, float, float, bool]] = (
+        (basis.flops.low, SLOW_WIRE, SLOW_HOST_MEMORY, SLOW_LAYER, False),
+        (basis.flops.high, FAST_WIRE, FAST_HOST_MEMORY, FAST_LAYER, True),
+    )
+    return [
+        Reach(
+            flops=flops,
+            memory_bytes=memory * 1e9 * share if memory else None,
+            near_bytes=near * share if near else None,
+            far_bytes=far * share if far else None,
+            host_bytes=links.host * 1e9 * share if links.host else None,
+            host_memory_bytes=host_memory / per_host,
+            layer_seconds=layer if on_gpu else 0.0,
+            overlaps=overlaps,
+        )
+        for flops, share, host_memory, layer, overlaps in ends
+    ]

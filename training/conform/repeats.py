@@ -21,9 +21,9 @@ without a stop as a repeated one is: the differences of few steps vary."""
 def check_resume(bench: Bench) -> Iterator[Check]:
     """Compare a training with one that was resumed from its checkpoint half-way; bit-equal on CPUs."""
     whole = _train(bench, "whole")
-    half = directory_of(whole.out / CHECKPOINTS, whole.config.num_steps // 2)
+    half = directory_of(whole.out / CHECKPOINTS, whole.config.total_steps // 2)
     resumed = bench.directory / "resumed"
-    shutil.copytree(half, directory_of(resumed / CHECKPOINTS, whole.config.num_steps // 2))
+    shutil.copytree(half, directory_of(resumed / CHECKPOINTS, whole.config.total_steps // 2))
     distance = find_distance(whole, _train(bench, "resumed"))
     repeat = find_distance(whole, _train(bench, "repeated")) if is_accelerator(bench.device) else 0.0
     said = "bit-equal" if not distance else f"a repeated training without a stop is {repeat:.1e} away"
@@ -52,7 +52,7 @@ def _train(bench: Bench, name: str, **pool: object) -> Job:
 
 def find_distance(one: Job, other: Job) -> float:
     """Return the distance of the weights of two trainings of one recipe at their end, relative to their norm."""
-    first, second = (load_weights(directory_of(job.out / CHECKPOINTS, job.config.num_steps)) for job in (one, other))
+    first, second = (load_weights(directory_of(job.out / CHECKPOINTS, job.config.total_steps)) for job in (one, other))
     squares = torch.stack([(first[name].double() - second[name].double()).square().sum() for name in first])
     norms = torch.stack([tensor.double().square().sum() for tensor in first.values()])
     return float((squares.sum() / norms.sum()).sqrt())

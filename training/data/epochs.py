@@ -37,7 +37,7 @@ class StreamEpochs:
 
 def plan_epochs(tokens: Artifact[TokenizedCorpus], config: TrainConfig) -> list[StreamEpochs]:
     """Return what a training reads from its first step to its last. Raises UserError if it cannot read that corpus."""
-    position = Position(next_place=config.samples_before(config.num_steps))
+    position = Position(next_place=config.samples_before(config.total_steps))
     order = Batches(tokens, config).order_record()
     return _epochs(order, count_tokens_read(order, position))
 

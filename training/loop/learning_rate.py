@@ -15,7 +15,7 @@ def learning_rate_factor(config: TrainConfig, step: int) -> float:
     Warm-up rises linearly and reaches the peak at its last step. The cosine decay is that of arXiv 1608.03983, eq. 5,
     without restarts; warm-up-stable-decay (WSD) that of arXiv 2404.06395, section 4, with a linear decay.
     """
-    schedule, num_steps = config.schedule, config.full_steps_before(config.num_steps)
+    schedule, num_steps = config.schedule, config.full_steps_before(config.total_steps)
     before, after = config.full_steps_before(step), config.full_steps_before(step + 1)
     if before < schedule.num_warmup_steps:
         return min(1.0, after / schedule.num_warmup_steps)

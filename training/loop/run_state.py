@@ -54,7 +54,7 @@ from training.zero.process_group import from_rank_0
 
 def is_own_checkpoint(config: TrainConfig, step: int) -> bool:
     """Return whether the recipe asks for a checkpoint after `step`. Others, as on a signal, are for resuming alone."""
-    return step % config.checkpoint_every_steps == 0 or step == config.num_steps
+    return step % config.checkpoint_every_steps == 0 or step == config.total_steps
 
 
 class RunState:
@@ -157,10 +157,10 @@ class RunState:
             return Progress(num_updates=record.num_updates), directory
         else:
             begin = Progress(step=record.step, num_updates=record.num_updates)
-        if record.step >= self._job.config.num_steps:
+        if record.step >= self._job.config.total_steps:
             raise UserError(
-                f"init_from: {directory} is of step {record.step} already; num_steps counts from the start of that "
-                f"training, so it must be greater than {record.step}"
+                f"init_from: {directory} is of step {record.step} already; num_steps or num_tokens counts from the "
+                f"start of that training, so it must be greater than {record.step}"
             )
         return begin, directory
 

@@ -74,7 +74,7 @@ class StepLog:
         self._stragglers = StragglerDetector(hosts)
         self.file = MetricsFile(job.out / METRICS_FILE, step=progress.step)
         self._log_every_steps = job.cadence.log_every_steps
-        self._ends_of_lines = parts_of_summary(state.first.step, job.config.num_steps)
+        self._ends_of_lines = parts_of_summary(state.first.step, job.config.total_steps)
         self._line: list[_LoggedStep] = []
         """The steps of the line that is under way."""
         self._clock, self._num_graphs = time.perf_counter(), count_graphs()

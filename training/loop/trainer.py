@@ -111,14 +111,14 @@ class Trainer:
 
     def _train(self) -> None:
         timeout_factor = START_TIMEOUT_FACTOR
-        while self.state.progress.step < self.config.num_steps:
+        while self.state.progress.step < self.config.total_steps:
             with self.profiler.record(self.state.progress.step + 1):
                 result = self._run_step(timeout_factor)
             timeout_factor = 1.0
             if (instability := self.detector.check_step(result.loss, updated=result.updated)) is not None:
                 self._roll_back(instability)
                 continue
-            is_last = self.state.progress.step == self.config.num_steps
+            is_last = self.state.progress.step == self.config.total_steps
             if is_own_checkpoint(self.config, self.state.progress.step) or result.requests != TrainingRequests():
                 self._begin_save()
             if not is_last:
@@ -137,7 +137,7 @@ class Trainer:
         state, config = self.state, self.config
         self.watchdog.beat("reading a batch", timeout_factor=timeout_factor)
         with self.stopwatch.part("data"):
-            is_last = state.progress.step + 1 == config.num_steps
+            is_last = state.progress.step + 1 == config.total_steps
             step_input = self.prefetcher.take(state.progress.position, step=state.progress.step, is_last=is_last)
         batch = step_input.batch
         self._seed_dropout()
@@ -186,7 +186,7 @@ class Trainer:
         """Validate, if that is due after the step that was just taken."""
         step, every = self.state.progress.step, self.config.validate_every_steps
         self.validation_loss = None
-        if self.validator is None or every is None or not (step % every == 0 or step == self.config.num_steps):
+        if self.validator is None or every is None or not (step % every == 0 or step == self.config.total_steps):
             return None
         with self.stopwatch.part("validation"):
             found = self.validator.run(self.state.engine, self.watchdog, timeout_factor=timeout_factor)

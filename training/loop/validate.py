@@ -28,6 +28,7 @@ def make_validator(rank: Rank, job: Job, device: torch.device, *, notify: Callab
         rank,
         device,
         micro_batch_size=job.placement.micro_batch_size,
+        sequence_length=job.config.sequence_length,
         equal_rows=job.placement.compile,
         eos_id=job.tokenizer.manifest.eos_id,
     )
@@ -57,11 +58,14 @@ class Validator:
         device: torch.device,
         *,
         micro_batch_size: int,
+        sequence_length: int,
         equal_rows: bool,
         eos_id: int,
     ) -> None:
+        """A pass has as many tokens as one of a step at most: `micro_batch_size` sequences of `sequence_length`."""
         self._chosen, self._rank, self._device = chosen, rank, device
-        self._micro_batch_size, self._equal_rows, self._eos_id = micro_batch_size, equal_rows, eos_id
+        self._rows_of_a_pass = micro_batch_size * (sequence_length // chosen.sequence_length)
+        self._equal_rows, self._eos_id = equal_rows, eos_id
 
     def run(self, engine: Any, watchdog: Watchdog, *, timeout_factor: float) -> Validation:
         """Return the losses of the engine's weights as they are, which stay as they are. Collective.
@@ -73,7 +77,7 @@ class Validator:
             self._chosen.batch,
             rank=self._rank.index,
             world_size=self._rank.world_size,
-            size=self._micro_batch_size,
+            size=self._rows_of_a_pass,
             equal_rows=self._equal_rows,
         )
         engine.eval()

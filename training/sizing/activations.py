@@ -5,10 +5,8 @@ them.
 """
 
 from training.network.loss_chunks import max_chunk_tokens
+from training.sizing.flops import SKIPS_PAIRS
 from training.sizing.model_size import ModelSize, TrainingLayout
-
-WITHOUT_MASK = ("flash_attention_3", "flash_attention_2", "varlen", "flex_attention")
-"""Implementations of attention that hold no mask over pairs of positions."""
 
 
 def loss_bytes(size: ModelSize, setting: TrainingLayout) -> int:
@@ -52,7 +50,7 @@ def _layer_bytes_per_token(size: ModelSize, setting: TrainingLayout) -> int:
     queries, keys = size.num_heads * size.head_dim, size.num_key_value_heads * size.head_dim
     norms = size.num_norms * size.hidden_size * _norm_bytes(width)
     head_norms = (queries + keys) * (_norm_bytes(width) - width) if size.has_head_norm else 0
-    repeated = keys if setting.attention in WITHOUT_MASK else queries  # with a mask, for each head
+    repeated = keys if setting.attention in SKIPS_PAIRS else queries  # with a mask, for each head
     attention = 2 * (queries + repeated) * width + 4 * size.num_heads
     if setting.attention == "eager":
         attention += size.num_heads * setting.sequence_length * (4 if width == 4 else 6)

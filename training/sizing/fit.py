@@ -41,15 +41,27 @@ class LayoutChoice:
     fits: bool
     """Whether it fits in the memory of a rank, with headroom; true where that memory is not known."""
 
+    activation_checkpointing: bool
+    offload_optimizer: bool
+
+
+@dataclass(frozen=True)
+class RunnerUp:
+    """A layout that fits, too."""
+
+    choice: LayoutChoice
+    why: str
+    """What it would bring, and what it costs."""
+
 
 @dataclass(frozen=True)
 class Fit:
-    """The chosen layout, and the one that came second."""
+    """The chosen layout, and those that came next."""
 
     chosen: LayoutChoice
-    runner_up: LayoutChoice | None
-    why: str
-    """Why the runner-up is not chosen; empty without one."""
+    runners_up: tuple[RunnerUp, ...]
+    """The next stage or fewer sequences a pass; and what a pool has to ask for, recomputation and an offloaded
+    optimizer, where they allow more sequences a pass or a lower stage, or let anything fit."""
 
     remedy: str
     """What to change in the cluster file where nothing fits; empty where something does."""
@@ -64,20 +76,27 @@ def choose_layout(size: ModelSize, config: TrainConfig, placement: Placement) ->
     """
     stages = _stages(config, placement)
     if placement.memory_bytes_per_rank is None:
-        return Fit(_choice(size, config, placement, stages[0], placement.micro_batch_size), None, "", "")
+        return Fit(_choice(size, config, placement, stages[0], placement.micro_batch_size), (), "")
     best = [_best(size, config, placement, stage) for stage in stages]
     fitting = [choice for choice in best if choice.fits]
     if not fitting:
         least = min(best, key=lambda choice: choice.memory.total)
-        return Fit(least, None, "", _remedy(size, config, replace(placement, zero_stage=stages[0])))
-    chosen = fitting[0]
-    runner_up, why = _second(size, config, placement, fitting)
-    return Fit(chosen, runner_up, why, "")
+        others = _others(size, config, placement, stages, least)
+        return Fit(least, others, _remedy(size, config, replace(placement, zero_stage=stages[0])))
+    others = _others(size, config, placement, stages, fitting[0])
+    return Fit(fitting[0], (*_second(size, config, placement, fitting), *others), "")
 
 
 def apply_choice(placement: Placement, choice: LayoutChoice) -> Placement:
     """Return the placement with the choice filled in and nothing left open."""
-    return replace(placement, zero_stage=choice.zero_stage, micro_batch_size=choice.micro_batch_size, leaves_open=())
+    return replace(
+        placement,
+        zero_stage=choice.zero_stage,
+        micro_batch_size=choice.micro_batch_size,
+        activation_checkpointing=choice.activation_checkpointing,
+        offload_optimizer=choice.offload_optimizer,
+        leaves_open=(),
+    )
 
 
 def sequences_per_rank(config: TrainConfig, placement: Placement) -> int:
@@ -161,7 +180,17 @@ def _choice(size: ModelSize, config: TrainConfig, placement: Placement, stage: i
     start = predict_start(size, setting, memory)
     host = predict_host(size, setting, memory, moves_rows=config.init_from is not None)
     num_passes = ceil(sequences_per_rank(config, placement) / rows)
-    choice = LayoutChoice(stage, rows, num_passes, memory, start, host, fits=True)
+    choice = LayoutChoice(
+        zero_stage=stage,
+        micro_batch_size=rows,
+        num_passes=num_passes,
+        memory=memory,
+        start=start,
+        host=host,
+        fits=True,
+        activation_checkpointing=placement.activation_checkpointing,
+        offload_optimizer=placement.offload_optimizer,
+    )
     return replace(choice, fits=_fits(choice, placement))
 
 
@@ -190,20 +219,56 @@ def _fits(choice: LayoutChoice, placement: Placement) -> bool:
 
 def _second(
     size: ModelSize, config: TrainConfig, placement: Placement, fitting: list[LayoutChoice]
-) -> tuple[LayoutChoice | None, str]:
-    """Return the runner-up and why it is not chosen: the next stage that fits, else fewer sequences a pass."""
+) -> Iterator[RunnerUp]:
+    """Yield the next stage that fits, else fewer sequences a pass."""
     chosen = fitting[0]
     if len(fitting) > 1:
         other = fitting[1]
         saved = (chosen.memory.total - other.memory.total) / GIB
         cost = {2: "the ranks exchange gradients in every pass", 3: "the ranks exchange weights in every pass"}
         amount = f"{saved:.2f} GiB less a rank, which is not needed" if saved >= 0 else f"{-saved:.2f} GiB more a rank"
-        return other, f"{amount}, and {cost[other.zero_stage]}"
+        yield RunnerUp(other, f"{amount}, and {cost[other.zero_stage]}")
+        return
     smaller = [rows for rows in _micro_batches(config, placement) if rows < chosen.micro_batch_size]
-    if not smaller:
-        return None, ""
-    other = _choice(size, config, placement, chosen.zero_stage, smaller[0])
-    return other, f"{(chosen.memory.total - other.memory.total) / GIB:.2f} GiB less a rank, and more passes a step"
+    if smaller:
+        other = _choice(size, config, placement, chosen.zero_stage, smaller[0])
+        saved = (chosen.memory.total - other.memory.total) / GIB
+        yield RunnerUp(other, f"{saved:.2f} GiB less a rank, and more passes a step")
+
+
+def _others(
+    size: ModelSize, config: TrainConfig, placement: Placement, stages: tuple[int, ...], chosen: LayoutChoice
+) -> tuple[RunnerUp, ...]:
+    """Return what recomputation and offload, which a pool has to ask for, would bring beside what is chosen."""
+    recomputing = replace(placement, activation_checkpointing=True)
+    offloading = replace(placement, offload_optimizer=True)
+    changes = [
+        (recomputing, "the layers' forward pass is computed twice"),
+        (offloading, "the update is on the host"),
+        (replace(offloading, activation_checkpointing=True), "both cost time"),
+    ]
+    if placement.device == "cpu" or 0 in stages:
+        changes = changes[:1]  # nothing to offload to, or from
+    found: list[RunnerUp] = []
+    for changed, cost in changes:
+        settings = (changed.activation_checkpointing, changed.offload_optimizer)
+        if settings == (chosen.activation_checkpointing, chosen.offload_optimizer) or (found and all(settings)):
+            continue
+        best = [choice for choice in (_best(size, config, changed, stage) for stage in stages) if choice.fits]
+        if best and (gain := _gain(chosen, best[0])):
+            found.append(RunnerUp(best[0], f"{gain}, and {cost}"))
+    return tuple(found)
+
+
+def _gain(chosen: LayoutChoice, other: LayoutChoice) -> str:
+    """Return what another layout brings over the chosen one, in words; empty if nothing."""
+    if not chosen.fits:
+        return "it fits"
+    if other.zero_stage < chosen.zero_stage:
+        return "a lower stage fits"
+    if other.zero_stage == chosen.zero_stage and other.micro_batch_size > chosen.micro_batch_size:
+        return f"{other.micro_batch_size} sequences a pass instead of {chosen.micro_batch_size}"
+    return ""
 
 
 def _remedy(size: ModelSize, config: TrainConfig, placement: Placement) -> str:

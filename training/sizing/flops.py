@@ -1,13 +1,16 @@
-"""Model FLOPs utilisation (MFU): the FLOPs of a token, over the peak of the device. Pure arithmetic.
+"""The FLOPs of a token: those of the model, for its utilisation of a device (MFU), and those that are executed.
 
-FLOPs are counted as in PaLM (arXiv 2204.02311, appendix B), so that numbers compare with published ones: recomputed
-activations do not count, and attention counts every position of the sequence, causal or not.
+The model's are counted as in PaLM (arXiv 2204.02311, appendix B), so that numbers compare with published ones:
+recomputed activations do not count, and attention counts every position of the sequence, causal or not.
 """
 
 import re
 from collections.abc import Mapping
 from math import prod
 from typing import Any
+
+SKIPS_PAIRS = ("flash_attention_3", "flash_attention_2", "varlen", "flex_attention")
+"""Implementations of attention that compute no pair of positions that the causal mask, or a window, leaves out."""
 
 _LOOKED_UP = re.compile(r"embed|\bwte\b|\bwpe\b|\blm_head\b")
 """Embeddings, whose rows are looked up, and the output layer, which is counted by itself."""
@@ -42,6 +45,37 @@ def flops_per_token(
     return 6.0 * (matrices + output) + 12.0 * _attention_width(config) * sum(spans)
 
 
+def executed_flops_per_token(
+    config: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    sequence_length: int,
+    attention: str,
+    recomputes: bool,
+) -> float | None:
+    """Return the FLOPs that a forward and backward pass execute for a token: 6 N, and 2 N where layers recompute.
+
+    With activation checkpointing a layer's forward pass is executed twice, the output layer's once (Korthikanti et al.,
+    arXiv 2205.05198, section 5 and appendix A); PyTorch leaves out the second time a layer's last product, which is
+    counted here. `attention` is an implementation: those with a mask compute all pairs of positions, the others the
+    causal half, if a row is one document; all but `eager` compute the pairs' weights again in the backward pass, 2.5
+    times the forward pass (FlashAttention-2, arXiv 2307.08691, section 4.1). The rest is as in flops_per_token.
+    """
+    spans = _spans(config, sequence_length)
+    matrices = _matrix_parameters(config, shapes)
+    if spans is None or matrices is None:
+        return None
+    if attention in SKIPS_PAIRS:  # position i sees min(i + 1, window) positions
+        spans = [span - span * (span - 1) / (2 * sequence_length) for span in spans]
+    else:
+        spans = [sequence_length if span else 0 for span in spans]
+    forward, backward = 4.0, 8.0 if attention == "eager" else 10.0
+    times = 2 if recomputes else 1
+    output: float = config["vocab_size"] * first_value(config, "hidden_size", "n_embd", "d_model")
+    pairs = _attention_width(config) * sum(spans)
+    return (4.0 + 2.0 * times) * matrices + 6.0 * output + (times * forward + backward) * pairs
+
+
 def _matrix_parameters(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> float | None:
     """Return the elements of the matrices that a token is multiplied with, without the output layer."""
     matrices = {name: prod(shape) for name, shape in shapes.items() if _is_matrix(name, shape)}
@@ -61,7 +95,7 @@ def _active_share(config: Mapping[str, Any]) -> float | None:
     return active / among if active and among else None
 
 
-def _spans(config: Mapping[str, Any], sequence_length: int) -> list[int] | None:
+def _spans(config: Mapping[str, Any], sequence_length: int) -> list[float] | None:
     """Return the positions that each layer attends to, 0 without attention over positions; None if not known."""
     window = min(config.get("sliding_window") or sequence_length, sequence_length)
     chunk = min(config.get("attention_chunk_size") or sequence_length, sequence_length)

@@ -113,12 +113,11 @@ def deepspeed_config(config: TrainConfig, placement: Placement, *, num_trained: 
 def _zero_optimization(config: TrainConfig, placement: Placement, *, num_trained: int) -> JsonDict:
     asked, device, stage = placement.deepspeed.zero_optimization, placement.device, placement.zero_stage
     buffers = choose_buffers(asked, device=device, zero_stage=stage, num_trained=num_trained)
-    shares_are_large = num_trained >= OWNED_ELEMENTS_PER_RANK * placement.num_ranks**2
     chosen: JsonDict = {
         "stage": stage,
         "overlap_comm": buffers.overlaps,
         "reduce_bucket_size": buffers.reduce_bucket,
-        "use_multi_rank_bucket_allreduce": device == "cpu" or not shares_are_large,
+        "use_multi_rank_bucket_allreduce": not _has_large_shares(placement, num_trained=num_trained),
         "stage3_max_live_parameters": buffers.max_live,
         "stage3_prefetch_bucket_size": buffers.prefetch_bucket,
         "zero_quantized_weights": config.zero_quantized_weights,
@@ -129,6 +128,19 @@ def _zero_optimization(config: TrainConfig, placement: Placement, *, num_trained
     pinned = asked.offload_optimizer.pin_memory if asked.offload_optimizer else None
     offload = {"device": "cpu", "pin_memory": _first(pinned, device != "cpu")}
     return chosen | given | {"offload_optimizer": offload}
+
+
+def _has_large_shares(placement: Placement, *, num_trained: int) -> bool:
+    """Return whether ranks own so much that gradients are reduced to one owner after another."""
+    return placement.device != "cpu" and num_trained >= OWNED_ELEMENTS_PER_RANK * placement.num_ranks**2
+
+
+def reduces_to_owners(placement: Placement, *, num_trained: int) -> bool:
+    """Return whether below stage 3 a gradient is sent to the rank that owns it alone, and not to all."""
+    asked = placement.deepspeed.zero_optimization
+    if placement.zero_stage == 0 or asked.reduce_scatter is False:
+        return False
+    return not _first(asked.use_multi_rank_bucket_allreduce, not _has_large_shares(placement, num_trained=num_trained))
 
 
 def _first(given: T | None, chosen: T) -> T:

@@ -54,7 +54,7 @@ def plain_torch(job: Job) -> tuple[dict[str, torch.Tensor], list[float], list[fl
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
     batches, losses, norms = Batches(job.tokens, config), [], []
     size = config.global_batch_size
-    for step in range(config.num_steps):
+    for step in range(config.total_steps):
         for group in optimizer.param_groups:
             group["lr"] = 0.01 * learning_rate_factor(config, step)
         chosen = batches.batch((range(step * size, (step + 1) * size),))
@@ -92,7 +92,7 @@ def test_every_zero_stage_gives_the_gradients_of_plain_pytorch(trained, plain, s
     reference, losses, norms = plain
     assert [line.loss for line in lines(job)] == pytest.approx(losses, rel=1e-5)
     assert [line.gradient_norm for line in lines(job)] == pytest.approx(norms, rel=1e-4)
-    for name, tensor in weights(job, job.config.num_steps).items():
+    for name, tensor in weights(job, job.config.total_steps).items():
         torch.testing.assert_close(tensor, reference[name].detach(), rtol=1e-3, atol=5e-5)
 
 
@@ -102,6 +102,15 @@ def test_bf16_training_follows_fp32(trained, stage):
     rounded = [line.loss for line in lines(trained[stage, "bf16"])]
     assert rounded == pytest.approx(exact, abs=0.05)
     assert rounded != exact
+
+
+def test_a_training_of_so_many_tokens_is_that_of_the_steps_which_hold_them(trained, tmp_path):
+    config = tiny_config(num_steps=None, num_tokens=6 * 5 * 16 - 7)
+    job = tiny_job(tmp_path, config, world_size=2, zero_stage=2)
+    assert run_ranks(train_all, 2, [job]) == [None, None]
+    assert trajectory(job) == trajectory(trained[2, "fp32"])
+    last = weights(job, 6)
+    assert all(torch.equal(last[name], tensor) for name, tensor in weights(trained[2, "fp32"], 6).items())
 
 
 def test_the_parts_of_a_line_add_up(trained):

@@ -76,7 +76,7 @@ def test_on_cpus_memory_is_shared_by_the_ranks_of_a_host():
 def test_what_the_pool_fixes_stays():
     fit = choose_layout(MEDIUM, recipe(), gpus(zero_stage=2, micro_batch_size=3))
     assert (fit.chosen.zero_stage, fit.chosen.micro_batch_size, fit.chosen.num_passes) == (2, 3, 3)
-    assert fit.runner_up is None
+    assert [other.choice.zero_stage for other in fit.runners_up] == []
     fixed = gpus(zero_stage=0)
     assert fixed.leaves_open == ("micro_batch_size",)
     assert chosen(MEDIUM, recipe(), fixed).zero_stage == 0
@@ -109,9 +109,44 @@ def test_what_does_not_fit_comes_with_a_change_that_makes_it_fit():
 
 def test_the_runner_up_says_why_it_is_not_chosen():
     fit = choose_layout(MEDIUM, recipe(), gpus())
-    assert fit.runner_up is not None
-    assert fit.runner_up.zero_stage == 2
-    assert "exchange gradients in every pass" in fit.why
+    assert fit.runners_up[0].choice.zero_stage == 2
+    assert "exchange gradients in every pass" in fit.runners_up[0].why
+
+
+def test_recomputation_is_offered_where_it_lets_something_fit():
+    config = recipe(sequence_length=8192, global_batch_size=32)
+    fit = choose_layout(LARGE, config, gpus(gib=48))
+    assert not fit.chosen.fits
+    (offered,) = fit.runners_up
+    assert offered.choice.activation_checkpointing and not offered.choice.offload_optimizer
+    assert offered.why.startswith("it fits, and the layers' forward pass")
+    settled = apply_choice(gpus(gib=48), offered.choice)
+    assert settled.activation_checkpointing
+    assert choose_layout(LARGE, config, settled).chosen.fits
+
+
+def test_recomputation_is_offered_where_a_pass_gets_more_sequences():
+    fit = choose_layout(LARGE, recipe(), gpus(gib=80, zero_stage=3))
+    assert fit.chosen.fits
+    more = [other for other in fit.runners_up if other.choice.activation_checkpointing]
+    assert [other.choice.micro_batch_size > fit.chosen.micro_batch_size for other in more] == [True]
+    assert f"{more[0].choice.micro_batch_size} sequences a pass instead of {fit.chosen.micro_batch_size}" in more[0].why
+
+
+def test_an_optimizer_on_the_host_is_offered_where_a_single_gpu_cannot_hold_it():
+    alone = place(PoolConfig(), [Node("a", 64, 1, 2**40, "H100", 80 * GIB)], wandb=None)
+    size, config = replace(LARGE, num_parameters=4 * 10**9, num_trained=4 * 10**9), recipe(sequence_length=512)
+    fit = choose_layout(size, config, alone)
+    assert not fit.chosen.fits
+    assert [other.choice.offload_optimizer for other in fit.runners_up] == [True]
+    assert choose_layout(size, config, apply_choice(alone, fit.runners_up[0].choice)).chosen.fits
+
+
+def test_what_changes_nothing_is_not_offered():
+    fit = choose_layout(MEDIUM, recipe(), gpus(gib=500))
+    assert not any(other.choice.activation_checkpointing for other in fit.runners_up)
+    on_cpu = place(PoolConfig(), [Node("a", 8, 0, 32 * GIB)], wandb=None)
+    assert not any(other.choice.offload_optimizer for other in choose_layout(MEDIUM, recipe(), on_cpu).runners_up)
 
 
 def test_settling_leaves_nothing_open():

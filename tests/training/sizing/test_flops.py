@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.checkpoint import set_checkpoint_early_stop
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from training.sizing.flops import flops_per_token, mfu
+from training.sizing.flops import executed_flops_per_token, flops_per_token, mfu
 
 TINY: dict[str, Any] = {
     "vocab_size": 100,
@@ -104,6 +105,60 @@ def test_a_llama_of_a_billion_parameters_takes_what_paper_and_pencil_give() -> N
     # A layer: 2 x 2048^2 + 2 x 2048 x 512 + 3 x 2048 x 8192 = 60,817,408; the output: 128256 x 2048 = 262,668,288.
     # 6 x (16 x 60,817,408 + 262,668,288) + 12 x 16 x 32 x 64 x 4096
     assert estimate(model, sequence_length=4096) == 7_414_480_896 + 1_610_612_736
+
+
+def executed(model: PreTrainedModel, *, attention: str, recomputes: bool, sequence_length: int = 32) -> float:
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    flops = executed_flops_per_token(
+        model.config.to_dict(),
+        shapes,
+        sequence_length=sequence_length,
+        attention=attention,
+        recomputes=recomputes,
+    )
+    assert flops is not None
+    return flops
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_what_is_executed_is_what_pytorch_counts_with_and_without_recomputation(name: str, recomputes: bool) -> None:
+    model = build(name).train()
+    if recomputes:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # PyTorch would leave out the last product of a layer, whose output nothing in its backward pass needs
+    with set_checkpoint_early_stop(False), FlopCounterMode(display=False) as counter:
+        model(input_ids=torch.zeros(1, 32, dtype=torch.long), use_cache=False).logits.sum().backward()
+    expected = 32 * executed(model, attention="eager", recomputes=recomputes)
+    assert counter.get_total_flops() == pytest.approx(expected, rel=1e-3)
+
+
+def test_recomputing_takes_four_thirds_of_the_products_in_layers() -> None:
+    once, twice = (executed(build("llama"), attention="eager", recomputes=r, sequence_length=1) for r in (False, True))
+    output, pairs = 6 * 100 * 64, 12 * 3 * 64
+    assert twice - output == pytest.approx((once - output) * 4 / 3)
+    assert pairs < 0.02 * once
+
+
+def test_attention_without_a_mask_computes_the_causal_half_and_its_weights_twice() -> None:
+    model, length = build("llama"), 64
+    eager, masked, packed = (
+        executed(model, attention=kind, recomputes=False, sequence_length=length)
+        for kind in ("eager", "sdpa", "varlen")
+    )
+    # Three layers, 64 wide, by pencil: a product of queries and keys is 2 x 64 FLOPs a pair of positions.
+    pair = 3 * 2 * 64
+    whole, half = length, (length + 1) / 2  # positions that one attends to, on average
+    assert masked - eager == pair * whole  # one product more, for the weights again
+    assert eager - packed == pair * (6 * whole - 7 * half)
+
+
+def test_a_window_bounds_what_attention_without_a_mask_computes() -> None:
+    model, width = build("mistral"), 3 * 64
+    windowed = executed(model, attention="varlen", recomputes=False)
+    masked = executed(model, attention="sdpa", recomputes=False)
+    seen = sum(min(position + 1, 8) for position in range(32)) / 32
+    assert masked - windowed == pytest.approx(14 * width * (32 - seen))
 
 
 def test_flops_are_unknown_for_attention_and_experts_that_the_formula_does_not_know() -> None:

@@ -1,0 +1,192 @@
+"""How long cleaning, tokenising and scoring will take, before they are begun."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+from pydantic import JsonValue, ValidationError
+
+from cluster.placement import Placement
+from configs.data import CleanConfig, Source
+from configs.evaluation import EvaluateConfig
+from data_prep.manifests import CleanCorpus, TokenizedCorpus
+from data_prep.sources.table import READERS
+from eval.stage import TEXTS_PER_ITEM
+from eval.word_order import MAX_UNITS
+from pipeline.estimate.basis import Range
+from pipeline.estimate.speed import Speed
+from pipeline.graph.why import finished_records
+from pipeline.store.artifact import Record
+
+BYTES_PER_CORE_SECOND = {"clean": 3.5e6, "tokenize": 3.5e6}
+"""Bytes of text a second of a core by stage, as benchmarks/stage_speed.py measured them (benchmarks/RESULTS.md)."""
+
+COMPRESSED = (".gz", ".zst", ".parquet")
+COMPRESSION = 3.0
+"""Bytes of text in a byte of a compressed file: an assumption."""
+
+BYTES_PER_TOKEN = 4.0
+"""Bytes of text in a token where the corpus is not tokenised: an assumption."""
+
+_TOKENS_PER_WORD = 2.0
+"""An assumption, for questions."""
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """How long a stage will take."""
+
+    seconds: Range | None
+    source: str
+    """What it was reckoned from, or why it is not known."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Text to go through, and the items of parallel work that it is cut into."""
+
+    num_bytes: float
+    num_items: int
+    largest: float
+    """Bytes of the largest item, which no number of cores makes faster."""
+
+    unknown: tuple[str, ...] = ()
+    """Sources whose size is not known before they are read."""
+
+
+def clean_work(config: CleanConfig) -> Work:
+    """Return the text in the files of the sources. Raises UserError if one is missing."""
+    sizes: list[float] = []
+    unknown = []
+    for source in config.sources:
+        found = _file_sizes(source)
+        sizes += found
+        if not found:
+            unknown.append(source.name)
+    return Work(sum(sizes), max(1, len(sizes)), max(sizes, default=0.0), tuple(unknown))
+
+
+def tokenize_work(corpus: CleanCorpus | None, config: CleanConfig) -> Work:
+    """Return the text of a corpus, which is at most that of its sources as long as it is not made."""
+    if corpus is None:
+        raw = clean_work(config)
+        shard = float(config.shard_bytes)
+        return Work(
+            raw.num_bytes, max(raw.num_items, ceil(raw.num_bytes / shard)), min(raw.largest, shard), raw.unknown
+        )
+    total = float(sum(count.kept_bytes for count in corpus.counts))
+    return Work(total, len(corpus.shards), min(total, float(config.shard_bytes)))
+
+
+def stage_time(stage: str, work: Work, placement: Placement, store: Path | None) -> StageTime:
+    """Return how long it takes to clean or tokenise: as fast as it last was in the store, else as it was measured."""
+    if not work.num_bytes:
+        return StageTime(None, f"not known: the size of {', '.join(work.unknown) or 'its text'} is not known from here")
+    rate, source = _remembered(stage, store) if store else (None, "")
+    ends = [rate] if rate else [BYTES_PER_CORE_SECOND[stage] * factor for factor in (2.0, 0.5)]
+    busy = min(placement.num_tasks, work.num_items)
+    took = [max(work.num_bytes / (rate * busy), work.largest / rate) for rate in ends]
+    speed = source or f"assumed: {BYTES_PER_CORE_SECOND[stage] / 1e6:g} MB/s a core, half of that to twice"
+    left_out = f", without {', '.join(work.unknown)}, whose size is not known" if work.unknown else ""
+    return StageTime(Range(took[0], took[-1]), f"{_megabytes(work.num_bytes)} of text{left_out}; {speed}")
+
+
+def _megabytes(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.2g} MB"
+
+
+def rate_of(record: Record) -> float | None:
+    """Return the bytes of text a second that a finished stage went through with each of its cores.
+
+    None where the record does not say how many there were, is of another version, or the work took several attempts.
+    """
+    slots = record.placement.get("num_tasks")
+    if not isinstance(slots, int) or record.attempts > 1 or record.seconds <= 0:
+        return None
+    try:
+        num_bytes, num_items = _text_of(record.stage, record.manifest)
+    except ValidationError:  # of another version
+        return None
+    return num_bytes / record.seconds / max(1, min(slots, num_items)) or None
+
+
+def evaluate_time(
+    config: EvaluateConfig,
+    corpus: CleanCorpus,
+    tokens: TokenizedCorpus | None,
+    *,
+    speed: Speed,
+    placement: Placement,
+) -> StageTime:
+    """Return how long it takes to score a model that trains at `speed` on this pool: a third of a training's FLOPs.
+
+    Each worker scores whole items of work (eval/stage.py); loading the model is not in it.
+    """
+    if speed.tokens_per_second is None:
+        return StageTime(None, "not known: the speed of the model is not")
+    texts, num_tokens = _scored(config, corpus, _bytes_per_token(tokens))
+    workers = placement.num_ranks if placement.device != "cpu" else placement.num_tasks
+    cores = 1.0 if placement.device != "cpu" else placement.cpus_per_task / placement.cpus_per_rank
+    busy = max(1, min(workers, ceil(texts / TEXTS_PER_ITEM))) * cores / placement.num_ranks
+    rates = (3 * busy * speed.tokens_per_second.high, 3 * busy * speed.tokens_per_second.low)
+    took = Range(num_tokens / rates[0], num_tokens / rates[1])
+    return StageTime(took, f"{num_tokens:,.0f} tokens, three times as fast as they are trained on; {speed.source}")
+
+
+def _file_sizes(source: Source) -> list[float]:
+    """Return the bytes of text of each file of a source; none where its identity is no files' (a package, the Hub)."""
+    sizes: list[float] = []
+
+    def add(path: Path) -> str:
+        factor = COMPRESSION if path.suffix.lower() in COMPRESSED else 1.0
+        sizes.append(path.stat().st_size * factor)
+        return ""
+
+    READERS[source.kind].identity(source, add)
+    return sizes
+
+
+def _remembered(stage: str, store: Path) -> tuple[float | None, str]:
+    for record in finished_records(stage, store):
+        if rate := rate_of(record):
+            where = f"{record.stage}-{record.fingerprint[:12]}"
+            return rate, f"{rate / 1e6:,.2g} MB/s a core, measured in {where}"
+    return None, ""
+
+
+def _text_of(stage: str, manifest: Mapping[str, JsonValue]) -> tuple[float, int]:
+    """Return the bytes of text that a stage went through, and in how many items."""
+    if stage == "clean":
+        corpus = CleanCorpus.model_validate(manifest)
+        return sum(_read_bytes(corpus)), len(corpus.shards)
+    tokens = TokenizedCorpus.model_validate(manifest)
+    return float(sum(s.num_bytes for shard in tokens.shards for s in shard.segments)), len(tokens.shards)
+
+
+def _read_bytes(corpus: CleanCorpus) -> Iterator[float]:
+    """Yield the bytes of the documents that were read, each as long as those that were kept are on average."""
+    for count in corpus.counts:
+        if count.num_kept:
+            yield count.kept_bytes * count.num_read / count.num_kept
+
+
+def _bytes_per_token(tokens: TokenizedCorpus | None) -> float:
+    if tokens is None:
+        return BYTES_PER_TOKEN
+    return sum(s.num_bytes for shard in tokens.shards for s in shard.segments) / tokens.num_tokens
+
+
+def _scored(config: EvaluateConfig, corpus: CleanCorpus, bytes_per_token: float) -> tuple[int, float]:
+    """Return the number of texts that are scored, questions included, and of their tokens."""
+    texts, tokens, by_language = 0, 0.0, dict[str, int]()
+    for count in corpus.counts:
+        held = min(count.num_held_out, config.documents_per_stream or count.num_held_out)
+        length = count.kept_bytes / max(1, count.num_kept) / bytes_per_token
+        texts, tokens = texts + held, tokens + held * length
+        by_language[count.language] = by_language.get(count.language, 0) + held
+    if config.multiple_choice is not None:
+        asked = sum(min(config.multiple_choice.questions_per_language, held) for held in by_language.values())
+        choices = asked * config.multiple_choice.num_choices
+        texts, tokens = texts + choices, tokens + choices * 2 * MAX_UNITS * _TOKENS_PER_WORD
+    return texts, tokens
