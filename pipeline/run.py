@@ -84,9 +84,6 @@ def run_prepared(
         word = "reused" if seconds is None else f"{seconds:.1f} s"
         out.print(f"[bold]{step.name}[/]  {escape(manifest.summary())}  [dim]{step.artifact}, {word}[/]")
 
-    def begin(step: PlannedStep) -> None:
-        out.print(f"[bold]{step.name}[/]  [dim]making {step.artifact}[/]")
-
     known = NodeFailures(failures)
     runner = Runner(
         ready.plan,
@@ -94,7 +91,7 @@ def run_prepared(
         ready.store,
         lambda pool: executor_for(machines, pool, failures=known, avoid=avoid),
         Digests(ready.store),
-        begin,
+        lambda step: out.print(f"[bold]{step.name}[/]  [dim]making {step.artifact}[/]"),
         end,
         remote=ready.remote,
         take_over=take_over,
