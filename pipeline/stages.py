@@ -15,8 +15,8 @@ STAGES = {
     "clean": stage(clean, version=2, observe=observe_sources),
     "train_tokenizer": stage(train_tokenizer, version=1),
     "tokenize": stage(tokenize, version=2),
-    "train": stage(train, version=4, observe=observe_init_from, file_digests=rank_file_digests),
+    "train": stage(train, version=5, observe=observe_init_from, file_digests=rank_file_digests),
     "evaluate": stage(evaluate, version=2, check=check_lm_eval),
-    "export": stage(export, version=1),
-    "report": stage(report, version=2, observe=observe_templates, check=check_report),
+    "export": stage(export, version=2),
+    "report": stage(report, version=3, observe=observe_templates, check=check_report),
 }

@@ -36,7 +36,8 @@ def test_every_field_of_the_schema_is_described(model):
 
 def test_every_config_is_part_of_one_of_the_two_schemas():
     reached = {name for model in (RunConfig, ClusterConfig) for name, _ in definitions(model)}
-    assert {config.__name__ for config in configs() if not config.__name__.startswith("_")} <= reached
+    alone = {config.__name__ for config in configs() if not config.__subclasses__()}
+    assert {name for name in alone if not name.startswith("_")} <= reached
 
 
 @pytest.mark.parametrize("config", list(configs()), ids=lambda config: config.__name__)
@@ -91,9 +92,11 @@ def test_a_mark_of_a_key_that_was_added_stands_on_the_key_itself_and_the_key_has
 
 
 KEYS = {
+    "BatchRampConfig": 3,
     "CleanConfig": 6,
     "CosineSchedule": 3,
     "DocstringsSource": 4,
+    "EmaConfig": 1,
     "EvaluateConfig": 2,
     "ExportConfig": 1,
     "HeldOutConfig": 3,
@@ -112,8 +115,9 @@ KEYS = {
     "SpikeConfig": 3,
     "StabilityConfig": 3,
     "TokenizeConfig": 1,
-    "TrainConfig": 14,
+    "TrainConfig": 15,
     "TrainTokenizerConfig": 5,
+    "ValidationConfig": 2,
     "WsdSchedule": 4,
 }
 """How many keys each class has in the hash. A class that grows makes everybody's artifacts anew: mark the new key with

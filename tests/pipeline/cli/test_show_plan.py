@@ -151,7 +151,7 @@ def test_a_pool_that_asks_for_more_ranks_than_there_are_does_not_fit(place):
 def test_checkpoints_are_counted_by_what_they_hold_and_what_stays(place, capsys):
     found = estimated(capsys, "gpus.yaml", "steps.model.config.checkpoint_every_steps=100")
     assert found["checkpoint_bytes"] == 12 * 1_104_218_112
-    assert found["disk_bytes"] == 4 * found["checkpoint_bytes"]
+    assert found["disk_bytes"] == 5 * found["checkpoint_bytes"]
     assert found["free_bytes"] is None  # the store is not on this machine
     frozen = estimated(capsys, "gpus.yaml", "steps.model.config.freeze=[model.embed_tokens.*]")
     assert frozen["checkpoint_bytes"] == 12 * (1_104_218_112 - 32_000 * 2048) + 2 * 32_000 * 2048
