@@ -34,7 +34,7 @@ from pipeline.graph.plan import PlannedStep
 from pipeline.graph.why import why_make
 from pipeline.prepare import Prepared, check_pools, check_stages, needed_steps, prepare
 from pipeline.store.artifact import load_artifact
-from training.data.epochs import StreamEpochs, describe_epochs, plan_epochs
+from training.data.epochs import StreamEpochs, epochs_rows, plan_epochs
 
 _FITS = {True: "fits", False: "does not fit", None: "not known whether it fits"}
 _UNKNOWN = ": give `accelerator_memory_gib` under the pool's `machines`"
@@ -235,8 +235,8 @@ def _render(line: PlanLine) -> Iterator[str]:
     made_from = f" <- {', '.join(step.inputs.values())}" if step.inputs else ""
     why = f"  {escape(line.why)}" if line.why else ""
     yield f"{line.action:<10}  [bold]{step.name}[/]{made_from}  [dim]{step.artifact}[/]{why}"
-    if line.epochs:
-        yield f"  [dim]{'epochs':<13}[/]  {escape(describe_epochs(line.epochs))}"
+    for name, text in epochs_rows(line.epochs) if line.epochs else ():
+        yield f"  [dim]{name:<13}[/]  {escape(text)}"
     if line.expected_epochs is not None:
         assumed = f"at least, at {BYTES_PER_TOKEN:g} bytes a token; by stream once the tokens are made"
         yield f"  [dim]{'epochs':<13}[/]  {line.expected_epochs:,.2f} times all text {assumed}"

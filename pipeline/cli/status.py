@@ -22,7 +22,7 @@ from pipeline.store.artifact import BUILD_COUNT_FILE, RECORD, load_artifact, par
 from pipeline.store.lineage import duration, find_record
 from pipeline.store.remote import UNFINISHED
 from training.checkpoint.choice import find_best
-from training.data.epochs import describe_epochs, read_epochs
+from training.data.epochs import epochs_rows, read_epochs
 from training.log.metrics_file import METRICS_FILE, StepMetrics, iterate_metrics_backwards, read_recent_metrics
 from training.log.sessions_file import (
     GangStart,
@@ -160,7 +160,10 @@ def _epochs(directory: Path, saved_step: int | None) -> list[tuple[str, str]]:
     if not saved_step:
         return []
     found = read_epochs(directory_of(directory / CHECKPOINTS, saved_step))
-    return [("epochs", f"{describe_epochs(found)} (up to the checkpoint)")] if found else []
+    if not found:
+        return []
+    (name, whole), *streams = epochs_rows(found)
+    return [(name, f"{whole}, up to the checkpoint"), *streams]
 
 
 def describe_mfu(value: float | None, device: str) -> str:

@@ -13,8 +13,8 @@ from training.data.batches import Batches
 from training.data.tokens_read import count_tokens_read
 from training.records import CheckpointRecord, OrderRecord, Position, read_known_record
 
-_MAX_NAMED = 3
-"""Streams that a description names at most, of those that are read most often."""
+_MAX_SHOWN = 12
+"""Streams that have a row of their own at most."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,22 @@ def epochs_read(record: CheckpointRecord) -> list[StreamEpochs]:
     return _epochs(record.order, record.tokens_read)
 
 
-def describe_epochs(found: Sequence[StreamEpochs]) -> str:
-    """Return how often all text is read, then which streams most and least: `1.2 times; most web/sw 4.0; ...`."""
+def epochs_rows(found: Sequence[StreamEpochs]) -> list[tuple[str, str]]:
+    """Return rows of a name and a value: how often all text is read, then each stream, that read most often first.
+
+    Of many streams the last row has how many are left out, and which of them is read least.
+    """
     whole = sum(one.tokens_read for one in found) / max(1, sum(one.num_tokens for one in found))
-    if len(found) == 1:
-        return f"{whole:.2f} times {found[0].stream}"
     ordered = sorted(found, key=lambda one: (-one.epochs, one.stream))
-    most = ", ".join(f"{one.stream} {one.epochs:,.2f}" for one in ordered[:_MAX_NAMED])
-    return f"{whole:.2f} times all text; most often {most}; least {ordered[-1].stream} {ordered[-1].epochs:,.2f}"
+    shown, left = ordered[:_MAX_SHOWN], ordered[_MAX_SHOWN:]
+    rows = [("epochs", f"{whole:,.2f} times all text")] + [(one.stream, _describe(one)) for one in shown]
+    if left:
+        rows.append((f"{len(left):,} more", f"the least read is {left[-1].stream}: {_describe(left[-1])}"))
+    return rows
+
+
+def _describe(one: StreamEpochs) -> str:
+    return f"{one.epochs:,.2f} times: {one.tokens_read:,} tokens read of {one.num_tokens:,}"
 
 
 def _epochs(order: OrderRecord, tokens_read: dict[str, int]) -> list[StreamEpochs]:

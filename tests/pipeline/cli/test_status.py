@@ -10,10 +10,12 @@ from configs.training import TrainConfig
 from pipeline.cli.status import describe_mfu, step_state, training_rows
 from pipeline.graph.plan import PlannedStep
 from pipeline.store.artifact import BUILD_COUNT_FILE
+from tests.training.checkpoint.test_directory import record
 from tests.training.log.test_metrics_file import line
 from tests.training.log.test_sessions_file import gang_start, session
-from training.log.metrics_file import METRICS_FILE
+from training.log.metrics_file import METRICS_FILE, Validation
 from training.log.sessions_file import SESSIONS_FILE
+from training.records import OrderRecord, StreamRecord
 
 CONFIG = TrainConfig.model_validate(
     {
@@ -64,6 +66,23 @@ def test_a_running_training_is_described(tmp_path: Path) -> None:
         "checkpoint": "step 30",
         "trouble": "1 step skipped, 2 roll-backs",
     }
+
+
+def test_what_was_held_out_and_how_often_each_stream_was_read_is_told(tmp_path: Path) -> None:
+    found = Validation(loss=3.5, bits_per_byte=1.25, nats={}, targets={}, bits_per_byte_by_stream={})
+    train_on(tmp_path, num_steps=30, validation=found)
+    streams = (StreamRecord(source="web", language="sw", num_tokens=101, num_bytes=300),)
+    order = OrderRecord(seed=0, sequence_length=8, streams=streams, phases=(), tokens="tokenize-0")
+    for step, loss in ((20, 3.25), (30, 3.5)):
+        directory = tmp_path / f"checkpoints/step-{step:08d}"
+        directory.mkdir(parents=True)
+        saved = record(step, world_size=1, validation_loss=loss, own=True)
+        saved = saved.model_copy(update={"order": order, "tokens_read": {"web/sw": 2 * step}})
+        (directory / "checkpoint.json").write_text(saved.sealed().model_dump_json())
+    rows = dict(training_rows(tmp_path, 100, running=True))
+    assert rows["held out"] == "3.500 nats a token, 1.250 bits per byte after step 30; best checkpoint: step 20, 3.250"
+    assert rows["epochs"] == "0.60 times all text, up to the checkpoint"
+    assert rows["web/sw"] == "0.60 times: 60 tokens read of 100"
 
 
 def test_a_stopped_training_has_no_time_left_and_no_trouble_it_did_not_have(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from configs.base import UserError
 from tests.training.data.test_batches import config, corpus
 from tests.training.init.initial_files import RECORD
 from training.data.batches import Batches
-from training.data.epochs import describe_epochs, epochs_read, plan_epochs
+from training.data.epochs import StreamEpochs, epochs_read, epochs_rows, plan_epochs
 from training.data.tokens_read import count_tokens_read
 from training.records import Position
 
@@ -45,13 +45,23 @@ def test_a_checkpoint_says_what_was_read(tmp_path: Path) -> None:
     assert {one.stream: one.tokens_read for one in found} == read
 
 
-def test_what_is_read_most_and_least_is_named(tmp_path: Path) -> None:
+def test_each_stream_has_a_row_those_read_most_often_first(tmp_path: Path) -> None:
     found = plan_epochs(corpus(tmp_path), config(num_steps=12, mixture={"temperature": 1e9}))
-    text = describe_epochs(found)
+    rows = epochs_rows(found)
     whole = sum(one.tokens_read for one in found) / sum(one.num_tokens for one in found)
-    assert text.startswith(f"{whole:.2f} times all text; most often web/sw ")
-    assert text.count(",") == 2 and "; least " in text
-    assert describe_epochs(found[:1]) == f"{found[0].epochs:.2f} times science/en"
+    assert rows[0] == ("epochs", f"{whole:.2f} times all text")
+    assert [name for name, _ in rows[1:]] == [one.stream for one in sorted(found, key=lambda one: -one.epochs)]
+    (swahili,) = (one for one in found if one.stream == "web/sw")
+    times = f"{swahili.epochs:.2f} times: {swahili.tokens_read:,} tokens read of {swahili.num_tokens:,}"
+    assert ("web/sw", times) in rows
+
+
+def test_of_hundreds_of_streams_the_rest_is_counted() -> None:
+    found = [StreamEpochs(f"web/l{number:03}", 100, 100 * number) for number in range(1, 301)]
+    rows = epochs_rows(found)
+    assert len(rows) == 14
+    assert rows[1] == ("web/l300", "300.00 times: 30,000 tokens read of 100")
+    assert rows[-1] == ("288 more", "the least read is web/l001: 1.00 times: 100 tokens read of 100")
 
 
 def test_a_corpus_that_the_settings_do_not_go_with_is_refused(tmp_path: Path) -> None:
