@@ -39,6 +39,8 @@ _MI300 = Links(448, 63, 50)  # seven links of 64 GB/s each way; 8 NICs of 400 Gb
 _MI200 = Links(150, 31.5, 12.5)  # three links of 50 GB/s each way between modules; 4 NICs of 200 for 8 in Frontier
 
 _AMPERE = (0.35, 0.65)
+_H100_MIB = 81101
+"""nvidia-smi prints 81,559 MiB, of which the driver keeps some: CUDA gives a process 79.2 GiB."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Device:
     sparsity, half of it. Empty where none was found."""
 
     memory_mib: int | None = None
-    """Total memory as nvidia-smi prints it; for AMD's as rocm-smi does. None where that was not found."""
+    """Total memory as the driver says it: nvidia-smi, for AMD's rocm-smi. None where that was not found."""
 
     ray_names: tuple[str, ...] = ()
     memory_gb_per_second: float | None = None
@@ -81,11 +83,11 @@ DEVICES: tuple[Device, ...] = (
     Device(("NVIDIA GH200 144G HBM3e",), _bf16(989e12), None, ("GH200",), 4900, _GH200),
     Device(("NVIDIA H200",), _bf16(989e12), 143771, ("H200",), 4800, _HGX_H100),  # SXM: 1,979 sparse
     Device(("NVIDIA H200 NVL",), _bf16(835.5e12), 143771, ("H200",), 4800, _PCIE_5),  # 1,671 sparse
-    Device(("NVIDIA H100 80GB HBM3",), _bf16(989e12), 81559, ("H100",), 3350, _HGX_H100),  # SXM: 1,979 sparse
+    Device(("NVIDIA H100 80GB HBM3",), _bf16(989e12), _H100_MIB, ("H100",), 3350, _HGX_H100),  # SXM: 1,979 sparse
     Device(("NVIDIA H100 NVL",), _bf16(835.5e12), 95830, ("H100",), 3900, _PCIE_5),  # 1,671 sparse
-    Device(("NVIDIA H100 PCIe",), _bf16(756e12), 81559, ("H100",), 2000, _PCIE_5),  # 1,513 sparse
-    Device(("NVIDIA H800",), _bf16(989e12), 81559, ("H800",), 3350, _HGX_H800),  # SXM: 1,979 sparse
-    Device(("NVIDIA H800 PCIe",), _bf16(756e12), 81559, ("H800",), 2000, _PCIE_5),
+    Device(("NVIDIA H100 PCIe",), _bf16(756e12), _H100_MIB, ("H100",), 2000, _PCIE_5),  # 1,513 sparse
+    Device(("NVIDIA H800",), _bf16(989e12), _H100_MIB, ("H800",), 3350, _HGX_H800),  # SXM: 1,979 sparse
+    Device(("NVIDIA H800 PCIe",), _bf16(756e12), _H100_MIB, ("H800",), 2000, _PCIE_5),
     Device(("NVIDIA H20",), _bf16(148e12), 97871, ("H20",), 4000, _HGX_H100),
     Device(("NVIDIA A100-SXM4-40GB",), _bf16(312e12), 40960, ("A100", "A100-40G"), 1555, _HGX_A100, _AMPERE),
     Device(("NVIDIA A100-SXM4-80GB",), _bf16(312e12), 81920, ("A100", "A100-80G"), 2039, _HGX_A100, _AMPERE),

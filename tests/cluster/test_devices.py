@@ -43,7 +43,7 @@ def test_a_device_that_only_sounds_like_one_in_the_table_has_no_peak(name: str) 
 @pytest.mark.parametrize(
     ("name", "mib"),
     [
-        ("H100", 81559),
+        ("H100", 81101),
         ("A100", 40960),
         ("A100-80G", 81920),
         ("L4", 23034),
@@ -52,7 +52,7 @@ def test_a_device_that_only_sounds_like_one_in_the_table_has_no_peak(name: str) 
         ("V100", 16384),
     ],
 )
-def test_memory_is_what_nvidia_smi_prints_and_of_one_ray_name_the_smallest(name: str, mib: int) -> None:
+def test_memory_is_what_the_driver_says_and_of_one_ray_name_the_smallest(name: str, mib: int) -> None:
     assert memory_bytes_by_ray_name(name) == mib * MIB
 
 
