@@ -16,7 +16,7 @@ import wandb
 
 from configs.cluster import WandbConfig
 from tests.training.log.test_metrics_file import line, write
-from training.log.metrics_file import METRICS_FILE
+from training.log.metrics_file import METRICS_FILE, Validation
 from training.log.wandb_log import WandbLog
 
 OFFLINE = WandbConfig(mode="offline", project="p", entity="e")
@@ -195,6 +195,21 @@ def test_a_row_is_flat_and_has_what_is_known(tmp_path: Path, runs: list[FakeRun]
         "loss_by_stream/web/yo": 0.4,
     }
     assert second == first | {"step": 2, "mfu": 0.4}
+
+
+def test_a_validation_has_names_of_its_own(tmp_path: Path, runs: list[FakeRun]) -> None:
+    bits = {"web/sw": 1.5, "web/yo": 2.5}
+    found = Validation(loss=3.0, bits_per_byte=2.0, nats={}, targets={}, bits_per_byte_by_stream=bits)
+    with WandbLog(OFFLINE, tmp_path, name="n") as log:
+        log.log(line(1))
+        log.log(line(2, validation=found))
+    first, second = runs[0].rows
+    assert {name: value for name, value in second.items() if name not in first} == {
+        "validation/loss": 3.0,
+        "validation/bits_per_byte": 2.0,
+        "validation/bits_per_byte/web/sw": 1.5,
+        "validation/bits_per_byte/web/yo": 2.5,
+    }
 
 
 def test_the_exit_code_says_whether_training_failed(tmp_path: Path, runs: list[FakeRun]) -> None:
