@@ -79,6 +79,7 @@ def make_config(trial: Trial, **changes: Any) -> TrainConfig:
         "schedule": {"kind": "cosine", "num_warmup_steps": 2},
         "precision": trial.precision,
         "checkpoint_every_steps": trial.num_steps,
+        "validation": None,
     }
     return TrainConfig.model_validate(settings | changes)
 

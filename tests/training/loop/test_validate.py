@@ -102,3 +102,24 @@ def test_validations_between_checkpoints_are_no_part_of_what_is_best(tmp_path):
     records = [read_record(path) for path in sorted((often.out / "checkpoints").glob("step-*"))]
     losses = {line.step: line.validation.loss for line in lines(often)}
     assert {record.step: record.validation_loss for record in records} == {3: losses[3], 6: losses[6]}
+
+
+@pytest.mark.parametrize(
+    ("pool", "changes"),
+    [
+        ({"deepspeed": {"zero_optimization": {"zero_hpz_partition_size": 2}}}, {}),
+        ({}, {"zero_quantized_weights": True, "zero_quantized_gradients": True, "precision": "bf16"}),
+        ({"compile": True}, {}),
+    ],
+    ids=["a second copy of weights", "quantised", "compiled"],
+)
+@pytest.mark.long
+def test_what_zero_3_keeps_between_passes_is_not_disturbed(tmp_path, pool, changes):
+    trained, bare = (
+        tiny_job(tmp_path, tiny_config(validation=validation, **changes), world_size=2, zero_stage=3, name=name, **pool)
+        for name, validation in (("trained", {"every_steps": 1, "max_share": 1.0}), ("bare", None))
+    )
+    for one in (trained, bare):  # a process has one group of ranks that share weights
+        assert run_ranks(train_compiled, 2, [one]) == [None, None]
+    assert trajectory(trained) == trajectory(bare)
+    assert all(map(torch.equal, weights(trained, 6).values(), weights(bare, 6).values()))
