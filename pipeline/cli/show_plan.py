@@ -11,10 +11,11 @@ from rich.markup import escape
 
 from cluster.placement import TooFew, describe_machines
 from configs.cluster import ClusterConfig
-from configs.data import TrainTokenizerConfig
+from configs.data import ImportTokenizerConfig, TrainTokenizerConfig
 from configs.load import load, shipped
 from configs.training import TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
+from data_prep.tokenizer.foreign_files import read_foreign
 from pipeline.estimate.estimate import Estimate, estimate
 from pipeline.estimate.machines import lay_out
 from pipeline.estimate.rows import describe_problem, estimate_rows
@@ -125,10 +126,11 @@ def _estimated(line: PlanLine, ready: Prepared, cluster: ClusterConfig) -> PlanL
 def _vocab_size(step: PlannedStep, ready: Prepared) -> int:
     """Return the vocabulary size of the finished tokenizer, or else the one that its step asks for."""
     tokenizer = ready.plan.steps[step.inputs["tokenizer"]]
-    finished = load_artifact(ready.store / tokenizer.artifact, TrainedTokenizer)
-    return (
-        finished.manifest.vocab_size if finished else TrainTokenizerConfig.model_validate(tokenizer.config).vocab_size
-    )
+    if finished := load_artifact(ready.store / tokenizer.artifact, TrainedTokenizer):
+        return finished.manifest.vocab_size
+    if isinstance(tokenizer.config, ImportTokenizerConfig):
+        return read_foreign(tokenizer.config).num_rows
+    return TrainTokenizerConfig.model_validate(tokenizer.config).vocab_size
 
 
 def _render(line: PlanLine) -> Iterator[str]:

@@ -75,7 +75,7 @@ class Trainer:
             global_batch_size=job.config.global_batch_size,
             micro_batch_size=job.placement.micro_batch_size,
             equal_rows=job.placement.compile,
-            eos_id=job.tokenizer.manifest.eos_id,
+            eos_id=job.tokenizer.manifest.boundary_id,
             device=device,
         )
         self.stopwatch = Stopwatch(device)

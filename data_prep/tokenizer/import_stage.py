@@ -1,0 +1,111 @@
+"""The stage that takes over the tokenizer of another model, and certifies that all that reads it gives its ids."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from cluster.executor import Executor
+from cluster.host.files import inside, whole_file, write_text
+from configs.base import Artifact, UserError
+from configs.data import ImportTokenizerConfig
+from data_prep.cleaning.document_files import read_documents
+from data_prep.cleaning.held_out import read_held_out, smallest_digests
+from data_prep.manifests import CleanCorpus, TrainedTokenizer
+from data_prep.sources.document import Document
+from data_prep.tokenizer.certificate_texts import ADVERSARIAL
+from data_prep.tokenizer.foreign_files import ForeignTokenizer, named_special, read_foreign
+from data_prep.tokenizer.stage import CERTIFIED_PER_STREAM, HUGGING_FACE, MODEL
+
+
+@dataclass(frozen=True)
+class _ImportItem:
+    """The one item of work."""
+
+    config: ImportTokenizerConfig
+    corpus: Artifact[CleanCorpus] | None
+    out: Path
+
+
+def import_tokenizer(
+    config: ImportTokenizerConfig, *, corpus: Artifact[CleanCorpus] | None = None, out: Path, executor: Executor
+) -> TrainedTokenizer:
+    """Take over the tokenizer in a directory or file: its ids, its special pieces, the rows of its model.
+
+    It is certified on texts of each source and language of the corpus, if there is one. Raises UserError if its files
+    do not give the same ids whatever reads them.
+    """
+    moved = config.model_copy(update={"path": str(Path(config.path).absolute())})  # workers have another directory
+    (manifest,) = executor.map(_import, [_ImportItem(moved, corpus, out)], label="importing the tokenizer")
+    return manifest
+
+
+def _import(item: _ImportItem) -> TrainedTokenizer:
+    from data_prep.tokenizer.certificate import LoadersDiffer, certify
+    from data_prep.tokenizer.hf_import import make_tokenizer_config, make_tokenizer_json
+
+    foreign = read_foreign(item.config)
+    content, begin = make_tokenizer_json(foreign, begin=item.config.begin_of_text)
+    settings = make_tokenizer_config(foreign, json.loads(content), begin=begin)
+    files = item.out / HUGGING_FACE
+    shutil.rmtree(files, ignore_errors=True)
+    write_text(files / "tokenizer.json", content)
+    write_text(files / "tokenizer_config.json", json.dumps(settings, indent=2, ensure_ascii=False))
+    if foreign.chat_template:
+        write_text(files / foreign.chat_template.name, foreign.chat_template.read_text(encoding="utf-8"))
+    if foreign.json is None:
+        with whole_file(item.out / MODEL) as partial:
+            partial.write_bytes(foreign.file.read_bytes())
+    documents = list(_choose_documents(item.corpus)) if item.corpus else []
+    texts = [*ADVERSARIAL, *(document.text for document in documents)]
+    ids, named = foreign.vocabulary, named_special(foreign.settings)
+    eos_id, unknown = ids[foreign.end_of_text], ids.get(named.get("unk_token", ""))
+    try:
+        certificate = certify(
+            item.out,
+            texts,
+            num_languages=len({document.language for document in documents}),
+            special=foreign.special,
+            unknown=None if unknown in foreign.special.values() else unknown,
+            notes=_compare_with_given(item, foreign, texts),
+        )
+    except LoadersDiffer as error:
+        raise UserError(f"{foreign.file} cannot be imported: {error}") from error
+    bos_id, pad_id = ids[begin] if begin else None, ids.get(named.get("pad_token", ""))
+    return TrainedTokenizer(
+        vocab_size=foreign.num_rows,
+        eos_id=eos_id,
+        pad_id=None if pad_id in (eos_id, bos_id, unknown) else pad_id,
+        sample_bytes={},
+        certificate=certificate,
+        bos_id=bos_id,
+        num_pieces=len(set(ids.values())),
+    )
+
+
+def _choose_documents(corpus: Artifact[CleanCorpus]) -> Iterator[Document]:
+    """Yield documents of each source and language: held-out ones, or the first where none is held out."""
+    yield from smallest_digests(read_held_out(corpus), CERTIFIED_PER_STREAM)
+    without = {(c.source, c.language) for c in corpus.manifest.counts if c.num_kept and not c.num_held_out}
+    seen: Counter[tuple[str, str]] = Counter()
+    for shard in corpus.manifest.shards:
+        for document in read_documents(inside(corpus.dir, shard.path)):
+            stream = document.source, document.language
+            if not any(source == shard.source for source, _ in without):
+                break
+            if stream in without:
+                yield document
+                seen[stream] += 1
+                without -= {stream} if seen[stream] == CERTIFIED_PER_STREAM else set()
+
+
+def _compare_with_given(item: _ImportItem, foreign: ForeignTokenizer, texts: list[str]) -> tuple[str, ...]:
+    """Return a sentence if transformers reads the given directory otherwise than its files say."""
+    from data_prep.tokenizer.certificate import compare_with_auto
+
+    if not Path(item.config.path).is_dir() or foreign.json is None:
+        return ()
+    return compare_with_auto(Path(item.config.path), item.out, texts)
