@@ -6,9 +6,9 @@ from data_prep.tokenizer.import_stage import import_tokenizer
 from data_prep.tokenizer.stage import train_tokenizer
 from data_prep.tokens.stage import tokenize
 from eval.stage import check_lm_eval, evaluate
+from pipeline.export.stage import export
 from pipeline.graph.stage import stage
 from pipeline.report.stage import check_report, observe_templates, report
-from training.export import export
 from training.init.locate import observe_init_from
 from training.records import rank_file_digests
 from training.stage import train
@@ -20,6 +20,6 @@ STAGES = {
     "tokenize": stage(tokenize, version=2),
     "train": stage(train, version=4, observe=observe_init_from, file_digests=rank_file_digests),
     "evaluate": stage(evaluate, version=2, check=check_lm_eval),
-    "export": stage(export, version=1),
+    "export": stage(export, version=2),
     "report": stage(report, version=2, observe=observe_templates, check=check_report),
 }

@@ -8,6 +8,7 @@ from typing import Any
 from cluster.host.files import sha256_of
 from configs.text import one_line, shorten
 from data_prep.manifests import Certificate
+from data_prep.tokenizer.certificate_texts import ADVERSARIAL
 from data_prep.tokenizer.encoder import Encode, encode_batch, load_tokenizer_json, open_encoder
 from data_prep.tokenizer.stage import HUGGING_FACE, MODEL
 
@@ -124,11 +125,21 @@ def compare_with_auto(given: Path, made: Path, texts: list[str]) -> tuple[str, .
     try:
         auto = _open_auto(given, split_special_tokens=True)
     except Exception as error:  # whatever transformers, or code that it would load, raises
-        return (f"transformers {transformers.__version__} does not read {given}: {one_line(error)}",)
+        return (f"transformers {transformers.__version__} does not read {given.name}: {one_line(error)}",)
     wrong = find_differing_texts(lambda some: encode_auto(auto, some), texts, expected)
     if not wrong:
         return ()
     return (
-        f"transformers {transformers.__version__} gives other ids for {given} on {len(wrong)} of {len(texts)} texts: it "
+        f"transformers {transformers.__version__} gives other ids for {given.name} on {len(wrong)} of {len(texts)} texts: it "
         f"makes a {type(auto).__name__} anew instead of reading tokenizer.json",
     )
+
+
+def differs_from_artifact(directory: Path, artifact: Path) -> list[str]:
+    """Return the texts for which AutoTokenizer gives other ids in an exported directory than the tokenizer's artifact.
+
+    They are the adversarial ones, and those that spell its special pieces.
+    """
+    auto = _open_auto(directory, split_special_tokens=True)
+    texts = [*ADVERSARIAL, *spell(auto.all_special_tokens)]
+    return find_differing_texts(lambda some: encode_auto(auto, some), texts, open_encoder(artifact)(texts))

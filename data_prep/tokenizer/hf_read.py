@@ -41,7 +41,7 @@ def read_pieces(directory: Path) -> Pieces:
             byte_ids[int(piece[3:5], 16)] = number
         else:
             texts[number] = _decode_piece(tokenizer, piece)
-    return Pieces(texts, byte_ids, roles)
+    return Pieces(texts, byte_ids, roles, {pieces[number]: number for number in special & pieces.keys()})
 
 
 def encode_inside_line(directory: Path, texts: list[str]) -> list[list[int]]:

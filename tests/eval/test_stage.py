@@ -29,7 +29,7 @@ from pipeline.prepare import check_stages, prepare
 from tests.data_prep.corpora import INLINE, clean_config, cleaned, eld_sentences, source, write_lines
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from training.checkpoint.load_model import load_model
-from training.export import export
+from pipeline.export.stage import export
 from training.loop.trainer import train_rank
 from training.manifests import TrainedModel
 
