@@ -9,7 +9,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from configs.pools import PoolConfig
 
-pytest_plugins = ["tests.stores"]
+pytest_plugins = ["tests.old_transformers", "tests.stores"]
 
 # Threads of several processes would wait for each other in loops: with two cores, that took half of their time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -8,7 +8,7 @@ from typing import Any
 from cluster.host.files import write_text
 from configs.base import Artifact
 from data_prep.manifests import TrainedTokenizer
-from data_prep.tokenizer.certificate import differs_from_artifact
+from data_prep.tokenizer.certificate import find_differences
 from data_prep.tokenizer.stage import HUGGING_FACE
 
 OLDEST_TRANSFORMERS = "4.57"
@@ -95,9 +95,9 @@ def write_tokenizer(tokenizer: Artifact[TrainedTokenizer], directory: Path, *, m
     settings = json.loads(path.read_text(encoding="utf-8")) 
     settings |= {} if max_length is None else {"model_max_length": max_length}
     write_text(path, json.dumps(settings, indent=2, ensure_ascii=False))
-    if differs_from_artifact(directory, tokenizer.dir):
+    if find_differences(directory, tokenizer):
         name = f"{_CLASS_FILE.removesuffix('.py')}.VerbatimTokenizer"
         write_text(directory / _CLASS_FILE, _CLASS_CODE)
         write_text(path, json.dumps(settings | {"auto_map": {"AutoTokenizer": [name, name]}}, indent=2))
-        if wrong := differs_from_artifact(directory, tokenizer.dir):
-            raise RuntimeError(f"AutoTokenizer gives other ids in {directory} than {tokenizer.dir}: {wrong[:3]!r}")
+        if wrong := find_differences(directory, tokenizer):
+            raise RuntimeError(f"AutoTokenizer reads {directory} otherwise than {tokenizer.dir}: {wrong[:3]!r}")

@@ -1,16 +1,21 @@
 """The certificate of a tokenizer: all that reads its files gives the ids that `tokenize` writes."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.host.files import sha256_of
+from configs.base import Artifact
 from configs.text import one_line, shorten
-from data_prep.manifests import Certificate
+from data_prep.manifests import Certificate, TrainedTokenizer
 from data_prep.tokenizer.certificate_texts import ADVERSARIAL
 from data_prep.tokenizer.encoder import Encode, encode_batch, load_tokenizer_json, open_encoder
 from data_prep.tokenizer.stage import HUGGING_FACE, MODEL
+
+
+_JSON = "tokenizer.json"
 
 
 class LoadersDiffer(RuntimeError):
@@ -51,7 +56,7 @@ def certify(
         num_texts=len(texts),
         num_languages=num_languages,
         model_sha256=sha256_of(directory / MODEL) if (directory / MODEL).is_file() else "",
-        tokenizer_json_sha256=sha256_of(directory / HUGGING_FACE / "tokenizer.json"),
+        tokenizer_json_sha256=sha256_of(directory / HUGGING_FACE / _JSON),
         loaders=tuple(_describe(loader, texts, expected) for loader in _loaders(directory)),
         num_changed=sum(text != made for text, made in zip(texts, decoded, strict=True)),
         num_unknown=sum(unknown in ids for ids in expected) if unknown is not None else 0,
@@ -91,7 +96,7 @@ def _loaders(directory: Path) -> Iterator[_Loader]:
     files = directory / HUGGING_FACE
 
     def open_bare(flag: bool) -> Encode:
-        tokenizer = load_tokenizer_json(files / "tokenizer.json")
+        tokenizer = load_tokenizer_json(files / _JSON)
         tokenizer.encode_special_tokens = flag
         return lambda texts: encode_batch(tokenizer, texts)
 
@@ -135,11 +140,20 @@ def compare_with_auto(given: Path, made: Path, texts: list[str]) -> tuple[str, .
     )
 
 
-def differs_from_artifact(directory: Path, artifact: Path) -> list[str]:
-    """Return the texts for which AutoTokenizer gives other ids in an exported directory than the tokenizer's artifact.
+def find_differences(directory: Path, tokenizer: Artifact[TrainedTokenizer]) -> list[str]:
+    """Return the parts of an exported directory's tokenizer that AutoTokenizer makes otherwise than tokenizer.json has
+    them, and the texts for which it gives other ids than `tokenize`.
 
-    They are the adversarial ones, and those that spell its special pieces.
+    The texts are the adversarial ones, and those that spell special pieces.
     """
     auto = _open_auto(directory, split_special_tokens=True)
+    made, given = (json.loads(text) for text in (auto.backend_tokenizer.to_str(), (directory / _JSON).read_text("utf-8")))
+    parts = [part for part in ("normalizer", "pre_tokenizer", "decoder") if made[part] != given[part]]
     texts = [*ADVERSARIAL, *spell(auto.all_special_tokens)]
-    return find_differing_texts(lambda some: encode_auto(auto, some), texts, open_encoder(artifact)(texts))
+    expected, begin = open_encoder(tokenizer.dir)(texts), tokenizer.manifest.bos_id
+    prompts = expected if begin is None else [[begin, *ids] for ids in expected]
+    return [
+        *parts,
+        *find_differing_texts(lambda some: encode_auto(auto, some), texts, expected),
+        *find_differing_texts(lambda some: auto(some, verbose=False)["input_ids"], texts, prompts),
+    ]
