@@ -41,6 +41,7 @@ SLOW = (
     "tests/training/network/test_build_model.py",
     "tests/training/checkpoint/test_directory.py",
     "tests/eval/test_stage.py",
+    "tests/pipeline/export/test_versions.py",
 )
 """Files that take longest after those: they begin early, so that no process is left alone with one at the end."""
 

@@ -14,11 +14,10 @@ from data_prep.tokenizer.stage import HUGGING_FACE
 OLDEST_TRANSFORMERS = "4.57"
 """The oldest version that gives the ids and logits of a directory: 4.51 gave other ones with YaRN and for gemma3_text."""
 
-_READ_BY_OLDEST = frozenset(
-    "cohere2 deepseek_v2 gemma gemma2 gemma3_text glm4 gpt2 gpt_neox granite llama mamba mistral mixtral olmo2 olmo3 "
-    "phi qwen2 qwen3 qwen3_moe smollm3 stablelm starcoder2".split()
+READ_BY_OLDEST = frozenset(
+    "deepseek_v2 gemma gemma2 gemma3_text gpt_neox granite llama mistral mixtral olmo2 phi qwen2 qwen3 qwen3_moe".split()
 )
-"""Model types whose logits were compared with that version; tests compare those that they train."""
+"""Model types that tests compare in that version."""
 
 _OLD_ROPE_KEYS = {
     "gpt_neox": ("rotary_emb_base", "rotary_pct"),
@@ -55,7 +54,7 @@ def write_config(directory: Path, *, names: Mapping[str, str]) -> str:
     old = {name: config[new] for name, new in names.items() if name.endswith("_experts") and new in config}
     old |= {"torch_dtype": config["dtype"]} if "dtype" in config else {}
     write_text(path, json.dumps(old_rope_keys(config) | old | config, indent=2, sort_keys=True) + "\n")
-    return OLDEST_TRANSFORMERS if config["model_type"] in _READ_BY_OLDEST else str(config["transformers_version"])
+    return OLDEST_TRANSFORMERS if config["model_type"] in READ_BY_OLDEST else str(config["transformers_version"])
 
 
 def old_rope_keys(config: Mapping[str, Any]) -> dict[str, Any]:
