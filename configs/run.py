@@ -110,7 +110,14 @@ class ReportStep(_Step):
 
 
 Step = Annotated[
-    CleanStep | TrainTokenizerStep | ImportTokenizerStep | TokenizeStep | TrainStep | EvaluateStep | ExportStep | ReportStep,
+    CleanStep
+    | TrainTokenizerStep
+    | ImportTokenizerStep
+    | TokenizeStep
+    | TrainStep
+    | EvaluateStep
+    | ExportStep
+    | ReportStep,
     Field(discriminator="stage"),
 ]
 

@@ -131,8 +131,8 @@ class TrainedTokenizer(Manifest):
             return f"{self.vocab_size:,} pieces; SentencePiece and tokenizer.json give equal ids on {proof}"
         changed = f"; {self.certificate.num_changed:,} of them are not decoded to themselves"
         return (
-            f"{self.num_pieces:,} pieces, imported, for {self.vocab_size:,} rows; {len(self.certificate.loaders)} loaders "
-            f"give equal ids on {proof}{changed if self.certificate.num_changed else ''}"
+            f"{self.num_pieces:,} pieces, imported, for {self.vocab_size:,} rows; {len(self.certificate.loaders)} "
+            f"loaders give equal ids on {proof}{changed if self.certificate.num_changed else ''}"
         )
 
 

@@ -19,7 +19,8 @@ ORDER = {
     "cluster": "devices machines host placement storage executor leases inline ray launch connect doctor",
     "data_prep": "manifests sources cleaning tokenizer tokens",
     "training": (
-        "accelerator records job network zero data manifests sizing checkpoint hf_files export init log loop stage conform"
+        "accelerator records job network zero data manifests sizing checkpoint hf_files export init log loop stage "
+        "conform"
     ),
     "eval": "likelihood word_order manifests lm_eval_tasks workers stage",
     "pipeline": "store graph estimate export report runner stages prepare run runs cli",

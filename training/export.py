@@ -1,4 +1,4 @@
-"""A model as a Hugging Face directory, which transformers loads with no code of ours; the stage is in pipeline/export/."""
+"""A model as a Hugging Face directory, which transformers loads with no code of ours: what stage `export` writes first."""
 
 import shutil
 from dataclasses import dataclass

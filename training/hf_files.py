@@ -12,10 +12,25 @@ from data_prep.tokenizer.certificate import find_differences
 from data_prep.tokenizer.stage import HUGGING_FACE
 
 OLDEST_TRANSFORMERS = "4.57"
-"""The oldest version that gives the ids and logits of a directory: 4.51 gave other ones with YaRN and for gemma3_text."""
+"""The oldest version that gives the ids and logits of a directory: 4.51 gave others with YaRN and for gemma3_text."""
 
 READ_BY_OLDEST = frozenset(
-    "deepseek_v2 gemma gemma2 gemma3_text gpt_neox granite llama mistral mixtral olmo2 phi qwen2 qwen3 qwen3_moe".split()
+    {
+        "deepseek_v2",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "gpt_neox",
+        "granite",
+        "llama",
+        "mistral",
+        "mixtral",
+        "olmo2",
+        "phi",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+    }
 )
 """Model types that tests compare in that version."""
 
@@ -23,7 +38,7 @@ _OLD_ROPE_KEYS = {
     "gpt_neox": ("rotary_emb_base", "rotary_pct"),
     "gpt_neox_japanese": ("rotary_emb_base", "rotary_pct"),
 }
-"""By model type, the names that transformers 4 has for `rope_theta` and `partial_rotary_factor`, where it has others."""
+"""By model type, what transformers 4 calls `rope_theta` and `partial_rotary_factor`, where it has other names."""
 
 _OLD_ROPE_BASES = {"modernbert-decoder": ("global_rope_theta", "local_rope_theta")}
 """By model type, its names for the bases of global and sliding attention; elsewhere they are `_ROPE_BASES`."""
@@ -32,8 +47,11 @@ _ROPE_BASES = ("rope_theta", "rope_local_base_freq")
 _GLOBAL, _SLIDING = "full_attention", "sliding_attention"
 
 _CLASS_FILE = "tokenizer_class.py"
-_CLASS_CODE = '''"""Read by transformers only with trust_remote_code=True. Without it, that this file is named in tokenizer_config.json
-makes AutoTokenizer of transformers 5 take the class that is named there, instead of the architecture's own."""
+_CLASS_CODE = '''"""Read only with trust_remote_code=True, and needed for nothing.
+
+That tokenizer_config.json names it makes AutoTokenizer of transformers 5 take the class that is named there, too,
+instead of the architecture's own, which would make another tokenizer.
+"""
 
 from transformers import PreTrainedTokenizerFast
 
@@ -91,7 +109,7 @@ def write_tokenizer(tokenizer: Artifact[TrainedTokenizer], directory: Path, *, m
     for file in (tokenizer.dir / HUGGING_FACE).iterdir():
         (directory / file.name).write_bytes(file.read_bytes())
     path = directory / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8")) 
+    settings = json.loads(path.read_text(encoding="utf-8"))
     settings |= {} if max_length is None else {"model_max_length": max_length}
     write_text(path, json.dumps(settings, indent=2, ensure_ascii=False))
     if find_differences(directory, tokenizer):

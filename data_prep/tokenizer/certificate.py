@@ -12,8 +12,8 @@ from configs.text import one_line, shorten
 from data_prep.manifests import Certificate, TrainedTokenizer
 from data_prep.tokenizer.certificate_texts import ADVERSARIAL
 from data_prep.tokenizer.encoder import Encode, encode_batch, load_tokenizer_json, open_encoder
+from data_prep.tokenizer.pieces import read_settings
 from data_prep.tokenizer.stage import HUGGING_FACE, MODEL
-
 
 _JSON = "tokenizer.json"
 
@@ -49,7 +49,7 @@ def certify(
     expected = open_encoder(directory)(texts)
     forbidden = set(special.values()) - {unknown}
     if found := [text for text, ids in zip(texts, expected, strict=True) if forbidden & set(ids)]:
-        raise LoadersDiffer(f"{len(found)} texts give the ids of special pieces, such as {shorten(repr(found[0]), 80)}")
+        raise LoadersDiffer(f"a special piece is among the ids of {_describe_texts(found, texts)}")
     auto = _open_auto(directory / HUGGING_FACE)
     decoded = [auto.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) for ids in expected]
     return Certificate(
@@ -80,9 +80,7 @@ def _describe(loader: _Loader, texts: list[str], expected: list[list[int]]) -> s
     if not find_differing_texts(loader.open(False), texts, expected):
         return loader.name
     if wrong := find_differing_texts(loader.open(True), texts, expected):
-        raise LoadersDiffer(
-            f"{loader.name} gives other ids on {len(wrong)} of {len(texts)} texts, such as {shorten(repr(wrong[0]), 80)}"
-        )
+        raise LoadersDiffer(f"{loader.name} gives other ids on {_describe_texts(wrong, texts)}")
     return f"{loader.name}, with {loader.flag}"
 
 
@@ -135,9 +133,13 @@ def compare_with_auto(given: Path, made: Path, texts: list[str]) -> tuple[str, .
     if not wrong:
         return ()
     return (
-        f"transformers {transformers.__version__} gives other ids for {given.name} on {len(wrong)} of {len(texts)} texts: it "
+        f"transformers {transformers.__version__} gives other ids for {given.name} on {_describe_texts(wrong, texts)}: it "
         f"makes a {type(auto).__name__} anew instead of reading tokenizer.json",
     )
+
+
+def _describe_texts(found: list[str], texts: list[str]) -> str:
+    return f"{len(found):,} of {len(texts):,} texts, such as {shorten(repr(found[0]), 80)}"
 
 
 def find_differences(directory: Path, tokenizer: Artifact[TrainedTokenizer]) -> list[str]:
@@ -147,7 +149,9 @@ def find_differences(directory: Path, tokenizer: Artifact[TrainedTokenizer]) -> 
     The texts are the adversarial ones, and those that spell special pieces.
     """
     auto = _open_auto(directory, split_special_tokens=True)
-    made, given = (json.loads(text) for text in (auto.backend_tokenizer.to_str(), (directory / _JSON).read_text("utf-8")))
+    made, given = (
+        json.loads(text) for text in (auto.backend_tokenizer.to_str(), (directory / _JSON).read_text("utf-8"))
+    )
     parts = [part for part in ("normalizer", "pre_tokenizer", "decoder") if made[part] != given[part]]
     texts = [*ADVERSARIAL, *spell(auto.all_special_tokens)]
     expected, begin = open_encoder(tokenizer.dir)(texts), tokenizer.manifest.bos_id

@@ -58,7 +58,7 @@ class ForeignTokenizer:
 def observe_tokenizer(config: ImportTokenizerConfig, digest: Digest) -> JsonValue:
     """Return the digests of the files, and what is used of the settings of the model beside them."""
     found = read_foreign(config)
-    files = {file.name: digest(file) for file in [found.file, *_files_beside(config, SETTINGS).values()]}
+    files: JsonValue = {file.name: digest(file) for file in [found.file, *_files_beside(config, SETTINGS).values()]}
     return {"files": files, "end_of_text": found.end_of_text, "rows": found.num_rows}
 
 

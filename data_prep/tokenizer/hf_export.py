@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from configs.base import UserError
 from data_prep.tokenizer.sentencepiece_model import EOS, PAD, SPACE, UNK, Vocabulary, read_vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from tokenizers.normalizers import Normalizer
 
 _UNIGRAM, _BPE = 1, 2
 """Kinds of models, as SentencePiece numbers them."""
@@ -69,8 +70,8 @@ def convert_sentencepiece(model: bytes) -> "Tokenizer":
     return tokenizer
 
 
-def _normalizer(spec: "sentencepiece_model_pb2.NormalizerSpec") -> "Normalizer":
-    """Return the steps that SentencePiece takes before it looks for pieces, in its order."""
+def _normalizer(spec: Any) -> "Normalizer":
+    """Return the steps that SentencePiece takes before it looks for pieces, in its order, by its NormalizerSpec."""
     from tokenizers import Regex, normalizers
 
     if not spec.escape_whitespaces:

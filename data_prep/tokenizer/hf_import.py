@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.base import UserError
@@ -56,7 +55,10 @@ def make_tokenizer_config(foreign: ForeignTokenizer, content: dict[str, Any], *,
     """Return tokenizer_config.json: the given settings, to be read by the class that takes tokenizer.json as it is."""
     settings = {key: value for key, value in foreign.settings.items() if key in _KEPT or key.endswith("_token")}
     settings = {key: value for key, value in settings.items() if not key.startswith(("add_", "use_"))}
-    settings |= named_special(foreign.settings) | {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": foreign.end_of_text}
+    settings |= named_special(foreign.settings) | {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": foreign.end_of_text,
+    }
     settings |= {"bos_token": begin} if begin else {}
     settings.setdefault("clean_up_tokenization_spaces", False)
     if "add_prefix_space" in (content.get("pre_tokenizer") or {}):  # else transformers 4 would set it to false
@@ -110,7 +112,10 @@ def _post_processor(content: dict[str, Any], tokenizer: "Tokenizer", begin: str 
         return content.get("post_processor")
     if begin is None:
         return None
-    first, a, b = ({"SpecialToken": {"id": begin, "type_id": 0}}, *({"Sequence": {"id": s, "type_id": 0}} for s in "AB"))
+    first, a, b = (
+        {"SpecialToken": {"id": begin, "type_id": 0}},
+        *({"Sequence": {"id": s, "type_id": 0}} for s in "AB"),
+    )
     known = {begin: {"id": begin, "ids": [tokenizer.token_to_id(begin)], "tokens": [begin]}}
     return {"type": "TemplateProcessing", "single": [first, a], "pair": [first, a, first, b], "special_tokens": known}
 
@@ -122,7 +127,7 @@ def _reachable(content: dict[str, Any], foreign: ForeignTokenizer) -> list[str]:
     """
     unknown = named_special(foreign.settings).get("unk_token")
     byte_pieces = [f"<0x{byte:02X}>" for byte in range(256)] if foreign.json is None else []
-    pieces = sorted({*foreign.special, *byte_pieces, unknown} & foreign.vocabulary.keys())
+    pieces = sorted({*foreign.special, *byte_pieces, unknown or ""} & foreign.vocabulary.keys())
     now, without = _parse(content, foreign), _parse(_without_pieces(content, pieces), foreign)
     texts = {piece: list(spell([piece])) for piece in pieces}
     forbidden = set(foreign.special.values())
@@ -156,7 +161,9 @@ def _choose_cuts(pieces: list[str], content: dict[str, Any], foreign: ForeignTok
     chosen = second | best
     for piece in pieces:
         if piece in foreign.special and piece not in chosen:
-            raise UserError(f"{foreign.file}: text that spells the special piece {piece!r} gives its id; choose another")
+            raise UserError(
+                f"{foreign.file}: text that spells the special piece {piece!r} gives its id; choose another"
+            )
     return chosen
 
 

@@ -134,7 +134,9 @@ def _tokenize_shard(item: _ShardItem) -> _TokenizedShard:
         with whole_file(done) as partial:
             partial.write_text(json.dumps([row.model_dump() for row in rows]), encoding="utf-8")
     segments = tuple(Segment.model_validate(row) for row in json.loads(done.read_text(encoding="utf-8")))
-    return _TokenizedShard(segments, np.bincount(open_tokens(item.prefix), minlength=item.tokenizer.manifest.vocab_size))
+    return _TokenizedShard(
+        segments, np.bincount(open_tokens(item.prefix), minlength=item.tokenizer.manifest.vocab_size)
+    )
 
 
 def _encode_documents(item: _ShardItem, sizes: list[tuple[str, int, int]]) -> Iterator[list[int]]:

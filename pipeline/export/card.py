@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import JsonValue
-
 from configs.base import Artifact
 from configs.evaluation import ExportConfig
 from data_prep.manifests import CleanCorpus, CorpusCount, TrainedTokenizer
@@ -16,10 +14,20 @@ from eval.manifests import Scores
 from pipeline.graph.config_diff import flatten
 from pipeline.store.artifact import Record
 from pipeline.store.lineage import shorten_digests
-from training.manifests import ExportedModel, TrainedModel
+from training.manifests import ExportedModel, TrainedModel, counted
 
-_SETTINGS = ("optimizer", "schedule", "precision", "seed", "global_batch_size", "sequence_length", "num_steps", "mixture")
-"""Settings of a training that the card shows, each with all of its keys."""
+_SETTINGS = (
+    "model",
+    "sequence_length",
+    "global_batch_size",
+    "num_steps",
+    "optimizer",
+    "schedule",
+    "mixture",
+    "precision",
+    "seed",
+)
+"""Settings of a training that the card shows, each with all of its keys that are set."""
 
 _NOT_STATED = "not stated"
 
@@ -51,8 +59,8 @@ def write_card(
 
 def _corpora(trained: Record, records: Mapping[str, Record]) -> list[Record]:
     """Return the records of the clean corpora that a training read; none if they are gone from the store."""
-    tokens = [records[i.artifact] for slot, i in trained.inputs.items() if slot != "tokenizer" and i.artifact in records]
-    names = [step.inputs["corpus"].artifact for step in tokens if "corpus" in step.inputs]
+    read = [records[made_from.artifact] for made_from in trained.inputs.values() if made_from.artifact in records]
+    names = [record.inputs["corpus"].artifact for record in read if record.stage == "tokenize"]
     return [records[name] for name in dict.fromkeys(names) if name in records]
 
 
@@ -92,8 +100,8 @@ def _introduction(
     yield ""
     yield (
         f"A base model of architecture {model.architecture}: {model.num_parameters:,} parameters, "
-        f"{trained.config['sequence_length']} tokens of context, {tokenizer.vocab_size:,} rows of vocabulary, {made.dtype}. "
-        "It goes on with a text; it was not trained to follow instructions."
+        f"{trained.config['sequence_length']} tokens of context, {tokenizer.vocab_size:,} rows of vocabulary, "
+        f"{made.dtype}. It goes on with a text; it was not trained to follow instructions."
     )
     yield from ("", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", "")
     yield 'path = "."  # this directory, or its name on the Hub'
@@ -131,11 +139,9 @@ def _training(model: TrainedModel, trained: Record) -> Iterator[str]:
         f"token, {model.bits_per_byte:.3f} bits a byte of training text."
     )
     yield ""
-    config: dict[str, JsonValue] = trained.config
-    shown = {"model": config["model"]} | {key: config[key] for key in _SETTINGS if config.get(key)}
-    yield from _table(
-        ("Setting", "Value"), [(key, f"`{json.dumps(value)}`") for key, value in flatten(shown) if value not in (None, {})]
-    )
+    shown = {key: trained.config[key] for key in _SETTINGS if key in trained.config}
+    values = [(key, json.dumps(value)) for key, value in flatten(shown) if value not in (None, {}, [])]
+    yield from _table(("Setting", "Value"), [(key, f"`{value}`") for key, value in values])
 
 
 def _scores(scores: Scores) -> Iterator[str]:
@@ -149,15 +155,17 @@ def _scores(scores: Scores) -> Iterator[str]:
 def _tokenizer(tokenizer: TrainedTokenizer) -> Iterator[str]:
     proof = tokenizer.certificate
     yield from ("", "## Tokenizer", "")
-    where = f" of real text in {proof.num_languages} languages and" if proof.num_languages else ""
+    real = (
+        f", real ones in {counted(proof.num_languages, 'language')} and adversarial ones" if proof.num_languages else ""
+    )
     yield (
-        f"The ids are those of training in each of the following, on {proof.num_texts:,} texts{where} of adversarial "
-        "strings; in a text that spells a special piece only with the flag, where one is named:"
+        f"Each of these gives the ids of training, compared on {counted(proof.num_texts, 'text')}{real}. Where a flag is "
+        "named, a text that spells a special piece needs it to be plain text:"
     )
     yield ""
     yield from (f"- {loader}" for loader in proof.loaders)
     if proof.num_changed:
-        yield from ("", f"{proof.num_changed:,} of these texts are not decoded to themselves.")
+        yield from ("", f"Of these texts, {proof.num_changed:,} are decoded to others, such as normalised ones.")
     for note in proof.notes:
         yield from ("", f"{note[:1].upper()}{note[1:]}.")
 

@@ -24,7 +24,7 @@ def train_model(**settings: Any) -> bytes:
 
 
 def qwen_like(directory: Path, **config: Any) -> Path:
-    """Byte-level BPE; no piece begins a text, the chat's pieces are special, `<think>` is not; more rows than pieces."""
+    """Byte-level BPE; no piece begins a text, those of chats are special, `<think>` is not; more rows than pieces."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(CONTRACTIONS), "isolated")
@@ -77,7 +77,7 @@ def llama_model() -> bytes:
 
 
 def tiktoken_like(directory: Path) -> Path:
-    """Byte-level BPE that takes a whole word that is a piece, as Llama 3 and what is converted from tiktoken have it."""
+    """Byte-level BPE that takes a whole word that is a piece, as Llama 3 and what comes from tiktoken have it."""
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
     split = pre_tokenizers.Split(Regex(CONTRACTIONS), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 
 from configs.base import Artifact
 from data_prep.manifests import TrainedTokenizer
-from data_prep.tokenizer.certificate_texts import ADVERSARIAL
 from data_prep.tokenizer.certificate import encode_auto, find_differing_texts
+from data_prep.tokenizer.certificate_texts import ADVERSARIAL
 from data_prep.tokenizer.sentencepiece_model import (
     EOS_ID,
     PAD_ID,

@@ -95,9 +95,7 @@ def trained(directory: Path, checkpoint: str) -> Artifact[TrainedModel]:
 
 def export_architecture(root: Path, name: str, tokenizer: Artifact[TrainedTokenizer]) -> None:
     """Write root/name with the export of a model of random weights, and the logits that it has here."""
-    config = tiny_config(
-        model=SIZES | {"architecture": name, "overrides": ARCHITECTURES[name]}, sequence_length=64
-    )
+    config = tiny_config(model=SIZES | {"architecture": name, "overrides": ARCHITECTURES[name]}, sequence_length=64)
     model = build_in_memory(make_model_config(config, vocab_size=320, eos_id=1, pad_id=2), seed=0)
     with torch.no_grad():
         for parameter in model.parameters():
