@@ -1,4 +1,4 @@
-"""A model as a Hugging Face directory, which transformers loads with no code of ours: what stage `export` writes first."""
+"""A model as a Hugging Face directory, which transformers loads with no code of ours, as stage `export` writes it."""
 
 import shutil
 from dataclasses import dataclass

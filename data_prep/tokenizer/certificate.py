@@ -133,8 +133,8 @@ def compare_with_auto(given: Path, made: Path, texts: list[str]) -> tuple[str, .
     if not wrong:
         return ()
     return (
-        f"transformers {transformers.__version__} gives other ids for {given.name} on {_describe_texts(wrong, texts)}: it "
-        f"makes a {type(auto).__name__} anew instead of reading tokenizer.json",
+        f"transformers {transformers.__version__} makes a {type(auto).__name__} of {given.name} instead of reading its "
+        f"tokenizer.json, and gives other ids for {_describe_texts(wrong, texts)}",
     )
 
 
@@ -149,9 +149,7 @@ def find_differences(directory: Path, tokenizer: Artifact[TrainedTokenizer]) -> 
     The texts are the adversarial ones, and those that spell special pieces.
     """
     auto = _open_auto(directory, split_special_tokens=True)
-    made, given = (
-        json.loads(text) for text in (auto.backend_tokenizer.to_str(), (directory / _JSON).read_text("utf-8"))
-    )
+    made, given = json.loads(auto.backend_tokenizer.to_str()), read_settings(directory / _JSON)
     parts = [part for part in ("normalizer", "pre_tokenizer", "decoder") if made[part] != given[part]]
     texts = [*ADVERSARIAL, *spell(auto.all_special_tokens)]
     expected, begin = open_encoder(tokenizer.dir)(texts), tokenizer.manifest.bos_id

@@ -159,8 +159,8 @@ def _tokenizer(tokenizer: TrainedTokenizer) -> Iterator[str]:
         f", real ones in {counted(proof.num_languages, 'language')} and adversarial ones" if proof.num_languages else ""
     )
     yield (
-        f"Each of these gives the ids of training, compared on {counted(proof.num_texts, 'text')}{real}. Where a flag is "
-        "named, a text that spells a special piece needs it to be plain text:"
+        f"Each of these gives the ids of training, compared on {counted(proof.num_texts, 'text')}{real}. Where one "
+        "names a flag, a text that spells a special piece is plain text only with it:"
     )
     yield ""
     yield from (f"- {loader}" for loader in proof.loaders)
