@@ -79,7 +79,7 @@ def read_foreign(config: ImportTokenizerConfig) -> ForeignTokenizer:
         content = None
         vocabulary, special, roles = _read_sentencepiece(file)
         vocabulary |= {token["content"]: token["id"] for token in added}
-        special |= {token["content"] for token in added if token["special"]}
+        special |= {token["content"] for token in added}  # SentencePiece finds none of them in a text
         settings = roles | settings
     end = _find_end(config, file, vocabulary, [settings, *(known.get(name, {}) for name in _MODEL_SETTINGS)])
     begin = {config.begin_of_text} if config.begin_of_text else set()
@@ -134,7 +134,7 @@ def _added_beside(known: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, 
     """Yield the added pieces of files beside the tokenizer, as a tokenizer.json has them."""
     for piece, number in known.get("added_tokens.json", {}).items():
         yield _added(piece, number)
-    for number, token in known.get("tokenizer_config.json", {}).get("added_tokens_decoder", {}).items():
+    for number, token in (known.get("tokenizer_config.json", {}).get("added_tokens_decoder") or {}).items():
         yield _added(token["content"], int(number)) | {key: token[key] for key in _ADDED_FLAGS if key in token}
 
 

@@ -5,6 +5,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from configs.base import UserError
+from configs.text import shorten
 from data_prep.tokenizer.certificate import spell
 from data_prep.tokenizer.encoder import encode_batch, parse_tokenizer
 from data_prep.tokenizer.foreign_files import ForeignTokenizer, named_special
@@ -37,11 +38,9 @@ def make_tokenizer_json(foreign: ForeignTokenizer, *, begin: str | None) -> tupl
     The ids of a text are those of the given files, except that what spells a special piece is text. `begin` is what the
     recipe names. Raises UserError if the files are none that the tokenizers library reads as they are meant.
     """
-    content = foreign.json or json.loads(convert_sentencepiece(foreign.file.read_bytes()).to_str())
-    if foreign.json is None:
-        own = {token["content"] for token in content["added_tokens"]}
-        content["added_tokens"] += [_special_token(p, i) for p, i in foreign.special.items() if p not in own]
-    content |= {"added_tokens": _mark_special(content["added_tokens"], foreign), "padding": None, "truncation": None}
+    given = foreign.json or json.loads(convert_sentencepiece(foreign.file.read_bytes()).to_str())
+    added = _mark_special(given["added_tokens"], foreign)
+    content = given | {"added_tokens": added, "padding": None, "truncation": None}
     tokenizer = parse_tokenizer(json.dumps(content), foreign.file)
     _check_ids(tokenizer, foreign)
     begin = begin or _find_begin(tokenizer, foreign)
@@ -49,6 +48,25 @@ def make_tokenizer_json(foreign: ForeignTokenizer, *, begin: str | None) -> tupl
     if pieces := _reachable(content, foreign):
         content["pre_tokenizer"] = _with_cuts(content, _choose_cuts(pieces, content, foreign))
     return json.dumps(content, ensure_ascii=False), begin
+
+
+def check_ids_of_text(foreign: ForeignTokenizer, content: str, texts: list[str]) -> None:
+    """Raise UserError if `content` gives ids of special pieces, or other ids than the given tokenizer.json, for text.
+
+    Texts that spell a special piece may have other ids. Others would if the recipe named an ordinary piece as one that
+    begins or ends a text.
+    """
+    made, special = encode_batch(parse_tokenizer(content, foreign.file), texts), set(foreign.special.values())
+    wrong = [text for text, ids in zip(texts, made, strict=True) if special & set(ids)]
+    if foreign.json is not None:
+        given = encode_batch(_parse(foreign.json, foreign), texts)
+        differing = (text for text, ids, other in zip(texts, made, given, strict=True) if ids != other)
+        wrong += [text for text in differing if not any(piece in text for piece in foreign.special)]
+    if wrong:
+        raise UserError(
+            f"{foreign.file} cannot be imported so that text gives no special piece, and else the ids it had: "
+            f"{shorten(repr(wrong[0]), 80)} does not; name no ordinary piece as end_of_text or begin_of_text"
+        )
 
 
 def make_tokenizer_config(foreign: ForeignTokenizer, content: dict[str, Any], *, begin: str | None) -> dict[str, Any]:
@@ -154,7 +172,8 @@ def _choose_cuts(pieces: list[str], content: dict[str, Any], foreign: ForeignTok
         tokenizer = _parse(content | {"pre_tokenizer": _with_cuts(content, best | left)}, foreign)
         for piece in left:
             ids = encode_batch(tokenizer, texts[piece])
-            if ids == expected[piece]:
+            is_found = piece in foreign.special and any(foreign.special[piece] in one for one in ids)
+            if ids == expected[piece] and not is_found:
                 best[piece] = place
             elif not any(foreign.vocabulary[piece] in one for one in ids):
                 second.setdefault(piece, place)

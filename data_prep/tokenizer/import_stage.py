@@ -42,9 +42,18 @@ def import_tokenizer(
     return manifest
 
 
+def check_tokenizer(config: ImportTokenizerConfig) -> None:
+    """Raise UserError if the tokenizers library cannot read the files as they are meant: before any text is cleaned."""
+    from data_prep.tokenizer.hf_import import check_ids_of_text, make_tokenizer_json
+
+    foreign = read_foreign(config)
+    content, _ = make_tokenizer_json(foreign, begin=config.begin_of_text)
+    check_ids_of_text(foreign, content, list(ADVERSARIAL))
+
+
 def _import(item: _ImportItem) -> TrainedTokenizer:
     from data_prep.tokenizer.certificate import LoadersDiffer, certify
-    from data_prep.tokenizer.hf_import import make_tokenizer_config, make_tokenizer_json
+    from data_prep.tokenizer.hf_import import check_ids_of_text, make_tokenizer_config, make_tokenizer_json
 
     foreign = read_foreign(item.config)
     content, begin = make_tokenizer_json(foreign, begin=item.config.begin_of_text)
@@ -60,6 +69,7 @@ def _import(item: _ImportItem) -> TrainedTokenizer:
             partial.write_bytes(foreign.file.read_bytes())
     documents = list(_choose_documents(item.corpus)) if item.corpus else []
     texts = [*ADVERSARIAL, *(document.text for document in documents)]
+    check_ids_of_text(foreign, content, texts)
     ids, named = foreign.vocabulary, named_special(foreign.settings)
     eos_id, unknown = ids[foreign.end_of_text], ids.get(named.get("unk_token", ""))
     try:

@@ -18,7 +18,7 @@ from data_prep.manifests import CleanCorpus, TrainedTokenizer
 from data_prep.tokenizer.certificate_texts import ADVERSARIAL
 from data_prep.tokenizer.encoder import open_encoder
 from data_prep.tokenizer.foreign_files import observe_tokenizer
-from data_prep.tokenizer.import_stage import import_tokenizer
+from data_prep.tokenizer.import_stage import check_tokenizer, import_tokenizer
 from data_prep.tokenizer.sentencepiece_model import encode_texts, load_sentencepiece
 from data_prep.tokenizer.stage import check_certificate
 from data_prep.tokens.megatron_shards import document_lengths, open_tokens
@@ -203,6 +203,16 @@ def test_added_pieces_of_files_beside_the_tokenizer_are_taken_over(tmp_path: Pat
     assert 701 in open_encoder(made.dir)(["a <more> b"])[0]
 
 
+def test_pieces_that_are_added_to_a_sentencepiece_model_are_special(tmp_path: Path) -> None:
+    path = gemma_model(tmp_path / "given")
+    (path / "added_tokens.json").write_text('{"<user>": 700}')
+    made = imported(path, tmp_path / "out")
+    assert made.manifest.vocab_size == 701
+    auto = AutoTokenizer.from_pretrained(made.dir / "hugging_face")
+    assert auto("a <user>")["input_ids"][-1] == 700
+    assert 700 not in open_encoder(made.dir)(["a <user>"])[0]
+
+
 @pytest.mark.parametrize(
     ("settings", "bos"), [({"add_bos_token": False}, None), ({"add_bos_token": True}, 1), ({"bos_token": None}, 1)]
 )
@@ -230,8 +240,10 @@ def test_the_end_of_text_is_found_in_each_file_that_may_name_it(tmp_path: Path) 
 
 
 def test_a_piece_of_text_cannot_end_a_text(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot be imported: a special piece is among the ids of 1 of"):
-        imported(llama_like(tmp_path / "given"), tmp_path / "out", end_of_text="<0x01>")
+    path = llama_like(tmp_path / "given")
+    for piece in ("<0x01>", "\u2581a"):
+        with pytest.raises(UserError, match=r"text gives no special piece, .* does not; name no ordinary piece"):
+            check_tokenizer(ImportTokenizerConfig(path=str(path), end_of_text=piece))
 
 
 def test_what_the_files_hold_is_observed(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from configs.data import ImportTokenizerConfig, TokenizeConfig, TrainTokenizerCo
 from configs.evaluation import EvaluateConfig, ExportConfig
 from configs.pools import PoolConfig
 from configs.training import TrainConfig
+from data_prep.cleaning.held_out import read_held_out
 from data_prep.manifests import Certificate, CleanCorpus, TokenizedCorpus, TrainedTokenizer
 from data_prep.tokenizer.certificate_texts import ADVERSARIAL
 from data_prep.tokenizer.encoder import open_encoder
@@ -174,6 +175,8 @@ def continue_foreign(root: Path, name: str, corpus: Artifact[CleanCorpus]) -> No
         executor=INLINE,
     )
     assert 0 < scores.mean_bits_per_byte < 20
+    texts_of = {document.id: document.text for document in read_held_out(corpus)}
+    (made / "held_out.json").write_text(json.dumps(texts_of))
     finish(root, name, artifact, tokenizer, [*TEXTS, *SPELLED])
 
 
@@ -251,6 +254,22 @@ def test_a_foreign_model_goes_on_with_its_own_vocabulary(
         assert not {number for ids in found["ids"] for number in ids} & {bos, eos, 601, 602}
         assert found["rows"] == json.loads((given / "config.json").read_text())["vocab_size"]
     assert loaded["5"][name]["ids_by_default"] == loaded["4"][name]["ids_by_default"]
+
+
+@torch.inference_mode()
+def test_text_is_scored_after_the_piece_that_begins_it(root: Path) -> None:
+    made = root / "made" / "continued-llama"
+    texts = json.loads((made / "held_out.json").read_text())
+    rows = [json.loads(line) for line in (made / "scores" / "samples.jsonl").read_text().splitlines()]
+    model = load_model(directory_of(made / "model" / "checkpoints", 1))
+    encode, compared = open_encoder(made / "tokenizer"), 0
+    for row in rows:
+        ids = torch.tensor([[1, *encode([texts[row["document"]]])[0]]])
+        if ids.shape[1] <= 64:
+            nats = torch.nn.functional.cross_entropy(model(ids[:, :-1]).logits[0], ids[0, 1:], reduction="sum")
+            assert row["nats"] == pytest.approx(float(nats), rel=1e-4)
+            compared += 1
+    assert compared
 
 
 def test_a_chat_template_finds_its_special_pieces(root: Path) -> None:
