@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.base import UserError
+from configs.text import one_line
 from data_prep.tokenizer.sentencepiece_model import encode_texts, load_sentencepiece
 from data_prep.tokenizer.stage import HUGGING_FACE, MODEL
 
@@ -44,8 +45,9 @@ def parse_tokenizer(content: str, path: Path) -> "Tokenizer":
     try:
         tokenizer = Tokenizer.from_str(content)
     except Exception as error:  # the library has no narrower class
+        cause = one_line(error)
         raise UserError(
-            f"{path} is no tokenizer that the tokenizers library reads ({error}); fetch it again"
+            f"{path} is no tokenizer that the tokenizers library reads ({cause}); fetch it again"
         ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -116,7 +116,7 @@ def _find_begin(tokenizer: "Tokenizer", foreign: ForeignTokenizer) -> str | None
     if says is not None and named:
         return named if says else None
     whole, text = (tokenizer.encode("a", add_special_tokens=flag).ids for flag in (True, False))
-    before = whole[: next(i for i in range(len(whole) + 1) if whole[i : i + len(text)] == text)]
+    before = whole[: next((i for i in range(len(whole)) if whole[i : i + len(text)] == text), 0)]
     if len(before) > 1:
         pieces = [tokenizer.id_to_token(number) for number in before]
         raise UserError(f"{foreign.file} puts {len(before)} pieces before a text, {pieces}; name one as begin_of_text")

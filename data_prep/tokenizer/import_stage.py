@@ -19,6 +19,9 @@ from data_prep.tokenizer.certificate_texts import ADVERSARIAL
 from data_prep.tokenizer.foreign_files import ForeignTokenizer, named_special, read_foreign
 from data_prep.tokenizer.stage import CERTIFIED_PER_STREAM, HUGGING_FACE, MODEL
 
+_MAX_SHARDS_READ = 4
+"""Shards of a source that are read for languages of which nothing is held out."""
+
 
 @dataclass(frozen=True)
 class _ImportItem:
@@ -96,19 +99,29 @@ def _import(item: _ImportItem) -> TrainedTokenizer:
 
 
 def _choose_documents(corpus: Artifact[CleanCorpus]) -> Iterator[Document]:
-    """Yield documents of each source and language: held-out ones, or the first where none is held out."""
+    """Yield documents of each source and language: held-out ones, or where none is held out the first.
+
+    Those are looked for in the first shards of their source only, since a corpus may be large.
+    """
     yield from smallest_digests(read_held_out(corpus), CERTIFIED_PER_STREAM)
-    without = {(c.source, c.language) for c in corpus.manifest.counts if c.num_kept and not c.num_held_out}
-    seen: Counter[tuple[str, str]] = Counter()
+    wanted = Counter(
+        {
+            (count.source, count.language): min(CERTIFIED_PER_STREAM, count.num_kept)
+            for count in corpus.manifest.counts
+            if not count.num_held_out
+        }
+    )
+    num_read: Counter[str] = Counter()
     for shard in corpus.manifest.shards:
+        is_wanted = any(number and source == shard.source for (source, _), number in wanted.items())
+        if not is_wanted or num_read[shard.source] == _MAX_SHARDS_READ:
+            continue
+        num_read[shard.source] += 1
         for document in read_documents(inside(corpus.dir, shard.path)):
             stream = document.source, document.language
-            if not any(source == shard.source for source, _ in without):
-                break
-            if stream in without:
+            if wanted[stream]:
+                wanted[stream] -= 1
                 yield document
-                seen[stream] += 1
-                without -= {stream} if seen[stream] == CERTIFIED_PER_STREAM else set()
 
 
 def _compare_with_given(item: _ImportItem, foreign: ForeignTokenizer, texts: list[str]) -> tuple[str, ...]:
