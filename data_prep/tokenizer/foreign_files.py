@@ -74,7 +74,7 @@ def read_foreign(config: ImportTokenizerConfig) -> ForeignTokenizer:
         pieces = content["model"]["vocab"]
         vocabulary = dict(pieces) if isinstance(pieces, dict) else {piece: i for i, (piece, _) in enumerate(pieces)}
         vocabulary |= {token["content"]: token["id"] for token in content["added_tokens"]}
-        special = {token["content"] for token in content["added_tokens"] if token["special"]}
+        special = {token["content"] for token in content["added_tokens"] if token.get("special")}
     else:
         content = None
         vocabulary, special, roles = _read_sentencepiece(file)
@@ -86,8 +86,8 @@ def read_foreign(config: ImportTokenizerConfig) -> ForeignTokenizer:
     for piece in {end} | begin:
         _check_piece(piece, vocabulary, file)
     unknown = _text_of(settings.get("unk_token"))
-    special |= set(named_special(settings).values()) | set(_listed(settings)) | begin
-    special = (special - {unknown}) | {end}
+    special |= set(named_special(settings).values()) | set(_listed(settings))
+    special = (special - {unknown}) | {end} | begin
     model = known.get("config.json", {})
     rows = model.get("vocab_size") or (model.get("text_config") or {}).get("vocab_size")
     return ForeignTokenizer(
