@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from configs.base import MIB, Config, Name
+from configs.base import MIB, AddedLater, Config, Name
 
 Language = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=35)]
 """A language tag as the corpus writes it, for example `sw`, `swh_Latn` or `zh-Hant`; `und` is undetermined."""
@@ -17,6 +17,9 @@ class _Source(Config):
 
     language: Language = "und"
     """Language of every document for which `language_field` or `language_column` gives none."""
+
+    license: Annotated[str | None, Field(min_length=1, max_length=200), AddedLater()] = None
+    """Licence of the text, for the model card: an identifier of the Hugging Face Hub such as `cc-by-4.0`, or words."""
 
 
 class _FieldSource(_Source):
@@ -215,6 +218,20 @@ class TrainTokenizerConfig(Config):
 
     seed: int = 0
     """Seed of the choice of the documents in the sample."""
+
+
+class ImportTokenizerConfig(Config):
+    """A tokenizer that another model was trained with: its ids are used as they are."""
+
+    path: str = Field(min_length=1)
+    """A Hugging Face directory, a `tokenizer.json`, or a SentencePiece model (`.model`); relative to the directory the
+    command is run in. What the files hold is hashed."""
+
+    end_of_text: str | None = Field(default=None, min_length=1)
+    """Piece that ends each document. Left out: the end-of-sequence piece that the files name."""
+
+    begin_of_text: str | None = Field(default=None, min_length=1)
+    """Piece that begins each document. Left out: the one that the tokenizer puts before a text, if it does."""
 
 
 class TokenizeConfig(Config):

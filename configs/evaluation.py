@@ -65,6 +65,9 @@ class ExportConfig(CheckpointChoice):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Number format of the exported weights."""
 
+    license: Annotated[str | None, Field(min_length=1, max_length=200), AddedLater()] = None
+    """Licence of the model, for its card: an identifier of the Hugging Face Hub, such as `apache-2.0`."""
+
 
 class ReportConfig(Config):
     """The report: one self-contained HTML file."""

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from configs.base import Config, Name
-from configs.data import CleanConfig, TokenizeConfig, TrainTokenizerConfig
+from configs.data import CleanConfig, ImportTokenizerConfig, TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig, ExportConfig, ReportConfig
 from configs.training import CadenceConfig, TrainConfig
 
@@ -36,6 +36,16 @@ class TrainTokenizerStep(_Step):
     """Train a SentencePiece tokenizer."""
 
     config: TrainTokenizerConfig
+    """The stage's settings."""
+
+
+class ImportTokenizerStep(_Step):
+    """Makes a tokenizer of the files of another model."""
+
+    stage: Literal["import_tokenizer"]
+    """Import the tokenizer of another model."""
+
+    config: ImportTokenizerConfig
     """The stage's settings."""
 
 
@@ -117,7 +127,14 @@ class ReportStep(_Step):
 
 
 Step = Annotated[
-    CleanStep | TrainTokenizerStep | TokenizeStep | TrainStep | EvaluateStep | ExportStep | ReportStep,
+    CleanStep
+    | TrainTokenizerStep
+    | ImportTokenizerStep
+    | TokenizeStep
+    | TrainStep
+    | EvaluateStep
+    | ExportStep
+    | ReportStep,
     Field(discriminator="stage"),
 ]
 

@@ -73,28 +73,67 @@ class CleanCorpus(Manifest):
 
 
 class Certificate(_Entry):
-    """Proof that SentencePiece and the exported tokenizer.json gave the same ids, with the checksums of both files."""
+    """Proof that all that reads the tokenizer gave the same ids on real and adversarial texts, and what of it.
+
+    On none of the texts, which spell all special pieces, a special one was among the ids.
+    """
 
     num_texts: int
     num_languages: int
     model_sha256: str
+    """Empty if there is no SentencePiece model."""
+
     tokenizer_json_sha256: str
+    loaders: tuple[str, ...] = ()
+    """Who gave these ids, each with the flag that it needs where it needs one."""
+
+    num_changed: int = 0
+    """Texts that are not decoded to themselves, since the tokenizer normalises or has no piece for a character."""
+
+    num_unknown: int = 0
+    """Texts with the unknown piece among their ids."""
+
+    notes: tuple[str, ...] = ()
+    """What else is to be known, in sentences."""
 
 
 class TrainedTokenizer(Manifest):
-    """A tokenizer: `tokenizer.model` (SentencePiece) and `hugging_face/` (tokenizer.json and its config)."""
+    """A tokenizer that was trained here or imported: `hugging_face/` (tokenizer.json and its config), and
+    `tokenizer.model` if it is a SentencePiece model."""
 
     vocab_size: int
+    """Ids, and rows of an embedding: those without a piece included, which the model it was imported from has."""
+
     eos_id: int
-    pad_id: int
+    """Id of the piece that ends each document."""
+
+    pad_id: int | None
+    """None if there is none of its own: a row that pads is not trained, so it may not be that of another piece."""
+
     sample_bytes: dict[str, int]
-    """Language -> UTF-8 bytes of the text that it was trained on."""
+    """Language -> UTF-8 bytes of the text that it was trained on; empty if it was imported."""
 
     certificate: Certificate
+    bos_id: int | None = None
+    """Id of the piece that begins each document; None if no piece does."""
+
+    num_pieces: int | None = None
+    """Ids that have a piece; None: all."""
+
+    @property
+    def boundary_id(self) -> int:
+        """The id at which a document begins in a row of tokens: its first, or else the end of the one before it."""
+        return self.eos_id if self.bos_id is None else self.bos_id
 
     def summary(self) -> str:
         proof = f"{self.certificate.num_texts:,} texts in {self.certificate.num_languages} languages"
-        return f"{self.vocab_size:,} pieces; SentencePiece and tokenizer.json give equal ids on {proof}"
+        if self.num_pieces is None:
+            return f"{self.vocab_size:,} pieces; SentencePiece and tokenizer.json give equal ids on {proof}"
+        changed = f"; {self.certificate.num_changed:,} of them are not decoded to themselves"
+        return (
+            f"{self.num_pieces:,} pieces, imported, for {self.vocab_size:,} rows; {len(self.certificate.loaders)} "
+            f"loaders give equal ids on {proof}{changed if self.certificate.num_changed else ''}"
+        )
 
 
 class Segment(_Entry):

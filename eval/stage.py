@@ -62,7 +62,7 @@ def evaluate(
     if not chosen:
         raise UserError("no document is held out, so there is nothing to evaluate on; raise held_out.share or add text")
     questions = make_questions(chosen, config.multiple_choice) if config.multiple_choice else []
-    paths = WorkerPaths(choose_weights(config, model), tokenizer.dir, out / QUESTIONS)
+    paths = WorkerPaths(choose_weights(config, model), tokenizer.dir, tokenizer.manifest.boundary_id, out / QUESTIONS)
     work: list[Any] = [tuple(questions)] if questions else []
     texts = [document.text for document in chosen]
     work += [Texts(tuple(texts[i : i + TEXTS_PER_ITEM])) for i in range(0, len(texts), TEXTS_PER_ITEM)]

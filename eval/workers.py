@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.tokenizer.stage import HUGGING_FACE, MODEL
+from data_prep.tokenizer.stage import HUGGING_FACE
 from eval.word_order import Question
 from training.checkpoint.choice import ChosenWeights
 
@@ -19,6 +19,9 @@ class WorkerPaths:
 
     weights: ChosenWeights
     tokenizer: Path
+    boundary_id: int
+    """The id that stands before a text (data_prep/manifests.py)."""
+
     questions: Path
     """File to write the questions to, for lm-eval."""
 
@@ -32,11 +35,11 @@ class Texts:
 
 def score_texts(paths: WorkerPaths, work: Texts) -> dict[str, Any]:
     """Return `nats`: the negative log-likelihood of each text."""
-    from data_prep.tokenizer.sentencepiece_model import EOS_ID, encode_texts, load_sentencepiece
+    from data_prep.tokenizer.encoder import open_encoder
     from eval.likelihood import document_nats
 
-    ids = encode_texts(load_sentencepiece(paths.tokenizer / MODEL), list(work.texts))
-    return {"nats": document_nats(ids, _load_model(paths.weights), prefix=EOS_ID)}
+    ids = open_encoder(paths.tokenizer)(list(work.texts))
+    return {"nats": document_nats(ids, _load_model(paths.weights), prefix=paths.boundary_id)}
 
 
 def score_questions(paths: WorkerPaths, work: tuple[Question, ...]) -> dict[str, Any]:
@@ -48,7 +51,8 @@ def score_questions(paths: WorkerPaths, work: tuple[Question, ...]) -> dict[str,
 
     from eval.lm_eval_tasks import answer_questions, lm_eval_version
 
-    tokenizer, model = AutoTokenizer.from_pretrained(paths.tokenizer / HUGGING_FACE), _load_model(paths.weights)
+    tokenizer = AutoTokenizer.from_pretrained(paths.tokenizer / HUGGING_FACE, split_special_tokens=True)
+    model = _load_model(paths.weights)
     longest = int(model.config.max_position_embeddings)
     fitting = [question for question in work if _count_tokens(question, tokenizer) <= longest]
     answers = iter(answer_questions(fitting, paths.questions, model=model, tokenizer=tokenizer) if fitting else [])

@@ -1,12 +1,14 @@
 """Every stage Concord knows. The only module that imports the stage packages."""
 
 from data_prep.cleaning.stage import clean, observe_sources
+from data_prep.tokenizer.foreign_files import observe_tokenizer
+from data_prep.tokenizer.import_stage import check_tokenizer, import_tokenizer
 from data_prep.tokenizer.stage import train_tokenizer
 from data_prep.tokens.stage import tokenize
 from eval.stage import check_lm_eval, evaluate
+from pipeline.export.stage import export
 from pipeline.graph.stage import stage
 from pipeline.report.stage import check_report, observe_templates, report
-from training.export import export
 from training.init.locate import observe_init_from
 from training.records import rank_file_digests
 from training.stage import train
@@ -14,6 +16,7 @@ from training.stage import train
 STAGES = {
     "clean": stage(clean, version=2, observe=observe_sources),
     "train_tokenizer": stage(train_tokenizer, version=1),
+    "import_tokenizer": stage(import_tokenizer, version=1, observe=observe_tokenizer, check=check_tokenizer),
     "tokenize": stage(tokenize, version=2),
     "train": stage(train, version=5, observe=observe_init_from, file_digests=rank_file_digests),
     "evaluate": stage(evaluate, version=2, check=check_lm_eval),

@@ -9,7 +9,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from configs.pools import PoolConfig
 
-pytest_plugins = ["tests.stores"]
+pytest_plugins = ["tests.old_transformers", "tests.stores"]
 
 # Threads of several processes would wait for each other in loops: with two cores, that took half of their time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -41,6 +41,7 @@ SLOW = (
     "tests/training/network/test_build_model.py",
     "tests/training/checkpoint/test_directory.py",
     "tests/eval/test_stage.py",
+    "tests/pipeline/export/test_versions.py",
 )
 """Files that take longest after those: they begin early, so that no process is left alone with one at the end."""
 

@@ -19,10 +19,11 @@ ORDER = {
     "cluster": "devices machines host placement storage executor leases inline ray launch connect doctor",
     "data_prep": "manifests sources cleaning tokenizer tokens",
     "training": (
-        "accelerator records job network zero data manifests sizing checkpoint export init log loop stage conform"
+        "accelerator records job network zero data manifests sizing checkpoint hf_files export init log loop stage "
+        "conform"
     ),
     "eval": "likelihood word_order manifests lm_eval_tasks workers stage",
-    "pipeline": "store graph estimate report runner stages prepare unfinished run runs cli",
+    "pipeline": "store graph estimate export report runner stages prepare unfinished run runs cli",
 }
 """The rooms of a package, folders and files, from the lowest: each imports only from those before it."""
 

@@ -1,4 +1,4 @@
-"""The stage that exports a model as a Hugging Face directory, which transformers loads with no code of ours."""
+"""A model as a Hugging Face directory, which transformers loads with no code of ours, as stage `export` writes it."""
 
 import shutil
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from cluster.executor import Executor
 from configs.base import Artifact
 from configs.evaluation import ExportConfig
 from data_prep.manifests import TrainedTokenizer
-from data_prep.tokenizer.stage import HUGGING_FACE, check_certificate
+from data_prep.tokenizer.stage import check_certificate
 from training.checkpoint.choice import ChosenWeights, choose_weights
 from training.manifests import ExportedModel, TrainedModel
 
@@ -19,12 +19,18 @@ MODEL = "model"
 @dataclass(frozen=True)
 class _ExportTask:
     weights: ChosenWeights
-    tokenizer: Path
+    tokenizer: Artifact[TrainedTokenizer]
     model: Path
     dtype: str
 
 
-def export(
+@dataclass(frozen=True)
+class _Written:
+    num_bytes: int
+    minimum_transformers: str
+
+
+def export_model(
     config: ExportConfig,
     *,
     model: Artifact[TrainedModel],
@@ -34,31 +40,37 @@ def export(
 ) -> ExportedModel:
     """Write the weights in safetensors, the configuration and the certified tokenizer into one directory."""
     check_certificate(tokenizer)
-    task = _ExportTask(choose_weights(config, model), tokenizer.dir / HUGGING_FACE, out / MODEL, config.dtype)
-    (num_bytes,) = executor.map(_write_model, [task], label="exporting")
-    parameters = model.manifest.num_parameters
+    task = _ExportTask(choose_weights(config, model), tokenizer, out / MODEL, config.dtype)
+    (written,) = executor.map(_write_model, [task], label="exporting")
     return ExportedModel(
-        path=MODEL, dtype=config.dtype, step=task.weights.step, num_parameters=parameters, num_bytes=num_bytes
+        path=MODEL,
+        dtype=config.dtype,
+        step=task.weights.step,
+        num_parameters=model.manifest.num_parameters,
+        num_bytes=written.num_bytes,
+        minimum_transformers=written.minimum_transformers,
     )
 
 
-def _write_model(task: _ExportTask) -> int:
-    """Write the directory anew, and return its size in bytes."""
+def _write_model(task: _ExportTask) -> _Written:
+    """Write the directory anew."""
     import torch
     from transformers.utils import logging
 
     from training.checkpoint.directory import system_errors
     from training.checkpoint.load_model import load_model
+    from training.hf_files import write_config, write_tokenizer
 
     shutil.rmtree(task.model, ignore_errors=True)
     model = load_model(*task.weights.checkpoints, kind=task.weights.kind).to(getattr(torch, task.dtype))
-    model.config.use_cache = True
+    model.config.use_cache = True  # which the model was built without
+    model.generation_config.use_cache = True
     logging.disable_progress_bar()
     with system_errors(task.model):
         model.save_pretrained(task.model)
-    for file in task.tokenizer.iterdir():
-        (task.model / file.name).write_bytes(file.read_bytes())
+    minimum = write_config(task.model, names=model.config.attribute_map)
+    write_tokenizer(task.tokenizer, task.model, max_length=getattr(model.config, "max_position_embeddings", None))
     files = list(task.model.iterdir())
     for file in files:
         file.chmod(0o644)  # transformers 5.23 writes weights that only their owner can read
-    return sum(file.stat().st_size for file in files)
+    return _Written(sum(file.stat().st_size for file in files), minimum)

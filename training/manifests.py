@@ -112,6 +112,8 @@ class ExportedModel(Manifest):
 
     num_parameters: int
     num_bytes: int
+    minimum_transformers: str = ""
+    """The oldest version of transformers that reads it; empty if it was exported before this was known."""
 
     def summary(self) -> str:
         size = f"{self.num_bytes / 2**20:.1f} MiB"

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.base import UserError
+from data_prep.tokenizer.encoder import parse_tokenizer
 from data_prep.tokenizer.pieces import (
     Pieces,
     byte_level_bytes,
@@ -41,7 +41,7 @@ def read_pieces(directory: Path) -> Pieces:
             byte_ids[int(piece[3:5], 16)] = number
         else:
             texts[number] = _decode_piece(tokenizer, piece)
-    return Pieces(texts, byte_ids, roles)
+    return Pieces(texts, byte_ids, roles, {pieces[number]: number for number in special & pieces.keys()})
 
 
 def encode_inside_line(directory: Path, texts: list[str]) -> list[list[int]]:
@@ -57,20 +57,9 @@ def encode_inside_line(directory: Path, texts: list[str]) -> list[list[int]]:
 
 def _load_tokenizer(directory: Path) -> "tuple[Tokenizer, dict[str, Any]]":
     """Load the tokenizer so that it adds no prefix space, truncation or padding; return it with its settings."""
-    from tokenizers import Tokenizer
-
     path = directory / "tokenizer.json"
     settings = without_prefix_space(read_settings(path))
-    try:
-        tokenizer = Tokenizer.from_str(json.dumps(settings))
-    except Exception as error:  # the library has no narrower class
-        raise UserError(
-            f"{path} is no tokenizer that the tokenizers library reads ({error}); fetch it again"
-        ) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True
-    return tokenizer, settings
+    return parse_tokenizer(json.dumps(settings), path), settings
 
 
 def _find_roles(directory: Path, tokenizer: "Tokenizer", settings: dict[str, Any]) -> dict[str, int]:

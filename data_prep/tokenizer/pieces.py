@@ -26,6 +26,9 @@ class Pieces:
     roles: dict[str, int]
     """Role (one of `ROLES`) -> id of the special piece; a role that the tokenizer lacks is missing."""
 
+    special: dict[str, int]
+    """Special piece -> id, those with a role included."""
+
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Return the content of one of a tokenizer's files. Raises UserError if it is not a JSON object."""

@@ -32,7 +32,13 @@ class Vocabulary:
     """Piece -> id, for every piece, in the order of the ids."""
 
     learned: tuple[str, ...]
-    """Pieces that stand for text, without byte pieces and special pieces, in the order of the ids."""
+    """Pieces that stand for text, without byte pieces and special pieces, the one that is joined first first."""
+
+    control: frozenset[str]
+    """Pieces that text never gives; the unknown one is none of them."""
+
+    roles: dict[str, str]
+    """Role (`unk`, `bos`, `eos` or `pad`) -> piece."""
 
 
 def train_sentencepiece(lines: Iterable[str], config: TrainTokenizerConfig) -> bytes:
@@ -79,7 +85,7 @@ def encode_texts(tokenizer: sentencepiece.SentencePieceProcessor, texts: list[st
 
 
 def read_vocabulary(model: bytes) -> Vocabulary:
-    """List the pieces of a SentencePiece model, given its file's content."""
+    """List the pieces of a SentencePiece model, given its file's content. Raises RuntimeError if it is none."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     ids = {processor.id_to_piece(i): i for i in range(processor.get_piece_size())}
     learned = (
@@ -87,7 +93,13 @@ def read_vocabulary(model: bytes) -> Vocabulary:
         for piece, i in ids.items()
         if not (processor.is_byte(i) or processor.is_control(i) or processor.is_unknown(i))
     )
-    return Vocabulary(ids, tuple(learned))
+    roles = {role: getattr(processor, f"{role}_id")() for role in ("unk", "bos", "eos", "pad")}
+    return Vocabulary(
+        ids,
+        tuple(sorted(learned, key=lambda piece: (-processor.get_score(ids[piece]), ids[piece]))),
+        frozenset(piece for piece, i in ids.items() if processor.is_control(i)),
+        {role: processor.id_to_piece(i) for role, i in roles.items() if i >= 0},
+    )
 
 
 def _cut_lines(lines: Iterable[str]) -> Iterator[str]:

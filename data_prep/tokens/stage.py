@@ -17,7 +17,7 @@ from data_prep.cleaning.document_files import read_documents, write_documents
 from data_prep.cleaning.held_out import smallest_digests
 from data_prep.manifests import CleanCorpus, CorpusShard, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
 from data_prep.sources.document import Document
-from data_prep.tokenizer.stage import MODEL, check_certificate
+from data_prep.tokenizer.stage import check_certificate
 from data_prep.tokens.megatron_shards import dtype_for, open_tokens, write_shard
 
 BATCH_DOCUMENTS = 1000
@@ -31,9 +31,7 @@ class _ShardItem:
     shard: CorpusShard
     source: Path
     prefix: Path
-    model: Path
-    vocab_size: int
-    eos_id: int
+    tokenizer: Artifact[TrainedTokenizer]
 
 
 @dataclass(frozen=True)
@@ -59,21 +57,16 @@ def tokenize(
     out: Path,
     executor: Executor,
 ) -> TokenizedCorpus:
-    """Write each document as its ids and the end-of-text id, in the order of the clean shards; held-out ones, too.
+    """Write each document, in the order of the clean shards, and held-out ones: its ids, and the end-of-text id.
+
+    A tokenizer that has a piece to begin a text puts its id before them.
 
     Raises UserError if the tokenizer's files are not those that were certified.
     """
     check_certificate(tokenizer)
     made = tokenizer.manifest
     items = [
-        _ShardItem(
-            shard,
-            inside(corpus.dir, shard.path),
-            out / _shard_path(shard),
-            tokenizer.dir / MODEL,
-            made.vocab_size,
-            made.eos_id,
-        )
+        _ShardItem(shard, inside(corpus.dir, shard.path), out / _shard_path(shard), tokenizer)
         for shard in corpus.manifest.shards
     ]
     counts = np.zeros(made.vocab_size, dtype=np.int64)
@@ -102,14 +95,12 @@ def _write_validation(
     items = [_SampleItem(path, config.validation_bytes) for path in paths]
     found = executor.map(_choose_held_out, items, label="choosing what to validate on") if items else []
     chosen = smallest_digests(chain.from_iterable(found), max_bytes=config.validation_bytes)
-    made, shards = tokenizer.manifest, []
+    shards = []
     for source, documents in groupby(chosen, key=lambda document: document.source):
         path = f"validation/{source}"
         write_documents(out / f"{path}.jsonl.zst", documents)
         shard = CorpusShard(path=f"{path}.jsonl.zst", source=source, num_documents=0)
-        shards.append(
-            _ShardItem(shard, out / shard.path, out / path, tokenizer.dir / MODEL, made.vocab_size, made.eos_id)
-        )
+        shards.append(_ShardItem(shard, out / shard.path, out / path, tokenizer))
     written = list(executor.map(_tokenize_shard, shards, label="tokenizing what to validate on")) if shards else []
     for item in shards:
         item.source.unlink()
@@ -138,23 +129,27 @@ def _tokenize_shard(item: _ShardItem) -> _TokenizedShard:
     done = item.prefix.with_name(item.prefix.name + ".segments.json")
     if not done.exists():
         sizes: list[tuple[str, int, int]] = []
-        write_shard(item.prefix, _encode_documents(item, sizes), dtype_for(item.vocab_size))
+        write_shard(item.prefix, _encode_documents(item, sizes), dtype_for(item.tokenizer.manifest.vocab_size))
         rows = [_to_segment(language, list(group)) for language, group in groupby(sizes, key=lambda row: row[0])]
         with whole_file(done) as partial:
             partial.write_text(json.dumps([row.model_dump() for row in rows]), encoding="utf-8")
     segments = tuple(Segment.model_validate(row) for row in json.loads(done.read_text(encoding="utf-8")))
-    return _TokenizedShard(segments, np.bincount(open_tokens(item.prefix), minlength=item.vocab_size))
+    return _TokenizedShard(
+        segments, np.bincount(open_tokens(item.prefix), minlength=item.tokenizer.manifest.vocab_size)
+    )
 
 
 def _encode_documents(item: _ShardItem, sizes: list[tuple[str, int, int]]) -> Iterator[list[int]]:
     """Yield each document's ids; add its (language, tokens, bytes) to `sizes`."""
-    from data_prep.tokenizer.sentencepiece_model import encode_texts, load_sentencepiece
+    from data_prep.tokenizer.encoder import open_encoder
 
-    tokenizer = load_sentencepiece(item.model)
+    encode, made = open_encoder(item.tokenizer.dir), item.tokenizer.manifest
+    begin = [] if made.bos_id is None else [made.bos_id]
     for batch in _batch_documents(read_documents(item.source)):
-        for document, ids in zip(batch, encode_texts(tokenizer, [document.text for document in batch]), strict=True):
-            sizes.append((document.language, len(ids) + 1, len(document.text.encode())))
-            yield [*ids, item.eos_id]
+        for document, ids in zip(batch, encode([document.text for document in batch]), strict=True):
+            whole = [*begin, *ids, made.eos_id]
+            sizes.append((document.language, len(whole), len(document.text.encode())))
+            yield whole
 
 
 def _batch_documents(documents: Iterator[Document]) -> Iterator[list[Document]]:

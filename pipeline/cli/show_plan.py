@@ -13,11 +13,12 @@ from cluster.machines import Node
 from cluster.placement import Placement, TooFew, describe_machines
 from configs.base import UserError
 from configs.cluster import ClusterConfig
-from configs.data import CleanConfig, TrainTokenizerConfig
+from configs.data import CleanConfig, ImportTokenizerConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig
 from configs.load import load, shipped
 from configs.training import TrainConfig
 from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
+from data_prep.tokenizer.foreign_files import read_foreign
 from pipeline.estimate.estimate import Estimate, estimate
 from pipeline.estimate.machines import lay_out
 from pipeline.estimate.rows import describe_problem, describe_range, estimate_rows
@@ -224,10 +225,11 @@ def _estimate(
 def _vocab_size(step: PlannedStep, ready: Prepared) -> int:
     """Return the vocabulary size of the finished tokenizer, or else the one that its step asks for."""
     tokenizer = ready.plan.steps[step.inputs["tokenizer"]]
-    finished = load_artifact(ready.store / tokenizer.artifact, TrainedTokenizer)
-    return (
-        finished.manifest.vocab_size if finished else TrainTokenizerConfig.model_validate(tokenizer.config).vocab_size
-    )
+    if finished := load_artifact(ready.store / tokenizer.artifact, TrainedTokenizer):
+        return finished.manifest.vocab_size
+    if isinstance(tokenizer.config, ImportTokenizerConfig):
+        return read_foreign(tokenizer.config).num_rows
+    return TrainTokenizerConfig.model_validate(tokenizer.config).vocab_size
 
 
 def _render(line: PlanLine) -> Iterator[str]:

@@ -159,7 +159,7 @@ def _tokenizer_summaries(model: Path, records: Mapping[str, Record]) -> dict[str
     tokenizers = {
         name: load_artifact(store / name, TrainedTokenizer)
         for name, record in records.items()
-        if record.stage == "train_tokenizer"
+        if record.stage in ("train_tokenizer", "import_tokenizer")
     }
     return {name: found.manifest.summary() for name, found in tokenizers.items() if found}
 

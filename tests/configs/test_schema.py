@@ -101,6 +101,7 @@ KEYS = {
     "ExportConfig": 1,
     "HeldOutConfig": 3,
     "HuggingFaceSource": 12,
+    "ImportTokenizerConfig": 3,
     "InitConfig": 3,
     "JsonLinesSource": 8,
     "MixtureConfig": 2,

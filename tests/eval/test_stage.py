@@ -29,7 +29,7 @@ from pipeline.prepare import check_stages, prepare
 from tests.data_prep.corpora import INLINE, clean_config, cleaned, eld_sentences, source, write_lines
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from training.checkpoint.load_model import load_model
-from training.export import export
+from training.export import export_model
 from training.loop.trainer import train_rank
 from training.manifests import TrainedModel
 
@@ -172,7 +172,9 @@ def test_exports_load_without_our_code(made: Made, tmp_path: Path) -> None:
     text = "A text: çà et là 一二三 123"
     for dtype in tolerances:
         out = tmp_path / dtype
-        result = export(ExportConfig(dtype=dtype), model=made.model, tokenizer=made.tokenizer, out=out, executor=INLINE)
+        result = export_model(
+            ExportConfig(dtype=dtype), model=made.model, tokenizer=made.tokenizer, out=out, executor=INLINE
+        )
         files = list((out / result.path).iterdir())
         assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o644}
         assert result.num_bytes == sum(file.stat().st_size for file in files)
@@ -194,7 +196,7 @@ def test_exports_load_without_our_code(made: Made, tmp_path: Path) -> None:
 def test_an_export_begun_before_is_made_anew(made: Made, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "leftover.safetensors").write_bytes(b"old")
-    export(ExportConfig(), model=made.model, tokenizer=made.tokenizer, out=tmp_path, executor=INLINE)
+    export_model(ExportConfig(), model=made.model, tokenizer=made.tokenizer, out=tmp_path, executor=INLINE)
     names = {file.name for file in (tmp_path / "model").iterdir()}
     assert "leftover.safetensors" not in names
     assert {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"} <= names

@@ -27,8 +27,8 @@ class VocabularyRows:
 def match_rows(old: Path, new: Path) -> VocabularyRows:
     """Match the pieces of the tokenizer.json in directory `new` with those of the one in `old`.
 
-    A piece of the same text, byte or role (end of text, padding, unknown) keeps its row. Any other piece gets the old
-    pieces that spell it: its text split by the old tokenizer, or its bytes where it ends inside a character.
+    A piece of the same text, byte, name or role (end of text, padding, unknown) keeps its row. Any other piece gets the
+    old pieces that spell it: its text split by the old tokenizer, or its bytes where it ends inside a character.
     """
     before, after = read_pieces(old), read_pieces(new)
     kept = _match_pieces(before, after)
@@ -39,14 +39,23 @@ def match_rows(old: Path, new: Path) -> VocabularyRows:
 
 
 def _match_pieces(before: Pieces, after: Pieces) -> dict[int, int]:
-    """Return new id -> old id. Where a piece and a byte have the same text, the piece is matched: texts contain it."""
+    """Return new id -> old id.
+
+    Where several old pieces fit, the one with the new id is matched, or else the first; where a piece and a byte have
+    the same text, the piece is, since texts contain it. The role of a special piece counts before its name, unless it
+    has its id, too: then it is the same tokenizer.
+    """
     old_ids: dict[bytes, int] = {}
     for i, text in enumerate(before.texts):
         if text is not None:
             old_ids.setdefault(text, i)
     kept = {i: before.byte_ids[byte] for byte, i in after.byte_ids.items() if byte in before.byte_ids}
-    kept |= {i: old_ids[text] for i, text in enumerate(after.texts) if text is not None and text in old_ids}
-    return kept | {i: before.roles[role] for role, i in after.roles.items() if role in before.roles}
+    for i, text in enumerate(after.texts):
+        if text is not None and text in old_ids:
+            kept[i] = i if i < len(before.texts) and before.texts[i] == text else old_ids[text]
+    kept |= {i: before.special[piece] for piece, i in after.special.items() if piece in before.special}
+    kept |= {i: before.roles[role] for role, i in after.roles.items() if role in before.roles}
+    return kept | {i: i for piece, i in after.special.items() if before.special.get(piece) == i}
 
 
 def _spell(old: Path, before: Pieces, texts: list[bytes]) -> list[list[int]]:

@@ -50,7 +50,11 @@ def build_engine(job: Job, device: torch.device, *, notify: Callable[[str], None
     if placement.device == "cpu" and config.precision == "bf16" and not _has_fast_bf16():
         notify("this CPU has no instructions for bf16, so steps take many times as long as with `precision: fp32`")
     settings = make_model_config(
-        config, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id
+        config,
+        vocab_size=tokenizer.vocab_size,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        bos_id=tokenizer.bos_id,
     )
     probe = partial(
         probe_network,
@@ -73,7 +77,7 @@ def build_engine(job: Job, device: torch.device, *, notify: Callable[[str], None
         compile_layers(model)
     network = PackedLM(
         model,
-        eos_id=tokenizer.eos_id,
+        eos_id=tokenizer.boundary_id,
         max_tokens=placement.micro_batch_size * config.sequence_length,
         config=config.model,
         traits=traits,

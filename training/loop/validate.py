@@ -30,7 +30,7 @@ def make_validator(rank: Rank, job: Job, device: torch.device, *, notify: Callab
         micro_batch_size=job.placement.micro_batch_size,
         sequence_length=job.config.sequence_length,
         equal_rows=job.placement.compile,
-        eos_id=job.tokenizer.manifest.eos_id,
+        eos_id=job.tokenizer.manifest.boundary_id,
     )
 
 

@@ -14,8 +14,13 @@ from configs.training import TrainConfig
 from training.network.initial_weights import InitialWeights, build_on_meta_device
 
 
-def make_model_config(config: TrainConfig, *, vocab_size: int, eos_id: int, pad_id: int) -> PretrainedConfig:
-    """Make the transformers configuration. Raises UserError on an architecture or a key that transformers lacks."""
+def make_model_config(
+    config: TrainConfig, *, vocab_size: int, eos_id: int, pad_id: int | None, bos_id: int | None = None
+) -> PretrainedConfig:
+    """Make the transformers configuration. Raises UserError on an architecture or a key that transformers lacks.
+
+    Without a piece that begins a text, the one that ends a text stands before the next, and so begins it.
+    """
     model = config.model
     if model.architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         close = get_close_matches(model.architecture, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, n=3)
@@ -32,7 +37,7 @@ def make_model_config(config: TrainConfig, *, vocab_size: int, eos_id: int, pad_
         "num_key_value_heads": model.num_key_value_heads or model.num_attention_heads,
         "tie_word_embeddings": model.tie_word_embeddings,
         "max_position_embeddings": config.sequence_length,
-        "bos_token_id": eos_id,
+        "bos_token_id": eos_id if bos_id is None else bos_id,
         "eos_token_id": eos_id,
         "pad_token_id": pad_id,
     } | model.overrides

@@ -39,8 +39,9 @@ class PackedRows(NamedTuple):
 def pack_rows(tokens: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], *, eos_id: int) -> PackedRows:
     """Find what a micro-batch needs beside its tokens (rows, length + 1) and lengths (rows,).
 
-    A document begins with each row and at each eos: that which ends a document stands before the next one, as it does
-    when text is scored. NumPy finds it, since a thread that calls PyTorch would start threads of its own.
+    A document begins with each row and at each `eos_id`: the piece that begins a text, or else that which ends a
+    document and stands before the next one, as it does when text is scored. NumPy finds it, since a thread that calls
+    PyTorch would start threads of its own.
     """
     begins = tokens[:, :-1] == eos_id
     begins[:, 0] = True

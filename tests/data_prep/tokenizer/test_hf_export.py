@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import transformers
+from tokenizers import Tokenizer
 
 from configs.base import Artifact
 from data_prep.manifests import TrainedTokenizer
+from data_prep.tokenizer.certificate import encode_auto, find_differing_texts
 from data_prep.tokenizer.certificate_texts import ADVERSARIAL
-from data_prep.tokenizer.hf_export import find_differing_texts
 from data_prep.tokenizer.sentencepiece_model import (
     EOS_ID,
     PAD_ID,
@@ -66,6 +67,18 @@ def test_special_pieces_have_the_ids_of_the_manifest(tokenizer: Artifact[Trained
     assert load_sentencepiece(tokenizer.dir / MODEL).get_piece_size() == made.vocab_size == CONFIG.vocab_size
     assert made.certificate.num_texts > len(ADVERSARIAL)
     assert made.certificate.num_languages == 60
+    sentencepiece, tokenizers, auto = made.certificate.loaders
+    assert sentencepiece.startswith("sentencepiece") and auto.endswith("AutoTokenizer")
+    assert tokenizers.endswith("Tokenizer.from_file, with encode_special_tokens = True")
+    assert (made.certificate.num_changed, made.certificate.num_unknown) == (1, 0)  # a text with a meta space
+
+
+def test_a_bare_tokenizer_needs_the_flag_that_the_certificate_names(tokenizer: Artifact[TrainedTokenizer]) -> None:
+    bare = Tokenizer.from_file(str(tokenizer.dir / HUGGING_FACE / "tokenizer.json"))
+    (expected,) = encode_texts(load_sentencepiece(tokenizer.dir / MODEL), ["a </s> b"])
+    assert EOS_ID in bare.encode("a </s> b").ids
+    bare.encode_special_tokens = True
+    assert bare.encode("a </s> b").ids == expected
 
 
 def test_texts_that_another_tokenizer_encodes_differently_are_found(
@@ -73,7 +86,12 @@ def test_texts_that_another_tokenizer_encodes_differently_are_found(
 ) -> None:
     model = train_sentencepiece([text for _, text in SENTENCES], CONFIG.model_copy(update={"vocab_size": 3000}))
     (tmp_path / "smaller").write_bytes(model)
-    texts = ["", *(text for _, text in SENTENCES[:50])]
-    assert find_differing_texts(tokenizer.dir / MODEL, tokenizer.dir / HUGGING_FACE, texts) == []
-    differing = find_differing_texts(tmp_path / "smaller", tokenizer.dir / HUGGING_FACE, texts)
+    texts, auto = ["", *(text for _, text in SENTENCES[:50])], exported(tokenizer)
+
+    def differing_from(path: Path) -> list[str]:
+        expected = encode_texts(load_sentencepiece(path), texts)
+        return find_differing_texts(lambda some: encode_auto(auto, some), texts, expected)
+
+    assert differing_from(tokenizer.dir / MODEL) == []
+    differing = differing_from(tmp_path / "smaller")
     assert differing and "" not in differing

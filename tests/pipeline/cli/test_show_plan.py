@@ -292,3 +292,30 @@ def test_passes_over_all_text_are_said_before_its_tokens_are_made(place, capsys)
     asked = "steps.model.config.num_steps=10"
     assert as_json(capsys, None, asked)["steps"][-1]["expected_epochs"] == pytest.approx(10 * 512 * 4096 * 4 / size)
     assert "times all text at least, at 4 bytes a token" in shown(None, asked)[1]
+
+
+def foreign(place: Path, **settings: str) -> None:
+    """A recipe that imports a tokenizer of two pieces, for 40,000 rows."""
+    files = {
+        "tokenizer.json": {"model": {"type": "BPE", "vocab": {"a": 0, "</s>": 1}, "merges": []}, "added_tokens": []},
+        "tokenizer_config.json": settings,
+        "config.json": {"vocab_size": 40_000},
+    }
+    (place / "hub").mkdir()
+    for name, content in files.items():
+        (place / "hub" / name).write_text(json.dumps(content))
+    step = "tokenizer: {stage: import_tokenizer, config: {path: hub}}"
+    lines = [f"  {step}" if line.startswith("  tokenizer:") else line for line in RECIPE.splitlines()]
+    (place / "toy.yaml").write_text("\n".join(lines))
+
+
+def test_the_rows_of_an_imported_tokenizer_are_counted(place, capsys):
+    before = estimated(capsys, "gpus.yaml")["model"]["num_parameters"]
+    foreign(place, eos_token="</s>")
+    assert estimated(capsys, "gpus.yaml")["model"]["num_parameters"] == before + 2 * 8000 * 2048
+
+
+def test_a_tokenizer_that_says_not_how_a_text_ends_is_refused_with_its_line(place):
+    foreign(place)
+    with pytest.raises(ConfigError, match=r"toy\.yaml:\d+: hub/tokenizer\.json: no file of the tokenizer says which"):
+        shown(None)

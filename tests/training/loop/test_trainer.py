@@ -2,12 +2,14 @@
 
 import os
 import signal
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
+from configs.base import Artifact
 from configs.training import CadenceConfig
 from tests.training.ranks import VOCAB, run_ranks, tiny_config, tiny_job
 from tests.training.trials import (
@@ -280,3 +282,14 @@ def test_the_loss_falls(tmp_path: Path):
     assert Path(job.out / manifest.checkpoint).is_dir()
     assert manifest.first_loss == pytest.approx(5.77, abs=0.3)  # ln 320
     assert manifest.final_loss < manifest.first_loss - 1.5
+
+
+def test_a_document_begins_with_the_piece_that_begins_a_text_if_there_is_one(tmp_path: Path) -> None:
+    jobs = []
+    for name, roles in {"begin": {"bos_id": 7}, "end": {"eos_id": 7}, "other": {}}.items():
+        job = tiny_job(tmp_path, tiny_config(num_steps=2), world_size=1, zero_stage=1, name=name)
+        manifest = job.tokenizer.manifest.model_copy(update=roles)
+        jobs.append(replace(job, tokenizer=Artifact(job.tokenizer.dir, manifest)))
+    assert run_ranks(train_all, 1, jobs) == [None]
+    begin, end, other = map(trajectory, jobs)
+    assert begin == end != other
