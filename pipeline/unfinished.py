@@ -1,7 +1,11 @@
 """Evaluating and exporting a checkpoint of a training as it stands, finished or not: `concord run --checkpoint`."""
 
+import socket
+import time
 from dataclasses import replace
+from datetime import UTC, datetime
 
+from cluster.host.files import write_text
 from configs.base import Artifact, Manifest, UserError
 from configs.evaluation import CheckpointChoice
 from configs.training import TrainConfig
@@ -9,9 +13,12 @@ from data_prep.manifests import TokenizedCorpus
 from pipeline.graph.plan import PlannedStep, make_plan
 from pipeline.prepare import Prepared
 from pipeline.stages import STAGES
-from pipeline.store.artifact import load_artifact
+from pipeline.store.artifact import BUILD_COUNT_FILE, Input, Record, kept_record, load_artifact
+from pipeline.store.provenance import code_version, package_versions
 from training.checkpoint.choice import Choice, choose_checkpoints
+from training.log.sessions_file import read_session_events
 from training.log.summary import summarise_training
+from training.manifests import TrainedModel
 from training.records import CHECKPOINTS, read_known_record, step_of
 
 
@@ -71,4 +78,33 @@ def _describe(step: PlannedStep, choice: Choice, ready: Prepared) -> Artifact[Ma
     if read is None:
         raise UserError(f"{tokens.artifact}, which the training {step.artifact} reads, is gone; make it again first")
     (checkpoint,) = choose_checkpoints(directory / CHECKPOINTS, choice)
-    return Artifact(directory, summarise_training(directory, step.config, read.manifest, read_known_record(checkpoint)))
+    manifest = summarise_training(directory, step.config, read.manifest, read_known_record(checkpoint))
+    path = kept_record(ready.store, step.artifact)
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, _record(step, manifest, ready).model_dump_json(indent=2))
+    return Artifact(directory, manifest)
+
+
+def _record(step: PlannedStep, manifest: TrainedModel, ready: Prepared) -> Record:
+    """Return the record that the training would have if it had ended there, for the lineage of what is made of it."""
+    directory = ready.store / step.artifact
+    starts = [event.time for event in read_session_events(directory)]
+    made_from = {slot: ready.plan.steps[source] for slot, source in step.inputs.items()}
+    return Record(
+        step=step.name,
+        stage=step.stage,
+        version=step.version,
+        fingerprint=step.fingerprint,
+        config=step.config.model_dump(mode="json"),
+        observed=step.observed,
+        inputs={slot: Input(artifact=s.artifact, fingerprint=s.fingerprint) for slot, s in made_from.items()},
+        manifest=manifest.model_dump(mode="json"),
+        files={},
+        started=datetime.fromtimestamp(min(starts, default=time.time()), UTC),
+        seconds=round(time.time() - min(starts, default=time.time()), 3),
+        attempts=int((directory / BUILD_COUNT_FILE).read_text(encoding="utf-8")),
+        placement={},
+        code=code_version(),
+        packages=package_versions(),
+        host=socket.gethostname(),
+    )

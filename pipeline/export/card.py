@@ -21,8 +21,11 @@ _SETTINGS = (
     "sequence_length",
     "global_batch_size",
     "num_steps",
+    "num_tokens",
+    "batch_ramp",
     "optimizer",
     "schedule",
+    "ema",
     "mixture",
     "precision",
     "seed",
@@ -49,7 +52,7 @@ def write_card(
         _front_matter(config, model.manifest, counts, scores, name=trained.step),
         *_introduction(made, model.manifest, tokenizer, trained),
         *_data(corpora, counts),
-        *_training(model.manifest, trained),
+        *_training(made, config, model.manifest, trained),
         *(_scores(scores) if scores else []),
         *_tokenizer(tokenizer),
         *_origin(trained),
@@ -109,7 +112,7 @@ def _introduction(
     yield from ("```", "", f"It needs transformers {made.minimum_transformers} or newer.")
     if init := trained.config.get("init_from"):
         assert isinstance(init, dict)
-        weights = Path(str(init["path"])).name
+        weights = trained.inputs["init"].artifact if "init" in trained.inputs else Path(str(init["path"])).name
         yield from ("", f"Training began with the weights `{weights}`, whose licence and limits hold here, too.")
 
 
@@ -132,16 +135,32 @@ def _data(corpora: Sequence[Record], counts: Sequence[CorpusCount]) -> Iterator[
     yield from _table(("Language", "Documents", "Bytes"), [(name, *_sizes(own)) for name, own in by_language])
 
 
-def _training(model: TrainedModel, trained: Record) -> Iterator[str]:
+def _training(made: ExportedModel, config: ExportConfig, model: TrainedModel, trained: Record) -> Iterator[str]:
     yield from ("", "## Training", "")
     yield (
         f"{model.num_steps:,} steps over {model.num_tokens:,} tokens. The loss ended at {model.final_loss:.3f} nats a "
-        f"token, {model.bits_per_byte:.3f} bits a byte of training text."
+        f"token, {model.bits_per_byte:.3f} bits a byte of training text{_held_out(model)}. {_weights(made, config)}"
     )
     yield ""
     shown = {key: trained.config[key] for key in _SETTINGS if key in trained.config}
     values = [(key, json.dumps(value)) for key, value in flatten(shown) if value not in (None, {}, [])]
     yield from _table(("Setting", "Value"), [(key, f"`{value}`") for key, value in values])
+
+
+def _held_out(model: TrainedModel) -> str:
+    if model.validation_loss is None:
+        return ""
+    return f"; on held-out text at {model.validation_loss:.3f}, {model.validation_bits_per_byte:.3f} bits a byte"
+
+
+def _weights(made: ExportedModel, config: ExportConfig) -> str:
+    """Return which weights of the training these are."""
+    average = " (their exponential moving average)" if config.weights == "ema" else ""
+    if config.average > 1:
+        return (
+            f"The weights{average} are the mean over {config.average} checkpoints, the last that of step {made.step:,}."
+        )
+    return f"The weights{average} are those after step {made.step:,}."
 
 
 def _scores(scores: Scores) -> Iterator[str]:

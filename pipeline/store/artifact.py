@@ -88,7 +88,11 @@ def record_of(store: Path, artifact: str) -> Record | None:
 
 
 def kept_record(store: Path, artifact: str) -> Path:
-    """Return where the working copy of a store behind a URL keeps the record of an artifact that it need not fetch."""
+    """Return where a store keeps the record of an artifact that is not in it whole, for what was made from it.
+
+    That is one which the working copy of a store behind a URL need not fetch, and a training that is not finished, of
+    which a checkpoint was evaluated or exported.
+    """
     return store / ".records" / f"{artifact}.json"
 
 

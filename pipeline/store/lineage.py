@@ -28,7 +28,7 @@ def ancestry(directory: Path, remote: ObjectStore | None = None) -> dict[str, Re
     work. Raises UserError if the artifact itself is not finished.
     """
     home = directory.resolve()
-    if not (home / RECORD).is_file() and (remote is None or find_record(home.parent, home.name, remote) is None):
+    if find_record(home.parent, home.name, remote) is None:
         raise UserError(
             f"{directory} is not a finished artifact, because it holds no {RECORD}; "
             "name a directory of the store, such as store/train-0123456789ab"

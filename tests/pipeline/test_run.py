@@ -28,7 +28,9 @@ def finish(ready: Prepared, name: str, manifest: Report | ExportedModel) -> str:
 def test_a_run_ends_with_the_paths_of_the_model_and_the_page(
     ready: Prepared, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export = finish(ready, "export", ExportedModel(path="model", dtype="float32", num_parameters=1, num_bytes=1))
+    export = finish(
+        ready, "export", ExportedModel(path="model", dtype="float32", step=1, num_parameters=1, num_bytes=1)
+    )
     report = finish(ready, "report", Report(path="report.html", num_bytes=1))
     assert results(ready) == [("export", f"store/{export}/model"), ("report", f"store/{report}/report.html")]
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))

@@ -20,7 +20,9 @@ from training.manifests import ExportedModel, TrainedModel
 MODEL = TrainedModel.model_construct(
     architecture="llama", num_parameters=1_000, num_steps=6, num_tokens=480, final_loss=2.5, bits_per_byte=1.25
 )
-EXPORTED = ExportedModel(path="model", dtype="bfloat16", num_parameters=1_000, num_bytes=1, minimum_transformers="4.57")
+EXPORTED = ExportedModel(
+    path="model", dtype="bfloat16", step=9, num_parameters=1_000, num_bytes=1, minimum_transformers="4.57"
+)
 CERTIFICATE = Certificate(
     num_texts=30,
     num_languages=2,
@@ -31,6 +33,7 @@ CERTIFICATE = Certificate(
 )
 TOKENIZER = TrainedTokenizer(vocab_size=320, eos_id=1, pad_id=2, sample_bytes={}, certificate=CERTIFICATE)
 SCORES = Scores(
+    step=6,
     bits_per_byte={"sw": BitsPerByte(num_documents=7, num_bytes=100, bits_per_byte=1.5)},
     bits_per_byte_by_stream={},
     multiple_choice=MultipleChoice(
@@ -134,7 +137,8 @@ def test_data_licences_settings_scores_and_flags_are_told(tmp_path: Path) -> Non
     assert "| sw | 1.5000 | 7 |" in text and "word order 75.0%" in text
     assert "- one, with a flag" in text
     assert "secret" not in text, "a corpus that only the tokenizer was trained on"
-    assert "weights" not in text and "## Scores" not in card(tmp_path)
+    assert "The weights are those after step 6." in text
+    assert "began with" not in text and "## Scores" not in card(tmp_path)
 
 
 def test_weights_that_training_began_with_are_named_without_their_place(tmp_path: Path) -> None:
