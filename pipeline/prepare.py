@@ -9,16 +9,18 @@ from pydantic import JsonValue, ValidationError
 
 from configs.base import InfrastructureError, UserError
 from configs.cluster import ClusterConfig, StorageConfig
-from configs.load import Loaded, Problem, load, shipped
+from configs.load import Loaded, Problem
 from configs.run import RunConfig
 from configs.training import CadenceConfig, TrainConfig
 from data_prep.manifests import TokenizedCorpus
 from pipeline.graph.fingerprint import Digests
 from pipeline.graph.plan import Plan, PlannedStep, make_plan, wiring_problems
+from pipeline.recipe import vocab_size_of
 from pipeline.stages import STAGES
 from pipeline.store.artifact import load_artifact
 from pipeline.store.remote import RemoteStore, local_path, open_remote_store
 from training.data.epochs import plan_epochs
+from training.sizing.model_check import check_with_transformers, is_settled
 
 _PROFILED = re.compile(r"([1-9]\d*)(?:-([1-9]\d*))?")
 
@@ -42,14 +44,30 @@ class Prepared:
         return is_local or (self.remote is not None and self.remote.has(step.artifact))
 
 
-def prepare(recipe: Path, overrides: tuple[str, ...], storage: StorageConfig | None = None) -> Prepared:
-    """Read a recipe, check it, observe its sources and plan it. Raises ConfigError or UserError."""
+def prepare(loaded: Loaded[RunConfig], storage: StorageConfig | None = None, *, builds_models: bool = True) -> Prepared:
+    """Observe the sources of a recipe that was read and plan it. Raises ConfigError or UserError.
+
+    With `builds_models` transformers is asked about models that the table of families does not settle, which takes
+    seconds: for what is about to be run, before any source is read.
+    """
     storage = storage or StorageConfig()
-    loaded = load(shipped("recipes", str(recipe)), RunConfig, overrides)
     loaded.fail(wiring_problems(loaded.config, STAGES))
+    if builds_models:
+        _check_models(loaded)
     store = local_path(loaded.config.store, storage.work_dir)
     plan = make_plan(loaded.config, STAGES, _observe_sources(loaded, store))
     return Prepared(plan, store, open_remote_store(loaded.config.store, storage), loaded)
+
+
+def _check_models(loaded: Loaded[RunConfig]) -> None:
+    problems: list[Problem] = []
+    for name, step in loaded.config.steps.items():
+        if isinstance(step.config, TrainConfig) and not is_settled(step.config):
+            try:
+                check_with_transformers(step.config, vocab_size=vocab_size_of(loaded.config, name))
+            except UserError as error:
+                problems.append(Problem(("steps", name, "config", "model"), str(error)))
+    loaded.fail(problems)
 
 
 def _observe_sources(loaded: Loaded[RunConfig], store: Path) -> dict[str, JsonValue]:

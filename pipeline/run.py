@@ -11,7 +11,8 @@ from rich.markup import escape
 
 from configs.base import RESUME_ME, Manifest, UserError
 from configs.cluster import ClusterConfig
-from configs.load import load, shipped
+from configs.load import Loaded, load, shipped
+from configs.run import RunConfig
 from pipeline.graph.fingerprint import Digests
 from pipeline.graph.plan import PlannedStep
 from pipeline.prepare import Prepared, check_pools, check_profile, check_stages, prepare, with_profile
@@ -32,9 +33,7 @@ class Terminated(UserError):
     exit_code = RESUME_ME
 
 
-def run_recipe(
-    recipe: Path, cluster: str, overrides: tuple[str, ...], out: Console, *, profile: str | None = None
-) -> None:
+def run_recipe(loaded: Loaded[RunConfig], cluster: str, out: Console, *, profile: str | None = None) -> None:
     """Make what is missing of a recipe, in this process, and print a line for each step: `concord run`.
 
     `profile` names the optimizer steps that its trainings record (pipeline/prepare.py).
@@ -44,7 +43,7 @@ def run_recipe(
     machines = load(shipped("clusters", cluster), ClusterConfig).config
     refuse_open_ray(machines)
     os.environ.update(machines.environment)  # for a run that is submitted its launcher does that
-    ready = with_profile(prepare(recipe, overrides, machines.storage), profile)
+    ready = with_profile(prepare(loaded, machines.storage), profile)
     check_profile(ready, profile)
     run_prepared(ready, machines, cluster, out)
 

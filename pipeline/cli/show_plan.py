@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +11,8 @@ from rich.markup import escape
 from cluster.placement import TooFew, describe_machines
 from configs.cluster import ClusterConfig
 from configs.data import TrainTokenizerConfig
-from configs.load import load, shipped
+from configs.load import Loaded, load, shipped
+from configs.run import RunConfig
 from configs.training import TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
 from pipeline.estimate.estimate import Estimate, estimate
@@ -48,14 +48,14 @@ class PlanLine:
     """How often a training that is to be made reads each stream; empty as long as its tokens are not made."""
 
 
-def show_plan(recipe: Path, cluster: str | None, overrides: tuple[str, ...], out: Console, *, as_json: bool) -> bool:
+def show_plan(loaded: Loaded[RunConfig], cluster: str | None, out: Console, *, as_json: bool) -> bool:
     """Print a line for each step: reuse, make and why, or not needed; with a cluster also what each training takes.
 
     Returns False if something to be made does not fit; True also where that is not known. Raises ConfigError and
     UserError as `prepare` does.
     """
     machines = None if cluster is None else load(shipped("clusters", cluster), ClusterConfig).config
-    ready = prepare(recipe, overrides, machines.storage if machines else None)
+    ready = prepare(loaded, machines.storage if machines else None)
     if machines is not None and cluster is not None:
         check_pools(ready, machines, cluster)
     check_stages(ready)
