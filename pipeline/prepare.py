@@ -7,21 +7,21 @@ from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
 
-from configs.base import InfrastructureError, UserError
+from configs.base import Artifact, InfrastructureError, Manifest, UserError
 from configs.cluster import ClusterConfig, StorageConfig
 from configs.load import Loaded, Problem
 from configs.run import RunConfig
 from configs.training import CadenceConfig, TrainConfig
-from data_prep.manifests import TokenizedCorpus
+from pipeline.data_checks import data_problems
 from pipeline.graph.fingerprint import Digests
 from pipeline.graph.plan import Plan, PlannedStep, make_plan, wiring_problems
 from pipeline.recipe import vocab_size_of
 from pipeline.stages import STAGES
 from pipeline.store.artifact import load_artifact
 from pipeline.store.remote import RemoteStore, local_path, open_remote_store
-from training.data.epochs import plan_epochs
 from training.sizing.model_check import check_with_transformers, is_settled
 
+_KEY = re.compile(r"(model|freeze)\b(\.\w+)*")
 _PROFILED = re.compile(r"([1-9]\d*)(?:-([1-9]\d*))?")
 
 
@@ -66,8 +66,14 @@ def _check_models(loaded: Loaded[RunConfig]) -> None:
             try:
                 check_with_transformers(step.config, vocab_size=vocab_size_of(loaded.config, name))
             except UserError as error:
-                problems.append(Problem(("steps", name, "config", "model"), str(error)))
+                problems.append(Problem(("steps", name, "config", *_named_key(str(error))), str(error)))
     loaded.fail(problems)
+
+
+def _named_key(sentence: str) -> tuple[str, ...]:
+    """Return the location in a training's config of the key that a sentence about it begins with, or of `model`."""
+    found = _KEY.match(sentence)
+    return tuple(found[0].split(".")) if found else ("model",)
 
 
 def _observe_sources(loaded: Loaded[RunConfig], store: Path) -> dict[str, JsonValue]:
@@ -123,7 +129,7 @@ def needed_steps(ready: Prepared) -> Mapping[str, str]:
 def check_stages(ready: Prepared) -> None:
     """Raise ConfigError if a step that is to be made cannot be made here.
 
-    Such as for want of a package, or a training whose settings do not go with tokens that are there already.
+    Such as for want of a package, or a training whose settings do not go with text that is there already.
     """
     problems: list[Problem] = []
     for name, word in needed_steps(ready).items():
@@ -131,17 +137,18 @@ def check_stages(ready: Prepared) -> None:
         try:
             if word == "make" and (check := STAGES[step.stage].check) is not None:
                 check(step.config)
-            if word == "make" and isinstance(step.config, TrainConfig):
-                _check_text(step.config, step, ready)
         except UserError as error:
             problems.append(Problem(("steps", name, "config"), str(error)))
     ready.loaded.fail(problems)
+    for name, step in ready.plan.steps.items():
+        if (made := load_artifact(ready.store / step.artifact, STAGES[step.stage].output)) is not None:
+            check_made(ready, name, made)
 
 
-def _check_text(config: TrainConfig, step: PlannedStep, ready: Prepared) -> None:
-    tokens = load_artifact(ready.store / ready.plan.steps[step.inputs["tokens"]].artifact, TokenizedCorpus)
-    if tokens is not None:
-        plan_epochs(tokens, config)
+def check_made(ready: Prepared, name: str, made: Artifact[Manifest]) -> None:
+    """Raise ConfigError if a step that is to be made cannot be made from what a finished one has made."""
+    to_make = [other for other, word in needed_steps(ready).items() if word == "make"]
+    ready.loaded.fail(data_problems(ready.plan, name, made, to_make))
 
 
 def with_profile(ready: Prepared, profile: str | None) -> Prepared:

@@ -29,13 +29,14 @@ def recipe_problems(run: RunConfig) -> Iterator[Problem]:
     for name, step in run.steps.items():
         config = step.config
         if isinstance(config, CleanConfig):
-            yield from _below(("steps", name, "config"), _language_problems(config))
-            yield from _below(("steps", name, "config"), _share_problems(config))
+            yield from below(("steps", name, "config"), _language_problems(config))
+            yield from below(("steps", name, "config"), _share_problems(config))
         if isinstance(config, TrainConfig):
             size = vocab_size_of(run, name)
-            yield from _below(("steps", name, "config"), find_table_problems(config, vocab_size=size))
+            yield from below(("steps", name, "config"), find_table_problems(config, vocab_size=size))
             if sources := _sources_of(run, name):
-                yield from _below(("steps", name, "config", "mixture"), mixture_problems(config.mixture, sources))
+                given = {source.name for source in sources}, languages_of(sources)
+                yield from below(("steps", name, "config", "mixture"), mixture_problems(config.mixture, *given))
         yield from _tokenizer_problems(run, name)
 
 
@@ -66,19 +67,18 @@ def _sources_of(run: RunConfig, name: str) -> tuple[Source, ...]:
     return tuple(source for step in cleaned if isinstance(step.config, CleanConfig) for source in step.config.sources)
 
 
-def mixture_problems(mixture: MixtureConfig, sources: Iterable[Source]) -> Iterator[Problem]:
-    """Yield weights that name other sources or languages than there are; locations begin in the mixture."""
-    sources = list(sources)
-    names = {source.name for source in sources}
-    languages = {language_of(source) for source in sources}
+def mixture_problems(mixture: MixtureConfig, names: set[str], languages: set[str] | None) -> Iterator[Problem]:
+    """Yield weights that name other sources or languages than there are; locations begin in the mixture.
+
+    `languages` is None where the data say which there are.
+    """
     for number, phase in enumerate(mixture.all_phases()):
         at = ("phases", number) if mixture.phases else ()
         where = mixture.where(number)
-        yield from _below((*at, "source_weights"), _names(f"{where}.source_weights", phase.source_weights, names))
-        if None not in languages:  # else the data say which there are
-            known = {language for language in languages if language}
-            found = _names(f"{where}.language_weights", phase.language_weights, known)
-            yield from _below((*at, "language_weights"), found)
+        yield from below((*at, "source_weights"), _names(f"{where}.source_weights", phase.source_weights, names))
+        if languages is not None:
+            found = _names(f"{where}.language_weights", phase.language_weights, languages)
+            yield from below((*at, "language_weights"), found)
 
 
 def _names(where: str, weights: Mapping[str, float], known: set[str]) -> Iterator[Problem]:
@@ -93,13 +93,16 @@ def _names(where: str, weights: Mapping[str, float], known: set[str]) -> Iterato
         yield Problem((), f"{where} leaves out {', '.join(missing)}; give it a weight, 0 to leave it unread ({there})")
 
 
-def language_of(source: Source) -> str | None:
-    """Return the language of all documents of a source; None if each document has its own."""
-    if isinstance(source, PlainTextSource | DocstringsSource):
-        return source.language
-    if isinstance(source, PackageTextSource):
-        return source.language if source.language_column is None else None
-    return source.language if source.language_field is None else None
+def languages_of(sources: Iterable[Source]) -> set[str] | None:
+    """Return the languages of the documents of sources; None if the documents of one say theirs."""
+    found: set[str] = set()
+    for source in sources:
+        if not isinstance(source, PlainTextSource | DocstringsSource):
+            told = source.language_column if isinstance(source, PackageTextSource) else source.language_field
+            if told is not None:
+                return None
+        found.add(source.language)
+    return found
 
 
 def _language_problems(config: CleanConfig) -> Iterator[Problem]:
@@ -112,12 +115,12 @@ def _share_problems(config: CleanConfig) -> Iterator[Problem]:
     """Yield shares of held-out documents in a language that no document can have."""
     for key in config.held_out.shares:
         name, _, language = key.partition("/")
-        known = {language_of(source) for source in config.sources if name in (source.name, "*")}
-        if language != "*" and None not in known and language not in known:
-            there = ", ".join(sorted(word for word in known if word))
+        known = languages_of(source for source in config.sources if name in (source.name, "*"))
+        if language != "*" and known is not None and language not in known:
             yield Problem(
                 ("held_out", "shares", key),
-                f"held_out.shares names {key!r}, and the language there is {there}; correct it, or leave it out",
+                f"held_out.shares names {key!r}, and the language there is {', '.join(sorted(known))}; correct it, or "
+                "leave it out",
             )
 
 
@@ -137,7 +140,7 @@ def _tokenizer_problems(run: RunConfig, name: str) -> Iterator[Problem]:
             )
 
 
-def _below(location: tuple[str | int, ...], problems: Iterable[Problem]) -> Iterator[Problem]:
+def below(location: tuple[str | int, ...], problems: Iterable[Problem]) -> Iterator[Problem]:
     """Yield the problems with their locations in what stands at `location`."""
     for problem in problems:
         yield Problem((*location, *problem.location), problem.message)

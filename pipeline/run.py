@@ -9,13 +9,13 @@ from types import FrameType
 from rich.console import Console
 from rich.markup import escape
 
-from configs.base import RESUME_ME, Manifest, UserError
+from configs.base import RESUME_ME, Artifact, Manifest, UserError
 from configs.cluster import ClusterConfig
 from configs.load import Loaded, load, shipped
 from configs.run import RunConfig
 from pipeline.graph.fingerprint import Digests
 from pipeline.graph.plan import PlannedStep
-from pipeline.prepare import Prepared, check_pools, check_profile, check_stages, prepare, with_profile
+from pipeline.prepare import Prepared, check_made, check_pools, check_profile, check_stages, prepare, with_profile
 from pipeline.runner import Runner
 from pipeline.stages import STAGES
 from pipeline.store.artifact import load_artifact
@@ -73,6 +73,7 @@ def run_prepared(
     def end(step: PlannedStep, manifest: Manifest, seconds: float | None) -> None:
         word = "reused" if seconds is None else f"{seconds:.1f} s"
         out.print(f"[bold]{step.name}[/]  {escape(manifest.summary())}  [dim]{step.artifact}, {word}[/]")
+        check_made(ready, step.name, Artifact(ready.store / step.artifact, manifest))
 
     def begin(step: PlannedStep) -> None:
         out.print(f"[bold]{step.name}[/]  [dim]making {step.artifact}[/]")

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from configs.base import UserError
 from configs.load import Problem
 from configs.training import ModelConfig, TrainConfig
 from training.network.model_rules import OLD_ROPE_KEYS, explain_rope_key, find_rule_problems
 from training.sizing.parameter_shapes import complete_config, is_known_family, known_shapes
-from training.zero.config import is_frozen
+from training.zero.config import why_not_frozen
 
 _ANY_VOCABULARY = 1024
 """A size of vocabulary where the tokenizer's is not known yet: no shape but the embedding's depends on it."""
@@ -118,14 +119,17 @@ def check_with_transformers(config: TrainConfig, *, vocab_size: int | None) -> N
 
     Nothing has memory, but for a small model of the same architecture.
     """
+    from transformers.utils import logging
+
     from training.network.build_model import build_model, make_model_config
     from training.network.packed_lm import minds_router
     from training.network.probes import check_architecture
-    from training.zero.optimizers import freeze_parameters
 
+    logging.set_verbosity_error()  # it warns of ids of special pieces, which are not the tokenizer's here
     size = vocab_size or _ANY_VOCABULARY
     model, _ = build_model(make_model_config(config, vocab_size=size, eos_id=1, pad_id=2))
-    freeze_parameters(model, config.freeze)
+    if problem := why_not_frozen([name for name, _ in model.named_parameters()], config.freeze):
+        raise UserError(problem)
     small = make_model_config(_with_small_model(config), vocab_size=_ANY_VOCABULARY, eos_id=1, pad_id=2)
     check_architecture(small, minds_router=minds_router(config.model))
 
@@ -209,16 +213,5 @@ def _expert_problems(config: TrainConfig) -> Iterator[Problem]:
 
 def _freeze_problems(config: TrainConfig) -> list[Problem]:
     shapes = known_shapes(config.model, vocab_size=_ANY_VOCABULARY) if config.freeze else None
-    if not shapes:
-        return []
-    problems = [
-        Problem(
-            ("freeze", number),
-            f"freeze: no parameter is named like {pattern!r}; there is, for example, {next(iter(shapes))}",
-        )
-        for number, pattern in enumerate(config.freeze)
-        if not any(is_frozen(name, [pattern]) for name in shapes)
-    ]
-    if not problems and all(is_frozen(name, config.freeze) for name in shapes):
-        problems = [Problem(("freeze",), "freeze: its patterns match every parameter, so nothing is left to train")]
-    return problems
+    problem = why_not_frozen(shapes, config.freeze) if shapes else None
+    return [Problem(("freeze",), problem)] if problem else []
