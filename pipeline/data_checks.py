@@ -8,21 +8,24 @@ from configs.load import Problem
 from configs.training import TrainConfig
 from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
 from eval.stage import check_held_out
-from pipeline.graph.plan import Plan, PlannedStep
-from pipeline.recipe import below, mixture_problems, upstream
+from pipeline.graph.plan import Plan
+from pipeline.recipe import below, mixture_problems
 from training.data.epochs import plan_epochs
 from training.network.model_rules import find_rule_problems
 
 
 def data_problems(plan: Plan, name: str, made: Artifact[Manifest], to_make: Collection[str]) -> Iterator[Problem]:
     """Yield why steps that are to be made cannot be made from what a finished step has made."""
-    inputs = {other: step.inputs for other, step in plan.steps.items()}
     for other in to_make:
         step = plan.steps[other]
-        if isinstance(step.config, TrainConfig) and name in upstream(inputs, step.inputs["tokens"]):
-            yield from below(("steps", other, "config"), _training_problems(step, step.config, name, made))
+        at = ("steps", other, "config")
         if isinstance(step.config, EvaluateConfig) and step.inputs["corpus"] == name:
-            yield from below(("steps", other, "inputs", "corpus"), _evaluation_problems(made.manifest))
+            yield from below(at, _evaluation_problems(made.manifest))
+        if not isinstance(step.config, TrainConfig):
+            continue
+        tokens = step.inputs["tokens"]
+        if name in (plan.steps[tokens].inputs["corpus"], tokens, step.inputs["tokenizer"]):
+            yield from below(at, _training_problems(step.config, made))
 
 
 def _evaluation_problems(corpus: Manifest) -> Iterator[Problem]:
@@ -33,17 +36,15 @@ def _evaluation_problems(corpus: Manifest) -> Iterator[Problem]:
         yield Problem((), str(error))
 
 
-def _training_problems(
-    step: PlannedStep, config: TrainConfig, name: str, made: Artifact[Manifest]
-) -> Iterator[Problem]:
+def _training_problems(config: TrainConfig, made: Artifact[Manifest]) -> Iterator[Problem]:
     manifest = made.manifest
     if isinstance(manifest, CleanCorpus):
         kept = [count for count in manifest.counts if count.num_kept]
         names, languages = {count.source for count in kept}, {count.language for count in kept}
         yield from below(("mixture",), mixture_problems(config.mixture, names, languages))
-    elif isinstance(manifest, TrainedTokenizer) and step.inputs["tokenizer"] == name:
+    elif isinstance(manifest, TrainedTokenizer):
         yield from find_rule_problems(config, vocab_size=manifest.vocab_size)
-    elif isinstance(manifest, TokenizedCorpus) and step.inputs["tokens"] == name:
+    elif isinstance(manifest, TokenizedCorpus):
         try:
             plan_epochs(Artifact(made.dir, manifest), config)
         except UserError as error:

@@ -9,9 +9,11 @@ from pydantic import JsonValue, ValidationError
 
 from configs.base import Artifact, InfrastructureError, Manifest, UserError
 from configs.cluster import ClusterConfig, StorageConfig
+from configs.data import TrainTokenizerConfig
 from configs.load import Loaded, Problem
 from configs.run import RunConfig
 from configs.training import CadenceConfig, TrainConfig
+from data_prep.manifests import TrainedTokenizer
 from pipeline.data_checks import data_problems
 from pipeline.graph.fingerprint import Digests
 from pipeline.graph.plan import Plan, PlannedStep, make_plan, wiring_problems
@@ -92,6 +94,15 @@ def _observe_sources(loaded: Loaded[RunConfig], store: Path) -> dict[str, JsonVa
     digests.save()
     loaded.fail(problems)
     return seen
+
+
+def vocab_size(step: PlannedStep, ready: Prepared) -> int:
+    """Return the vocabulary size of the finished tokenizer of a step, or else the one that the tokenizer's asks for."""
+    tokenizer = ready.plan.steps[step.inputs["tokenizer"]]
+    finished = load_artifact(ready.store / tokenizer.artifact, TrainedTokenizer)
+    return (
+        finished.manifest.vocab_size if finished else TrainTokenizerConfig.model_validate(tokenizer.config).vocab_size
+    )
 
 
 def check_pools(ready: Prepared, machines: ClusterConfig, cluster: str) -> None:

@@ -15,6 +15,7 @@ from configs.load import Loaded, load, shipped
 from configs.run import RunConfig
 from pipeline.graph.fingerprint import Digests
 from pipeline.graph.plan import PlannedStep
+from pipeline.layout_checks import check_layouts
 from pipeline.prepare import Prepared, check_made, check_pools, check_profile, check_stages, prepare, with_profile
 from pipeline.runner import Runner
 from pipeline.stages import STAGES
@@ -45,6 +46,7 @@ def run_recipe(loaded: Loaded[RunConfig], cluster: str, out: Console, *, profile
     os.environ.update(machines.environment)  # for a run that is submitted its launcher does that
     ready = with_profile(prepare(loaded, machines.storage), profile)
     check_profile(ready, profile)
+    check_layouts(ready, machines)
     run_prepared(ready, machines, cluster, out)
 
 
@@ -75,9 +77,6 @@ def run_prepared(
         out.print(f"[bold]{step.name}[/]  {escape(manifest.summary())}  [dim]{step.artifact}, {word}[/]")
         check_made(ready, step.name, Artifact(ready.store / step.artifact, manifest))
 
-    def begin(step: PlannedStep) -> None:
-        out.print(f"[bold]{step.name}[/]  [dim]making {step.artifact}[/]")
-
     known = NodeFailures(failures)
     runner = Runner(
         ready.plan,
@@ -85,7 +84,7 @@ def run_prepared(
         ready.store,
         lambda pool: executor_for(machines, pool, failures=known, avoid=avoid),
         Digests(ready.store),
-        begin,
+        lambda step: out.print(f"[bold]{step.name}[/]  [dim]making {step.artifact}[/]"),
         end,
         remote=ready.remote,
         take_over=take_over,

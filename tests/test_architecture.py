@@ -22,7 +22,7 @@ ORDER = {
         "accelerator records job network zero data manifests sizing checkpoint export init log loop stage conform"
     ),
     "eval": "likelihood word_order manifests lm_eval_tasks workers stage",
-    "pipeline": "store graph estimate report runner stages recipe data_checks prepare run runs cli",
+    "pipeline": "store graph estimate report runner stages recipe data_checks prepare layout_checks run runs cli",
 }
 """The rooms of a package, folders and files, from the lowest: each imports only from those before it."""
 

@@ -10,17 +10,16 @@ from rich.markup import escape
 
 from cluster.placement import TooFew, describe_machines
 from configs.cluster import ClusterConfig
-from configs.data import TrainTokenizerConfig
 from configs.load import Loaded, load, shipped
 from configs.run import RunConfig
 from configs.training import TrainConfig
-from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
+from data_prep.manifests import TokenizedCorpus
 from pipeline.estimate.estimate import Estimate, estimate
 from pipeline.estimate.machines import lay_out
 from pipeline.estimate.rows import describe_problem, estimate_rows
 from pipeline.graph.plan import PlannedStep
 from pipeline.graph.why import why_make
-from pipeline.prepare import Prepared, check_pools, check_stages, needed_steps, prepare
+from pipeline.prepare import Prepared, check_pools, check_stages, needed_steps, prepare, vocab_size
 from pipeline.store.artifact import load_artifact
 from training.data.epochs import StreamEpochs, describe_epochs, plan_epochs
 
@@ -112,7 +111,7 @@ def _estimated(line: PlanLine, ready: Prepared, cluster: ClusterConfig) -> PlanL
         return replace(line, problem=str(error))
     found = estimate(
         step.config,
-        vocab_size=_vocab_size(step, ready),
+        vocab_size=vocab_size(step, ready),
         pool=cluster.pools[step.pool],
         nodes=nodes,
         placement=placement,
@@ -120,15 +119,6 @@ def _estimated(line: PlanLine, ready: Prepared, cluster: ClusterConfig) -> PlanL
         is_their_disk=cluster.pools[step.pool].machines is None and cluster.launcher.kind == "local",
     )
     return replace(line, machines=describe_machines(nodes), estimate=found, problem=describe_problem(found))
-
-
-def _vocab_size(step: PlannedStep, ready: Prepared) -> int:
-    """Return the vocabulary size of the finished tokenizer, or else the one that its step asks for."""
-    tokenizer = ready.plan.steps[step.inputs["tokenizer"]]
-    finished = load_artifact(ready.store / tokenizer.artifact, TrainedTokenizer)
-    return (
-        finished.manifest.vocab_size if finished else TrainTokenizerConfig.model_validate(tokenizer.config).vocab_size
-    )
 
 
 def _render(line: PlanLine) -> Iterator[str]:

@@ -28,6 +28,7 @@ from configs.run import RunConfig
 from configs.text import shorten
 from pipeline.graph.config_diff import diff
 from pipeline.graph.fingerprint import identity_of
+from pipeline.layout_checks import check_layouts
 from pipeline.prepare import Prepared, check_pools, check_profile, check_stages, prepare, with_profile
 from pipeline.runs.directory import RunDirectory, RunRecord, StartRecord, check_id, now, store_of, user_name
 from pipeline.runs.driver import grace_seconds
@@ -61,6 +62,7 @@ def submit_run(
     check_pools(ready, machines, cluster)
     check_stages(ready)
     check_profile(ready, profile)
+    check_layouts(ready, machines)
     _check_shared(ready.loaded.config.store)
     record = _record(ready, run_id)
     directory = RunDirectory(store_of(ready.loaded.config.store), record.id, work_dir=machines.storage.work_dir)

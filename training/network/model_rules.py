@@ -13,17 +13,8 @@ from configs.training import ModelConfig, TrainConfig
 OLD_ROPE_KEYS = ("rope_theta", "rope_scaling")
 """Keys of configurations before transformers 5."""
 
-_OWN_NAMES = {
-    "hidden_size": "hidden_size",
-    "intermediate_size": "intermediate_size",
-    "num_hidden_layers": "num_layers",
-    "num_attention_heads": "num_attention_heads",
-    "num_key_value_heads": "num_key_value_heads",
-    "tie_word_embeddings": "tie_word_embeddings",
-}
-"""Keys of transformers' configuration that the recipe has, with their names in the recipe."""
-
-_OF_THE_TOKENIZER = ("bos_token_id", "eos_token_id", "pad_token_id")
+_ATTENTION_DEVICES = {"flex_attention": ("cuda", "xpu")}
+"""The types of device that an implementation of attention has kernels for, where it is not CUDA alone."""
 
 
 def find_rule_problems(config: TrainConfig, *, vocab_size: int | None) -> Iterator[Problem]:
@@ -38,11 +29,6 @@ def find_rule_problems(config: TrainConfig, *, vocab_size: int | None) -> Iterat
             ("model", "num_key_value_heads"),
             f"model.num_attention_heads is {heads}, which is no multiple of model.num_key_value_heads, {shared}",
         )
-    for key in given:
-        if key in _OWN_NAMES:
-            yield _problem(key, f"is model.{_OWN_NAMES[key]} in a recipe; set that, and leave this out")
-        elif key in _OF_THE_TOKENIZER:
-            yield _problem(key, "follows from the tokenizer; leave it out")
     rows, positions = given.get("vocab_size"), given.get("max_position_embeddings")
     if vocab_size is not None and isinstance(rows, int) and rows < vocab_size:
         yield _problem("vocab_size", f"is {rows}, but the tokenizer has {vocab_size}; leave it out")
@@ -51,6 +37,20 @@ def find_rule_problems(config: TrainConfig, *, vocab_size: int | None) -> Iterat
             "max_position_embeddings",
             f"is {positions}, and sequence_length {config.sequence_length}; leave it out, or raise it",
         )
+
+
+def why_attention_never_runs(name: str, *, device: str, precision: str) -> str | None:
+    """Return why an implementation of attention has no kernel for a type of device or a precision; None if it may."""
+    if name in ("auto", "sdpa", "eager"):
+        return None
+    if device not in _ATTENTION_DEVICES.get(name, ("cuda",)):
+        return "needs a GPU"
+    return None if precision == "bf16" or name == "flex_attention" else "needs precision: bf16"
+
+
+def refuse_attention(reasons: str) -> str:
+    """Return the sentence for an implementation of attention that a pool names and that cannot be used."""
+    return f"the pool's attention cannot be used: {reasons}; choose another, or `auto`"
 
 
 def explain_rope_key(model: ModelConfig, key: str) -> str:

@@ -21,6 +21,7 @@ from configs.base import UserError
 from configs.text import one_line
 from training.network.attention import BEST_FIRST, run_packed, set_attention, why_not_here
 from training.network.build_model import build_in_memory, build_model
+from training.network.model_rules import refuse_attention
 from training.network.packed_rows import PackedRows, pack_rows
 
 LENGTH, FIRST, SECOND = 16, 6, 10
@@ -208,7 +209,7 @@ def _choose_attention(
     reasons = "; ".join(f"{name} {problem}" for name, problem in rejected)
     if wanted == "auto":
         raise UserError(f"no implementation of attention can train architecture {model.config.model_type!r}: {reasons}")
-    raise UserError(f"the pool's attention cannot be used: {reasons}; choose another, or `auto`")
+    raise UserError(refuse_attention(reasons))
 
 
 def _why_wrong(model: PreTrainedModel, name: str, *, device: torch.device, dtype: torch.dtype) -> str | None:

@@ -15,6 +15,18 @@ from training.network.model_rules import OLD_ROPE_KEYS, explain_rope_key, find_r
 from training.sizing.parameter_shapes import complete_config, is_known_family, known_shapes
 from training.zero.config import why_not_frozen
 
+_OWN_NAMES = {
+    "hidden_size": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_attention_heads",
+    "num_key_value_heads": "num_key_value_heads",
+    "tie_word_embeddings": "tie_word_embeddings",
+}
+"""Keys of transformers' configuration that the recipe has, with their names in the recipe."""
+
+_OF_THE_TOKENIZER = ("bos_token_id", "eos_token_id", "pad_token_id")
+
 _ANY_VOCABULARY = 1024
 """A size of vocabulary where the tokenizer's is not known yet: no shape but the embedding's depends on it."""
 
@@ -98,7 +110,7 @@ def find_table_problems(config: TrainConfig, *, vocab_size: int | None) -> list[
 
     `vocab_size` is that of the tokenizer; None if it is not known yet. Imports nothing heavy.
     """
-    problems = list(find_rule_problems(config, vocab_size=vocab_size))
+    problems = [*find_rule_problems(config, vocab_size=vocab_size), *_names_elsewhere(config.model)]
     if is_known_family(config.model.architecture):
         problems += list(_key_problems(config.model))
         problems = problems or [*_head_problems(config.model), *_expert_problems(config)]
@@ -140,6 +152,16 @@ def _with_small_model(config: TrainConfig) -> TrainConfig:
     sizes = {"hidden_size": _SMALL, "intermediate_size": _SMALL, "num_attention_heads": heads}
     model = config.model.model_copy(update=sizes | {"num_key_value_heads": shared and min(shared, 2)})
     return config.model_copy(update={"model": model})
+
+
+def _names_elsewhere(model: ModelConfig) -> Iterator[Problem]:
+    """Yield keys under `overrides` that would pass over what the recipe says in another place."""
+    for key in model.overrides:
+        at = ("model", "overrides", key)
+        if key in _OWN_NAMES:
+            yield Problem(at, f"{'.'.join(at)} is model.{_OWN_NAMES[key]} in a recipe; set that, and leave this out")
+        elif key in _OF_THE_TOKENIZER:
+            yield Problem(at, f"{'.'.join(at)} follows from the tokenizer; leave it out")
 
 
 def _key_problems(model: ModelConfig) -> Iterator[Problem]:

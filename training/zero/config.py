@@ -143,7 +143,7 @@ def is_frozen(name: str, patterns: Sequence[str]) -> bool:
 
 
 def why_not_frozen(names: Collection[str], patterns: Sequence[str]) -> str | None:
-    """Return why the recipe's `freeze` patterns cannot be kept to for a model with these parameters; None if they can."""
+    """Return why a model with these parameters cannot keep to the recipe's `freeze` patterns; None if it can."""
     for pattern in patterns:
         if not any(is_frozen(name, [pattern]) for name in names):
             return f"freeze: no parameter is named like {pattern!r}; there is, for example, {next(iter(names))}"
