@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
 
-from configs.base import Artifact, InfrastructureError, Manifest, UserError
+from configs.base import Artifact, Config, InfrastructureError, Manifest, UserError
 from configs.cluster import ClusterConfig, StorageConfig
-from configs.data import TrainTokenizerConfig
+from configs.data import CleanConfig, TrainTokenizerConfig
 from configs.load import Loaded, Problem
 from configs.run import RunConfig
 from configs.training import CadenceConfig, TrainConfig
@@ -90,10 +90,17 @@ def _observe_sources(loaded: Loaded[RunConfig], store: Path) -> dict[str, JsonVa
             except InfrastructureError:  # a file system that does not answer is no mistake in the recipe
                 raise
             except UserError as error:
-                problems.append(Problem(("steps", name, "config"), str(error)))
+                problems.append(Problem(("steps", name, "config", *_named_source(step.config, str(error))), str(error)))
     digests.save()
     loaded.fail(problems)
     return seen
+
+
+def _named_source(config: Config, sentence: str) -> tuple[str | int, ...]:
+    """Return the location in a step's config of the source that a sentence about it begins with; empty without one."""
+    sources = config.sources if isinstance(config, CleanConfig) else ()
+    found = (("sources", i) for i, source in enumerate(sources) if sentence.startswith(f"source '{source.name}'"))
+    return next(found, ())
 
 
 def vocab_size(step: PlannedStep, ready: Prepared) -> int:

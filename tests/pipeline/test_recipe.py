@@ -218,5 +218,5 @@ def test_what_data_decide_is_said_after_the_step_that_knows_it(
 
 
 def test_shipped_recipes_have_nothing_wrong() -> None:
-    for name in ("smoke",):
+    for name in ("smoke", "one-billion"):
         assert read_recipe(Path(name), ()).path == shipped("recipes", name)
