@@ -23,7 +23,7 @@ from pipeline.store.artifact import load_artifact
 from pipeline.store.remote import RemoteStore, local_path, open_remote_store
 from training.sizing.model_check import check_with_transformers, is_settled
 
-_KEY = re.compile(r"(model|freeze)\b(\.\w+)*")
+_KEY = re.compile(r"(model|freeze|init_from)\b(\.\w+)*")
 _PROFILED = re.compile(r"([1-9]\d*)(?:-([1-9]\d*))?")
 
 
@@ -62,13 +62,20 @@ def prepare(loaded: Loaded[RunConfig], storage: StorageConfig | None = None, *, 
 
 
 def _check_models(loaded: Loaded[RunConfig]) -> None:
+    """Raise ConfigError on models that transformers refuses, and on weights to begin with that are of another model."""
     problems: list[Problem] = []
     for name, step in loaded.config.steps.items():
-        if isinstance(step.config, TrainConfig) and not is_settled(step.config):
-            try:
+        if not isinstance(step.config, TrainConfig):
+            continue
+        try:
+            if not is_settled(step.config):
                 check_with_transformers(step.config, vocab_size=vocab_size_of(loaded.config, name))
-            except UserError as error:
-                problems.append(Problem(("steps", name, "config", *_named_key(str(error))), str(error)))
+            if (init := step.config.init_from) is not None and init.mode == "weights":
+                from training.init.fill import check_init_weights
+
+                check_init_weights(step.config, init)
+        except UserError as error:
+            problems.append(Problem(("steps", name, "config", *_named_key(str(error))), str(error)))
     loaded.fail(problems)
 
 

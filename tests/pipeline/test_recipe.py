@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from configs.base import ConfigError
 from configs.load import shipped
@@ -154,6 +155,20 @@ def test_plan_run_and_submit_refuse_alike_before_a_source_is_read(
     assert (code, out) == (2, "")
     assert err.startswith(f"concord: --set {overrides[0]}: ") and says in err and err.count("\n") == 1
     assert not (place / "store").exists()
+
+
+def test_weights_of_another_model_are_refused_before_a_source_is_read(place: Path, concord: Concord) -> None:
+    sizes = {"hidden_size": 96, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 6}
+    LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes)).save_pretrained(place / "weights")
+    (place / "words.jsonl").unlink()
+    init = "steps.model.config.init_from={path: weights}"
+    code, _, err = concord("plan", "toy.yaml", "--set", init)
+    assert code == 2 and f"concord: --set {init}: init_from: weights holds " in err
+    assert "but in the recipe's model it is" in err
+    code, _, err = concord("plan", "toy.yaml", "--set", init, "--set", f"{MODEL}.hidden_size=96")
+    assert "nothing matches 'words.jsonl'" in err
+    err = concord("plan", "toy.yaml", "--set", "steps.model.config.init_from={path: owner/name}")[2]
+    assert "is no directory that exists" in err and "a name on the Hub is not looked up" in err
 
 
 @pytest.mark.parametrize("words", [("plan",), ("run",), ("submit", "--dry-run")], ids=lambda words: words[0])
