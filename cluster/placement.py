@@ -61,6 +61,12 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
 
     Raises TooFew if it asks for more, ConfigError if its settings do not go together.
     """
+    if not nodes:
+        kind = f" with accelerator {pool.accelerator}" if pool.accelerator else ""
+        raise TooFew(
+            f"there is no node{kind} here for the pool; correct `accelerator` and `labels` in the cluster file, or have "
+            "the run start where such nodes are, by `concord submit`"
+        )
     device = device_of(nodes)
     num_ranks = pool.num_ranks or _default_ranks(nodes, device)
     cpus_per_rank = pool.cpus_per_rank or _even_share(nodes, num_ranks, device)

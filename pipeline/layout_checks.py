@@ -7,7 +7,7 @@ from configs.training import TrainConfig
 from pipeline.estimate.estimate import estimate
 from pipeline.estimate.machines import are_known, lay_out
 from pipeline.estimate.rows import describe_problem
-from pipeline.prepare import Prepared, needed_steps, vocab_size
+from pipeline.prepare import Prepared, steps_to_make, vocab_size
 
 
 def check_layouts(ready: Prepared, cluster: ClusterConfig) -> None:
@@ -16,9 +16,9 @@ def check_layouts(ready: Prepared, cluster: ClusterConfig) -> None:
     Disk is not looked at: a run that goes on has its checkpoints there already.
     """
     problems: list[Problem] = []
-    for name, word in needed_steps(ready).items():
+    for name in steps_to_make(ready):
         step = ready.plan.steps[name]
-        if word != "make" or not isinstance(step.config, TrainConfig) or not are_known(cluster, step.pool):
+        if not isinstance(step.config, TrainConfig) or not are_known(cluster, step.pool):
             continue
         try:
             nodes, placement = lay_out(cluster, step.pool)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
 
-from configs.base import Artifact, Config, InfrastructureError, Manifest, UserError
+from configs.base import Config, InfrastructureError, UserError
 from configs.cluster import ClusterConfig, StorageConfig
 from configs.data import CleanConfig, TrainTokenizerConfig
 from configs.load import Loaded, Problem
@@ -151,6 +151,11 @@ def needed_steps(ready: Prepared) -> Mapping[str, str]:
     return words
 
 
+def steps_to_make(ready: Prepared) -> list[str]:
+    """Return the steps that the wanted outputs need and that are not made yet."""
+    return [name for name, word in needed_steps(ready).items() if word == "make"]
+
+
 def check_stages(ready: Prepared) -> None:
     """Raise ConfigError if a step that is to be made cannot be made here.
 
@@ -165,15 +170,10 @@ def check_stages(ready: Prepared) -> None:
         except UserError as error:
             problems.append(Problem(("steps", name, "config"), str(error)))
     ready.loaded.fail(problems)
+    to_make = steps_to_make(ready)
     for name, step in ready.plan.steps.items():
         if (made := load_artifact(ready.store / step.artifact, STAGES[step.stage].output)) is not None:
-            check_made(ready, name, made)
-
-
-def check_made(ready: Prepared, name: str, made: Artifact[Manifest]) -> None:
-    """Raise ConfigError if a step that is to be made cannot be made from what a finished one has made."""
-    to_make = [other for other, word in needed_steps(ready).items() if word == "make"]
-    ready.loaded.fail(data_problems(ready.plan, name, made, to_make))
+            ready.loaded.fail(data_problems(ready.plan, name, made, to_make))
 
 
 def with_profile(ready: Prepared, profile: str | None) -> Prepared:

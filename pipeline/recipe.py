@@ -46,25 +46,11 @@ def vocab_size_of(run: RunConfig, name: str) -> int | None:
     return made_by.config.vocab_size if made_by and isinstance(made_by.config, TrainTokenizerConfig) else None
 
 
-def upstream(inputs: Mapping[str, Mapping[str, str]], name: str) -> set[str]:
-    """Return the steps that a step is made from, itself included. `inputs` is by step and slot."""
-    found: set[str] = set()
-    waiting = [name]
-    while waiting:
-        if (step := waiting.pop()) in inputs and step not in found:
-            found.add(step)
-            waiting += inputs[step].values()
-    return found
-
-
 def _sources_of(run: RunConfig, name: str) -> tuple[Source, ...]:
-    """Return the sources of the text that a training reads."""
-    inputs = {other: step.inputs for other, step in run.steps.items()}
-    tokens = run.steps.get(inputs[name].get("tokens", ""))
-    if tokens is None:
-        return ()
-    cleaned = [run.steps[step] for step in upstream(inputs, tokens.inputs.get("corpus", ""))]
-    return tuple(source for step in cleaned if isinstance(step.config, CleanConfig) for source in step.config.sources)
+    """Return the sources of the text that a training reads; none if the steps do not lead there."""
+    tokens = run.steps.get(run.steps[name].inputs.get("tokens", ""))
+    corpus = run.steps.get(tokens.inputs.get("corpus", "")) if tokens else None
+    return corpus.config.sources if corpus and isinstance(corpus.config, CleanConfig) else ()
 
 
 def mixture_problems(mixture: MixtureConfig, names: set[str], languages: set[str] | None) -> Iterator[Problem]:

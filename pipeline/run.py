@@ -13,10 +13,11 @@ from configs.base import RESUME_ME, Artifact, Manifest, UserError
 from configs.cluster import ClusterConfig
 from configs.load import Loaded, load, shipped
 from configs.run import RunConfig
+from pipeline.data_checks import data_problems
 from pipeline.graph.fingerprint import Digests
 from pipeline.graph.plan import PlannedStep
 from pipeline.layout_checks import check_layouts
-from pipeline.prepare import Prepared, check_made, check_pools, check_profile, check_stages, prepare, with_profile
+from pipeline.prepare import Prepared, check_pools, check_profile, check_stages, prepare, steps_to_make, with_profile
 from pipeline.runner import Runner
 from pipeline.stages import STAGES
 from pipeline.store.artifact import load_artifact
@@ -68,6 +69,7 @@ def run_prepared(
     start = time.perf_counter()
     check_pools(ready, machines, cluster)
     check_stages(ready)
+    to_make = steps_to_make(ready)
 
     from cluster.connect import executor_for
     from cluster.ray.quarantine import NodeFailures
@@ -75,7 +77,8 @@ def run_prepared(
     def end(step: PlannedStep, manifest: Manifest, seconds: float | None) -> None:
         word = "reused" if seconds is None else f"{seconds:.1f} s"
         out.print(f"[bold]{step.name}[/]  {escape(manifest.summary())}  [dim]{step.artifact}, {word}[/]")
-        check_made(ready, step.name, Artifact(ready.store / step.artifact, manifest))
+        made = Artifact(ready.store / step.artifact, manifest)
+        ready.loaded.fail(data_problems(ready.plan, step.name, made, to_make))
 
     known = NodeFailures(failures)
     runner = Runner(

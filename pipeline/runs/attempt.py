@@ -50,7 +50,7 @@ def make_attempt(
     from pipeline.run import run_prepared
 
     loaded = read_recipe(write_recipe(directory), ())
-    ready = with_profile(prepare(loaded, machines.storage), start.profile)
+    ready = with_profile(prepare(loaded, machines.storage, builds_models=False), start.profile)
     check_artifacts(start, {step.name: step.artifact for step in ready.plan.steps.values()})
     run_prepared(
         ready,

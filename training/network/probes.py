@@ -79,8 +79,12 @@ def check_architecture(settings: PretrainedConfig, *, minds_router: bool) -> Non
     `settings` may have smaller sizes than the recipe's. Raises UserError on what cannot be trained; what a pass of this
     model raises shows nothing of the recipe's.
     """
+    try:
+        model = _make_copy(settings)
+    except UserError:
+        return
     with suppress(RuntimeError, ValueError, TypeError, IndexError):
-        _probe_architecture(_make_copy(settings), minds_router=minds_router)
+        _probe_architecture(model, minds_router=minds_router)
 
 
 def _probe_architecture(model: PreTrainedModel, *, minds_router: bool) -> tuple[bool, bool]:

@@ -137,13 +137,19 @@ def check_with_transformers(config: TrainConfig, *, vocab_size: int | None) -> N
     from training.network.packed_lm import minds_router
     from training.network.probes import check_architecture
 
+    size, verbosity = vocab_size or _ANY_VOCABULARY, logging.get_verbosity()
     logging.set_verbosity_error()  # it warns of ids of special pieces, which are not the tokenizer's here
-    size = vocab_size or _ANY_VOCABULARY
-    model, _ = build_model(make_model_config(config, vocab_size=size, eos_id=1, pad_id=2))
-    if problem := why_not_frozen([name for name, _ in model.named_parameters()], config.freeze):
-        raise UserError(problem)
-    small = make_model_config(_with_small_model(config), vocab_size=_ANY_VOCABULARY, eos_id=1, pad_id=2)
-    check_architecture(small, minds_router=minds_router(config.model))
+    try:
+        model, _ = build_model(make_model_config(config, vocab_size=size, eos_id=1, pad_id=2))
+        if problem := why_not_frozen([name for name, _ in model.named_parameters()], config.freeze):
+            raise UserError(problem)
+        try:
+            small = make_model_config(_with_small_model(config), vocab_size=_ANY_VOCABULARY, eos_id=1, pad_id=2)
+        except UserError:  # its overrides go with the recipe's sizes alone: the start of training probes it
+            return
+        check_architecture(small, minds_router=minds_router(config.model))
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _with_small_model(config: TrainConfig) -> TrainConfig:
