@@ -64,8 +64,8 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
     if not nodes:
         kind = f" with accelerator {pool.accelerator}" if pool.accelerator else ""
         raise TooFew(
-            f"there is no node{kind} here for the pool; correct `accelerator` and `labels` in the cluster file, or have "
-            "the run start where such nodes are, by `concord submit`"
+            f"there is no node{kind} here for the pool; correct `accelerator` and `labels` in the cluster file, or "
+            "start the run where such nodes are, by `concord submit`"
         )
     device = device_of(nodes)
     num_ranks = pool.num_ranks or _default_ranks(nodes, device)
