@@ -263,6 +263,7 @@ def smoke(name: str, kind: str, scale: Any, directory: Path, *, tiny: bool) -> I
     """Make all of the smoke recipe in this process: corpus, tokenizer, training, evaluation, export, report."""
     from rich.console import Console
 
+    from pipeline.recipe import read_recipe
     from pipeline.run import run_recipe
     from pipeline.store.artifact import read_record
     from training.conform.record import Check, judged
@@ -272,7 +273,7 @@ def smoke(name: str, kind: str, scale: Any, directory: Path, *, tiny: bool) -> I
     overrides = [f"store={own / 'store'}"]
     if installed("lm-eval") is None and not tiny:
         overrides.append("steps.scores.config.multiple_choice=null")
-    run_recipe(recipe, "inline", tuple(overrides), Console(width=200))
+    run_recipe(read_recipe(recipe, tuple(overrides)), "inline", Console(width=200))
     loaded = [library for library in ("ray", "wandb", "datasets", "lm_eval") if library in sys.modules]
     yield judged("smoke libraries", float(len(loaded)), limit=0.0, detail=f"loaded without need: {', '.join(loaded)}")
     records = [found for path in sorted((own / "store").iterdir()) if (found := read_record(path))]

@@ -64,7 +64,12 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
 
     Raises TooFew if it asks for more, ConfigError if its settings do not go together.
     """
-    _check(pool)
+    if not nodes:
+        kind = f" with accelerator {pool.accelerator}" if pool.accelerator else ""
+        raise TooFew(
+            f"there is no node{kind} here for the pool; correct `accelerator` and `labels` in the cluster file, or "
+            "start the run where such nodes are, by `concord submit`"
+        )
     device = device_of(nodes)
     num_ranks = pool.num_ranks or _default_ranks(nodes, device)
     cpus_per_rank = pool.cpus_per_rank or _even_share(nodes, num_ranks, device)
@@ -156,14 +161,6 @@ def _host_bytes(nodes: Sequence[Node], num_ranks: int, *, cpus_per_rank: int, de
     kinds = {(node.memory_bytes, node.num_cpus, node.num_gpus): node for node in nodes}
     counts = [(node, count_slots([node], cpus_per_rank=cpus_per_rank, device=device)) for node in kinds.values()]
     return min(node.memory_bytes // min(num_ranks, count) for node, count in counts if count) or None
-
-
-def _check(pool: PoolConfig) -> None:
-    """Raise ConfigError if settings of the pool do not go together."""
-    if pool.offload_optimizer and pool.zero_stage == 0:
-        raise ConfigError(
-            "the pool sets `offload_optimizer` with ZeRO stage 0, which cannot do it; use stage 1, 2 or 3"
-        )
 
 
 def _check_ranks(pool: PoolConfig, num_ranks: int) -> None:

@@ -36,6 +36,13 @@ class Loaded(Generic[C]):
 
     config: C
     origin: "_Origin"
+    overrides: tuple[str, ...] = ()
+    """What was applied of `--set`, in order."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.origin.path
 
     def fail(self, problems: Iterable[Problem]) -> None:
         """Raise ConfigError with every problem and where it stands; do nothing if there is none."""
@@ -116,7 +123,7 @@ def load(path: Path, model: type[C], overrides: tuple[str, ...] = ()) -> Loaded[
         problems += [f"{origin.where(at)}: {text}" for at, text in found]
     if problems:
         raise ConfigError("\n".join(problems))
-    return Loaded(config, origin)
+    return Loaded(config, origin, overrides)
 
 
 def shipped(kind: str, name: str) -> Path:

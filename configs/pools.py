@@ -150,6 +150,12 @@ class PoolConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _stage_can_offload(self) -> Self:
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError("offload_optimizer is for ZeRO stages 1 to 3; set zero_stage to one, or leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _keys_of_deepspeed_fit_the_others(self) -> Self:
         zero = self.deepspeed.zero_optimization
         if zero.offload_optimizer is not None and not self.offload_optimizer:

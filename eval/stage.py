@@ -45,6 +45,12 @@ def check_lm_eval(config: EvaluateConfig) -> None:
         )
 
 
+def check_held_out(corpus: CleanCorpus) -> None:
+    """Raise UserError if a corpus has no held-out documents to score on."""
+    if not corpus.held_out:
+        raise UserError("no document is held out, so there is nothing to evaluate on; raise held_out.share or add text")
+
+
 def evaluate(
     config: EvaluateConfig,
     *,
@@ -58,9 +64,8 @@ def evaluate(
 
     Raises UserError if no document is held out.
     """
+    check_held_out(corpus.manifest)
     chosen = smallest_digests(read_held_out(corpus), config.documents_per_stream)
-    if not chosen:
-        raise UserError("no document is held out, so there is nothing to evaluate on; raise held_out.share or add text")
     questions = make_questions(chosen, config.multiple_choice) if config.multiple_choice else []
     paths = WorkerPaths(choose_weights(config, model), tokenizer.dir, tokenizer.manifest.boundary_id, out / QUESTIONS)
     work: list[Any] = [tuple(questions)] if questions else []

@@ -7,19 +7,24 @@ from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
 
-from configs.base import Artifact, InfrastructureError, Manifest, UserError
+from configs.base import Artifact, Config, InfrastructureError, Manifest, UserError
 from configs.cluster import ClusterConfig, StorageConfig
-from configs.load import Loaded, Problem, load, shipped
+from configs.data import CleanConfig, ImportTokenizerConfig, TrainTokenizerConfig
+from configs.load import Loaded, Problem
 from configs.run import RunConfig
 from configs.training import CadenceConfig, TrainConfig
-from data_prep.manifests import TokenizedCorpus
+from data_prep.manifests import TrainedTokenizer
+from data_prep.tokenizer.foreign_files import read_foreign
+from pipeline.data_checks import data_problems
 from pipeline.graph.fingerprint import Digests
 from pipeline.graph.plan import Plan, PlannedStep, make_plan, wiring_problems
+from pipeline.recipe import vocab_size_of
 from pipeline.stages import STAGES
 from pipeline.store.artifact import load_artifact
 from pipeline.store.remote import RemoteStore, local_path, open_remote_store
-from training.data.epochs import plan_epochs
+from training.sizing.model_check import check_with_transformers, is_settled
 
+_KEY = re.compile(r"(model|freeze|init_from)\b(\.\w+)*")
 _PROFILED = re.compile(r"([1-9]\d*)(?:-([1-9]\d*))?")
 
 
@@ -47,14 +52,43 @@ class Prepared:
         return is_local or (self.remote is not None and self.remote.has(step.artifact))
 
 
-def prepare(recipe: Path, overrides: tuple[str, ...], storage: StorageConfig | None = None) -> Prepared:
-    """Read a recipe, check it, observe its sources and plan it. Raises ConfigError or UserError."""
+def prepare(loaded: Loaded[RunConfig], storage: StorageConfig | None = None, *, builds_models: bool = True) -> Prepared:
+    """Observe the sources of a recipe that was read and plan it. Raises ConfigError or UserError.
+
+    With `builds_models` transformers is asked about models that the table of families does not settle, which takes
+    seconds: for what is about to be run, before any source is read.
+    """
     storage = storage or StorageConfig()
-    loaded = load(shipped("recipes", str(recipe)), RunConfig, overrides)
     loaded.fail(wiring_problems(loaded.config, STAGES))
+    if builds_models:
+        _check_models(loaded)
     store = local_path(loaded.config.store, storage.work_dir)
     plan = make_plan(loaded.config, STAGES, _observe_sources(loaded, store))
     return Prepared(plan, store, open_remote_store(loaded.config.store, storage), loaded)
+
+
+def _check_models(loaded: Loaded[RunConfig]) -> None:
+    """Raise ConfigError on models that transformers refuses, and on weights to begin with that are of another model."""
+    problems: list[Problem] = []
+    for name, step in loaded.config.steps.items():
+        if not isinstance(step.config, TrainConfig):
+            continue
+        try:
+            if not is_settled(step.config):
+                check_with_transformers(step.config, vocab_size=vocab_size_of(loaded.config, name))
+            if (init := step.config.init_from) is not None and init.mode == "weights" and init.path:
+                from training.init.fill import check_init_weights
+
+                check_init_weights(step.config, init)
+        except UserError as error:
+            problems.append(Problem(("steps", name, "config", *_named_key(str(error))), str(error)))
+    loaded.fail(problems)
+
+
+def _named_key(sentence: str) -> tuple[str, ...]:
+    """Return the location in a training's config of the key that a sentence about it begins with, or of `model`."""
+    found = _KEY.match(sentence)
+    return tuple(found[0].split(".")) if found else ("model",)
 
 
 def _observe_sources(loaded: Loaded[RunConfig], store: Path) -> dict[str, JsonValue]:
@@ -69,10 +103,27 @@ def _observe_sources(loaded: Loaded[RunConfig], store: Path) -> dict[str, JsonVa
             except InfrastructureError:  # a file system that does not answer is no mistake in the recipe
                 raise
             except UserError as error:
-                problems.append(Problem(("steps", name, "config"), str(error)))
+                problems.append(Problem(("steps", name, "config", *_named_source(step.config, str(error))), str(error)))
     digests.save()
     loaded.fail(problems)
     return seen
+
+
+def _named_source(config: Config, sentence: str) -> tuple[str | int, ...]:
+    """Return the location in a step's config of the source that a sentence about it begins with; empty without one."""
+    sources = config.sources if isinstance(config, CleanConfig) else ()
+    found = (("sources", i) for i, source in enumerate(sources) if sentence.startswith(f"source '{source.name}'"))
+    return next(found, ())
+
+
+def vocab_size(step: PlannedStep, ready: Prepared) -> int:
+    """Return the vocabulary size of the finished tokenizer of a step, or else the one that the tokenizer's asks for."""
+    tokenizer = ready.plan.steps[step.inputs["tokenizer"]]
+    if finished := load_artifact(ready.store / tokenizer.artifact, TrainedTokenizer):
+        return finished.manifest.vocab_size
+    if isinstance(tokenizer.config, ImportTokenizerConfig):
+        return read_foreign(tokenizer.config).num_rows
+    return TrainTokenizerConfig.model_validate(tokenizer.config).vocab_size
 
 
 def check_pools(ready: Prepared, machines: ClusterConfig, cluster: str) -> None:
@@ -107,10 +158,15 @@ def needed_steps(ready: Prepared) -> Mapping[str, str]:
     return words
 
 
+def steps_to_make(ready: Prepared) -> list[str]:
+    """Return the steps that the wanted outputs need and that are not made yet."""
+    return [name for name, word in needed_steps(ready).items() if word == "make"]
+
+
 def check_stages(ready: Prepared) -> None:
     """Raise ConfigError if a step that is to be made cannot be made here.
 
-    Such as for want of a package, or a training whose settings do not go with tokens that are there already.
+    Such as for want of a package, or a training whose settings do not go with text that is there already.
     """
     problems: list[Problem] = []
     for name, word in needed_steps(ready).items():
@@ -118,17 +174,13 @@ def check_stages(ready: Prepared) -> None:
         try:
             if word == "make" and (check := STAGES[step.stage].check) is not None:
                 check(step.config)
-            if word == "make" and isinstance(step.config, TrainConfig):
-                _check_text(step.config, step, ready)
         except UserError as error:
             problems.append(Problem(("steps", name, "config"), str(error)))
     ready.loaded.fail(problems)
-
-
-def _check_text(config: TrainConfig, step: PlannedStep, ready: Prepared) -> None:
-    tokens = load_artifact(ready.store / ready.plan.steps[step.inputs["tokens"]].artifact, TokenizedCorpus)
-    if tokens is not None:
-        plan_epochs(tokens, config)
+    to_make = steps_to_make(ready)
+    for name, step in ready.plan.steps.items():
+        if (made := load_artifact(ready.store / step.artifact, STAGES[step.stage].output)) is not None:
+            ready.loaded.fail(data_problems(ready.plan, name, made, to_make))
 
 
 def with_profile(ready: Prepared, profile: str | None) -> Prepared:

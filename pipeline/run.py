@@ -9,12 +9,15 @@ from types import FrameType
 from rich.console import Console
 from rich.markup import escape
 
-from configs.base import RESUME_ME, Manifest, UserError
+from configs.base import RESUME_ME, Artifact, Manifest, UserError
 from configs.cluster import ClusterConfig
-from configs.load import load, shipped
+from configs.load import Loaded, load, shipped
+from configs.run import RunConfig
+from pipeline.data_checks import data_problems
 from pipeline.graph.fingerprint import Digests
 from pipeline.graph.plan import PlannedStep
-from pipeline.prepare import Prepared, check_pools, check_profile, check_stages, prepare, with_profile
+from pipeline.layout_checks import check_layouts
+from pipeline.prepare import Prepared, check_pools, check_profile, check_stages, prepare, steps_to_make, with_profile
 from pipeline.runner import Runner
 from pipeline.stages import STAGES
 from pipeline.store.artifact import load_artifact
@@ -34,9 +37,8 @@ class Terminated(UserError):
 
 
 def run_recipe(
-    recipe: Path,
+    loaded: Loaded[RunConfig],
     cluster: str,
-    overrides: tuple[str, ...],
     out: Console,
     *,
     profile: str | None = None,
@@ -52,9 +54,10 @@ def run_recipe(
     machines = load(shipped("clusters", cluster), ClusterConfig).config
     refuse_open_ray(machines)
     os.environ.update(machines.environment)  # for a run that is submitted its launcher does that
-    ready = with_profile(prepare(recipe, overrides, machines.storage), profile)
+    ready = with_profile(prepare(loaded, machines.storage), profile)
     ready = with_checkpoint(ready, checkpoint)
     check_profile(ready, profile)
+    check_layouts(ready, machines)
     run_prepared(ready, machines, cluster, out)
 
 
@@ -76,6 +79,7 @@ def run_prepared(
     start = time.perf_counter()
     check_pools(ready, machines, cluster)
     check_stages(ready)
+    to_make = steps_to_make(ready)
 
     from cluster.connect import executor_for
     from cluster.ray.quarantine import NodeFailures
@@ -83,6 +87,8 @@ def run_prepared(
     def end(step: PlannedStep, manifest: Manifest, seconds: float | None) -> None:
         word = "reused" if seconds is None else f"{seconds:.1f} s"
         out.print(f"[bold]{step.name}[/]  {escape(manifest.summary())}  [dim]{step.artifact}, {word}[/]")
+        made = Artifact(ready.store / step.artifact, manifest)
+        ready.loaded.fail(data_problems(ready.plan, step.name, made, to_make))
 
     known = NodeFailures(failures)
     runner = Runner(

@@ -13,10 +13,10 @@ from data_prep.manifests import TokenizedCorpus
 from pipeline.graph.plan import PlannedStep, make_plan
 from pipeline.prepare import Prepared
 from pipeline.stages import STAGES
-from pipeline.store.artifact import BUILD_COUNT_FILE, Input, Record, kept_record, load_artifact
+from pipeline.store.artifact import Input, Record, kept_record, load_artifact
 from pipeline.store.provenance import code_version, package_versions
 from training.checkpoint.choice import Choice, choose_checkpoints
-from training.log.sessions_file import read_session_events
+from training.log.sessions_file import SessionStart, read_session_events
 from training.log.summary import summarise_training
 from training.manifests import TrainedModel
 from training.records import CHECKPOINTS, read_known_record, step_of
@@ -88,7 +88,7 @@ def _describe(step: PlannedStep, choice: Choice, ready: Prepared) -> Artifact[Ma
 def _record(step: PlannedStep, manifest: TrainedModel, ready: Prepared) -> Record:
     """Return the record that the training would have if it had ended there, for the lineage of what is made of it."""
     directory = ready.store / step.artifact
-    starts = [event.time for event in read_session_events(directory)]
+    starts = [event.time for event in read_session_events(directory) if isinstance(event, SessionStart)]
     made_from = {slot: ready.plan.steps[source] for slot, source in step.inputs.items()}
     return Record(
         step=step.name,
@@ -102,7 +102,7 @@ def _record(step: PlannedStep, manifest: TrainedModel, ready: Prepared) -> Recor
         files={},
         started=datetime.fromtimestamp(min(starts, default=time.time()), UTC),
         seconds=round(time.time() - min(starts, default=time.time()), 3),
-        attempts=int((directory / BUILD_COUNT_FILE).read_text(encoding="utf-8")),
+        attempts=len(starts),
         placement={},
         code=code_version(),
         packages=package_versions(),

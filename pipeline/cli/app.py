@@ -45,9 +45,12 @@ def run(
     ] = None,
 ) -> None:
     """Make what the recipe wants; go on where an earlier run was stopped; reuse what is there."""
+    from pipeline.recipe import read_recipe
+
+    loaded = read_recipe(recipe, tuple(overrides or ()))  # before what would make it is imported, which takes longer
     from pipeline.run import run_recipe
 
-    run_recipe(recipe, cluster, tuple(overrides or ()), out, profile=profile, checkpoint=checkpoint)
+    run_recipe(loaded, cluster, out, profile=profile, checkpoint=checkpoint)
 
 
 @app.command()
@@ -66,9 +69,12 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what `run` would reuse and make, and why; with --cluster what it needs. Exit code 3: it does not fit."""
+    from pipeline.recipe import read_recipe
+
+    loaded = read_recipe(recipe, tuple(overrides or ()))  # before what would make it is imported, which takes longer
     from pipeline.cli.show_plan import show_plan
 
-    if not show_plan(recipe, cluster, tuple(overrides or ()), out, as_json=as_json):
+    if not show_plan(loaded, cluster, out, as_json=as_json):
         raise typer.Exit(3)
 
 

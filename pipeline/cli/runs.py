@@ -37,12 +37,14 @@ def submit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be submitted, and do nothing.")] = False,
 ) -> None:
     """Start a run that goes on without this terminal, and say its id. The same recipe again is the same run."""
+    from pipeline.recipe import read_recipe
+
+    loaded = read_recipe(recipe, tuple(overrides or ()))  # before what would start it is imported, which takes longer
     from pipeline.runs.submit import submit_run
 
     submit_run(
-        recipe,
+        loaded,
         cluster,
-        tuple(overrides or ()),
         out,
         run_id=run_id,
         check_first=check,

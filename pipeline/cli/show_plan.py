@@ -13,12 +13,12 @@ from cluster.machines import Node
 from cluster.placement import Placement, TooFew, describe_machines
 from configs.base import UserError
 from configs.cluster import ClusterConfig
-from configs.data import CleanConfig, ImportTokenizerConfig, TrainTokenizerConfig
+from configs.data import CleanConfig
 from configs.evaluation import EvaluateConfig
-from configs.load import load, shipped
+from configs.load import Loaded, load, shipped
+from configs.run import RunConfig
 from configs.training import TrainConfig
-from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
-from data_prep.tokenizer.foreign_files import read_foreign
+from data_prep.manifests import CleanCorpus, TokenizedCorpus
 from pipeline.estimate.estimate import Estimate, estimate
 from pipeline.estimate.machines import lay_out
 from pipeline.estimate.rows import describe_problem, describe_range, estimate_rows
@@ -33,7 +33,7 @@ from pipeline.estimate.stage_time import (
 from pipeline.estimate.whole_run import WholeRun, describe_whole, whole_run
 from pipeline.graph.plan import PlannedStep
 from pipeline.graph.why import why_make
-from pipeline.prepare import Prepared, check_pools, check_stages, needed_steps, prepare
+from pipeline.prepare import Prepared, check_pools, check_stages, needed_steps, prepare, vocab_size
 from pipeline.store.artifact import load_artifact
 from training.data.epochs import StreamEpochs, epochs_rows, plan_epochs
 
@@ -68,14 +68,14 @@ class PlanLine:
     """
 
 
-def show_plan(recipe: Path, cluster: str | None, overrides: tuple[str, ...], out: Console, *, as_json: bool) -> bool:
+def show_plan(loaded: Loaded[RunConfig], cluster: str | None, out: Console, *, as_json: bool) -> bool:
     """Print a line for each step: reuse, make and why, or not needed; with a cluster also what each training takes.
 
     Returns False if something to be made does not fit; True also where that is not known. Raises ConfigError and
     UserError as `prepare` does.
     """
     machines = None if cluster is None else load(shipped("clusters", cluster), ClusterConfig).config
-    ready = prepare(recipe, overrides, machines.storage if machines else None)
+    ready = prepare(loaded, machines.storage if machines else None)
     if machines is not None and cluster is not None:
         check_pools(ready, machines, cluster)
     check_stages(ready)
@@ -213,23 +213,13 @@ def _estimate(
     assert isinstance(step.config, TrainConfig)
     return estimate(
         step.config,
-        vocab_size=_vocab_size(step, ready),
+        vocab_size=vocab_size(step, ready),
         pool=cluster.pools[pool],
         nodes=nodes,
         placement=placement,
         store=_directory(ready),
         is_their_disk=cluster.pools[pool].machines is None and cluster.launcher.kind == "local",
     )
-
-
-def _vocab_size(step: PlannedStep, ready: Prepared) -> int:
-    """Return the vocabulary size of the finished tokenizer, or else the one that its step asks for."""
-    tokenizer = ready.plan.steps[step.inputs["tokenizer"]]
-    if finished := load_artifact(ready.store / tokenizer.artifact, TrainedTokenizer):
-        return finished.manifest.vocab_size
-    if isinstance(tokenizer.config, ImportTokenizerConfig):
-        return read_foreign(tokenizer.config).num_rows
-    return TrainTokenizerConfig.model_validate(tokenizer.config).vocab_size
 
 
 def _render(line: PlanLine) -> Iterator[str]:

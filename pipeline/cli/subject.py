@@ -20,6 +20,7 @@ from configs.cluster import StorageConfig
 from configs.load import SHIPPED
 from pipeline.graph.plan import PlannedStep
 from pipeline.prepare import prepare
+from pipeline.recipe import read_recipe
 from pipeline.runs.directory import RUNS, RunDirectory, open_run, run_ids, store_of
 from pipeline.runs.state import outputs_of, steps_of
 from pipeline.store.artifact import BUILD_COUNT_FILE, RECORD
@@ -189,7 +190,8 @@ def _is_recipe(name: str) -> bool:
 
 
 def _recipe_subject(name: str, step: str | None, overrides: tuple[str, ...], work_dir: str | None) -> StepsSubject:
-    ready = prepare(Path(name), overrides, None if work_dir is None else StorageConfig(work_dir=work_dir))
+    storage = None if work_dir is None else StorageConfig(work_dir=work_dir)
+    ready = prepare(read_recipe(Path(name), overrides), storage, builds_models=False)
     return _checked(
         StepsSubject(
             words=f"recipe {name}",

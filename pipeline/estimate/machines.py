@@ -23,6 +23,13 @@ def lay_out(cluster: ClusterConfig, name: str) -> tuple[list[Node], Placement]:
     return nodes, place(pool, nodes, wandb=cluster.wandb)
 
 
+def are_known(cluster: ClusterConfig, name: str) -> bool:
+    """Return whether the machines of a pool are known from here: no Ray must be joined to ask for them."""
+    if cluster.executor == "inline" or cluster.pools[name].machines or _requested_machines(cluster):
+        return True
+    return isinstance(cluster.launcher, LocalLauncher) and cluster.ray_address == "local"
+
+
 def _nodes(cluster: ClusterConfig, name: str) -> list[Node]:
     pool = cluster.pools[name]
     machines = pool.machines or _requested_machines(cluster)

@@ -46,9 +46,11 @@ def make_attempt(
 ) -> None:
     """Run the recipe that was submitted; go on where the attempt before ended. Raises UserError as `concord run`."""
     from pipeline.prepare import prepare, with_profile  # here, for a driver imports this module and is to stay light
+    from pipeline.recipe import read_recipe
     from pipeline.run import run_prepared
 
-    ready = with_profile(prepare(write_recipe(directory), (), machines.storage), start.profile)
+    loaded = read_recipe(write_recipe(directory), ())
+    ready = with_profile(prepare(loaded, machines.storage, builds_models=False), start.profile)
     check_artifacts(start, {step.name: step.artifact for step in ready.plan.steps.values()})
     run_prepared(
         ready,

@@ -29,6 +29,7 @@ from configs.cluster import ClusterConfig
 from configs.load import load, shipped
 from configs.run import RunConfig
 from pipeline.prepare import check_pools, check_profile, check_stages, prepare, with_profile
+from pipeline.recipe import read_recipe
 from pipeline.runs.attempt import write_recipe
 from pipeline.runs.directory import RunDirectory, RunRecord, StartRecord
 from pipeline.runs.driver import spent_seconds
@@ -100,7 +101,7 @@ def resume_run(
     _enter_directory(run)
     if again:
         _report_cluster_file(starts[-1], out)
-    ready = with_profile(prepare(write_recipe(directory), (), machines.storage), profile)
+    ready = with_profile(prepare(read_recipe(write_recipe(directory), ()), machines.storage), profile)
     check_pools(ready, machines, name)
     check_stages(ready)
     check_profile(ready, profile)

@@ -23,11 +23,12 @@ from cluster.launch.code import ROOT
 from cluster.launch.launcher import Submission, launcher_for
 from configs.base import UserError
 from configs.cluster import ClusterConfig
-from configs.load import load, shipped
+from configs.load import Loaded, load, shipped
 from configs.run import RunConfig
 from configs.text import shorten
 from pipeline.graph.config_diff import diff
 from pipeline.graph.fingerprint import identity_of
+from pipeline.layout_checks import check_layouts
 from pipeline.prepare import Prepared, check_pools, check_profile, check_stages, prepare, with_profile
 from pipeline.runs.directory import RunDirectory, RunRecord, StartRecord, check_id, now, store_of, user_name
 from pipeline.runs.driver import grace_seconds
@@ -42,9 +43,8 @@ _MAX_CHARACTERS = 60
 
 
 def submit_run(
-    recipe: Path,
+    loaded: Loaded[RunConfig],
     cluster: str,
-    overrides: tuple[str, ...],
     out: Console,
     *,
     run_id: str | None,
@@ -58,12 +58,13 @@ def submit_run(
     and nothing is done. `profile` names the optimizer steps that its trainings record (pipeline/prepare.py).
     """
     machines = load(shipped("clusters", cluster), ClusterConfig).config
-    ready = with_profile(prepare(recipe, overrides, machines.storage), profile)
+    ready = with_profile(prepare(loaded, machines.storage), profile)
     check_pools(ready, machines, cluster)
     check_stages(ready)
     check_profile(ready, profile)
+    check_layouts(ready, machines)
     _check_shared(ready.loaded.config.store)
-    record = _record(recipe, ready, overrides, run_id)
+    record = _record(ready, run_id)
     directory = RunDirectory(store_of(ready.loaded.config.store), record.id, work_dir=machines.storage.work_dir)
     if dry_run:
         start = plan_start(1, ready, cluster, machines, avoid=(), take_over=False, profile=profile)
@@ -85,14 +86,14 @@ def submit_run(
     return record.id
 
 
-def _record(recipe: Path, ready: Prepared, overrides: tuple[str, ...], run_id: str | None) -> RunRecord:
+def _record(ready: Prepared, run_id: str | None) -> RunRecord:
     content = content_of(ready.loaded.config)
     return RunRecord(
         id=default_id(ready.loaded.config.name, content) if run_id is None else check_id(run_id),
         key=secrets.token_hex(4),
         recipe=content,
-        recipe_path=str(shipped("recipes", str(recipe)).absolute()),
-        overrides=overrides,
+        recipe_path=str(ready.loaded.path.absolute()),
+        overrides=ready.loaded.overrides,
         directory=str(Path.cwd()),
         submitted=now(),
         user=user_name(),

@@ -111,6 +111,11 @@ def test_an_elastic_pool_is_refused_where_not_even_the_fewest_fit():
         place(PoolConfig(num_ranks=4, min_ranks=3, cpus_per_rank=1), [machine(1), machine(1)], wandb=None)
 
 
+def test_a_pool_without_a_node_says_what_is_sought_and_where_to_start():
+    with pytest.raises(TooFew, match=r"no node with accelerator H100 here .* by `concord submit`"):
+        place(PoolConfig(accelerator="H100"), [], wandb=None)
+
+
 def test_machines_with_very_many_cores_are_laid_out_at_once():
     started = time.monotonic()
     placement = placed(10**9, num_ranks=3)

@@ -71,6 +71,12 @@ def test_fewer_ranks_than_the_least_are_refused():
         PoolConfig(num_ranks=2, min_ranks=3)
 
 
+def test_an_offloaded_optimizer_needs_a_stage_that_shards_it():
+    PoolConfig(offload_optimizer=True)
+    with pytest.raises(ValidationError, match="offload_optimizer is for ZeRO stages 1 to 3"):
+        PoolConfig(offload_optimizer=True, zero_stage=0)
+
+
 @pytest.mark.parametrize("store", ["s3://me:secret@bucket/x", "https://key@host/x"])
 def test_a_store_with_a_password_is_refused(store):
     with pytest.raises(ValidationError, match="must hold no user and password"):

@@ -176,7 +176,7 @@ def test_shipped_files_are_found_by_name_and_others_by_path(tmp_path, monkeypatc
     assert load(shipped("clusters", "inline"), ClusterConfig).config.executor == "inline"
     assert shipped("recipes", "mine.yaml") == Path("mine.yaml")
     with pytest.raises(
-        ConfigError, match=r"no cluster is named 'inlin'; there are: inline, kubernetes, local, ray, slurm"
+        ConfigError, match=r"no cluster is named 'inlin'; there are: eight-gpus, inline, kubernetes, local, ray, slurm"
     ):
         shipped("clusters", "inlin")
 

@@ -14,8 +14,8 @@ CLUSTERS = sorted((SHIPPED / "clusters").glob("*.yaml"))
 
 
 def test_recipes_and_clusters_ship():
-    assert {"smoke"} <= {path.stem for path in RECIPES}
-    assert {"inline", "local", "ray", "slurm", "kubernetes"} <= {path.stem for path in CLUSTERS}
+    assert {"smoke", "one-billion"} <= {path.stem for path in RECIPES}
+    assert {"inline", "local", "ray", "slurm", "kubernetes", "eight-gpus"} <= {path.stem for path in CLUSTERS}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

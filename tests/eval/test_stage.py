@@ -26,6 +26,7 @@ from eval.manifests import Scores
 from eval.stage import check_lm_eval, evaluate
 from eval.word_order import make_questions
 from pipeline.prepare import check_stages, prepare
+from pipeline.recipe import read_recipe
 from tests.data_prep.corpora import INLINE, clean_config, cleaned, eld_sentences, source, write_lines
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from training.checkpoint.load_model import load_model
@@ -209,5 +210,5 @@ def test_want_of_lm_eval_is_told_before_anything_is_made(tmp_path, monkeypatch):
         check_lm_eval(EvaluateConfig(multiple_choice=CHOICE))
     check_lm_eval(EvaluateConfig(multiple_choice=None))
     with pytest.raises(ConfigError, match=r"smoke\.yaml:\d+: the word-order task"):
-        check_stages(prepare(Path("smoke"), (f"store={tmp_path}",)))
-    check_stages(prepare(Path("smoke"), (f"store={tmp_path}", "outputs=[model]")))  # makes no scores
+        check_stages(prepare(read_recipe(Path("smoke"), (f"store={tmp_path}",))))
+    check_stages(prepare(read_recipe(Path("smoke"), (f"store={tmp_path}", "outputs=[model]"))))  # makes no scores

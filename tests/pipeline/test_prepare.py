@@ -10,6 +10,7 @@ import pytest
 from configs.base import ConfigError, InfrastructureError, UserError
 from pipeline import prepare as preparing
 from pipeline.prepare import Prepared, check_profile, with_profile
+from pipeline.recipe import read_recipe
 from pipeline.stages import STAGES
 
 
@@ -31,7 +32,7 @@ def test_a_file_system_that_does_not_answer_is_no_mistake_in_the_recipe(
 
     monkeypatch.setitem(STAGES, "clean", replace(STAGES["clean"], observe=observe))
     with pytest.raises(UserError, match=r"a\.py cannot be read") as caught:
-        preparing.prepare(Path("smoke"), (f"store={tmp_path}",))
+        preparing.prepare(read_recipe(Path("smoke"), (f"store={tmp_path}",)))
     assert type(caught.value) is kind
 
 
@@ -39,7 +40,7 @@ def test_each_training_that_has_the_steps_is_profiled_and_is_the_same_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overrides = (f"store={tmp_path}", "steps.corpus.config.sources.1.packages=[networkx]")
-    plain = preparing.prepare(Path("smoke"), overrides)
+    plain = preparing.prepare(read_recipe(Path("smoke"), overrides))
     model = plain.plan.steps["model"]
     short = replace(model, name="short", config=model.config.model_copy(update={"num_steps": 50}))
     plain = replace(plain, plan=replace(plain.plan, steps={**plain.plan.steps, "short": short}))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.prepare import Prepared, prepare
+from pipeline.recipe import read_recipe
 from pipeline.report.stage import Report
 from pipeline.run import results
 from pipeline.store.artifact import commit
@@ -15,7 +16,7 @@ from training.manifests import ExportedModel
 @pytest.fixture
 def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepared:
     monkeypatch.chdir(tmp_path)
-    return prepare(Path("smoke"), ("steps.corpus.config.sources.1.packages=[networkx]",))
+    return prepare(read_recipe(Path("smoke"), ("steps.corpus.config.sources.1.packages=[networkx]",)))
 
 
 def finish(ready: Prepared, name: str, manifest: Report | ExportedModel) -> str:

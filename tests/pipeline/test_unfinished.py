@@ -109,11 +109,12 @@ def test_trainings_follow_each_other_and_a_checkpoint_of_an_unfinished_one_is_ev
     config = ["--set", "steps.export.config.weights=ema", "--set", "steps.export.config.average=2"]
     code, _, err = concord("run", "chain.yaml", "--cluster", "inline", "--checkpoint", "last", *config)
     assert code == 0, err
-    assert read_record(made(place, "export")[-1]).config | {"dtype": ""} == {
+    assert read_record(made(place, "export")[-1]).config | {"dtype": "", "license": ""} == {
         "checkpoint": 4,
         "weights": "ema",
         "average": 2,
         "dtype": "",
+        "license": "",
     }
     code, _, err = concord("run", "chain.yaml", "--cluster", "inline", "--checkpoint", "3")
     assert (code, "no checkpoint of step 3; choose another one (there are: 2, 4)" in err) == (1, True)

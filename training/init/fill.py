@@ -14,13 +14,14 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from cluster.storage.errors import error_class
 from configs.base import Artifact, UserError
 from configs.text import one_line
-from configs.training import InitConfig
+from configs.training import InitConfig, TrainConfig
 from data_prep.manifests import TrainedTokenizer
 from data_prep.tokenizer.stage import HUGGING_FACE
 from training.checkpoint.directory import StoredTensor, open_stored_weights
 from training.init.hf_tensors import open_tensors
 from training.init.locate import find_tokenizer, find_weights
 from training.init.vocabulary_rows import VocabularyRows, match_rows, move_rows
+from training.network.build_model import build_model, make_model_config
 from training.records import CHECKPOINT_FILE
 
 _KEYS_WITHOUT_EFFECT = re.compile(
@@ -46,13 +47,33 @@ def open_init_weights(
     source = _configuration(directory)
     old, new = find_tokenizer(init), tokenizer.dir / HUGGING_FACE
     rows = match_rows(old, new) if old else None
-    with ExitStack() as stack:
-        if (directory / CHECKPOINT_FILE).is_file():
-            stored = stack.enter_context(open_stored_weights(directory))
-        else:
-            stored = stack.enter_context(open_tensors(directory, model))
+    with _open_stored(directory, model) as stored:
         notices = [*_vocabulary_notices(directory, rows), *_difference_notices(directory, source, model.config)]
         yield InitWeights(model, directory, stored, rows, tied=source.tie_word_embeddings, notices=notices)
+
+
+def check_init_weights(config: TrainConfig, init: InitConfig) -> None:
+    """Raise UserError if the weights that a training begins with have not the shapes of its model.
+
+    Vocabularies are not compared, since the training's need not be known yet. Of the files sizes are read.
+    """
+    directory = find_weights(init)
+    source = _configuration(directory)
+    overrides = {key: value for key, value in config.model.overrides.items() if key != "vocab_size"}
+    same_rows = config.model_copy(update={"model": config.model.model_copy(update={"overrides": overrides})})
+    settings = make_model_config(same_rows, vocab_size=source.vocab_size, eos_id=1, pad_id=2)
+    model, _ = build_model(settings)
+    with _open_stored(directory, model) as stored:
+        InitWeights(model, directory, stored, None, tied=source.tie_word_embeddings, notices=[])
+
+
+@contextmanager
+def _open_stored(directory: Path, model: PreTrainedModel) -> Iterator[Mapping[str, StoredTensor]]:
+    with ExitStack() as stack:
+        if (directory / CHECKPOINT_FILE).is_file():
+            yield stack.enter_context(open_stored_weights(directory))
+        else:
+            yield stack.enter_context(open_tensors(directory, model))
 
 
 class InitWeights:

@@ -57,7 +57,8 @@ def find_weights(init: InitConfig) -> Path:
     """
     path = path_of(init)
     if not path.is_dir():
-        raise _error(path, f"is no directory that exists (seen from {Path.cwd()}); correct it")
+        hub = "; a name on the Hub is not looked up: `hf download` it, and name the directory" if _is_hub(path) else ""
+        raise _error(path, f"is no directory that exists (seen from {Path.cwd()}); correct it{hub}")
     if record := _artifact_record(path):
         if record.stage not in _HOLDS_WEIGHTS:
             raise _error(path, f"was made by stage {record.stage!r}, which makes no weights; name one of `train`")
@@ -77,6 +78,11 @@ def find_weights(init: InitConfig) -> Path:
         f"holds neither {_CONFIG} with {_WEIGHTS} or {_INDEX}, nor {CHECKPOINT_FILE}, nor checkpoints/; name a Hugging "
         "Face model directory, a checkpoint, or an artifact of `train` or `export`",
     )
+
+
+def _is_hub(path: Path) -> bool:
+    """Return whether a path looks like `owner/name`."""
+    return not path.is_absolute() and len(path.parts) == 2 and path.parts[0] not in (".", "..")
 
 
 def find_checkpoint_to_continue(init: InitConfig) -> Path:

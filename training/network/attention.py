@@ -12,6 +12,7 @@ from transformers import AttentionInterface, PreTrainedModel, masking_utils
 from transformers.masking_utils import AttentionMaskInterface, flash_attention_mask
 from transformers.utils.import_utils import is_flash_attn_2_available, is_flash_attn_3_available
 
+from training.network.model_rules import why_attention_never_runs
 from training.network.packed_rows import PackedRows, document_positions
 
 try:
@@ -23,9 +24,7 @@ BEST_FIRST = ("flash_attention_3", "flash_attention_2", "varlen", "flex_attentio
 """What `attention: auto` tries, the fastest first."""
 
 _FLASH = BEST_FIRST[:3]
-_DEVICES = {"flex_attention": ("cuda", "xpu")}
-"""The types of device that an implementation has kernels for, where it is not CUDA alone."""
-
+_PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "bf16"}
 _MIN_CAPABILITY = {"flash_attention_3": (9, 0), "flash_attention_2": (8, 0), "varlen": (8, 0)}
 """The least compute capability of NVIDIA's GPUs that the kernels are made for: 8.0 is A100, 9.0 H100."""
 
@@ -34,12 +33,10 @@ def why_not_here(name: str, *, device: torch.device, dtype: torch.dtype) -> str 
     """Return why this device and precision cannot run an implementation, in words; None if it may."""
     if name in ("sdpa", "eager"):
         return None
-    if device.type not in _DEVICES.get(name, ("cuda",)):
-        return "needs a GPU"
+    if reason := why_attention_never_runs(name, device=device.type, precision=_PRECISIONS.get(dtype, "fp32")):
+        return reason
     if name == "flex_attention":
         return None
-    if dtype not in (torch.bfloat16, torch.float16):
-        return "needs precision: bf16"
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < _MIN_CAPABILITY[name]:
         return "is not made for this GPU"
     installed = {

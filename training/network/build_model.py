@@ -12,6 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from configs.base import UserError
 from configs.training import TrainConfig
 from training.network.initial_weights import InitialWeights, build_on_meta_device
+from training.network.model_rules import OLD_ROPE_KEYS, explain_rope_key, find_rule_problems
 
 
 def make_model_config(
@@ -22,6 +23,8 @@ def make_model_config(
     Without a piece that begins a text, the one that ends a text stands before the next, and so begins it.
     """
     model = config.model
+    for problem in find_rule_problems(config, vocab_size=vocab_size):
+        raise UserError(problem.message)
     if model.architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         close = get_close_matches(model.architecture, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, n=3)
         raise UserError(
@@ -44,16 +47,17 @@ def make_model_config(
     try:
         result: PretrainedConfig = AutoConfig.for_model(model.architecture, **keys)
         known = set(type(result)().to_dict()) | set(type(result).attribute_map)
-    except (TypeError, ValueError, StrictDataclassError) as error:
+    except (TypeError, ValueError, ArithmeticError, StrictDataclassError) as error:
         raise UserError(f"transformers refuses the model of this recipe: {' '.join(str(error).split())}") from error
     if unknown := sorted(model.overrides.keys() - known):
+        if unknown[0] in OLD_ROPE_KEYS and "rope_parameters" in known:
+            raise UserError(explain_rope_key(model, unknown[0]))
         close = get_close_matches(unknown[0], known, n=3)
         raise UserError(
             f"model.overrides.{unknown[0]} is no key of {model.architecture}'s configuration"
             + (f"; did you mean {' or '.join(close)}?" if close else "")
         )
     _check_fields(config, known)
-    _check_sizes(config, result, vocab_size)
     return result
 
 
@@ -65,19 +69,6 @@ def _check_fields(config: TrainConfig, known: set[str]) -> None:
         raise UserError(
             f"{config.model.architecture}'s configuration has no {ignored[0]}, so that key of the recipe would be "
             "ignored; choose an architecture that has it, such as llama"
-        )
-
-
-def _check_sizes(config: TrainConfig, result: PretrainedConfig, vocab_size: int) -> None:
-    """Raise UserError on sizes that transformers accepts, and fails on in the first forward pass."""
-    heads, shared = config.model.num_attention_heads, config.model.num_key_value_heads or 1
-    if heads % shared:
-        raise UserError(
-            f"model.num_attention_heads is {heads}, which is no multiple of model.num_key_value_heads, {shared}"
-        )
-    if result.vocab_size < vocab_size:
-        raise UserError(
-            f"model.overrides.vocab_size is {result.vocab_size}, but the tokenizer has {vocab_size}; leave it out"
         )
 
 
@@ -103,7 +94,7 @@ def build_model(
     try:
         model = build_on_meta_device(build)
         weights = InitialWeights(build, model)
-    except (ValueError, KeyError, AssertionError, RuntimeError) as error:
+    except (ValueError, KeyError, AssertionError, RuntimeError, ArithmeticError) as error:
         raise UserError(
             f"transformers cannot build the model of this recipe: {' '.join(str(error).split())}"
         ) from error

@@ -7,6 +7,7 @@ ranks: rank 0 probes.
 
 import inspect
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from configs.base import UserError
 from configs.text import one_line
 from training.network.attention import BEST_FIRST, run_packed, set_attention, why_not_here
 from training.network.build_model import build_in_memory, build_model
+from training.network.model_rules import refuse_attention
 from training.network.packed_rows import PackedRows, pack_rows
 
 LENGTH, FIRST, SECOND = 16, 6, 10
@@ -61,19 +63,38 @@ def probe_network(
     With `minds_router` experts' routers must return their logits. Raises UserError on what cannot be trained so.
     """
     model = _make_copy(settings)
-    shows_routers = "router_logits" in (model.base_model._can_record_outputs or {})
     try:
-        _check_causal(model)
-        _check_documents_are_separate(model)
-        if shows_routers and minds_router:
-            _check_router_is_visible(model)
-        has_linear_head = _has_linear_head(model)
+        has_linear_head, shows_routers = _probe_architecture(model, minds_router=minds_router)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise UserError(
             f"a pass of the recipe's model fails ({one_line(error)[:300]}); correct the sizes in `model`"
         ) from error
     chosen, why_not_better = _choose_attention(model, attention, device=device, dtype=dtype)
     return NetworkTraits(chosen, why_not_better, has_linear_head, shows_routers)
+
+
+def check_architecture(settings: PretrainedConfig, *, minds_router: bool) -> None:
+    """Check on the CPU, in fp32, what of an architecture does not depend on its sizes, as `probe_network` does.
+
+    `settings` may have smaller sizes than the recipe's. Raises UserError on what cannot be trained; what a pass of this
+    model raises shows nothing of the recipe's.
+    """
+    try:
+        model = _make_copy(settings)
+    except UserError:
+        return
+    with suppress(RuntimeError, ValueError, TypeError, IndexError):
+        _probe_architecture(model, minds_router=minds_router)
+
+
+def _probe_architecture(model: PreTrainedModel, *, minds_router: bool) -> tuple[bool, bool]:
+    """Return whether the head is linear, and whether routers show themselves. Raises UserError, and what passes do."""
+    shows_routers = "router_logits" in (model.base_model._can_record_outputs or {})
+    _check_causal(model)
+    _check_documents_are_separate(model)
+    if shows_routers and minds_router:
+        _check_router_is_visible(model)
+    return _has_linear_head(model), shows_routers
 
 
 def describe_attention(traits: NetworkTraits) -> str:
@@ -192,7 +213,7 @@ def _choose_attention(
     reasons = "; ".join(f"{name} {problem}" for name, problem in rejected)
     if wanted == "auto":
         raise UserError(f"no implementation of attention can train architecture {model.config.model_type!r}: {reasons}")
-    raise UserError(f"the pool's attention cannot be used: {reasons}; choose another, or `auto`")
+    raise UserError(refuse_attention(reasons))
 
 
 def _why_wrong(model: PreTrainedModel, name: str, *, device: torch.device, dtype: torch.dtype) -> str | None:

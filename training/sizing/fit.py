@@ -7,6 +7,7 @@ from math import ceil
 from cluster.placement import Placement
 from configs.base import GIB, ConfigError
 from configs.training import TrainConfig
+from training.network.model_rules import refuse_attention, why_attention_never_runs
 from training.sizing.memory import PREDICTION_ERROR, Memory, predict_memory
 from training.sizing.model_size import ModelSize, TrainingLayout
 from training.sizing.start import HostMemory, predict_host, predict_start
@@ -72,8 +73,11 @@ def choose_layout(size: ModelSize, config: TrainConfig, placement: Placement) ->
 
     What the pool fixes stays. An elastic training must fit on the fewest ranks that it may shrink to. Where the memory
     is not known, the lowest stage from 1 and 8 sequences are chosen, as far as the pool leaves them open. Raises
-    ConfigError if the pool leaves no stage that can do what the recipe asks for.
+    ConfigError if the pool leaves no stage that can do what the recipe asks for, or names an implementation of
+    attention that its devices do not have.
     """
+    if reason := why_attention_never_runs(placement.attention, device=placement.device, precision=config.precision):
+        raise ConfigError(refuse_attention(f"{placement.attention} {reason}"))
     stages = _stages(config, placement)
     if placement.memory_bytes_per_rank is None:
         return Fit(_choice(size, config, placement, stages[0], placement.micro_batch_size), (), "")

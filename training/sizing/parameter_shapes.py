@@ -78,6 +78,11 @@ _MOE_SHAPE_KEYS = {
 }
 
 
+def is_known_family(architecture: str) -> bool:
+    """Return whether the table has the architecture."""
+    return architecture in _FAMILIES
+
+
 def known_shapes(model: ModelConfig, *, vocab_size: int) -> Shapes | None:
     """Return the shape of every parameter of a model of a family that shares llama's structure.
 

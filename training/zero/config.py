@@ -3,7 +3,7 @@
 Imports nothing heavy: training/sizing/ predicts memory from the same constants and rules as the engine trains with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeVar
@@ -155,6 +155,16 @@ def is_plain(config: TrainConfig, placement: Placement) -> bool:
 def is_frozen(name: str, patterns: Sequence[str]) -> bool:
     """Return whether the recipe's `freeze` patterns take the parameter `name` out of training."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def why_not_frozen(names: Collection[str], patterns: Sequence[str]) -> str | None:
+    """Return why a model with these parameters cannot keep to the recipe's `freeze` patterns; None if it can."""
+    for pattern in patterns:
+        if not any(is_frozen(name, [pattern]) for name in names):
+            return f"freeze: no parameter is named like {pattern!r}; there is, for example, {next(iter(names))}"
+    if all(is_frozen(name, patterns) for name in names):
+        return "freeze: its patterns match every parameter, so nothing is left to train"
+    return None
 
 
 def is_updated_by_muon(shape: Sequence[int], *, is_embedding_or_output: bool) -> bool:

@@ -8,23 +8,17 @@ from transformers import PreTrainedModel
 from configs.base import UserError
 from configs.optimizer import OptimizerConfig
 from configs.training import TrainConfig
-from training.zero.config import is_frozen, is_updated_by_muon
+from training.zero.config import is_frozen, is_updated_by_muon, why_not_frozen
 from training.zero.muon import MuonWithAdamW
 
 
 def freeze_parameters(model: PreTrainedModel, patterns: tuple[str, ...]) -> None:
     """Take the parameters whose names match out of training. Raises UserError on a pattern that matches nothing."""
     named = dict(model.named_parameters())
-    for pattern in patterns:
-        chosen = [name for name in named if is_frozen(name, [pattern])]
-        if not chosen:
-            raise UserError(
-                f"freeze: no parameter is named like {pattern!r}; there is, for example, {next(iter(named))}"
-            )
-        for name in chosen:
-            named[name].requires_grad = False
-    if not any(parameter.requires_grad for parameter in named.values()):
-        raise UserError("freeze: its patterns match every parameter, so nothing is left to train")
+    if problem := why_not_frozen(named, patterns):
+        raise UserError(problem)
+    for name, parameter in named.items():
+        parameter.requires_grad = parameter.requires_grad and not is_frozen(name, patterns)
 
 
 def make_optimizer(model: PreTrainedModel, config: TrainConfig, *, cpu_adam: Any | None) -> torch.optim.Optimizer:

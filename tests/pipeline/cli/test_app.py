@@ -103,7 +103,7 @@ def test_a_changed_source_is_another_corpus(place, concord):
     [
         (("held_out", "held_uot"), (), "toy.yaml:9: unknown key 'held_uot' in steps.corpus.config; did you mean"),
         (("stage: clean", "stage: claen"), (), "toy.yaml:5: steps.corpus.stage is 'claen'; did you mean 'clean'?"),
-        (("[words.jsonl]", "[wrods.jsonl]"), (), "toy.yaml:6: source 'words': nothing matches 'wrods.jsonl'"),
+        (("[words.jsonl]", "[wrods.jsonl]"), (), "toy.yaml:8: source 'words': nothing matches 'wrods.jsonl'"),
         (
             (RECIPE, RECIPE + TOKENS),
             (),

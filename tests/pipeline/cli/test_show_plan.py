@@ -9,6 +9,7 @@ from rich.console import Console
 
 from configs.base import ConfigError, UserError
 from pipeline.cli.show_plan import show_plan
+from pipeline.recipe import read_recipe
 
 ROOT = Path(__file__).parents[3]
 RECIPE = """\
@@ -47,12 +48,12 @@ def place(tmp_path, monkeypatch):
 def shown(cluster: str | None, *overrides: str) -> tuple[bool, str]:
     out = StringIO()
     console = Console(file=out, width=300, soft_wrap=True, highlight=False)
-    fits = show_plan(Path("toy.yaml"), cluster, overrides, console, as_json=False)
+    fits = show_plan(read_recipe(Path("toy.yaml"), overrides), cluster, console, as_json=False)
     return fits, out.getvalue()
 
 
 def as_json(capsys, cluster: str | None, *overrides: str) -> dict:
-    show_plan(Path("toy.yaml"), cluster, overrides, Console(), as_json=True)
+    show_plan(read_recipe(Path("toy.yaml"), overrides), cluster, Console(), as_json=True)
     return json.loads(capsys.readouterr().out)
 
 
@@ -220,7 +221,8 @@ def test_a_thousand_nodes_need_neither_torch_nor_ray(place):
     (place / "gpus.yaml").write_text(CLUSTER.format(nodes=1000))
     program = (
         "import sys; from pathlib import Path; from rich.console import Console; from pipeline.cli.show_plan import *\n"
-        "show_plan(Path('toy.yaml'), 'gpus.yaml', (), Console(), as_json=False); print(*sys.modules)"
+        "from pipeline.recipe import read_recipe\n"
+        "show_plan(read_recipe(Path('toy.yaml'), ()), 'gpus.yaml', Console(), as_json=False); print(*sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60

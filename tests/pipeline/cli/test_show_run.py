@@ -15,6 +15,7 @@ from pipeline.cli.show_lineage import show_lineage
 from pipeline.cli.show_run import list_runs, show_run
 from pipeline.cli.status import show_steps
 from pipeline.cli.subject import StepsSubject, find_subject
+from pipeline.recipe import read_recipe
 from pipeline.runs.attempt import make_attempt
 from pipeline.runs.directory import RunDirectory, lease_name, now, open_run, run_ids
 from pipeline.runs.logs import read_logs
@@ -49,7 +50,8 @@ def list_of(store: Path) -> list[str]:
 def made(store: str = "store") -> RunDirectory:
     """A run that has made its corpus."""
     chosen = (f"store={store}",)
-    submit_run(Path("toy.yaml"), "here.yaml", chosen, console(), run_id="mine", check_first=False, dry_run=False)
+    loaded = read_recipe(Path("toy.yaml"), chosen)
+    submit_run(loaded, "here.yaml", console(), run_id="mine", check_first=False, dry_run=False)
     directory = open_run(store, "mine")
     (start,) = directory.starts()
     make_attempt(directory, start, ClusterConfig.model_validate(start.cluster), console(), take_over=False)

@@ -13,6 +13,7 @@ import pytest
 from configs.base import UserError
 from configs.cluster import ClusterConfig
 from pipeline.cli.subject import ArtifactSubject, StepsSubject, find_artifact, find_run, find_subject
+from pipeline.recipe import read_recipe
 from pipeline.runs.attempt import make_attempt
 from pipeline.runs.directory import RunDirectory, now, open_run
 from pipeline.runs.submit import submit_run
@@ -125,9 +126,8 @@ def test_what_is_only_in_a_store_behind_a_url_is_found(
     place: Path, concord: Concord, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     url = (place / "far").as_uri()
-    submit_run(
-        Path("toy.yaml"), "here.yaml", (f"store={url}",), console(), run_id="far", check_first=False, dry_run=False
-    )
+    loaded = read_recipe(Path("toy.yaml"), (f"store={url}",))
+    submit_run(loaded, "here.yaml", console(), run_id="far", check_first=False, dry_run=False)
     run = open_run(url, "far")
     (start,) = run.starts()
     make_attempt(run, start, ClusterConfig.model_validate(start.cluster), console(), take_over=False)

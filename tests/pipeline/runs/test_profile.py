@@ -10,6 +10,7 @@ from configs.base import UserError
 from configs.cluster import ClusterConfig
 from configs.training import CadenceConfig
 from pipeline.prepare import Prepared
+from pipeline.recipe import read_recipe
 from pipeline.runs.attempt import make_attempt
 from pipeline.runs.directory import RunDirectory, open_run
 from pipeline.runs.resume import resume_run
@@ -24,7 +25,7 @@ OVERRIDES = ("store='store'", "steps.corpus.config.sources.1.packages=[networkx]
 def submitted(*, run_id: str | None = None, profile: str | None = None) -> tuple[RunDirectory, str]:
     out = console()
     options = {"run_id": run_id, "check_first": False, "dry_run": False, "profile": profile}
-    name = submit_run(Path("smoke"), "here.yaml", OVERRIDES, out, **options)
+    name = submit_run(read_recipe(Path("smoke"), OVERRIDES), "here.yaml", out, **options)
     return open_run(str(Path("store").absolute()), name), out.export_text()
 
 

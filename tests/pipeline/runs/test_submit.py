@@ -13,6 +13,7 @@ from configs.base import UserError
 from pipeline.cli.show_lineage import show_lineage
 from pipeline.cli.show_run import list_runs, show_run
 from pipeline.cli.subject import find_subject
+from pipeline.recipe import read_recipe
 from pipeline.runs.attempt import make_attempt
 from pipeline.runs.directory import RunDirectory, lease_name, open_run
 from pipeline.runs.logs import read_logs
@@ -67,7 +68,8 @@ def submitted(
     """The run's directory, and what was printed."""
     out = console()
     overrides = (*overrides, f"store='{store}'")
-    run_id = submit_run(Path("toy.yaml"), cluster, overrides, out, run_id=run_id, check_first=False, dry_run=False)
+    loaded = read_recipe(Path("toy.yaml"), overrides)
+    run_id = submit_run(loaded, cluster, out, run_id=run_id, check_first=False, dry_run=False)
     return open_run(str(Path(store).absolute()), run_id), out.export_text()
 
 
@@ -137,7 +139,7 @@ def test_a_submission_that_died_before_the_driver_started_is_completed_by_the_ne
 
 def test_a_dry_run_starts_and_writes_nothing(place):
     out = console()
-    submit_run(Path("toy.yaml"), "here.yaml", (), out, run_id="mine", check_first=False, dry_run=True)
+    submit_run(read_recipe(Path("toy.yaml"), ()), "here.yaml", out, run_id="mine", check_first=False, dry_run=True)
     assert "would start mine-key-1" in out.export_text()
     assert ToyLauncher.submissions == [] and not (place / "store" / "runs").exists()
 

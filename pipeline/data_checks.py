@@ -1,0 +1,51 @@
+"""What the data decide is said as soon as a step knows it, before a step that is made from it waits for devices."""
+
+from collections.abc import Collection, Iterator
+
+from configs.base import Artifact, Manifest, UserError
+from configs.evaluation import EvaluateConfig
+from configs.load import Problem
+from configs.training import TrainConfig
+from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
+from eval.stage import check_held_out
+from pipeline.graph.plan import Plan
+from pipeline.recipe import below, mixture_problems
+from training.data.epochs import plan_epochs
+from training.network.model_rules import find_rule_problems
+
+
+def data_problems(plan: Plan, name: str, made: Artifact[Manifest], to_make: Collection[str]) -> Iterator[Problem]:
+    """Yield why steps that are to be made cannot be made from what a finished step has made."""
+    for other in to_make:
+        step = plan.steps[other]
+        at = ("steps", other, "config")
+        if isinstance(step.config, EvaluateConfig) and step.inputs["corpus"] == name:
+            yield from below(at, _evaluation_problems(made.manifest))
+        if not isinstance(step.config, TrainConfig):
+            continue
+        tokens = step.inputs["tokens"]
+        if name in (plan.steps[tokens].inputs["corpus"], tokens, step.inputs["tokenizer"]):
+            yield from below(at, _training_problems(step.config, made))
+
+
+def _evaluation_problems(corpus: Manifest) -> Iterator[Problem]:
+    try:
+        if isinstance(corpus, CleanCorpus):
+            check_held_out(corpus)
+    except UserError as error:
+        yield Problem((), str(error))
+
+
+def _training_problems(config: TrainConfig, made: Artifact[Manifest]) -> Iterator[Problem]:
+    manifest = made.manifest
+    if isinstance(manifest, CleanCorpus):
+        kept = [count for count in manifest.counts if count.num_kept]
+        names, languages = {count.source for count in kept}, {count.language for count in kept}
+        yield from below(("mixture",), mixture_problems(config.mixture, names, languages))
+    elif isinstance(manifest, TrainedTokenizer):
+        yield from find_rule_problems(config, vocab_size=manifest.vocab_size)
+    elif isinstance(manifest, TokenizedCorpus):
+        try:
+            plan_epochs(Artifact(made.dir, manifest), config)
+        except UserError as error:
+            yield Problem((), str(error))

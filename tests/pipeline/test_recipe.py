@@ -1,0 +1,237 @@
+"""What a recipe alone decides is said when it is read, what data decide after the step that knows it."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from configs.base import ConfigError
+from configs.load import shipped
+from pipeline.recipe import read_recipe
+
+ROOT = Path(__file__).parents[2]
+Concord = Callable[..., tuple[int, str, str]]
+RECIPE = """\
+name: toy
+steps:
+  corpus:
+    stage: clean
+    config:
+      sources:
+        - {name: words, kind: json_lines, paths: [words.jsonl], language: en}
+        - {name: stacks, kind: json_lines, paths: [stacks.jsonl], language: fr}
+      held_out: {share: 0.1}
+  tokenizer: {stage: train_tokenizer, inputs: {corpus: corpus}, config: {vocab_size: 320}}
+  other: {stage: train_tokenizer, inputs: {corpus: corpus}, config: {vocab_size: 500}}
+  tokens: {stage: tokenize, inputs: {corpus: corpus, tokenizer: tokenizer}}
+  model:
+    stage: train
+    inputs: {tokens: tokens, tokenizer: tokenizer}
+    config:
+      model:
+        hidden_size: 192
+        intermediate_size: 512
+        num_layers: 2
+        num_attention_heads: 6
+      sequence_length: 64
+      global_batch_size: 2
+      num_steps: 2
+      precision: fp32
+      optimizer: {learning_rate: 3e-4}
+      schedule: {kind: cosine, num_warmup_steps: 1}
+  scores:
+    stage: evaluate
+    inputs: {model: model, tokenizer: tokenizer, corpus: corpus}
+    config: {multiple_choice: null}
+outputs: [scores]
+"""
+MODEL = "steps.model.config.model"
+WEIGHTS = "steps.model.config.mixture.source_weights"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a recipe and its sources."""
+    for name in ("words", "stacks"):
+        texts = [{"text": f"the {name} of line {i} are {i * i} and {i**3}, as it says"} for i in range(60)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+    (tmp_path / "toy.yaml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read_recipe(Path("toy.yaml"), overrides)
+    return str(caught.value)
+
+
+def line_of(text: str) -> int:
+    return next(number for number, line in enumerate(RECIPE.splitlines(), 1) if text in line)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("num_attention_heads: 6", "num_attention_heads: 5", "5, which does not divide model.hidden_size, 192"),
+        ("num_layers: 2", "num_layers: 2\n        num_key_value_heads: 4", "no multiple of .*num_key_value_heads, 4"),
+        ("num_layers: 2", "num_layers: 2\n        overrides:\n          rope_theta: 5e5", "write rope_parameters: "),
+        (
+            "num_steps: 2",
+            "num_steps: 2\n      mixture:\n        source_weights:\n          words: 1\n          stack: 2",
+            "did",
+        ),
+        ("num_steps: 2", "num_steps: 2\n      freeze:\n        - nothing", "no parameter is named like 'nothing'"),
+        ("tokenizer: tokenizer, corpus", "tokenizer: other, corpus", "was made with 'tokenizer', .*; take 'tokenizer'"),
+        ("{tokens: tokens, tokenizer: tokenizer}", "{tokens: tokens, tokenizer: other}", "takes tokenizer 'other'"),
+        ("language: en}", "language: jp}", "'jp' begins with two letters .*; did you mean 'ja'"),
+        ("{share: 0.1}", "{share: 0.1, shares: {words/sw: 0.2}}", "names 'words/sw', and the language there is en"),
+    ],
+)
+def test_a_refusal_names_the_line_of_the_recipe(place: Path, old: str, new: str, says: str) -> None:
+    (place / "toy.yaml").write_text(text := RECIPE.replace(old, new))
+    changed = [n for n, line in enumerate(text.splitlines(), 1) if line not in RECIPE.splitlines()]
+    told = refusal().splitlines()
+    assert re.search(says, told[0])
+    found = re.match(r"toy\.yaml:(\d+): ", told[0])
+    assert found and int(found[1]) in changed, told
+
+
+def test_a_refusal_names_the_override_that_it_is_for(place: Path) -> None:
+    assert refusal(f"{MODEL}.num_attention_heads=5").startswith(f"--set {MODEL}.num_attention_heads=5: ")
+    assert refusal(f"{MODEL}.overrides={{rope_theta: 1}}").startswith(f"--set {MODEL}.overrides={{rope_theta: 1}}: ")
+
+
+@pytest.mark.parametrize(
+    ("mixture", "says"),
+    [
+        ("{source_weights: {words: 1}}", "mixture.source_weights leaves out stacks; give it a weight, 0 to leave it"),
+        ("{language_weights: {en: 1, sw: 1}}", "mixture.language_weights names 'sw'"),
+        (
+            "{phases: [{budget_tokens: 9999}, {source_weights: {word: 1, stacks: 1}}]}",
+            "mixture.phases.1.source_weights names 'word', which the corpus does not have; did you mean 'words'",
+        ),
+    ],
+)
+def test_weights_name_what_the_recipe_has(place: Path, mixture: str, says: str) -> None:
+    assert says in refusal(f"steps.model.config.mixture={mixture}")
+
+
+def test_languages_that_documents_tell_are_not_known_before_they_are_read(place: Path) -> None:
+    told = "steps.corpus.config.sources.0.language_field=lang"
+    shares = "steps.corpus.config.held_out.shares={words/sw: 0.1, '*/sw': 0.2}"
+    read_recipe(Path("toy.yaml"), (told, shares, "steps.model.config.mixture={language_weights: {sw: 1}}"))
+
+
+def test_a_tokenizer_that_is_made_alike_is_the_same_one(place: Path) -> None:
+    read_recipe(Path("toy.yaml"), ("steps.other.config.vocab_size=320", "steps.scores.inputs.tokenizer=other"))
+
+
+def test_all_problems_are_said_at_once(place: Path) -> None:
+    told = refusal(f"{MODEL}.num_attention_heads=5", f"{WEIGHTS}={{words: 1, stack: 2}}", f"{MODEL}.num_layers=1")
+    assert len(told.splitlines()) == 2
+
+
+@pytest.mark.parametrize("words", [("plan",), ("run",), ("submit", "--dry-run")], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ((f"{MODEL}.num_attention_heads=5",), "which does not divide"),
+        ((f"{WEIGHTS}={{words: 1, stack: 2}}",), "names 'stack'"),
+        ((f"{MODEL}.architecture=lama",), "did you mean llama"),
+    ],
+)
+def test_plan_run_and_submit_refuse_alike_before_a_source_is_read(
+    place: Path, concord: Concord, words: tuple[str, ...], overrides: tuple[str, ...], says: str
+) -> None:
+    (place / "words.jsonl").unlink()  # what reads the sources would say so
+    chosen = [word for text in overrides for word in ("--set", text)]
+    code, out, err = concord(words[0], "toy.yaml", *words[1:], *chosen)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"concord: --set {overrides[0]}: ") and says in err and err.count("\n") == 1
+    assert not (place / "store").exists()
+
+
+def test_weights_of_another_model_are_refused_before_a_source_is_read(place: Path, concord: Concord) -> None:
+    sizes = {"hidden_size": 96, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 6}
+    LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes)).save_pretrained(place / "weights")
+    (place / "words.jsonl").unlink()
+    init = "steps.model.config.init_from={path: weights}"
+    code, _, err = concord("plan", "toy.yaml", "--set", init)
+    assert code == 2 and f"concord: --set {init}: init_from: weights holds " in err
+    assert "but in the recipe's model it is" in err
+    code, _, err = concord("plan", "toy.yaml", "--set", init, "--set", f"{MODEL}.hidden_size=96")
+    assert "nothing matches 'words.jsonl'" in err
+    err = concord("plan", "toy.yaml", "--set", "steps.model.config.init_from={path: owner/name}")[2]
+    assert "is no directory that exists" in err and "a name on the Hub is not looked up" in err
+
+
+@pytest.mark.parametrize("words", [("plan",), ("run",), ("submit", "--dry-run")], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    ("pool", "says"),
+    [
+        ("attention: flash_attention_2", "the pool's attention cannot be used: flash_attention_2 needs a GPU"),
+        ("num_ranks: 400", "the pool wants 400 ranks"),
+    ],
+)
+def test_plan_run_and_submit_refuse_what_a_pool_cannot_do(
+    place: Path, concord: Concord, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], pool: str, says: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (place / "here.yaml").write_text(f"pools: {{default: {{{pool}}}}}\n")
+    code, out, err = concord(words[0], "toy.yaml", *words[1:], "--cluster", "here.yaml")
+    assert code in (2, 3)
+    assert says in out + err
+    assert not list(place.glob("store/clean-*"))
+
+
+def test_a_bad_recipe_is_refused_before_what_makes_it_is_imported(place: Path) -> None:
+    program = (
+        "import sys; from pipeline.cli.app import main\n"
+        f"sys.argv = ['concord', 'plan', 'toy.yaml', '--set', '{MODEL}.num_attention_heads=5']\n"
+        "try: main()\nexcept SystemExit: print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60
+    )
+    assert "which does not divide" in done.stderr
+    assert "pipeline.recipe" in done.stdout.split()
+    assert not {"pipeline.stages", "numpy", "torch"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "made", "says"),
+    [
+        (
+            ("steps.corpus.config.sources.1.paths=[words.jsonl]", f"{WEIGHTS}={{words: 1, stacks: 1}}"),
+            ["corpus"],
+            r"mixture.source_weights names 'stacks', which the corpus does not have",
+        ),
+        (("steps.corpus.config.held_out.share=0",), ["corpus"], "no document is held out, so there is nothing to"),
+        (
+            ("steps.model.config.sequence_length=1000", "steps.model.config.global_batch_size=16"),
+            ["corpus", "tokenizer", "tokens"],
+            r"the corpus has \d+ sequences of 1000 tokens, fewer than one batch of 16",
+        ),
+    ],
+)
+def test_what_data_decide_is_said_after_the_step_that_knows_it(
+    place: Path, concord: Concord, overrides: tuple[str, ...], made: list[str], says: str
+) -> None:
+    chosen = [word for text in overrides for word in ("--set", text)]
+    assert concord("plan", "toy.yaml", *chosen)[0] == 0
+    code, out, err = concord("run", "toy.yaml", "--cluster", "inline", *chosen)
+    assert code == 2 and re.search(says, err), err
+    assert [line.split()[0] for line in out.splitlines() if " making " not in line] == made
+    again = concord("plan", "toy.yaml", *chosen)
+    assert again[0] == 2 and again[2] == err
+
+
+def test_shipped_recipes_have_nothing_wrong() -> None:
+    for name in ("smoke", "one-billion"):
+        assert read_recipe(Path(name), ()).path == shipped("recipes", name)
