@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from tests.training import ranks
 
 WORLD = 2

@@ -23,7 +23,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cluster.executor import Rank
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from tests.training.trials import State, lines, put_together, state_on_disk, train_all, trainer
 from training.checkpoint.restore import load_checkpoint

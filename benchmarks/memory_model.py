@@ -30,7 +30,7 @@ from cluster.host.network import free_port
 from cluster.machines import Node
 from cluster.placement import Placement, place
 from configs.pools import PoolConfig
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from training.sizing.fit import choose_layout
 from training.sizing.recipe_size import find_parameters, measure_model
 

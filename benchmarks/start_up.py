@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from cluster.executor import Rank
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from tests.training.trials import trainer
 from training.job import Job

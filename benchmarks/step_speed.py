@@ -24,7 +24,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from configs.base import Artifact
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from data_prep.manifests import Segment, TokenizedCorpus, TokenShard
 from data_prep.tokens.megatron_shards import dtype_for, write_shard
 from tests.training import ranks

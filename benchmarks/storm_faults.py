@@ -16,7 +16,7 @@ from typing import Any
 
 from configs.base import Artifact, UserError
 from configs.pools import PoolConfig
-from configs.training import CadenceConfig, TrainConfig
+from configs.training.train import CadenceConfig, TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
 from training.log.metrics_file import METRICS_FILE, StepMetrics, read_last_metrics
 from training.log.sessions_file import step_seconds

@@ -64,12 +64,7 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
 
     Raises TooFew if it asks for more, ConfigError if its settings do not go together.
     """
-    if not nodes:
-        kind = f" with accelerator {pool.accelerator}" if pool.accelerator else ""
-        raise TooFew(
-            f"there is no node{kind} here for the pool; correct `accelerator` and `labels` in the cluster file, or "
-            "start the run where such nodes are, by `concord submit`"
-        )
+    _check_there_are_nodes(pool, nodes)
     device = device_of(nodes)
     num_ranks = pool.num_ranks or _default_ranks(nodes, device)
     cpus_per_rank = pool.cpus_per_rank or _even_share(nodes, num_ranks, device)
@@ -110,6 +105,15 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
         memory_bytes_per_rank=host_bytes if device == "cpu" else _gpu_bytes(nodes),
         host_bytes_per_rank=host_bytes,
     )
+
+
+def _check_there_are_nodes(pool: PoolConfig, nodes: Sequence[Node]) -> None:
+    if not nodes:
+        kind = f" with accelerator {pool.accelerator}" if pool.accelerator else ""
+        raise TooFew(
+            f"there is no node{kind} here for the pool; correct `accelerator` and `labels` in the cluster file, or "
+            "start the run where such nodes are, by `concord submit`"
+        )
 
 
 def device_of(nodes: Sequence[Node]) -> str:

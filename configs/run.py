@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 from configs.base import Config, Name
 from configs.data import CleanConfig, ImportTokenizerConfig, TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig, ExportConfig, ReportConfig
-from configs.training import CadenceConfig, TrainConfig
+from configs.training.train import CadenceConfig, TrainConfig
 
 
 class _Step(Config):

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from configs.base import Artifact, Manifest, UserError
 from configs.evaluation import EvaluateConfig
 from configs.load import Problem
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
 from eval.stage import check_held_out
 from pipeline.graph.plan import Plan

@@ -3,7 +3,7 @@
 from configs.base import UserError
 from configs.cluster import ClusterConfig
 from configs.load import Problem
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from pipeline.estimate.estimate import estimate
 from pipeline.estimate.machines import are_known, lay_out
 from pipeline.estimate.rows import describe_problem

@@ -12,7 +12,7 @@ from configs.cluster import ClusterConfig, StorageConfig
 from configs.data import CleanConfig, ImportTokenizerConfig, TrainTokenizerConfig
 from configs.load import Loaded, Problem
 from configs.run import RunConfig
-from configs.training import CadenceConfig, TrainConfig
+from configs.training.train import CadenceConfig, TrainConfig
 from data_prep.manifests import TrainedTokenizer
 from data_prep.tokenizer.foreign_files import read_foreign
 from pipeline.data_checks import data_problems

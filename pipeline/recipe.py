@@ -10,9 +10,9 @@ from pathlib import Path
 
 from configs.data import CleanConfig, DocstringsSource, PackageTextSource, PlainTextSource, Source, TrainTokenizerConfig
 from configs.load import Loaded, Problem, load, shipped
-from configs.mixture import MixtureConfig
 from configs.run import RunConfig
-from configs.training import TrainConfig
+from configs.training.mixture import MixtureConfig
+from configs.training.train import TrainConfig
 from data_prep.sources.languages import explain_tag
 from training.sizing.model_check import find_table_problems
 

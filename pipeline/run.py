@@ -87,8 +87,9 @@ def run_prepared(
     def end(step: PlannedStep, manifest: Manifest, seconds: float | None) -> None:
         word = "reused" if seconds is None else f"{seconds:.1f} s"
         out.print(f"[bold]{step.name}[/]  {escape(manifest.summary())}  [dim]{step.artifact}, {word}[/]")
-        made = Artifact(ready.store / step.artifact, manifest)
-        ready.loaded.fail(data_problems(ready.plan, step.name, made, to_make))
+        ready.loaded.fail(
+            data_problems(ready.plan, step.name, Artifact(ready.store / step.artifact, manifest), to_make)
+        )
 
     known = NodeFailures(failures)
     runner = Runner(

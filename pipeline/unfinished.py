@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from cluster.host.files import write_text
 from configs.base import Artifact, Manifest, UserError
 from configs.evaluation import CheckpointChoice
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from data_prep.manifests import TokenizedCorpus
 from pipeline.graph.plan import PlannedStep, make_plan
 from pipeline.prepare import Prepared

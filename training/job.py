@@ -6,7 +6,7 @@ from pathlib import Path
 from cluster.leases.fence import Fence
 from cluster.placement import Placement
 from configs.base import Artifact
-from configs.training import CadenceConfig, TrainConfig
+from configs.training.train import CadenceConfig, TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
 
 

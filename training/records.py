@@ -8,7 +8,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from cluster.host.files import FileEntry
-from configs.optimizer import BatchRampConfig
+from configs.training.optimizer import BatchRampConfig
 
 CHECKPOINTS = "checkpoints"
 """Directory of a training's checkpoints, in its artifact."""

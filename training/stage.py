@@ -13,7 +13,7 @@ from pathlib import Path
 from cluster.executor import Executor, Rank
 from cluster.leases.fence import fence_of
 from configs.base import Artifact
-from configs.training import CadenceConfig, TrainConfig
+from configs.training.train import CadenceConfig, TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
 from data_prep.tokenizer.stage import check_certificate
 from training.data.epochs import plan_epochs

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from configs.base import UserError
-from configs.mixture import MixtureConfig, PhaseConfig
+from configs.training.mixture import MixtureConfig, PhaseConfig
 from data_prep.tokens.sample_order import Phase, Stream
 
 

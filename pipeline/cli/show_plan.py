@@ -17,7 +17,7 @@ from configs.data import CleanConfig
 from configs.evaluation import EvaluateConfig
 from configs.load import Loaded, load, shipped
 from configs.run import RunConfig
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from data_prep.manifests import CleanCorpus, TokenizedCorpus
 from pipeline.estimate.estimate import Estimate, estimate
 from pipeline.estimate.machines import lay_out

@@ -14,7 +14,7 @@ from cluster.devices import peak_flops
 from cluster.leases.lease import store_holder
 from cluster.storage.objects import ObjectStore
 from configs.base import GIB, Manifest, UserError
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from pipeline.cli.subject import ArtifactSubject, StepsSubject, planned_step
 from pipeline.graph.plan import PlannedStep
 from pipeline.stages import STAGES

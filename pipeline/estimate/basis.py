@@ -12,7 +12,7 @@ from cluster.machines import Node
 from cluster.placement import Placement
 from configs.base import UserError
 from configs.pools import PoolConfig
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from pipeline.graph.why import finished_records
 from pipeline.store.artifact import Record
 from training.conform.record import ConformRecord, read_record

@@ -11,7 +11,7 @@ from cluster.devices import device_by_driver_name
 from cluster.machines import Node
 from cluster.placement import Placement
 from configs.pools import PoolConfig, RetentionConfig
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from pipeline.estimate.basis import Range, find_basis
 from pipeline.estimate.links import links_of
 from pipeline.estimate.speed import Speed, speed_of

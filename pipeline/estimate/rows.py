@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import astuple
 
 from configs.base import GIB
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from pipeline.estimate.basis import Range
 from pipeline.estimate.estimate import Estimate, seconds_for
 from pipeline.estimate.speed import Speed

@@ -6,7 +6,7 @@ from math import inf
 
 from cluster.devices import device_by_driver_name
 from cluster.placement import Placement
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from pipeline.estimate.basis import Basis, Range
 from pipeline.estimate.links import Links, describe_links
 from training.sizing.fit import expected_attention

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from configs.run import TrainStep
-from configs.training import CadenceConfig, TrainConfig
+from configs.training.train import CadenceConfig, TrainConfig
 from tests.training.ranks import tiny_config
 
 STEP = 5 * 16

@@ -17,7 +17,7 @@ from cluster.machines import Node
 from cluster.placement import place
 from configs.base import Artifact
 from configs.pools import PoolConfig
-from configs.training import CadenceConfig, TrainConfig
+from configs.training.train import CadenceConfig, TrainConfig
 from data_prep.manifests import Certificate, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
 from data_prep.tokens.megatron_shards import dtype_for, write_shard
 from training.job import Job

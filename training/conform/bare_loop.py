@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch.nn import functional as F
 
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from training.conform.synthetic_job import EOS, PAD
 from training.data.prefetch import StepInput
 from training.network.attention import run_packed, set_attention

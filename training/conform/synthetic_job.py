@@ -18,7 +18,7 @@ from cluster.leases.fence import fence_of
 from cluster.placement import Placement, place
 from configs.base import Artifact
 from configs.pools import PoolConfig
-from configs.training import CadenceConfig, TrainConfig
+from configs.training.train import CadenceConfig, TrainConfig
 from data_prep.manifests import Certificate, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
 from data_prep.tokens.megatron_shards import dtype_for, write_shard
 from training.accelerator import is_accelerator

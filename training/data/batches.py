@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from configs.base import Artifact, UserError
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from data_prep.manifests import TokenizedCorpus
 from data_prep.tokens.mixture import plan_phases
 from data_prep.tokens.sample_order import Ints, Order, Stream

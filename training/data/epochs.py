@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from configs.base import Artifact
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from data_prep.manifests import TokenizedCorpus
 from training.data.batches import Batches
 from training.data.tokens_read import count_tokens_read

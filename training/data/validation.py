@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from configs.base import Artifact
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from data_prep.manifests import TokenizedCorpus
 from data_prep.tokens.mixture import fill
 from training.data.batches import Batch, Samples

@@ -14,7 +14,8 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from cluster.storage.errors import error_class
 from configs.base import Artifact, UserError
 from configs.text import one_line
-from configs.training import InitConfig, TrainConfig
+from configs.training.init import InitConfig
+from configs.training.train import TrainConfig
 from data_prep.manifests import TrainedTokenizer
 from data_prep.tokenizer.stage import HUGGING_FACE
 from training.checkpoint.directory import StoredTensor, open_stored_weights

@@ -12,7 +12,8 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from cluster.storage.errors import error_class
 from configs.base import Artifact, UserError
-from configs.training import InitConfig, TrainConfig
+from configs.training.init import InitConfig
+from configs.training.train import TrainConfig
 from data_prep.manifests import TrainedTokenizer
 from data_prep.sources.document import Digest
 from data_prep.tokenizer.stage import HUGGING_FACE

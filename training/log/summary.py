@@ -10,7 +10,7 @@ from statistics import median
 from typing import TypedDict
 
 from configs.base import UserError
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from data_prep.manifests import TokenizedCorpus
 from training.checkpoint.choice import find_best
 from training.checkpoint.rollbacks import read_rollbacks

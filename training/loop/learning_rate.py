@@ -2,8 +2,8 @@
 
 import math
 
-from configs.optimizer import CosineSchedule
-from configs.training import TrainConfig
+from configs.training.optimizer import CosineSchedule
+from configs.training.train import TrainConfig
 
 
 def learning_rate_factor(config: TrainConfig, step: int) -> float:

@@ -27,7 +27,7 @@ import torch
 
 from cluster.executor import Rank
 from configs.base import UserError
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from training.checkpoint.directory import delete_unfinished, read_record
 from training.checkpoint.restore import (
     Progress,

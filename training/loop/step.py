@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from cluster.executor import Rank
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from training.accelerator import is_accelerator
 from training.data.prefetch import StepInput
 from training.loop.stop_requests import TrainingRequests

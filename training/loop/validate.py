@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from cluster.executor import Rank
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from training.data.validation import ValidationSet, choose_validation_set
 from training.job import Job
 from training.log.metrics_file import Validation

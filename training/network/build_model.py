@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from configs.base import UserError
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from training.network.initial_weights import InitialWeights, build_on_meta_device
 from training.network.model_rules import OLD_ROPE_KEYS, explain_rope_key, find_rule_problems
 

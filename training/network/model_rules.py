@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pydantic import JsonValue
 
 from configs.load import Problem
-from configs.training import ModelConfig, TrainConfig
+from configs.training.model import ModelConfig
+from configs.training.train import TrainConfig
 
 OLD_ROPE_KEYS = ("rope_theta", "rope_scaling")
 """Keys of configurations before transformers 5."""

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from configs.training import ModelConfig
+from configs.training.model import ModelConfig
 from training.network.attention import run_packed
 from training.network.head_loss import LossHead
 from training.network.packed_rows import PackedRows

@@ -6,7 +6,7 @@ from math import ceil
 
 from cluster.placement import Placement
 from configs.base import GIB, ConfigError
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from training.network.model_rules import refuse_attention, why_attention_never_runs
 from training.sizing.memory import PREDICTION_ERROR, Memory, predict_memory
 from training.sizing.model_size import ModelSize, TrainingLayout

@@ -10,7 +10,8 @@ from typing import Any
 
 from configs.base import UserError
 from configs.load import Problem
-from configs.training import ModelConfig, TrainConfig
+from configs.training.model import ModelConfig
+from configs.training.train import TrainConfig
 from training.network.model_rules import OLD_ROPE_KEYS, explain_rope_key, find_rule_problems
 from training.sizing.parameter_shapes import complete_config, is_known_family, known_shapes
 from training.zero.config import why_not_frozen

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from configs.training import ModelConfig
+from configs.training.model import ModelConfig
 
 Shapes = dict[str, tuple[int, ...]]
 

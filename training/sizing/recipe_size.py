@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from cluster.placement import Placement
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from training.sizing.fit import apply_choice, choose_layout
 from training.sizing.flops import first_value
 from training.sizing.model_size import ModelSize

@@ -7,7 +7,7 @@ docs/planning.md explains the terms.
 from dataclasses import astuple, dataclass
 
 from cluster.placement import Placement
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from training.sizing.fit import sequences_per_rank
 from training.sizing.model_size import ModelSize
 from training.sizing.traffic import Traffic, predict_traffic

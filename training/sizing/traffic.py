@@ -8,7 +8,7 @@ and is the table of docs/training.md; ZeRO's paper counts the same (arXiv 1910.0
 from dataclasses import dataclass
 
 from cluster.placement import Placement
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from training.sizing.model_size import ModelSize
 from training.zero.config import choose_buffers, reduces_to_owners
 

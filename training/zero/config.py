@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from cluster.placement import Placement
 from configs.deepspeed import ZeroOptimizationConfig
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 
 JsonDict = dict[str, object]
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from configs.optimizer import EmaConfig
+from configs.training.optimizer import EmaConfig
 from training.zero.config import EMA
 from training.zero.fragments import base_optimizer, list_masters
 

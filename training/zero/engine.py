@@ -26,7 +26,7 @@ from deepspeed.utils import set_z3_leaf_modules
 
 from cluster.placement import Placement
 from configs.base import UserError
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from training.network.build_model import allocate
 from training.network.compile import decoder_layers
 from training.network.packed_lm import PackedLM

@@ -6,8 +6,8 @@ import torch
 from transformers import PreTrainedModel
 
 from configs.base import UserError
-from configs.optimizer import OptimizerConfig
-from configs.training import TrainConfig
+from configs.training.optimizer import OptimizerConfig
+from configs.training.train import TrainConfig
 from training.zero.config import is_frozen, is_updated_by_muon, why_not_frozen
 from training.zero.muon import MuonWithAdamW
 

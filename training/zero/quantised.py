@@ -14,7 +14,7 @@ from deepspeed import comm
 from deepspeed.runtime.zero import partition_parameters
 from torch.nn.functional import pad
 
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 
 MAX_GROUP_ELEMENTS, MIN_GROUP_ELEMENTS = 2048, 64
 """So many weights share a scale, where their number can be cut so."""

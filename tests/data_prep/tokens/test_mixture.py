@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from configs.base import UserError
-from configs.mixture import MixtureConfig
+from configs.training.mixture import MixtureConfig
 from data_prep.tokens.mixture import fill, plan_phases
 from data_prep.tokens.sample_order import Order, Phase, Stream
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cluster.leases.lease import lease
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from pipeline.cli.status import describe_mfu, step_state, training_rows
 from pipeline.graph.plan import PlannedStep
 from pipeline.store.artifact import BUILD_COUNT_FILE

@@ -11,7 +11,7 @@ from cluster.machines import GIB, Node
 from cluster.placement import place
 from configs.base import Config, Manifest, UserError
 from configs.pools import PoolConfig
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from pipeline.estimate.basis import Range, find_basis
 from pipeline.estimate.links import links_of
 from pipeline.estimate.speed import Speed, speed_of

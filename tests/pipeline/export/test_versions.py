@@ -20,7 +20,7 @@ from configs.base import Artifact
 from configs.data import ImportTokenizerConfig, TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig, ExportConfig
 from configs.pools import PoolConfig
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from data_prep.cleaning.held_out import read_held_out
 from data_prep.manifests import Certificate, CleanCorpus, TokenizedCorpus, TrainedTokenizer
 from data_prep.tokenizer.certificate_texts import ADVERSARIAL

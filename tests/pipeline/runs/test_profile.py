@@ -8,7 +8,7 @@ from rich.console import Console
 from cluster.launch.launcher import DriverStatus
 from configs.base import UserError
 from configs.cluster import ClusterConfig
-from configs.training import CadenceConfig
+from configs.training.train import CadenceConfig
 from pipeline.prepare import Prepared
 from pipeline.recipe import read_recipe
 from pipeline.runs.attempt import make_attempt

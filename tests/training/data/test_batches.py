@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs.base import Artifact, UserError
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from data_prep.manifests import Segment, TokenizedCorpus, TokenShard
 from data_prep.tokens.megatron_shards import dtype_for, write_shard
 from tests.training.ranks import tiny_config, tiny_corpus

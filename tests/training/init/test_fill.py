@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from configs.base import Artifact, UserError
-from configs.training import InitConfig
+from configs.training.init import InitConfig
 from data_prep.manifests import Certificate, TrainedTokenizer
 from tests.training.init.initial_files import RIVERS, STARS, byte_level, our_own, save_checkpoint, save_record
 from tests.training.ranks import tiny_config

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.host.files import sha256_of
 from configs.base import InfrastructureError, UserError
-from configs.training import InitConfig
+from configs.training.init import InitConfig
 from tests.training.init.initial_files import RECORD, RIVERS, our_own, save_record
 from tests.training.ranks import tiny_config
 from training.init.locate import (

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.optimizer import BatchRampConfig
+from configs.training.optimizer import BatchRampConfig
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from tests.training.trials import lines, state_on_disk, train_all, train_and_die, trajectory
 from training.checkpoint.directory import read_record

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.optimizer import CosineSchedule, Schedule, WsdSchedule
+from configs.training.optimizer import CosineSchedule, Schedule, WsdSchedule
 from tests.training.ranks import tiny_config
 from training.loop.learning_rate import learning_rate_factor
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cluster.executor import Rank
-from configs.training import CadenceConfig
+from configs.training.train import CadenceConfig
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from tests.training.trials import lines, train_all, train_and_find, train_with_poison, trajectory, weights
 from training.job import Job

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from configs.training import CadenceConfig
+from configs.training.train import CadenceConfig
 from tests.training.loop.test_elastic import OFFLOADS
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from tests.training.trials import lines, state_held, train_all, train_with_poison, trajectory, weights

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from configs.training import SpikeConfig, StabilityConfig
+from configs.training.train import SpikeConfig, StabilityConfig
 from training.loop.spikes import InstabilityDetector, num_steps_remembered, spike_score
 
 RULE = SpikeConfig(window_steps=32, threshold=8, patience_steps=3)

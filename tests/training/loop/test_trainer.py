@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from configs.base import Artifact
-from configs.training import CadenceConfig
+from configs.training.train import CadenceConfig
 from tests.training.ranks import VOCAB, run_ranks, tiny_config, tiny_job
 from tests.training.trials import (
     lines,

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from configs.base import UserError
-from configs.training import ModelConfig
+from configs.training.model import ModelConfig
 from tests.training.ranks import VOCAB, tiny_config
 from training.network.attention import set_attention
 from training.network.build_model import build_in_memory, make_model_config

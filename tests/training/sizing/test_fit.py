@@ -6,7 +6,7 @@ from cluster.machines import GIB, Node
 from cluster.placement import Placement, place
 from configs.base import ConfigError
 from configs.pools import PoolConfig
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from tests.training.sizing.test_memory import MEDIUM
 from training.sizing.fit import HEADROOM, LayoutChoice, apply_choice, choose_layout
 from training.sizing.model_size import ModelSize

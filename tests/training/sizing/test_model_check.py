@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from configs.base import UserError
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from tests.training.ranks import tiny_config
 from training.network.build_model import make_model_config
 from training.network.probes import probe_network

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from configs.training import ModelConfig
+from configs.training.model import ModelConfig
 from training.sizing.parameter_shapes import known_shapes
 
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40}

@@ -8,7 +8,7 @@ import pytest
 from cluster.machines import GIB, Node
 from cluster.placement import Placement, place
 from configs.pools import PoolConfig
-from configs.training import TrainConfig
+from configs.training.train import TrainConfig
 from tests.training.sizing.test_fit import LARGE, recipe
 from training.sizing.step_time import Reach, StepTime, predict_step
 from training.sizing.traffic import Traffic, predict_traffic

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from configs.optimizer import EmaConfig
+from configs.training.optimizer import EmaConfig
 from tests.training.ranks import VOCAB, run_ranks, tiny_config, tiny_job
 from tests.training.trials import train_all, weights
 from training.checkpoint.directory import load_weights

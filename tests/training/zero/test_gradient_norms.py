@@ -6,7 +6,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from configs.training import CadenceConfig
+from configs.training.train import CadenceConfig
 from tests.training.loop.test_elastic import OFFLOADS
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from tests.training.trials import first_gradient, lines, train_all, weights

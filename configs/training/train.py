@@ -1,98 +1,17 @@
-"""The settings of a recipe about a model and its training. Placement is in configs/cluster.py and configs/pools.py."""
+"""The settings of a recipe about a training as a whole. Placement is in configs/cluster.py and configs/pools.py."""
 
 import math
 from bisect import bisect_left
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from configs.base import AddedLater, Config
 from configs.evaluation import ValidationConfig
-from configs.mixture import MixtureConfig
-from configs.optimizer import BatchRampConfig, EmaConfig, OptimizerConfig, Schedule, WsdSchedule
-
-
-class ModelConfig(Config):
-    """A decoder, described by keys of its `transformers` configuration."""
-
-    architecture: str = "llama"
-    """`model_type` of a causal language model in transformers, for example `llama`, `qwen3` or `olmo2`."""
-
-    hidden_size: int = Field(ge=8)
-    """Width of the residual stream."""
-
-    intermediate_size: int = Field(ge=8)
-    """Width of the feed-forward layer."""
-
-    num_layers: int = Field(ge=1)
-    """Number of decoder layers."""
-
-    num_attention_heads: int = Field(ge=1)
-    """Number of query heads."""
-
-    num_key_value_heads: int | None = Field(default=None, ge=1)
-    """Number of key and value heads. Left out: as many as query heads."""
-
-    tie_word_embeddings: bool = False
-    """Use one matrix for the input embedding and the output layer."""
-
-    depth_scaled_init: Annotated[bool, AddedLater()] = False
-    """Draw the first weights of the matrices that write to the residual stream, the output projections of attention and
-    feed-forward layers, with a standard deviation smaller by 1 / sqrt(2 x num_layers), so that the stream's variance
-    does not grow with depth (GPT-2; Megatron-LM's `scaled_init_method_normal`)."""
-
-    router_balance: float = Field(default=0.01, ge=0)
-    """Weight of the load-balancing loss of a mixture of experts; without experts it does nothing."""
-
-    router_balance_by: Literal["batch", "sequence"] = "batch"
-    """What experts are to be equally busy over. `batch`: all sequences of a step, so that an expert may be one of a
-    language or a subject (arXiv 2501.11873). `sequence`: each by itself, which forbids that, and calls for a far
-    smaller weight, such as the 1e-4 of DeepSeek-V3 (arXiv 2412.19437)."""
-
-    router_z: float = Field(default=0.0, ge=0)
-    """Weight of the z-loss of the routers, which keeps their logits small; ST-MoE takes 0.001 (arXiv 2202.08906)."""
-
-    output_z: float = Field(default=0.0, ge=0)
-    """Weight of the z-loss of the output layer, the squared log of its softmax's denominator; PaLM takes 1e-4 (arXiv
-    2204.02311, section 5)."""
-
-    overrides: dict[str, JsonValue] = {}
-    """Further keys of the transformers configuration, by their names there."""
-
-
-class InitConfig(Config):
-    """What training starts from, instead of random weights."""
-
-    path: str | None = Field(default=None, min_length=1)
-    """A Hugging Face model directory, a checkpoint that Concord wrote, or a `train` or `export` artifact. Left out: the
-    training of this recipe that the step names as its input `init`."""
-
-    checkpoint: Annotated[Literal["last", "best"] | PositiveInt, AddedLater()] = "last"
-    """Which checkpoint of a training: `last`, `best`, which has the lowest validation loss, or the number of its
-    step."""
-
-    mode: Literal["weights", "continue", "new_data"] = "weights"
-    """`weights`: a new training from these weights. `continue`: a checkpoint's training goes on, with its optimizer
-    state, step count and place in the order of the data, so that no sample is repeated or left out; num_steps and
-    num_tokens count from that training's start. `new_data`: a checkpoint's weights and optimizer state go on with other
-    data: the order of this recipe's corpus and mixture is read from its first sample."""
-
-    schedule: Annotated[Literal["fresh", "continued"], AddedLater()] = "fresh"
-    """For `mode: new_data`. `fresh`: steps count from 0, and the schedule begins with its warm-up. `continued`: the
-    step count goes on, so that num_steps or num_tokens and the schedule count from that training's start."""
-
-    tokenizer: str | None = None
-    """Directory with the `tokenizer.json` that the weights were trained with, if it is not the recipe's. Embedding rows
-    of pieces that both tokenizers have are kept; a new piece gets the mean of the rows of the old pieces that spell
-    it. Left out: the tokenizer in `path`, if there is one."""
-
-    @model_validator(mode="after")
-    def _schedule_is_for_new_data(self) -> Self:
-        if self.schedule != "fresh" and self.mode != "new_data":
-            raise ValueError(
-                f"schedule: {self.schedule} is for mode: new_data; mode: {self.mode} leaves no choice, so leave it out"
-            )
-        return self
+from configs.training.init import InitConfig
+from configs.training.mixture import MixtureConfig
+from configs.training.model import ModelConfig
+from configs.training.optimizer import BatchRampConfig, EmaConfig, OptimizerConfig, Schedule, WsdSchedule
 
 
 class SpikeConfig(Config):
