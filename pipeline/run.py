@@ -104,15 +104,19 @@ def run_prepared(
         take_over=take_over,
         done=dict(ready.as_they_are),
     )
+    _run_until_a_signal(runner)
+    out.print(f"done in {time.perf_counter() - start:.1f} s")
+    for name, place in results(ready):
+        out.print(f"[bold]{name}[/]  {escape(place)}")
+
+
+def _run_until_a_signal(runner: Runner) -> None:
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _terminate)
     try:
         runner.run()
     except KeyboardInterrupt:
         raise Interrupted("interrupted; run the same command to go on") from None
-    out.print(f"done in {time.perf_counter() - start:.1f} s")
-    for name, place in results(ready):
-        out.print(f"[bold]{name}[/]  {escape(place)}")
 
 
 def results(ready: Prepared) -> list[tuple[str, str]]:
