@@ -14,6 +14,7 @@ from configs.run import RunConfig
 from configs.training.mixture import MixtureConfig
 from configs.training.train import TrainConfig
 from data_prep.sources.languages import explain_tag
+from pipeline.chain_checks import chain_problems
 from training.sizing.model_check import find_table_problems
 
 
@@ -38,6 +39,7 @@ def recipe_problems(run: RunConfig) -> Iterator[Problem]:
                 given = {source.name for source in sources}, languages_of(sources)
                 yield from below(("steps", name, "config", "mixture"), mixture_problems(config.mixture, *given))
         yield from _tokenizer_problems(run, name)
+        yield from below(("steps", name), chain_problems(run, name))
 
 
 def vocab_size_of(run: RunConfig, name: str) -> int | None:
@@ -113,7 +115,9 @@ def _share_problems(config: CleanConfig) -> Iterator[Problem]:
 def _tokenizer_problems(run: RunConfig, name: str) -> Iterator[Problem]:
     """Yield a step whose tokenizer is not the one that its tokens, or its model, were made with."""
     step = run.steps[name]
-    for slot in ("tokens", "model"):
+    init = step.config.init_from if isinstance(step.config, TrainConfig) else None
+    keeps_rows = init is not None and init.mode != "weights"
+    for slot in ("tokens", "model", *(["init"] if keeps_rows else [])):
         own, other = step.inputs.get("tokenizer"), run.steps.get(step.inputs.get(slot, ""))
         theirs = other.inputs.get("tokenizer") if other else None
         if own is None or theirs is None or own not in run.steps or theirs not in run.steps or own == theirs:

@@ -24,8 +24,8 @@ ORDER = {
     ),
     "eval": "likelihood word_order manifests lm_eval_tasks workers stage",
     "pipeline": (
-        "store graph estimate export report runner stages recipe data_checks prepare layout_checks unfinished run runs "
-        "cli"
+        "store graph estimate export report runner stages chain_checks recipe data_checks prepare layout_checks "
+        "unfinished run runs cli"
     ),
 }
 """The rooms of a package, folders and files, from the lowest: each imports only from those before it."""

@@ -102,6 +102,63 @@ def test_a_refusal_names_the_line_of_the_recipe(place: Path, old: str, new: str,
     assert found and int(found[1]) in changed, told
 
 
+CHAIN = """\
+  anneal:
+    stage: train
+    inputs: {tokens: tokens, tokenizer: tokenizer, init: model}
+    config:
+      init_from: {mode: new_data}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("{multiple_choice: null}", "{multiple_choice: null, checkpoint: 7}", "every 500 steps and of its last, 2"),
+        ("{multiple_choice: null}", "{multiple_choice: null, weights: ema}", "keeps no average; give it `ema`"),
+        (
+            "{multiple_choice: null}",
+            "{multiple_choice: null, average: 2}",
+            "the training makes 1 checkpoints; lower it",
+        ),
+        ("{mode: new_data}", "{mode: new_data, schedule: continued}", "the training that goes on has taken 2 by then"),
+        (
+            "{mode: new_data}",
+            "{mode: new_data, checkpoint: 1}",
+            "checkpoint: 1, and the training has those of every 500",
+        ),
+        ("{mode: new_data}", "{mode: new_data, path: x}", "config.init_from.path and inputs.init both say"),
+        (
+            "hidden_size: 192 # 2",
+            "hidden_size: 96",
+            "model.hidden_size: 96, and in the training that goes on it is 192",
+        ),
+        ("3e-4} # 2", "3e-4, kind: muon}", "that of the training whose state is kept is adamw"),
+        ("tokenizer: tokenizer, init", "tokenizer: other, init", "takes tokenizer 'other', but 'tokens'"),
+        (", init: model}", "}", "config.init_from has no path; give one, or name the training"),
+    ],
+)
+def test_what_is_taken_of_another_training_must_be_there(place: Path, old: str, new: str, says: str) -> None:
+    settings = RECIPE.partition("model:\n    stage: train")[2].partition("    config:\n")[2].partition("  scores:")[0]
+    settings = settings.replace("hidden_size: 192", "hidden_size: 192 # 2").replace("3e-4}", "3e-4} # 2")
+    text = RECIPE.replace("outputs: [scores]\n", "") + CHAIN + settings + "outputs: [scores, anneal]\n"
+    (place / "toy.yaml").write_text(text)
+    read_recipe(Path("toy.yaml"), ())
+    assert text.count(old) == 1, old
+    (place / "toy.yaml").write_text(changed := text.replace(old, new))
+    told = refusal()
+    assert says in told
+    (number,) = {n for n, (a, b) in enumerate(zip(changed.splitlines(), text.splitlines(), strict=True), 1) if a != b}
+    step = next(n for n in range(number, 0, -1) if re.match(r"  \w+:", changed.splitlines()[n - 1]))
+    found = re.match(r"toy\.yaml:(\d+): ", told)
+    assert found and step <= int(found[1]) <= number, told
+
+
+def test_the_best_of_a_training_without_validation_is_refused(place: Path) -> None:
+    told = refusal("steps.model.config.validation=null", "steps.scores.config.checkpoint=best")
+    assert "the training has validation: null, so none is the best; take last" in told
+
+
 def test_a_refusal_names_the_override_that_it_is_for(place: Path) -> None:
     assert refusal(f"{MODEL}.num_attention_heads=5").startswith(f"--set {MODEL}.num_attention_heads=5: ")
     assert refusal(f"{MODEL}.overrides={{rope_theta: 1}}").startswith(f"--set {MODEL}.overrides={{rope_theta: 1}}: ")

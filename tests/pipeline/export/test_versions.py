@@ -37,12 +37,12 @@ from tests.old_transformers import VERSION
 from tests.pipeline.export.read_export import NUM_NEW, read_export
 from tests.training.init.initial_files import RIVERS, save_checkpoint
 from tests.training.ranks import CADENCE, run_ranks, tiny_config
-from training.checkpoint.directory import directory_of
 from training.checkpoint.load_model import load_model
 from training.export import export_model
 from training.hf_files import READ_BY_OLDEST
 from training.manifests import TrainedModel
 from training.network.build_model import build_in_memory, make_model_config
+from training.records import directory_of
 from training.stage import train
 
 CHILD = Path(__file__).with_name("read_export.py")

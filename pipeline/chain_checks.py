@@ -1,0 +1,87 @@
+"""What a recipe says of a training that another step takes: which checkpoint, which weights, and how it goes on."""
+
+from collections.abc import Iterator
+
+from configs.evaluation import CheckpointChoice
+from configs.load import Problem
+from configs.run import RunConfig
+from configs.training.model import ModelConfig
+from configs.training.train import TrainConfig
+from training.checkpoint.choice import Choice
+
+_OF_THE_OBJECTIVE = {"depth_scaled_init", "router_balance", "router_balance_by", "router_z", "output_z"}
+"""Keys of a model that may differ between a training and the one that goes on from it."""
+
+
+def chain_problems(run: RunConfig, name: str) -> Iterator[Problem]:
+    """Yield what of a training that the step `name` takes cannot be taken; locations begin in the step."""
+    config, inputs = run.steps[name].config, run.steps[name].inputs
+    if isinstance(config, CheckpointChoice) and (source := _training(run, inputs.get("model"))) is not None:
+        yield from _choice_problems(config.checkpoint, source, average=config.average, at=("config",))
+        if config.weights == "ema" and source.ema is None:
+            yield Problem(
+                ("config", "weights"),
+                "weights: ema, and the training keeps no average; give it `ema`, or take `trained`",
+            )
+    if isinstance(config, TrainConfig) and (source := _training(run, inputs.get("init"))) is not None:
+        yield from _start_problems(config, source)
+
+
+def _training(run: RunConfig, name: str | None) -> TrainConfig | None:
+    step = run.steps.get(name or "")
+    return step.config if step is not None and isinstance(step.config, TrainConfig) else None
+
+
+def _choice_problems(
+    choice: Choice, source: TrainConfig, *, average: int = 1, at: tuple[str, ...]
+) -> Iterator[Problem]:
+    every, last = source.checkpoint_every_steps, source.total_steps
+    if choice == "best" and source.validation is None:
+        yield Problem(
+            (*at, "checkpoint"),
+            "checkpoint: best, and the training has validation: null, so none is the best; take last",
+        )
+    if isinstance(choice, int) and (choice > last or (choice % every and choice != last)):
+        yield Problem(
+            (*at, "checkpoint"),
+            f"checkpoint: {choice}, and the training has those of every {every} steps and of its last, {last}; take "
+            "one of these",
+        )
+    if average > (most := -(-last // every)):
+        yield Problem((*at, "average"), f"average: {average}, and the training makes {most} checkpoints; lower it")
+
+
+def _start_problems(config: TrainConfig, source: TrainConfig) -> Iterator[Problem]:
+    init = config.init_from
+    assert init is not None, "a step with the input `init` has init_from"
+    at = ("config", "init_from")
+    yield from _choice_problems(init.checkpoint, source, at=at)
+    if init.mode == "weights":
+        return
+    if config.freeze != source.freeze:
+        yield Problem(
+            ("config", "freeze"),
+            "freeze differs from that of the training whose optimizer state is kept; keep it as it was, or start from "
+            "its weights alone (mode: weights)",
+        )
+    if config.optimizer.kind != source.optimizer.kind:
+        yield Problem(
+            ("config", "optimizer", "kind"),
+            f"optimizer.kind: {config.optimizer.kind}, and that of the training whose state is kept is "
+            f"{source.optimizer.kind}; keep it, or start from its weights alone (mode: weights)",
+        )
+    for key in (key for key in ModelConfig.model_fields if key not in _OF_THE_OBJECTIVE):
+        mine, theirs = getattr(config.model, key), getattr(source.model, key)
+        if mine != theirs:
+            yield Problem(
+                ("config", "model", key),
+                f"model.{key}: {mine}, and in the training that goes on it is {theirs}; keep it as it was",
+            )
+    goes_on = init.mode == "continue" or init.schedule == "continued"
+    taken = init.checkpoint if isinstance(init.checkpoint, int) else source.total_steps
+    if goes_on and init.checkpoint != "best" and config.total_steps <= taken:
+        yield Problem(
+            ("config", "num_steps" if config.num_tokens is None else "num_tokens"),
+            f"{config.total_steps:,} steps, and the training that goes on has taken {taken:,} by then; its steps "
+            "count, so give more",
+        )
