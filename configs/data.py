@@ -1,7 +1,8 @@
 """The settings of a recipe about text: its sources, its cleaning, the tokenizer and the tokens."""
 
 from collections import Counter
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -141,6 +142,12 @@ class HeldOutConfig(Config):
     A document is held out if the digest of its text, read as a fraction, is below the share of its source and language:
     whatever else the corpus holds, so that a held-out document stays held out when the corpus grows.
     """
+
+    refused: ClassVar[Mapping[str, str]] = {
+        "documents_per_language": "documents are held out by `share`, of the same digests however much text there is, as "
+        "in `share: 0.05`; how many an evaluation reads is its own `documents_per_stream`",
+        "max_fraction": "`share` says what is held out of each source and language",
+    }
 
     share: Share = 0.01
     """Share of the documents of each source and language to hold out. Of a corpus of 10^9 documents a smaller one is

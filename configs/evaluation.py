@@ -1,6 +1,7 @@
 """The settings of a recipe about evaluation, the export and the report."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -50,6 +51,10 @@ class MultipleChoiceConfig(Config):
 
 class EvaluateConfig(CheckpointChoice):
     """How a model is scored on held-out documents."""
+
+    refused: ClassVar[Mapping[str, str]] = {
+        "documents_per_language": "documents are counted by source and language; set `documents_per_stream`"
+    }
 
     documents_per_stream: int | None = Field(default=100, ge=1)
     """Largest number of held-out documents of each source and language to compute bits per byte on: those with the

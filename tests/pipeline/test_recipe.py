@@ -154,6 +154,15 @@ def test_what_is_taken_of_another_training_must_be_there(place: Path, old: str, 
     assert found and step <= int(found[1]) <= number, told
 
 
+def test_keys_that_there_were_are_refused_with_what_to_set_instead(place: Path) -> None:
+    text = RECIPE.replace("{share: 0.1}", "{documents_per_language: 4, max_fraction: 0.1}")
+    text = text.replace("{multiple_choice: null}", "{multiple_choice: null, documents_per_language: 9}")
+    (place / "toy.yaml").write_text(text)
+    told = refusal()
+    assert "steps.corpus.config.held_out.documents_per_language cannot be set here: documents are held out by" in told
+    assert "as in `share: 0.05`" in told and "set `documents_per_stream`" in told and "max_fraction cannot" in told
+
+
 def test_the_best_of_a_training_without_validation_is_refused(place: Path) -> None:
     told = refusal("steps.model.config.validation=null", "steps.scores.config.checkpoint=best")
     assert "the training has validation: null, so none is the best; take last" in told
