@@ -144,8 +144,8 @@ class HeldOutConfig(Config):
     """
 
     refused: ClassVar[Mapping[str, str]] = {
-        "documents_per_language": "documents are held out by `share`, of the same digests however much text there is, as "
-        "in `share: 0.05`; how many an evaluation reads is its own `documents_per_stream`",
+        "documents_per_language": "documents are held out by `share`, the same however much text there is, as in "
+        "`share: 0.05`; how many an evaluation reads is its own `documents_per_stream`",
         "max_fraction": "`share` says what is held out of each source and language",
     }
 
