@@ -212,7 +212,7 @@ def _train_two_steps(config: TrainConfig, placement: Placement, number: int) -> 
     freeze_parameters(model, config.freeze)
     num_trained: int = sum(p.numel() for p in model.parameters() if p.requires_grad)
     rows, length = placement.micro_batch_size, config.sequence_length
-    network = PackedLM(model, eos_id=1, max_tokens=rows * length, config=config.model, traits=traits)
+    network = PackedLM(model, boundary_id=1, max_tokens=rows * length, config=config.model, traits=traits)
     engine = make_engine(network, config, placement, device=cpu)
     fill_weights(engine, partial(weights.draw, 0))
     set_learning_rate(engine, 1e-3)
@@ -224,7 +224,7 @@ def _train_two_steps(config: TrainConfig, placement: Placement, number: int) -> 
             tokens = torch.randint(3, VOCAB, (rows, length + 1), generator=generator)
             tokens[:, 50::100] = 1  # documents end, or no mask would be made
             engine.set_gradient_accumulation_boundary(last)
-            objective = engine(pack_rows(tokens.numpy(), np.full(rows, length), eos_id=1)).objective
+            objective = engine(pack_rows(tokens.numpy(), np.full(rows, length), boundary_id=1)).objective
             engine.backward(objective / (rows * length), scale_wrt_gas=False)
             del objective
         take_optimizer_step(engine, loss_is_finite=True, max_gradient_norm=config.optimizer.max_gradient_norm)

@@ -75,7 +75,7 @@ def train(rank: Any, stage: int) -> tuple[list[float], int]:
     for step in range(STEPS + 2):
         tokens = torch.randint(3, VOCAB, (1, LENGTH + 1), generator=torch.Generator().manual_seed(step))
         engine.set_gradient_accumulation_boundary(True)
-        objective = engine(pack_rows(tokens.numpy(), np.full(1, LENGTH), eos_id=1)).objective
+        objective = engine(pack_rows(tokens.numpy(), np.full(1, LENGTH), boundary_id=1)).objective
         engine.backward(objective / LENGTH, scale_wrt_gas=False)
         torch.distributed.barrier()
         begin = time.perf_counter()
@@ -109,7 +109,7 @@ def _make_engine(rank: Any, stage: int) -> Any:
     settings, cpu = make_model_config(config, vocab_size=VOCAB, eos_id=1, pad_id=2), torch.device("cpu")
     traits = probe_network(settings, attention="sdpa", device=cpu, dtype=torch.float32, minds_router=False)
     model, weights = build_model(settings)
-    network = PackedLM(model, eos_id=1, max_tokens=LENGTH, config=config.model, traits=traits)
+    network = PackedLM(model, boundary_id=1, max_tokens=LENGTH, config=config.model, traits=traits)
     engine = make_engine(network, config, placement, device=cpu)
     fill_weights(engine, partial(weights.draw, 0))
     set_learning_rate(engine, 1e-3)

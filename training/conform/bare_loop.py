@@ -45,7 +45,7 @@ class BareLoop:
         """Take an optimizer step, and return its loss."""
         total = torch.zeros((), device=self._weights[0].device)
         for rows, _ in step_input.micro_batches:
-            logits = run_packed(self._model, rows, config=self._model.config, eos_id=EOS).logits
+            logits = run_packed(self._model, rows, config=self._model.config, boundary_id=EOS).logits
             kept = logits.flatten(0, 1).index_select(0, rows.where)
             loss = F.cross_entropy(kept.float(), rows.targets, reduction="sum") / step_input.batch.num_targets
             loss.backward()  # type: ignore[no-untyped-call]

@@ -67,12 +67,12 @@ def _make_rows(bench: Bench, *, vocab_size: int) -> PackedRows:
     tokens = torch.randint(3, vocab_size, (1, length + 1), generator=generator)
     ends = torch.randperm(length - 1, generator=generator)[: _DOCUMENTS_PER_ROW - 1] + 1
     tokens[0, ends] = EOS
-    rows = pack_rows(tokens.numpy(), torch.tensor([length]).numpy(), eos_id=EOS)
+    rows = pack_rows(tokens.numpy(), torch.tensor([length]).numpy(), boundary_id=EOS)
     return PackedRows(*(part.to(bench.device) for part in rows))
 
 
 def _run(model: PreTrainedModel, rows: PackedRows) -> torch.Tensor:
-    states: torch.Tensor = run_packed(model.base_model, rows, config=model.config, eos_id=EOS).last_hidden_state
+    states: torch.Tensor = run_packed(model.base_model, rows, config=model.config, boundary_id=EOS).last_hidden_state
     return states
 
 

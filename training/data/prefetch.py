@@ -46,7 +46,7 @@ class Prefetcher:
         batch_size_at: Callable[[int], int],
         micro_batch_size: int,
         equal_rows: bool,
-        eos_id: int,
+        boundary_id: int,
         device: torch.device,
     ) -> None:
         """`batch_size_at` gives the samples of the step after so many.
@@ -55,7 +55,7 @@ class Prefetcher:
         """
         self._batches, self._rank, self._world_size = batches, rank, world_size
         self._batch_size_at, self._micro_batch_size = batch_size_at, micro_batch_size
-        self._equal_rows, self._eos_id, self._device = equal_rows, eos_id, device
+        self._equal_rows, self._boundary_id, self._device = equal_rows, boundary_id, device
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._next: tuple[tuple[int, Position], Future[_HostInput]] | None = None
 
@@ -85,7 +85,7 @@ class Prefetcher:
         places, after = take_places(position, num_samples)
         batch = self._batches.batch(places)
         micro_batches: list[tuple[torch.Tensor, ...]] = [
-            (*pack_rows(micro.tokens, micro.lengths, eos_id=self._eos_id), torch.from_numpy(micro.streams))
+            (*pack_rows(micro.tokens, micro.lengths, boundary_id=self._boundary_id), torch.from_numpy(micro.streams))
             for micro in self._batches.micro_batches(
                 batch,
                 rank=self._rank,

@@ -77,7 +77,7 @@ def build_engine(job: Job, device: torch.device, *, notify: Callable[[str], None
         compile_layers(model)
     network = PackedLM(
         model,
-        eos_id=tokenizer.boundary_id,
+        boundary_id=tokenizer.boundary_id,
         max_tokens=placement.micro_batch_size * config.sequence_length,
         config=config.model,
         traits=traits,

@@ -77,7 +77,7 @@ class Trainer:
             batch_size_at=job.config.batch_size_at,
             micro_batch_size=job.placement.micro_batch_size,
             equal_rows=job.placement.compile,
-            eos_id=job.tokenizer.manifest.boundary_id,
+            boundary_id=job.tokenizer.manifest.boundary_id,
             device=device,
         )
         self.stopwatch = Stopwatch(device)

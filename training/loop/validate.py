@@ -30,7 +30,7 @@ def make_validator(rank: Rank, job: Job, device: torch.device, *, notify: Callab
         micro_batch_size=job.placement.micro_batch_size,
         sequence_length=job.config.sequence_length,
         equal_rows=job.placement.compile,
-        eos_id=job.tokenizer.manifest.boundary_id,
+        boundary_id=job.tokenizer.manifest.boundary_id,
     )
 
 
@@ -60,12 +60,12 @@ class Validator:
         micro_batch_size: int,
         sequence_length: int,
         equal_rows: bool,
-        eos_id: int,
+        boundary_id: int,
     ) -> None:
         """A pass has as many tokens as one of a step at most: `micro_batch_size` sequences of `sequence_length`."""
         self._chosen, self._rank, self._device = chosen, rank, device
         self._rows_of_a_pass = micro_batch_size * (sequence_length // chosen.sequence_length)
-        self._equal_rows, self._eos_id = equal_rows, eos_id
+        self._equal_rows, self._boundary_id = equal_rows, boundary_id
 
     def run(self, engine: Any, watchdog: Watchdog, *, timeout_factor: float) -> Validation:
         """Return the losses of the engine's weights as they are, which stay as they are. Collective.
@@ -84,7 +84,7 @@ class Validator:
         try:
             for number, micro in enumerate(micro_batches):
                 watchdog.beat(f"a validation pass, the {number + 1}.", timeout_factor=timeout_factor)
-                rows = pack_rows(micro.tokens, micro.lengths, eos_id=self._eos_id)
+                rows = pack_rows(micro.tokens, micro.lengths, boundary_id=self._boundary_id)
                 with torch.no_grad():
                     found = engine(PackedRows(*(part.to(self._device) for part in rows)))
                 streams = torch.from_numpy(micro.streams).to(self._device)

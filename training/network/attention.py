@@ -48,13 +48,13 @@ def why_not_here(name: str, *, device: torch.device, dtype: torch.dtype) -> str 
     return None if installed[name] else missing
 
 
-def run_packed(module: torch.nn.Module, rows: PackedRows, *, config: Any, eos_id: int, **options: Any) -> Any:
+def run_packed(module: torch.nn.Module, rows: PackedRows, *, config: Any, boundary_id: int, **options: Any) -> Any:
     """Run a model, or its body, on the inputs of `rows`, with documents kept apart, and return its outputs.
 
     `config` is the model's. transformers makes masks from the positions, as long as it is given no mask and no cache.
     """
     inputs = rows.inputs
-    positions = document_positions(inputs, eos_id=eos_id)
+    positions = document_positions(inputs, boundary_id=boundary_id)
     if config._attn_implementation in _FLASH:
         boundaries = rows.boundaries.to(torch.int32)
         torch._dynamo.maybe_mark_dynamic(boundaries, 0)  # else each number of documents would be compiled for

@@ -37,7 +37,7 @@ class PackedLM(torch.nn.Module):
     """A causal language model whose documents do not see each other, and which returns its loss."""
 
     def __init__(
-        self, model: PreTrainedModel, *, eos_id: int, max_tokens: int, config: ModelConfig, traits: NetworkTraits
+        self, model: PreTrainedModel, *, boundary_id: int, max_tokens: int, config: ModelConfig, traits: NetworkTraits
     ) -> None:
         """Wrap `model`, of which the probes found `traits`; its parameters may be on the meta device.
 
@@ -46,7 +46,7 @@ class PackedLM(torch.nn.Module):
         """
         super().__init__()
         self.model = model
-        self._eos_id = eos_id
+        self._boundary_id = boundary_id
         self._config = config
         self._minds_router = traits.shows_routers and minds_router(config)
         self._has_linear_head = traits.has_linear_head
@@ -66,7 +66,7 @@ class PackedLM(torch.nn.Module):
         """
         options = {"output_router_logits": True} if self._minds_router else {}
         module = self.model.base_model if self._has_linear_head else self.model
-        outputs = run_packed(module, rows, config=self.model.config, eos_id=self._eos_id, **options)
+        outputs = run_packed(module, rows, config=self.model.config, boundary_id=self._boundary_id, **options)
         states = outputs.last_hidden_state if self._has_linear_head else outputs.logits
         states = states.flatten(0, 1).index_select(0, rows.where)
         objective, losses, output_z = self._losses(states, rows.targets)

@@ -36,21 +36,21 @@ class PackedRows(NamedTuple):
         return self.tokens[:, 1:].flatten().index_select(0, self.where)
 
 
-def pack_rows(tokens: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], *, eos_id: int) -> PackedRows:
+def pack_rows(tokens: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], *, boundary_id: int) -> PackedRows:
     """Find what a micro-batch needs beside its tokens (rows, length + 1) and lengths (rows,).
 
-    A document begins with each row and at each `eos_id`: the piece that begins a text, or else that which ends a
+    A document begins with each row and at each `boundary_id`: the piece that begins a text, or else that which ends a
     document and stands before the next one, as it does when text is scored. NumPy finds it, since a thread that calls
     PyTorch would start threads of its own.
     """
-    begins = tokens[:, :-1] == eos_id
+    begins = tokens[:, :-1] == boundary_id
     begins[:, 0] = True
     bears_loss = np.arange(begins.shape[1]) < lengths[:, None]
     boundaries = np.append(np.flatnonzero(begins), begins.size)
     return PackedRows(*map(torch.from_numpy, (tokens, lengths, np.flatnonzero(bears_loss), boundaries)))
 
 
-def document_positions(inputs: torch.Tensor, *, eos_id: int) -> torch.Tensor:
+def document_positions(inputs: torch.Tensor, *, boundary_id: int) -> torch.Tensor:
     """Return each token's place (rows, length) in its document."""
     place = torch.arange(inputs.shape[1], device=inputs.device)
-    return place - torch.where(inputs == eos_id, place, 0).cummax(1).values
+    return place - torch.where(inputs == boundary_id, place, 0).cummax(1).values

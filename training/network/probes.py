@@ -255,9 +255,9 @@ def _packed_ids(model: PreTrainedModel) -> torch.Tensor:
 def _run(module: torch.nn.Module, model: PreTrainedModel, ids: torch.Tensor, **options: Any) -> Any:
     """Run the model or its body on token ids (rows, length)."""
     tokens = torch.cat([ids, ids[:, :1]], dim=1).cpu().numpy()
-    rows = pack_rows(tokens, np.full(len(ids), ids.shape[1]), eos_id=_EOS)
+    rows = pack_rows(tokens, np.full(len(ids), ids.shape[1]), boundary_id=_EOS)
     on_device = PackedRows(*(part.to(ids.device) for part in rows))
-    return run_packed(module, on_device, config=model.config, eos_id=_EOS, **options)
+    return run_packed(module, on_device, config=model.config, boundary_id=_EOS, **options)
 
 
 def _is_close(one: torch.Tensor, other: torch.Tensor) -> bool:

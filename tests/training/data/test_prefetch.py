@@ -24,7 +24,7 @@ def batches_of(directory: Path) -> Batches:
 
 def prefetcher(batches: Batches, *, rank: int = 0, world_size: int = 1, **changes: Any) -> Prefetcher:
     sizes = {"batch_size_at": lambda step: BATCH, "micro_batch_size": 2, "equal_rows": False} | changes
-    return Prefetcher(batches, rank=rank, world_size=world_size, eos_id=1, device=torch.device("cpu"), **sizes)
+    return Prefetcher(batches, rank=rank, world_size=world_size, boundary_id=1, device=torch.device("cpu"), **sizes)
 
 
 def tokens_of(step: StepInput) -> list[list[list[int]]]:

@@ -168,7 +168,7 @@ def test_a_mask_is_made_whether_or_not_a_row_has_two_documents() -> None:
 
 def test_boundaries_are_where_positions_are_zero() -> None:
     found: PackedRows = packed(*rows())
-    positions = attention.document_positions(found.inputs, eos_id=1)
+    positions = attention.document_positions(found.inputs, boundary_id=1)
     assert found.boundaries.tolist() == [*positions.flatten().eq(0).nonzero()[:, 0].tolist(), found.inputs.numel()]
 
 

@@ -43,7 +43,7 @@ def built(
 ) -> PreTrainedModel:
     overrides = OVERRIDES.get(architecture, {}) | (overrides or {})
     model = SIZES | {"architecture": architecture, "tie_word_embeddings": tie, "overrides": overrides}
-    config = make_model_config(tiny_config(model=model), vocab_size=VOCAB, eos_id=EOS, pad_id=2)
+    config = make_model_config(tiny_config(model=model), vocab_size=VOCAB, boundary_id=EOS, pad_id=2)
     result = build_in_memory(config, seed=0)
     if activation_checkpointing:
         result.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -73,7 +73,7 @@ def network(
         minds_router=minds_router(config),
     )
     set_attention(model, traits.attention)
-    return PackedLM(model.to(device), eos_id=EOS, max_tokens=3 * LENGTH, config=config, traits=traits)
+    return PackedLM(model.to(device), boundary_id=EOS, max_tokens=3 * LENGTH, config=config, traits=traits)
 
 
 def rows() -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,7 +85,7 @@ def rows() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def packed(tokens: torch.Tensor, lengths: torch.Tensor, device: str = "cpu") -> PackedRows:
-    found = pack_rows(tokens.numpy(), lengths.numpy(), eos_id=EOS)
+    found = pack_rows(tokens.numpy(), lengths.numpy(), boundary_id=EOS)
     return PackedRows(*(part.to(device) for part in found))
 
 
@@ -131,7 +131,7 @@ def test_packed_documents_give_the_losses_and_gradients_of_documents_alone(archi
 
 def test_positions_start_anew_at_each_eos() -> None:
     tokens = torch.tensor([[7, 7, EOS, 7, EOS, EOS, 7], [EOS, 7, 7, 7, 7, 7, 7]])
-    assert document_positions(tokens, eos_id=EOS).tolist() == [[0, 1, 0, 1, 0, 0, 1], [0, 1, 2, 3, 4, 5, 6]]
+    assert document_positions(tokens, boundary_id=EOS).tolist() == [[0, 1, 0, 1, 0, 0, 1], [0, 1, 2, 3, 4, 5, 6]]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3_moe"])
@@ -188,7 +188,7 @@ def test_tokens_past_the_last_target_change_nothing() -> None:
 def test_the_balance_term_is_in_the_objective_and_not_in_the_nats(architecture: str) -> None:
     trained, (tokens, lengths) = network(architecture, weights={"router_balance": 0.5}), rows()
     objective, row_nats, found, routed = trained(packed(tokens, lengths))
-    positions = document_positions(tokens[:, :-1], eos_id=EOS)
+    positions = document_positions(tokens[:, :-1], boundary_id=EOS)
     seen = trained.model(input_ids=tokens[:, :-1], position_ids=positions, output_router_logits=True).router_logits
     counted = torch.arange(LENGTH) < lengths[:, None]
     expected = router_losses(seen, counted, top_k=2, step=None)
