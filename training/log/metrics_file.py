@@ -117,8 +117,8 @@ class StepMetrics(BaseModel):
     """Model FLOPs utilisation (training/sizing/flops.py); None on a device whose peak is not known."""
 
     graphs_compiled: int = 0
-    """Graphs that rank 0 compiled in these steps. After the first steps of a start each is a recompilation, which the
-    other ranks wait for."""
+    """Graphs that rank 0 compiled in these steps. After the first steps of a start, and its first validation, each is a
+    recompilation, which the other ranks wait for."""
 
     memory_bytes: int
     """Peak memory of rank 0 so far: of the GPU, or resident without one."""

@@ -43,7 +43,7 @@ def built(
 ) -> PreTrainedModel:
     overrides = OVERRIDES.get(architecture, {}) | (overrides or {})
     model = SIZES | {"architecture": architecture, "tie_word_embeddings": tie, "overrides": overrides}
-    config = make_model_config(tiny_config(model=model), vocab_size=VOCAB, boundary_id=EOS, pad_id=2)
+    config = make_model_config(tiny_config(model=model), vocab_size=VOCAB, eos_id=EOS, pad_id=2)
     result = build_in_memory(config, seed=0)
     if activation_checkpointing:
         result.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
