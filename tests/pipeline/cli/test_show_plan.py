@@ -155,6 +155,10 @@ def test_checkpoints_are_counted_by_what_they_hold_and_what_stays(place, capsys)
     assert found["disk_bytes"] == 5 * found["checkpoint_bytes"]
     assert found["free_bytes"] is None  # the store is not on this machine
     frozen = estimated(capsys, "gpus.yaml", "steps.model.config.freeze=[model.embed_tokens.*]")
+    averaged = estimated(capsys, "gpus.yaml", "steps.model.config.ema={}")
+    assert averaged["checkpoint_bytes"] == 16 * 1_104_218_112
+    before, after = (one["fit"]["chosen"]["memory"]["optimizer"] for one in (found, averaged))
+    assert (after - before) * averaged["placement"]["num_ranks"] == pytest.approx(4 * 1_104_218_112, rel=1e-6)
     assert frozen["checkpoint_bytes"] == 12 * (1_104_218_112 - 32_000 * 2048) + 2 * 32_000 * 2048
 
 
