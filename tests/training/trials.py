@@ -185,7 +185,7 @@ def train_with_poison(rank: Rank, jobs: list[Job], poison: dict[int, str]) -> No
 
     def poisoned_forward(self: Any, *arguments: Any, **named: Any) -> Any:
         result = forward(self, *arguments, **named)
-        if not now[0] or rank.index:
+        if not now[0] or rank.index or not self.training:  # a validation is no step
             return result
         if now[0] == "gradient":
             result.objective.register_hook(lambda gradient: gradient * float("nan"))

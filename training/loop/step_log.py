@@ -27,7 +27,7 @@ from training.network.compile import count_graphs
 from training.records import OrderRecord
 from training.sizing.flops import flops_per_token, mfu
 
-_NOT_USEFUL = ("checkpoint", "profile", "validation")
+NOT_USEFUL = ("checkpoint", "profile", "validation")
 """Parts of a step's time in which training waits for something else."""
 
 
@@ -153,7 +153,7 @@ class StepLog:
         }
         loss = sum(step.result.loss * step.batch.num_targets for step in counted) / num_targets
         num_bytes = sum(self._bytes_per_token[stream] * n for stream, n in targets.items())
-        useful = sum(step.wall - sum(step.seconds.get(part, 0.0) for part in _NOT_USEFUL) for step in steps)
+        useful = sum(step.wall - sum(step.seconds.get(part, 0.0) for part in NOT_USEFUL) for step in steps)
         speed = num_targets / useful
         before = self.file.last.useful_seconds if self.file.last else 0.0
         return StepMetrics(

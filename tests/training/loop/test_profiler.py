@@ -17,6 +17,7 @@ from tests.training.trials import lines, train_all, train_and_find, train_with_p
 from training.job import Job
 from training.loop import profiler
 from training.loop.profiler import MAX_TRACES, recording_ranks, write_trace
+from training.loop.step_log import NOT_USEFUL
 from training.loop.stop_requests import RESIZE_FILE
 
 PARTS = {"data", "forward", "backward", "communication", "optimizer"}
@@ -38,10 +39,10 @@ def labels(job: Job, name: str) -> set[str]:
 
 
 def notices(job: Job) -> str:
-    """Those about profiles: each start also says which attention it takes."""
+    """Those about profiles: each start also says which attention it takes, and what it validates on."""
     path = job.out / "notices.txt"
     told = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return "".join(line for line in told if not line.startswith("attention: "))
+    return "".join(line for line in told if not line.startswith(("attention: ", "validation ")))
 
 
 def test_a_profile_has_the_steps_asked_for_and_changes_no_number(tmp_path):
@@ -61,7 +62,7 @@ def test_a_profile_has_the_steps_asked_for_and_changes_no_number(tmp_path):
     assert f"rank 0 has profiled steps 2 to 3: {path}" in notices(profiled)
     assert ["profile" in line.seconds for line in lines(profiled)] == [False, True, False, True]
     for line in lines(profiled):
-        working = sum(seconds for part, seconds in line.seconds.items() if part not in ("checkpoint", "profile"))
+        working = sum(seconds for part, seconds in line.seconds.items() if part not in NOT_USEFUL)
         assert sum(line.targets.values()) / line.tokens_per_second == pytest.approx(working, rel=0.3, abs=0.01)
     for job in (profiled, last):
         assert trajectory(job) == trajectory(plain)
