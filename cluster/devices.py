@@ -129,6 +129,23 @@ DEVICES: tuple[Device, ...] = (
 )
 
 
+_CAPABILITIES: Mapping[str, tuple[int, int]] = {
+    **dict.fromkeys(("B300", "GB200", "B200"), (10, 0)),
+    **dict.fromkeys(("GH200", "H200", "H100", "H800", "H20"), (9, 0)),
+    **dict.fromkeys(("L40S", "L40", "L4"), (8, 9)),
+    **dict.fromkeys(("A40", "A10", "A10G"), (8, 6)),
+    **dict.fromkeys(("A100", "A100-40G", "A100-80G", "A800", "A30"), (8, 0)),
+    "T4": (7, 5),
+    "V100": (7, 0),
+}
+"""Compute capability of NVIDIA's GPUs by Ray's name (developer.nvidia.com/cuda-gpus): what kernels are made for."""
+
+
+def capability_by_ray_name(name: str | None) -> tuple[int, int] | None:
+    """Compute capability of the devices that Ray calls `name`; None if it is not known, or they are not NVIDIA's."""
+    return _CAPABILITIES.get(name or "")
+
+
 def device_by_driver_name(name: str) -> Device | None:
     """Return the device that the driver calls `name`; None if it is not in the table."""
     return next((device for device in DEVICES if name in device.driver_names), None)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cluster.devices import capability_by_ray_name
 from cluster.machines import Node
 from configs.base import ConfigError
 from configs.cluster import WandbConfig
@@ -58,6 +59,9 @@ class Placement:
     host_bytes_per_rank: int | None = None
     """Its share of the host's memory."""
 
+    capability: tuple[int, int] | None = None
+    """The least compute capability of its GPU (cluster/devices.py); None where that is not known."""
+
 
 def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None) -> Placement:
     """Lay a pool out on its nodes; an elastic pool gets what there is of them, down to its min_ranks.
@@ -104,6 +108,7 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
         leaves_open=tuple(name for name in ("zero_stage", "micro_batch_size") if getattr(pool, name) is None),
         memory_bytes_per_rank=host_bytes if device == "cpu" else _gpu_bytes(nodes),
         host_bytes_per_rank=host_bytes,
+        capability=_capability(nodes),
     )
 
 
@@ -158,6 +163,12 @@ def _gpu_bytes(nodes: Sequence[Node]) -> int | None:
     """Return the memory of the smallest GPU; None if that of any is not known."""
     sizes = {node.accelerator_bytes for node in nodes if node.num_gpus}
     return None if None in sizes else min(size for size in sizes if size)
+
+
+def _capability(nodes: Sequence[Node]) -> tuple[int, int] | None:
+    """Return the least compute capability of the GPUs; None if that of any is not known."""
+    found = {capability_by_ray_name(node.accelerator) for node in nodes if node.num_gpus}
+    return None if None in found else min((one for one in found if one), default=None)
 
 
 def _host_bytes(nodes: Sequence[Node], num_ranks: int, *, cpus_per_rank: int, device: str) -> int | None:

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 
 from configs.evaluation import CheckpointChoice
 from configs.load import Problem
+from configs.pools import RetentionConfig
 from configs.run import RunConfig
 from configs.training.model import ModelConfig
 from configs.training.train import TrainConfig
 from training.checkpoint.choice import Choice
+from training.manifests import counted
 
 _OF_THE_OBJECTIVE = {"depth_scaled_init", "router_balance", "router_balance_by", "router_z", "output_z"}
 """Keys of a model that may differ between a training and the one that goes on from it."""
@@ -47,8 +49,12 @@ def _choice_problems(
             f"checkpoint: {choice}, and the training has those of every {every} steps and of its last, {last}; take "
             "one of these",
         )
-    if average > (most := -(-last // every)):
-        yield Problem((*at, "average"), f"average: {average}, and the training makes {most} checkpoints; lower it")
+    up_to = choice if isinstance(choice, int) else last
+    if average > (most := -(-up_to // every)):
+        yield Problem(
+            (*at, "average"),
+            f"average: {average}, and the training makes {counted(most, 'checkpoint')} up to step {up_to}; lower it",
+        )
 
 
 def _start_problems(config: TrainConfig, source: TrainConfig) -> Iterator[Problem]:
@@ -64,6 +70,13 @@ def _start_problems(config: TrainConfig, source: TrainConfig) -> Iterator[Proble
             "freeze differs from that of the training whose optimizer state is kept; keep it as it was, or start from "
             "its weights alone (mode: weights)",
         )
+    for key in ("seed", "sequence_length") if init.mode == "continue" else ():
+        if getattr(config, key) != getattr(source, key):
+            yield Problem(
+                ("config", key),
+                f"{key}: {getattr(config, key)}, and in the training that goes on it is {getattr(source, key)}; "
+                "another order would repeat or skip samples: keep it, or set mode: new_data",
+            )
     if config.optimizer.kind != source.optimizer.kind:
         yield Problem(
             ("config", "optimizer", "kind"),
@@ -84,4 +97,33 @@ def _start_problems(config: TrainConfig, source: TrainConfig) -> Iterator[Proble
             ("config", "num_steps" if config.num_tokens is None else "num_tokens"),
             f"{config.total_steps:,} steps, and the training that goes on has taken {taken:,} by then; its steps "
             "count, so give more",
+        )
+
+
+def kept_at_the_end(config: TrainConfig, rule: RetentionConfig) -> set[int]:
+    """Return the steps whose checkpoints certainly stay when a training has ended."""
+    every, last = config.checkpoint_every_steps, config.total_steps
+    own = sorted({*range(every, last + 1, every), last})
+    return {*own[-rule.newest :], *(step for step in own if rule.every_steps and step % rule.every_steps == 0)}
+
+
+def retention_problems(run: RunConfig, name: str, rule: RetentionConfig, source: TrainConfig) -> Iterator[Problem]:
+    """Yield what the step `name` takes of a training whose pool deletes it; locations begin in the step."""
+    config = run.steps[name].config
+    if not isinstance(config, CheckpointChoice):
+        return
+    kept, last = kept_at_the_end(source, rule), source.total_steps
+    step = config.checkpoint if isinstance(config.checkpoint, int) else last
+    wanted = [number for number in range(step, 0, -1) if number % source.checkpoint_every_steps == 0 or number == last]
+    wanted = wanted[: config.average]
+    missing = [number for number in wanted if number not in kept]
+    if config.checkpoint == "best" and config.average > 1:  # it may be any of them
+        missing = [] if rule.every_steps == source.checkpoint_every_steps else [step]
+    if missing:
+        what = "average" if config.average > 1 else "checkpoint"
+        yield Problem(
+            ("config", what),
+            f"{what}: {getattr(config, what)} of step {name!r} needs checkpoints that the pool's retention deletes "
+            f"before the training has ended; set retention: {{every_steps: {source.checkpoint_every_steps}}} for its "
+            "pool, or take `last`",
         )

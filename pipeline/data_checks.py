@@ -44,6 +44,13 @@ def _training_problems(config: TrainConfig, made: Artifact[Manifest]) -> Iterato
         yield from below(("mixture",), mixture_problems(config.mixture, names, languages))
     elif isinstance(manifest, TrainedTokenizer):
         yield from find_rule_problems(config, vocab_size=manifest.vocab_size)
+        if (init := config.init_from) is not None and init.mode == "weights" and init.path:
+            from training.init.fill import check_init_weights
+
+            try:
+                check_init_weights(config, init, tokenizer=Artifact(made.dir, manifest))
+            except UserError as error:
+                yield Problem(("init_from",), str(error))
     elif isinstance(manifest, TokenizedCorpus):
         try:
             plan_epochs(Artifact(made.dir, manifest), config)

@@ -1,13 +1,19 @@
 """Whether the trainings of a recipe can run on the machines of a cluster file, as `concord plan` reckons it."""
 
+from contextlib import suppress
+
+from cluster.placement import TooFew
 from configs.base import UserError
 from configs.cluster import ClusterConfig
-from configs.load import Problem
+from configs.load import Loaded, Problem
 from configs.training.train import TrainConfig
+from pipeline.chain_checks import retention_problems
 from pipeline.estimate.estimate import estimate
 from pipeline.estimate.machines import are_known, lay_out
 from pipeline.estimate.rows import describe_problem
 from pipeline.prepare import Prepared, steps_to_make, vocab_size
+from pipeline.recipe import below
+from training.sizing.attention import why_not_attention
 
 
 def check_layouts(ready: Prepared, cluster: ClusterConfig) -> None:
@@ -37,3 +43,27 @@ def check_layouts(ready: Prepared, cluster: ClusterConfig) -> None:
         if problem:
             problems.append(Problem(("steps", name), f"step {name!r} does not fit on pool {step.pool!r}: {problem}"))
     ready.loaded.fail(problems)
+
+
+def check_pool_settings(ready: Prepared, cluster: Loaded[ClusterConfig]) -> None:
+    """Raise ConfigError on settings of a pool that what is to be made cannot do with, where they stand.
+
+    Such as attention that its devices or the recipe's precision do not have, and retention that deletes a checkpoint
+    which a step takes.
+    """
+    run, to_make, pools = ready.loaded.config, steps_to_make(ready), cluster.config.pools
+    attention: list[Problem] = []
+    retention: list[Problem] = []
+    for name in to_make:
+        step = ready.plan.steps[name]
+        if isinstance(step.config, TrainConfig) and are_known(cluster.config, step.pool):
+            with suppress(TooFew):  # which is said beside what fits
+                _, placement = lay_out(cluster.config, step.pool)
+                if (reason := why_not_attention(step.config, placement)) is not None:
+                    attention.append(Problem(("pools", step.pool, "attention"), reason))
+        training = ready.plan.steps.get(step.inputs.get("model", ""))
+        if training is not None and training.name in to_make and isinstance(training.config, TrainConfig):
+            rule = pools[training.pool].retention
+            retention += below(("steps", name), retention_problems(run, name, rule, training.config))
+    cluster.fail(attention)
+    ready.loaded.fail(retention)

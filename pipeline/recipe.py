@@ -76,7 +76,9 @@ def _names(where: str, weights: Mapping[str, float], known: set[str]) -> Iterato
         if name not in known:
             close = get_close_matches(name, known, n=1)
             meant = f"did you mean {close[0]!r}? " if close else ""
-            yield Problem((name,), f"{where} names {name!r}, which the corpus does not have; {meant}({there})")
+            yield Problem(
+                (name,), f"{where} names {name!r}, which the corpus does not have; {meant or 'correct it '}({there})"
+            )
     if weights and weights.keys() <= known and (missing := sorted(known - weights.keys())):
         yield Problem((), f"{where} leaves out {', '.join(missing)}; give it a weight, 0 to leave it unread ({there})")
 

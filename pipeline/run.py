@@ -16,7 +16,7 @@ from configs.run import RunConfig
 from pipeline.data_checks import data_problems
 from pipeline.graph.fingerprint import Digests
 from pipeline.graph.plan import PlannedStep
-from pipeline.layout_checks import check_layouts
+from pipeline.layout_checks import check_layouts, check_pool_settings
 from pipeline.prepare import Prepared, check_pools, check_profile, check_stages, prepare, steps_to_make, with_profile
 from pipeline.runner import Runner
 from pipeline.stages import STAGES
@@ -51,12 +51,15 @@ def run_recipe(
     """
     from cluster.doctor.address import refuse_open_ray
 
-    machines = load(shipped("clusters", cluster), ClusterConfig).config
+    told = load(shipped("clusters", cluster), ClusterConfig)
+    machines = told.config
     refuse_open_ray(machines)
     os.environ.update(machines.environment)  # for a run that is submitted its launcher does that
     ready = with_profile(prepare(loaded, machines.storage), profile)
     ready = with_checkpoint(ready, checkpoint)
     check_profile(ready, profile)
+    check_pools(ready, machines, cluster)
+    check_pool_settings(ready, told)
     check_layouts(ready, machines)
     run_prepared(ready, machines, cluster, out)
 

@@ -2,6 +2,7 @@
 
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -32,14 +33,16 @@ def with_checkpoint(ready: Prepared, text: str | None) -> Prepared:
         return ready
     choice = _parse(text)
     taking = {
-        name: ready.plan.steps[step.inputs["model"]]
-        for name, step in ready.plan.steps.items()
-        if isinstance(step.config, CheckpointChoice)
+        name: ready.plan.steps[ready.plan.steps[name].inputs["model"]]
+        for name in _ancestors(ready)
+        if isinstance(ready.plan.steps[name].config, CheckpointChoice)
     }
     if not taking:
-        raise UserError(f"--checkpoint {text}: no step of this recipe evaluates or exports a training; add one")
+        raise UserError(f"--checkpoint {text}: no wanted step of this recipe evaluates or exports a training; add one")
     trainings = {step.name: step for step in taking.values()}
-    steps = {name: _resolve(step, choice, ready) for name, step in trainings.items()}
+    steps = _resolve_all(trainings, choice, ready)
+    taking = {name: training for name, training in taking.items() if training.name in steps}
+    trainings = {name: trainings[name] for name in steps}
     recipe = ready.loaded.config
     changed = {
         name: recipe.steps[name].model_copy(
@@ -61,8 +64,33 @@ def _parse(text: str) -> Choice:
     raise UserError(f"--checkpoint {text}: give last, best, or the number of a step")
 
 
+def _ancestors(ready: Prepared) -> list[str]:
+    """Return the wanted steps and all that they are made from, in the plan's order."""
+    found, left = set[str](), list(ready.plan.outputs)
+    while left:
+        if (name := left.pop()) not in found:
+            found.add(name)
+            left += ready.plan.steps[name].inputs.values()
+    return [name for name in ready.plan.steps if name in found]
+
+
+def _resolve_all(trainings: Mapping[str, PlannedStep], choice: Choice, ready: Prepared) -> dict[str, Choice]:
+    """Return the checkpoint of each training that has it; of trainings that follow each other the later may not."""
+    steps, problems = dict[str, Choice](), list[str]()
+    for name, step in trainings.items():
+        try:
+            steps[name] = _resolve(step, choice, ready)
+        except UserError as error:
+            problems.append(f"step {name!r}: {error}")
+    if not steps:
+        raise UserError("; ".join(problems))
+    return steps
+
+
 def _resolve(step: PlannedStep, choice: Choice, ready: Prepared) -> Choice:
     if ready.has(step):
+        if choice != "last" and (ready.store / step.artifact).is_dir():
+            choose_checkpoints(ready.store / step.artifact / CHECKPOINTS, choice)  # to say now if it is not there
         return choice
     root = ready.store / step.artifact / CHECKPOINTS
     if ready.remote is not None and not root.is_dir():

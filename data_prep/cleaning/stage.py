@@ -154,5 +154,6 @@ def _check_not_empty(counts: tuple[CorpusCount, ...]) -> None:
         reasons: Counter[str] = Counter()
         for count in counts:
             reasons.update(count.dropped)
-        why = ", ".join(f"{n} {reason}" for reason, n in reasons.items()) or "the sources hold none"
+        reasons["held out"] = sum(count.num_held_out for count in counts)
+        why = ", ".join(f"{n} {reason}" for reason, n in reasons.items() if n) or "the sources hold none"
         raise UserError(f"no document is left to train on ({why}); check the sources and the bounds of the recipe")

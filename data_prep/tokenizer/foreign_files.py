@@ -20,7 +20,10 @@ from data_prep.sources.document import Digest
 from data_prep.tokenizer.pieces import read_settings
 
 TOKENIZER_JSON = "tokenizer.json"
-_SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+_SENTENCEPIECE = ("tokenizer.model", "spiece.model")
+_FAIRSEQ = "sentencepiece.bpe.model"
+"""The model in directories of XLM-R, mBART, XGLM and the like, whose ids are others than SentencePiece's own."""
+
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 """Files of a tokenizer beside it: what is there is hashed whole. Of the model's own only what is used is."""
 
@@ -104,6 +107,11 @@ def read_foreign(config: ImportTokenizerConfig) -> ForeignTokenizer:
 
 def find_tokenizer_file(path: Path) -> Path:
     """Return the tokenizer.json or the SentencePiece model that a path leads to. Raises UserError if there is none."""
+    if path.name == _FAIRSEQ or (not (path / TOKENIZER_JSON).is_file() and (path / _FAIRSEQ).is_file()):
+        raise UserError(
+            f"{path}: the ids of a model with {_FAIRSEQ} are not those of that file; have transformers write its "
+            f"{TOKENIZER_JSON} beside it: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        )
     if path.is_file():
         if path.suffix in (".json", ".model"):
             return path

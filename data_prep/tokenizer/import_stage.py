@@ -51,7 +51,8 @@ def check_tokenizer(config: ImportTokenizerConfig) -> None:
 
     foreign = read_foreign(config)
     content, _ = make_tokenizer_json(foreign, begin=config.begin_of_text)
-    check_ids_of_text(foreign, content, list(ADVERSARIAL))
+    spelled = [text for piece in foreign.special for text in (piece, f"a {piece} b", f"a{piece}b")]
+    check_ids_of_text(foreign, content, [*ADVERSARIAL, *spelled])
 
 
 def _import(item: _ImportItem) -> TrainedTokenizer:

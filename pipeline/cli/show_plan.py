@@ -33,6 +33,7 @@ from pipeline.estimate.stage_time import (
 from pipeline.estimate.whole_run import WholeRun, describe_whole, whole_run
 from pipeline.graph.plan import PlannedStep
 from pipeline.graph.why import why_make
+from pipeline.layout_checks import check_pool_settings
 from pipeline.prepare import Prepared, check_pools, check_stages, needed_steps, prepare, vocab_size
 from pipeline.store.artifact import load_artifact
 from training.data.epochs import StreamEpochs, epochs_rows, plan_epochs
@@ -74,11 +75,14 @@ def show_plan(loaded: Loaded[RunConfig], cluster: str | None, out: Console, *, a
     Returns False if something to be made does not fit; True also where that is not known. Raises ConfigError and
     UserError as `prepare` does.
     """
-    machines = None if cluster is None else load(shipped("clusters", cluster), ClusterConfig).config
+    told = None if cluster is None else load(shipped("clusters", cluster), ClusterConfig)
+    machines = told.config if told else None
     ready = prepare(loaded, machines.storage if machines else None)
-    if machines is not None and cluster is not None:
-        check_pools(ready, machines, cluster)
+    if told is not None and cluster is not None:
+        check_pools(ready, told.config, cluster)
     check_stages(ready)
+    if told is not None:
+        check_pool_settings(ready, told)
     lines = plan_lines(ready, machines)
     fits = _fit(lines)
     whole = _whole_run(lines, machines) if machines is not None else None

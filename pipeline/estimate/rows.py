@@ -10,7 +10,8 @@ from pipeline.estimate.estimate import Estimate, seconds_for
 from pipeline.estimate.speed import Speed
 from pipeline.store.lineage import duration
 from training.manifests import counted
-from training.sizing.fit import HEADROOM, LayoutChoice, expected_attention, needed_host_bytes, sequences_per_rank
+from training.sizing.attention import expected_attention
+from training.sizing.fit import HEADROOM, LayoutChoice, needed_host_bytes, sequences_per_rank
 from training.sizing.memory import PREDICTION_ERROR
 from training.sizing.start import HostMemory
 

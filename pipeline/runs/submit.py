@@ -28,7 +28,7 @@ from configs.run import RunConfig
 from configs.text import shorten
 from pipeline.graph.config_diff import diff
 from pipeline.graph.fingerprint import identity_of
-from pipeline.layout_checks import check_layouts
+from pipeline.layout_checks import check_layouts, check_pool_settings
 from pipeline.prepare import Prepared, check_pools, check_profile, check_stages, prepare, with_profile
 from pipeline.runs.directory import RunDirectory, RunRecord, StartRecord, check_id, now, store_of, user_name
 from pipeline.runs.driver import grace_seconds
@@ -57,11 +57,13 @@ def submit_run(
     With `check_first` the nodes are examined, and bad ones left out. With `dry_run` what would be submitted is printed,
     and nothing is done. `profile` names the optimizer steps that its trainings record (pipeline/prepare.py).
     """
-    machines = load(shipped("clusters", cluster), ClusterConfig).config
+    told = load(shipped("clusters", cluster), ClusterConfig)
+    machines = told.config
     ready = with_profile(prepare(loaded, machines.storage), profile)
     check_pools(ready, machines, cluster)
     check_stages(ready)
     check_profile(ready, profile)
+    check_pool_settings(ready, told)
     check_layouts(ready, machines)
     _check_shared(ready.loaded.config.store)
     record = _record(ready, run_id)

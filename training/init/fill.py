@@ -53,11 +53,18 @@ def open_init_weights(
         yield InitWeights(model, directory, stored, rows, tied=source.tie_word_embeddings, notices=notices)
 
 
-def check_init_weights(config: TrainConfig, init: InitConfig) -> None:
+def check_init_weights(
+    config: TrainConfig, init: InitConfig, *, tokenizer: Artifact[TrainedTokenizer] | None = None
+) -> None:
     """Raise UserError if the weights that a training begins with have not the shapes of its model.
 
-    Vocabularies are not compared, since the training's need not be known yet. Of the files sizes are read.
+    Vocabularies are compared if the training's `tokenizer` is known. Of the files sizes are read.
     """
+    if tokenizer is not None:
+        size = tokenizer.manifest.vocab_size
+        model, _ = build_model(make_model_config(config, vocab_size=size, eos_id=1, pad_id=2))
+        with open_init_weights(model, init, tokenizer=tokenizer):
+            return
     directory = find_weights(init)
     source = _configuration(directory)
     overrides = {key: value for key, value in config.model.overrides.items() if key != "vocab_size"}

@@ -18,7 +18,8 @@ from training.network.compile import compile_layers
 from training.network.initial_weights import InitialWeights
 from training.network.packed_lm import PackedLM, minds_router
 from training.network.probes import NetworkTraits, describe_attention, probe_network
-from training.sizing.fit import choose_layout, expected_attention, needed_bytes
+from training.sizing.attention import expected_attention
+from training.sizing.fit import choose_layout, needed_bytes
 from training.sizing.recipe_size import find_parameters, measure_model
 from training.zero.engine import make_engine
 from training.zero.fragments import ReadWeights

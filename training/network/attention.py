@@ -25,20 +25,19 @@ BEST_FIRST = ("flash_attention_3", "flash_attention_2", "varlen", "flex_attentio
 
 _FLASH = BEST_FIRST[:3]
 _PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "bf16"}
-_MIN_CAPABILITY = {"flash_attention_3": (9, 0), "flash_attention_2": (8, 0), "varlen": (8, 0)}
-"""The least compute capability of NVIDIA's GPUs that the kernels are made for: 8.0 is A100, 9.0 H100."""
 
 
 def why_not_here(name: str, *, device: torch.device, dtype: torch.dtype) -> str | None:
     """Return why this device and precision cannot run an implementation, in words; None if it may."""
     if name in ("sdpa", "eager"):
         return None
-    if reason := why_attention_never_runs(name, device=device.type, precision=_PRECISIONS.get(dtype, "fp32")):
+    is_nvidia = device.type == "cuda" and torch.version.hip is None
+    capability = torch.cuda.get_device_capability(device) if is_nvidia else None
+    precision = _PRECISIONS.get(dtype, "fp32")
+    if reason := why_attention_never_runs(name, device=device.type, precision=precision, capability=capability):
         return reason
     if name == "flex_attention":
         return None
-    if torch.version.hip is None and torch.cuda.get_device_capability(device) < _MIN_CAPABILITY[name]:
-        return "is not made for this GPU"
     installed = {
         "flash_attention_3": is_flash_attn_3_available(),
         "flash_attention_2": is_flash_attn_2_available(),

@@ -40,12 +40,23 @@ def find_rule_problems(config: TrainConfig, *, vocab_size: int | None) -> Iterat
         )
 
 
-def why_attention_never_runs(name: str, *, device: str, precision: str) -> str | None:
-    """Return why an implementation of attention has no kernel for a type of device or a precision; None if it may."""
+MIN_CAPABILITY = {"flash_attention_3": (9, 0), "flash_attention_2": (8, 0), "varlen": (8, 0)}
+"""The least compute capability of NVIDIA's GPUs that the kernels are made for: 8.0 is A100, 9.0 H100."""
+
+
+def why_attention_never_runs(
+    name: str, *, device: str, precision: str, capability: tuple[int, int] | None
+) -> str | None:
+    """Return why an implementation of attention has no kernel for a type of device or a precision; None if it may.
+
+    `capability` is the compute capability of NVIDIA's GPU, None if that is not known.
+    """
     if name in ("auto", "sdpa", "eager"):
         return None
     if device not in _ATTENTION_DEVICES.get(name, ("cuda",)):
         return "needs a GPU"
+    if capability is not None and capability < MIN_CAPABILITY.get(name, (0, 0)):
+        return "is not made for this GPU"
     return None if precision == "bf16" or name == "flex_attention" else "needs precision: bf16"
 
 

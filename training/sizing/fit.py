@@ -7,7 +7,7 @@ from math import ceil
 from cluster.placement import Placement
 from configs.base import GIB, ConfigError
 from configs.training.train import TrainConfig
-from training.network.model_rules import refuse_attention, why_attention_never_runs
+from training.sizing.attention import expected_attention, why_not_attention
 from training.sizing.memory import PREDICTION_ERROR, Memory, predict_memory
 from training.sizing.model_size import ModelSize, TrainingLayout
 from training.sizing.start import HostMemory, predict_host, predict_start
@@ -76,8 +76,8 @@ def choose_layout(size: ModelSize, config: TrainConfig, placement: Placement) ->
     ConfigError if the pool leaves no stage that can do what the recipe asks for, or names an implementation of
     attention that its devices do not have.
     """
-    if reason := why_attention_never_runs(placement.attention, device=placement.device, precision=config.precision):
-        raise ConfigError(refuse_attention(f"{placement.attention} {reason}"))
+    if reason := why_not_attention(config, placement):
+        raise ConfigError(reason)
     stages = _stages(config, placement)
     if placement.memory_bytes_per_rank is None:
         return Fit(_choice(size, config, placement, stages[0], placement.micro_batch_size), (), "")
@@ -123,17 +123,6 @@ def needed_bytes(choice: LayoutChoice, device: str) -> int:
 def needed_host_bytes(choice: LayoutChoice) -> int:
     """Return the bytes that a rank on a GPU must have of its host's memory, with headroom."""
     return int(choice.host.total * HEADROOM["cpu"])
-
-
-def expected_attention(config: TrainConfig, placement: Placement) -> str:
-    """Return the implementation of attention to reckon with, where the pool leaves it to the start of training.
-
-    GPUs that compute in bf16 have PyTorch's own flash kernel; where it does not do for the architecture, the start of
-    training checks again (training/loop/build.py).
-    """
-    if placement.attention != "auto":
-        return placement.attention
-    return "varlen" if placement.device == "cuda" and config.precision == "bf16" else "sdpa"
 
 
 def _stages(config: TrainConfig, placement: Placement) -> tuple[int, ...]:

@@ -137,7 +137,7 @@ def test_data_licences_settings_scores_and_flags_are_told(tmp_path: Path) -> Non
     assert "| sw | 1.5000 | 7 |" in text and "word order 75.0%" in text
     assert "- one, with a flag" in text
     assert "secret" not in text, "a corpus that only the tokenizer was trained on"
-    assert "The weights are those after step 6." in text
+    assert "The weights are those after step 9." in text
     assert "began with" not in text and "## Scores" not in card(tmp_path)
 
 

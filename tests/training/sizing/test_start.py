@@ -7,7 +7,8 @@ import pytest
 
 from configs.base import GIB
 from tests.training.sizing.test_fit import LARGE, gpus, recipe
-from training.sizing.fit import choose_layout, expected_attention, needed_bytes, needed_host_bytes
+from training.sizing.attention import expected_attention
+from training.sizing.fit import choose_layout, needed_bytes, needed_host_bytes
 from training.sizing.memory import predict_memory
 from training.sizing.model_size import ModelSize, TrainingLayout
 from training.sizing.start import HostMemory, predict_host, predict_start
