@@ -158,8 +158,8 @@ class HeldOutConfig(Config):
     the first of these kinds is taken."""
 
     against: tuple[str, ...] = ()
-    """Directories of finished `clean` artifacts. What they hold out is dropped here, unless it is held out here, too, so
-    that models of this corpus can be scored on it."""
+    """Directories of finished `clean` artifacts. What they hold out is dropped here, unless it is held out here, too:
+    so models of this corpus can be scored on it."""
 
     def share_of(self, source: str, language: str) -> float:
         """Return the share of a source and language."""

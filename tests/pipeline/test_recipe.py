@@ -120,7 +120,7 @@ CHAIN = """\
         (
             "{multiple_choice: null}",
             "{multiple_choice: null, average: 2}",
-            "the training makes 1 checkpoints; lower it",
+            "the training makes 1 checkpoint up to step 2; lower it",
         ),
         ("{mode: new_data}", "{mode: new_data, schedule: continued}", "the training that goes on has taken 2 by then"),
         (

@@ -55,9 +55,11 @@ def why_attention_never_runs(
         return None
     if device not in _ATTENTION_DEVICES.get(name, ("cuda",)):
         return "needs a GPU"
+    if precision != "bf16" and name != "flex_attention":
+        return "needs precision: bf16"
     if capability is not None and capability < MIN_CAPABILITY.get(name, (0, 0)):
         return "is not made for this GPU"
-    return None if precision == "bf16" or name == "flex_attention" else "needs precision: bf16"
+    return None
 
 
 def refuse_attention(reasons: str) -> str:
