@@ -257,6 +257,62 @@ def test_plan_run_and_submit_refuse_what_a_pool_cannot_do(
     assert not list(place.glob("store/clean-*"))
 
 
+GPUS = (
+    "pools: {default: {%s, machines: {num_nodes: 1, cpus_per_node: 64, memory_gib_per_node: 500, "
+    "accelerators_per_node: 8}}}\n"
+)
+
+
+@pytest.mark.parametrize("words", [("plan",), ("run",), ("submit", "--dry-run")], ids=lambda words: words[0])
+def test_attention_that_a_gpu_is_not_made_for_is_refused_where_it_stands(
+    place: Path, concord: Concord, words: tuple[str, ...]
+) -> None:
+    (place / "a100.yaml").write_text(GPUS % "accelerator: A100, attention: flash_attention_3")
+    bf16 = ("--set", "steps.model.config.precision=bf16")
+    code, _, err = concord(words[0], "toy.yaml", *words[1:], *bf16, "--cluster", "a100.yaml")
+    says = "the pool's attention cannot be used: flash_attention_3 is not made for this GPU; choose another, or `auto`"
+    assert (code, err) == (2, f"concord: a100.yaml:1: {says}\n")
+    (place / "t4.yaml").write_text(GPUS % "accelerator: T4")
+    assert "attention by" not in concord("plan", "toy.yaml", *bf16, "--cluster", "t4.yaml")[1]
+
+
+@pytest.mark.parametrize("words", [("plan",), ("run",), ("submit", "--dry-run")], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    ("setting", "what"), [("checkpoint=1", "checkpoint: 1"), ("average=3", "average: 3"), ("checkpoint=2", "")]
+)
+def test_checkpoints_that_retention_deletes_are_refused(
+    place: Path, concord: Concord, words: tuple[str, ...], setting: str, what: str
+) -> None:
+    (place / "here.yaml").write_text("executor: inline\npools: {default: {retention: {newest: 1}}}\n")
+    settings = ["steps.model.config.num_steps=3", "steps.model.config.checkpoint_every_steps=1"]
+    if not what:  # with every checkpoint kept nothing is missing
+        (place / "here.yaml").write_text(
+            "executor: inline\npools: {default: {retention: {newest: 1, every_steps: 1}}}\n"
+        )
+        words = ("plan",)
+    chosen = [f for one in (*settings, f"steps.scores.config.{setting}") for f in ("--set", one)]
+    code, _, err = concord(words[0], "toy.yaml", *words[1:], *chosen, "--cluster", "here.yaml")
+    if not what:
+        assert code == 0, err
+        return
+    assert code == 2
+    assert f"--set steps.scores.config.{setting}: {what} of step 'scores' needs checkpoints that the pool's" in err
+    assert not list(place.glob("store/clean-*"))
+
+
+def test_a_vocabulary_that_the_weights_do_not_have_is_said_before_the_training_is_begun(
+    place: Path, concord: Concord
+) -> None:
+    sizes = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 6}
+    LlamaForCausalLM(LlamaConfig(vocab_size=400, **sizes)).save_pretrained(place / "hub")
+    start = ("--set", "steps.model.config.init_from={path: hub}")
+    code, out, err = concord("run", "toy.yaml", *start, "--cluster", "inline")
+    assert code == 2
+    assert "has 400 rows in its vocabulary where the recipe's model has 320" in err and "init_from" in err
+    assert "making tokenize" not in out, "right after the tokenizer"
+    assert "has 400 rows" in concord("plan", "toy.yaml", *start)[2]
+
+
 def test_a_bad_recipe_is_refused_before_what_makes_it_is_imported(place: Path) -> None:
     program = (
         "import sys; from pipeline.cli.app import main\n"

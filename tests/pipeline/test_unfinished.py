@@ -41,6 +41,9 @@ TRAINING
     config: {multiple_choice: null, documents_per_stream: 2}
   export: {stage: export, inputs: {model: anneal, tokenizer: tokenizer}, config: {dtype: float32}}
 """
+BEFORE = """\
+  before: {stage: export, inputs: {model: pretrain, tokenizer: tokenizer}}
+"""
 TRAINING = """\
       model: {hidden_size: 16, intermediate_size: 24, num_layers: 1, num_attention_heads: 2}
       sequence_length: 16
@@ -97,6 +100,16 @@ def test_trainings_follow_each_other_and_a_checkpoint_of_an_unfinished_one_is_ev
     best = read_record(pretrain).manifest["best_checkpoint"]
     updates = json.loads((pretrain / best / "checkpoint.json").read_text())["num_updates"]
     assert last["num_updates"] == updates + 4, "the moments are those of the best checkpoint before"
+
+    (place / "export.yaml").write_text((place / "chain.yaml").read_text() + BEFORE)
+    (anneal / RECORD).rename(anneal / "kept")
+    (anneal / "checkpoints").rename(anneal / "later")  # as if only the first training had begun
+    code, out, err = concord("run", "export.yaml", "--cluster", "inline", "--checkpoint", "2")
+    assert code == 0, err
+    assert read_record(made(place, "export")[-1]).manifest["step"] == 2
+    assert "scores" not in out, "of the training that follows there is nothing yet"
+    (anneal / "later").rename(anneal / "checkpoints")
+    (anneal / "kept").rename(anneal / RECORD)
 
     finished = {stage: made(place, stage) for stage in ("evaluate", "export", "train")}
     (anneal / RECORD).unlink()

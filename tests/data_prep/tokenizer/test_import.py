@@ -284,6 +284,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
         {},
         "piece '<x>' has id 9000 there, and the tokenizers library gives it 700",
     ),
+    "fairseq": (model_file("sentencepiece.bpe.model", vocab_size=300), {}, "are not those of that file"),
     "word": (model_file("m.model", model_type="word", vocab_size=300), {}, "is neither BPE nor Unigram"),
 }
 
@@ -300,3 +301,12 @@ def test_what_cannot_be_imported_is_one_sentence(tmp_path: Path, name: str) -> N
     with pytest.raises(UserError, match=re.escape(says)) as caught:
         imported(make(tmp_path / "given"), tmp_path / "out", **config)
     assert "\n" not in str(caught.value)
+
+
+def test_special_pieces_that_the_model_finds_in_text_are_refused_before_any_text_is_cleaned(tmp_path: Path) -> None:
+    """User-defined pieces, as Gemma's model has some, are found in every text that spells them."""
+    (tmp_path / "tokenizer.model").write_bytes(train_model(vocab_size=300, user_defined_symbols=["<turn>"]))
+    settings = {"eos_token": "</s>", "additional_special_tokens": ["<turn>"]}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"special piece is among the ids .*'<turn>'.*tokenizer\.json"):
+        check_tokenizer(ImportTokenizerConfig(path=str(tmp_path)))
