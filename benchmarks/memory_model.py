@@ -196,7 +196,8 @@ def _train_two_steps(config: TrainConfig, placement: Placement, number: int) -> 
     import torch
 
     from training.network.attention import set_attention
-    from training.network.build_model import build_model, make_model_config
+    from training.network.build_model import build_model
+    from training.network.model_config import make_model_config
     from training.network.packed_lm import PackedLM
     from training.network.packed_rows import pack_rows
     from training.network.probes import probe_network

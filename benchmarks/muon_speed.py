@@ -96,7 +96,8 @@ def _make_engine(rank: Any, stage: int) -> Any:
     from cluster.placement import place
     from configs.pools import PoolConfig
     from tests.training.ranks import tiny_config
-    from training.network.build_model import build_model, make_model_config
+    from training.network.build_model import build_model
+    from training.network.model_config import make_model_config
     from training.network.packed_lm import PackedLM
     from training.network.probes import probe_network
     from training.zero.engine import make_engine, set_learning_rate

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from configs.base import Config, ConfigError
 from configs.cluster import ClusterConfig
-from configs.messages import Location, explain
+from configs.messages import Location, explain_all
 from configs.secrets import find_secrets
 
 C = TypeVar("C", bound=Config)
@@ -58,11 +58,13 @@ class _Origin:
     overrides: dict[Location, str] = field(default_factory=dict)
 
     def where(self, location: Location) -> str:
+        """Return the override or the line that gave a value, and with a line the overrides of what is in the value."""
         for end in range(len(location), -1, -1):
             if (override := self.overrides.get(location[:end])) is not None:
                 return f"--set {override}"
             if (line := self.lines.get(location[:end])) is not None:
-                return f"{self.path}:{line}"
+                within = [text for at, text in self.overrides.items() if at[: len(location)] == location]
+                return f"{self.path}:{line}" + (f" (with --set {', '.join(within)})" if within else "")
         return str(self.path)
 
     def replace(self, location: Location, override: str) -> None:
@@ -119,7 +121,7 @@ def load(path: Path, model: type[C], overrides: tuple[str, ...] = ()) -> Loaded[
         config = model.model_validate(tree)
     except ValidationError as error:
         details = [dict(detail) for detail in error.errors(include_url=False)]
-        found = [explain(model, tree, detail) for detail in details if not _echoes(detail, details)]
+        found = explain_all(model, tree, [detail for detail in details if not _echoes(detail, details)])
         problems += [f"{origin.where(at)}: {text}" for at, text in found]
     if problems:
         raise ConfigError("\n".join(problems))

@@ -1,7 +1,7 @@
 """Translate pydantic's errors for people who write recipes: what is wrong, what is allowed, what may be meant."""
 
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -12,8 +12,34 @@ from configs.text import shorten
 Location = tuple[str | int, ...]
 
 
-def explain(model: type[BaseModel], tree: Mapping[str, Any], error: Mapping[str, Any]) -> tuple[Location, str]:
-    """Return where an error stands in the file, and one sentence about it."""
+def explain_all(
+    model: type[BaseModel], tree: Mapping[str, Any], errors: Sequence[Mapping[str, Any]]
+) -> list[tuple[Location, str]]:
+    """Return where each error stands in the file, and one sentence about it.
+
+    A value that may be a word or a number, and is neither, has an error for each: they become one sentence.
+    """
+    found = [(*_explain(model, tree, error), error) for error in errors]
+    words = {location for location, _, error in found if error["type"] == "literal_error"}
+    numbers = {location: error for location, _, error in found if location in words and _is_about_a_number(error)}
+    told = []
+    for location, text, error in found:
+        if location not in numbers:
+            told.append((location, text))
+        elif error["type"] == "literal_error":
+            told.append((location, f"{text.removesuffix(')')}, or a number: {_message(numbers[location])})"))
+    return told
+
+
+def _is_about_a_number(error: Mapping[str, Any]) -> bool:
+    return str(error["type"]).startswith(("int", "float", "greater", "less"))
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    return f"{error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _explain(model: type[BaseModel], tree: Mapping[str, Any], error: Mapping[str, Any]) -> tuple[Location, str]:
     location, fields, refused = _walk(model, tree, error["loc"])
     name = ".".join(map(str, location)) or "the file"
     given, context = error.get("input"), error.get("ctx", {})
@@ -42,7 +68,7 @@ def explain(model: type[BaseModel], tree: Mapping[str, Any], error: Mapping[str,
         case "model_type" | "model_attributes_type" | "dict_type":
             return location, f"{name} is {shown}, but it must be a mapping of keys to values"
         case _:
-            return location, f"{name} is {shown}: {error['msg'][0].lower()}{error['msg'][1:]}"
+            return location, f"{name} is {shown}: {_message(error)}"
 
 
 def _walk(model: Any, tree: Any, loc: Location) -> tuple[Location, list[str], Mapping[Any, str]]:

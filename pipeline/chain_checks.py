@@ -110,20 +110,24 @@ def kept_at_the_end(config: TrainConfig, rule: RetentionConfig) -> set[int]:
 def retention_problems(run: RunConfig, name: str, rule: RetentionConfig, source: TrainConfig) -> Iterator[Problem]:
     """Yield what the step `name` takes of a training whose pool deletes it; locations begin in the step."""
     config = run.steps[name].config
-    if not isinstance(config, CheckpointChoice):
+    at: tuple[str, ...] = ("config",)
+    average = 1
+    if isinstance(config, CheckpointChoice):
+        choice, average = config.checkpoint, config.average
+    elif isinstance(config, TrainConfig) and config.init_from is not None:
+        choice, at = config.init_from.checkpoint, ("config", "init_from")
+    else:
         return
     kept, last = kept_at_the_end(source, rule), source.total_steps
-    step = config.checkpoint if isinstance(config.checkpoint, int) else last
+    step = choice if isinstance(choice, int) else last
     wanted = [number for number in range(step, 0, -1) if number % source.checkpoint_every_steps == 0 or number == last]
-    wanted = wanted[: config.average]
-    missing = [number for number in wanted if number not in kept]
-    if config.checkpoint == "best" and config.average > 1:  # it may be any of them
+    missing = [number for number in wanted[:average] if number not in kept]
+    if choice == "best" and average > 1:  # it may be any of them
         missing = [] if rule.every_steps == source.checkpoint_every_steps else [step]
     if missing:
-        what = "average" if config.average > 1 else "checkpoint"
+        what, value = ("average", average) if average > 1 else ("checkpoint", choice)
         yield Problem(
-            ("config", what),
-            f"{what}: {getattr(config, what)} of step {name!r} needs checkpoints that the pool's retention deletes "
-            f"before the training has ended; set retention: {{every_steps: {source.checkpoint_every_steps}}} for its "
-            "pool, or take `last`",
+            (*at, what),
+            f"{what}: {value} of step {name!r} needs checkpoints that the pool's retention deletes before the training "
+            f"has ended; set retention: {{every_steps: {source.checkpoint_every_steps}}} for its pool, or take `last`",
         )

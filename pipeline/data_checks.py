@@ -14,18 +14,27 @@ from training.data.epochs import plan_epochs
 from training.network.model_rules import find_rule_problems
 
 
+def deciding_steps(plan: Plan, name: str) -> tuple[str, ...]:
+    """Return the steps whose results decide whether the step `name` can be made."""
+    step = plan.steps[name]
+    if isinstance(step.config, EvaluateConfig):
+        return (step.inputs["corpus"],)
+    if not isinstance(step.config, TrainConfig):
+        return ()
+    tokens = step.inputs["tokens"]
+    return plan.steps[tokens].inputs["corpus"], step.inputs["tokenizer"], tokens
+
+
 def data_problems(plan: Plan, name: str, made: Artifact[Manifest], to_make: Collection[str]) -> Iterator[Problem]:
-    """Yield why steps that are to be made cannot be made from what a finished step has made."""
+    """Yield why steps that are to be made cannot be made from what a finished step, `name`, has made."""
     for other in to_make:
-        step = plan.steps[other]
-        at = ("steps", other, "config")
-        if isinstance(step.config, EvaluateConfig) and step.inputs["corpus"] == name:
-            yield from below(at, _evaluation_problems(made.manifest))
-        if not isinstance(step.config, TrainConfig):
+        if name not in deciding_steps(plan, other):
             continue
-        tokens = step.inputs["tokens"]
-        if name in (plan.steps[tokens].inputs["corpus"], tokens, step.inputs["tokenizer"]):
-            yield from below(at, _training_problems(step.config, made))
+        config = plan.steps[other].config
+        if isinstance(config, EvaluateConfig):
+            yield from below(("steps", other, "config"), _evaluation_problems(made.manifest))
+        if isinstance(config, TrainConfig):
+            yield from below(("steps", other, "config"), _training_problems(config, made))
 
 
 def _evaluation_problems(corpus: Manifest) -> Iterator[Problem]:

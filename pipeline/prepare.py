@@ -15,7 +15,7 @@ from configs.run import RunConfig
 from configs.training.train import CadenceConfig, TrainConfig
 from data_prep.manifests import TrainedTokenizer
 from data_prep.tokenizer.foreign_files import read_foreign
-from pipeline.data_checks import data_problems
+from pipeline.data_checks import data_problems, deciding_steps
 from pipeline.graph.fingerprint import Digests
 from pipeline.graph.plan import Plan, PlannedStep, make_plan, wiring_problems
 from pipeline.recipe import vocab_size_of
@@ -178,7 +178,8 @@ def check_stages(ready: Prepared) -> None:
             problems.append(Problem(("steps", name, "config"), str(error)))
     ready.loaded.fail(problems)
     to_make = steps_to_make(ready)
-    for name, step in ready.plan.steps.items():
+    for name in dict.fromkeys(source for other in to_make for source in deciding_steps(ready.plan, other)):
+        step = ready.plan.steps[name]
         if (made := load_artifact(ready.store / step.artifact, STAGES[step.stage].output)) is not None:
             ready.loaded.fail(data_problems(ready.plan, name, made, to_make))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from cluster.executor import Executor
-from cluster.host.files import write_text
+from cluster.host.files import FileEntry, write_text
 from cluster.leases.fence import Fence
 from cluster.leases.lease import lease, store_lease
 from cluster.placement import Placement
@@ -123,7 +123,18 @@ class Runner:
             raise type(error)(f"step {step.name!r}: {error}") from error
         seconds = round(time.perf_counter() - clock, 3)
         fence.check()
-        commit(path, self._record(step, manifest, path, executor.used_placement, num_builds, started, seconds))
+        digests = self.stages[step.stage].file_digests
+        record = make_record(
+            step,
+            self.plan,
+            manifest,
+            files=describe_files(path, digests(path) if digests else None),
+            started=started,
+            seconds=seconds,
+            attempts=num_builds,
+            placement=executor.used_placement,
+        )
+        commit(path, record)
         (path / BUILD_COUNT_FILE).unlink()
         if self.remote is not None:
             self.remote.publish(step.artifact, check=fence.check_remote)
@@ -159,36 +170,38 @@ class Runner:
             raise UserError("the sources changed while they were read; run this again once they are at rest")
         return manifest
 
-    def _record(
-        self,
-        step: PlannedStep,
-        manifest: Manifest,
-        path: Path,
-        placement: Placement | None,
-        num_builds: int,
-        started: datetime,
-        seconds: float,
-    ) -> Record:
-        digests = self.stages[step.stage].file_digests
-        made_from = {slot: self.plan.steps[source] for slot, source in step.inputs.items()}
-        return Record(
-            step=step.name,
-            stage=step.stage,
-            version=step.version,
-            fingerprint=step.fingerprint,
-            config=step.config.model_dump(mode="json"),
-            observed=step.observed,
-            inputs={slot: Input(artifact=s.artifact, fingerprint=s.fingerprint) for slot, s in made_from.items()},
-            manifest=manifest.model_dump(mode="json"),
-            files=describe_files(path, digests(path) if digests else None),
-            started=started,
-            seconds=seconds,
-            attempts=num_builds,
-            placement=TypeAdapter(dict).dump_python(asdict(placement) if placement else {}, mode="json"),
-            code=code_version(),
-            packages=package_versions(),
-            host=socket.gethostname(),
-        )
+
+def make_record(
+    step: PlannedStep,
+    plan: Plan,
+    manifest: Manifest,
+    *,
+    files: dict[str, FileEntry],
+    started: datetime,
+    seconds: float,
+    attempts: int,
+    placement: Placement | None = None,
+) -> Record:
+    """Return the record of an artifact that this process has made, or describes."""
+    made_from = {slot: plan.steps[source] for slot, source in step.inputs.items()}
+    return Record(
+        step=step.name,
+        stage=step.stage,
+        version=step.version,
+        fingerprint=step.fingerprint,
+        config=step.config.model_dump(mode="json"),
+        observed=step.observed,
+        inputs={slot: Input(artifact=s.artifact, fingerprint=s.fingerprint) for slot, s in made_from.items()},
+        manifest=manifest.model_dump(mode="json"),
+        files=files,
+        started=started,
+        seconds=seconds,
+        attempts=attempts,
+        placement=TypeAdapter(dict).dump_python(asdict(placement) if placement else {}, mode="json"),
+        code=code_version(),
+        packages=package_versions(),
+        host=socket.gethostname(),
+    )
 
 
 def check_store(store: Path, what: str, elsewhere: str) -> None:

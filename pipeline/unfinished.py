@@ -1,6 +1,5 @@
 """Evaluating and exporting a checkpoint of a training as it stands, finished or not: `concord run --checkpoint`."""
 
-import socket
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,9 +12,9 @@ from configs.training.train import TrainConfig
 from data_prep.manifests import TokenizedCorpus
 from pipeline.graph.plan import PlannedStep, make_plan
 from pipeline.prepare import Prepared
+from pipeline.runner import make_record
 from pipeline.stages import STAGES
-from pipeline.store.artifact import Input, Record, kept_record, load_artifact
-from pipeline.store.provenance import code_version, package_versions
+from pipeline.store.artifact import Record, kept_record, load_artifact
 from training.checkpoint.choice import Choice, choose_checkpoints
 from training.log.sessions_file import SessionStart, read_session_events
 from training.log.summary import summarise_training
@@ -117,22 +116,13 @@ def _record(step: PlannedStep, manifest: TrainedModel, ready: Prepared) -> Recor
     """Return the record that the training would have if it had ended there, for the lineage of what is made of it."""
     directory = ready.store / step.artifact
     starts = [event.time for event in read_session_events(directory) if isinstance(event, SessionStart)]
-    made_from = {slot: ready.plan.steps[source] for slot, source in step.inputs.items()}
-    return Record(
-        step=step.name,
-        stage=step.stage,
-        version=step.version,
-        fingerprint=step.fingerprint,
-        config=step.config.model_dump(mode="json"),
-        observed=step.observed,
-        inputs={slot: Input(artifact=s.artifact, fingerprint=s.fingerprint) for slot, s in made_from.items()},
-        manifest=manifest.model_dump(mode="json"),
+    began = min(starts, default=time.time())
+    return make_record(
+        step,
+        ready.plan,
+        manifest,
         files={},
-        started=datetime.fromtimestamp(min(starts, default=time.time()), UTC),
-        seconds=round(time.time() - min(starts, default=time.time()), 3),
+        started=datetime.fromtimestamp(began, UTC),
+        seconds=round(time.time() - began, 3),
         attempts=len(starts),
-        placement={},
-        code=code_version(),
-        packages=package_versions(),
-        host=socket.gethostname(),
     )

@@ -229,7 +229,7 @@ class TrainConfig(Config):
             given = "num_steps" if self.num_tokens is None else f"the {self.num_tokens:,} of num_tokens"
             whole = "" if self.batch_ramp is None else f", or {length:g} whole batches"
             raise ValueError(
-                f"the schedule's warm-up and decay take longer than {given} ({self.total_steps:,} steps{whole})"
+                f"the schedule's warm-up and decay take longer than {given} (steps: {self.total_steps:,}{whole})"
             )
         return self
 

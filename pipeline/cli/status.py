@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from statistics import fmean, median
 
@@ -23,7 +22,7 @@ from pipeline.store.lineage import duration, find_record
 from pipeline.store.remote import UNFINISHED
 from training.checkpoint.choice import find_best
 from training.data.epochs import epochs_rows, read_epochs
-from training.log.metrics_file import METRICS_FILE, StepMetrics, iterate_metrics_backwards, read_recent_metrics
+from training.log.metrics_file import METRICS_FILE, StepMetrics, read_last_validated, read_recent_metrics
 from training.log.sessions_file import (
     GangStart,
     Goodput,
@@ -36,9 +35,6 @@ from training.log.sessions_file import (
 from training.log.summary import seconds_by_part
 from training.manifests import counted
 from training.records import CHECKPOINTS, directory_of, newest_checkpoint
-
-_MAX_LINES_BACK = 10_000
-"""Lines of the metrics that the newest validation is looked for in."""
 
 _RECENT_LINES = 20
 """Speed, time by part and time left are taken over so many lines of the metrics."""
@@ -145,8 +141,7 @@ def training_rows(directory: Path, num_steps: int | None, *, running: bool) -> l
 
 def _held_out(directory: Path) -> list[tuple[str, str]]:
     """Return the newest validation, and which checkpoint has the lowest of its losses."""
-    lines = islice(iterate_metrics_backwards(directory / METRICS_FILE), _MAX_LINES_BACK)
-    last = next((line for line in lines if line.validation is not None), None)
+    last = read_last_validated(directory / METRICS_FILE)
     if last is None or last.validation is None:
         return []
     best = find_best(directory / CHECKPOINTS)

@@ -92,7 +92,7 @@ def _assumed(device: Device | None, config: TrainConfig, *, on_cpu: bool) -> Bas
         return Basis(name, source="not known before a training of this model was measured on this machine's CPU")
     peak = device.peak_flops.get("bf16", device.peak_flops.get("fp16")) if device else None
     if device is None or peak is None or config.precision == "fp32":
-        what = "the peak of this GPU at this precision is in no table of cluster/devices.py"
+        what = "the peak of this GPU at this precision is not in the table of GPUs"
         return Basis(name, source=f"not known: {what}; name a record of `concord conform` as the pool's `conform`")
     low, high = device.reached
     source = f"assumed: {low:.0%} to {high:.0%} of the peak of {name}"
@@ -148,7 +148,7 @@ def _conform(pool: PoolConfig, config: TrainConfig, placement: Placement, *, nam
     if trial is None or speed is None or not speed.value:
         raise UserError(f"conform: {pool.conform} has no speed to reckon with; run `concord conform` without --quick")
     if record.device.name not in names and (placement.device != "cpu" or record.device.type != "cpu"):
-        own = " or ".join(names) or "a kind of GPU that is in no table of cluster/devices.py"
+        own = " or ".join(names) or "a kind of GPU that is not in the table of GPUs"
         raise UserError(
             f"conform: {pool.conform} is of {record.device.name}, and the pool has {own}; name a record of one of these"
         )

@@ -81,7 +81,7 @@ def describe_links(links: Links, placement: Placement) -> str:
     if placement.num_ranks == 1 or placement.device == "cpu":
         return ""
     if links.gpus is None:
-        return "not reckoned: the links of this GPU are in no table of cluster/devices.py"
+        return "not reckoned: the links of this GPU are not known"
     near = f"{links.gpus:g} GB/s between the {ceil(placement.num_ranks / links.num_hosts)} GPUs of a node"
     if links.num_hosts == 1:
         return f"{near} (its data sheet)"

@@ -90,6 +90,11 @@ def test_an_override_may_add_a_whole_step(recipe):
         (f"{CORPUS}.min_charcters=3", "did you mean 'min_characters'?"),
         (f"{CORPUS}.min_characters=few", "is 'few': input should be a valid integer"),
         (f"{CORPUS}.sources.0.kind=jsonlines", "did you mean 'json_lines'?"),
+        (
+            f"{MODEL}.init_from.checkpoint=foo",
+            "checkpoint is 'foo' (allowed: last, best, or a number: input should be a",
+        ),
+        (f"{MODEL}.init_from.checkpoint=0", "is 0 (allowed: last, best, or a number: input should be greater than 0)"),
         ("steps.5=x", "steps.5 is 'x'"),
         ("steps.a b={stage: tokenize}", "steps.a b is 'a b'"),
     ],
@@ -106,6 +111,12 @@ def test_what_is_missing_below_an_override_is_shown_at_the_override(recipe):
     assert [line.startswith(f"--set {override}: ") for line in lines] == [True, True]
     assert "num_warmup_steps is missing" in lines[0]
     assert "num_decay_steps is missing" in lines[1]
+
+
+def test_a_problem_of_several_keys_names_the_overrides_among_them(recipe):
+    (line,) = refusal(recipe, f"{MODEL}.schedule.num_warmup_steps=3", "name=other")
+    assert line.startswith(f"{recipe}:10 (with --set {MODEL}.schedule.num_warmup_steps=3): ")
+    assert "warm-up and decay take longer than num_steps (steps: 1)" in line
 
 
 def test_problems_of_the_file_and_of_overrides_come_together(recipe):

@@ -41,7 +41,7 @@ def test_tokens_follow_a_batch_that_grows():
         ({"num_steps": None}, "give num_steps or num_tokens"),
         ({"num_tokens": 1000}, r"num_steps \(6\) and num_tokens \(1,000\) both say how long to train; leave one out"),
         ({"num_steps": None, "num_tokens": 0}, "greater than or equal to 1"),
-        ({"num_steps": None, "num_tokens": STEP}, r"longer than the 80 of num_tokens \(1 steps\)"),
+        ({"num_steps": None, "num_tokens": STEP}, r"longer than the 80 of num_tokens \(steps: 1\)"),
         ({"num_steps": None, "num_tokens": 900, "mixture": {"budget_tokens": 900}}, "are 960 tokens.*lower num_tokens"),
     ],
 )

@@ -21,7 +21,7 @@ TRAIN = "steps.model.config"
 TINY = {
     "steps.corpus.config.min_characters": 20,
     "steps.corpus.config.held_out": "{share: 0.1}",
-    "steps.tokenizer.config": "{vocab_size: 400, sample_bytes: 100000}",
+    "steps.tokenizer.config": "{vocab_size: 330, sample_bytes: 100000}",
     f"{TRAIN}.model.hidden_size": 32,
     f"{TRAIN}.model.intermediate_size": 64,
     f"{TRAIN}.model.num_layers": 2,

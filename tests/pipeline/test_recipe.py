@@ -112,6 +112,13 @@ CHAIN = """\
 """
 
 
+def chained() -> str:
+    """Return the recipe with a second training that goes on from the first."""
+    settings = RECIPE.partition("model:\n    stage: train")[2].partition("    config:\n")[2].partition("  scores:")[0]
+    settings = settings.replace("hidden_size: 192", "hidden_size: 192 # 2").replace("3e-4}", "3e-4} # 2")
+    return RECIPE.replace("outputs: [scores]\n", "") + CHAIN + settings + "outputs: [scores, anneal]\n"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -140,9 +147,7 @@ CHAIN = """\
     ],
 )
 def test_what_is_taken_of_another_training_must_be_there(place: Path, old: str, new: str, says: str) -> None:
-    settings = RECIPE.partition("model:\n    stage: train")[2].partition("    config:\n")[2].partition("  scores:")[0]
-    settings = settings.replace("hidden_size: 192", "hidden_size: 192 # 2").replace("3e-4}", "3e-4} # 2")
-    text = RECIPE.replace("outputs: [scores]\n", "") + CHAIN + settings + "outputs: [scores, anneal]\n"
+    text = chained()
     (place / "toy.yaml").write_text(text)
     read_recipe(Path("toy.yaml"), ())
     assert text.count(old) == 1, old
@@ -274,6 +279,17 @@ def test_attention_that_a_gpu_is_not_made_for_is_refused_where_it_stands(
     assert (code, err) == (2, f"concord: a100.yaml:1: {says}\n")
     (place / "t4.yaml").write_text(GPUS % "accelerator: T4")
     assert "attention by" not in concord("plan", "toy.yaml", *bf16, "--cluster", "t4.yaml")[1]
+
+
+def test_a_checkpoint_that_a_training_goes_on_from_must_be_kept(place: Path, concord: Concord) -> None:
+    (place / "toy.yaml").write_text(chained())
+    settings = ["model.config.num_steps=3", "model.config.checkpoint_every_steps=1"]
+    chosen = [f for one in (*settings, "anneal.config.init_from.checkpoint=1") for f in ("--set", f"steps.{one}")]
+    for kept, said in (("newest: 2", True), ("newest: 3", False), ("newest: 1, every_steps: 1", False)):
+        (place / "here.yaml").write_text(f"executor: inline\npools: {{default: {{retention: {{{kept}}}}}}}\n")
+        code, _, err = concord("plan", "toy.yaml", *chosen, "--cluster", "here.yaml")
+        assert code == (2 if said else 0), err
+        assert said == ("checkpoint: 1 of step 'anneal' needs checkpoints that the pool's retention deletes" in err)
 
 
 @pytest.mark.parametrize("words", [("plan",), ("run",), ("submit", "--dry-run")], ids=lambda words: words[0])

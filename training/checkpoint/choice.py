@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cluster.storage.errors import error_class
 from configs.base import Artifact, InfrastructureError, UserError
 from configs.evaluation import CheckpointChoice
-from training.manifests import TrainedModel
+from training.manifests import TrainedModel, counted
 from training.records import CHECKPOINTS, CheckpointRecord, list_checkpoints, read_known_record, step_of
 
 Choice = Literal["last", "best"] | int
@@ -26,7 +26,10 @@ def best_step(validation_losses: Mapping[int, float]) -> int | None:
 
 def find_best(root: Path) -> CheckpointRecord | None:
     """Return the record of the checkpoint under `root` with the lowest validation loss; None if none has one."""
-    records = dict(_read_records(root))
+    return _best_of(dict(_read_records(root)))
+
+
+def _best_of(records: Mapping[int, CheckpointRecord]) -> CheckpointRecord | None:
     losses = {step: record.validation_loss for step, record in records.items()}
     best = best_step({step: loss for step, loss in losses.items() if loss is not None})
     return None if best is None else records[best]
@@ -44,8 +47,8 @@ def choose_checkpoints(root: Path, choice: Choice, *, average: int = 1) -> list[
     before = [number for number in sorted(records, reverse=True) if number < step and records[number].own is not False]
     if len(before) < average - 1:
         raise UserError(
-            f"{root} has {len(before) + 1} checkpoints up to step {step}, and the average is to be over {average}; "
-            f"lower `average`, or have the cluster file's retention keep more ({_describe(records)})"
+            f"{root} has {counted(len(before) + 1, 'checkpoint')} up to step {step}, and the average is to be over "
+            f"{average}; lower `average`, or have the cluster file's retention keep more ({_describe(records)})"
         )
     paths = {step_of(path): path for path in list_checkpoints(root)}
     return [paths[number] for number in [step, *before[: average - 1]]]
@@ -55,7 +58,7 @@ def _choose(root: Path, records: Mapping[int, CheckpointRecord], choice: Choice)
     if choice == "last":
         return max(records)
     if choice == "best":
-        if (best := find_best(root)) is None:
+        if (best := _best_of(records)) is None:
             raise UserError(
                 f"no checkpoint in {root} has a validation loss, so none is the best; choose `last` or a step "
                 f"({_describe(records)})"

@@ -12,8 +12,9 @@ from configs.training.train import TrainConfig
 from training.conform.synthetic_job import EOS, PAD
 from training.data.prefetch import StepInput
 from training.network.attention import run_packed, set_attention
-from training.network.build_model import build_in_memory, make_model_config
+from training.network.build_model import build_in_memory
 from training.network.compile import compile_layers
+from training.network.model_config import make_model_config
 
 
 class BareLoop:

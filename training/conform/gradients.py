@@ -19,7 +19,8 @@ from training.conform.synthetic_job import EOS, PAD, Bench, make_job, open_train
 from training.data.prefetch import StepInput
 from training.job import Job
 from training.loop.trainer import Trainer
-from training.network.build_model import build_in_memory, make_model_config
+from training.network.build_model import build_in_memory
+from training.network.model_config import make_model_config
 from training.zero.fragments import owned_fragments
 
 Gradient = dict[str, torch.Tensor]

@@ -10,7 +10,8 @@ from training.conform.record import Check, attempt, judged
 from training.conform.synthetic_job import EOS, PAD, Bench, make_config
 from training.conform.timing import median_seconds
 from training.network.attention import BEST_FIRST, run_packed, set_attention, why_not_here
-from training.network.build_model import build_in_memory, make_model_config
+from training.network.build_model import build_in_memory
+from training.network.model_config import make_model_config
 from training.network.packed_rows import PackedRows, pack_rows
 from training.network.probes import EAGER_FACTOR, TOLERANCE
 

@@ -13,6 +13,8 @@ from training.data.batches import Batches
 from training.data.tokens_read import count_tokens_read
 from training.records import CheckpointRecord, OrderRecord, Position, read_known_record
 
+_OFTEN = 4
+
 _MAX_SHOWN = 12
 """Streams that have a row of their own at most."""
 
@@ -59,12 +61,16 @@ def epochs_read(record: CheckpointRecord) -> list[StreamEpochs]:
 def epochs_rows(found: Sequence[StreamEpochs]) -> list[tuple[str, str]]:
     """Return rows of a name and a value: how often all text is read, then each stream, that read most often first.
 
-    Of many streams the last row has how many are left out, and which of them is read least.
+    Of many streams the last row has how many are left out, and which of them is read least. How many are read more than
+    four times is said first: up to there repeated text is worth about as much as new (Muennighoff et al., arXiv
+    2305.16264).
     """
     whole = sum(one.tokens_read for one in found) / max(1, sum(one.num_tokens for one in found))
     ordered = sorted(found, key=lambda one: (-one.epochs, one.stream))
     shown, left = ordered[:_MAX_SHOWN], ordered[_MAX_SHOWN:]
-    rows = [("epochs", f"{whole:,.2f} times all text")] + [(one.stream, _describe(one)) for one in shown]
+    often = sum(one.epochs > _OFTEN for one in found)
+    told = f"; {often:,} of {len(found):,} streams more than {_OFTEN} times" if often else ""
+    rows = [("epochs", f"{whole:,.2f} times all text{told}")] + [(one.stream, _describe(one)) for one in shown]
     if left:
         rows.append((f"{len(left):,} more", f"the least read is {left[-1].stream}: {_describe(left[-1])}"))
     return rows

@@ -22,7 +22,8 @@ from training.checkpoint.directory import StoredTensor, open_stored_weights
 from training.init.hf_tensors import open_tensors
 from training.init.locate import find_tokenizer, find_weights
 from training.init.vocabulary_rows import VocabularyRows, match_rows, move_rows
-from training.network.build_model import build_model, make_model_config
+from training.network.build_model import build_model
+from training.network.model_config import make_model_config
 from training.records import CHECKPOINT_FILE
 
 _KEYS_WITHOUT_EFFECT = re.compile(

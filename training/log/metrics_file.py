@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,6 +21,9 @@ METRICS_FILE = "metrics.jsonl"
 
 _BLOCK_BYTES = 1 << 16
 """What is read at a time from the end of the file."""
+
+_MAX_LINES_BACK = 10_000
+"""Lines that the newest validation is looked for in."""
 
 
 class Validation(BaseModel):
@@ -213,6 +216,13 @@ def read_recent_metrics(path: Path, *, up_to: int | None = None, count: int) -> 
 def read_last_metrics(path: Path) -> StepMetrics | None:
     """Read the last whole line; None if there is none."""
     return next(iterate_metrics_backwards(path), None)
+
+
+def read_last_validated(path: Path, *, after: int = 0) -> StepMetrics | None:
+    """Return the last line after the step `after` that has a validation, of the last 10,000 lines; None if none has."""
+    newest = islice(iterate_metrics_backwards(path), _MAX_LINES_BACK)
+    lines = takewhile(lambda line: line.step > after, newest)
+    return next((line for line in lines if line.validation is not None), None)
 
 
 def iterate_metrics_backwards(path: Path) -> Iterator[StepMetrics]:

@@ -4,11 +4,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import takewhile
 from pathlib import Path
 
 from cluster.host.console import ProgressMeter
-from training.log.metrics_file import StepMetrics, Validation, iterate_metrics_backwards, read_last_metrics
+from training.log.metrics_file import StepMetrics, Validation, read_last_metrics, read_last_validated
 
 SECONDS_BETWEEN_POLLS = 0.5
 
@@ -32,14 +31,10 @@ def _follow(path: Path, num_steps: int, done: threading.Event) -> None:
         while not done.wait(SECONDS_BETWEEN_POLLS):
             line = read_last_metrics(path)
             if line is not None and line.time >= started and line.step != shown:  # and not of a session before
-                validation = _last_validation(path, after=shown) or validation
+                validated = read_last_validated(path, after=shown)
+                validation = validated.validation if validated else validation
                 shown = line.step
                 meter.update(line.step, _describe_step(line, validation))
-
-
-def _last_validation(path: Path, *, after: int) -> Validation | None:
-    lines = takewhile(lambda line: line.step > after, iterate_metrics_backwards(path))
-    return next((line.validation for line in lines if line.validation is not None), None)
 
 
 def _describe_step(line: StepMetrics, validation: Validation | None) -> str:

@@ -13,9 +13,10 @@ from configs.base import GIB, UserError
 from training.init.fill import open_init_weights
 from training.job import Job
 from training.network.attention import set_attention
-from training.network.build_model import build_model, make_model_config
+from training.network.build_model import build_model
 from training.network.compile import compile_layers
 from training.network.initial_weights import InitialWeights
+from training.network.model_config import make_model_config
 from training.network.packed_lm import PackedLM, minds_router
 from training.network.probes import NetworkTraits, describe_attention, probe_network
 from training.sizing.attention import expected_attention

@@ -71,8 +71,8 @@ def _is_plain_rope(value: Any) -> bool:
     """Return whether it is an ordinary base of rotary positions."""
     return (
         isinstance(value, dict)
-        and value.keys() == {"rope_type", "rope_theta"}
-        and value["rope_type"] == "default"
+        and {"rope_theta"} <= value.keys() <= {"rope_type", "rope_theta"}
+        and value.get("rope_type", "default") == "default"
         and isinstance(value["rope_theta"], int | float)
         and value["rope_theta"] > 0
     )
@@ -130,18 +130,23 @@ def is_settled(config: TrainConfig) -> bool:
 def check_with_transformers(config: TrainConfig, *, vocab_size: int | None) -> None:
     """Raise UserError if transformers cannot build the model of a training, or it is none that can be trained.
 
-    Nothing has memory, but for a small model of the same architecture.
+    Nothing has memory, but for a small model of the same architecture. What a configuration alone shows is said before
+    anything else of transformers is imported.
     """
     from transformers.utils import logging
 
-    from training.network.build_model import build_model, make_model_config
-    from training.network.packed_lm import minds_router
-    from training.network.probes import check_architecture
+    from training.network.model_config import make_model_config
 
     size, verbosity = vocab_size or _ANY_VOCABULARY, logging.get_verbosity()
     logging.set_verbosity_error()  # it warns of ids of special pieces, which are not the tokenizer's here
     try:
-        model, _ = build_model(make_model_config(config, vocab_size=size, eos_id=1, pad_id=2))
+        settings = make_model_config(config, vocab_size=size, eos_id=1, pad_id=2)
+
+        from training.network.build_model import build_model
+        from training.network.packed_lm import minds_router
+        from training.network.probes import check_architecture
+
+        model, _ = build_model(settings)
         if problem := why_not_frozen([name for name, _ in model.named_parameters()], config.freeze):
             raise UserError(problem)
         try:

@@ -102,7 +102,7 @@ def _build_on_meta_device(config: TrainConfig, vocab_size: int) -> ModelParamete
     import torch
     from transformers import AutoModelForCausalLM
 
-    from training.network.build_model import make_model_config
+    from training.network.model_config import make_model_config
     from training.zero.optimizers import find_embedding_and_output
 
     settings = make_model_config(config, vocab_size=vocab_size, eos_id=1, pad_id=2)

@@ -41,7 +41,8 @@ from training.checkpoint.load_model import load_model
 from training.export import export_model
 from training.hf_files import READ_BY_OLDEST
 from training.manifests import TrainedModel
-from training.network.build_model import build_in_memory, make_model_config
+from training.network.build_model import build_in_memory
+from training.network.model_config import make_model_config
 from training.records import directory_of
 from training.stage import train
 

@@ -30,7 +30,8 @@ from training.checkpoint.fragment_index import load_fragments
 from training.checkpoint.load_model import load_model
 from training.checkpoint.rank_file import RankFile
 from training.checkpoint.retention import hold, steps_to_keep
-from training.network.build_model import build_in_memory, make_model_config
+from training.network.build_model import build_in_memory
+from training.network.model_config import make_model_config
 from training.records import (
     CHECKPOINT_FILE,
     CHECKPOINTS,

@@ -49,7 +49,7 @@ def test_each_stream_has_a_row_those_read_most_often_first(tmp_path: Path) -> No
     found = plan_epochs(corpus(tmp_path), config(num_steps=12, mixture={"temperature": 1e9}))
     rows = epochs_rows(found)
     whole = sum(one.tokens_read for one in found) / sum(one.num_tokens for one in found)
-    assert rows[0] == ("epochs", f"{whole:.2f} times all text")
+    assert rows[0] == ("epochs", f"{whole:.2f} times all text; 3 of 4 streams more than 4 times")
     assert [name for name, _ in rows[1:]] == [one.stream for one in sorted(found, key=lambda one: -one.epochs)]
     (swahili,) = (one for one in found if one.stream == "web/sw")
     times = f"{swahili.epochs:.2f} times: {swahili.tokens_read:,} tokens read of {swahili.num_tokens:,}"
@@ -62,6 +62,11 @@ def test_of_hundreds_of_streams_the_rest_is_counted() -> None:
     assert len(rows) == 14
     assert rows[1] == ("web/l300", "300.00 times: 30,000 tokens read of 100")
     assert rows[-1] == ("288 more", "the least read is web/l001: 1.00 times: 100 tokens read of 100")
+
+
+def test_streams_that_are_read_many_times_are_counted() -> None:
+    found = [StreamEpochs(f"web/{code}", 100, read) for code, read in (("en", 100), ("sw", 401), ("yo", 400))]
+    assert epochs_rows(found)[0] == ("epochs", "3.00 times all text; 1 of 3 streams more than 4 times")
 
 
 def test_a_corpus_that_the_settings_do_not_go_with_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from tests.training.init.initial_files import RIVERS, STARS, byte_level, our_own
 from tests.training.ranks import tiny_config
 from training.checkpoint.load_model import load_model
 from training.init.fill import open_init_weights
-from training.network.build_model import build_in_memory, make_model_config
+from training.network.build_model import build_in_memory
+from training.network.model_config import make_model_config
 from training.records import directory_of
 
 SIZES = {"hidden_size": 24, "intermediate_size": 40, "num_layers": 2, "num_attention_heads": 3}

@@ -9,7 +9,8 @@ import torch
 from tests.training.ranks import MIXTURE_OF_EXPERTS, VOCAB, run_ranks, tiny_config, tiny_job
 from tests.training.trials import put_together, states_held
 from training.conform.memory import memory_changes
-from training.network.build_model import build_in_memory, make_model_config
+from training.network.build_model import build_in_memory
+from training.network.model_config import make_model_config
 
 FROZEN = ("model.layers.0.*",)
 

@@ -28,7 +28,8 @@ from training.log.sessions_file import step_seconds
 from training.loop.learning_rate import learning_rate_factor
 from training.loop.stop_requests import RESIZE_FILE, SAVE_FILE
 from training.loop.trainer import train_rank
-from training.network.build_model import build_in_memory, make_model_config
+from training.network.build_model import build_in_memory
+from training.network.model_config import make_model_config
 
 CASES = [(stage, precision) for stage in (0, 1, 2, 3) for precision in ("fp32", "bf16")]
 

@@ -11,7 +11,8 @@ from tests.training.trials import lines, train_all, train_and_summarise, train_c
 from training.checkpoint.directory import read_record
 from training.data.validation import choose_validation_set
 from training.job import Job
-from training.network.build_model import build_in_memory, make_model_config
+from training.network.build_model import build_in_memory
+from training.network.model_config import make_model_config
 
 LAYOUTS = [(2, 0), (2, 1), (3, 2), (2, 3)]
 

@@ -9,7 +9,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from configs.base import UserError
 from tests.training.ranks import VOCAB, tiny_config
-from training.network.build_model import build_in_memory, build_model, make_model_config
+from training.network.build_model import build_in_memory, build_model
+from training.network.model_config import make_model_config
 
 SIZES = {"hidden_size": 24, "intermediate_size": 40, "num_layers": 2, "num_attention_heads": 3}
 

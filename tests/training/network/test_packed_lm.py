@@ -12,7 +12,8 @@ from configs.base import UserError
 from configs.training.model import ModelConfig
 from tests.training.ranks import VOCAB, tiny_config
 from training.network.attention import set_attention
-from training.network.build_model import build_in_memory, make_model_config
+from training.network.build_model import build_in_memory
+from training.network.model_config import make_model_config
 from training.network.packed_lm import PackedLM, minds_router
 from training.network.packed_rows import PackedRows, document_positions, pack_rows
 from training.network.probes import probe_network

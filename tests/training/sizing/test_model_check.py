@@ -1,6 +1,7 @@
 """What the table says of a model, against what transformers and a pass say."""
 
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from configs.base import UserError
 from configs.training.train import TrainConfig
 from tests.training.ranks import tiny_config
-from training.network.build_model import make_model_config
+from training.network.model_config import make_model_config
 from training.network.probes import probe_network
 from training.sizing.model_check import check_with_transformers, find_table_problems, is_settled
 
@@ -40,6 +41,7 @@ def try_to_build(config: TrainConfig) -> None:
         ("llama", {"num_key_value_heads": 2, "overrides": {"head_dim": 8}}),
         ("mistral", {"num_attention_heads": 5, "overrides": ROPE | NORM | {"head_dim": 8, "sliding_window": 8}}),
         ("qwen2", {"overrides": ROPE | NORM | {"hidden_act": "gelu"}}),
+        ("llama", {"overrides": {"rope_parameters": {"rope_theta": 5e5}}}),
         ("qwen3", {"num_attention_heads": 5, "overrides": ROPE | NORM | {"attention_bias": True}}),
         ("qwen3", {"overrides": {"head_dim": 8}}),
         ("olmo2", {"overrides": ROPE | NORM | {"attention_bias": True, "hidden_act": "gelu_pytorch_tanh"}}),
@@ -149,3 +151,10 @@ def test_transformers_refuses_what_the_table_does_not_know(model: dict[str, Any]
 def test_other_architectures_pass_at_sizes_that_no_machine_here_holds(architecture: str) -> None:
     sizes = {"hidden_size": 4096, "intermediate_size": 16384, "num_layers": 40, "num_attention_heads": 32}
     check_with_transformers(config_of(architecture=architecture, **sizes), vocab_size=100_000)
+
+
+def test_what_a_configuration_shows_is_refused_before_models_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes twice as long as all before it."""
+    monkeypatch.setitem(sys.modules, "training.network.build_model", None)  # so that importing it fails
+    with pytest.raises(UserError, match="not divisible by the number of attention heads"):
+        check_with_transformers(config_of(architecture="gpt_neox", num_attention_heads=5), vocab_size=320)

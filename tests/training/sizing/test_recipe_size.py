@@ -6,7 +6,8 @@ from cluster.machines import GIB, Node
 from cluster.placement import Placement, place
 from configs.pools import PoolConfig
 from tests.training.ranks import tiny_config
-from training.network.build_model import build_model, make_model_config
+from training.network.build_model import build_model
+from training.network.model_config import make_model_config
 from training.sizing.recipe_size import find_parameters, measure_model, settle_placement
 from training.zero.optimizers import freeze_parameters, make_parameter_groups
 

@@ -7,7 +7,8 @@ from configs.training.optimizer import EmaConfig
 from tests.training.ranks import VOCAB, run_ranks, tiny_config, tiny_job
 from tests.training.trials import train_all, weights
 from training.checkpoint.directory import load_weights
-from training.network.build_model import build_in_memory, make_model_config
+from training.network.build_model import build_in_memory
+from training.network.model_config import make_model_config
 from training.zero.ema import decay_after
 
 STEPS = 5
