@@ -47,5 +47,5 @@ def test_a_ramp_that_starts_with_the_whole_batch_is_refused():
 def test_the_schedule_must_fit_into_the_whole_batches():
     schedule = {"kind": "cosine", "num_warmup_steps": 6}
     assert tiny_config(schedule=schedule, num_steps=7).num_steps == 7
-    with pytest.raises(ValueError, match=r"longer than num_steps \(7 steps, or 5.4 whole batches\)"):
+    with pytest.raises(ValueError, match=r"longer than num_steps \(steps: 7, or 5.4 whole batches\)"):
         tiny_config(schedule=schedule, num_steps=7, batch_ramp=RAMP)
