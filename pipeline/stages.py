@@ -18,7 +18,7 @@ STAGES = {
     "train_tokenizer": stage(train_tokenizer, version=1),
     "import_tokenizer": stage(import_tokenizer, version=1, observe=observe_tokenizer, check=check_tokenizer),
     "tokenize": stage(tokenize, version=2),
-    "train": stage(train, version=5, observe=observe_init_from, file_digests=rank_file_digests),
+    "train": stage(train, version=6, observe=observe_init_from, file_digests=rank_file_digests),
     "evaluate": stage(evaluate, version=2, check=check_lm_eval),
     "export": stage(export, version=2),
     "report": stage(report, version=3, observe=observe_templates, check=check_report),

@@ -13,8 +13,9 @@ from training.data.batches import Batch, Samples
 MIN_LENGTH = 16
 """Tokens of the shortest sequences that are validated on."""
 
-FORWARD_SHARE = 1 / 3
-"""Work of a forward pass as a share of a step's, whose backward pass takes twice as much."""
+FORWARD_SHARE = 0.37
+"""Work of a forward pass over a token as a share of a step's, whose backward pass takes twice as much: a third, and a
+tenth of that for what a pass over few short sequences takes more (benchmarks/RESULTS.md)."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def choose_validation_set(corpus: Artifact[TokenizedCorpus], config: TrainConfig
         return None
     between = config.validate_every_steps * config.global_batch_size * config.sequence_length
     budget = config.validation.max_share * between / FORWARD_SHARE  # tokens
-    length = max(MIN_LENGTH, min(config.sequence_length, int(budget / num_streams) // 8 * 8))
+    length = max(MIN_LENGTH, min(config.sequence_length, int(budget / num_streams) // 4 * 4))
     held_out = corpus.manifest.model_copy(update={"shards": shards})
     samples = Samples(Artifact(corpus.dir, held_out), sequence_length=length)
     if not samples.streams:  # none has two tokens
