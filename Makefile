@@ -4,9 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-# How many processes run tests side by side: more than two cores, since many tests wait for hosts, Slurm or Ray. Tests
+# How many processes run tests side by side: twice the two cores of CI, since many tests wait for hosts, Slurm or Ray. Tests
 # that share one of these run in one process (tests/conftest.py).
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 4
 
 # Tests start hundreds of processes: each would compile our packages anew.
 unexport PYTHONDONTWRITEBYTECODE
