@@ -134,13 +134,13 @@ def inject_fault(run: Run, fault: Fault) -> dict[str, Any]:
         fresh = run.gang_starts()[before:]
         return None if fault.saves and not fresh else run.first_step_after(fresh[-1].time if fresh else over)
 
-    line = run.wait_for(next_step)
+    line = run.wait_for(lambda: next_step() or run.finished())  # its end, if a fault that it rode out outlasted it
     run.wait_for(run.finished)
     fresh = run.gang_starts()[before:]
     return {
         "at_step": step,
         "detection_seconds": round(watcher.ended - began, 1) if fresh and watcher.ended else None,
-        "recovery_seconds": round(line.time - began, 1),
+        "recovery_seconds": None if line is True else round(line.time - began, 1),
         "lost_steps": sum(start.lost_steps for start in fresh),
         "restarts": len(fresh),
         "victim": victim.name,
