@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from configs.evaluation import CheckpointChoice
+from configs.data import CleanConfig, TokenizeConfig
+from configs.evaluation import CheckpointChoice, EvaluateConfig
 from configs.load import Problem
 from configs.pools import RetentionConfig
 from configs.run import RunConfig
@@ -18,15 +19,44 @@ _OF_THE_OBJECTIVE = {"depth_scaled_init", "router_balance", "router_balance_by",
 def chain_problems(run: RunConfig, name: str) -> Iterator[Problem]:
     """Yield what of a training that the step `name` takes cannot be taken; locations begin in the step."""
     config, inputs = run.steps[name].config, run.steps[name].inputs
+    if isinstance(config, EvaluateConfig) and _holds_nothing_out(run, inputs.get("corpus")):
+        yield Problem(
+            ("inputs", "corpus"),
+            f"step {name!r} scores held-out documents, and {inputs['corpus']!r} holds none out (held_out.share is 0); "
+            "raise it",
+        )
     if isinstance(config, CheckpointChoice) and (source := _training(run, inputs.get("model"))) is not None:
-        yield from _choice_problems(config.checkpoint, source, average=config.average, at=("config",))
+        why = _why_not_validated(run, inputs["model"])
+        yield from _choice_problems(config.checkpoint, source, why, average=config.average, at=("config",))
         if config.weights == "ema" and source.ema is None:
             yield Problem(
                 ("config", "weights"),
                 "weights: ema, and the training keeps no average; give it `ema`, or take `trained`",
             )
     if isinstance(config, TrainConfig) and (source := _training(run, inputs.get("init"))) is not None:
-        yield from _start_problems(config, source)
+        yield from _start_problems(config, source, _why_not_validated(run, inputs["init"]))
+
+
+def _holds_nothing_out(run: RunConfig, name: str | None) -> bool:
+    """Return whether a corpus has no held-out document, whatever its text is."""
+    step = run.steps.get(name or "")
+    if step is None or not isinstance(step.config, CleanConfig):
+        return False
+    held_out = step.config.held_out
+    return not held_out.share and not any(held_out.shares.values())
+
+
+def _why_not_validated(run: RunConfig, name: str) -> str | None:
+    """Return the setting for which a training is never validated; None if it may be."""
+    step = run.steps[name]
+    tokens = run.steps.get(step.inputs.get("tokens", ""))
+    if isinstance(step.config, TrainConfig) and step.config.validation is None:
+        return "validation: null"
+    if tokens is not None and isinstance(tokens.config, TokenizeConfig) and not tokens.config.validation_bytes:
+        return "tokens with validation_bytes: 0"
+    if tokens is not None and _holds_nothing_out(run, tokens.inputs.get("corpus")):
+        return "a corpus with held_out.share: 0"
+    return None
 
 
 def _training(run: RunConfig, name: str | None) -> TrainConfig | None:
@@ -35,13 +65,13 @@ def _training(run: RunConfig, name: str | None) -> TrainConfig | None:
 
 
 def _choice_problems(
-    choice: Choice, source: TrainConfig, *, average: int = 1, at: tuple[str, ...]
+    choice: Choice, source: TrainConfig, why_not_validated: str | None, *, average: int = 1, at: tuple[str, ...]
 ) -> Iterator[Problem]:
     every, last = source.checkpoint_every_steps, source.total_steps
-    if choice == "best" and source.validation is None:
+    if choice == "best" and why_not_validated is not None:
         yield Problem(
             (*at, "checkpoint"),
-            "checkpoint: best, and the training has validation: null, so none is the best; take last",
+            f"checkpoint: best, and the training has {why_not_validated}, so none is the best; take last",
         )
     if isinstance(choice, int) and (choice > last or (choice % every and choice != last)):
         yield Problem(
@@ -57,11 +87,11 @@ def _choice_problems(
         )
 
 
-def _start_problems(config: TrainConfig, source: TrainConfig) -> Iterator[Problem]:
+def _start_problems(config: TrainConfig, source: TrainConfig, why_not_validated: str | None) -> Iterator[Problem]:
     init = config.init_from
     assert init is not None, "a step with the input `init` has init_from"
     at = ("config", "init_from")
-    yield from _choice_problems(init.checkpoint, source, at=at)
+    yield from _choice_problems(init.checkpoint, source, why_not_validated, at=at)
     if init.mode == "weights":
         return
     if config.freeze != source.freeze:

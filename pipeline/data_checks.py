@@ -11,6 +11,7 @@ from eval.stage import check_held_out
 from pipeline.graph.plan import Plan
 from pipeline.recipe import below, mixture_problems
 from training.data.epochs import plan_epochs
+from training.init.continued import find_order_problems
 from training.network.model_rules import find_rule_problems
 
 
@@ -34,7 +35,8 @@ def data_problems(plan: Plan, name: str, made: Artifact[Manifest], to_make: Coll
         if isinstance(config, EvaluateConfig):
             yield from below(("steps", other, "config"), _evaluation_problems(made.manifest))
         if isinstance(config, TrainConfig):
-            yield from below(("steps", other, "config"), _training_problems(config, made))
+            source = _source_of(plan, other)
+            yield from below(("steps", other, "config"), _training_problems(config, made, source=source))
 
 
 def _evaluation_problems(corpus: Manifest) -> Iterator[Problem]:
@@ -45,7 +47,18 @@ def _evaluation_problems(corpus: Manifest) -> Iterator[Problem]:
         yield Problem((), str(error))
 
 
-def _training_problems(config: TrainConfig, made: Artifact[Manifest]) -> Iterator[Problem]:
+def _source_of(plan: Plan, name: str) -> TrainConfig | None:
+    """Return the training that another takes as its input `init`, if both read the same tokens."""
+    step = plan.steps[name]
+    source = plan.steps.get(step.inputs.get("init", ""))
+    if source is None or not isinstance(source.config, TrainConfig) or source.inputs["tokens"] != step.inputs["tokens"]:
+        return None
+    return source.config
+
+
+def _training_problems(
+    config: TrainConfig, made: Artifact[Manifest], *, source: TrainConfig | None
+) -> Iterator[Problem]:
     manifest = made.manifest
     if isinstance(manifest, CleanCorpus):
         kept = [count for count in manifest.counts if count.num_kept]
@@ -61,7 +74,10 @@ def _training_problems(config: TrainConfig, made: Artifact[Manifest]) -> Iterato
             except UserError as error:
                 yield Problem(("init_from",), str(error))
     elif isinstance(manifest, TokenizedCorpus):
+        tokens = Artifact(made.dir, manifest)
         try:
-            plan_epochs(Artifact(made.dir, manifest), config)
+            plan_epochs(tokens, config)
         except UserError as error:
             yield Problem((), str(error))
+        else:
+            yield from find_order_problems(config, tokens, source=source)

@@ -1,7 +1,7 @@
 """A recipe made ready to be run: read, checked, its sources observed, its steps planned. No step is made here."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,10 +18,12 @@ from data_prep.tokenizer.foreign_files import read_foreign
 from pipeline.data_checks import data_problems, deciding_steps
 from pipeline.graph.fingerprint import Digests
 from pipeline.graph.plan import Plan, PlannedStep, make_plan, wiring_problems
-from pipeline.recipe import vocab_size_of
+from pipeline.recipe import below, vocab_size_of
 from pipeline.stages import STAGES
 from pipeline.store.artifact import load_artifact
 from pipeline.store.remote import RemoteStore, local_path, open_remote_store
+from training.init.continued import find_problems
+from training.init.locate import find_weights
 from training.sizing.model_check import check_with_transformers, is_settled
 
 _KEY = re.compile(r"(model|freeze|init_from)\b(\.\w+)*")
@@ -60,11 +62,27 @@ def prepare(loaded: Loaded[RunConfig], storage: StorageConfig | None = None, *, 
     """
     storage = storage or StorageConfig()
     loaded.fail(wiring_problems(loaded.config, STAGES))
+    loaded.fail(_path_problems(loaded.config))
     if builds_models:
         _check_models(loaded)
     store = local_path(loaded.config.store, storage.work_dir)
     plan = make_plan(loaded.config, STAGES, _observe_sources(loaded, store))
     return Prepared(plan, store, open_remote_store(loaded.config.store, storage), loaded)
+
+
+def _path_problems(run: RunConfig) -> Iterator[Problem]:
+    """Yield weights to begin with, and tokenizers, that are not where they should be: before libraries are imported."""
+    for name, step in run.steps.items():
+        try:
+            if isinstance(step.config, TrainConfig) and (init := step.config.init_from) is not None and init.path:
+                find_weights(init)
+            if isinstance(step.config, ImportTokenizerConfig):
+                read_foreign(step.config)
+        except InfrastructureError:
+            raise
+        except UserError as error:
+            where = "init_from" if isinstance(step.config, TrainConfig) else "path"
+            yield Problem(("steps", name, "config", where), str(error))
 
 
 def _check_models(loaded: Loaded[RunConfig]) -> None:
@@ -73,10 +91,16 @@ def _check_models(loaded: Loaded[RunConfig]) -> None:
     for name, step in loaded.config.steps.items():
         if not isinstance(step.config, TrainConfig):
             continue
+        init = step.config.init_from
         try:
+            if init is not None and init.path is not None and init.mode != "weights":
+                found = list(find_problems(step.config, init))
+                problems += below(("steps", name, "config"), found)
+                if found:
+                    continue
             if not is_settled(step.config):
                 check_with_transformers(step.config, vocab_size=vocab_size_of(loaded.config, name))
-            if (init := step.config.init_from) is not None and init.mode == "weights" and init.path:
+            if init is not None and init.mode == "weights" and init.path:
                 from training.init.fill import check_init_weights
 
                 check_init_weights(step.config, init)

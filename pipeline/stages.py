@@ -20,6 +20,6 @@ STAGES = {
     "tokenize": stage(tokenize, version=2),
     "train": stage(train, version=6, observe=observe_init_from, file_digests=rank_file_digests),
     "evaluate": stage(evaluate, version=2, check=check_lm_eval),
-    "export": stage(export, version=2),
+    "export": stage(export, version=3),
     "report": stage(report, version=3, observe=observe_templates, check=check_report),
 }

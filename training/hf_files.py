@@ -111,6 +111,8 @@ def write_tokenizer(tokenizer: Artifact[TrainedTokenizer], directory: Path, *, m
     path = directory / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings |= {} if max_length is None else {"model_max_length": max_length}
+    # Else transformers 4 also returns token_type_ids, which no decoder takes.
+    settings["model_input_names"] = ["input_ids", "attention_mask"]
     write_text(path, json.dumps(settings, indent=2, ensure_ascii=False))
     if find_differences(directory, tokenizer):
         name = f"{_CLASS_FILE.removesuffix('.py')}.VerbatimTokenizer"

@@ -174,6 +174,10 @@ class TrainConfig(Config):
         """Tokens of all optimizer steps, at a full sequence a sample."""
         return self.samples_before(self.total_steps) * self.sequence_length
 
+    def tokens_after(self, step: int) -> int:
+        """Tokens of the optimizer steps after the first `step`."""
+        return self.tokens_to_read - self.samples_before(step) * self.sequence_length
+
     @property
     def validate_every_steps(self) -> int | None:
         """Optimizer steps between two validations; None without any."""

@@ -37,6 +37,7 @@ from pipeline.layout_checks import check_pool_settings
 from pipeline.prepare import Prepared, check_pools, check_stages, needed_steps, prepare, vocab_size
 from pipeline.store.artifact import load_artifact
 from training.data.epochs import StreamEpochs, epochs_rows, plan_epochs
+from training.init.continued import steps_before
 
 _FITS = {True: "fits", False: "does not fit", None: "not known whether it fits"}
 _UNKNOWN = ": give `accelerator_memory_gib` under the pool's `machines`"
@@ -181,7 +182,20 @@ def _directory(ready: Prepared) -> Path | None:
 
 def _epochs(config: TrainConfig, step: PlannedStep, ready: Prepared) -> tuple[StreamEpochs, ...]:
     tokens = load_artifact(ready.store / ready.plan.steps[step.inputs["tokens"]].artifact, TokenizedCorpus)
-    return tuple(plan_epochs(tokens, config)) if tokens else ()
+    return tuple(plan_epochs(tokens, config, steps_on_other_data=_other_steps(step, ready))) if tokens else ()
+
+
+def _first_step(step: PlannedStep, ready: Prepared) -> int:
+    """Return the optimizer steps that a training begins after."""
+    source = ready.plan.steps.get(step.inputs.get("init", ""))
+    assert isinstance(step.config, TrainConfig)
+    return steps_before(step.config, source.config if source and isinstance(source.config, TrainConfig) else None)
+
+
+def _other_steps(step: PlannedStep, ready: Prepared) -> int:
+    """Return those of them that read other data."""
+    init = step.config.init_from if isinstance(step.config, TrainConfig) else None
+    return _first_step(step, ready) if init is not None and init.mode == "new_data" else 0
 
 
 def _expected_epochs(config: TrainConfig, step: PlannedStep, ready: Prepared) -> float | None:
@@ -189,7 +203,7 @@ def _expected_epochs(config: TrainConfig, step: PlannedStep, ready: Prepared) ->
     finished = load_artifact(ready.store / corpus.artifact, CleanCorpus)
     assert isinstance(corpus.config, CleanConfig)
     work = tokenize_work(finished.manifest if finished else None, corpus.config)
-    num_tokens = config.tokens_to_read
+    num_tokens = config.tokens_after(_other_steps(step, ready))
     return num_tokens * BYTES_PER_TOKEN / work.num_bytes if work.num_bytes and not work.unknown else None
 
 
@@ -223,6 +237,7 @@ def _estimate(
         placement=placement,
         store=_directory(ready),
         is_their_disk=cluster.pools[pool].machines is None and cluster.launcher.kind == "local",
+        first_step=_first_step(step, ready),
     )
 
 

@@ -33,7 +33,7 @@ from training.log.sessions_file import (
     step_seconds,
 )
 from training.log.summary import seconds_by_part
-from training.manifests import counted
+from training.manifests import TrainedModel, counted
 from training.records import CHECKPOINTS, directory_of, newest_checkpoint
 
 _RECENT_LINES = 20
@@ -80,14 +80,17 @@ def steps_as_json(steps: Iterable[PlannedStep], store: Path, remote: ObjectStore
 
 
 def step_state(step: PlannedStep, store: Path, remote: ObjectStore | None = None) -> tuple[str, list[tuple[str, str]]]:
-    """Return the state of a step in a few words, and rows of a name and a value for a training that is not done.
+    """Return the state of a step in a few words, and rows of a name and a value for a training: how often it read each
+    stream, and as long as it is not done how it is going.
 
     `store` is the store's directory; for a store that is a URL it is the working copy, and `remote` is the store.
     """
     path = store / step.artifact
     artifact = load_artifact(path, STAGES[step.stage].output)
     if artifact is not None:
-        return f"done: {artifact.manifest.summary()}", []
+        made = artifact.manifest
+        read = read_epochs(path / made.checkpoint) if isinstance(made, TrainedModel) else []
+        return f"done: {made.summary()}", epochs_rows(read) if read else []
     if remote is not None and (manifest := _remote_manifest(remote, step)) is not None:
         return f"done: {manifest.summary()}", []
     who = store_holder(remote, store, step.artifact)

@@ -25,6 +25,9 @@ class Estimate:
     """What one training takes on one pool."""
 
     num_tokens: int
+    num_steps: int
+    """Optimizer steps that it takes itself."""
+
     """Tokens that the loss is taken over, in all steps, if no sample is short."""
 
     model: ModelParameters
@@ -79,8 +82,9 @@ def estimate(
     placement: Placement,
     store: Path | None,
     is_their_disk: bool,
+    first_step: int = 0,
 ) -> Estimate:
-    """Return what a training takes on the nodes of a pool.
+    """Return what a training takes on the nodes of a pool, which begins after `first_step` optimizer steps.
 
     `store` is None if it is no directory; `is_their_disk` is whether the nodes certainly have it on the same disk as
     this machine.
@@ -89,7 +93,7 @@ def estimate(
     size = measure_model(model, config)
     fit = choose_layout(size, config, placement)
     chosen = apply_choice(placement, fit.chosen)
-    num_tokens = config.tokens_to_read
+    num_tokens = config.tokens_after(first_step)
     basis = find_basis(config, chosen, pool=pool, nodes=nodes, store=store)
     links = links_of(pool, device_by_driver_name(basis.device), nodes, chosen)
 
@@ -102,6 +106,7 @@ def estimate(
     checkpoint = checkpoint_bytes(size, config)
     return Estimate(
         num_tokens=num_tokens,
+        num_steps=config.total_steps - first_step,
         model=model,
         placement=chosen,
         fit=fit,

@@ -24,7 +24,9 @@ def estimate_rows(found: Estimate, config: TrainConfig) -> list[tuple[str, str]]
     placement, chosen = found.placement, found.fit.chosen
     most = sequences_per_rank(config, placement)
     how = ", counted by building it without memory" if found.model.built else ""
-    batches = f"{config.total_steps:,} steps of {config.global_batch_size:,} x {config.sequence_length:,}"
+    first = config.batch_size_at(config.total_steps - found.num_steps)
+    least = "" if first == config.global_batch_size else f"{first:,} to "
+    batches = f"{found.num_steps:,} steps of {least}{config.global_batch_size:,} x {config.sequence_length:,}"
     layout = f"{counted(placement.num_ranks, 'rank')} on {placement.device}: {describe_choice(chosen, most=most)}"
     rows = [
         ("tokens", f"{found.num_tokens:,}: {batches}"),

@@ -15,6 +15,7 @@ from pipeline.graph.config_diff import flatten
 from pipeline.store.artifact import Record
 from pipeline.store.lineage import shorten_digests
 from training.manifests import ExportedModel, TrainedModel, counted
+from training.records import step_of
 
 _SETTINGS = (
     "model",
@@ -139,7 +140,8 @@ def _training(made: ExportedModel, config: ExportConfig, model: TrainedModel, tr
     yield from ("", "## Training", "")
     yield (
         f"{model.num_steps:,} steps over {model.num_tokens:,} tokens. The loss ended at {model.final_loss:.3f} nats a "
-        f"token, {model.bits_per_byte:.3f} bits a byte of training text{_held_out(model)}. {_weights(made, config)}"
+        f"token, {model.bits_per_byte:.3f} bits a byte of training text{_held_out(model)}. "
+        f"{_weights(made, config, model)}"
     )
     yield ""
     shown = {key: trained.config[key] for key in _SETTINGS if key in trained.config}
@@ -153,14 +155,16 @@ def _held_out(model: TrainedModel) -> str:
     return f"; on held-out text at {model.validation_loss:.3f}, {model.validation_bits_per_byte:.3f} bits a byte"
 
 
-def _weights(made: ExportedModel, config: ExportConfig) -> str:
+def _weights(made: ExportedModel, config: ExportConfig, model: TrainedModel) -> str:
     """Return which weights of the training these are."""
     average = " (their exponential moving average)" if config.weights == "ema" else ""
     if config.average > 1:
         return (
             f"The weights{average} are the mean over {config.average} checkpoints, the last that of step {made.step:,}."
         )
-    return f"The weights{average} are those after step {made.step:,}."
+    is_best = model.best_checkpoint is not None and made.step == step_of(Path(model.best_checkpoint))
+    at = f", where held-out text was at {model.best_validation_loss:.3f} nats a token, the lowest" if is_best else ""
+    return f"The weights{average} are those after step {made.step:,}{at if made.step != model.num_steps else ''}."
 
 
 def _scores(scores: Scores) -> Iterator[str]:

@@ -174,6 +174,26 @@ def test_the_best_of_a_training_without_validation_is_refused(place: Path) -> No
     assert "the training has validation: null, so none is the best; take last" in told
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (("steps.tokens.config.validation_bytes=0",), "the training has tokens with validation_bytes: 0, so none is"),
+        (("steps.corpus.config.held_out.share=0",), "the training has a corpus with held_out.share: 0, so none is"),
+        (("steps.corpus.config.held_out={share: 0, shares: {words/*: 0.1}}",), ""),
+    ],
+)
+def test_what_holds_nothing_out_has_no_best_checkpoint_and_no_scores(
+    place: Path, settings: tuple[str, ...], says: str
+) -> None:
+    asked = ("steps.scores.config.checkpoint=best", *settings)
+    if not says:
+        read_recipe(Path("toy.yaml"), asked)
+        return
+    told = refusal(*asked)
+    assert f"checkpoint: best, and {says} the best; take last" in told
+    assert ("scores held-out documents, and 'corpus' holds none out" in told) == ("share" in says)
+
+
 def test_a_refusal_names_the_override_that_it_is_for(place: Path) -> None:
     assert refusal(f"{MODEL}.num_attention_heads=5").startswith(f"--set {MODEL}.num_attention_heads=5: ")
     assert refusal(f"{MODEL}.overrides={{rope_theta: 1}}").startswith(f"--set {MODEL}.overrides={{rope_theta: 1}}: ")
@@ -351,7 +371,7 @@ def test_a_bad_recipe_is_refused_before_what_makes_it_is_imported(place: Path) -
             ["corpus"],
             r"mixture.source_weights names 'stacks', which the corpus does not have",
         ),
-        (("steps.corpus.config.held_out.share=0",), ["corpus"], "no document is held out, so there is nothing to"),
+        (("steps.corpus.config.held_out.share=1e-9",), ["corpus"], "no document is held out, so there is nothing to"),
         (
             ("steps.model.config.sequence_length=1000", "steps.model.config.global_batch_size=16"),
             ["corpus", "tokenizer", "tokens"],

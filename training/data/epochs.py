@@ -37,9 +37,15 @@ class StreamEpochs:
         return self.tokens_read / self.num_tokens
 
 
-def plan_epochs(tokens: Artifact[TokenizedCorpus], config: TrainConfig) -> list[StreamEpochs]:
-    """Return what a training reads from its first step to its last. Raises UserError if it cannot read that corpus."""
-    position = Position(next_place=config.samples_before(config.total_steps))
+def plan_epochs(
+    tokens: Artifact[TokenizedCorpus], config: TrainConfig, *, steps_on_other_data: int = 0
+) -> list[StreamEpochs]:
+    """Return what a training reads of a corpus by its last step. Raises UserError if it cannot read that corpus.
+
+    The first `steps_on_other_data` of its optimizer steps were those of another training, on other data.
+    """
+    samples = config.samples_before(config.total_steps) - config.samples_before(steps_on_other_data)
+    position = Position(next_place=samples)
     order = Batches(tokens, config).order_record()
     return _epochs(order, count_tokens_read(order, position))
 

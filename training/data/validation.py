@@ -51,7 +51,7 @@ def choose_validation_set(corpus: Artifact[TokenizedCorpus], config: TrainConfig
     num_streams = len({(shard.source, segment.language) for shard in shards for segment in shard.segments})
     if config.validation is None or config.validate_every_steps is None or not num_streams:
         return None
-    between = config.validate_every_steps * config.global_batch_size * config.sequence_length
+    between = config.samples_before(config.validate_every_steps) * config.sequence_length  # the fewest, with a ramp
     budget = config.validation.max_share * between / FORWARD_SHARE  # tokens
     length = max(MIN_LENGTH, min(config.sequence_length, int(budget / num_streams) // 4 * 4))
     held_out = corpus.manifest.model_copy(update={"shards": shards})

@@ -39,6 +39,7 @@ from training.checkpoint.restore import (
 )
 from training.checkpoint.rollbacks import add_rollback, position_after, read_rollbacks
 from training.data.batches import check_same_order
+from training.init.continued import check_same_model
 from training.init.locate import find_checkpoint_to_continue
 from training.job import Job
 from training.log.metrics_file import METRICS_FILE
@@ -77,6 +78,8 @@ class RunState:
         self.start_id = self._clean_checkpoints()
         self._watchdog.beat("building the model", timeout_factor=START_TIMEOUT_FACTOR)
         self.built = build_engine(job, device, notify=self._notify)
+        if (continued := self._continued) is not None:
+            from_rank_0(lambda: check_same_model(continued, self.built.config.to_dict()))
         self.progress = self._load()
 
     @property

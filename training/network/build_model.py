@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from configs.base import UserError
 from training.network.initial_weights import InitialWeights, build_on_meta_device
+from training.network.model_config import explain_unknown_word
 
 
 def import_architecture(name: str) -> None:
@@ -34,7 +35,8 @@ def build_model(
         weights = InitialWeights(build, model)
     except (ValueError, KeyError, AssertionError, RuntimeError, ArithmeticError) as error:
         raise UserError(
-            f"transformers cannot build the model of this recipe: {' '.join(str(error).split())}"
+            explain_unknown_word(config, error)
+            or f"transformers cannot build the model of this recipe: {' '.join(str(error).split())}"
         ) from error
     if activation_checkpointing:
         _checkpoint_activations(model)

@@ -1,9 +1,13 @@
 """The transformers configuration of a recipe's model. No model of transformers is imported."""
 
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
+from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from configs.base import UserError
@@ -55,6 +59,32 @@ def make_model_config(
         )
     _check_fields(config, known)
     return result
+
+
+def explain_unknown_word(config: PretrainedConfig, error: Exception) -> str | None:
+    """Return a sentence about a word in a configuration that transformers looked up and does not have.
+
+    All that it raises is a KeyError of the word. None where the configuration does not show which key it stands at.
+    """
+    word = error.args[0] if isinstance(error, KeyError) and error.args else None
+    found = [key for key, value in _leaves(config.to_dict()) if value == word]
+    if not isinstance(word, str) or not found:
+        return None
+    known = ["default", *ROPE_INIT_FUNCTIONS] if found[0].endswith("rope_type") else list(ACT2FN)
+    close = get_close_matches(word, known, n=3)
+    return (
+        f"model.overrides.{found[0]} is {word!r}, which transformers does not have"
+        + (f"; did you mean {' or '.join(close)}?" if close else "")
+        + f" (it has: {', '.join(sorted(known))})"
+    )
+
+
+def _leaves(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
 
 
 def _check_fields(config: TrainConfig, known: set[str]) -> None:

@@ -38,7 +38,8 @@ def read_export(directory: Path) -> dict[str, Any]:
     with torch.inference_mode():
         logits = model(input_ids=first).logits[0].tolist()
         fed.clear()
-        model.generate(first, max_new_tokens=NUM_NEW, min_new_tokens=NUM_NEW, do_sample=False)
+        prompt = tokenizer(texts[0], return_tensors="pt")
+        model.generate(**prompt, max_new_tokens=NUM_NEW, min_new_tokens=NUM_NEW, do_sample=False)
     return {
         "name": directory.name,
         "class": type(tokenizer).__name__,

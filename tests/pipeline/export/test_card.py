@@ -12,7 +12,7 @@ from configs.data import CleanConfig
 from configs.evaluation import ExportConfig
 from data_prep.manifests import Certificate, CleanCorpus, CorpusCount, TrainedTokenizer
 from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores
-from pipeline.export.card import hub_language, write_card
+from pipeline.export.card import _weights, hub_language, write_card
 from pipeline.store.artifact import Input, Record
 from tests.training.ranks import tiny_config
 from training.manifests import ExportedModel, TrainedModel
@@ -156,3 +156,11 @@ def test_records_that_are_gone_are_told(tmp_path: Path) -> None:
 )
 def test_a_language_tag_is_the_code_that_the_hub_knows(tag: str, code: str | None) -> None:
     assert hub_language(tag) == code
+
+
+def test_weights_of_the_best_checkpoint_say_their_own_loss() -> None:
+    best = {"best_checkpoint": "checkpoints/step-00000004", "best_validation_loss": 4.214, "validation_loss": 8.754}
+    model = MODEL.model_copy(update=best | {"validation_bits_per_byte": 3.0})
+    for step, says in ((4, "after step 4, where held-out text was at 4.214 nats a token, the lowest."), (6, "step 6.")):
+        text = _weights(EXPORTED.model_copy(update={"step": step}), ExportConfig(), model)
+        assert text.endswith(says), text

@@ -227,7 +227,9 @@ def test_an_export_is_read_alike(name: str, version: str, root: Path, loaded: Lo
     np.testing.assert_allclose(found["logits"], logits, atol=1e-4, rtol=1e-4)
     assert np.abs(logits).max() > 0.1
     assert found["use_cache"] is True
-    assert found["fed"] == [len(expected[0]), *[1] * (NUM_NEW - 1)], "each step after the first is fed one token"
+    assert found["fed"] == [len(found["ids_of_a_prompt"]), *[1] * (NUM_NEW - 1)], (
+        "each step after the first is fed one token"
+    )
     assert found["max_length"] == 64
 
 

@@ -37,6 +37,12 @@ def test_a_cap_is_seen_in_the_plan(tmp_path: Path) -> None:
     assert capped["web/en"] > free["web/en"]
 
 
+def test_steps_on_other_data_read_nothing_of_these(tmp_path: Path) -> None:
+    made = corpus(tmp_path)
+    all_steps, last = plan_epochs(made, config(num_steps=12)), plan_epochs(made, config(num_steps=4))
+    assert plan_epochs(made, config(num_steps=12), steps_on_other_data=8) == last != all_steps
+
+
 def test_a_checkpoint_says_what_was_read(tmp_path: Path) -> None:
     order = Batches(corpus(tmp_path), config()).order_record()
     position = Position(next_place=40)

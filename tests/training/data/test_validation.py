@@ -34,6 +34,16 @@ def test_the_sample_costs_no_more_than_its_share(tmp_path: Path) -> None:
     assert found.share == pytest.approx(0.0222)
 
 
+def test_with_a_batch_ramp_the_first_steps_count(tmp_path: Path) -> None:
+    """Five steps of 10 sequences and five of 20 before the first validation, not ten of 100."""
+    ramp = {"start": 10, "increment": 10, "steps_per_increment": 5}
+    settings = {"global_batch_size": 100, "num_steps": 200, "checkpoint_every_steps": 10, "batch_ramp": ramp}
+    found = choose_validation_set(tiny_corpus(tmp_path), tiny_config(**settings, validation={"max_share": 0.02}))
+    assert found is not None
+    assert len(found.batch.stream) == 6
+    assert found.share == pytest.approx(0.37 * 6 / 150)
+
+
 def test_many_streams_have_shorter_sequences_rather_than_more_time(tmp_path: Path) -> None:
     """1% of 12 steps of ten sequences of 64 allows forward passes over 207 tokens: 64 for each of three streams."""
     for sequence_length, every, length in ((64, 12, 64), (64, 8, 44), (64, 1, 16)):
