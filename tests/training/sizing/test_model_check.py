@@ -137,7 +137,7 @@ def test_what_the_table_does_not_know_is_left_to_transformers(model: dict[str, A
         ({"architecture": "gpt_neox", "num_attention_heads": 5}, "transformers refuses the model of this recipe"),
         ({"architecture": "gpt_neox", "freeze": ("model.*",)}, "no parameter is named like 'model"),
         ({"overrides": {"rms_norm_epsilon": 1e-5}}, "is no key of llama's configuration; did you mean rms_norm_eps"),
-        ({"overrides": {"hidden_act": "nope"}}, r"hidden_act is .nope., which transformers does not have \(it has: .*silu"),
+        ({"overrides": {"hidden_act": "nope"}}, r"is 'nope', which transformers does not have \(it has: .*silu"),
     ],
 )
 def test_transformers_refuses_what_the_table_does_not_know(model: dict[str, Any], says: str) -> None:
