@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from cluster.device_errors import explained
 from cluster.executor import Rank
 from cluster.host.console import ProgressMeter
 from cluster.host.limits import count_gpus, this_machine
@@ -37,7 +38,9 @@ class InlineExecutor:
         self.used_placement = self.used_placement or self.placement()
         with ProgressMeter(label, len(items)) as meter:
             for item in items:
-                yield fn(item)
+                with explained(label):
+                    result = fn(item)
+                yield result
                 meter.advance()
 
     def gang(
@@ -55,7 +58,8 @@ class InlineExecutor:
         before = dict(os.environ)
         os.environ.update(rank.environment())
         try:
-            return fn(rank, argument)
+            with explained(label):
+                return fn(rank, argument)
         finally:
             os.environ.clear()
             os.environ.update(before)

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from configs.base import Config, Name
 from configs.launchers import Launcher, LocalLauncher, SlurmLauncher
+from configs.paths import PathText
 from configs.pools import PoolConfig
 from configs.secrets import is_secret
 
@@ -38,7 +39,7 @@ class WandbConfig(Config):
 
 class RetriesConfig(Config):
     """How many times a submitted run is started again by itself, by the cause of its end, since the last attempt that
-    made progress. A user's error, a lack of memory and a bug end the run at once."""
+    made progress. A user's error and a lack of memory end the run at once."""
 
     infrastructure: int = Field(default=5, ge=0)
     """Retries after Ray or a node has failed, or the driver was killed; also those of a driver's requests to its store,
@@ -50,6 +51,10 @@ class RetriesConfig(Config):
     start_up: int = Field(default=3, ge=0)
     """Retries after the resources did not become free in time, or the cluster did not answer."""
 
+    unknown: int = Field(default=2, ge=0)
+    """Retries after an error that Concord does not know, which ended in a traceback: it may be a bug, and come again,
+    or a library's words for a machine that failed."""
+
     backoff_seconds: float = Field(default=5, ge=0)
     """Seconds to wait before the first retry in a row for one cause; doubled before each further one."""
 
@@ -60,7 +65,7 @@ class RetriesConfig(Config):
 class StorageConfig(Config):
     """How a store that is a URL is used."""
 
-    work_dir: str = Field(default=".concord", min_length=1)
+    work_dir: PathText = Field(default=".concord", min_length=1)
     """A directory that all nodes share. It holds what is being made, and a cache of what is in the store."""
 
     num_transfers: int = Field(default=8, ge=1)

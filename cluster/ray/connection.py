@@ -15,7 +15,9 @@ from ray._private import services, utils
 from ray.exceptions import LocalRayletDiedError, RaySystemError
 
 from cluster.host.network import answers
-from configs.base import MIB, ConfigError, InfrastructureError, StartUpError
+from cluster.ray.ray_watch import check_ray, watch_ray
+from configs.base import MIB, ConfigError, InfrastructureError, StartUpError, UserError
+from configs.text import one_line
 
 SECONDS_BETWEEN_CHECKS = 5.0
 """How often, while waiting for Ray, to check whether it lives."""
@@ -40,8 +42,18 @@ def connect(address: str) -> None:
         if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray wants to keep one in the home directory
         os.environ.setdefault("RAY_worker_niceness", "0")  # or all of our work would give way to anybody's, at nice 15
-        with keep_signal_handlers(), _own_process_groups():
-            ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+        try:
+            with keep_signal_handlers(), _own_process_groups():
+                ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+        except UserError:  # raised by a signal handler
+            raise
+        except Exception as error:  # Ray 2.60 has no narrower class for a start that takes too long
+            ray.shutdown()
+            raise StartUpError(
+                f"a private Ray did not start on this machine ({one_line(error)}); see its load and memory, or what "
+                "`concord doctor` finds, or run without Ray (executor: inline)"
+            ) from error
+        watch_ray()
         return
     check_answers(address)
     try:
@@ -52,6 +64,7 @@ def connect(address: str) -> None:
             f"cannot join the Ray at {address!r} ({first_line(error)}); its version must be {ray.__version__}; if it "
             "wants a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) here as there"
         ) from error
+    watch_ray()
 
 
 @contextmanager
@@ -104,7 +117,7 @@ class RayWaiter:
     """Waits for Ray a little at a time, so that signal handlers run and the death of Ray is noticed."""
 
     def __init__(self, label: str) -> None:
-        self._label, self._checked = label, time.monotonic()
+        self._label = label
 
     def wait(self, references: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Return the references that are ready, as soon as one is or after WAIT_SECONDS, and the rest.
@@ -130,17 +143,8 @@ class RayWaiter:
             self.check_alive()
 
     def check_alive(self) -> None:
-        """Raise InfrastructureError if Ray has died; asks it only every few seconds."""
-        if time.monotonic() - self._checked >= SECONDS_BETWEEN_CHECKS:
-            _check_alive(self._label)
-            self._checked = time.monotonic()
-
-
-def _check_alive(label: str) -> None:
-    """Raise InfrastructureError if this process's node is dead: a driver may outlive it, and would wait for ever."""
-    own_node = ray.get_runtime_context().get_node_id()
-    if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own_node):
-        raise InfrastructureError(f"{label}: Ray itself has died on this node; run the same command to go on")
+        """Raise InfrastructureError if Ray has died: a driver may outlive its raylet or its GCS, and would wait."""
+        check_ray(self._label)
 
 
 @contextmanager

@@ -3,19 +3,21 @@
 Ray Train was measured and left out: `benchmarks/gang_startup.py` compares the two in one run.
 """
 
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
+from cluster.device_errors import failure_kind, out_of_memory
 from cluster.executor import Rank, Resized
 from cluster.host.console import ProgressMeter, print_line
 from cluster.host.retry import backoff_seconds
-from cluster.machines import described
+from cluster.machines import Node, described
 from cluster.placement import Placement, TooFew, place
 from cluster.ray.capacity import Capacity
 from cluster.ray.connection import SECONDS_BETWEEN_CHECKS, RayWaiter, connect, first_line, translate_ray_failures
@@ -86,38 +88,61 @@ class RayExecutor:
     def map(self, fn: Callable[[T], R], items: Sequence[T], *, label: str, on_device: bool = False) -> Iterator[R]:
         """Apply `fn` to the items in Ray tasks, with at most two items in flight for each task that fits the nodes.
 
-        Raises what `fn` raised; OutOfMemory or InfrastructureError if a worker dies too often, StartUpError if the
-        pool has no node for too long.
+        Raises what `fn` raised; OutOfMemory or InfrastructureError if a worker dies, or its device fails, too often,
+        StartUpError if the pool has no node for too long.
         """
         placement = self.used_placement or self.placement()
         gpus = 1 if on_device and placement.device == "cuda" else 0
-        nodes = nodes_of(self._pool)
-        bad = [node for node in nodes if node.is_in(self._failures.avoided() | self._avoid)]
-        if len(bad) == len(nodes):
-            bad = []
         options = {"num_cpus": placement.cpus_per_task, "num_gpus": gpus, "max_retries": placement.max_restarts}
-        selector = label_selector(self._pool, avoided=bad) or None
-        remote: Any = ray.remote(fn).options(**options, label_selector=selector)
-        num_slots = sum(node.num_cpus // placement.cpus_per_task for node in nodes if node not in bad)
-        waiting: deque[Any] = deque()
+        remote: Any = ray.remote(fn)
+        submit = remote.options(**options, label_selector=self._selector()).remote
+        num_slots = sum(node.num_cpus // placement.cpus_per_task for node in self._good_nodes())
+        waiting: deque[tuple[T, Any]] = deque()
         upcoming = iter(items)
         # Items in flight when one fails are left to end by themselves: ray.cancel races with their end and aborts
         # the driver ("Check failed" in task_manager.cc, Ray 2.60).
         with ProgressMeter(label, len(items)) as meter:
             while True:
-                waiting.extend(remote.remote(item) for item in islice(upcoming, 2 * max(1, num_slots) - len(waiting)))
+                more = islice(upcoming, 2 * max(1, num_slots) - len(waiting))
+                waiting.extend((item, submit(item)) for item in more)
                 if not waiting:
                     return
-                yield self._fetch_result(waiting.popleft(), placement, label=label)
+                item, reference = waiting.popleft()
+                for num_failures in count(1):
+                    try:
+                        result = self._fetch_result(reference, placement, label=label)
+                        break
+                    except _DeviceFailed as error:
+                        self._failures.add(error.host, reason=str(error))
+                        if num_failures > placement.max_restarts:
+                            raise InfrastructureError(f"{label}: {error}, after {num_failures - 1} retries") from None
+                        print_line(f"{label}: {error}; the item is done again")
+                        submit = remote.options(**options, label_selector=self._selector()).remote
+                        reference = submit(item)
+                yield result
                 meter.advance()
 
+    def _good_nodes(self) -> list[Node]:
+        """List the nodes of the pool without those that keep failing, or all if there are no others."""
+        nodes, bad = nodes_of(self._pool), self._failures.avoided() | self._avoid
+        return [node for node in nodes if not node.is_in(bad)] or nodes
+
+    def _selector(self) -> dict[str, str] | None:
+        good = {node.id for node in self._good_nodes()}
+        return label_selector(self._pool, avoided=[n for n in nodes_of(self._pool) if n.id not in good]) or None
+
     def _fetch_result(self, reference: Any, placement: Placement, *, label: str) -> Any:
-        """Wait for an item's result and return it. Raises as `map` does."""
+        """Wait for an item's result and return it. Raises as `map` does, and _DeviceFailed."""
         try:
             with translate_ray_failures(label):
                 self._wait_for_item(reference, placement, label=label)
                 return ray.get(reference)
         except RayTaskError as error:
+            kind = failure_kind(error.cause)
+            if kind == "memory":
+                raise out_of_memory(f"{label}: an item", first_line(error.cause)) from None
+            if kind == "device":
+                raise _DeviceFailed(_host_of(error), first_line(error.cause)) from None
             raise (error.cause if isinstance(error.cause, (UserError, OSError)) else error) from None
         except OutOfMemoryError as error:
             raise OutOfMemory(
@@ -183,6 +208,21 @@ class RayExecutor:
                     print_line(f"{label}: {lost}; starting all ranks again")
                     _back_off(label, losses[host])
                 num_restarts += 1
+
+
+class _DeviceFailed(Exception):
+    """The device of an item's worker failed."""
+
+    def __init__(self, host: str, how: str) -> None:
+        super().__init__(f"the device of an item on {host} failed ({how})")
+        self.host = host
+
+
+def _host_of(error: RayTaskError) -> str:
+    """Return the host of the worker that an item failed on, by the text of Ray's error, the one place that has it."""
+    found = re.search(r"\bip=([0-9A-Fa-f.:]+)", str(error))
+    address = found[1] if found else "?"
+    return next((n.host for n in live_nodes() if n.address.rpartition(":")[0] == address), address)
 
 
 def _describe_end(label: str, lost: RanksLost, max_restarts: int) -> str:

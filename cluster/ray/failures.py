@@ -2,7 +2,9 @@
 
 A rank's failure is either an exception that its function raised (RayTaskError) or the death of its process
 (PROCESS_DEATHS). It comes to an error of the user, which ends the run; to OutOfMemory, which would come again; or to
-RanksLost, after which all ranks are restarted.
+RanksLost, after which all ranks are restarted. Of several the cause is, in this order: a device that failed, a process
+that died by itself, one that aborted because it lost its peers (SIGABRT, as NCCL ends a process), ranks that lost each
+other.
 """
 
 import re
@@ -10,9 +12,12 @@ from collections.abc import Mapping, Sequence
 
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
+from cluster.device_errors import failure_kind, out_of_memory
 from cluster.executor import Resized
+from cluster.ray.connection import first_line
 from cluster.ray.rank import RankLocation
-from configs.base import OutOfMemory, UserError
+from cluster.storage.errors import error_class, is_outage
+from configs.base import InfrastructureError, OutOfMemory, UserError
 
 PROCESS_DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError)
 """What Ray raises for a call whose process has died."""
@@ -28,12 +33,13 @@ _DEATH_DESCRIPTIONS = {
 _RAY_MEMORY_KILL = r"low on memory|memory usage threshold"
 """Ray's words where it killed the process itself; of any other death it says that it may have been the OOM killer."""
 
-_ALLOCATION_FAILURE = r"out of memory|can't allocate memory"
-"""What torch says of a GPU and of a host."""
+
+_ABORTED = r"SIGABRT"
+"""How Ray describes a process that aborted: what NCCL's watchdog does, whoever is at fault."""
 
 
 class RanksLost(Exception):
-    """A process of the gang died, or its host is cut off; nothing in its function raised on its own account."""
+    """A process of the gang died, its device failed, or its host is cut off: not the fault of what it computed."""
 
     def __init__(self, text: str, location: RankLocation | None) -> None:
         super().__init__(text)
@@ -46,53 +52,79 @@ def classify_failure(failures: Mapping[int, Exception], locations: Sequence[Rank
 
     That is an error of the user (or of the system, as an OSError) if there is one, else OutOfMemory, else RanksLost.
     """
+    kinds = {index: failure_kind(error.cause) for index, error in failures.items() if isinstance(error, RayTaskError)}
     causes = {index: error.cause for index, error in failures.items() if isinstance(error, RayTaskError)}
-    for cause in causes.values():
-        if isinstance(cause, (UserError, OSError)) and not isinstance(cause, ConnectionError):
+    own = {index: cause for index, cause in causes.items() if isinstance(cause, (UserError, OSError))}
+    own = {index: cause for index, cause in own.items() if not isinstance(cause, ConnectionError)}
+    for cause in own.values():
+        if not _may_pass(cause):
             return cause
     for index, cause in causes.items():
-        if _is_allocation_failure(cause):
-            return out_of_memory(locations[index], f"rank {index}", str(cause).strip().partition("\n")[0])
+        if kinds[index] == "memory":
+            return out_of_memory(_where(index, locations[index]), first_line(cause))
+    for index, cause in causes.items():
+        if kinds[index] == "device":
+            return _lost(index, locations[index], f"its device failed ({first_line(cause)})")
     for index, error in failures.items():
-        if isinstance(error, PROCESS_DEATHS):
+        if isinstance(error, PROCESS_DEATHS) and not re.search(_ABORTED, str(error)):
             return classify_death(index, locations[index], error)
+    for index, cause in own.items():  # of no host: a file system that all share hiccups anywhere
+        return RanksLost(f"{_where(index, locations[index])} could not read or write ({first_line(cause)})", None)
     return None
 
 
-def final_failure(failures: Mapping[int, Exception]) -> Exception:
-    """Return what the failures mean when no other will come in: Resized if a rank made way, else the first."""
-    causes = [error.cause for error in failures.values() if isinstance(error, RayTaskError)]
-    return next((cause for cause in causes if isinstance(cause, Resized)), next(iter(failures.values())))
+def _may_pass(cause: Exception) -> bool:
+    return is_outage(cause) or (isinstance(cause, OSError) and error_class(cause) is InfrastructureError)
+
+
+def final_failure(failures: Mapping[int, Exception], locations: Sequence[RankLocation]) -> Exception:
+    """Return what the failures mean when no other will come in.
+
+    That is Resized if a rank made way, else what a rank raised that is no loss of others, else RanksLost: nobody's
+    fault as far as is known, unless one rank alone has failed.
+    """
+    causes = {index: error.cause for index, error in failures.items() if isinstance(error, RayTaskError)}
+    for cause in causes.values():
+        if isinstance(cause, Resized):
+            return cause
+    for index, cause in causes.items():
+        if failure_kind(cause) is None:
+            return failures[index]
+    index, error = next(iter(failures.items()))
+    alone = len(failures) == 1
+    if index not in causes:
+        return classify_death(index, locations[index], error) if alone else RanksLost(_describe_all(failures), None)
+    how = f"it lost the others ({first_line(causes[index])})"
+    return _lost(index, locations[index], how) if alone else RanksLost(_describe_all(failures), None)
+
+
+def _describe_all(failures: Mapping[int, Exception]) -> str:
+    index, error = next(iter(failures.items()))
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    how = f" ({first_line(cause)})" if cause is not None else _describe_death(str(error))
+    return f"{len(failures)} ranks lost each other, rank {index} first{how}; which is at fault is not known"
+
+
+def _lost(index: int, location: RankLocation, how: str) -> RanksLost:
+    return RanksLost(f"{_where(index, location)} is lost: {how}", location)
+
+
+def _where(index: int, location: RankLocation) -> str:
+    return f"rank {index} on {location.host} ({location.address})"
 
 
 def classify_death(index: int, location: RankLocation | None, error: Exception) -> RanksLost | OutOfMemory:
     """Return which rank's process died, where, and how as far as Ray says."""
     if location and re.search(_RAY_MEMORY_KILL, str(error)):
-        return out_of_memory(location, f"rank {index}", "Ray ended it because the node ran low on memory")
+        return out_of_memory(_where(index, location), "Ray ended it because the node ran low on memory")
     place = f" on {location.host} ({location.address})" if location else " at the start"
     return RanksLost(f"rank {index}'s process{place} died{_describe_death(str(error))}", location)
-
-
-def out_of_memory(location: RankLocation, who: str, how: str) -> OutOfMemory:
-    """Return the error which says that there was too little memory, and what helps."""
-    return OutOfMemory(
-        f"{who} on {location.host} ({location.address}) ran out of memory ({how}); lower micro_batch_size, raise "
-        "zero_stage, set activation_checkpointing, or use fewer ranks a node, in the cluster file"
-    )
 
 
 def check_memory_kills(lost_rank: RankLocation | None, *, node: str, kills: int) -> None:
     """Raise OutOfMemory if the kernel's OOM killer was at work on a lost rank's node since the rank's start."""
     if lost_rank and node == lost_rank.node and kills > lost_rank.memory_kills:
-        raise out_of_memory(lost_rank, "a rank", "the kernel ended it")
-
-
-def _is_allocation_failure(cause: BaseException | None) -> bool:
-    kinds = {kind.__name__ for kind in type(cause).__mro__}
-    return bool(
-        kinds & {"OutOfMemoryError", "MemoryError"}
-        or ("RuntimeError" in kinds and re.search(_ALLOCATION_FAILURE, str(cause)))
-    )
+        raise out_of_memory(f"a rank on {lost_rank.host} ({lost_rank.address})", "the kernel ended it")
 
 
 def _describe_death(message: str) -> str:

@@ -46,6 +46,7 @@ from cluster.ray.failures import (
 from cluster.ray.heartbeat import DRIVER_GIVES_UP_SECONDS, Heartbeat
 from cluster.ray.nodes import driver_node, live_nodes
 from cluster.ray.rank import RankLocation, RankProcess
+from cluster.ray.ray_watch import is_ray_gone
 from cluster.ray.spares import Spares
 from configs.base import StartUpError
 
@@ -110,11 +111,11 @@ class Gang:
             self._end_ranks()
 
     def release(self) -> None:
-        """Kill the spares, stop the heartbeats, and give the bundles back."""
-        if self._spares:
+        """Kill the spares, stop the heartbeats, and give the bundles back; of a Ray that is gone nothing is asked."""
+        if self._spares and not is_ray_gone():
             self._spares.kill_all()
         self._held.close()
-        if self._bundles is not None:
+        if self._bundles is not None and not is_ray_gone():
             release_group(self._bundles.group)
             self._bundles = None
 
@@ -208,7 +209,7 @@ class Gang:
         return ray.remote(RankProcess).options(**options).remote(self._driver_node.address if is_remote else None)
 
     def _end_ranks(self) -> None:
-        for actor in self._actors:
+        for actor in self._actors if not is_ray_gone() else ():
             ray.kill(actor)
         self._actors = []
 
@@ -239,7 +240,7 @@ class Gang:
                 if self._spares and ranks:
                     self._spares.start_missing(ranks, self._locations, since=began)
         if failures:
-            raise final_failure(failures) from None
+            raise final_failure(failures, self._locations) from None
         return ray.get(calls[0])
 
     def _check_heartbeats(self) -> None:

@@ -84,6 +84,16 @@ def explain_os_error(error: OSError, *, where: str, elsewhere: str) -> UserError
 
 
 @contextmanager
+def ignore_transient() -> Iterator[None]:
+    """Leave the block when a file system refuses something that may pass: for what is asked again soon."""
+    try:
+        yield
+    except OSError as error:
+        if not is_transient(error):
+            raise
+
+
+@contextmanager
 def store_errors(where: str) -> Iterator[None]:
     """Raise what a store refused during the block as a UserError, or as an InfrastructureError if it may pass.
 

@@ -57,6 +57,7 @@ def wait_before_next(retries: RetriesConfig, ended: Sequence[Ended]) -> float | 
         "lost": retries.infrastructure,
         "preempted": retries.preemption,
         "start_up": retries.start_up,
+        "bug": retries.unknown,
     }
     last = ended[-1]
     if last.outcome not in budgets:

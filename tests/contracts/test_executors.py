@@ -72,6 +72,17 @@ def die_then_work(item: Deadly) -> int:
     return item.number
 
 
+ECC = "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be asynchronously reported"
+
+
+def fail_device_then_work(item: Deadly) -> int:
+    mark = item.marks / f"{item.number}-{len(list(item.marks.glob(f'{item.number}-*')))}"
+    if item.number == 2 and len(list(item.marks.glob(f"{item.number}-*"))) < item.times:
+        mark.touch()
+        raise RuntimeError(ECC)
+    return item.number
+
+
 def describe(rank: Rank, argument: str) -> tuple[str, Rank, dict[str, str]]:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR", "OMP_NUM_THREADS")
     return argument, rank, {name: os.environ[name] for name in names}
@@ -92,8 +103,20 @@ def die_at_first(rank: Rank, marks: Path) -> int:
     return rank.num_restarts
 
 
+def fail_device_at_first(rank: Rank, marks: Path) -> int:
+    """Rank 1's GPU fails before the first restart; rank 0 sees that its peer is gone."""
+    leave_a_mark(rank, marks)
+    if rank.num_restarts == 0:
+        raise RuntimeError(ECC if rank.index == 1 else "NCCL error: remote process exited")
+    return rank.num_restarts
+
+
 def die_always(rank: Rank, argument: None) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail_device_alone(rank: Rank, argument: None) -> None:
+    raise RuntimeError(ECC)
 
 
 def refuse(rank: Rank, argument: None) -> None:
@@ -150,6 +173,26 @@ def test_map_gives_up_after_max_restarts(make_ray, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_map_does_an_item_again_whose_device_failed(make_ray, tmp_path, capsys):
+    items = [Deadly(tmp_path, number) for number in range(4)]
+    executor = make_ray(max_restarts=1)
+    assert list(executor.map(fail_device_then_work, items, label="scoring")) == [0, 1, 2, 3]
+    said = capsys.readouterr().err
+    assert re.search(r"scoring: the device of an item on \S+ failed \(CUDA error: uncorrectable ECC", said)
+    with pytest.raises(InfrastructureError, match=r"scoring: the device of an item on .*, after 1 retries"):
+        list(executor.map(fail_device_then_work, [Deadly(tmp_path, 2, times=100)], label="scoring"))
+
+
+def test_a_device_that_fails_in_this_process_is_a_sentence(tmp_path):
+    executor = InlineExecutor(PoolConfig())
+    for call in (
+        lambda: list(executor.map(fail_device_then_work, [Deadly(tmp_path, 2)], label="scoring")),
+        lambda: executor.gang(fail_device_alone, None, label="scoring"),
+    ):
+        with pytest.raises(InfrastructureError, match=r"^scoring: the device failed \(CUDA error: uncorrectable ECC"):
+            call()
+
+
 def test_map_holds_few_items_in_flight(make, tmp_path):
     results = make().map(touch, [tmp_path / str(n) for n in range(100)], label="touching")
     next(results)
@@ -180,6 +223,12 @@ def test_gang_tells_a_users_error_from_what_followed_it(make_ray):
 def test_gang_starts_all_ranks_and_starts_them_again_together(make_ray, tmp_path):
     assert make_ray(num_ranks=2, max_restarts=1).gang(die_at_first, tmp_path, label="dying") == 1
     assert {"start-1-rank-0", "start-1-rank-1"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_gang_starts_again_when_a_device_fails(make_ray, tmp_path, capsys):
+    assert make_ray(num_ranks=2, max_restarts=1).gang(fail_device_at_first, tmp_path, label="training") == 1
+    said = capsys.readouterr().err
+    assert re.search(r"training: rank 1 on \S+ \(\S+\) is lost: its device failed \(CUDA error: uncorrectable", said)
 
 
 def test_gang_gives_up_after_max_restarts(make_ray):

@@ -5,7 +5,6 @@ thread waits until those of all ranks are there, and gives the checkpoint its na
 in the collective that the loop makes in every step anyway. There is one buffer, so a second save waits for the first.
 """
 
-import errno
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -40,6 +39,10 @@ class _Pending:
     named: bool = False
     thread: threading.Thread | None = None
     error: Exception | None = None
+
+
+class OtherRankFailed(ConnectionError):
+    """A save was given up because of another rank, which says why: not the cause of anything."""
 
 
 class Saver:
@@ -94,18 +97,21 @@ class Saver:
         pending = self._pending
         return pending is not None and pending.error is not None and not pending.named
 
-    def advance(self, num_failed: int) -> None:
-        """Note how the save under way ended, if it did; give it up if any of the ranks, `num_failed`, failed."""
+    def advance(self, num_failed: int, *, is_last: bool = False) -> None:
+        """Note how the save under way ended, if it did; give it up if any of the ranks, `num_failed`, failed.
+
+        Of one that failed the user is notified, unless it is the last: then `failure` ends the training.
+        """
         pending = self._pending
         if num_failed:
-            self.failure = OSError(errno.EIO, "another rank could not write its part of the checkpoint")
+            self.failure = OtherRankFailed("another rank could not write its part of the checkpoint")
             if pending is not None:
-                self._give_up(pending)
+                self._give_up(pending, is_last=is_last)
         elif pending is not None and self.wait(0):
             if pending.error is None:
                 self._pending, self.failure = None, None
             elif pending.named:  # old ones could not be deleted
-                self._give_up(pending)
+                self._give_up(pending, is_last=is_last)
 
     def wait_for_files(self, seconds: float) -> bool:
         """Wait at most so long for this rank's file, and return whether it is written."""
@@ -161,7 +167,7 @@ class Saver:
     def _progress(self) -> None:
         self.num_blocks += 1
 
-    def _give_up(self, pending: _Pending) -> None:
+    def _give_up(self, pending: _Pending, *, is_last: bool) -> None:
         pending.given_up.set()
         assert pending.thread is not None
         pending.thread.join()
@@ -174,7 +180,7 @@ class Saver:
             file.unlink(missing_ok=True)
         if self._rank == 0:
             shutil.rmtree(pending.partial, ignore_errors=True)  # other ranks are at it too
-        if isinstance(pending.error, OSError):
+        if isinstance(pending.error, OSError) and (pending.named or not is_last):
             self._notify(_describe_failure(pending, pending.error))
 
 

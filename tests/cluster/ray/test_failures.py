@@ -1,12 +1,15 @@
 """How the failures of a gang's ranks are classified."""
 
+import errno
+
 import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
 from cluster.executor import Resized
 from cluster.ray.failures import RanksLost, check_memory_kills, classify_failure, final_failure
 from cluster.ray.rank import RankLocation
-from configs.base import OutOfMemory, UserError
+from configs.base import InfrastructureError, LeaseLost, OutOfMemory, UserError
+from training.checkpoint.async_save import OtherRankFailed
 
 LOCATIONS = [RankLocation("n", f"host-{index}", f"10.0.0.{index}", 1, 1, 1, None, 0) for index in range(2)]
 
@@ -95,4 +98,65 @@ def test_ranks_that_make_way_have_not_failed():
     wish = Resized()
     failures = {0: raised(RuntimeError("Connection closed by peer")), 1: raised(wish)}
     assert classify_failure(failures, LOCATIONS) is None
-    assert final_failure(failures) is wish
+    assert final_failure(failures, LOCATIONS) is wish
+
+
+ECC = "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be asynchronously reported"
+LOST_PEER = "NCCL error: remote process exited or there was a network error, NCCL version 2.27.5\nncclRemoteError"
+ABORTED = "Worker exits unexpectedly. The process receives a SIGABRT."
+
+
+def test_a_device_that_fails_is_a_lost_rank_and_its_host_the_suspect() -> None:
+    for others in ({0: raised(RuntimeError(LOST_PEER))}, {0: died(ABORTED)}, {0: died()}, {}):
+        answer = classify_failure(others | {1: raised(RuntimeError(ECC))}, LOCATIONS)
+        assert isinstance(answer, RanksLost) and answer.location is LOCATIONS[1]
+        assert str(answer) == (
+            "rank 1 on host-1 (10.0.0.1) is lost: its device failed (CUDA error: uncorrectable ECC error encountered)"
+        )
+
+
+def test_a_rank_that_aborts_may_have_lost_its_peers() -> None:
+    """NCCL's watchdog aborts the ranks whose peer is gone, so who aborted first is no evidence."""
+    assert classify_failure({0: died(ABORTED)}, LOCATIONS) is None
+    answer = classify_failure({0: died(ABORTED), 1: died()}, LOCATIONS)
+    assert isinstance(answer, RanksLost) and answer.location is LOCATIONS[1]
+    answer = final_failure({0: died(ABORTED)}, LOCATIONS)
+    assert isinstance(answer, RanksLost) and answer.location is LOCATIONS[0]
+    answer = final_failure({0: died(ABORTED), 1: died(ABORTED)}, LOCATIONS)
+    assert isinstance(answer, RanksLost) and answer.location is None
+
+
+def test_ranks_that_lost_each_other_are_started_again_and_nobody_is_blamed() -> None:
+    failures = {index: raised(RuntimeError(LOST_PEER)) for index in (1, 0)}
+    assert classify_failure(failures, LOCATIONS) is None
+    answer = final_failure(failures, LOCATIONS)
+    assert isinstance(answer, RanksLost) and answer.location is None
+    assert str(answer).startswith("2 ranks lost each other, rank 1 first (NCCL error: remote process exited")
+    in_use = "The server socket has failed to listen on any local network address. EADDRINUSE, address already in use"
+    answer = final_failure({0: raised(RuntimeError(in_use))}, LOCATIONS)
+    assert isinstance(answer, RanksLost) and answer.location is LOCATIONS[0]
+
+
+def test_what_a_rank_raised_by_itself_is_told_before_what_its_peers_saw_of_it() -> None:
+    bug = raised(KeyError("weight"))
+    assert final_failure({0: raised(RuntimeError(LOST_PEER)), 1: bug}, LOCATIONS) is bug
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [OSError(errno.ESTALE, "Stale file handle"), OSError(errno.EIO, "I/O error"), InfrastructureError("s3 away")],
+)
+def test_a_file_system_that_hiccups_is_a_loss_that_no_host_is_blamed_for(cause: Exception) -> None:
+    answer = classify_failure({0: raised(ConnectionResetError("peer")), 1: raised(cause)}, LOCATIONS)
+    assert isinstance(answer, RanksLost) and answer.location is None
+    assert str(answer).startswith("rank 1 on host-1 (10.0.0.1) could not read or write (")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert classify_failure({1: raised(cause), 0: raised(full)}, LOCATIONS) is full
+
+
+def test_a_lease_that_is_lost_and_a_save_that_another_rank_spoiled_are_no_hiccups() -> None:
+    lost = LeaseLost("taken over")
+    assert classify_failure({0: raised(lost)}, LOCATIONS) is lost
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert classify_failure({0: raised(OtherRankFailed("another rank could not write"))}, LOCATIONS) is None
+    assert classify_failure({0: raised(OtherRankFailed("another")), 1: raised(full)}, LOCATIONS) is full

@@ -14,7 +14,7 @@ def ended(*outcomes: str) -> list[Ended]:
     return [Ended(outcome.rstrip("+"), outcome.endswith("+")) for outcome in outcomes]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("outcome", ["finished", "stopped", "user", "memory", "bug", "time_limit"])
+@pytest.mark.parametrize("outcome", ["finished", "stopped", "user", "memory", "time_limit"])
 def test_what_would_end_the_same_way_is_not_begun_again(outcome):
     assert wait_before_next(POLICY, ended(outcome)) is None
     assert wait_before_next(POLICY, ended(f"{outcome}+")) is None
@@ -37,9 +37,16 @@ def test_progress_fills_the_budget_up_again():
     assert wait_before_next(POLICY, ended("infrastructure", "infrastructure", "infrastructure")) is None
 
 
+def test_what_is_not_known_has_a_small_budget():
+    assert RetriesConfig().unknown == 2
+    waits = [wait_before_next(RetriesConfig(unknown=1), ended(*["bug"] * count)) for count in (1, 2)]
+    assert waits == [5, None]
+
+
 def test_no_retries_are_none():
-    never = RetriesConfig(infrastructure=0, preemption=0, start_up=0)
-    assert wait_before_next(never, ended("infrastructure+")) is None
+    never = RetriesConfig(infrastructure=0, preemption=0, start_up=0, unknown=0)
+    for outcome in ("infrastructure+", "preempted+", "start_up+", "bug+"):
+        assert wait_before_next(never, ended(outcome)) is None
 
 
 @pytest.mark.parametrize(
