@@ -2,7 +2,9 @@
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
+from typing import IO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -11,8 +13,17 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 def print_line(text: str) -> None:
-    """Print an indented line beside the progress."""
-    print(f"  {text}", file=sys.stderr, flush=True)
+    """Print an indented line beside the progress. A full disk, or a reader that has gone, loses it."""
+    print_safely(f"  {text}", to=sys.stderr)
+
+
+def print_safely(text: str, *, to: IO[str] | None = None) -> None:
+    """Print a line, on standard output unless said otherwise; where it cannot be written it is lost, and nothing else.
+
+    What is told to people is no reason for work to end, or for a reader of a pipe to stop reading.
+    """
+    with suppress(OSError, ValueError):  # the latter: closed
+        print(text, file=to, flush=True)
 
 
 class ProgressMeter:

@@ -4,7 +4,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.host.retry import fixed_waits, retry
+from cluster.storage.errors import error_class, ignore_transient, is_transient
 from configs.base import LeaseLost
+
+SECONDS_BETWEEN_TRIES = 1.0
+PATIENCE_SECONDS = 60.0
+"""How long a file system may fail before who may write counts as unknown."""
 
 LEASES = ".leases"
 """Directory of a store, with a file for each lease; cluster/leases/lease.py says how one is taken."""
@@ -19,12 +25,31 @@ class Fence:
     """None: there was no lease, and there must still be none."""
 
     def check(self) -> None:
-        """Raise LeaseLost if the lease has been taken over, or given up."""
-        if token_of(self.path) != self.token:
+        """Raise LeaseLost if the lease has been taken over, or given up.
+
+        A file system that does not answer is asked again for PATIENCE_SECONDS; then raises InfrastructureError.
+        """
+        try:
+            waits = fixed_waits(SECONDS_BETWEEN_TRIES, for_seconds=PATIENCE_SECONDS)
+            token = retry(lambda: token_of(self.path), waits=waits, is_transient=is_transient)
+        except OSError as error:
+            raise error_class(error)(
+                f"{self.path}, which says who may write {self.path.name}, cannot be read ({error.strerror}); run this "
+                "again once it can"
+            ) from error
+        self._compare(token)
+
+    def _compare(self, token: str | None) -> None:
+        if token != self.token:
             raise LeaseLost(
                 f"{self.path.name} is being made by {holder_in(self.path)}, who took it over; "
                 "this attempt ends and leaves everything to that one"
             )
+
+    def poll(self) -> None:
+        """Check as `check` does, but without waiting: where the file system does not answer, nothing is known yet."""
+        with ignore_transient():
+            self._compare(token_of(self.path))
 
     def check_remote(self) -> None:
         """Check before a write to the remote store; where there is none, as `check`. StoreFence asks both."""

@@ -18,6 +18,7 @@ from typing import Self
 
 from rich.console import Console
 
+from cluster.host.console import print_safely
 from cluster.host.files import write_text
 from cluster.host.redact import redact
 from configs.base import UserError
@@ -171,4 +172,4 @@ class AttemptProcess:
         for line in self._process.stdout:
             clean = redact(line.rstrip("\n"))
             self._last.append(clean)
-            print(clean, flush=True)
+            print_safely(clean)

@@ -183,7 +183,7 @@ class Driver:
 
     def _check(self, process: AttemptProcess) -> None:
         """Pass on to the attempt what was asked for since the last check. Raises LeaseLost."""
-        self.fence.check()
+        self.fence.poll()
         for request in self._take_requests():
             if request.what == "stop":
                 self.stopped = True

@@ -251,6 +251,15 @@ def train_on_a_full_disk(rank: Rank, job: Job, step: int) -> TrainedModel | None
     return train_rank(rank, job)
 
 
+def fail_on_a_full_disk(rank: Rank, job: Job, step: int) -> str:
+    """Return what the rank raised: its last save, of step `step`, had no space left on rank 1."""
+    try:
+        train_on_a_full_disk(rank, job, step)
+    except OSError as error:
+        return f"{type(error).__name__} {error.errno} {error}"
+    return "nothing"
+
+
 def state_held(rank: Rank, job: Job) -> list[tuple[str, str, int, npt.NDArray[np.float32]]]:
     """What the rank has once it has gone on from the newest checkpoint: (kind, name, offset, elements)."""
     return states_held(rank, [job])[0]

@@ -7,13 +7,15 @@ import os
 import shutil
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from cluster.host.files import write_text
 from configs.cluster import WandbConfig
+from configs.text import one_line
 from training.log.metrics_file import METRICS_FILE, StepMetrics, iterate_metrics
 
 
@@ -21,25 +23,33 @@ class WandbLog:
     """Logs lines to a wandb run, which a restart resumes. A context manager; does nothing without a config.
 
     A thread does it all: to import wandb and to open the run takes seconds, to a far server a minute, and after a
-    restart the lines that wandb lacks may be a million. What fails there is raised at the next line or at the end.
+    restart the lines that wandb lacks may be a million. It is a copy: what fails there is told once, and training goes
+    on without.
     """
 
     CLOSING_SECONDS = 10.0
     """How long a training that failed waits for a run that is not yet open, before it is left as it is."""
 
-    def __init__(self, config: WandbConfig | None, directory: Path, *, name: str) -> None:
-        """Prepare the run of the artifact in `directory`.
+    FINISHING_SECONDS = 300.0
+    """How long one waits for what wandb has not sent yet, before the copy is left as it is."""
+
+    def __init__(
+        self, config: WandbConfig | None, directory: Path, *, name: str, notify: Callable[[str], None]
+    ) -> None:
+        """Prepare the run of the artifact in `directory`; `notify` passes a sentence to the user.
 
         The lines that its metrics.jsonl has already, those of before a restart, are logged first if wandb does not have
         them. What wandb had buffered is lost with a killed process, so the server is asked for its last step. Offline
         it has none: the file of a killed process is incomplete, so it is deleted and written again.
         """
-        self._config, self._directory, self._name = config, directory, name
+        self._config, self._directory, self._name, self._notify = config, directory, name, notify
         self._run: Any = None
         self._next = 0
+        self._exit_code = 0
         self._lines = SimpleQueue[StepMetrics | None]()
         self._thread: threading.Thread | None = None
-        self._error: Exception | None = None
+        self._failure = ""
+        self._is_told = False
         self._abandons_history = threading.Event()
 
     def __enter__(self) -> "WandbLog":
@@ -51,10 +61,10 @@ class WandbLog:
         return self
 
     def log(self, metrics: StepMetrics) -> None:
-        """Have a line copied. Raises what wandb raised on one before."""
-        if self._error is not None:
-            raise self._error
-        if self._thread is not None:
+        """Have a line copied. Tells the user if wandb has failed on one before."""
+        if self._failure:
+            self._tell_failure()
+        elif self._thread is not None:
             self._lines.put(metrics)
 
     def __exit__(
@@ -64,42 +74,59 @@ class WandbLog:
             return
         if error is not None:  # the next start copies what is missing; a training that is pre-empted has no time to
             self._abandons_history.set()
+            self._exit_code = 1
         self._lines.put(None)
-        self._thread.join(None if error is None or self._run is not None else self.CLOSING_SECONDS)
-        if self._run is not None:
-            self._run.finish(exit_code=0 if error is None else 1)
-        if error is None and self._error is not None:
-            raise self._error
+        is_opening = error is not None and self._run is None
+        self._thread.join(self.CLOSING_SECONDS if is_opening else self.FINISHING_SECONDS)
+        if self._thread.is_alive() and not is_opening:
+            self._failure = f"it did not take the rest within {self.FINISHING_SECONDS:g} s"
+        if self._failure:
+            self._tell_failure()
+
+    def _tell_failure(self) -> None:
+        """Notify the user, once, from the thread that trains."""
+        if not self._is_told:
+            self._is_told = True
+            self._notify(
+                f"the copy of the metrics on Weights & Biases ends here ({self._failure}); training goes on, and "
+                f"{METRICS_FILE} has them all"
+            )
 
     def _work(self, config: WandbConfig, size: int) -> None:
         """Open the run; log the first `size` bytes of metrics.jsonl, then the lines that come until there is None."""
         try:
             self._open(config)
-            for line in iterate_metrics(self._directory / METRICS_FILE, num_bytes=size):
-                if self._abandons_history.is_set():
-                    return
-                self._log_new(line)
-            while (new := self._lines.get()) is not None:
-                self._log_new(new)
-        except Exception as error:
-            self._error = error
+            self._log_all(size)
+            self._run.finish(exit_code=self._exit_code)
+        except (Exception, SystemExit) as error:  # whatever wandb, or the network below it, raises
+            self._failure = f"{type(error).__name__}: {one_line(error)}"
+
+    def _log_all(self, size: int) -> None:
+        for line in iterate_metrics(self._directory / METRICS_FILE, num_bytes=size):
+            if self._abandons_history.is_set():
+                return
+            self._log_new(line)
+        while (new := self._lines.get()) is not None:
+            self._log_new(new)
 
     def _open(self, config: WandbConfig) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
-        mode = _mode(config)
+        mode, run_id = _mode(config), _run_id(self._directory)
+        place = Path(os.environ.get("WANDB_DIR", self._directory))
         if mode == "offline":
-            for fragment in (self._directory / "wandb").glob("offline-run-*"):
+            for fragment in (place / "wandb").glob(f"offline-run-*-{run_id}"):
                 shutil.rmtree(fragment)
+        is_default = config.project == WandbConfig().project
         run = wandb.init(
-            project=config.project,
-            entity=config.entity,
-            id=_run_id(self._directory),
-            name=self._name,
+            project=os.environ.get("WANDB_PROJECT", config.project) if is_default else config.project,
+            entity=config.entity,  # None: that of WANDB_ENTITY, or the account's
+            id=run_id,
+            name=os.environ.get("WANDB_NAME", self._name),
             resume="allow",
             mode=mode,
-            dir=str(self._directory),
+            dir=str(place),
             settings=wandb.Settings(x_disable_stats=True, console="off"),
         )
         self._next = run.step  # the first step it lacks
@@ -138,9 +165,12 @@ def _run_id(directory: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _mode(config: WandbConfig) -> Literal["online", "offline"]:
+def _mode(config: WandbConfig) -> Any:
+    """Return W&B's mode: the config's, or of `auto` that of WANDB_MODE, or else by whether there is a key."""
     if config.mode != "auto":
         return config.mode
+    if given := os.environ.get("WANDB_MODE"):
+        return given
     import wandb
 
     return "online" if wandb.api.api_key else "offline"

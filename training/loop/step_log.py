@@ -91,7 +91,7 @@ class StepLog:
             lost_steps=self.file.lost_steps,
             lost_until=self.file.lost_until,
         )
-        self._wandb = WandbLog(job.placement.wandb, job.out, name=job.out.name)
+        self._wandb = WandbLog(job.placement.wandb, job.out, name=job.out.name, notify=notices.add)
 
     def __enter__(self) -> "StepLog":
         self._wandb.__enter__()

@@ -28,6 +28,7 @@ from types import FrameType
 
 from cluster.host.console import print_line
 from cluster.host.files import write_text
+from cluster.storage.errors import ignore_transient
 from configs.base import RESUME_ME, UserError
 
 STOP_FILE = ".stop"
@@ -86,11 +87,12 @@ class RequestPoller:
         if self._watches_files and time.monotonic() - self._last_poll >= SECONDS_BETWEEN_POLLS:
             self._last_poll = time.monotonic()
             self._on_poll()
-            self._found = TrainingRequests(
-                stop=(self._out / STOP_FILE).exists(),
-                save=(self._out / SAVE_FILE).exists() or self._is_save_due(),
-                resize=(self._out / RESIZE_FILE).exists(),
-            )
+            with ignore_transient():  # which is no reason to end: they are looked for again
+                self._found = TrainingRequests(
+                    stop=(self._out / STOP_FILE).exists(),
+                    save=(self._out / SAVE_FILE).exists() or self._is_save_due(),
+                    resize=(self._out / RESIZE_FILE).exists(),
+                )
         return replace(self._found, stop=self._found.stop or self._is_signalled)
 
     def clear_save_request(self) -> None:

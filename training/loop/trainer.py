@@ -49,7 +49,7 @@ def train_rank(rank: Rank, job: Job) -> TrainedModel | None:
     requests = RequestPoller(
         job.out,
         watches_files=rank.index == 0,
-        on_poll=job.fence.check,
+        on_poll=job.fence.poll,
         save_every_seconds=job.cadence.save_every_seconds,
     )
     timeout = job.placement.hang_timeout_seconds
@@ -232,19 +232,19 @@ class Trainer:
             self.nats, self.num_targets = 0.0, 0
         self.requests.clear_save_request()
 
-    def _finish_save(self) -> None:
+    def _finish_save(self, *, is_last: bool = False) -> None:
         """Wait for the checkpoint under way, if there is one."""
         with self.stopwatch.part("checkpoint"):
             self._wait_for_disk(self.saver.wait_for_files)
             num_failed = torch.tensor(int(self.saver.failed), device=self.device)
             torch.distributed.all_reduce(num_failed)
-            self.saver.advance(int(num_failed))
+            self.saver.advance(int(num_failed), is_last=is_last)
             self._wait_for_disk(self.saver.wait)
-            self.saver.advance(int(self.saver.failed))
+            self.saver.advance(int(self.saver.failed), is_last=is_last)
 
     def _finish_last_save(self) -> None:
         """Wait for the last checkpoint of this process. Raises OSError if it could not be written."""
-        self._finish_save()
+        self._finish_save(is_last=True)
         if self.saver.failure:
             raise self.saver.failure
 

@@ -59,12 +59,12 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[FakeRun]:
 
 
 def test_a_restart_goes_on_with_the_run_and_logs_no_step_twice(tmp_path: Path, runs: list[FakeRun]) -> None:
-    with WandbLog(ONLINE, tmp_path, name="model-abc") as log:
+    with WandbLog(ONLINE, tmp_path, name="model-abc", notify=print) as log:
         for step in range(1, 8):
             log.log(line(step))
     FakeRun.has = 5  # of the seven; the process was killed before it sent the others
     write(tmp_path / METRICS_FILE, range(1, 7))
-    with WandbLog(ONLINE, tmp_path, name="model-abc") as log:
+    with WandbLog(ONLINE, tmp_path, name="model-abc", notify=print) as log:
         for step in range(7, 11):
             log.log(line(step))
     assert [row["step"] for row in runs[1].rows] == [6, 7, 8, 9, 10]
@@ -76,7 +76,7 @@ def test_a_restart_goes_on_with_the_run_and_logs_no_step_twice(tmp_path: Path, r
 
 
 def test_norms_by_layer_are_a_number_each(tmp_path: Path, runs: list[FakeRun]) -> None:
-    with WandbLog(ONLINE, tmp_path, name="n") as log:
+    with WandbLog(ONLINE, tmp_path, name="n", notify=print) as log:
         log.log(line(1).model_copy(update={"gradient_norms": {"embedding": 0.25, "layer_0": 0.5}}))
         log.log(line(2))
     with_norms, without = runs[0].rows
@@ -85,22 +85,25 @@ def test_norms_by_layer_are_a_number_each(tmp_path: Path, runs: list[FakeRun]) -
 
 
 def test_a_step_that_a_roll_back_takes_again_is_not_logged_twice(tmp_path: Path, runs: list[FakeRun]) -> None:
-    with WandbLog(OFFLINE, tmp_path, name="n") as log:
+    with WandbLog(OFFLINE, tmp_path, name="n", notify=print) as log:
         for step in (1, 2, 3, 2, 3, 4):
             log.log(line(step))
     assert [row["step"] for row in runs[0].rows] == [1, 2, 3, 4]
 
 
-def test_what_wandb_refuses_is_raised_at_the_next_line_or_at_the_end(
+def test_what_wandb_refuses_is_told_once_and_ends_nothing(
     tmp_path: Path, runs: list[FakeRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: FakeRun, row: dict[str, Any], **settings: Any) -> None:
         raise ValueError("refused")
 
     monkeypatch.setattr(FakeRun, "log", refuse)
-    with pytest.raises(ValueError, match="refused"), WandbLog(OFFLINE, tmp_path, name="n") as log:
-        log.log(line(1))
-    assert runs[0].exit_code == 0
+    told: list[str] = []
+    with WandbLog(OFFLINE, tmp_path, name="n", notify=told.append) as log:
+        for step in range(1, 9):
+            log.log(line(step))
+    (said,) = told
+    assert said.startswith("the copy of the metrics on Weights & Biases ends here (ValueError: refused); training goes")
 
 
 def test_no_step_waits_until_the_run_is_open(
@@ -113,7 +116,7 @@ def test_no_step_waits_until_the_run_is_open(
         return init(**settings)
 
     monkeypatch.setattr(wandb, "init", slow_init)
-    with WandbLog(OFFLINE, tmp_path, name="n") as log:
+    with WandbLog(OFFLINE, tmp_path, name="n", notify=print) as log:
         for step in (1, 2):
             log.log(line(step))
         assert runs == []
@@ -121,15 +124,47 @@ def test_no_step_waits_until_the_run_is_open(
     assert [row["step"] for row in runs[0].rows] == [1, 2]
 
 
-def test_a_run_that_does_not_open_is_raised_at_the_end(
-    tmp_path: Path, runs: list[FakeRun], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error", [wandb.errors.CommError("no such project"), RuntimeError("Could not determine home"), SystemExit(1)]
+)
+def test_a_run_that_does_not_open_is_told_once(
+    tmp_path: Path, runs: list[FakeRun], monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     def refuse(**settings: Any) -> None:
-        raise wandb.errors.CommError("no such project")
+        raise error
 
     monkeypatch.setattr(wandb, "init", refuse)
-    with pytest.raises(wandb.errors.CommError, match="no such project"), WandbLog(ONLINE, tmp_path, name="n"):
+    told: list[str] = []
+    with WandbLog(ONLINE, tmp_path, name="n", notify=told.append):
         pass
+    assert len(told) == 1 and f"ends here ({type(error).__name__}: " in told[0]
+
+
+def test_a_server_that_takes_nothing_more_holds_no_training_up_for_ever(
+    tmp_path: Path, runs: list[FakeRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end = threading.Event()
+    monkeypatch.setattr(FakeRun, "finish", lambda self, exit_code: may_end.wait(60))
+    monkeypatch.setattr(WandbLog, "FINISHING_SECONDS", 0.1)
+    told: list[str] = []
+    with WandbLog(ONLINE, tmp_path, name="n", notify=told.append) as log:
+        log.log(line(1))
+    may_end.set()
+    assert len(told) == 1 and "it did not take the rest within 0.1 s" in told[0]
+
+
+def test_variables_of_wandb_are_heard(tmp_path: Path, runs: list[FakeRun], monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wandb" / "offline-run-20261129_000000-another").mkdir(parents=True)
+    given = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_PROJECT": "mine", "WANDB_NAME": "night"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "a").mkdir()
+    for config in (WandbConfig(), WandbConfig(mode="online", project="p")):
+        with WandbLog(config, tmp_path / "a", name="n", notify=print):
+            pass
+    heard = [tuple(run.settings[key] for key in ("mode", "dir", "project", "name")) for run in runs]
+    assert heard == [("offline", str(tmp_path), "mine", "night"), ("online", str(tmp_path), "p", "night")]
+    assert (tmp_path / "wandb" / "offline-run-20261129_000000-another").is_dir(), "of another run"
 
 
 def test_a_training_that_fails_does_not_wait_for_a_server_that_says_nothing(
@@ -138,7 +173,7 @@ def test_a_training_that_fails_does_not_wait_for_a_server_that_says_nothing(
     may_open = threading.Event()
     monkeypatch.setattr(wandb, "init", lambda **settings: may_open.wait(60))
     monkeypatch.setattr(WandbLog, "CLOSING_SECONDS", 0.1)
-    with pytest.raises(RuntimeError), WandbLog(ONLINE, tmp_path, name="n"):
+    with pytest.raises(RuntimeError), WandbLog(ONLINE, tmp_path, name="n", notify=print):
         raise RuntimeError
     assert not may_open.is_set()
     may_open.set()
@@ -151,10 +186,10 @@ def test_a_training_that_ends_early_does_not_wait_for_its_history(
     copied = threading.Semaphore(0)
     with monkeypatch.context() as patch:
         patch.setattr(FakeRun, "log", lambda self, row, **settings: copied.acquire(timeout=0.05))
-        with pytest.raises(RuntimeError), WandbLog(OFFLINE, tmp_path, name="n"):
+        with pytest.raises(RuntimeError), WandbLog(OFFLINE, tmp_path, name="n", notify=print):
             raise RuntimeError
     assert runs[0].exit_code == 1
-    with WandbLog(OFFLINE, tmp_path, name="n") as log:
+    with WandbLog(OFFLINE, tmp_path, name="n", notify=print) as log:
         log.log(line(200))
     assert [row["step"] for row in runs[1].rows] == list(range(1, 201)), "the next start copies what it lacks"
 
@@ -162,14 +197,14 @@ def test_a_training_that_ends_early_does_not_wait_for_its_history(
 def test_another_artifact_is_another_run(tmp_path: Path, runs: list[FakeRun]) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
-        with WandbLog(OFFLINE, tmp_path / name, name=name) as log:
+        with WandbLog(OFFLINE, tmp_path / name, name=name, notify=print) as log:
             log.log(line(1))
     assert len({run.settings["id"] for run in runs}) == 2
     assert [len(run.rows) for run in runs] == [1, 1]
 
 
 def test_a_row_is_flat_and_has_what_is_known(tmp_path: Path, runs: list[FakeRun]) -> None:
-    with WandbLog(OFFLINE, tmp_path, name="n") as log:
+    with WandbLog(OFFLINE, tmp_path, name="n", notify=print) as log:
         log.log(line(1))
         log.log(line(2, mfu=0.4))
     first, second = runs[0].rows
@@ -200,7 +235,7 @@ def test_a_row_is_flat_and_has_what_is_known(tmp_path: Path, runs: list[FakeRun]
 def test_a_validation_has_names_of_its_own(tmp_path: Path, runs: list[FakeRun]) -> None:
     bits = {"web/sw": 1.5, "web/yo": 2.5}
     found = Validation(loss=3.0, bits_per_byte=2.0, nats={}, targets={}, bits_per_byte_by_stream=bits)
-    with WandbLog(OFFLINE, tmp_path, name="n") as log:
+    with WandbLog(OFFLINE, tmp_path, name="n", notify=print) as log:
         log.log(line(1))
         log.log(line(2, validation=found))
     first, second = runs[0].rows
@@ -213,15 +248,15 @@ def test_a_validation_has_names_of_its_own(tmp_path: Path, runs: list[FakeRun]) 
 
 
 def test_the_exit_code_says_whether_training_failed(tmp_path: Path, runs: list[FakeRun]) -> None:
-    with WandbLog(OFFLINE, tmp_path, name="n"):
+    with WandbLog(OFFLINE, tmp_path, name="n", notify=print):
         pass
-    with pytest.raises(RuntimeError), WandbLog(OFFLINE, tmp_path, name="n"):
+    with pytest.raises(RuntimeError), WandbLog(OFFLINE, tmp_path, name="n", notify=print):
         raise RuntimeError
     assert [run.exit_code for run in runs] == [0, 1]
 
 
 def test_without_a_config_nothing_is_written(tmp_path: Path, runs: list[FakeRun]) -> None:
-    with WandbLog(None, tmp_path, name="n") as log:
+    with WandbLog(None, tmp_path, name="n", notify=print) as log:
         log.log(line(1))
     assert runs == []
     assert list(tmp_path.iterdir()) == []
@@ -238,13 +273,13 @@ def test_auto_is_online_where_there_is_a_key(
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     if key is not None:
         monkeypatch.setenv("WANDB_API_KEY", key * 40)
-    with WandbLog(WandbConfig(mode=mode), tmp_path, name="n"):
+    with WandbLog(WandbConfig(mode=mode), tmp_path, name="n", notify=print):
         pass
     assert runs[0].settings["mode"] == expected
 
 
 def log_and_die(directory: Path) -> None:
-    log = WandbLog(OFFLINE, directory, name="n").__enter__()
+    log = WandbLog(OFFLINE, directory, name="n", notify=print).__enter__()
     for step in range(1, 6):
         log.log(line(step))
     while log._next <= 5:
@@ -287,7 +322,7 @@ def test_a_killed_offline_run_lacks_no_step_and_has_none_twice_once_it_is_resume
     process.join()
     assert process.exitcode == -signal.SIGKILL
     write(tmp_path / METRICS_FILE, range(1, 5))
-    with WandbLog(OFFLINE, tmp_path, name="n") as log:
+    with WandbLog(OFFLINE, tmp_path, name="n", notify=print) as log:
         for step in (5, 6):
             log.log(line(step))
     assert logged_steps(tmp_path) == [1, 2, 3, 4, 5, 6]

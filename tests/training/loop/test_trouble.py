@@ -1,5 +1,6 @@
 """A run that minds itself: numbers that are not finite, spikes, hangs, a full disk."""
 
+import errno
 import shutil
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tests.training.loop.test_elastic import OFFLOADS
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from tests.training.trials import (
+    fail_on_a_full_disk,
     lines,
     train_all,
     train_and_hang,
@@ -132,3 +134,11 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path):
     assert not list((job.out / "checkpoints").glob(".step*"))
     said = (job.out / "notices.txt").read_text()
     assert "the checkpoint of step 4 could not be written (No space left on device); the checkpoints before" in said
+
+
+def test_a_full_disk_at_the_last_save_is_told_once_by_the_rank_that_met_it(tmp_path):
+    job = tiny_job(tmp_path, tiny_config(), world_size=2, zero_stage=1)
+    victim, cause = run_ranks(fail_on_a_full_disk, 2, job, 6)
+    assert cause.startswith(f"OSError {errno.ENOSPC} ")
+    assert victim.startswith("OtherRankFailed None another rank could not write")
+    assert "could not be written" not in (job.out / "notices.txt").read_text()
