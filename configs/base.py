@@ -69,6 +69,14 @@ class AddedLater:
     """
 
 
+@dataclass(frozen=True)
+class ByContent:
+    """Marks a path of a stage's config, by `Annotated[str, ByContent()]`, whose content the stage observes.
+
+    What is there is hashed, not how it is spelled: the same files elsewhere make the same artifact.
+    """
+
+
 class Manifest(BaseModel):
     """What a stage tells the next stage about the files that it wrote.
 

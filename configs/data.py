@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from configs.base import MIB, AddedLater, Config, Name
+from configs.base import MIB, AddedLater, ByContent, Config, Name
+from configs.paths import PathText
 
 Language = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=35)]
 """A language tag as the corpus writes it, for example `sw`, `swh_Latn` or `zh-Hant`; `und` is undetermined."""
@@ -43,7 +44,7 @@ class JsonLinesSource(_FieldSource):
     kind: Literal["json_lines"]
     """JSON lines, plain, .gz or .zst."""
 
-    paths: tuple[str, ...] = Field(min_length=1)
+    paths: tuple[PathText, ...] = Field(min_length=1)
     """Files or glob patterns, relative to the directory the command is run in."""
 
 
@@ -53,7 +54,7 @@ class ParquetSource(_FieldSource):
     kind: Literal["parquet"]
     """Apache Parquet."""
 
-    paths: tuple[str, ...] = Field(min_length=1)
+    paths: tuple[PathText, ...] = Field(min_length=1)
     """Files or glob patterns, relative to the directory the command is run in."""
 
 
@@ -63,7 +64,7 @@ class PlainTextSource(_Source):
     kind: Literal["plain_text"]
     """Plain UTF-8 text."""
 
-    paths: tuple[str, ...] = Field(min_length=1)
+    paths: tuple[PathText, ...] = Field(min_length=1)
     """Files or glob patterns, relative to the directory the command is run in."""
 
     document: Literal["file", "paragraph", "line"] = "paragraph"
@@ -76,7 +77,7 @@ class HuggingFaceSource(_FieldSource):
     kind: Literal["hugging_face"]
     """A dataset on the Hugging Face Hub or in a local directory."""
 
-    path: str
+    path: PathText
     """Name on the Hub (`owner/name`), or a local directory: one that `save_to_disk` wrote, or one of data files."""
 
     subset: str | None = None
@@ -157,7 +158,7 @@ class HeldOutConfig(Config):
     """Other shares: by source and language, `web/sw`, by source, `web/*`, or by language, `*/sw`. Where several fit,
     the first of these kinds is taken."""
 
-    against: tuple[str, ...] = ()
+    against: tuple[PathText, ...] = ()
     """Directories of finished `clean` artifacts. What they hold out is dropped here, unless it is held out here, too:
     so models of this corpus can be scored on it."""
 
@@ -230,7 +231,7 @@ class TrainTokenizerConfig(Config):
 class ImportTokenizerConfig(Config):
     """A tokenizer that another model was trained with: its ids are used as they are."""
 
-    path: str = Field(min_length=1)
+    path: Annotated[PathText, Field(min_length=1), ByContent()]
     """A Hugging Face directory, a `tokenizer.json`, or a SentencePiece model (`.model`); relative to the directory the
     command is run in. What the files hold is hashed."""
 

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveInt
 
 from configs.base import AddedLater, Config
+from configs.paths import PathText
 
 
 class ValidationConfig(Config):
@@ -80,7 +81,7 @@ class ReportConfig(Config):
     title: str = "Concord run"
     """Heading of the page."""
 
-    templates: Annotated[str | None, Field(min_length=1), AddedLater()] = None
+    templates: Annotated[PathText | None, Field(min_length=1), AddedLater()] = None
     """Directory with a `style.css` or jinja2 templates of your own, which take the place of those of the same name in
     `pipeline/report/templates`; relative to the directory the command is run in. They are hashed: an edit makes the
     page anew."""

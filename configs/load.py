@@ -134,7 +134,7 @@ def shipped(kind: str, name: str) -> Path:
     `kind` is `recipes` or `clusters`. Raises ConfigError if there is no such file.
     """
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
+    if path.suffix in (".yaml", ".yml") or (path.exists() and not path.is_dir()):  # a pipe, too
         return path
     known = sorted(file.stem for file in (SHIPPED / kind).glob("*.yaml"))
     if name in known:

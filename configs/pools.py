@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from configs.base import Config
 from configs.deepspeed import DeepSpeedConfig
+from configs.paths import PathText
 
 Nodes = Annotated[int, Field(ge=1, le=100_000)]
 """Number of machines."""
@@ -68,7 +69,7 @@ class PoolConfig(Config):
     accelerator: str | None = None
     """Use only nodes with this kind of GPU, by Ray's name: `H100`, `A100`, `L40S`, `AMD-Instinct-MI300X-OAM`..."""
 
-    conform: str | None = Field(default=None, min_length=1)
+    conform: PathText | None = Field(default=None, min_length=1)
     """A record that `concord conform` wrote on one of these machines. `concord plan` reckons with the speed in it where
     the store has no training to compare with."""
 

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 from configs.base import Config, Name
 from configs.data import CleanConfig, ImportTokenizerConfig, TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig, ExportConfig, ReportConfig
+from configs.paths import PathText
 from configs.training.train import CadenceConfig, TrainConfig
 
 
@@ -152,7 +153,7 @@ class RunConfig(Config):
     name: Name
     """Name of the run."""
 
-    store: Annotated[str, AfterValidator(no_password)] = Field(default="store", min_length=1)
+    store: Annotated[PathText, AfterValidator(no_password)] = Field(default="store", min_length=1)
     """Directory of the artifacts, relative to the directory the command is run in, or a URL such as
     `s3://bucket/prefix`, of any protocol that fsspec knows."""
 

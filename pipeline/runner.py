@@ -118,7 +118,7 @@ class Runner:
         executor = self.executor_for(step.pool)
         try:
             with self._mirrored(step, fence):
-                manifest = self._run_stage(step, path, inputs, executor)
+                manifest = self._run_stage(step, path, inputs, executor, is_first=num_builds == 1)
         except UserError as error:
             raise type(error)(f"step {step.name!r}: {error}") from error
         seconds = round(time.perf_counter() - clock, 3)
@@ -160,12 +160,21 @@ class Runner:
         return nullcontext() if self.remote is None else self.remote.mirrored(step.artifact, check=fence.check_remote)
 
     def _run_stage(
-        self, step: PlannedStep, path: Path, inputs: Mapping[str, Artifact[Manifest]], executor: Executor
+        self,
+        step: PlannedStep,
+        path: Path,
+        inputs: Mapping[str, Artifact[Manifest]],
+        executor: Executor,
+        *,
+        is_first: bool,
     ) -> Manifest:
         stage = self.stages[step.stage]
         cadence = {"cadence": step.cadence} if stage.has_cadence else {}
+        # What was begun before has read it then, and may go on when it is changed or gone by now.
+        if is_first and stage.observe is not None and stage.observe(step.config, self.digest) != step.observed:
+            raise UserError("what it reads has changed since this was planned; run this again once it is at rest")
         manifest = stage.run(step.config, **inputs, **cadence, out=path, executor=executor)
-        if stage.observe is not None and stage.observe(step.config, self.digest) != step.observed:
+        if stage.reads_to_the_end and stage.observe and stage.observe(step.config, self.digest) != step.observed:
             shutil.rmtree(path)  # what was read is of neither state
             raise UserError("the sources changed while they were read; run this again once they are at rest")
         return manifest

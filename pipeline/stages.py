@@ -14,7 +14,7 @@ from training.records import rank_file_digests
 from training.stage import train
 
 STAGES = {
-    "clean": stage(clean, version=2, observe=observe_sources),
+    "clean": stage(clean, version=2, observe=observe_sources, reads_to_the_end=True),
     "train_tokenizer": stage(train_tokenizer, version=1),
     "import_tokenizer": stage(import_tokenizer, version=1, observe=observe_tokenizer, check=check_tokenizer),
     "tokenize": stage(tokenize, version=2),

@@ -4,13 +4,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from configs.base import AddedLater, Config
+from configs.base import AddedLater, ByContent, Config
+from configs.paths import PathText
 
 
 class InitConfig(Config):
     """What training starts from, instead of random weights."""
 
-    path: str | None = Field(default=None, min_length=1)
+    path: Annotated[PathText | None, Field(min_length=1), ByContent()] = None
     """A Hugging Face model directory, a checkpoint that Concord wrote, or a `train` or `export` artifact. Left out: the
     training of this recipe that the step names as its input `init`."""
 
@@ -28,7 +29,7 @@ class InitConfig(Config):
     """For `mode: new_data`. `fresh`: steps count from 0, and the schedule begins with its warm-up. `continued`: the
     step count goes on, so that num_steps or num_tokens and the schedule count from that training's start."""
 
-    tokenizer: str | None = None
+    tokenizer: Annotated[PathText | None, ByContent()] = None
     """Directory with the `tokenizer.json` that the weights were trained with, if it is not the recipe's. Embedding rows
     of pieces that both tokenizers have are kept; a new piece gets the mean of the rows of the old pieces that spell
     it. Left out: the tokenizer in `path`, if there is one."""

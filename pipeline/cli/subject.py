@@ -123,7 +123,7 @@ def find_subject(
     """
     overrides = tuple(overrides or ())
     name, step = _split(word) if word is not None else ("", None)
-    if Path(name).suffix in _RECIPE_SUFFIXES and Path(name).is_file():
+    if (Path(name).suffix in _RECIPE_SUFFIXES and Path(name).is_file()) or Path(name).is_fifo():
         return _recipe_subject(name, step, overrides, work_dir)
     if word is None:
         found: Subject | None = _latest(store, work_dir)

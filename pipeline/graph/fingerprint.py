@@ -10,36 +10,48 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, JsonValue
+from pydantic.fields import FieldInfo
 
 from cluster.host.files import sha256_of, write_text
-from configs.base import AddedLater, Config
+from configs.base import AddedLater, ByContent, Config
 
 DIGESTS_FILE = ".digests.json"
 
 
-def identity_of(config: Config) -> dict[str, JsonValue]:
-    """Return the settings that are hashed: all keys, without those marked AddedLater that have their default."""
-    identity: dict[str, JsonValue] = _without_added(config, config.model_dump(mode="json"))
+def identity_of(config: Config, *, observed: bool = False) -> dict[str, JsonValue]:
+    """Return the settings that are hashed: all keys, without those marked AddedLater that have their default.
+
+    Where what the stage observes is hashed beside them, `observed`, also without paths marked ByContent.
+    """
+    identity: dict[str, JsonValue] = _hashed(config, config.model_dump(mode="json"), observed=observed)
     return identity
 
 
-def _without_added(value: object, dumped: Any) -> Any:
-    """Return `dumped`, which is `value` as JSON, without keys added later that have their default, at any depth."""
+def _hashed(value: object, dumped: Any, *, observed: bool) -> Any:
+    """Return `dumped`, which is `value` as JSON, without the keys that are not hashed, at any depth."""
     if isinstance(value, BaseModel):
-        added = {
+        fields = type(value).model_fields
+        left_out = {
             name
-            for name, field in type(value).model_fields.items()
-            if any(isinstance(mark, AddedLater) for mark in field.metadata)
-            and getattr(value, name) == field.get_default(call_default_factory=True)
+            for name, field in fields.items()
+            if (_is_marked(field, AddedLater) and getattr(value, name) == field.get_default(call_default_factory=True))
+            or (observed and _is_marked(field, ByContent))
         }
-        return {name: _without_added(getattr(value, name), dumped[name]) for name in dumped if name not in added}
-    if isinstance(value, Mapping):
         return {
-            key: _without_added(item, inner) for item, (key, inner) in zip(value.values(), dumped.items(), strict=True)
+            name: _hashed(getattr(value, name), dumped[name], observed=observed)
+            for name in dumped
+            if name not in left_out
         }
+    if isinstance(value, Mapping):
+        pairs = zip(value.values(), dumped.items(), strict=True)
+        return {key: _hashed(item, inner, observed=observed) for item, (key, inner) in pairs}
     if isinstance(value, list | tuple):
-        return [_without_added(item, inner) for item, inner in zip(value, dumped, strict=True)]
+        return [_hashed(item, inner, observed=observed) for item, inner in zip(value, dumped, strict=True)]
     return dumped
+
+
+def _is_marked(field: FieldInfo, mark: type) -> bool:
+    return any(isinstance(one, mark) for one in field.metadata)
 
 
 def fingerprint(

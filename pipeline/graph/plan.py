@@ -52,7 +52,7 @@ def make_plan(run: RunConfig, stages: Mapping[str, Stage], observed: Mapping[str
         step = run.steps[name]
         made_from = {slot: planned[source].fingerprint for slot, source in step.inputs.items()}
         version, seen = stages[step.stage].version, observed.get(name)
-        identity = fingerprint(step.stage, version, identity_of(step.config), made_from, seen)
+        identity = fingerprint(step.stage, version, identity_of(step.config, observed=True), made_from, seen)
         planned[name] = PlannedStep(
             name,
             step.stage,

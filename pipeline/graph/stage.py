@@ -28,6 +28,10 @@ class Stage:
     observe: Observe | None
     """What the outside world holds that the config only names, such as the bytes of source files; it is hashed."""
 
+    reads_to_the_end: bool
+    """Whether it reads what it observes for as long as it runs, so that a change meanwhile spoils what it has made.
+    Else it reads it once, at its beginning."""
+
     check: Callable[[Any], None] | None
     """Raises UserError if a step with this config cannot be made here, such as for want of a package."""
 
@@ -53,6 +57,7 @@ def stage(
     *,
     version: int,
     observe: Observe | None = None,
+    reads_to_the_end: bool = False,
     check: Callable[[Any], None] | None = None,
     file_digests: Callable[[Path], Mapping[str, FileEntry]] | None = None,
 ) -> Stage:
@@ -77,7 +82,19 @@ def stage(
     if wrong := [s for s in hints if defaults[s] is not (None if s in optional else inspect.Parameter.empty)]:
         raise TypeError(f"{run.__module__}.{run.__name__}: {wrong} must have the default None exactly if optional")
     inputs = {slot: get_args(artifact)[0] for slot, artifact in artifacts.items()}
-    return Stage(run, version, observe, check, file_digests, config, cadence is not None, inputs, optional, output)
+    return Stage(
+        run,
+        version,
+        observe,
+        reads_to_the_end,
+        check,
+        file_digests,
+        config,
+        cadence is not None,
+        inputs,
+        optional,
+        output,
+    )
 
 
 def _artifact_in(hint: object) -> object | None:

@@ -51,7 +51,10 @@ def finished_records(stage: str, store: Path) -> Iterator[Record]:
 def _changes(step: PlannedStep, record: Record, made_anew: set[str], fingerprints: Mapping[str, str]) -> list[str]:
     changes = [] if record.version == step.version else [f"stage version {record.version} -> {step.version}"]
     identity = dict(flatten(identity_of(step.config)))
+    by_content = identity.keys() - dict(flatten(identity_of(step.config, observed=True))).keys()
     for change in diff(record.config, step.config.model_dump(mode="json")):
+        if change.key in by_content:  # what is there is compared below
+            continue
         if change.before is not ABSENT or change.key in identity:  # else it was added since, and has its default
             changes.append(f"steps.{step.name}.config.{_describe_change(change)}")
     if record.observed != step.observed:

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -236,7 +237,7 @@ def test_sources_that_change_while_they_are_read_make_no_artifact(tmp_path):
         source.write_text("after")
         return write(config, out=out, executor=executor)
 
-    stages = STAGES | {"write": stage(careless, version=1, observe=observe)}
+    stages = STAGES | {"write": stage(careless, version=1, observe=observe, reads_to_the_end=True)}
     plan = planned(stages=stages, first=sha256_of(source), other=sha256_of(source))
     with pytest.raises(UserError, match="'first': the sources changed while they were read") as caught:
         run(tmp_path / "store", plan, stages)
@@ -244,6 +245,42 @@ def test_sources_that_change_while_they_are_read_make_no_artifact(tmp_path):
     assert not list((tmp_path / "store").glob("write-*"))
     again = planned(stages=stages, first=sha256_of(source), other=sha256_of(source))
     assert run(tmp_path / "store", again, stages).made == ["first", "twice", "other", "book"]
+
+
+def test_what_was_read_once_may_change_or_go_while_work_goes_on(tmp_path):
+    """As the weights that a training of weeks began with."""
+    source = tmp_path / "source.txt"
+    source.write_text("before")
+    died = False
+
+    def observe(config: Write, digest) -> str:
+        return digest(source)
+
+    def long_work(config: Write, *, out: Path, executor: Executor) -> Text:
+        nonlocal died
+        source.unlink(missing_ok=True)
+        if not died:
+            died = True
+            raise UserError("killed; run this again")
+        return write(config, out=out, executor=executor)
+
+    stages = STAGES | {"write": stage(long_work, version=1, observe=observe)}
+    plan = planned(stages=stages, first=sha256_of(source), other=sha256_of(source))
+    with pytest.raises(UserError, match="killed"):
+        run(tmp_path / "store", plan, stages)
+    made = run(tmp_path / "store", replace(plan, outputs=("first",)), stages).made
+    assert made == ["first"]
+
+
+def test_what_changed_before_it_was_read_makes_nothing(tmp_path):
+    source = tmp_path / "source.txt"
+    source.write_text("before")
+    stages = STAGES | {"write": stage(write, version=1, observe=lambda config, digest: digest(source))}
+    plan = planned(stages=stages, first=sha256_of(source), other=sha256_of(source))
+    source.write_text("after")
+    with pytest.raises(UserError, match="'first': what it reads has changed since this was planned; run this again"):
+        run(tmp_path / "store", plan, stages)
+    assert not list((tmp_path / "store").glob("write-*/record.json"))
 
 
 def sign(

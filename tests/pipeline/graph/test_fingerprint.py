@@ -8,8 +8,10 @@ import pytest
 from pydantic import Field
 
 from configs.base import AddedLater, Config
+from configs.data import ImportTokenizerConfig
 from configs.load import load, shipped
 from configs.run import RunConfig
+from configs.training.init import InitConfig
 from pipeline.graph.fingerprint import fingerprint, identity_of
 from pipeline.graph.plan import make_plan
 from pipeline.stages import STAGES
@@ -124,6 +126,14 @@ def test_a_key_added_later_is_left_out_inside_lists_and_mappings_too():
 
 def test_a_key_that_is_not_marked_is_always_in_the_identity():
     assert identity_of(Before()) == {"name": "x", "filters": []}
+
+
+def test_a_path_whose_content_is_observed_is_hashed_by_that_alone():
+    init = {"path": "/models/latest", "mode": "weights", "tokenizer": "tokenizers/a"}
+    here, there = (InitConfig.model_validate(init | change) for change in ({}, {"path": "b", "tokenizer": "c"}))
+    assert identity_of(here, observed=True) == identity_of(there, observed=True) == {"mode": "weights"}
+    assert identity_of(here) != identity_of(there), "where nothing is observed, as for the id of a run"
+    assert identity_of(ImportTokenizerConfig(path="a"), observed=True).keys() == {"end_of_text", "begin_of_text"}
 
 
 SMOKE = {
