@@ -18,6 +18,7 @@ from configs.cluster import ClusterConfig
 from configs.run import RunConfig
 from pipeline.graph.plan import PlannedStep, unused_steps
 from pipeline.runs.directory import AttemptRecord, RunDirectory, StartRecord, lease_name
+from pipeline.runs.retry import Outcome
 from pipeline.store.artifact import RECORD
 from training.manifests import counted
 from training.records import CHECKPOINT_FILE, CHECKPOINTS, list_checkpoints
@@ -26,6 +27,9 @@ Word = Literal["not started", "waiting", "starting", "running", "finished", "sto
 """`unknown`: the driver has not begun, and the launcher, which may yet start it, does not tell."""
 
 LIVE: tuple[Word, ...] = ("waiting", "starting", "running")
+
+_STARTED_AGAIN: tuple[Outcome | None, ...] = (None, "lost", "preempted", "infrastructure", "start_up")
+"""Ends of an attempt after which a scheduler may have started the driver again; None: its driver died with it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ def read_status(directory: RunDirectory) -> RunStatus:
         return RunStatus("waiting", seen.detail)
     if last is None or last.start != starts[-1].number:
         return _before_first_attempt(starts[-1], seen)
+    if seen.state == "running" and last.outcome in _STARTED_AGAIN:
+        return RunStatus("starting", f"again, after attempt {last.number} ({last.outcome or 'lost'}); {seen.detail}")
     return _after_attempt(directory, last)
 
 

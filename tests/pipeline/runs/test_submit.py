@@ -156,6 +156,13 @@ def test_the_states_of_a_run(place):
         assert read_status(directory).word == "running"
     attempt = toy_attempt(directory)
     assert read_status(directory).word == "lost"
+    for outcome in (None, "preempted", "lost", "infrastructure"):  # queued again, and starting: it has no lease yet
+        directory.end_attempt(attempt.model_copy(update={"outcome": outcome}))
+        ToyLauncher.seen = DriverStatus("running", "RUNNING")
+        assert read_status(directory).word == "starting" and read_status(directory).is_live
+        ToyLauncher.seen = DriverStatus("ended", "FAILED")
+        assert not read_status(directory).is_live
+    ToyLauncher.seen = DriverStatus("running", "RUNNING")  # its Ray is still being ended
     directory.end_attempt(attempt.model_copy(update={"outcome": "memory", "reason": "the GPU is full"}))
     assert (read_status(directory).word, read_status(directory).detail) == (
         "failed",
