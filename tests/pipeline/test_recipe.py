@@ -349,18 +349,28 @@ def test_a_vocabulary_that_the_weights_do_not_have_is_said_before_the_training_i
     assert "has 400 rows" in concord("plan", "toy.yaml", *start)[2]
 
 
-def test_a_bad_recipe_is_refused_before_what_makes_it_is_imported(place: Path) -> None:
+@pytest.mark.parametrize(
+    ("setting", "says", "not_imported"),
+    [
+        (f"{MODEL}.num_attention_heads=5", "which does not divide", {"pipeline.stages", "numpy", "torch"}),
+        ("steps.model.config.init_from.path=nowhere", "nowhere is no directory that exists", {"torch"}),
+        ("steps.tokenizer={stage: import_tokenizer, config: {path: nowhere}}", "no file or directory", {"torch"}),
+    ],
+)
+def test_a_bad_recipe_is_refused_before_what_makes_it_is_imported(
+    place: Path, setting: str, says: str, not_imported: set[str]
+) -> None:
     program = (
         "import sys; from pipeline.cli.app import main\n"
-        f"sys.argv = ['concord', 'plan', 'toy.yaml', '--set', '{MODEL}.num_attention_heads=5']\n"
+        f"sys.argv = ['concord', 'plan', 'toy.yaml', '--set', {setting!r}]\n"
         "try: main()\nexcept SystemExit: print(*sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60
     )
-    assert "which does not divide" in done.stderr
+    assert says in done.stderr
     assert "pipeline.recipe" in done.stdout.split()
-    assert not {"pipeline.stages", "numpy", "torch"} & set(done.stdout.split())
+    assert not not_imported & set(done.stdout.split())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from io import StringIO
@@ -262,6 +263,12 @@ def test_tokens_may_be_the_length_of_a_training(place, capsys):
     _, text = shown("gpus.yaml", *by_tokens)
     assert "2,097,152,000: 1,000 steps of 512 x 4,096" in text
     assert estimated(capsys, "gpus.yaml", *by_tokens)["num_tokens"] == 2_097_152_000
+
+
+def test_the_steps_of_a_batch_ramp_are_named_by_their_sizes(place):
+    ramp = "steps.model.config.batch_ramp={start: 64, increment: 64, steps_per_increment: 100}"
+    _, text = shown("gpus.yaml", ramp)
+    assert re.search(r": 1,000 steps of 64 to 512 x 4,096", text)
 
 
 def test_cleaning_tokenising_and_the_whole_are_in_the_plan(place, capsys):

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from cluster.leases.lease import lease
+from configs.base import Artifact
 from configs.training.train import TrainConfig
+from pipeline.cli import status
 from pipeline.cli.status import describe_mfu, step_state, training_rows
 from pipeline.graph.plan import PlannedStep
 from pipeline.store.artifact import BUILD_COUNT_FILE
@@ -15,6 +17,7 @@ from tests.training.log.test_metrics_file import line
 from tests.training.log.test_sessions_file import gang_start, session
 from training.log.metrics_file import METRICS_FILE, Validation
 from training.log.sessions_file import SESSIONS_FILE
+from training.manifests import TrainedModel
 from training.records import OrderRecord, StreamRecord
 
 CONFIG = TrainConfig.model_validate(
@@ -109,6 +112,24 @@ def test_a_state_says_who_is_at_it(tmp_path: Path) -> None:
         state, rows = step_state(step, tmp_path)
     assert state.startswith("being made by process ")
     assert ("step", "3 of 100, 4 min 51 s left") in rows
+
+
+def test_a_finished_training_says_how_often_each_stream_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, checkpoint = planned(), "checkpoints/step-00000030"
+    streams = (StreamRecord(source="web", language="sw", num_tokens=101, num_bytes=300),)
+    order = OrderRecord(seed=0, sequence_length=8, streams=streams, phases=(), tokens="tokenize-0")
+    saved = record(30, world_size=1).model_copy(update={"order": order, "tokens_read": {"web/sw": 60}})
+    (tmp_path / step.artifact / checkpoint).mkdir(parents=True)
+    (tmp_path / step.artifact / checkpoint / "checkpoint.json").write_text(saved.sealed().model_dump_json())
+    made = TrainedModel.model_construct(checkpoint=checkpoint)
+    monkeypatch.setattr(TrainedModel, "summary", lambda self: "a model")
+    monkeypatch.setattr(status, "load_artifact", lambda path, kind: Artifact(path, made))
+    assert step_state(step, tmp_path) == (
+        "done: a model",
+        [("epochs", "0.60 times all text"), ("web/sw", "0.60 times: 60 tokens read of 100")],
+    )
 
 
 def test_steps_that_are_about_to_be_taken_again_are_not_counted(tmp_path: Path) -> None:
