@@ -126,7 +126,7 @@ def test_killing_ends_all_processes_of_the_driver(tmp_path, launcher):
     until(lambda: "up" in sent.log.read_text())
     launcher.kill(handle)
     until(lambda: launcher.status(handle).state == "ended")
-    assert not [status for status in Path("/proc").glob("[0-9]*/stat") if group_of(status) == pid]
+    until(lambda: not [status for status in Path("/proc").glob("[0-9]*/stat") if group_of(status) == pid])
     launcher.kill(handle)
 
 

@@ -199,9 +199,11 @@ def test_the_work_directory_is_that_of_the_last_start(place, far):
     assert open_run(far, "mine", work_dir="here").home.parent == Path("here").absolute()
 
 
-def test_a_run_that_goes_on_is_seen_from_elsewhere(place, far):
+def test_a_run_that_goes_on_is_seen_from_elsewhere(place, far, monkeypatch):
     directory = open_run(far, "mine")
     toy_attempt(directory, 2)
+    assert list_of(far)[1].split()[:2] == ["mine", "starting"], "its launcher runs it, though no driver holds it yet"
+    monkeypatch.setattr(ToyLauncher, "seen", DriverStatus("ended", "killed"))
     assert list_of(far)[1].split()[:2] == ["mine", "lost"]
     with store_lease(directory.remote, directory.home, lease_name("mine"), what="run 'mine'"):
         assert read_status(open_run(far, "mine")).word == "running"
