@@ -14,6 +14,7 @@ from training.data.tokens_read import count_tokens_read
 from training.records import CheckpointRecord, OrderRecord, Position, read_known_record
 
 _OFTEN = 4
+"""Streams that are read more often are counted (see epochs_rows)."""
 
 _MAX_SHOWN = 12
 """Streams that have a row of their own at most."""
