@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from cluster.placement import Placement
@@ -16,6 +17,11 @@ class Resized(Exception):
 
     It is no failure: the gang is started again with as many ranks as fit by then.
     """
+
+
+HUNG_EXIT, WAITED_EXIT = 87, 86
+"""Exit codes by which a rank that ends itself, because nothing goes on, says whether the others waited for it, or it
+for them. The latter is no evidence against its host."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ class Executor(Protocol):
         label: str,
         warm: Callable[[], None] | None = None,
         resize: Callable[[], None] | None = None,
+        output: Path | None = None,
     ) -> R:
         """Call `fn(rank, argument)` once a rank, all at the same time; return rank 0's result.
 
@@ -90,6 +97,9 @@ class Executor(Protocol):
         Where the placement is elastic, a restart may have fewer ranks than before, or more: `world_size` says how
         many. `resize`, called in this process at most once a start of the gang, asks the ranks that work to save and
         raise Resized, because more would fit; without it a gang never grows. Ranks that end first have ended well.
+
+        `output` is a directory that all ranks reach: what each prints goes to a file there (cluster/rank_output.py), and
+        the last lines of a rank that is lost are told. Where the one rank is this process, it prints where this does.
 
         Raises StartUpError if the resources of the ranks do not become free in time, InfrastructureError if ranks are
         lost more often than `max_restarts` or Ray itself dies, and OutOfMemory.

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 from cluster.device_errors import explained
@@ -51,6 +52,7 @@ class InlineExecutor:
         label: str,
         warm: Callable[[], None] | None = None,
         resize: Callable[[], None] | None = None,
+        output: Path | None = None,
     ) -> R:
         """Call `fn` as the only rank, in its environment. Nothing is restarted, warmed up or resized."""
         placement = self.used_placement or self.placement()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cluster.executor import Executor, Rank
 from cluster.leases.fence import fence_of
+from cluster.rank_output import RANKS
 from configs.base import Artifact
 from configs.training.train import CadenceConfig, TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
@@ -65,6 +66,7 @@ def train(
                 label="training",
                 warm=partial(_import_libraries, config.model.architecture),
                 resize=partial(ask_to_resize, out),
+                output=out / RANKS,
             )
         end_reason = "finished"
         executor.used_placement = replace(placement, attention=attention_used(out) or placement.attention)

@@ -8,6 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -179,6 +180,7 @@ class RayExecutor:
         label: str,
         warm: Callable[[], None] | None = None,
         resize: Callable[[], None] | None = None,
+        output: Path | None = None,
     ) -> R:
         """Call `fn` once a rank, all at the same time, and return rank 0's result.
 
@@ -189,7 +191,7 @@ class RayExecutor:
         capacity = Capacity(self._pool, placement, failures=self._failures, avoid=self._avoid, label=label)
         losses: Counter[str] = Counter()  # by host
         num_restarts = 0
-        with translate_ray_failures(label), Gang(placement, capacity, label=label, warm=warm) as gang:
+        with translate_ray_failures(label), Gang(placement, capacity, label=label, warm=warm, output=output) as gang:
             while True:
                 is_last = losses.total() == placement.max_restarts
                 try:

@@ -3,8 +3,8 @@
 A rank's failure is either an exception that its function raised (RayTaskError) or the death of its process
 (PROCESS_DEATHS). It comes to an error of the user, which ends the run; to OutOfMemory, which would come again; or to
 RanksLost, after which all ranks are restarted. Of several the cause is, in this order: a device that failed, a process
-that died by itself, one that aborted because it lost its peers (SIGABRT, as NCCL ends a process), ranks that lost each
-other.
+that died by itself, one that ended because of its peers (SIGABRT, as NCCL ends a process; WAITED_EXIT of a rank that
+hung with others), ranks that lost each other.
 """
 
 import re
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
 from cluster.device_errors import failure_kind, out_of_memory
-from cluster.executor import Resized
+from cluster.executor import HUNG_EXIT, WAITED_EXIT, Resized
 from cluster.ray.connection import first_line
 from cluster.ray.rank import RankLocation
 from cluster.storage.errors import error_class, is_outage
@@ -23,6 +23,8 @@ PROCESS_DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError)
 """What Ray raises for a call whose process has died."""
 
 _DEATH_DESCRIPTIONS = {
+    rf"exit code {HUNG_EXIT}\b": "hung, and the others waited for it",
+    rf"exit code {WAITED_EXIT}\b": "waited too long for others",
     r"node has died|node was (terminated|preempted)": "its node is gone",
     r"receives a (SIG\w+)": r"\1",
     r"exit code (-?\d+)": r"exit code \1",
@@ -33,18 +35,27 @@ _DEATH_DESCRIPTIONS = {
 _RAY_MEMORY_KILL = r"low on memory|memory usage threshold"
 """Ray's words where it killed the process itself; of any other death it says that it may have been the OOM killer."""
 
-
-_ABORTED = r"SIGABRT"
-"""How Ray describes a process that aborted: what NCCL's watchdog does, whoever is at fault."""
+_NO_EVIDENCE = rf"SIGABRT|exit code {WAITED_EXIT}\b"
+"""How Ray describes a process that aborted, as NCCL's watchdog ends one, whoever is at fault; or that ended itself
+because others kept it waiting."""
 
 
 class RanksLost(Exception):
     """A process of the gang died, its device failed, or its host is cut off: not the fault of what it computed."""
 
-    def __init__(self, text: str, location: RankLocation | None) -> None:
+    def __init__(self, text: str, location: RankLocation | None, *, rank: int | None = None) -> None:
         super().__init__(text)
         self.location = location
-        """Where the lost rank was; None if it died before it could say."""
+        """Where the lost rank was; None if it died before it could say, or nobody is known to be at fault."""
+
+        self.rank = rank
+        """The rank that was lost, or failed first; None of a whole host."""
+
+        self.last_words = ""
+        """What the rank printed last, to follow the text."""
+
+    def __str__(self) -> str:
+        return super().__str__() + self.last_words
 
 
 def classify_failure(failures: Mapping[int, Exception], locations: Sequence[RankLocation]) -> Exception | None:
@@ -66,10 +77,12 @@ def classify_failure(failures: Mapping[int, Exception], locations: Sequence[Rank
         if kinds[index] == "device":
             return _lost(index, locations[index], f"its device failed ({first_line(cause)})")
     for index, error in failures.items():
-        if isinstance(error, PROCESS_DEATHS) and not re.search(_ABORTED, str(error)):
+        if isinstance(error, PROCESS_DEATHS) and not re.search(_NO_EVIDENCE, str(error)):
             return classify_death(index, locations[index], error)
     for index, cause in own.items():  # of no host: a file system that all share hiccups anywhere
-        return RanksLost(f"{_where(index, locations[index])} could not read or write ({first_line(cause)})", None)
+        return RanksLost(
+            f"{_where(index, locations[index])} could not read or write ({first_line(cause)})", None, rank=index
+        )
     return None
 
 
@@ -81,7 +94,8 @@ def final_failure(failures: Mapping[int, Exception], locations: Sequence[RankLoc
     """Return what the failures mean when no other will come in.
 
     That is Resized if a rank made way, else what a rank raised that is no loss of others, else RanksLost: nobody's
-    fault as far as is known, unless one rank alone has failed.
+    fault as far as is known, unless one rank alone has failed, or the others waited for ranks of one host, which have
+    not ended even so.
     """
     causes = {index: error.cause for index, error in failures.items() if isinstance(error, RayTaskError)}
     for cause in causes.values():
@@ -92,21 +106,35 @@ def final_failure(failures: Mapping[int, Exception], locations: Sequence[RankLoc
             return failures[index]
     index, error = next(iter(failures.items()))
     alone = len(failures) == 1
+    if any(re.search(rf"exit code {WAITED_EXIT}\b", str(one)) for one in failures.values()):
+        return _waited_in_vain(failures, locations)
     if index not in causes:
-        return classify_death(index, locations[index], error) if alone else RanksLost(_describe_all(failures), None)
+        return classify_death(index, locations[index], error) if alone else _lost_each_other(failures)
     how = f"it lost the others ({first_line(causes[index])})"
-    return _lost(index, locations[index], how) if alone else RanksLost(_describe_all(failures), None)
+    return _lost(index, locations[index], how) if alone else _lost_each_other(failures)
 
 
-def _describe_all(failures: Mapping[int, Exception]) -> str:
+def _waited_in_vain(failures: Mapping[int, Exception], locations: Sequence[RankLocation]) -> RanksLost:
+    stuck = [index for index in range(len(locations)) if index not in failures]
+    hosts = {locations[index].host for index in stuck}
+    if len(hosts) == 1:
+        return _lost(stuck[0], locations[stuck[0]], "it does not answer, and the others waited for it")
+    return RanksLost(f"{len(failures)} ranks waited too long for each other; which is at fault is not known", None)
+
+
+def _lost_each_other(failures: Mapping[int, Exception]) -> RanksLost:
     index, error = next(iter(failures.items()))
     cause = error.cause if isinstance(error, RayTaskError) else None
     how = f" ({first_line(cause)})" if cause is not None else _describe_death(str(error))
-    return f"{len(failures)} ranks lost each other, rank {index} first{how}; which is at fault is not known"
+    return RanksLost(
+        f"{len(failures)} ranks lost each other, rank {index} first{how}; which is at fault is not known",
+        None,
+        rank=index,
+    )
 
 
 def _lost(index: int, location: RankLocation, how: str) -> RanksLost:
-    return RanksLost(f"{_where(index, location)} is lost: {how}", location)
+    return RanksLost(f"{_where(index, location)} is lost: {how}", location, rank=index)
 
 
 def _where(index: int, location: RankLocation) -> str:
@@ -118,7 +146,7 @@ def classify_death(index: int, location: RankLocation | None, error: Exception) 
     if location and re.search(_RAY_MEMORY_KILL, str(error)):
         return out_of_memory(_where(index, location), "Ray ended it because the node ran low on memory")
     place = f" on {location.host} ({location.address})" if location else " at the start"
-    return RanksLost(f"rank {index}'s process{place} died{_describe_death(str(error))}", location)
+    return RanksLost(f"rank {index}'s process{place} died{_describe_death(str(error))}", location, rank=index)
 
 
 def check_memory_kills(lost_rank: RankLocation | None, *, node: str, kills: int) -> None:

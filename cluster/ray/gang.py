@@ -22,6 +22,7 @@ Ranks that make way for more (`ResizeCheck` in `capacity.py`) raise Resized and 
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -32,6 +33,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from cluster.executor import Rank
 from cluster.host.limits import num_memory_kills
 from cluster.placement import Placement
+from cluster.rank_output import last_words, output_file
 from cluster.ray.bundles import Bundles, are_still_valid, gpus_per_rank, release_group, reserve_bundles
 from cluster.ray.capacity import Capacity, ResizeCheck
 from cluster.ray.connection import RayWaiter
@@ -61,9 +63,15 @@ class Gang:
     """What a gang holds on Ray from one restart to the next; a context manager that leaves no process behind."""
 
     def __init__(
-        self, placement: Placement, capacity: Capacity, *, label: str, warm: Callable[[], None] | None
+        self,
+        placement: Placement,
+        capacity: Capacity,
+        *,
+        label: str,
+        warm: Callable[[], None] | None,
+        output: Path | None,
     ) -> None:
-        self._placement, self._capacity, self._label = placement, capacity, label
+        self._placement, self._capacity, self._label, self._output = placement, capacity, label, output
         self._driver_node = driver_node()
         self._bundles: Bundles | None = None
         self._heartbeat: Heartbeat | None = None
@@ -101,14 +109,24 @@ class Gang:
             first, world_size, placement = self._locations[0], len(self._locations), self._placement
             world = world_size, placement.device, placement.cpus_per_rank, first.address, first.port, num_restarts
             ranks = [Rank(index, *world) for index in range(world_size)]
-            calls = [actor.run.remote(fn, rank, argument) for actor, rank in zip(self._actors, ranks, strict=True)]
+            calls = [
+                actor.run.remote(fn, rank, argument, self._output)
+                for actor, rank in zip(self._actors, ranks, strict=True)
+            ]
             result: R = self._wait_for_ranks(calls, [] if is_last else ranks, resize)
             return result
         except RanksLost as error:
             self._lost_rank = error.location
+            self._quote_last_words(error)
             raise
         finally:
             self._end_ranks()
+
+    def _quote_last_words(self, error: RanksLost) -> None:
+        """Add to an error what the rank printed last."""
+        if error.rank is not None and self._output is not None:
+            file = output_file(self._output, error.rank)
+            error.last_words = f'; it printed last: "{words}" ({file})' if (words := last_words(file)) else ""
 
     def release(self) -> None:
         """Kill the spares, stop the heartbeats, and give the bundles back; of a Ray that is gone nothing is asked."""
@@ -257,4 +275,4 @@ class Gang:
         alive = {node.id for node in self._capacity.answering_nodes()}
         for index, location in enumerate(self._locations):
             if location.node not in alive:
-                raise RanksLost(f"rank {index}'s node, {location.host} ({location.address}), is gone", location)
+                raise RanksLost(f"rank {index}'s node, {location.host} ({location.address}), is gone", location, rank=index)

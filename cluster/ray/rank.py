@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import ray
@@ -15,6 +17,7 @@ from cluster.executor import Rank
 from cluster.host.limits import num_memory_kills
 from cluster.host.network import free_port, interface_of
 from cluster.host.processes import end_process, start_ticks
+from cluster.rank_output import output_file, redirect_output
 from cluster.ray.heartbeat import RANK_GIVES_UP_SECONDS, SECONDS_BETWEEN_BEATS, Heartbeat
 
 R = TypeVar("R")
@@ -85,10 +88,12 @@ class RankProcess:
         with ThreadPoolExecutor(max_workers=1) as aside:
             aside.submit(_call_at_low_priority, warm).result()
 
-    def run(self, fn: Callable[[Rank, A], R], rank: Rank, argument: A) -> R:
-        """Do the rank's work."""
+    def run(self, fn: Callable[[Rank, A], R], rank: Rank, argument: A, output: Path | None) -> R:
+        """Do the rank's work. What it prints goes to its file in `output`, if that is given."""
         _set_environment(rank)
-        return fn(rank, argument)
+        printed = output_file(output, rank.index) if output is not None else None
+        with redirect_output(printed, start=rank.num_restarts) if printed else nullcontext():
+            return fn(rank, argument)
 
 
 def _call_at_low_priority(work: Callable[[], None]) -> None:

@@ -79,14 +79,30 @@ def logs(
     store: StoreOption = "store",
     work_dir: WorkOption = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until the run ends.")] = False,
+    rank: Annotated[
+        int | None, typer.Option("--rank", metavar="NUMBER", min=0, help="What this rank of a training printed.")
+    ] = None,
 ) -> None:
     """Print what a run's drivers have printed; of a step or an artifact, those of the last run that makes it."""
-    from pipeline.cli.subject import find_run, find_subject
-    from pipeline.runs.logs import read_logs
+    from cluster.host.redact import redact
+    from pipeline.cli.subject import find_artifact, find_run, find_subject
+    from pipeline.runs.logs import read_logs, read_rank_output
 
-    run = find_run(find_subject(subject, store=store, work_dir=work_dir, overrides=overrides))
+    found = find_subject(subject, store=store, work_dir=work_dir, overrides=overrides)
+    if rank is None:
+        texts = read_logs(find_run(found), follow=follow)
+    else:
+        training = find_artifact(found, stage="train")
+        printed = read_rank_output(
+            training.path,
+            rank,
+            follow=follow,
+            is_finished=lambda: training.is_finished,
+            remote=training.remote,
+        )
+        texts = map(redact, printed)
     try:
-        for text in read_logs(run, follow=follow):
+        for text in texts:
             sys.stdout.write(text)
             sys.stdout.flush()
     except KeyboardInterrupt:  # the way to end -f

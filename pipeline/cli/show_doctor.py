@@ -1,7 +1,7 @@
 """`concord doctor`: what it prints of the findings."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,10 +17,15 @@ from configs.base import UserError
 from configs.cluster import ClusterConfig, StorageConfig
 from configs.load import load, shipped
 from pipeline.runs.directory import RunDirectory, open_run, store_of
+from pipeline.runs.logs import list_rank_output
 from pipeline.store.remote import local_path, open_remote_store
+from training.loop.hangs import STACKS
 
 _STYLES = {"OK": "green", "WARN": "yellow", "FAIL": "bold red"}
 _MAX_HOSTS = 4
+
+_MAX_RANK_FILES = 64
+"""How many files of ranks of one training go into a bundle: of a thousand ranks one failed."""
 
 
 def show_doctor(
@@ -83,7 +88,22 @@ def _logs(directory: RunDirectory | None) -> Iterator[list[Path]]:
                 log, file = directory.read_stored_log(start.number), Path(fetched, file.name)
                 file.write_bytes(log)
             files.append(file)
-        yield files
+        yield files + _rank_files(directory)
+
+
+def _rank_files(directory: RunDirectory | None) -> list[Path]:
+    """Return what the ranks of a run's trainings printed, and the stacks of those that hung, the newest of each."""
+    starts = directory.starts() if directory is not None else []
+    found: list[Path] = []
+    for artifact in starts[-1].artifacts.values() if directory is not None and starts else ():
+        path = directory.home / artifact
+        found += _newest(list_rank_output(path)) + _newest(path.glob(f"{STACKS}/*/*"))
+    return found
+
+
+def _newest(files: Iterable[Path]) -> list[Path]:
+    """Return the files that were written last, at most _MAX_RANK_FILES."""
+    return sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)[:_MAX_RANK_FILES]
 
 
 def print_report(report: Report, out: Console) -> None:

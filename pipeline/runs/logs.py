@@ -1,8 +1,13 @@
-"""`concord logs`: what the drivers of a run have printed."""
+"""`concord logs`: what the drivers of a run have printed, and what the ranks of a training have."""
 
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+from cluster.rank_output import RANKS, output_file
+from cluster.storage.objects import ObjectStore
+from configs.base import UserError
 from pipeline.runs.directory import RunDirectory
 from pipeline.runs.state import read_status
 
@@ -28,6 +33,50 @@ def read_logs(directory: RunDirectory, *, follow: bool) -> Iterator[str]:
             return
         else:
             time.sleep(SECONDS_BETWEEN_CHECKS)
+
+
+def read_rank_output(
+    path: Path, rank: int, *, follow: bool, is_finished: Callable[[], bool], remote: ObjectStore | None
+) -> Iterator[str]:
+    """Yield what a rank of the training at `path` has printed; with `follow` also what comes, until it is finished.
+
+    `remote` is the store, if that is a URL: it has the output of a finished training. Raises UserError if there is no
+    output of that rank.
+    """
+    file, seen = output_file(path / RANKS, rank), 0
+    if not file.exists() and not follow:
+        stored = None if remote is None else remote.read(f"{path.name}/{RANKS}/{file.name}")
+        if stored is None:
+            raise UserError(_no_output(path, rank))
+        yield stored.decode(errors="replace")
+        return
+    while True:
+        ended = not follow or is_finished()  # before the last look, which sees everything
+        if file.exists():
+            with file.open("rb") as opened:
+                opened.seek(seen)
+                new = opened.read()
+            whole = new if ended else new[: new.rfind(b"\n") + 1]
+            seen += len(whole)
+            yield whole.decode(errors="replace")
+        if ended:
+            return
+        time.sleep(SECONDS_BETWEEN_CHECKS)
+
+
+def list_rank_output(path: Path) -> list[Path]:
+    """Return the files of what the ranks of the training at `path` printed, in the order of the ranks."""
+    return sorted((path / RANKS).glob("rank-*.log"))
+
+
+def _no_output(path: Path, rank: int) -> str:
+    numbers = [int(re.sub(r"\D", "", file.stem)) for file in list_rank_output(path)]
+    if numbers:
+        return f"{path.name} has no output of rank {rank}; it has those of ranks {numbers[0]} to {numbers[-1]}"
+    return (
+        f"{path.name} has no output of ranks on this machine: none has started yet, or it is made without Ray "
+        "(executor: inline), where a rank prints to the terminal or to the run's own log"
+    )
 
 
 def _read_log(directory: RunDirectory, start: int, offset: int) -> bytes:

@@ -1,25 +1,32 @@
 """Ends hangs: a rank that makes no progress within its timeout writes the stacks of its threads, and ends its process.
 
 All ranks wait for each other in every step, so when one hangs all do. The first to time out creates the directory of
-the stacks; the others see it and write theirs, too. A Python thread does this, or, where the interpreter is stuck, a
-thread of faulthandler's, which does not need it.
+the stacks; the others see it and write theirs, too, each with PyTorch's record of its collectives. Each then judges
+by what all have written whom they wait for (`hangs.py`), and says by its exit code whether it is at fault. A Python
+thread does this, or, where the interpreter is stuck, a thread of faulthandler's, which does not need it.
 """
 
 import faulthandler
 import os
+import socket
 import sys
 import threading
 import time
 from pathlib import Path
 from types import TracebackType
 
-from cluster.executor import Rank
+from cluster.executor import HUNG_EXIT, WAITED_EXIT, Rank
+from configs.base import UserError
 from training.log.notices import write_notices
+from training.loop.hangs import STACKS, Verdict, heading, judge, read_hang
+from training.zero.process_group import collectives_so_far
 
-STACKS = "stacks"
 SECONDS_BETWEEN_POLLS = 0.5
 SECONDS_FOR_OTHER_RANKS = 10.0
 """How long a rank that has written its stacks waits for those of the others before it ends."""
+
+SECONDS_FOR_RECORD = 3.0
+"""How long the record of the collectives may take: where the device is lost it may not come."""
 
 START_TIMEOUT_FACTOR = 3.0
 """Building and loading, and the first step, which may compile, may take so many times the timeout."""
@@ -59,26 +66,62 @@ class Watchdog:
                 self._end_process(overdue=seconds_left < 0)
 
     def _end_process(self, *, overdue: bool) -> None:
-        """Write the stacks of all threads, and end; a rank that is overdue itself tells the user."""
-        self._directory.mkdir(parents=True, exist_ok=True)
+        """Write the stacks of all threads, and end. Of the ranks that are overdue the first tells the user."""
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._write_stacks()
+            self._wait_for_other_ranks()
+            verdict = self._judge()
+            if overdue:
+                self._tell(verdict)
+            is_at_fault = verdict.host is not None and self._rank.index in verdict.suspects
+        except OSError as error:  # a full disk, or one that hangs everybody
+            print(f"the stacks could not be written to {self._directory} ({error.strerror})", file=sys.stderr)
+            faulthandler.dump_traceback(all_threads=True)
+            is_at_fault = False
+        os._exit(HUNG_EXIT if is_at_fault else WAITED_EXIT)
+
+    def _write_stacks(self) -> None:
+        """Write the record of the collectives, if it comes, and then the stacks, which mark that both are there."""
         path = self._directory / f"rank-{self._rank.index:05d}.txt"
-        with path.open("w", encoding="utf-8") as file:
-            file.write(f"rank {self._rank.index} of {self._rank.world_size}, during {self._work}\n")
+        writing = threading.Thread(target=_write_record, args=(path.with_suffix(".json"),), daemon=True)
+        writing.start()
+        writing.join(SECONDS_FOR_RECORD)
+        partial = path.with_suffix(".part")
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(heading(self._rank.index, self._rank.world_size, socket.gethostname(), self._work))
             file.flush()
             faulthandler.dump_traceback(file=file, all_threads=True)
             os.fsync(file.fileno())
-        if overdue:
-            text = (
-                f"rank {self._rank.index} made no progress for {self._timeout:g} s, during {self._work}; the stack of "
-                f"every rank is in {self._directory}"
-            )
-            write_notices(self._out, [text])
-            print(text, file=sys.stderr, flush=True)
-        self._wait_for_other_ranks()
-        os._exit(1)
+        partial.replace(path)
 
     def _wait_for_other_ranks(self) -> None:
         """Wait until every rank has written its stacks, for at most SECONDS_FOR_OTHER_RANKS."""
         deadline = time.monotonic() + SECONDS_FOR_OTHER_RANKS
-        while len(list(self._directory.iterdir())) < self._rank.world_size and time.monotonic() < deadline:
+        while len(list(self._directory.glob("*.txt"))) < self._rank.world_size and time.monotonic() < deadline:
             time.sleep(0.05)
+
+    def _judge(self) -> Verdict:
+        try:
+            return judge(read_hang(self._directory))
+        except UserError as error:
+            return Verdict((), None, str(error))
+
+    def _tell(self, verdict: Verdict) -> None:
+        text = (
+            f"rank {self._rank.index} made no progress for {self._timeout:g} s, during {self._work}; {verdict.text}; "
+            f"the stack of every rank is in {self._directory}"
+        )
+        print(text, file=sys.stderr, flush=True)
+        try:
+            (self._directory / "told").mkdir()
+        except FileExistsError:
+            return
+        write_notices(self._out, [text])
+
+
+def _write_record(path: Path) -> None:
+    if (record := collectives_so_far()) is not None:
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(record)
+        partial.replace(path)

@@ -10,6 +10,7 @@ from typing import TypeVar
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 import deepspeed
 import torch
+import torch._C._distributed_c10d as _c10d
 from deepspeed.utils import logger as deepspeed_logger
 
 from cluster.executor import Rank
@@ -17,6 +18,9 @@ from configs.base import UserError
 from training.accelerator import BACKENDS, import_plugin, own_device
 
 T = TypeVar("T")
+
+_NUM_RECORDED = 2000
+"""Collectives that PyTorch's flight recorder keeps of each rank, some 100 bytes each."""
 
 
 def join_process_group(rank: Rank, *, timeout_seconds: float) -> torch.device:
@@ -30,6 +34,7 @@ def join_process_group(rank: Rank, *, timeout_seconds: float) -> torch.device:
         # DeepSpeed would compile, for half a minute and with a C++ compiler, a kernel that only inference calls.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     torch.set_num_threads(rank.num_threads)
+    _turn_flight_recorder_on()
     import_plugin(rank.device)
     timeout = timedelta(seconds=max(60.0, 2 * timeout_seconds))
     deepspeed.init_distributed(BACKENDS[rank.device], auto_mpi_discovery=False, verbose=False, timeout=timeout)
@@ -40,6 +45,25 @@ def leave_process_group() -> None:
     """Leave the process group."""
     if torch.distributed.is_initialized():
         deepspeed.comm.destroy_process_group()  # torch's own would leave DeepSpeed holding dead groups
+
+
+def collectives_so_far() -> bytes | None:
+    """Return PyTorch's record of this rank's collectives, as JSON; None where its version or backend keeps none.
+
+    Needs no other rank, and may not return if the device is lost.
+    """
+    dump = getattr(_c10d, "_dump_fr_trace_json", None) or getattr(_c10d, "_dump_nccl_trace_json", None)
+    if dump is None:
+        return None
+    record = dump(includeCollectives=True, onlyActive=False)
+    return record if isinstance(record, bytes) else str(record).encode()
+
+
+def _turn_flight_recorder_on() -> None:
+    """Have PyTorch record collectives; its own dumps, which are pickles, stay off. It reads this when a group begins."""
+    is_new = hasattr(_c10d, "_dump_fr_trace_json")  # which is there for every backend, and renamed the variable
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE" if is_new else "TORCH_NCCL_TRACE_BUFFER_SIZE", str(_NUM_RECORDED))
+    os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "0")
 
 
 def from_rank_0(read: Callable[[], T]) -> T:

@@ -5,7 +5,7 @@ import errno
 import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
-from cluster.executor import Resized
+from cluster.executor import HUNG_EXIT, WAITED_EXIT, Resized
 from cluster.ray.failures import RanksLost, check_memory_kills, classify_failure, final_failure
 from cluster.ray.rank import RankLocation
 from configs.base import InfrastructureError, LeaseLost, OutOfMemory, UserError
@@ -123,6 +123,30 @@ def test_a_rank_that_aborts_may_have_lost_its_peers() -> None:
     answer = final_failure({0: died(ABORTED)}, LOCATIONS)
     assert isinstance(answer, RanksLost) and answer.location is LOCATIONS[0]
     answer = final_failure({0: died(ABORTED), 1: died(ABORTED)}, LOCATIONS)
+    assert isinstance(answer, RanksLost) and answer.location is None
+
+
+def exited(code: int) -> ActorDiedError:
+    return died(f"Worker exits unexpectedly. Worker exits with an exit code {code}.")
+
+
+def test_of_a_hang_the_rank_that_the_others_waited_for_is_the_suspect() -> None:
+    """Every watchdog ends its own rank: who is first is no evidence, but the stacks tell."""
+    waited, hung = exited(WAITED_EXIT), exited(HUNG_EXIT)
+    assert classify_failure({0: waited}, LOCATIONS) is None
+    answer = classify_failure({0: waited, 1: hung}, LOCATIONS)
+    assert isinstance(answer, RanksLost) and answer.location is LOCATIONS[1]
+    assert "died (hung, and the others waited for it)" in str(answer)
+    answer = final_failure({0: waited, 1: waited}, LOCATIONS)
+    assert isinstance(answer, RanksLost) and answer.location is None
+
+
+def test_a_rank_that_does_not_even_end_is_the_suspect_if_it_alone_is_left() -> None:
+    answer = final_failure({1: exited(WAITED_EXIT)}, LOCATIONS)
+    assert isinstance(answer, RanksLost) and answer.location is LOCATIONS[0]
+    assert "rank 0 on host-0 (10.0.0.0) is lost: it does not answer" in str(answer)
+    third = RankLocation("n", "host-2", "10.0.0.2", 1, 1, 1, None, 0)
+    answer = final_failure({1: exited(WAITED_EXIT)}, [*LOCATIONS, third])
     assert isinstance(answer, RanksLost) and answer.location is None
 
 
