@@ -87,6 +87,7 @@ class Executor(Protocol):
         warm: Callable[[], None] | None = None,
         resize: Callable[[], None] | None = None,
         output: Path | None = None,
+        slow_host: Callable[[], str | None] | None = None,
     ) -> R:
         """Call `fn(rank, argument)` once a rank, all at the same time; return rank 0's result.
 
@@ -97,9 +98,11 @@ class Executor(Protocol):
         Where the placement is elastic, a restart may have fewer ranks than before, or more: `world_size` says how
         many. `resize`, called in this process at most once a start of the gang, asks the ranks that work to save and
         raise Resized, because more would fit; without it a gang never grows. Ranks that end first have ended well.
+        `slow_host` returns the name of a host that keeps the others waiting, if `fn` has found one: where there is room
+        for its ranks elsewhere, they are asked to make way in the same manner, and the host is left out from then on.
 
-        `output` is a directory that all ranks reach: what each prints goes to a file there (cluster/rank_output.py), and
-        the last lines of a rank that is lost are told. Where the one rank is this process, it prints where this does.
+        `output` is a directory that all ranks reach: what each prints goes to a file there (cluster/rank_output.py),
+        and the last lines of a rank that is lost are told. A rank that is this process prints where this does.
 
         Raises StartUpError if the resources of the ranks do not become free in time, InfrastructureError if ranks are
         lost more often than `max_restarts` or Ray itself dies, and OutOfMemory.

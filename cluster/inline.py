@@ -53,6 +53,7 @@ class InlineExecutor:
         warm: Callable[[], None] | None = None,
         resize: Callable[[], None] | None = None,
         output: Path | None = None,
+        slow_host: Callable[[], str | None] | None = None,
     ) -> R:
         """Call `fn` as the only rank, in its environment. Nothing is restarted, warmed up or resized."""
         placement = self.used_placement or self.placement()

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from cluster.host.redact import redact
 from configs.base import MIB, UserError
@@ -88,7 +89,7 @@ class _LossyText(io.TextIOWrapper):
 
     def __init__(self, descriptor: int) -> None:
         raw = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115  # closed with this
-        super().__init__(raw, encoding="utf-8", errors="backslashreplace", write_through=True)  # type: ignore[arg-type]
+        super().__init__(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
 
     def write(self, text: str, /) -> int:
         with suppress(OSError):
@@ -100,10 +101,10 @@ class _LossyText(io.TextIOWrapper):
             super().flush()
 
 
-def _flush(*streams: io.TextIOBase | None) -> None:
+def _flush(*streams: IO[str] | None) -> None:
     for stream in streams:
         with suppress(OSError, ValueError, AttributeError):
-            stream.flush()  # type: ignore[union-attr]
+            stream.flush()  # type: ignore[union-attr]  # None is an AttributeError
 
 
 def _time() -> str:

@@ -16,7 +16,10 @@ ROOT = Path(__file__).parents[1]
 LAYERS = ["configs", "cluster", "data_prep", "training", "eval", "pipeline"]
 FILES = {str(path.relative_to(ROOT)): path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))}
 ORDER = {
-    "cluster": "devices device_errors machines host rank_output placement storage executor leases inline ray launch connect doctor",
+    "cluster": (
+        "devices device_errors machines host rank_output placement storage executor leases inline "
+        "ray launch connect doctor"
+    ),
     "data_prep": "manifests sources cleaning tokenizer tokens",
     "training": (
         "accelerator records job network zero data manifests sizing checkpoint hf_files export init log loop stage "

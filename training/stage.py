@@ -24,7 +24,7 @@ from training.log.metrics_file import METRICS_FILE
 from training.log.notices import show_notices
 from training.log.progress_bar import show_progress
 from training.log.sessions_file import EndReason, attention_used, record_session_end, record_session_start
-from training.loop.stop_requests import Stopped, ask_to_resize, stop_on_signal
+from training.loop.stop_requests import Stopped, ask_to_resize, find_slow_host, stop_on_signal
 from training.manifests import TrainedModel
 from training.sizing.recipe_size import settle_placement
 
@@ -67,6 +67,7 @@ def train(
                 warm=partial(_import_libraries, config.model.architecture),
                 resize=partial(ask_to_resize, out),
                 output=out / RANKS,
+                slow_host=partial(find_slow_host, out),
             )
         end_reason = "finished"
         executor.used_placement = replace(placement, attention=attention_used(out) or placement.attention)

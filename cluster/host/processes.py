@@ -7,7 +7,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from configs.base import InfrastructureError
+
 SECONDS_BETWEEN_KILLS = 0.01
+
+KILL_SECONDS = 30.0
+"""How long a killed process may take to be gone: with much memory of a GPU it takes seconds."""
+
+
+class StuckProcess(InfrastructureError):
+    """A process cannot be killed. It computes and writes nothing more, but keeps its memory and its devices."""
 
 
 def start_ticks(pid: int) -> int | None:
@@ -28,8 +37,17 @@ def signal_process(pid: int, born: int, what: signal.Signals, *, send: Callable[
             send(pid, what)
 
 
-def end_process(pid: int, born: int) -> None:
-    """Kill a process and wait until it is gone; do nothing if its pid means another process by now."""
+def end_process(pid: int, born: int, *, timeout_seconds: float = KILL_SECONDS) -> None:
+    """Kill a process and wait until it is gone; do nothing if its pid means another process by now.
+
+    Raises StuckProcess if it is still there at the end of the time.
+    """
+    deadline = time.monotonic() + timeout_seconds
     while start_ticks(pid) == born:
         signal_process(pid, born, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            raise StuckProcess(
+                f"process {pid} was killed {timeout_seconds:g} s ago and is still there: it waits in the kernel, as "
+                "where a GPU or a file system does not answer; see dmesg, and restart the host"
+            )
         time.sleep(SECONDS_BETWEEN_KILLS)

@@ -63,7 +63,7 @@ class Capacity:
     def __init__(
         self, pool: PoolConfig, placement: Placement, *, failures: NodeFailures, avoid: frozenset[str], label: str
     ) -> None:
-        self._pool, self._placement, self._label = pool, placement, label
+        self._pool, self._placement, self.label = pool, placement, label
         self._failures, self._avoid, self._printed = failures, avoid, ""
         self.bounds = rank_bounds(pool, placement)
 
@@ -108,16 +108,21 @@ class Capacity:
         known = {node.id for node in nodes}
         return label_selector(self._pool, avoided=[node for node in nodes_of(self._pool) if node.id not in known])
 
-    def note_failure(self, host: str, *, reason: str) -> None:
-        """Remember that a host has failed."""
-        self._failures.add(host, reason=reason)
+    def can_do_without(self, host: str, hosts: Sequence[str]) -> bool:
+        """Return whether the ranks that are on a host, of those on `hosts`, would fit on others that are free."""
+        others = [node for node in self.usable_nodes() if node.host != host]
+        return 0 < hosts.count(host) <= self._count_slots(free_resources(others))
+
+    def note_failure(self, host: str, *, reason: str, is_certain: bool = False) -> None:
+        """Remember that a host has failed, which is avoided at once if that is certain to come again."""
+        self._failures.add(host, reason=reason, is_certain=is_certain)
 
     def describe_shortage(self, asked: str) -> str:
         """Say what was asked for and did not become free in time, and what there is and what is free of it."""
         labels = ", ".join(f"{name}={value}" for name, value in label_selector(self._pool, avoided=[]).items())
         need = f"{asked} on nodes with {labels}" if labels else asked
         return (
-            f"{self._label}: {need} did not become free in {self._placement.start_timeout_seconds:g} s; the pool's "
+            f"{self.label}: {need} did not become free in {self._placement.start_timeout_seconds:g} s; the pool's "
             f"nodes are {describe_nodes(self.usable_nodes())}, of {len(live_nodes())} that live; wait for other work "
             "to end, ask for less with num_ranks or cpus_per_rank, or wait longer with start_timeout_seconds in the "
             "cluster file"
@@ -128,26 +133,42 @@ class Capacity:
 
     def _print_once(self, text: str) -> None:
         if text != self._printed:
-            print_line(f"{self._label}: {text}")
+            print_line(f"{self.label}: {text}")
         self._printed = text
 
 
 class ResizeCheck:
-    """Checks, while the ranks of a gang work, whether more would fit, and asks them once to make way."""
+    """Checks, while the ranks of a gang work, whether they had better be on other nodes; asks them once to make way."""
 
-    def __init__(self, capacity: Capacity, *, num_ranks: int, resize: Callable[[], None] | None) -> None:
-        """`num_ranks` work now; `resize` asks them to save and raise Resized, None if they cannot."""
-        self._capacity, self._num_ranks, self._resize = capacity, num_ranks, resize
+    def __init__(
+        self,
+        capacity: Capacity,
+        hosts: Sequence[str],
+        *,
+        resize: Callable[[], None] | None,
+        slow_host: Callable[[], str | None] | None = None,
+    ) -> None:
+        """`hosts` are those of the ranks that work now; `resize` asks them to save and raise Resized, None if they
+        cannot; `slow_host` names a host that keeps the others waiting."""
+        self._capacity, self._hosts, self._resize, self._slow_host = capacity, hosts, resize, slow_host
         self._next = time.monotonic() + GROW_AFTER_SECONDS
 
     def poll(self) -> None:
-        """Call `resize` if more ranks would fit; returns at once, and counts only every few seconds."""
+        """Call `resize` if more ranks would fit, or a slow host can be left out; looks only every few seconds."""
         if self._resize is None or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + SECONDS_BETWEEN_COUNTS
-        if self._capacity.can_grow(self._num_ranks):
-            self._resize()
-            self._resize = None
+        slow = self._slow_host() if self._slow_host else None
+        if slow is not None and self._capacity.can_do_without(slow, self._hosts):
+            reason = f"{slow} keeps the other ranks waiting, and there is room for its ranks elsewhere"
+            self._capacity.note_failure(slow, reason=reason, is_certain=True)
+        elif self._capacity.can_grow(len(self._hosts)):
+            reason = "more ranks fit by now"
+        else:
+            return
+        print_line(f"{self._capacity.label}: {reason}; the ranks are asked to save and make way")
+        self._resize()
+        self._resize = None
 
 
 def _names(nodes: Sequence[Node], *, but: Sequence[Node]) -> str:

@@ -181,6 +181,7 @@ class RayExecutor:
         warm: Callable[[], None] | None = None,
         resize: Callable[[], None] | None = None,
         output: Path | None = None,
+        slow_host: Callable[[], str | None] | None = None,
     ) -> R:
         """Call `fn` once a rank, all at the same time, and return rank 0's result.
 
@@ -195,14 +196,21 @@ class RayExecutor:
             while True:
                 is_last = losses.total() == placement.max_restarts
                 try:
-                    return gang.run(fn, argument, num_restarts=num_restarts, is_last=is_last, resize=resize)
+                    return gang.run(
+                        fn,
+                        argument,
+                        num_restarts=num_restarts,
+                        is_last=is_last,
+                        resize=resize,
+                        slow_host=slow_host,
+                    )
                 except Resized:
-                    print_line(f"{label}: more ranks fit by now; starting again with them")
+                    print_line(f"{label}: the ranks have made way; starting again")
                     gang.release()
                 except RanksLost as lost:
                     host = lost.location.host if lost.location else ""
                     if host:
-                        capacity.note_failure(host, reason=str(lost))
+                        capacity.note_failure(host, reason=str(lost), is_certain=lost.is_certain)
                     if is_last:
                         gang.check_memory_kills()
                         raise InfrastructureError(_describe_end(label, lost, placement.max_restarts)) from None

@@ -43,8 +43,13 @@ because others kept it waiting."""
 class RanksLost(Exception):
     """A process of the gang died, its device failed, or its host is cut off: not the fault of what it computed."""
 
-    def __init__(self, text: str, location: RankLocation | None, *, rank: int | None = None) -> None:
+    def __init__(
+        self, text: str, location: RankLocation | None, *, rank: int | None = None, is_certain: bool = False
+    ) -> None:
         super().__init__(text)
+        self.is_certain = is_certain
+        """Whether it is certain to come again on this host."""
+
         self.location = location
         """Where the lost rank was; None if it died before it could say, or nobody is known to be at fault."""
 

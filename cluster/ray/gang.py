@@ -16,7 +16,8 @@ What happens when a rank dies, in order:
 6. Give up: after `max_restarts` restarts, `RayExecutor.gang` asks once more for memory kills and raises
    InfrastructureError.
 
-Ranks that make way for more (`ResizeCheck` in `capacity.py`) raise Resized and are restarted too; it counts as no loss.
+Ranks that make way, for more of them or to leave a slow host (`ResizeCheck` in `capacity.py`), save their work, raise
+Resized and are restarted too; it counts as no loss.
 """
 
 import time
@@ -32,6 +33,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from cluster.executor import Rank
 from cluster.host.limits import num_memory_kills
+from cluster.host.processes import StuckProcess
 from cluster.placement import Placement
 from cluster.rank_output import last_words, output_file
 from cluster.ray.bundles import Bundles, are_still_valid, gpus_per_rank, release_group, reserve_bundles
@@ -98,6 +100,7 @@ class Gang:
         num_restarts: int,
         is_last: bool,
         resize: Callable[[], None] | None,
+        slow_host: Callable[[], str | None] | None,
     ) -> R:
         """Start all ranks, wait for them, end them, and return rank 0's result.
 
@@ -113,7 +116,7 @@ class Gang:
                 actor.run.remote(fn, rank, argument, self._output)
                 for actor, rank in zip(self._actors, ranks, strict=True)
             ]
-            result: R = self._wait_for_ranks(calls, [] if is_last else ranks, resize)
+            result: R = self._wait_for_ranks(calls, [] if is_last else ranks, resize, slow_host)
             return result
         except RanksLost as error:
             self._lost_rank = error.location
@@ -194,6 +197,12 @@ class Gang:
         try:
             location: RankLocation = self._wait_for_start(report)
             return location
+        except RayTaskError as error:
+            if not isinstance(error.cause, StuckProcess):
+                raise
+            stuck = previous[0]
+            text = f"rank {index} cannot start on {stuck.host} ({stuck.address}): {error.cause}"
+            raise RanksLost(text, stuck, rank=index, is_certain=True) from None
         except PROCESS_DEATHS as error:
             if not is_spare:
                 raise classify_death(index, None, error) from None
@@ -231,13 +240,21 @@ class Gang:
             ray.kill(actor)
         self._actors = []
 
-    def _wait_for_ranks(self, calls: list[Any], ranks: list[Rank], resize: Callable[[], None] | None) -> Any:
+    def _wait_for_ranks(
+        self,
+        calls: list[Any],
+        ranks: list[Rank],
+        resize: Callable[[], None] | None,
+        slow_host: Callable[[], str | None] | None,
+    ) -> Any:
         """Return the first call's result once all have returned; raise the cause of a failure as soon as it is known.
 
         `ranks`: those to keep spares for.
         """
         waiter, began, pending = RayWaiter(self._label), time.monotonic(), calls
-        resize_check = ResizeCheck(self._capacity, num_ranks=len(calls), resize=resize)
+        resize_check = ResizeCheck(
+            self._capacity, [one.host for one in self._locations], resize=resize, slow_host=slow_host
+        )
         failures: dict[int, Exception] = {}
         deadline = float("inf")
         while pending and time.monotonic() < deadline:
@@ -275,4 +292,6 @@ class Gang:
         alive = {node.id for node in self._capacity.answering_nodes()}
         for index, location in enumerate(self._locations):
             if location.node not in alive:
-                raise RanksLost(f"rank {index}'s node, {location.host} ({location.address}), is gone", location, rank=index)
+                raise RanksLost(
+                    f"rank {index}'s node, {location.host} ({location.address}), is gone", location, rank=index
+                )

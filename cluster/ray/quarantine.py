@@ -18,15 +18,18 @@ class NodeFailures:
     def __init__(self, path: Path | None) -> None:
         """`path` is the file; without one the failures are known to this process alone."""
         self._path = path
-        self._known: list[tuple[str, float]] = []
+        self._known: list[tuple[str, float, int]] = []
 
-    def add(self, host: str, *, reason: str) -> None:
-        """Note that a host has failed now. What cannot be written, on a full disk, is known to this process alone."""
-        now = time.time()
-        self._known.append((host, now))
+    def add(self, host: str, *, reason: str, is_certain: bool = False) -> None:
+        """Note that a host has failed now; it is avoided at once if that is certain to come again.
+
+        What cannot be written, on a full disk, is known to this process alone.
+        """
+        now, count = time.time(), MAX_FAILURES if is_certain else 1
+        self._known.append((host, now, count))
         if self._path is None:
             return
-        line = json.dumps({"host": host, "time": now, "reason": reason})
+        line = json.dumps({"host": host, "time": now, "reason": reason, "count": count})
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as file:
@@ -37,12 +40,14 @@ class NodeFailures:
     def avoided(self) -> frozenset[str]:
         """Return the hosts that have failed MAX_FAILURES times within the last day."""
         since = time.time() - WITHIN_SECONDS
-        counts = Counter(host for host, when in {*self._known, *self._written()} if when > since)
+        counts = Counter[str]()
+        for host, when, count in {*self._known, *self._written()}:
+            counts[host] += count if when > since else 0
         return frozenset(host for host, count in counts.items() if count >= MAX_FAILURES)
 
-    def _written(self) -> list[tuple[str, float]]:
+    def _written(self) -> list[tuple[str, float, int]]:
         if self._path is None or not self._path.exists():
             return []
         lines = self._path.read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines if line.endswith("}")]  # a full disk leaves halves
-        return [(row["host"], row["time"]) for row in rows]
+        return [(row["host"], row["time"], row.get("count", 1)) for row in rows]

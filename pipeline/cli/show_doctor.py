@@ -88,14 +88,13 @@ def _logs(directory: RunDirectory | None) -> Iterator[list[Path]]:
                 log, file = directory.read_stored_log(start.number), Path(fetched, file.name)
                 file.write_bytes(log)
             files.append(file)
-        yield files + _rank_files(directory)
+        yield files + (_rank_files(directory) if directory is not None else [])
 
 
-def _rank_files(directory: RunDirectory | None) -> list[Path]:
+def _rank_files(directory: RunDirectory) -> list[Path]:
     """Return what the ranks of a run's trainings printed, and the stacks of those that hung, the newest of each."""
-    starts = directory.starts() if directory is not None else []
     found: list[Path] = []
-    for artifact in starts[-1].artifacts.values() if directory is not None and starts else ():
+    for artifact in {artifact for start in directory.starts()[-1:] for artifact in start.artifacts.values()}:
         path = directory.home / artifact
         found += _newest(list_rank_output(path)) + _newest(path.glob(f"{STACKS}/*/*"))
     return found

@@ -12,9 +12,7 @@ from cluster.rank_output import MAX_BYTES, last_words, output_file
 
 def in_process(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run code in a process of its own, whose descriptors may be changed."""
-    program = (
-        f"import os, sys\nfrom pathlib import Path\nfrom cluster.rank_output import redirect_output\n{code}"
-    )
+    program = f"import os, sys\nfrom pathlib import Path\nfrom cluster.rank_output import redirect_output\n{code}"
     return subprocess.run([sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True)
 
 
@@ -49,7 +47,9 @@ with redirect_output(Path(sys.argv[1]), start=0):
     assert last_words(file) == "working | device-side assert triggered"
 
 
-def test_last_words_are_those_of_the_last_start_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_last_words_are_those_of_the_last_start_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "rank.log"
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     file.write_text("=== start 0 on a, process 1, now ===\nold\n=== start 1 on b, process 2, now ===\n\n")

@@ -225,6 +225,33 @@ def test_gang_starts_all_ranks_and_starts_them_again_together(make_ray, tmp_path
     assert {"start-1-rank-0", "start-1-rank-1"} <= {path.name for path in tmp_path.iterdir()}
 
 
+def say_and_die_at_first(rank: Rank, marks: Path) -> int:
+    """Rank 1 aborts below Python, as an assertion of CUDA does, while rank 0 waits."""
+    print(f"rank {rank.index} works")
+    if rank.num_restarts == 0 and rank.index == 1:
+        os.write(2, b"device-side assert triggered\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if rank.num_restarts == 0:
+        signal.pause()
+    return rank.num_restarts
+
+
+def test_what_ranks_print_is_kept_and_the_last_words_of_a_lost_one_are_told(make_ray, tmp_path, capsys):
+    executor, ranks = make_ray(num_ranks=2, max_restarts=1), tmp_path / "ranks"
+    assert executor.gang(say_and_die_at_first, tmp_path, label="training", output=ranks) == 1
+    told = f'died (killed, or crashed); it printed last: "rank 1 works | device-side assert triggered" ({ranks}/rank-'
+    assert told in capsys.readouterr().err
+    kept = [(ranks / f"rank-0000{index}.log").read_text().splitlines() for index in range(2)]
+    assert [line for line in kept[0] if "===" not in line] == ["rank 0 works"] * 2
+    assert [line.split(" on ")[0] for line in kept[1]] == [
+        "=== start 0",
+        "rank 1 works",
+        "device-side assert triggered",
+        "=== start 1",
+        "rank 1 works",
+    ]
+
+
 def test_gang_starts_again_when_a_device_fails(make_ray, tmp_path, capsys):
     assert make_ray(num_ranks=2, max_restarts=1).gang(fail_device_at_first, tmp_path, label="training") == 1
     said = capsys.readouterr().err

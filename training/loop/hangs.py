@@ -1,4 +1,4 @@
-"""Who is at fault when all ranks wait for each other, by what each wrote: its stacks, and the record of its collectives.
+"""Who is at fault when all ranks wait for each other, by what each wrote: its stacks and the record of its collectives.
 
 The record is that of PyTorch's flight recorder (torch.distributed, NCCL and gloo): how many collectives this rank has
 entered in each process group. A rank that has entered fewer than the others is the one they wait for. Without such

@@ -23,6 +23,7 @@ from training.log.summary import parts_of_summary
 from training.log.wandb_log import WandbLog
 from training.loop.run_state import RunState
 from training.loop.step import StepResult
+from training.loop.stop_requests import note_slow_host
 from training.network.compile import count_graphs
 from training.records import OrderRecord
 from training.sizing.flops import flops_per_token, mfu
@@ -64,7 +65,7 @@ class StepLog:
     ) -> None:
         """Drop the metrics after the step that `state` is at, and record that the ranks, on `hosts`, have started."""
         progress, built = state.progress, state.built
-        self._notices, self._num_ranks, self._device = notices, rank.world_size, device
+        self._out, self._notices, self._num_ranks, self._device = job.out, notices, rank.world_size, device
         self._flops_per_token = flops_per_token(
             built.config.to_dict(), built.shapes, sequence_length=job.config.sequence_length
         )
@@ -125,6 +126,8 @@ class StepLog:
             self.end_line()
         for text in self._stragglers.add_step(result.own_seconds):
             self._notices.add(text)
+        if (host := self._stragglers.pop_slow_host()) is not None:
+            note_slow_host(self._out, host)
         self._notices.flush()
 
     def end_line(self) -> None:
@@ -231,10 +234,17 @@ class StragglerDetector:
     RATIO = 1.5
     """A straggler's median step takes so many times that of the median rank."""
 
+    NUM_WINDOWS = 3
+    """A host whose ranks are stragglers so many windows in a row stays slow: it had better be left out."""
+
     def __init__(self, hosts: list[str]) -> None:
         self._hosts = hosts
         self._window: list[list[float]] = []
         self._stragglers: set[int] = set()
+        self._num_windows: dict[int, int] = {}
+        """For how many windows in a row a rank has been a straggler."""
+
+        self._slow_host: str | None = None
 
     def add_step(self, own_seconds: list[float]) -> list[str]:
         """Add a step's seconds by rank; return a sentence about each rank that became a straggler.
@@ -249,8 +259,16 @@ class StragglerDetector:
         usual = sorted(medians)[(len(medians) - 1) // 2]
         slow = {rank for rank, seconds in enumerate(medians) if seconds > self.RATIO * usual and usual > 0}
         new, self._stragglers = slow - self._stragglers, slow
+        self._num_windows = {rank: self._num_windows.get(rank, 0) + 1 for rank in slow}
+        steadily = {self._hosts[rank] for rank, number in self._num_windows.items() if number == self.NUM_WINDOWS}
+        self._slow_host = next(iter(steadily), None)
         return [
             f"rank {rank} on {self._hosts[rank]} is a straggler, which all wait for: over {self.WINDOW_STEPS} steps it "
             f"took {medians[rank] / usual:.1f} times as long as the others"
             for rank in sorted(new)
         ]
+
+    def pop_slow_host(self) -> str | None:
+        """Return, once, a host with a rank that has just been a straggler for NUM_WINDOWS windows in a row."""
+        host, self._slow_host = self._slow_host, None
+        return host

@@ -12,8 +12,8 @@ What happens after SIGTERM or SIGUSR1, from the signal to the exit code:
    Stopped there, which ends the ranks where they are.
 
 SIGUSR2 asks for a checkpoint with the file `.save`, and training goes on; so does rank 0's clock, where the step's
-cadence says so. An elastic executor calls `ask_to_resize`, which writes `.resize`: the ranks save and raise Resized,
-and are started again in another number.
+cadence says so. An executor calls `ask_to_resize`, which writes `.resize`: the ranks save and raise Resized, and are
+started again in another number, or without the slow host that rank 0 has named in `.slow-host`.
 """
 
 import math
@@ -34,6 +34,7 @@ from configs.base import RESUME_ME, UserError
 STOP_FILE = ".stop"
 SAVE_FILE = ".save"
 RESIZE_FILE = ".resize"
+SLOW_HOST_FILE = ".slow-host"
 SECONDS_BETWEEN_POLLS = 0.25
 
 
@@ -68,7 +69,7 @@ class RequestPoller:
         on_poll: Callable[[], None] = lambda: None,
         save_every_seconds: float = math.inf,
     ) -> None:
-        """Set signal handlers, and delete an old `.resize` if this rank watches files.
+        """Set signal handlers, and delete an old `.resize` and `.slow-host` if this rank watches files.
 
         `on_poll` is called as often as files are looked for, and may raise. The rank that watches files also asks for a
         save `save_every_seconds` after the last.
@@ -77,7 +78,8 @@ class RequestPoller:
         self._out, self._watches_files, self._on_poll = out, watches_files, on_poll
         self._is_signalled, self._found, self._last_poll = False, TrainingRequests(), 0.0
         if watches_files:
-            (out / RESIZE_FILE).unlink(missing_ok=True)  # the ranks have just been started in their right number
+            for name in (RESIZE_FILE, SLOW_HOST_FILE):  # the ranks have just been started where they should be
+                (out / name).unlink(missing_ok=True)
         for number in (signal.SIGTERM, signal.SIGUSR1) if _may_set_signals() else ():
             if getattr(signal.getsignal(number), "__module__", "") != __name__:  # else stop_on_signal's, in one process
                 signal.signal(number, self._on_signal)
@@ -114,6 +116,18 @@ def ask_to_resize(out: Path) -> None:
     write_text(out / RESIZE_FILE, "")
 
 
+def note_slow_host(out: Path, host: str) -> None:
+    """Tell the process that started the ranks of the training in `out` that a host keeps the others waiting."""
+    write_text(out / SLOW_HOST_FILE, host)
+
+
+def find_slow_host(out: Path) -> str | None:
+    """Return the host that keeps the others waiting, if rank 0 has noted one."""
+    with ignore_transient():
+        return (out / SLOW_HOST_FILE).read_text(encoding="utf-8") if (out / SLOW_HOST_FILE).exists() else None
+    return None
+
+
 @contextmanager
 def stop_on_signal(out: Path, *, grace_seconds: float) -> Iterator[None]:
     """Have SIGTERM and SIGUSR1 ask the ranks to save and stop during the block, and SIGUSR2 to save and go on.
@@ -121,7 +135,7 @@ def stop_on_signal(out: Path, *, grace_seconds: float) -> Iterator[None]:
     Raises Stopped in the block when `grace_seconds` are over, and at its end if training was asked to stop but had
     finished. Signals reach the main thread only; in another, this does nothing.
     """
-    for name in (STOP_FILE, SAVE_FILE, RESIZE_FILE):
+    for name in (STOP_FILE, SAVE_FILE, RESIZE_FILE, SLOW_HOST_FILE):
         (out / name).unlink(missing_ok=True)
     if not _may_set_signals():
         yield

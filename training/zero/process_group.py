@@ -60,7 +60,7 @@ def collectives_so_far() -> bytes | None:
 
 
 def _turn_flight_recorder_on() -> None:
-    """Have PyTorch record collectives; its own dumps, which are pickles, stay off. It reads this when a group begins."""
+    """Have PyTorch record collectives, as it does from the start of a group; its own dumps, pickles, stay off."""
     is_new = hasattr(_c10d, "_dump_fr_trace_json")  # which is there for every backend, and renamed the variable
     os.environ.setdefault("TORCH_FR_BUFFER_SIZE" if is_new else "TORCH_NCCL_TRACE_BUFFER_SIZE", str(_NUM_RECORDED))
     os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "0")

@@ -94,7 +94,7 @@ def test_labels_and_kind_of_gpu_are_asked_of_ray(cluster):
 def test_a_resize_is_asked_for_once_and_not_soon_after_a_start(cluster, monkeypatch):
     now, asked = 0.0, []
     monkeypatch.setattr(capacity.time, "monotonic", lambda: now)
-    check = ResizeCheck(capacity_of(min_ranks=1), num_ranks=2, resize=lambda: asked.append(now))
+    check = ResizeCheck(capacity_of(min_ranks=1), ["host1", "host2"], resize=lambda: asked.append(now))
     check.poll()
     now = 59.0
     check.poll()
@@ -109,7 +109,27 @@ def test_a_resize_is_asked_for_once_and_not_soon_after_a_start(cluster, monkeypa
 def test_no_resize_is_asked_for_when_the_gang_has_all_it_may_have(cluster, monkeypatch):
     now, asked = 0.0, []
     monkeypatch.setattr(capacity.time, "monotonic", lambda: now)
-    check = ResizeCheck(capacity_of(min_ranks=1, num_ranks=2), num_ranks=2, resize=lambda: asked.append(now))
+    check = ResizeCheck(capacity_of(min_ranks=1, num_ranks=2), ["host1", "host2"], resize=lambda: asked.append(now))
     now = 100.0
     check.poll()
     assert asked == []
+
+
+def test_a_slow_host_is_left_out_where_others_are_free_for_its_ranks(cluster, monkeypatch, capsys):
+    now, asked, slow = 100.0, [], "host2"
+    monkeypatch.setattr(capacity.time, "monotonic", lambda: now)
+    one = capacity_of(num_ranks=2)
+    check = ResizeCheck(one, ["host1", "host2"], resize=lambda: asked.append(now), slow_host=lambda: slow)
+    monkeypatch.setattr(capacity, "free_resources", lambda nodes: [])
+    now = 161.0
+    check.poll()
+    assert asked == [] and len(one.usable_nodes()) == 3  # nobody else is free
+    monkeypatch.setattr(capacity, "free_resources", lambda nodes: [node for node in nodes if node.host == "host3"])
+    now = 172.0
+    check.poll()
+    assert asked == [172.0]
+    assert hosts(one.usable_nodes()) == ["host1", "host3"]  # at once: it did not take two failures
+    assert "host2 keeps the other ranks waiting" in capsys.readouterr().err
+    now = 183.0
+    check.poll()
+    assert asked == [172.0]

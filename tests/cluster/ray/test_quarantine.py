@@ -32,6 +32,12 @@ def test_what_happened_more_than_a_day_apart_is_no_habit(monkeypatch: pytest.Mon
     assert failures.avoided() == {"host1"}
 
 
+def test_a_host_that_is_certain_to_fail_again_is_avoided_at_once(tmp_path: Path):
+    path = tmp_path / "nodes.jsonl"
+    NodeFailures(path).add("host1", reason="a process of it cannot be killed", is_certain=True)
+    assert NodeFailures(path).avoided() == {"host1"}
+
+
 def test_half_a_line_and_a_file_that_cannot_be_written_harm_nothing(tmp_path: Path, capsys):
     path = tmp_path / "nodes.jsonl"
     NodeFailures(path).add("host1", reason="killed")

@@ -9,6 +9,7 @@ import yaml
 from rich.console import Console
 
 from cluster.doctor.report import Report, fail, ok, on_host
+from cluster.host.files import write_text
 from configs.base import UserError
 from pipeline.cli.show_doctor import print_report, show_doctor
 from tests.pipeline.runs.toy_runs import toy_directory, toy_start
@@ -42,6 +43,9 @@ def test_a_bundle_holds_what_helps_and_no_secret(tmp_path, monkeypatch):
     log = directory.log_path(toy_start(directory).number)
     log.parent.mkdir(parents=True)
     log.write_text(f"started\nkey is {SECRET}\npassword=hunter2\nended\n", encoding="utf-8")
+    (training,) = directory.starts()[0].artifacts.values()
+    for name in ("ranks/rank-00003.log", "stacks/attempt-0-7/rank-00003.txt"):
+        write_text(store / training / name, f"NCCL WARN {SECRET}\n")
     cluster = tmp_path / "mine.yaml"
     cluster.write_text(f"executor: inline\nenvironment: {{NOTE: '{SECRET}', WORDS: see x}}\n", encoding="utf-8")
     monkeypatch.setenv("STORAGE", "AccountName=x;AccountKey=hunter2")
@@ -57,6 +61,7 @@ def test_a_bundle_holds_what_helps_and_no_secret(tmp_path, monkeypatch):
         "pip-freeze.txt",
         "logs/0-start-0001.log",
     } <= texts.keys()
+    assert texts["logs/1-rank-00003.log"] == texts["logs/2-rank-00003.txt"] == "NCCL WARN [redacted]\n"
     assert texts["logs/0-start-0001.log"] == "started\nkey is [redacted]\npassword=[redacted]\nended\n"
     environment = json.loads(texts["environment.json"])
     assert environment["HARMLESS"] == "with [redacted] in it"

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from cluster.host.files import write_text
+from cluster.rank_output import RANKS, output_file
 from configs.base import UserError
 from configs.cluster import ClusterConfig
 from pipeline.cli.subject import ArtifactSubject, StepsSubject, find_artifact, find_run, find_subject
 from pipeline.recipe import read_recipe
 from pipeline.runs.attempt import make_attempt
 from pipeline.runs.directory import RunDirectory, now, open_run
+from pipeline.runs.logs import read_rank_output
 from pipeline.runs.submit import submit_run
 from pipeline.store.artifact import BUILD_COUNT_FILE
 from tests.pipeline.runs import test_submit
@@ -120,6 +123,40 @@ def test_an_artifact_that_is_begun_is_found_without_a_run(place: Path, concord: 
     assert concord("status", "train-0123456789ab")[1] == "train  begun and stopped  train-0123456789ab\n"
     code, _, err = concord("logs", "train-0123456789ab")
     assert code == 1 and "no run that was submitted to the store" in err and "makes train-0123456789ab" in err
+
+
+def test_what_a_rank_printed_is_shown_by_its_number(
+    place: Path, concord: Concord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "t" * 30)
+    directory = place / "store" / "train-0123456789ab"
+    directory.mkdir(parents=True)
+    (directory / BUILD_COUNT_FILE).write_text("1")
+    code, _, err = concord("logs", "train-0123456789ab", "--rank", "0")
+    assert code == 1 and "train-0123456789ab has no output of ranks on this machine: none has started yet" in err
+    for rank in range(3):
+        write_text(output_file(directory / RANKS, rank), f"rank {rank} says {'t' * 30}\n")
+    for word in ("train-0123456789ab", "store/train-0123456789ab"):
+        assert concord("logs", word, "--rank", "1") == (0, "rank 1 says [redacted]\n", "")
+    code, _, err = concord("logs", "train-0123456789ab", "--rank", "3")
+    assert code == 1 and "has no output of rank 3; it has those of ranks 0 to 2" in err
+
+
+def test_what_a_rank_prints_is_followed_until_the_training_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = output_file(tmp_path / RANKS, 0)
+    steps = iter(("one\nha", "lf\n", "the end"))
+
+    def more(seconds: float) -> None:
+        file.parent.mkdir(exist_ok=True)
+        with file.open("a") as opened:
+            opened.write(next(steps))
+
+    monkeypatch.setattr("pipeline.runs.logs.time.sleep", more)
+    ends = iter((False, False, False, True))
+    texts = read_rank_output(tmp_path, 0, follow=True, is_finished=lambda: next(ends), remote=None)
+    assert [text for text in texts if text] == ["one\n", "half\n", "the end"]
 
 
 def test_what_is_only_in_a_store_behind_a_url_is_found(

@@ -86,9 +86,9 @@ def test_a_rank_that_wrote_nothing_is_waited_for_and_its_host_not_known(tmp_path
     [
         {rank: ("ab"[rank], IN_COLLECTIVE, "") for rank in range(2)},  # a network that is cut
         {rank: ("ab"[rank], IN_WORK, "") for rank in range(2)},
-        {0: ("a", IN_COLLECTIVE, record({"0": (3, 3), "1": (4, 4)})), 1: ("b", IN_COLLECTIVE, record({"0": (4, 4), "1": (3, 3)}))},
+        {rank: ("ab"[rank], IN_COLLECTIVE, record({"0": (3 + rank, -1), "1": (4 - rank, -1)})) for rank in range(2)},
     ],
-)  # fmt: skip
+)
 def test_nobody_is_blamed_where_it_cannot_be_told(tmp_path: Path, stacks: dict[int, tuple[str, str, str]]) -> None:
     write(tmp_path, stacks, world_size=2)
     verdict = judge(read_hang(tmp_path))
