@@ -77,6 +77,7 @@ DEVICES: tuple[Device, ...] = (
     # Of several devices with one of Ray's names the first is the commonest.
     # 36 PFLOPS sparse for 8 B300, 360 for the 72 of a GB200 NVL72
     Device(("NVIDIA B300 SXM6 AC", "NVIDIA B300"), _bf16(2250e12), 275040, ("B300",), 8000, _HGX_B300),
+    Device(("NVIDIA GB300",), {}, None, ("GB300",), 8000, _GB200),
     Device(("NVIDIA GB200",), _bf16(2500e12), 189471, ("GB200",), 8000, _GB200),
     Device(("NVIDIA B200",), _bf16(2250e12), 183359, ("B200",), 8000, _HGX_B200),  # HGX B200: 36 PFLOPS sparse for 8
     Device(("NVIDIA GH200 480GB", "NVIDIA GH200 120GB"), _bf16(989e12), 97871, ("GH200",), 4000, _GH200),
@@ -110,14 +111,51 @@ DEVICES: tuple[Device, ...] = (
     Device(("NVIDIA L40S",), _bf16(362.05e12), 46068, ("L40S",), 864, _PCIE_4),
     Device(("NVIDIA L40",), _bf16(181.05e12), 46068, ("L40",), 864, _PCIE_4),
     Device(("NVIDIA L4",), _bf16(121e12), 23034, ("L4",), 300, _PCIE_4),  # 242 sparse
-    Device(("NVIDIA RTX A6000",), _bf16(154.8e12), 49140, (), 768, _PCIE_4),  # GA102 white paper
-    Device(("NVIDIA GeForce RTX 4090",), _bf16(165.2e12), 24564, (), 1008, _PCIE_4),  # Ada white paper
-    Device(("NVIDIA GeForce RTX 3090",), _bf16(71e12), 24576, (), 936, _PCIE_4),  # GA102 white paper
-    # No bf16 in hardware.
+    Device(("NVIDIA L20",), {}, 46068, ("L20",), 864, _PCIE_4),
+    Device(("NVIDIA L2",), {}, None, ("L2",), 300, _PCIE_4),
+    Device(("NVIDIA A16",), {}, 15356, ("A16",), 200, _PCIE_4),
+    Device(("NVIDIA A2",), {}, 15356, ("A2",), 200, _PCIE_4),
+    Device(("NVIDIA GB10",), {}, None, ("GB10",), 273),  # its memory is the host's
+    *(
+        Device((f"NVIDIA RTX PRO 6000 Blackwell {kind}Edition",), {}, 97887, ("RTX-PRO-6000",), 1792, _PCIE_5)
+        for kind in ("", "Server ", "Workstation ", "Max-Q Workstation ")
+    ),
+    Device(("NVIDIA RTX 6000 Ada Generation",), _bf16(364.2e12), 49140, ("RTX-6000",), 960, _PCIE_4),
+    Device(("NVIDIA RTX 5000 Ada Generation",), {}, 32760, ("RTX-5000",), 576, _PCIE_4),
+    Device(("NVIDIA RTX A6000",), _bf16(154.8e12), 49140, ("RTX-A6000",), 768, _PCIE_4),  # GA102 white paper
+    Device(("NVIDIA RTX A5000",), {}, 24564, ("RTX-A5000",), 768, _PCIE_4),
+    Device(("NVIDIA RTX A4500",), {}, 20470, ("RTX-A4500",), 640, _PCIE_4),
+    Device(("NVIDIA RTX A4000",), {}, 16376, ("RTX-A4000",), 448, _PCIE_4),
+    *(
+        Device((f"NVIDIA GeForce {name}",), peak, mib, (f"GeForce-{name.replace(' ', '-')}",), bandwidth, links)
+        for name, peak, mib, bandwidth, links in (
+            ("RTX 5090", {}, 32607, 1792, _PCIE_5),
+            ("RTX 5080", {}, 16303, 960, _PCIE_5),
+            ("RTX 5070 Ti", {}, 16303, 896, _PCIE_5),
+            ("RTX 5070", {}, 12227, 672, _PCIE_5),
+            ("RTX 4090", _bf16(165.2e12), 24564, 1008, _PCIE_4),  # Ada white paper
+            ("RTX 4080 SUPER", {}, 16376, 736, _PCIE_4),
+            ("RTX 4080", {}, 16376, 717, _PCIE_4),
+            ("RTX 4070 Ti SUPER", {}, 16376, 672, _PCIE_4),
+            ("RTX 4070 Ti", {}, 12282, 504, _PCIE_4),
+            ("RTX 3090 Ti", {}, 24564, 1008, _PCIE_4),
+            ("RTX 3090", _bf16(71e12), 24576, 936, _PCIE_4),  # GA102 white paper
+            ("RTX 3080 Ti", {}, 12288, 912, _PCIE_4),
+            ("RTX 3080", {}, 10240, 760, _PCIE_4),
+            ("RTX 2080 Ti", {}, 11264, 616, _PCIE_3),
+        )
+    ),
+    # No bf16 in hardware, as the GeForce RTX 20.
+    Device(("NVIDIA TITAN RTX", "TITAN RTX"), {}, 24576, ("TITAN-RTX",), 672, _PCIE_3),
+    Device(("NVIDIA TITAN V", "TITAN V"), {}, 12288, ("TITAN-V",), 653, _PCIE_3),
+    Device(("Quadro RTX 8000",), {}, 49152, ("RTX-8000",), 672, _PCIE_3),
+    Device(("Quadro RTX 6000",), {}, 24576, ("RTX-6000",), 672, _PCIE_3),
     Device(("Tesla V100-SXM2-16GB", "Tesla V100-SXM3-16GB"), {"fp16": 125e12}, 16384, ("V100",), 900, _HGX_V100),
     Device(("Tesla V100-SXM2-32GB", "Tesla V100-SXM3-32GB"), {"fp16": 125e12}, 32768, ("V100",), 900, _HGX_V100),
-    Device(("Tesla V100-PCIE-16GB",), {"fp16": 112e12}, 16384, ("V100",), 900, _PCIE_3),
+    Device(("Tesla V100-SXM2-32GB-LS", "Tesla V100-DGXS-32GB"), {}, 32768, ("V100",), 900, None),
+    Device(("Tesla V100-PCIE-16GB", "Tesla V100-FHHL-16GB"), {"fp16": 112e12}, 16384, ("V100",), 900, _PCIE_3),
     Device(("Tesla V100-PCIE-32GB",), {"fp16": 112e12}, 32768, ("V100",), 900, _PCIE_3),
+    Device(("Tesla V100S-PCIE-32GB",), {"fp16": 130e12}, 32768, ("V100S",), 1134, _PCIE_3),
     Device(("Tesla T4", "NVIDIA T4"), {}, 15360, ("T4",), 300, _PCIE_3),
     # A MI250 or MI250X is two devices, each of half the figure.
     Device(("AMD Instinct MI325X",), _bf16(1307.4e12), 262128, ("AMD-Instinct-MI325X-OAM",), 6000, _MI300),
@@ -130,13 +168,20 @@ DEVICES: tuple[Device, ...] = (
 
 
 _CAPABILITIES: Mapping[str, tuple[int, int]] = {
-    **dict.fromkeys(("B300", "GB200", "B200"), (10, 0)),
+    **dict.fromkeys((*(f"GeForce-RTX-50{n}" for n in ("90", "80", "70-Ti", "70")), "RTX-PRO-6000"), (12, 0)),
+    "GB10": (12, 1),
+    **dict.fromkeys(("B300", "GB300"), (10, 3)),
+    **dict.fromkeys(("GB200", "B200"), (10, 0)),
     **dict.fromkeys(("GH200", "H200", "H100", "H800", "H20"), (9, 0)),
-    **dict.fromkeys(("L40S", "L40", "L4"), (8, 9)),
-    **dict.fromkeys(("A40", "A10", "A10G"), (8, 6)),
+    **dict.fromkeys(("L40S", "L40", "L4", "L20", "L2", "RTX-5000"), (8, 9)),
+    **dict.fromkeys((f"GeForce-RTX-40{n}" for n in ("90", "80-SUPER", "80", "70-Ti-SUPER", "70-Ti")), (8, 9)),
+    **dict.fromkeys(("A40", "A10", "A10G", "A16", "A2", "RTX-A6000", "RTX-A5000", "RTX-A4500", "RTX-A4000"), (8, 6)),
+    **dict.fromkeys((f"GeForce-RTX-30{n}" for n in ("90-Ti", "90", "80-Ti", "80")), (8, 6)),
     **dict.fromkeys(("A100", "A100-40G", "A100-80G", "A800", "A30"), (8, 0)),
-    "T4": (7, 5),
-    "V100": (7, 0),
+    **dict.fromkeys(
+        ("T4", "RTX-8000", "RTX-6000", "TITAN-RTX", "GeForce-RTX-2080-Ti"), (7, 5)
+    ),  # RTX 6000: or Ada, 8.9
+    **dict.fromkeys(("V100", "V100S", "TITAN-V"), (7, 0)),
 }
 """Compute capability of NVIDIA's GPUs by Ray's name (developer.nvidia.com/cuda-gpus): what kernels are made for."""
 

@@ -11,7 +11,7 @@ from cluster.executor import Rank
 from cluster.host.console import ProgressMeter
 from cluster.host.limits import count_gpus, this_machine
 from cluster.host.network import free_port
-from cluster.placement import Placement, place
+from cluster.placement import Placement, describe_found, place
 from configs.cluster import WandbConfig
 from configs.pools import PoolConfig
 
@@ -30,8 +30,10 @@ class InlineExecutor:
     def placement(self) -> Placement:
         """Lay out one rank with all cores of this process, on a GPU if there is one."""
         alone = self._pool.model_copy(update={"num_ranks": 1, "min_ranks": None, "cpus_per_rank": None})
-        placement = place(alone, [this_machine(min(1, count_gpus()))], wandb=self._wandb)
-        self.used_placement = replace(placement, num_tasks=1)
+        here = this_machine(min(1, count_gpus()))
+        placement = place(alone, [here], wandb=self._wandb)
+        found = describe_found(alone.model_copy(update={"machines": None}), [here], placement)
+        self.used_placement = replace(placement, num_tasks=1, found=found)
         return self.used_placement
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], *, label: str, on_device: bool = False) -> Iterator[R]:

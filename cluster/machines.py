@@ -24,7 +24,7 @@ class Node:
     """Ray's name of its kind of GPU."""
 
     accelerator_bytes: int | None = None
-    """Memory of one GPU, where it is known."""
+    """Memory of its smallest GPU, where it is known."""
 
     labels: Mapping[str, str] = field(default_factory=dict)
     id: str = ""
@@ -43,8 +43,6 @@ class Node:
 def described(machines: MachinesConfig, pool: PoolConfig) -> list[Node]:
     """Return the machines that the cluster file says a pool has."""
     num_gpus = machines.accelerators_per_node
-    gib = machines.accelerator_memory_gib
-    accelerator_bytes = int(gib * GIB) if gib else memory_bytes_by_ray_name(pool.accelerator)
     return [
         Node(
             host=f"node-{index}",
@@ -52,7 +50,7 @@ def described(machines: MachinesConfig, pool: PoolConfig) -> list[Node]:
             num_gpus=num_gpus,
             memory_bytes=int(machines.memory_gib_per_node * GIB),
             accelerator=pool.accelerator if num_gpus else None,
-            accelerator_bytes=accelerator_bytes if num_gpus else None,
+            accelerator_bytes=memory_bytes_by_ray_name(pool.accelerator) if num_gpus else None,
             labels=pool.labels,
         )
         for index in range(machines.num_nodes)

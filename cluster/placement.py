@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from cluster.devices import capability_by_ray_name
 from cluster.machines import Node
-from configs.base import ConfigError
+from configs.base import GIB, ConfigError
 from configs.cluster import WandbConfig
 from configs.deepspeed import DeepSpeedConfig
-from configs.pools import PoolConfig, RetentionConfig
+from configs.pools import Maker, PoolConfig, RetentionConfig, maker_of
 
 
 class TooFew(ConfigError):
@@ -28,9 +28,14 @@ class Placement:
     """Elastic training goes on with so few when nodes are lost; num_ranks where it is not elastic."""
 
     device: str
-    """PyTorch's type of the device: `cuda` or `cpu`, or `xpu` or `hpu`, which no pool lays out yet."""
+    """PyTorch's type of the device: `cpu`, `cuda` (NVIDIA, AMD), `xpu` (Intel) or `hpu` (Gaudi)."""
 
     cpus_per_rank: int
+    """Threads of a rank."""
+
+    cpu_share: float
+    """CPU cores that a rank takes of its node: fewer than its threads where the pool oversubscribes."""
+
     cpus_per_task: int
     num_tasks: int
     """The number of items of parallel work at a time."""
@@ -59,6 +64,9 @@ class Placement:
     host_bytes_per_rank: int | None = None
     """Its share of the host's memory."""
 
+    found: str = ""
+    """In a few words, what it was laid out on, and what is missing of what the pool describes."""
+
     capability: tuple[int, int] | None = None
     """The least compute capability of its GPU (cluster/devices.py); None where that is not known."""
 
@@ -69,25 +77,28 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
     Raises TooFew if it asks for more, ConfigError if its settings do not go together.
     """
     _check_there_are_nodes(pool, nodes)
-    device = device_of(nodes)
-    num_ranks = pool.num_ranks or _default_ranks(nodes, device)
+    device = device_of(pool, nodes)
+    num_ranks = pool.num_ranks or _default_ranks(nodes, device, oversubscribe=pool.oversubscribe)
     cpus_per_rank = pool.cpus_per_rank or _even_share(nodes, num_ranks, device)
-    num_slots = count_slots(nodes, cpus_per_rank=cpus_per_rank, device=device)
+    cpu_share = _cpu_share(nodes, num_ranks, cpus_per_rank, device) if pool.oversubscribe else float(cpus_per_rank)
+    num_slots = count_slots(nodes, cpus_per_rank=cpu_share, device=device)
     if pool.min_ranks:
         num_ranks = max(pool.min_ranks, min(num_ranks, num_slots))
     if not num_ranks or num_ranks > num_slots:
+        sharing = "" if pool.oversubscribe else ", or let ranks share cores with oversubscribe: true"
         raise TooFew(
             f"the pool wants {num_ranks or 'any'} ranks of {cpus_per_rank} CPU cores, but there are "
-            f"{describe_machines(nodes)}; lower num_ranks or cpus_per_rank in the cluster file"
+            f"{describe_machines(nodes)}; lower num_ranks or cpus_per_rank in the cluster file{sharing}"
         )
     _check_ranks(pool, num_ranks)
     cpus_per_task = min(pool.cpus_per_task, max(node.num_cpus for node in nodes))
-    host_bytes = _host_bytes(nodes, num_ranks, cpus_per_rank=cpus_per_rank, device=device)
+    host_bytes = _host_bytes(nodes, num_ranks, cpus_per_rank=cpu_share, device=device)
     return Placement(
         num_ranks=num_ranks,
         min_ranks=pool.min_ranks or num_ranks,
         device=device,
         cpus_per_rank=cpus_per_rank,
+        cpu_share=cpu_share,
         cpus_per_task=cpus_per_task,
         num_tasks=sum(node.num_cpus // cpus_per_task for node in nodes),
         zero_stage=1 if pool.zero_stage is None else pool.zero_stage,
@@ -106,7 +117,7 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
         grace_seconds=pool.grace_seconds,
         wandb=wandb,
         leaves_open=tuple(name for name in ("zero_stage", "micro_batch_size") if getattr(pool, name) is None),
-        memory_bytes_per_rank=host_bytes if device == "cpu" else _gpu_bytes(nodes),
+        memory_bytes_per_rank=host_bytes if device == "cpu" else _gpu_bytes(pool, nodes),
         host_bytes_per_rank=host_bytes,
         capability=_capability(nodes),
     )
@@ -121,18 +132,75 @@ def _check_there_are_nodes(pool: PoolConfig, nodes: Sequence[Node]) -> None:
         )
 
 
-def device_of(nodes: Sequence[Node]) -> str:
-    """Return what the ranks of a pool compute on: `cuda` if any node has a GPU, else `cpu`."""
-    return "cuda" if any(node.num_gpus for node in nodes) else "cpu"
+def device_of(pool: PoolConfig, nodes: Sequence[Node]) -> str:
+    """Return PyTorch's type of the device that the ranks of a pool compute on.
+
+    Raises TooFew if the pool wants GPUs and there are none, ConfigError if there are several makers' or one whose
+    devices are untested.
+    """
+    makers = sorted({maker_of(node.accelerator) for node in nodes if node.num_gpus})
+    if pool.device == "cpu":
+        return "cpu"
+    if not makers:
+        if not pool.wants_gpus:
+            return "cpu"
+        raise TooFew(
+            f"the pool wants GPUs, and the driver finds none on {describe_machines(nodes)}; see what nvidia-smi says "
+            "there, or compute on CPUs with device: cpu in the pool"
+        )
+    if len(makers) > 1:
+        raise ConfigError(
+            f"the pool's nodes have GPUs of {' and '.join(makers)}, which cannot train together; choose one kind with "
+            "`accelerator` in the pool"
+        )
+    (maker,) = makers
+    if maker != "NVIDIA" and not pool.untested:
+        raise ConfigError(
+            f"the pool's GPUs are of {maker}, on whose devices Concord never ran; set untested: true in the pool to "
+            "try them, or compute on CPUs with device: cpu"
+        )
+    return _DEVICES[maker]
 
 
-def count_slots(nodes: Sequence[Node], *, cpus_per_rank: int, device: str) -> int:
+_DEVICES: dict[Maker, str] = {"NVIDIA": "cuda", "AMD": "cuda", "Intel": "xpu", "Gaudi": "hpu"}
+
+_SHARES = 10_000
+"""Ray counts in ten-thousandths of a core."""
+
+
+def count_slots(nodes: Sequence[Node], *, cpus_per_rank: float, device: str) -> int:
     """Count the ranks that fit, each on one node with its cores and, on GPUs, a GPU of its own."""
     kinds = Counter((node.num_cpus, node.num_gpus) for node in nodes)
+    share = round(cpus_per_rank * _SHARES)
     return sum(
-        count * (min(cpus // cpus_per_rank, gpus) if device == "cuda" else cpus // cpus_per_rank)
+        count * (cpus * _SHARES // share if device == "cpu" else min(cpus * _SHARES // share, gpus))
         for (cpus, gpus), count in kinds.items()
     )
+
+
+def describe_found(pool: PoolConfig, nodes: Sequence[Node], placement: Placement) -> str:
+    """Say in one line what a pool is laid out on, and what is missing of the machines that it describes."""
+    number = f"{placement.num_ranks} rank{'s' if placement.num_ranks > 1 else ''}"
+    if placement.device == "cpu":
+        why = "as the pool says" if pool.device == "cpu" else "no GPU was found"
+        text = f"{number} on the CPUs of {describe_machines(nodes)} ({why})"
+    else:
+        kinds = ", ".join(sorted({node.accelerator or "of an unknown kind" for node in nodes if node.num_gpus}))
+        text = f"{number} on the GPUs of {describe_machines(nodes)} ({kinds})"
+    return "; ".join([text, *_missing(pool, nodes)])
+
+
+def _missing(pool: PoolConfig, nodes: Sequence[Node]) -> list[str]:
+    wanted = pool.machines
+    if wanted is None:
+        return []
+    found = []
+    if len(nodes) < wanted.num_nodes:
+        found.append(f"{wanted.num_nodes - len(nodes)} of {wanted.num_nodes} nodes")
+    short = [node for node in nodes if node.num_gpus < wanted.accelerators_per_node and pool.device != "cpu"]
+    found += [f"{node.host} has {node.num_gpus} of {wanted.accelerators_per_node} GPUs" for node in short[:4]]
+    found += [f"so have {len(short) - 4} more nodes fewer"] if len(short) > 4 else []
+    return [f"MISSING of the pool's machines: {', '.join(found)}"] if found else []
 
 
 def describe_machines(nodes: Sequence[Node]) -> str:
@@ -145,10 +213,10 @@ def describe_machines(nodes: Sequence[Node]) -> str:
     return ", ".join(words) or "no nodes"
 
 
-def _default_ranks(nodes: Sequence[Node], device: str) -> int:
+def _default_ranks(nodes: Sequence[Node], device: str, *, oversubscribe: bool) -> int:
     """Count one rank a GPU, or without GPUs one for each two cores of a node."""
-    if device == "cuda":
-        return sum(min(node.num_gpus, node.num_cpus) for node in nodes)
+    if device != "cpu":
+        return sum(node.num_gpus if oversubscribe else min(node.num_gpus, node.num_cpus) for node in nodes)
     return sum(max(1, node.num_cpus // 2) for node in nodes if node.num_cpus)
 
 
@@ -159,8 +227,20 @@ def _even_share(nodes: Sequence[Node], num_ranks: int, device: str) -> int:
     return max(1, too_many)
 
 
-def _gpu_bytes(nodes: Sequence[Node]) -> int | None:
-    """Return the memory of the smallest GPU; None if that of any is not known."""
+def _cpu_share(nodes: Sequence[Node], num_ranks: int, cpus_per_rank: int, device: str) -> float:
+    """Find the most cores, or the largest fraction 1/n of one, with which so many ranks fit if any fraction does."""
+    shares = [float(cpus_per_rank), *(_SHARES // number / _SHARES for number in range(1, _MAX_RANKS_ON_A_CORE + 1))]
+    fits = (share for share in shares if count_slots(nodes, cpus_per_rank=share, device=device) >= num_ranks)
+    return next(fits, float(cpus_per_rank))
+
+
+_MAX_RANKS_ON_A_CORE = 64
+
+
+def _gpu_bytes(pool: PoolConfig, nodes: Sequence[Node]) -> int | None:
+    """Return the memory of the smallest GPU, as the pool says it or else the nodes do; None if it is not known."""
+    if pool.machines is not None and pool.machines.accelerator_memory_gib is not None:
+        return int(pool.machines.accelerator_memory_gib * GIB)
     sizes = {node.accelerator_bytes for node in nodes if node.num_gpus}
     return None if None in sizes else min(size for size in sizes if size)
 
@@ -171,7 +251,7 @@ def _capability(nodes: Sequence[Node]) -> tuple[int, int] | None:
     return None if None in found else min((one for one in found if one), default=None)
 
 
-def _host_bytes(nodes: Sequence[Node], num_ranks: int, *, cpus_per_rank: int, device: str) -> int | None:
+def _host_bytes(nodes: Sequence[Node], num_ranks: int, *, cpus_per_rank: float, device: str) -> int | None:
     """Return the smallest share of a host's memory that a rank may get; None if a host's memory is not known."""
     kinds = {(node.memory_bytes, node.num_cpus, node.num_gpus): node for node in nodes}
     counts = [(node, count_slots([node], cpus_per_rank=cpus_per_rank, device=device)) for node in kinds.values()]

@@ -21,6 +21,18 @@ Gib = Annotated[float, Field(gt=0, le=1e6)]
 """Memory of a machine, in GiB."""
 
 
+Maker = Literal["NVIDIA", "AMD", "Intel", "Gaudi"]
+"""Who makes an accelerator; Gaudi is Intel's too, but has nothing in common with its GPUs."""
+
+
+def maker_of(accelerator: str | None) -> Maker:
+    """Return the maker of an accelerator by Ray's name of it: those of NVIDIA's do not begin with the maker."""
+    name = accelerator or ""
+    if name.startswith("Intel-GAUDI"):
+        return "Gaudi"
+    return "AMD" if name.startswith("AMD-") else "Intel" if name.startswith("Intel-") else "NVIDIA"
+
+
 class RetentionConfig(Config):
     """Which checkpoints stay on disk. One that an evaluation is reading stays as well."""
 
@@ -66,8 +78,16 @@ class MachinesConfig(Config):
 class PoolConfig(Config):
     """How training and parallel work use one kind of machine."""
 
+    device: Literal["auto", "gpu", "cpu"] = "auto"
+    """What the ranks compute on. `gpu`: a machine without one is refused. `auto`: GPUs if any node of the pool has
+    one, and only those where `accelerator`, or `accelerators_per_node` under `machines`, says that there are some."""
+
     accelerator: str | None = None
-    """Use only nodes with this kind of GPU, by Ray's name: `H100`, `A100`, `L40S`, `AMD-Instinct-MI300X-OAM`..."""
+    """Use only nodes with this kind of GPU, by Ray's name: `H100`, `A100`, `L40S`, `GeForce-RTX-4090`... `A100-40G` and
+    `A100-80G` tell the two sizes of A100 apart, which Ray does not."""
+
+    untested: bool = False
+    """Use accelerators of a maker on whose devices Concord never ran: AMD, Intel, Gaudi. They are refused otherwise."""
 
     conform: PathText | None = Field(default=None, min_length=1)
     """A record that `concord conform` wrote on one of these machines. `concord plan` reckons with the speed in it where
@@ -89,6 +109,10 @@ class PoolConfig(Config):
 
     cpus_per_rank: int | None = Field(default=None, ge=1)
     """CPU cores, and threads, of each training process. Left out: the cores are shared evenly among the ranks."""
+
+    oversubscribe: bool = False
+    """Let ranks share CPU cores where there are fewer than they ask for: slow, but enough to try many ranks on a small
+    machine, or to use all GPUs of one with few cores."""
 
     cpus_per_task: int = Field(default=1, ge=1)
     """CPU cores of one item of parallel work, such as cleaning one file."""
@@ -149,6 +173,27 @@ class PoolConfig(Config):
         if self.min_ranks and self.num_ranks and self.min_ranks > self.num_ranks:
             raise ValueError(f"min_ranks is {self.min_ranks}, more than num_ranks, {self.num_ranks}")
         return self
+
+    @model_validator(mode="after")
+    def _device_fits_the_machines(self) -> Self:
+        gpus = self.machines.accelerators_per_node if self.machines else None
+        if self.device == "cpu" and self.accelerator:
+            raise ValueError(f"accelerator {self.accelerator} is for GPUs, and device is cpu; leave one of them out")
+        if self.wants_gpus and gpus == 0:
+            raise ValueError("the pool wants GPUs, and its machines have none; set machines.accelerators_per_node")
+        maker = maker_of(self.accelerator)
+        if maker != "NVIDIA" and not self.untested:
+            raise ValueError(
+                f"accelerator {self.accelerator} is of {maker}, on whose devices Concord never ran; set untested: true "
+                "to try it, and tell us what you find"
+            )
+        return self
+
+    @property
+    def wants_gpus(self) -> bool:
+        """Whether GPUs are asked for, so that computing on CPUs in their place would be a mistake."""
+        described = self.machines is not None and self.machines.accelerators_per_node > 0
+        return self.device == "gpu" or (self.device == "auto" and (self.accelerator is not None or described))
 
     @model_validator(mode="after")
     def _stage_can_offload(self) -> Self:

@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from cluster.executor import Executor, Rank
+from cluster.host.console import print_line
 from cluster.leases.fence import fence_of
+from cluster.placement import Placement
 from cluster.rank_output import RANKS
 from configs.base import Artifact
 from configs.training.train import CadenceConfig, TrainConfig
@@ -49,8 +51,7 @@ def train(
     plan_epochs(tokens, config)  # what the corpus does not allow is told before anything waits for devices
     if config.init_from is not None and config.init_from.mode == "new_data":
         check_same_tokenizer(config.init_from, tokenizer)
-    placement = settle_placement(executor.placement(), config, vocab_size=tokenizer.manifest.vocab_size)
-    executor.used_placement = placement
+    placement = _settle(executor, config, tokenizer)
     session = record_session_start(out)
     end_reason: EndReason = "failed"
     job = Job(config, tokens, tokenizer, out, placement, session, fence_of(out), cadence)
@@ -79,6 +80,14 @@ def train(
             record_session_end(out, session=session, why=end_reason)
     assert model is not None, "rank 0 returns the manifest"
     return model
+
+
+def _settle(executor: Executor, config: TrainConfig, tokenizer: Artifact[TrainedTokenizer]) -> Placement:
+    """Lay the training out, choose what its pool leaves open, and say what it is laid out on."""
+    placement = settle_placement(executor.placement(), config, vocab_size=tokenizer.manifest.vocab_size)
+    executor.used_placement = placement
+    print_line(f"training: {placement.found}")
+    return placement
 
 
 def _train_rank(rank: Rank, job: Job) -> TrainedModel | None:

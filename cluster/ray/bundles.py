@@ -24,9 +24,14 @@ class Bundles:
     """Ray's id of the node of each rank."""
 
 
-def gpus_per_rank(placement: Placement) -> int:
-    """Return the number of GPUs of a rank."""
-    return 1 if placement.device == "cuda" else 0
+_RESOURCES = {"cuda": "GPU", "xpu": "GPU", "hpu": "HPU"}
+"""Ray's names of accelerators, by PyTorch's type of the device."""
+
+
+def rank_resources(placement: Placement) -> dict[str, float]:
+    """Return what a rank takes of its node, by Ray's names."""
+    device = _RESOURCES.get(placement.device)
+    return {"CPU": placement.cpu_share} | ({device: 1.0} if device else {})
 
 
 def are_still_valid(bundles: Bundles, capacity: Capacity) -> bool:
@@ -73,18 +78,18 @@ def release_group(group: PlacementGroup | None) -> None:
 
 def _ask_for_group(placement: Placement, num_ranks: int, selector: dict[str, str]) -> PlacementGroup | None:
     """Ask Ray for a bundle a rank, on as few nodes as possible; None if there are to be no ranks yet."""
-    gpus = gpus_per_rank(placement)
-    bundle = {"CPU": float(placement.cpus_per_rank)} | ({"GPU": float(gpus)} if gpus else {})
     if not num_ranks:
         return None
-    return placement_group([bundle] * num_ranks, strategy="PACK", bundle_label_selector=[selector] * num_ranks)
+    return placement_group(
+        [rank_resources(placement)] * num_ranks, strategy="PACK", bundle_label_selector=[selector] * num_ranks
+    )
 
 
 def _describe_need(capacity: Capacity, placement: Placement) -> str:
     least, most = capacity.bounds.least, capacity.bounds.most
     number = f"{least}" if least == most else f"{least} or more"
-    gpu = " and a GPU" if gpus_per_rank(placement) else ""
-    return f"places for {number} ranks of {placement.cpus_per_rank} CPU cores{gpu}"
+    gpu = "" if placement.device == "cpu" else " and a GPU"
+    return f"places for {number} ranks of {placement.cpu_share:g} CPU cores{gpu}"
 
 
 def _is_ready(group: PlacementGroup, label: str) -> bool:

@@ -129,7 +129,7 @@ class Capacity:
         )
 
     def _count_slots(self, nodes: Sequence[Node]) -> int:
-        return count_slots(nodes, cpus_per_rank=self._placement.cpus_per_rank, device=self._placement.device)
+        return count_slots(nodes, cpus_per_rank=self._placement.cpu_share, device=self._placement.device)
 
     def _print_once(self, text: str) -> None:
         if text != self._printed:

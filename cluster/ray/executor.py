@@ -7,6 +7,8 @@ import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,12 +21,13 @@ from cluster.executor import Rank, Resized
 from cluster.host.console import ProgressMeter, print_line
 from cluster.host.retry import backoff_seconds
 from cluster.machines import Node, described
-from cluster.placement import Placement, TooFew, place
+from cluster.placement import Placement, TooFew, describe_found, place
+from cluster.ray.bundles import rank_resources
 from cluster.ray.capacity import Capacity
 from cluster.ray.connection import SECONDS_BETWEEN_CHECKS, RayWaiter, connect, first_line, translate_ray_failures
 from cluster.ray.failures import RanksLost
 from cluster.ray.gang import Gang
-from cluster.ray.nodes import describe_nodes, label_selector, live_nodes, nodes_of
+from cluster.ray.nodes import describe_nodes, label_selector, live_nodes, nodes_of, request_nodes, with_own_answers
 from cluster.ray.quarantine import NodeFailures
 from configs.base import InfrastructureError, OutOfMemory, StartUpError, UserError
 from configs.cluster import WandbConfig
@@ -53,27 +56,42 @@ class RayExecutor:
         """`failures` remembers the nodes that fail; `avoid` names more hosts to leave out, by name or address."""
         self._pool, self._address, self._wandb = pool, address, wandb
         self._failures, self._avoid = failures or NodeFailures(None), avoid
+        self._asked_for_nodes = False
         self.used_placement: Placement | None = None
 
     def placement(self) -> Placement:
         """Lay the pool out on the cluster's nodes.
 
-        Raises StartUpError if a cluster that was joined has too little: at once, unless the cluster file says under
-        `machines` that it will have more.
+        Where the cluster file says under `machines` that a cluster that was joined will have more nodes, they are asked
+        of Ray's autoscaler and waited for, for `start_timeout_seconds`. Raises StartUpError if it has too little.
         """
         connect(self._address)
-        deadline = time.monotonic() + self._pool.start_timeout_seconds
-        while True:
-            nodes = nodes_of(self._pool)
-            try:
-                self.used_placement = place(self._pool, nodes, wandb=self._wandb)
-                return self.used_placement
-            except TooFew as error:
-                if self._address == "local":
-                    raise
-                if not self._will_grow(len(nodes)) or time.monotonic() > deadline:
-                    raise StartUpError(f"{error} (its nodes that live: {describe_nodes(nodes)})") from None
-            time.sleep(SECONDS_BETWEEN_POLLS)
+        deadline, may_wait = time.monotonic() + self._pool.start_timeout_seconds, self._address != "local"
+        with ExitStack() as asked:
+            while True:
+                nodes, is_waiting = nodes_of(self._pool), may_wait and time.monotonic() < deadline
+                will_grow = is_waiting and self._will_grow(len(nodes))
+                try:
+                    placement = place(self._pool, nodes, wandb=self._wandb)
+                    if not (will_grow and self._takes_all_there_are()):
+                        break
+                except TooFew as error:
+                    if not may_wait:
+                        raise
+                    if not will_grow:
+                        raise StartUpError(f"{error} (its nodes that live: {describe_nodes(nodes)})") from None
+                if not self._asked_for_nodes:
+                    asked.enter_context(self._ask_for_nodes(len(nodes)))
+                time.sleep(SECONDS_BETWEEN_POLLS)
+        if placement.device != "cpu":
+            nodes = with_own_answers(nodes)
+            placement = place(self._pool, nodes, wandb=self._wandb)
+        self.used_placement = replace(placement, found=describe_found(self._pool, nodes, placement))
+        return self.used_placement
+
+    def _takes_all_there_are(self) -> bool:
+        """Return whether the number of ranks is left to what there is, so that all nodes must be there before."""
+        return self._pool.num_ranks is None and self._pool.min_ranks is None
 
     def _will_grow(self, num_nodes: int) -> bool:
         """Return whether the cluster file says that there will be more nodes than now, and that those suffice."""
@@ -86,6 +104,23 @@ class RayExecutor:
             return False
         return True
 
+    @contextmanager
+    def _ask_for_nodes(self, num_nodes: int) -> Iterator[None]:
+        """Say that nodes are waited for, and have Ray's autoscaler start them during the block, if there is one."""
+        machines = self._pool.machines
+        assert machines is not None
+        self._asked_for_nodes = True
+        print_line(
+            f"{num_nodes} of the pool's {machines.num_nodes} nodes are there; waiting for the others, for at most "
+            f"{self._pool.start_timeout_seconds:g} s"
+        )
+        request_nodes(self._pool, machines)
+        try:
+            yield
+        finally:
+            self._asked_for_nodes = False
+            request_nodes(self._pool, None)
+
     def map(self, fn: Callable[[T], R], items: Sequence[T], *, label: str, on_device: bool = False) -> Iterator[R]:
         """Apply `fn` to the items in Ray tasks, with at most two items in flight for each task that fits the nodes.
 
@@ -93,8 +128,13 @@ class RayExecutor:
         StartUpError if the pool has no node for too long.
         """
         placement = self.used_placement or self.placement()
-        gpus = 1 if on_device and placement.device == "cuda" else 0
-        options = {"num_cpus": placement.cpus_per_task, "num_gpus": gpus, "max_retries": placement.max_restarts}
+        device = {name: n for name, n in rank_resources(placement).items() if name != "CPU"} if on_device else {}
+        options = {
+            "num_cpus": placement.cpus_per_task,
+            "num_gpus": device.pop("GPU", 0),
+            "resources": device,
+            "max_retries": placement.max_restarts,
+        }
         remote: Any = ray.remote(fn)
         submit = remote.options(**options, label_selector=self._selector()).remote
         num_slots = sum(node.num_cpus // placement.cpus_per_task for node in self._good_nodes())

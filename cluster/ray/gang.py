@@ -36,7 +36,7 @@ from cluster.host.limits import num_memory_kills
 from cluster.host.processes import StuckProcess
 from cluster.placement import Placement
 from cluster.rank_output import last_words, output_file
-from cluster.ray.bundles import Bundles, are_still_valid, gpus_per_rank, release_group, reserve_bundles
+from cluster.ray.bundles import Bundles, are_still_valid, rank_resources, release_group, reserve_bundles
 from cluster.ray.capacity import Capacity, ResizeCheck
 from cluster.ray.connection import RayWaiter
 from cluster.ray.failures import (
@@ -222,16 +222,21 @@ class Gang:
         return ray.get(reference)
 
     def _create_rank(self, index: int) -> Any:
-        placement = self._placement
-        return self._create_actor(index, num_cpus=placement.cpus_per_rank, num_gpus=gpus_per_rank(placement))
+        return self._create_actor(index, rank_resources(self._placement))
 
     def _create_spare(self, index: int) -> Any:
-        return self._create_actor(index, num_cpus=0, num_gpus=0)  # it takes nothing of its rank's bundle
+        return self._create_actor(index, {})  # it takes nothing of its rank's bundle
 
-    def _create_actor(self, index: int, *, num_cpus: int, num_gpus: int) -> Any:
+    def _create_actor(self, index: int, resources: dict[str, float]) -> Any:
         assert self._bundles is not None
         strategy = PlacementGroupSchedulingStrategy(self._bundles.group, placement_group_bundle_index=index)
-        options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "scheduling_strategy": strategy}
+        others = {name: number for name, number in resources.items() if name not in ("CPU", "GPU")}
+        options = {
+            "num_cpus": resources.get("CPU", 0),
+            "num_gpus": resources.get("GPU", 0),
+            "resources": others,
+            "scheduling_strategy": strategy,
+        }
         is_remote = self._bundles.nodes[index] != self._driver_node.id
         return ray.remote(RankProcess).options(**options).remote(self._driver_node.address if is_remote else None)
 

@@ -1,25 +1,64 @@
 """Ray's nodes, as placement needs them."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import ray
 from ray._private.state import available_resources_per_node
+from ray.autoscaler.sdk import request_resources
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.devices import memory_bytes_by_ray_name
+from cluster.host.limits import GpuAnswer, ask_gpus
 from cluster.machines import Node
-from configs.pools import PoolConfig
+from configs.pools import MachinesConfig, PoolConfig, maker_of
 
 ACCELERATOR = "ray.io/accelerator-type"
 NODE_ID = "ray.io/node-id"
+ANSWER_SECONDS = 90.0
+"""How long nodes may take to say what GPUs they have: nvidia-smi takes seconds a GPU without its daemon."""
+
+_SIZED = {"A100-40G": "A100", "A100-80G": "A100"}
+"""Kinds that Ray's label does not tell apart, with that label."""
+
+_ANSWERS: dict[str, GpuAnswer | None] = {}
+"""What nodes have said of their GPUs, by Ray's id; None of those that did not answer."""
+
 MAX_NODES_NAMED = 8
 """How many nodes a message names."""
 
 
 def nodes_of(pool: PoolConfig) -> list[Node]:
     """List the nodes that live and that a pool may use."""
-    return [node for node in live_nodes() if _is_of(pool, node)]
+    nodes = [node for node in live_nodes() if _may_be_of(pool, node)]
+    return [node for node in with_own_answers(nodes) if _has_size(pool, node)] if pool.accelerator in _SIZED else nodes
+
+
+def with_own_answers(nodes: Sequence[Node]) -> list[Node]:
+    """Return the nodes with the memory of their GPUs as their own drivers say it, each asked once in this process.
+
+    A node that does not answer within ANSWER_SECONDS keeps what the table says of its kind.
+    """
+    unknown = [node for node in nodes if node.num_gpus and node.id not in _ANSWERS]
+    ask = ray.remote(ask_gpus)
+    calls = {
+        ask.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(): node
+        for node in unknown
+    }
+    ready = ray.wait(list(calls), num_returns=len(calls), timeout=ANSWER_SECONDS)[0] if calls else []
+    _ANSWERS.update(dict.fromkeys((node.id for node in unknown), None))
+    for call in ready:
+        with suppress(RayError):  # the node has just gone
+            _ANSWERS[calls[call].id] = ray.get(call)
+    return [_with_answer(node, _ANSWERS.get(node.id)) for node in nodes]
+
+
+def _with_answer(node: Node, answer: GpuAnswer | None) -> Node:
+    known = answer.memory_bytes if answer else None
+    return node if known is None else replace(node, accelerator_bytes=known)
 
 
 def live_nodes() -> list[Node]:
@@ -42,11 +81,26 @@ def free_resources(nodes: Sequence[Node]) -> list[Node]:
 def label_selector(pool: PoolConfig, *, avoided: Sequence[Node]) -> dict[str, str]:
     """Return Ray's label selector for work of a pool: its nodes but the avoided ones."""
     wanted = dict(pool.labels)
+    out = {node.id for node in avoided}
     if pool.accelerator:
-        wanted[ACCELERATOR] = pool.accelerator
-    if avoided:
-        wanted[NODE_ID] = f"!in({', '.join(sorted(node.id for node in avoided))})"
+        kinds = sorted({pool.accelerator, _SIZED.get(pool.accelerator, pool.accelerator)})
+        wanted[ACCELERATOR] = pool.accelerator if len(kinds) == 1 else f"in({', '.join(kinds)})"
+    if pool.accelerator in _SIZED:  # of which Ray does not know the sizes
+        good = {node.id for node in nodes_of(pool)}
+        out |= {node.id for node in live_nodes() if _may_be_of(pool, node) and node.id not in good}
+    if out:
+        wanted[NODE_ID] = f"!in({', '.join(sorted(out))})"
     return wanted
+
+
+def request_nodes(pool: PoolConfig, machines: MachinesConfig | None) -> None:
+    """Ask Ray's autoscaler for the machines of a pool; None takes the request back. Without one nothing happens."""
+    gpu = {"NVIDIA": "GPU", "AMD": "GPU", "Intel": "GPU", "Gaudi": "HPU"}[maker_of(pool.accelerator)]
+    bundles = []
+    if machines is not None:
+        gpus = {gpu: machines.accelerators_per_node} if machines.accelerators_per_node else {}
+        bundles = [{"CPU": machines.cpus_per_node, **gpus}] * machines.num_nodes
+    request_resources(bundles=bundles)
 
 
 def describe_nodes(nodes: Sequence[Node]) -> str:
@@ -62,12 +116,26 @@ def _describe_node(node: Node, free: Node) -> str:
     return f"{node.host} with {free.num_cpus} of {node.num_cpus} cores{gpus} free"
 
 
-def _is_of(pool: PoolConfig, node: Node) -> bool:
-    return pool.accelerator in (None, node.accelerator) and pool.labels.items() <= node.labels.items()
+def _may_be_of(pool: PoolConfig, node: Node) -> bool:
+    kinds = (None, node.accelerator) if node.accelerator else (None,)
+    has_kind = pool.accelerator in kinds or _SIZED.get(pool.accelerator or "") in kinds[1:]
+    return has_kind and pool.labels.items() <= node.labels.items()
+
+
+def _has_size(pool: PoolConfig, node: Node) -> bool:
+    """Return whether a node's GPUs are of the size that the pool's kind has, to a tenth."""
+    size = memory_bytes_by_ray_name(pool.accelerator)
+    if node.accelerator == pool.accelerator or size is None:
+        return True
+    return node.accelerator_bytes is not None and abs(node.accelerator_bytes - size) < size / 10
 
 
 def _with_resources(node: Node, resources: Mapping[str, float]) -> Node:
-    return replace(node, num_cpus=int(resources.get("CPU", 0)), num_gpus=int(resources.get("GPU", 0)))
+    return replace(node, num_cpus=int(resources.get("CPU", 0)), num_gpus=_num_gpus(resources))
+
+
+def _num_gpus(resources: Mapping[str, float]) -> int:
+    return int(resources.get("GPU", 0) or resources.get("HPU", 0))
 
 
 def _node(raw: dict[str, Any]) -> Node:
@@ -76,7 +144,7 @@ def _node(raw: dict[str, Any]) -> Node:
     return Node(
         host=raw["NodeManagerHostname"],
         num_cpus=int(resources.get("CPU", 0)),
-        num_gpus=int(resources.get("GPU", 0)),
+        num_gpus=_num_gpus(resources),
         memory_bytes=int(resources.get("memory", 0)),
         accelerator=kind,
         accelerator_bytes=memory_bytes_by_ray_name(kind),

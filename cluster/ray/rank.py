@@ -4,7 +4,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import ray
+from ray._private.accelerators import get_accelerator_manager_for_resource
 
 from cluster.executor import Rank
 from cluster.host.limits import num_memory_kills
@@ -26,7 +27,16 @@ A = TypeVar("A")
 NICENESS = 10
 """Priority of a spare that warms up: a tenth of a busy core."""
 
-GPUS = "CUDA_VISIBLE_DEVICES"
+VISIBLE_DEVICES = (
+    "CUDA_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "ONEAPI_DEVICE_SELECTOR",
+    "ZE_AFFINITY_MASK",
+    "HABANA_VISIBLE_MODULES",
+)
+"""Variables by which a process is shown its accelerators, of all makers."""
+
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 """Without these, gloo takes the interface of the address that the host's name resolves to: often the loopback."""
 
@@ -49,8 +59,8 @@ class RankLocation:
     born: int
     """Clock ticks from the node's boot to the start of the process; with the pid it means this process alone."""
 
-    gpus: str | None
-    """CUDA_VISIBLE_DEVICES, if it is set."""
+    devices: Mapping[str, str]
+    """Those of VISIBLE_DEVICES that are set: the rank's own accelerator."""
 
     memory_kills: int
     """How many processes the node's OOM killer had killed when this process reported."""
@@ -77,14 +87,14 @@ class RankProcess:
             port=free_port(),
             pid=pid,
             born=born,
-            gpus=os.environ.get(GPUS),
+            devices=_show_own_devices(),
             memory_kills=num_memory_kills(),
         )
 
-    def stand_by(self, warm: Callable[[], None], rank: Rank, gpus: str | None) -> None:
+    def stand_by(self, warm: Callable[[], None], rank: Rank, devices: Mapping[str, str]) -> None:
         """Get ready to take a rank's place: call `warm` in its environment, at a low priority."""
         _set_environment(rank)
-        os.environ.update({} if gpus is None else {GPUS: gpus})
+        os.environ.update(devices)
         with ThreadPoolExecutor(max_workers=1) as aside:
             aside.submit(_call_at_low_priority, warm).result()
 
@@ -94,6 +104,16 @@ class RankProcess:
         printed = output_file(output, rank.index) if output is not None else None
         with redirect_output(printed, start=rank.num_restarts) if printed else nullcontext():
             return fn(rank, argument)
+
+
+def _show_own_devices() -> dict[str, str]:
+    """Return the variables that show this process its own accelerator, and set them where Ray was told not to."""
+    for resource, ids in ray.get_runtime_context().get_accelerator_ids().items():
+        manager = get_accelerator_manager_for_resource(resource) if ids else None
+        name = manager.get_visible_accelerator_ids_env_var() if manager is not None else ""
+        if os.environ.get(f"RAY_EXPERIMENTAL_NOSET_{name}", "0") not in ("", "0"):
+            os.environ[name] = ",".join(ids)
+    return {name: os.environ[name] for name in VISIBLE_DEVICES if name in os.environ}
 
 
 def _call_at_low_priority(work: Callable[[], None]) -> None:

@@ -39,7 +39,11 @@ class Spares:
         for rank, location in zip(ranks, locations, strict=True):
             if rank.index not in self._ready.keys() | self._failed and location.node not in self._warming:
                 actor = self._start_process(rank.index)
-                self._warming[location.node] = rank.index, actor, actor.stand_by.remote(self._warm, rank, location.gpus)
+                self._warming[location.node] = (
+                    rank.index,
+                    actor,
+                    actor.stand_by.remote(self._warm, rank, location.devices),
+                )
 
     def take_ready(self) -> dict[int, Any]:
         """Hand out the spares that are ready, by rank; kills the others and forgets all."""

@@ -71,7 +71,7 @@ def nodes_taken(placement: Placement, nodes: Sequence[Node]) -> int:
     for node in nodes:
         if left <= 0:
             break
-        left -= count_slots([node], cpus_per_rank=placement.cpus_per_rank, device=placement.device)
+        left -= count_slots([node], cpus_per_rank=placement.cpu_share, device=placement.device)
         taken += 1
     return taken
 

@@ -2,8 +2,16 @@
 
 import pytest
 
-from cluster.devices import DEVICES, device_by_driver_name, devices_by_ray_name, memory_bytes_by_ray_name, peak_flops
+from cluster.devices import (
+    DEVICES,
+    capability_by_ray_name,
+    device_by_driver_name,
+    devices_by_ray_name,
+    memory_bytes_by_ray_name,
+    peak_flops,
+)
 from configs.base import MIB
+from configs.pools import maker_of
 
 
 @pytest.mark.parametrize(
@@ -67,9 +75,18 @@ def test_no_driver_name_stands_twice() -> None:
 
 
 def test_rays_names_are_rays() -> None:
+    """Each device has the name that Ray derives from the driver's, and else only names that Ray lists."""
     accelerators = pytest.importorskip("ray.util.accelerators.accelerators")
     known = {value for value in vars(accelerators).values() if isinstance(value, str)}
-    pattern = pytest.importorskip("ray._private.accelerators.nvidia_gpu").NVIDIA_GPU_NAME_PATTERN
+    derive = pytest.importorskip("ray._private.accelerators.nvidia_gpu").NvidiaGPUAcceleratorManager
     for device in DEVICES:
-        derived = {match[1] for name in device.driver_names if (match := pattern.match(name))}
-        assert set(device.ray_names) <= known | derived, device
+        if device.driver_names[0].startswith("AMD"):
+            assert set(device.ray_names) <= known, device
+            continue
+        derived = {derive._gpu_name_to_accelerator_type(name) for name in device.driver_names}
+        assert derived <= set(device.ray_names) <= known | derived, device
+
+
+def test_every_kind_of_nvidias_since_v100_has_its_capability() -> None:
+    names = {name for device in DEVICES for name in device.ray_names if maker_of(name) == "NVIDIA"}
+    assert {name for name in names if capability_by_ray_name(name) is None} == set()

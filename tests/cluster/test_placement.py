@@ -2,8 +2,8 @@ import time
 
 import pytest
 
-from cluster.machines import Node
-from cluster.placement import TooFew, place
+from cluster.machines import Node, described
+from cluster.placement import TooFew, count_slots, describe_found, place
 from configs.base import ConfigError
 from configs.cluster import WandbConfig
 from configs.pools import PoolConfig
@@ -128,3 +128,110 @@ def test_a_second_copy_of_the_weights_is_sharded_over_a_divisor_of_the_ranks():
     assert placed(64, 8, **zero).deepspeed.zero_optimization.zero_hpz_partition_size == 4
     with pytest.raises(ConfigError, match=r"zero_hpz_partition_size is 4, which does not divide its 6 ranks; set it"):
         placed(64, 6, **zero)
+
+
+AMD, INTEL, GAUDI = "AMD-Instinct-MI300X-OAM", "Intel-GPU-Max-1550", "Intel-GAUDI"
+
+
+def gpu_node(kind: str | None, number: int = 8, *, host: str = "host", size: int | None = None) -> Node:
+    return Node(host, 64, number, 2**40, accelerator=kind, accelerator_bytes=size)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"device": "gpu"},
+        {"accelerator": "H100"},
+        {"machines": {"num_nodes": 1, "cpus_per_node": 8, "memory_gib_per_node": 8, "accelerators_per_node": 8}},
+    ],
+)
+def test_a_cpu_is_no_substitute_for_gpus_that_are_asked_for(settings):
+    with pytest.raises(
+        TooFew, match=r"the pool wants GPUs, and the driver finds none on 1 node with 8 cores; see what"
+    ):
+        place(PoolConfig.model_validate(settings), [machine(8)], wandb=None)
+
+
+def test_gpus_are_left_alone_where_the_pool_says_cpu():
+    placement = place(PoolConfig(device="cpu"), [gpu_node("H100")], wandb=None)
+    assert (placement.device, placement.num_ranks) == ("cpu", 32)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"device": "cpu", "accelerator": "H100"}, "accelerator H100 is for GPUs, and device is cpu"),
+        ({"device": "gpu", "machines": {"num_nodes": 1, "cpus_per_node": 8, "memory_gib_per_node": 8}}, "have none"),
+        ({"accelerator": AMD}, f"accelerator {AMD} is of AMD, on whose devices Concord never ran; set untested: true"),
+        ({"accelerator": GAUDI}, f"accelerator {GAUDI} is of Gaudi"),
+    ],
+)
+def test_settings_of_devices_that_do_not_go_together_are_refused_with_the_file(settings, problem):
+    with pytest.raises(ValueError, match=problem):
+        PoolConfig.model_validate(settings)
+
+
+@pytest.mark.parametrize(("kind", "device"), [(AMD, "cuda"), (INTEL, "xpu"), (GAUDI, "hpu")])
+def test_devices_on_which_concord_never_ran_are_used_only_on_request(kind, device):
+    with pytest.raises(ConfigError, match=r"on whose devices Concord never ran; set untested: true"):
+        place(PoolConfig(), [gpu_node(kind)], wandb=None)
+    assert place(PoolConfig(untested=True), [gpu_node(kind)], wandb=None).device == device
+
+
+def test_a_pool_has_devices_of_one_maker():
+    with pytest.raises(ConfigError, match=r"GPUs of AMD and NVIDIA, which cannot train together"):
+        place(PoolConfig(untested=True), [gpu_node("H100"), gpu_node(AMD)], wandb=None)
+
+
+def test_the_memory_of_gpus_is_the_pools_value_or_else_what_the_nodes_say():
+    machines = {"num_nodes": 1, "cpus_per_node": 64, "memory_gib_per_node": 8, "accelerators_per_node": 8}
+    nodes = [gpu_node("A100", size=40 * 2**30), gpu_node("A100", size=79 * 2**30)]
+    stated = PoolConfig.model_validate({"machines": machines | {"accelerator_memory_gib": 80}})
+    assert place(stated, nodes, wandb=None).memory_bytes_per_rank == 80 * 2**30
+    assert (
+        place(PoolConfig.model_validate({"machines": machines}), nodes, wandb=None).memory_bytes_per_rank == 40 * 2**30
+    )
+    planned = place(stated, described(stated.machines, stated), wandb=None)  # as `concord plan` does
+    assert planned.memory_bytes_per_rank == 80 * 2**30
+
+
+def found(nodes: list[Node], **settings: object) -> str:
+    pool = PoolConfig.model_validate(settings)
+    return describe_found(pool, nodes, place(pool, nodes, wandb=None))
+
+
+def test_what_was_found_and_what_is_missing_is_one_line():
+    machines = {"num_nodes": 4, "cpus_per_node": 64, "memory_gib_per_node": 8, "accelerators_per_node": 8}
+    assert found([machine(8)]) == "4 ranks on the CPUs of 1 node with 8 cores (no GPU was found)"
+    assert found([gpu_node("H100")], device="cpu").endswith(" (as the pool says)")
+    all_there = [gpu_node("H100", host=f"n{index}") for index in range(4)]
+    assert found(all_there, machines=machines) == "32 ranks on the GPUs of 4 nodes with 64 cores and 8 GPUs (H100)"
+    short = [*all_there[:2], gpu_node("H100", 7, host="n2")]
+    assert found(short, machines=machines) == (
+        "23 ranks on the GPUs of 2 nodes with 64 cores and 8 GPUs, 1 node with 64 cores and 7 GPUs (H100); MISSING of "
+        "the pool's machines: 1 of 4 nodes, n2 has 7 of 8 GPUs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_cpus", "num_gpus", "settings", "share", "threads"),
+    [
+        (2, 0, {"num_ranks": 4}, 0.5, 1),
+        (2, 0, {"num_ranks": 6}, 0.3333, 1),
+        (2, 0, {"num_ranks": 2, "cpus_per_rank": 2}, 1.0, 2),
+        (8, 0, {"num_ranks": 4}, 2.0, 2),  # there is room
+        (4, 8, {}, 0.5, 1),
+    ],
+)
+def test_ranks_share_cores_where_the_pool_lets_them(num_cpus, num_gpus, settings, share, threads):
+    number = settings.get("num_ranks", num_gpus)
+    placement = placed(num_cpus, num_gpus, oversubscribe=True, **settings)
+    assert (placement.num_ranks, placement.cpu_share, placement.cpus_per_rank) == (number, share, threads)
+    assert count_slots([machine(num_cpus, num_gpus)], cpus_per_rank=share, device=placement.device) >= number
+
+
+def test_no_sharing_of_cores_makes_room_for_more_ranks_than_gpus():
+    with pytest.raises(TooFew, match=r"the pool wants 9 ranks"):
+        placed(4, 8, oversubscribe=True, num_ranks=9)
+    with pytest.raises(TooFew, match=r"or let ranks share cores with oversubscribe: true"):
+        placed(2, num_ranks=4)

@@ -2,7 +2,7 @@ import pytest
 
 from cluster.launch.launcher import launcher_for
 from cluster.machines import GIB, Node
-from cluster.placement import place
+from cluster.placement import TooFew, place
 from configs.cluster import ClusterConfig
 from configs.load import SHIPPED, load
 from configs.run import RunConfig
@@ -38,7 +38,12 @@ def test_the_pools_of_a_shipped_recipe_are_in_the_default_cluster(path):
 def test_a_shipped_cluster_loads_has_its_launcher_and_its_default_pool_fits_a_laptop(path):
     cluster = load(path, ClusterConfig).config
     laptop = Node("laptop", num_cpus=2, num_gpus=0, memory_bytes=8 * GIB)
-    placed = place(cluster.pools["default"], [laptop], wandb=cluster.wandb)
+    pool = cluster.pools["default"]
+    if pool.wants_gpus:
+        with pytest.raises(TooFew, match="the pool wants GPUs"):
+            place(pool, [laptop], wandb=cluster.wandb)
+        laptop = Node("laptop", num_cpus=2, num_gpus=1, memory_bytes=8 * GIB)
+    placed = place(pool, [laptop], wandb=cluster.wandb)
     assert placed.num_ranks * placed.cpus_per_rank <= 2
     assert cluster.launcher.kind in {path.stem, "local"}
     assert callable(launcher_for(cluster).submit)

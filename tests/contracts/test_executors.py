@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,6 +229,9 @@ def test_gang_starts_all_ranks_and_starts_them_again_together(make_ray, tmp_path
 def say_and_die_at_first(rank: Rank, marks: Path) -> int:
     """Rank 1 aborts below Python, as an assertion of CUDA does, while rank 0 waits."""
     print(f"rank {rank.index} works")
+    leave_a_mark(rank, marks)
+    while len(list(marks.glob("start-0-*"))) < rank.world_size:
+        time.sleep(0.02)
     if rank.num_restarts == 0 and rank.index == 1:
         os.write(2, b"device-side assert triggered\n")
         os.kill(os.getpid(), signal.SIGKILL)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.host.limits import count_gpus, memory_bytes, num_memory_kills
-from configs.base import GIB
+from cluster.host import limits
+from cluster.host.limits import ask_gpus, count_gpus, memory_bytes, num_cores, num_memory_kills, this_machine
+from configs.base import GIB, MIB
 
 
 def write(path: Path, text: str) -> None:
@@ -50,6 +51,71 @@ def test_memory_is_the_hosts_within_the_limit_of_the_container(tmp_path, files, 
     for name, text in files.items():
         write(tmp_path / "sys/fs/cgroup" / name, text)
     assert memory_bytes(tmp_path) == (free_gib * GIB, total_gib * GIB)
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "limit", "used"),
+    [
+        ("0::/slurm/job_7/step_0/user/task_0", "slurm/job_7", "memory.max", "memory.current"),
+        ("9:memory:/slurm/job_7/step_0", "memory/slurm/job_7", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ],
+)
+def test_memory_is_limited_by_the_groups_that_the_own_one_is_in(tmp_path, line, folder, limit, used):
+    """Slurm sets the limit of a job two levels above the process."""
+    kib = GIB // 1024
+    write(tmp_path / "proc/meminfo", f"MemTotal: {8 * kib} kB\nMemFree: {kib} kB\nMemAvailable: {6 * kib} kB\n")
+    write(tmp_path / "proc/self/cgroup", line + "\n")
+    write(tmp_path / "sys/fs/cgroup" / folder / limit, f"{4 * GIB}\n")
+    write(tmp_path / "sys/fs/cgroup" / folder / used, f"{GIB}\n")
+    assert memory_bytes(tmp_path) == (3 * GIB, 4 * GIB)
+
+
+def test_cores_are_limited_by_the_quota_of_a_container(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits.os, "sched_getaffinity", lambda pid: set(range(16)))
+    write(tmp_path / "proc/self/cgroup", "0::/pod/one\n")
+    assert num_cores(tmp_path) == 16
+    write(tmp_path / "sys/fs/cgroup/pod/cpu.max", "max 100000\n")
+    assert num_cores(tmp_path) == 16
+    write(tmp_path / "sys/fs/cgroup/pod/cpu.max", "350000 100000\n")
+    assert num_cores(tmp_path) == 3
+    write(tmp_path / "sys/fs/cgroup/pod/cpu.max", "50000 100000\n")
+    assert num_cores(tmp_path) == 1
+
+
+SMI = """#!/bin/sh
+case "$1" in
+  *reserved*) {new} ;;
+  *) printf '%s\\n' 'NVIDIA A100-SXM4-80GB, 81920' ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("new", "mib"),
+    [
+        ("printf '%s\\n' 'NVIDIA H200, 143771, 615, Disabled' 'NVIDIA H200, 140000, 615, Disabled'", 140000 - 615),
+        ("printf '%s\\n' 'NVIDIA H200, 143771, [N/A], [N/A]'", 143771),
+        ("echo 'Field memory.reserved is not a valid field'; exit 2", 81920),  # an older driver
+        ("printf '%s\\n' 'NVIDIA H100, 81559, 500, Enabled'", None),  # slices, of a size that is not the GPU's
+        ("printf '%s\\n' 'NVIDIA GB10, [N/A], [N/A], [N/A]'", None),
+    ],
+)
+def test_a_driver_is_asked_for_the_memory_of_its_smallest_gpu(tmp_path, monkeypatch, new, mib):
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert ask_gpus() is None
+    write(tmp_path / "nvidia-smi", SMI.format(new=new))
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    answer = ask_gpus()
+    assert answer is not None and answer.memory_bytes == (None if mib is None else mib * MIB)
+
+
+def test_this_machine_has_the_gpus_that_its_driver_names(tmp_path, monkeypatch):
+    write(tmp_path / "nvidia-smi", SMI.format(new="exit 2"))
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    here = this_machine(1)
+    assert (here.num_gpus, here.accelerator, here.accelerator_bytes) == (1, "A100", 81920 * MIB)
+    assert this_machine(0).accelerator_bytes is None
 
 
 def test_gpus_are_those_that_the_environment_names_or_else_the_driver_lists(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from cluster.ray.rank import RankLocation
 from configs.base import InfrastructureError, LeaseLost, OutOfMemory, UserError
 from training.checkpoint.async_save import OtherRankFailed
 
-LOCATIONS = [RankLocation("n", f"host-{index}", f"10.0.0.{index}", 1, 1, 1, None, 0) for index in range(2)]
+LOCATIONS = [RankLocation("n", f"host-{index}", f"10.0.0.{index}", 1, 1, 1, {}, 0) for index in range(2)]
 
 
 def raised(cause: Exception) -> RayTaskError:
@@ -145,7 +145,7 @@ def test_a_rank_that_does_not_even_end_is_the_suspect_if_it_alone_is_left() -> N
     answer = final_failure({1: exited(WAITED_EXIT)}, LOCATIONS)
     assert isinstance(answer, RanksLost) and answer.location is LOCATIONS[0]
     assert "rank 0 on host-0 (10.0.0.0) is lost: it does not answer" in str(answer)
-    third = RankLocation("n", "host-2", "10.0.0.2", 1, 1, 1, None, 0)
+    third = RankLocation("n", "host-2", "10.0.0.2", 1, 1, 1, {}, 0)
     answer = final_failure({1: exited(WAITED_EXIT)}, [*LOCATIONS, third])
     assert isinstance(answer, RanksLost) and answer.location is None
 

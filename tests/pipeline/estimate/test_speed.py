@@ -218,7 +218,7 @@ def test_a_slower_network_makes_training_slower_and_the_file_says_it(tmp_path):
 
 def test_gpus_whose_links_are_not_known_are_said_to_exchange_for_nothing(tmp_path):
     nodes = [Node("n", 16, 8, 2**40, "AMD-Instinct-MI300A", 80 * GIB)]
-    speed = expected(tiny_config(precision="bf16", global_batch_size=8), nodes, tmp_path)
+    speed = expected(tiny_config(precision="bf16", global_batch_size=8), nodes, tmp_path, untested=True)
     assert speed.links.startswith("not reckoned")
 
 
