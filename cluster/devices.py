@@ -118,7 +118,7 @@ DEVICES: tuple[Device, ...] = (
     Device(("NVIDIA GB10",), {}, None, ("GB10",), 273),  # its memory is the host's
     *(
         Device((f"NVIDIA RTX PRO 6000 Blackwell {kind}Edition",), {}, 97887, ("RTX-PRO-6000",), 1792, _PCIE_5)
-        for kind in ("", "Server ", "Workstation ", "Max-Q Workstation ")
+        for kind in ("Server ", "Workstation ", "Max-Q Workstation ")
     ),
     Device(("NVIDIA RTX 6000 Ada Generation",), _bf16(364.2e12), 49140, ("RTX-6000",), 960, _PCIE_4),
     Device(("NVIDIA RTX 5000 Ada Generation",), {}, 32760, ("RTX-5000",), 576, _PCIE_4),

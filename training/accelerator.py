@@ -6,11 +6,14 @@ All that differs from one kind to the next, but for kernels, is here. Only CUDA 
 import os
 import platform
 import resource
+import socket
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+
+from configs.base import UserError
 
 BACKENDS: Mapping[str, str] = {"cuda": "nccl", "xpu": "xccl", "hpu": "hccl", "cpu": "gloo"}
 """The backend of torch.distributed by the type of device; on AMD's GPUs `nccl` is RCCL. DeepSpeed, too, calls them by
@@ -36,6 +39,22 @@ def import_plugin(device_type: str) -> None:
     """Import the package without which PyTorch does not know this type of device, if there is one."""
     if device_type == "hpu":
         __import__(f"{_PLUGIN_OF_GAUDI}.torch.hpu")
+
+
+def check_device(device_type: str) -> None:
+    """Raise UserError if this build of PyTorch has nothing for the device, RuntimeError if the device is not there."""
+    if device_type == "cpu" or torch.get_device_module(device_type).is_available():
+        return
+    built = {"cuda": torch.version.cuda or torch.version.hip, "xpu": getattr(torch.version, "xpu", None)}
+    host = socket.gethostname()
+    if device_type in built and built[device_type] is None:
+        raise UserError(
+            f"the ranks compute on GPUs, and PyTorch {torch.__version__} on {host} was built without them; install the "
+            "build for your driver (pytorch.org, Get Started), or compute on CPUs with device: cpu in the pool"
+        )
+    raise RuntimeError(  # of the device (cluster/device_errors.py): another host may have what this one has lost
+        f"{device_type.upper()} error: PyTorch {torch.__version__} finds no device on {host}; see its driver"
+    )
 
 
 def own_device(device_type: str) -> torch.device:

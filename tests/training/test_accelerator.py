@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from cluster.device_errors import failure_kind
+from configs.base import UserError
 from training import accelerator
-from training.accelerator import BACKENDS, device_bytes, device_name, own_device, peak_memory_bytes
+from training.accelerator import BACKENDS, check_device, device_bytes, device_name, own_device, peak_memory_bytes
 from training.zero.step_timing import Stopwatch
 
 
@@ -61,3 +63,19 @@ def test_a_step_on_another_accelerator_is_timed_by_its_events(xpu):
     with stopwatch.part("forward"):
         pass
     assert stopwatch.pop_seconds() == {"other": 2.0, "forward": 1.0}
+
+
+def test_a_pytorch_without_gpus_is_the_users_to_mend_and_a_gpu_that_is_gone_is_a_lost_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check_device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(UserError, match=r"PyTorch .* on .* was built without them; install the build for your driver"):
+        check_device("cuda")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(RuntimeError, match=r"^CUDA error: PyTorch .* finds no device on ") as lost:
+        check_device("cuda")
+    assert failure_kind(lost.value) == "device"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    check_device("cuda")

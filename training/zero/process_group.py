@@ -15,7 +15,7 @@ from deepspeed.utils import logger as deepspeed_logger
 
 from cluster.executor import Rank
 from configs.base import UserError
-from training.accelerator import BACKENDS, import_plugin, own_device
+from training.accelerator import BACKENDS, check_device, import_plugin, own_device
 
 T = TypeVar("T")
 
@@ -25,6 +25,8 @@ _NUM_RECORDED = 2000
 
 def join_process_group(rank: Rank, *, timeout_seconds: float) -> torch.device:
     """Join the ranks' process group and return this rank's device.
+
+    Raises UserError if PyTorch was not built for the rank's device, RuntimeError if that is not there.
 
     A collective times out after twice `timeout_seconds`, which is that of a hang, and not before a minute.
     """
@@ -36,6 +38,7 @@ def join_process_group(rank: Rank, *, timeout_seconds: float) -> torch.device:
     torch.set_num_threads(rank.num_threads)
     _turn_flight_recorder_on()
     import_plugin(rank.device)
+    check_device(rank.device)
     timeout = timedelta(seconds=max(60.0, 2 * timeout_seconds))
     deepspeed.init_distributed(BACKENDS[rank.device], auto_mpi_discovery=False, verbose=False, timeout=timeout)
     return own_device(rank.device)

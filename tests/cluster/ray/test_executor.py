@@ -11,10 +11,17 @@ from configs.pools import MachinesConfig, PoolConfig
 MACHINES = MachinesConfig(num_nodes=3, cpus_per_node=1, memory_gib_per_node=1)
 
 
+class Nodes(list[Node]):
+    """Nodes, and what was asked of the autoscaler."""
+
+    def __init__(self) -> None:
+        self.requests: list[MachinesConfig | None] = []
+
+
 @pytest.fixture
-def cluster(monkeypatch) -> list[Node]:
+def cluster(monkeypatch) -> Nodes:
     """Replace the nodes of a Ray; one more joins each time that they are listed."""
-    nodes: list[Node] = []
+    nodes = Nodes()
 
     def list_nodes(pool: PoolConfig) -> list[Node]:
         nodes.append(Node(f"host{len(nodes)}", 1, 0, 2**30))
@@ -22,6 +29,7 @@ def cluster(monkeypatch) -> list[Node]:
 
     monkeypatch.setattr(executor_module, "connect", lambda address: None)
     monkeypatch.setattr(executor_module, "nodes_of", list_nodes)
+    monkeypatch.setattr(executor_module, "request_nodes", lambda pool, machines: nodes.requests.append(machines))
     monkeypatch.setattr(executor_module, "describe_nodes", lambda nodes: "idle")
     monkeypatch.setattr(executor_module, "SECONDS_BETWEEN_POLLS", 0.0)
     return nodes
@@ -34,6 +42,20 @@ def executor(address: str = "head:6379", **settings) -> RayExecutor:
 def test_a_cluster_that_will_have_more_nodes_is_waited_for(cluster):
     assert executor(num_ranks=3, machines=MACHINES).placement().num_ranks == 3
     assert len(cluster) == 3
+
+
+def test_nodes_that_are_described_are_waited_for_where_the_number_of_ranks_is_left_to_them(cluster, capsys):
+    """A driver may begin before all of its nodes have joined; with what is there it would train on a part of them."""
+    one = executor(machines=MACHINES)
+    assert one.placement().num_ranks == 3
+    assert capsys.readouterr().err.count("1 of the pool's 3 nodes are there; waiting for the others") == 1
+    assert cluster.requests == [MACHINES, None]
+
+
+def test_after_the_wait_training_begins_with_the_nodes_there_are_and_says_so(cluster):
+    placement = executor(machines=MACHINES, start_timeout_seconds=1e-9).placement()
+    assert placement.num_ranks == 1
+    assert placement.found.endswith("MISSING of the pool's machines: 2 of 3 nodes")
 
 
 @pytest.mark.parametrize("settings", [{"num_ranks": 3}, {"num_ranks": 4, "machines": MACHINES}])

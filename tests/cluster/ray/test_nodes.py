@@ -1,0 +1,137 @@
+"""GPUs of nodes as Ray sees them: a Ray that is told of two A100, and a driver's program that says 80 GB."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.host.limits import GpuAnswer
+from cluster.machines import Node
+from cluster.ray import nodes as ray_nodes
+from configs.base import GIB
+from configs.pools import MachinesConfig, PoolConfig
+
+ROOT = Path(__file__).parents[3]
+
+ASK = """
+import json, os, sys
+from pathlib import Path
+from cluster.ray.executor import RayExecutor
+from cluster.ray.nodes import nodes_of
+from cluster.ray import spares
+from configs.base import UserError
+from configs.pools import PoolConfig
+from tests.cluster.ray.test_nodes import devices, devices_after_a_loss, warm
+
+spares.START_AFTER_SECONDS = 0.0
+place, said = Path(sys.argv[1]), {}
+for kind in ("A100", "A100-80G", "A100-40G", "H100"):
+    executor = RayExecutor(PoolConfig(accelerator=kind, cpus_per_rank=1, max_restarts=1), address="local")
+    try:
+        placement = executor.placement()
+        said[kind] = [placement.found, placement.memory_bytes_per_rank]
+    except UserError as error:
+        said[kind] = str(error)
+gang = RayExecutor(PoolConfig(device="gpu", cpus_per_rank=1, max_restarts=1), address="local").gang
+said["devices"] = gang(devices, place, label="looking")
+said["after"] = gang(devices_after_a_loss, place, label="losing", warm=warm)
+print("SAID", json.dumps(said))
+"""
+
+
+def devices(rank: Any, place: Path) -> list[str]:
+    """Return what each rank is shown: the ranks meet in files."""
+    (place / f"device-{rank.index}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+    while rank.index == 0 and len(list(place.glob("device-*"))) < rank.world_size:
+        pass
+    return sorted(path.read_text() for path in place.glob("device-*"))
+
+
+def warm() -> None:
+    """Be a spare at once."""
+
+
+def devices_after_a_loss(rank: Any, place: Path) -> list[str]:
+    """Return what each rank is shown after rank 1 was lost while there were spares."""
+    import time
+
+    (place / f"start-{rank.num_restarts}-{rank.index}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+    if rank.num_restarts == 0:
+        while not (place / "start-0-0").exists() or not (place / "start-0-1").exists():
+            time.sleep(0.05)
+        time.sleep(3.0 if rank.index == 1 else 1000.0)  # the spares come meanwhile
+        os._exit(3)
+    while rank.index == 0 and len(list(place.glob("start-1-*"))) < rank.world_size:
+        time.sleep(0.05)
+    return [(place / f"start-{start}-{index}").read_text() for start in (0, 1) for index in (0, 1)]
+
+
+@pytest.fixture
+def fake_gpus(tmp_path: Path) -> dict[str, str]:
+    """The environment in which a private Ray has two A100 whose driver says 80 GB."""
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    rows = r"'NVIDIA A100-SXM4-80GB, 81920, 500, Disabled'"
+    program.write_text(f"#!/bin/sh\nprintf '%s\\n' {rows} {rows}\n")
+    program.chmod(0o755)
+    return os.environ | {
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": 2, "GPU": 2}),
+        "RAY_OVERRIDE_LABELS": json.dumps({ray_nodes.ACCELERATOR: "A100"}),
+    }
+
+
+@pytest.mark.parametrize("noset", [pytest.param("0", marks=pytest.mark.long), "1"])  # the second asks more of us
+def test_nodes_say_what_gpus_they_have_and_each_rank_and_spare_sees_its_own(
+    tmp_path: Path, fake_gpus: dict[str, str], noset: str
+) -> None:
+    environment = fake_gpus | {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": noset}
+    command = [sys.executable, "-c", ASK, str(tmp_path)]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    (line,) = [line for line in ended.stdout.splitlines() if line.startswith("SAID ")] or [ended.stderr]
+    said = json.loads(line.removeprefix("SAID "))
+    text, size = said["A100"]
+    assert text == "2 ranks on the GPUs of 1 node with 2 cores and 2 GPUs (A100)"
+    assert size == (81920 - 500) * 2**20
+    assert said["A100-80G"] == said["A100"]
+    assert "there is no node with accelerator A100-40G here" in said["A100-40G"]
+    assert "there is no node with accelerator H100 here" in said["H100"]
+    assert said["devices"] == ["0", "1"]
+    assert said["after"][:2] == said["after"][2:] and sorted(said["after"][:2]) == ["0", "1"]
+
+
+def test_a_kind_with_a_size_is_asked_of_ray_by_its_label_without_the_other_nodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = {"small": 40, "large": 80, "silent": None}
+    nodes = [
+        Node(name, 8, 8, 2**40, "A100", 40 * GIB, {ray_nodes.ACCELERATOR: "A100"}, id=name, address="1.2.3.4:5")
+        for name in sizes
+    ]
+    answers = {name: GpuAnswer("", None if size is None else size * GIB) for name, size in sizes.items()}
+    monkeypatch.setattr(ray_nodes, "live_nodes", lambda: nodes)
+    monkeypatch.setattr(ray_nodes, "_ANSWERS", answers)
+    for kind, good in (("A100-80G", ["large"]), ("A100-40G", ["small", "silent"]), ("A100", list(sizes))):
+        pool = PoolConfig(accelerator=kind)
+        assert [node.host for node in ray_nodes.nodes_of(pool)] == good
+        selector = ray_nodes.label_selector(pool, avoided=[])
+        bad = sorted(set(sizes) - set(good))
+        assert selector.get(ray_nodes.NODE_ID) == (f"!in({', '.join(bad)})" if bad else None)
+        assert selector[ray_nodes.ACCELERATOR] == (f"in(A100, {kind})" if bad else "A100")
+
+
+def test_the_autoscaler_is_asked_for_whole_machines_and_the_request_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(ray_nodes, "request_resources", lambda *, bundles: asked.append(bundles))
+    machines = MachinesConfig(num_nodes=2, cpus_per_node=8, memory_gib_per_node=8, accelerators_per_node=4)
+    pool = PoolConfig(machines=machines)
+    ray_nodes.request_nodes(pool, machines)
+    ray_nodes.request_nodes(pool, None)
+    assert asked == [[{"CPU": 8, "GPU": 4}] * 2, []]
