@@ -187,20 +187,22 @@ def describe_found(pool: PoolConfig, nodes: Sequence[Node], placement: Placement
     else:
         kinds = ", ".join(sorted({node.accelerator or "of an unknown kind" for node in nodes if node.num_gpus}))
         text = f"{number} on the GPUs of {describe_machines(nodes)} ({kinds})"
-    return "; ".join([text, *_missing(pool, nodes)])
+    missing = missing_machines(pool, nodes)
+    return f"{text}; MISSING of the pool's machines: {missing}" if missing else text
 
 
-def _missing(pool: PoolConfig, nodes: Sequence[Node]) -> list[str]:
+def missing_machines(pool: PoolConfig, nodes: Sequence[Node]) -> str:
+    """Say which nodes and GPUs are missing of those that a pool describes; empty if none is."""
     wanted = pool.machines
     if wanted is None:
-        return []
+        return ""
     found = []
     if len(nodes) < wanted.num_nodes:
         found.append(f"{wanted.num_nodes - len(nodes)} of {wanted.num_nodes} nodes")
     short = [node for node in nodes if node.num_gpus < wanted.accelerators_per_node and pool.device != "cpu"]
     found += [f"{node.host} has {node.num_gpus} of {wanted.accelerators_per_node} GPUs" for node in short[:4]]
     found += [f"so have {len(short) - 4} more nodes fewer"] if len(short) > 4 else []
-    return [f"MISSING of the pool's machines: {', '.join(found)}"] if found else []
+    return ", ".join(found)
 
 
 def describe_machines(nodes: Sequence[Node]) -> str:

@@ -22,14 +22,16 @@ from cluster.doctor.network import (
     split_into_rounds,
 )
 from cluster.doctor.node import NodeNeeds, NodeState, examine_node, node_needs
-from cluster.doctor.report import Finding, Report, fail, fail_with_error, ok, on_host
+from cluster.doctor.report import Finding, Report, fail, fail_with_error, ok, on_host, warn
 from cluster.doctor.software import Clock, clock_finding, installed_versions, version_finding
 from cluster.host.network import free_port
 from cluster.machines import Node
+from cluster.placement import missing_machines
 from cluster.ray.connection import connect, first_line
 from cluster.ray.nodes import nodes_of
 from configs.base import UserError
 from configs.cluster import ClusterConfig
+from configs.pools import PoolConfig
 
 RESTART_FIX = "on that node: ray stop, then start Ray again in Concord's environment, where `import cluster` works"
 
@@ -51,7 +53,8 @@ def examine_nodes(machines: ClusterConfig, *, address: str, store: Path, quick: 
             nodes = list({node.id: node for found in pools.values() for node in found}.values())
 
             def needs(node: Node) -> NodeNeeds:
-                return node_needs(machines, store, quick=quick, gpus=bool(node.num_gpus), locked=locked)
+                wants = [pool.wants_gpus for name, pool in machines.pools.items() if node in pools[name]]
+                return node_needs(machines, store, quick=quick, gpus=bool(node.num_gpus) or any(wants), locked=locked)
 
             with Probes(nodes) as probes:
                 states = probes.examine(needs, timeout_seconds=QUICK_NODE_SECONDS if quick else NODE_SECONDS)
@@ -65,7 +68,7 @@ def examine_nodes(machines: ClusterConfig, *, address: str, store: Path, quick: 
         fix = "mend the store's permissions first: it is where the nodes are to meet"
         return Report(quick=quick, findings=(fail("nodes", f"{store}: {error.strerror}", fix=fix),))
     hosts = unique_names(nodes)
-    findings = [*_pool_findings(pools), *_node_findings(states, hosts, ours=installed_versions())]
+    findings = [*_pool_findings(machines, pools), *_node_findings(states, hosts, ours=installed_versions())]
     for node, clock in clocks.items():
         findings += on_host(hosts[node], [_clock_finding(clock)])
     names = [hosts[node.id] for node in nodes]
@@ -104,13 +107,25 @@ def _clock_finding(clock: Clock | str) -> Finding:
     return clock_finding(clock.skew_seconds, clock.within_seconds)
 
 
-def _pool_findings(pools: Mapping[str, list[Node]]) -> list[Finding]:
-    return [
-        ok(f"pool {name}", f"{len(nodes)} nodes, {sum(n.num_cpus for n in nodes)} cores")
-        if nodes
-        else fail(f"pool {name}", "no node has its accelerator and labels", fix="ray start --labels, or mend the pool")
-        for name, nodes in pools.items()
-    ]
+def _pool_findings(machines: ClusterConfig, pools: Mapping[str, list[Node]]) -> list[Finding]:
+    return [_pool_finding(name, machines.pools[name], nodes) for name, nodes in pools.items()]
+
+
+def _pool_finding(name: str, pool: PoolConfig, nodes: Sequence[Node]) -> Finding:
+    check, missing = f"pool {name}", missing_machines(pool, nodes)
+    num_gpus = sum(node.num_gpus for node in nodes)
+    gpus = f", {num_gpus} GPUs" if num_gpus else ""
+    seen = f"{len(nodes)} nodes, {sum(node.num_cpus for node in nodes)} cores{gpus}"
+    if not nodes:
+        fix = "ray start --labels, or mend the pool"
+        return fail(check, "no node has its accelerator and labels", fix=fix)
+    if pool.wants_gpus and not num_gpus:
+        fix = "see nvidia-smi on the nodes, ray start --num-gpus, or device: cpu in the pool"
+        return fail(check, f"{seen}, and no GPU, which it wants", fix=fix)
+    if missing:
+        fix = "see nvidia-smi and ray status on what is missing, or mend `machines` in the pool"
+        return warn(check, f"{seen}; missing of its machines: {missing}", fix=fix)
+    return ok(check, seen)
 
 
 def _expected_gigabits(machines: ClusterConfig) -> float | None:
@@ -181,6 +196,8 @@ class Probes:
 
         Pairs that have no node in common are measured at the same time.
         """
+        if not pairs:  # a GPU would be taken on every node for nothing
+            return {}
         backend: Literal["gloo", "nccl"] = "nccl" if all(node.num_gpus for node in self.nodes) else "gloo"
         actors = [self._start(node, num_gpus=1) for node in self.nodes] if backend == "nccl" else self._actors
         times = _results([actor.now.remote() for actor in actors], timeout_seconds=MEET_SECONDS)

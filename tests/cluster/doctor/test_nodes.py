@@ -4,7 +4,7 @@ import pytest
 
 import cluster.doctor.address
 from cluster.doctor.address import address_finding, refuse_open_ray
-from cluster.doctor.nodes import examine_nodes, unique_names
+from cluster.doctor.nodes import Probes, examine_nodes, unique_names
 from cluster.doctor.software import installed_version
 from cluster.host.network import free_port
 from cluster.machines import Node
@@ -99,3 +99,32 @@ def test_nodes_of_one_name_are_told_apart_by_address():
     two = [node("a", "10.0.0.1:1"), node("a", "10.0.0.1:2")]
     assert list(unique_names(two).values()) == ["10.0.0.1:1", "10.0.0.1:2"]
     assert [one.is_in({"10.0.0.1:2"}) for one in two] == [False, True]
+
+
+def test_the_quick_check_takes_no_gpu(monkeypatch):
+    taken: list[int] = []
+    monkeypatch.setattr(Probes, "_start", staticmethod(lambda node, *, num_gpus: taken.append(num_gpus)))
+    probes = Probes([Node("a", 8, 8, 2**30, id="a"), Node("b", 8, 8, 2**30, id="b")])
+    assert probes.measure_speeds([]) == {}
+    assert taken == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("pool", "level", "said"),
+    [
+        ({"device": "gpu"}, "FAIL", "and no GPU, which it wants"),
+        ({"device": "cpu"}, "OK", "1 nodes, "),
+        (
+            {"machines": {"num_nodes": 3, "cpus_per_node": 1, "memory_gib_per_node": 1}},
+            "WARN",
+            "missing of its machines: 2 of 3 nodes",
+        ),
+    ],
+)
+def test_what_a_pool_wants_and_its_nodes_lack_is_told(address, tmp_path, pool, level, said):
+    machines = ClusterConfig.model_validate({"pools": {"default": pool}})
+    report = examine_nodes(machines, address=address, store=tmp_path, quick=True)
+    (finding,) = [finding for finding in report.findings if finding.check == "pool default"]
+    assert finding.level == level and said in finding.seen
+    (gpus,) = [finding for finding in report.findings if finding.check == "GPUs"]
+    assert gpus.level == ("FAIL" if level == "FAIL" else "OK")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[3]
 
 ASK = """
 import json, os, sys
+from functools import partial
 from pathlib import Path
 from cluster.ray.executor import RayExecutor
 from cluster.ray.nodes import nodes_of
@@ -38,7 +40,7 @@ for kind in ("A100", "A100-80G", "A100-40G", "H100"):
         said[kind] = str(error)
 gang = RayExecutor(PoolConfig(device="gpu", cpus_per_rank=1, max_restarts=1), address="local").gang
 said["devices"] = gang(devices, place, label="looking")
-said["after"] = gang(devices_after_a_loss, place, label="losing", warm=warm)
+said["after"] = gang(devices_after_a_loss, place, label="losing", warm=partial(warm, place))
 print("SAID", json.dumps(said))
 """
 
@@ -51,23 +53,26 @@ def devices(rank: Any, place: Path) -> list[str]:
     return sorted(path.read_text() for path in place.glob("device-*"))
 
 
-def warm() -> None:
-    """Be a spare at once."""
+def warm(place: Path) -> None:
+    """Be a spare, and say so."""
+    (place / f"spare-{os.getpid()}").touch()
 
 
 def devices_after_a_loss(rank: Any, place: Path) -> list[str]:
-    """Return what each rank is shown after rank 1 was lost while there were spares."""
-    import time
-
+    """Return what each rank is shown before and after rank 1 was lost, and how many then were spares before."""
     (place / f"start-{rank.num_restarts}-{rank.index}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
     if rank.num_restarts == 0:
-        while not (place / "start-0-0").exists() or not (place / "start-0-1").exists():
+        while rank.index == 0 or len(list(place.glob("s*-*"))) < 4:  # two starts and two spares
             time.sleep(0.05)
-        time.sleep(3.0 if rank.index == 1 else 1000.0)  # the spares come meanwhile
+        time.sleep(1.0)  # the driver notes that the second is ready
         os._exit(3)
-    while rank.index == 0 and len(list(place.glob("start-1-*"))) < rank.world_size:
+    (place / f"pid-{os.getpid()}").touch()
+    while len(list(place.glob("pid-*"))) < rank.world_size:
         time.sleep(0.05)
-    return [(place / f"start-{start}-{index}").read_text() for start in (0, 1) for index in (0, 1)]
+    spares = {path.name.removeprefix("spare-") for path in place.glob("spare-*")}
+    were_spares = spares & {path.name.removeprefix("pid-") for path in place.glob("pid-*")}
+    shown = [(place / f"start-{start}-{index}").read_text() for start in (0, 1) for index in (0, 1)]
+    return [*shown, str(len(were_spares))]
 
 
 @pytest.fixture
@@ -102,7 +107,8 @@ def test_nodes_say_what_gpus_they_have_and_each_rank_and_spare_sees_its_own(
     assert "there is no node with accelerator A100-40G here" in said["A100-40G"]
     assert "there is no node with accelerator H100 here" in said["H100"]
     assert said["devices"] == ["0", "1"]
-    assert said["after"][:2] == said["after"][2:] and sorted(said["after"][:2]) == ["0", "1"]
+    *shown, num_spares = said["after"]
+    assert shown[:2] == shown[2:] and sorted(shown[:2]) == ["0", "1"] and num_spares == "2"
 
 
 def test_a_kind_with_a_size_is_asked_of_ray_by_its_label_without_the_other_nodes(
