@@ -1,5 +1,6 @@
 """The settings of a cluster file: where work runs. They are placement, not identity: no fingerprint has them."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -72,6 +73,22 @@ class StorageConfig(Config):
     """Number of files that are sent or fetched at the same time."""
 
 
+def fewest_nodes(launcher: SlurmLauncher, pools: Mapping[str, PoolConfig]) -> int | None:
+    """Return with how many nodes of an allocation a run goes on; None if its pools are elastic and that is not told."""
+    if launcher.min_nodes is not None:
+        return launcher.min_nodes
+    fewest = 0
+    for pool in pools.values():
+        described = pool.machines.accelerators_per_node if pool.machines else 0
+        ranks = (launcher.gpus_per_node or described) if pool.device != "cpu" else 0
+        if pool.min_ranks is None:
+            return launcher.num_nodes
+        if not ranks:
+            return None
+        fewest = max(fewest, -(-pool.min_ranks // ranks))
+    return min(fewest, launcher.num_nodes)
+
+
 class ClusterConfig(Config):
     """Where a run takes place."""
 
@@ -109,6 +126,21 @@ class ClusterConfig(Config):
 
     wandb: WandbConfig | None = None
     """Where to copy the training metrics in Weights & Biases; null keeps them in metrics.jsonl alone."""
+
+    @model_validator(mode="after")
+    def _slurm_has_a_range_of_nodes(self) -> Self:
+        launcher = self.launcher
+        if not isinstance(launcher, SlurmLauncher):
+            return self
+        if (launcher.min_nodes or 0) > launcher.num_nodes:
+            raise ValueError(f"launcher.min_nodes is {launcher.min_nodes}, more than num_nodes, {launcher.num_nodes}")
+        elastic = [name for name, pool in self.pools.items() if pool.min_ranks]
+        if elastic and launcher.num_nodes > 1 and fewest_nodes(launcher, self.pools) is None:
+            raise ValueError(
+                f"pool {elastic[0]!r} has min_ranks, and nothing says how many nodes hold so many ranks; set "
+                "launcher.min_nodes, or launcher.gpus_per_node"
+            )
+        return self
 
     @model_validator(mode="after")
     def _slurm_warns_in_time(self) -> Self:

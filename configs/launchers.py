@@ -44,14 +44,19 @@ class SlurmLauncher(Config):
     num_nodes: Nodes = 1
     """Number of nodes of the allocation."""
 
+    min_nodes: Nodes | None = None
+    """Fewest nodes with which a run begins, and goes on when others are lost (`--nodes=MIN-MAX --no-kill`). Left out:
+    for elastic pools as many as hold their `min_ranks`, if the GPUs of a node are known; else all nodes."""
+
     cpus_per_node: Cores | None = None
-    """CPU cores to ask for on each node. Left out: whole nodes (`--exclusive`)."""
+    """CPU cores to ask for on each node. Left out: whole nodes (`--exclusive`), with all of their GPUs."""
 
     gpus_per_node: Annotated[Gpus, Field(ge=1)] | None = None
     """GPUs to ask for on each node (`--gpus-per-node`)."""
 
     memory_gib_per_node: Gib | None = None
-    """Memory to ask for on each node, in GiB. Left out: the partition's default."""
+    """Memory to ask for on each node, in GiB. Left out: all of whole nodes (`--mem=0`), else the default of
+    the partition."""
 
     partition: Word | None = None
     """Partition to run in. Left out: Slurm's default."""

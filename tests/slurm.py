@@ -37,6 +37,7 @@ CredType=cred/munge
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
+GresTypes=gpu
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 PreemptType=preempt/partition_prio
@@ -133,11 +134,14 @@ def slurm(
     number: int,
     *,
     cpus: int = 1,
+    gpus: int = 0,
     grace_seconds: int = 10,
     send_user_signal: bool = False,
     node_timeout_seconds: int = 10,
 ) -> Iterator[Slurm]:
-    """Bring up a Slurm with `number` nodes of `cpus` cores each, and wait until all are idle.
+    """Bring up a Slurm with `number` nodes of `cpus` cores and `gpus` GPUs each, and wait until all are idle.
+
+    The GPUs are files without a device: enough for Slurm to say which step gets how many.
 
     A job that is pre-empted gets a signal when its `grace_seconds` begin: SIGTERM to its steps, not to its script; or,
     with `send_user_signal`, which a site may have set, the signal that its `--signal` names. The loss of a node is
@@ -146,7 +150,9 @@ def slurm(
     assert not _why_not(), _why_not()
     with hosts(directory, number) as nodes:
         conf = directory / "slurm.conf"
-        lines = [f"NodeName={node.name} NodeAddr={node.address} CPUs={cpus} RealMemory=1000" for node in nodes]
+        gres = f" Gres=gpu:{gpus}" if gpus else ""
+        lines = [f"NodeName={node.name} NodeAddr={node.address} CPUs={cpus} RealMemory=1000{gres}" for node in nodes]
+        _make_gpus(directory, gpus)
         settings = {"grace_seconds": grace_seconds, "node_timeout_seconds": node_timeout_seconds}
         preempt = "SlurmctldParameters=preempt_send_user_signal" if send_user_signal else ""
         where = {"address": nodes[0].address, "directory": directory, "nodes": "\n".join(lines)}
@@ -160,6 +166,13 @@ def slurm(
             start_node(cluster, node)
         _wait_until_idle(cluster)
         yield cluster
+
+
+def _make_gpus(directory: Path, number: int) -> None:
+    files = [directory / f"gpu{index}" for index in range(number)]
+    for file in files:
+        file.touch()
+    (directory / "gres.conf").write_text("".join(f"Name=gpu File={file}\n" for file in files), encoding="utf-8")
 
 
 def start_node(cluster: Slurm, node: Host) -> None:

@@ -15,6 +15,9 @@ from configs.base import MIB, StartUpError
 NVIDIA_SMI_SECONDS = 60.0
 """Time limit of nvidia-smi, which takes seconds a GPU where no persistence daemon runs."""
 
+OBJECT_STORE_BYTES = 256 * MIB
+"""Memory for the objects of a Ray of ours. Stages pass files, so little is enough; /dev/shm is small in containers."""
+
 _MEMORY_LIMITS = (
     ("sys/fs/cgroup{}/memory.max", "sys/fs/cgroup{}/memory.current"),
     ("sys/fs/cgroup/memory{}/memory.limit_in_bytes", "sys/fs/cgroup/memory{}/memory.usage_in_bytes"),

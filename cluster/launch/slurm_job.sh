@@ -23,11 +23,20 @@ ray_node() {
     trap 'ended=yes' USR2
     trap 'scancel --batch --signal=USR1 "$SLURM_JOB_ID"' TERM
     ip=$(getent ahostsv4 "$(address_of "$SLURMD_NODENAME")" | sed -n '1s/ .*//p')
+    gpus=${SLURM_GPUS_ON_NODE:-0}
+    if [ "$gpus" -gt 0 ] && command -v nvidia-smi >/dev/null; then
+        there=$(timeout 60 nvidia-smi -L 2>&1 | grep -c '^GPU ')
+        [ "$there" -ge "$gpus" ] || say "$SLURMD_NODENAME has $there of the $gpus GPUs that Slurm gave: see nvidia-smi"
+        [ "$there" -ge "$gpus" ] || gpus=$there
+    fi
+    # The limit of the job's control group, which Ray does not see: it looks at the host's.
+    memory=$("$python" -P -c 'from cluster.host.limits import memory_bytes as m; print(m()[1])') || exit 71
     while
         rm -rf "$ray_dir"
         mkdir -m 700 "$ray_dir" || exit 71
         "$python" -P -c "$block_sigterm" -P -m ray.scripts.scripts start --block --temp-dir="$ray_dir" \
-            --num-cpus="$SLURM_CPUS_ON_NODE" ${gpus:+--num-gpus="$gpus"} --node-ip-address="$ip" \
+            --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="$gpus" --memory=$((memory - object_bytes)) \
+            --object-store-memory="$object_bytes" --node-ip-address="$ip" \
             --min-worker-port=0 --max-worker-port=0 "$@" >"$ray_dir/start.log" 2>&1 &
         ray=$!
         until wait "$ray"; [ $? != 143 ]; do :; done
@@ -45,9 +54,33 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])'
 # A step of this job that runs Ray on its nodes. $1: which, as options of srun; the rest goes to `ray start`.
 start_ray() {
     # shellcheck disable=SC2086
-    srun --overlap --ntasks-per-node=1 --cpu-bind=none --kill-on-bad-exit=0 --wait=0 $1 \
+    srun --overlap --ntasks-per-node=1 --cpu-bind=none --kill-on-bad-exit=0 --no-kill --wait=0 $1 \
         bash -c "$(declare -f say setup address_of ray_node)"'; ray_node "$@"' ray_node "${@:2}" </dev/null
 }
+
+# The nodes of this job, one a line: a node's number of GPUs and its name. A step has the GPUs that the job has asked for,
+# but of whole nodes (--exclusive) only those that it asks for itself: these are counted by what Slurm knows of each.
+nodes_by_gpus() {
+    scontrol --oneliner show node "$SLURM_JOB_NODELIST" | awk -v whole="$whole_nodes" '{
+        name = ""; gpus = 0
+        for (i = 1; i <= NF; i++) {
+            if ($i ~ /^NodeName=/) name = substr($i, 10)
+            if ($i ~ /^Gres=/ && whole) {
+                count = split(substr($i, 6), kinds, ",")
+                for (k = 1; k <= count; k++) if (kinds[k] ~ /^gpu[:(]|^gpu$/) {
+                    sub(/\(.*/, "", kinds[k])
+                    parts = split(kinds[k], words, ":")
+                    gpus += words[parts] ~ /^[0-9]+$/ ? words[parts] : 1
+                }
+            }
+        }
+        print gpus, name
+    }'
+}
+
+# The option of srun for so many GPUs on each node.
+gres() { [ "${1:-0}" = 0 ] || echo "--gres=gpu:$1"; }
+gres_of() { gres "$(awk -v name="$1" '$2 == name { print $1 }' <<<"$nodes")"; }
 
 # Ends Ray; what does not end in time, Slurm ends with the job.
 end_ray() {
@@ -82,34 +115,38 @@ within() { [ "$(grep -c "^$code\$" "$code_file")" -le "$1" ]; }
 cd "$directory" || { say "$SLURMD_NODENAME has no $directory, where the run was submitted from"; exit 2; }
 steps=() driver= signalled= told= lost=
 setup
-export python port ray_dir gpus start_timeout block_sigterm
+export python port ray_dir start_timeout object_bytes block_sigterm
 say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST"
 (umask 077 && "$python" -P -c 'import secrets; print(secrets.token_hex(32))' >"$token") || exit 71
 trap end_ray EXIT
 trap asked_to_end USR1 TERM
 trap lost_ray USR2
 
+nodes=$(nodes_by_gpus)
 head=$SLURMD_NODENAME
 address=$(address_of "$head"):$port
 # Ray's client server, which is there where grpc is, has a port that may be taken, and cannot be left out.
 client=$("$python" -P -c 'import importlib.util as u; print(u.find_spec("grpc") and "yes" or "")')
 {
-    start_ray "--nodes=1 --ntasks=1 --nodelist=$head" --head --port="$port" --include-dashboard=false \
+    start_ray "--nodes=1 --ntasks=1 --nodelist=$head $(gres_of "$head")" --head --port="$port" --include-dashboard=false \
         ${client:+--ray-client-server-port=$((port + NUM_PORTS))}
     kill -USR2 $$
 } &
 steps+=($!)
 until listens || [ "$SECONDS" -gt "$start_timeout" ] || [ -n "$lost" ]; do sleep 0.2; done
-others=$((SLURM_JOB_NUM_NODES - 1))
 code=69
 if ! listens; then
     say "no Ray has come up on $head in $SECONDS s; see above"
 elif
-    if [ "$others" -gt 0 ]; then
-        start_ray "--nodes=$others --ntasks=$others --exclude=$head" --address="$address" &
+    for gpus in $(awk -v head="$head" '$2 != head { print $1 }' <<<"$nodes" | sort -u); do
+        others=$(awk -v head="$head" -v gpus="$gpus" '$2 != head && $1 == gpus { print $2 }' <<<"$nodes")
+        number=$(wc -l <<<"$others")
+        start_ray "--nodes=$number --ntasks=$number --nodelist=$(paste -sd, <<<"$others") $(gres "$gpus")" \
+            --address="$address" &
         steps+=($!)
-    fi
-    "$python" -P -m cluster.ray.arrivals "$address" --nodes "$SLURM_JOB_NUM_NODES" --timeout "$start_timeout"
+    done
+    "$python" -P -m cluster.ray.arrivals "$address" --nodes "$SLURM_JOB_NUM_NODES" --least "$fewest" \
+        --timeout "$start_timeout"
 then
     "$python" -P "${command[@]}" --ray-address "$address" </dev/null &
     driver=$!

@@ -10,9 +10,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from cluster.host.limits import OBJECT_STORE_BYTES
 from cluster.launch.launcher import Submission
 from cluster.launch.shared import python_path
 from configs.base import ConfigError
+from configs.cluster import fewest_nodes
 from configs.launchers import SlurmLauncher
 
 FIRST_PORT, NUM_PORTS = 20000, 10000
@@ -27,21 +29,33 @@ _WORD = re.compile(r"[^\s#'\"\\]+")
 
 def render_script(config: SlurmLauncher, submission: Submission) -> str:
     """Return the whole script. It holds no secret."""
-    directives = [f"#SBATCH --{option}" for option in _options(config, submission)]
+    directives = [f"#SBATCH --{option}" for option in _options(config, submission, _fewest(config, submission))]
     setup = ["setup() {", *(f"    {line}" for line in config.setup or (":",)), "}"]
     _, _, body = _BODY.read_text(encoding="utf-8").partition("\n\n")  # without the file's header
     return "\n".join(["#!/bin/bash", *directives, "", *_variables(config, submission), "", *setup, "", body])
 
 
-def _options(config: SlurmLauncher, submission: Submission) -> Iterator[str]:
+def _fewest(config: SlurmLauncher, submission: Submission) -> int:
+    return fewest_nodes(config, submission.cluster.pools) or config.num_nodes
+
+
+def _options(config: SlurmLauncher, submission: Submission, fewest: int) -> Iterator[str]:
     yield f"job-name={submission.name}"
-    yield f"nodes={config.num_nodes}"
-    yield "ntasks-per-node=1"
+    if fewest == config.num_nodes:
+        yield f"nodes={config.num_nodes}"
+        yield "ntasks-per-node=1"
+    else:  # where --ntasks-per-node would make it the fewest nodes, whatever is free
+        yield f"nodes={fewest}-{config.num_nodes}"
+        yield "no-kill"
+        if config.cpus_per_node is not None:
+            yield f"mincpus={config.cpus_per_node}"
     yield "exclusive" if config.cpus_per_node is None else f"cpus-per-task={config.cpus_per_node}"
     if config.gpus_per_node:
         yield f"gpus-per-node={config.gpus_per_node}"
     if config.memory_gib_per_node:
         yield f"mem={math.ceil(config.memory_gib_per_node * 1024)}M"
+    elif config.cpus_per_node is None:
+        yield "mem=0"
     for name in ("partition", "account", "qos"):
         if value := getattr(config, name):
             yield f"{name}={value}"
@@ -80,7 +94,8 @@ def _variables(config: SlurmLauncher, submission: Submission) -> Iterator[str]:
     yield f"token={shlex.quote(str(beside['token']))}"
     yield f"code_file={shlex.quote(str(beside['code']))}"
     yield f"stop_file={shlex.quote(str(beside['stop']))}"
-    yield f"gpus={config.gpus_per_node or ''}"
+    yield f"whole_nodes={'yes' if config.cpus_per_node is None and config.gpus_per_node is None else ''}"
+    yield f"fewest={_fewest(config, submission)} object_bytes={OBJECT_STORE_BYTES}"
     yield f"start_timeout={math.ceil(config.start_timeout_seconds)}"
     yield f"requeue={'yes' if config.requeue else ''}"
     retries = submission.cluster.retries

@@ -1,16 +1,22 @@
 """The bundles that a gang holds on Ray's nodes: a placement group with one bundle a rank."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
+from cluster.host.console import print_line
 from cluster.placement import Placement
 from cluster.ray.capacity import Capacity
 from cluster.ray.connection import RayWaiter, first_line
+from cluster.ray.nodes import describe_nodes, live_nodes
 from configs.base import InfrastructureError, StartUpError, UserError
 
 SECONDS_BETWEEN_POLLS = 0.02
+SECONDS_UNTIL_SAID = 10.0
+"""After how long a wait for resources is told."""
+
 SECONDS_BETWEEN_COUNTS = 0.5
 """How often to check whether the nodes have changed."""
 
@@ -49,11 +55,16 @@ def reserve_bundles(capacity: Capacity, placement: Placement, *, before: int, la
     waiter, began, counted = RayWaiter(label), time.monotonic(), float("-inf")
     asked: tuple[int, dict[str, str]] = (0, {})
     group: PlacementGroup | None = None
+    is_said = False
     try:
         while group is None or not _is_ready(group, label):
             waited = time.monotonic() - began
             if waited > placement.start_timeout_seconds:
                 raise StartUpError(capacity.describe_shortage(_describe_need(capacity, placement)))
+            if waited > SECONDS_UNTIL_SAID and not is_said:
+                is_said = True
+                there = describe_nodes(capacity.usable_nodes())
+                print_line(f"{label}: waiting for {_describe_need(capacity, placement)}; the pool's nodes are {there}")
             if time.monotonic() - counted > SECONDS_BETWEEN_COUNTS:
                 counted = time.monotonic()
                 nodes = capacity.usable_nodes()
@@ -68,6 +79,37 @@ def reserve_bundles(capacity: Capacity, placement: Placement, *, before: int, la
         raise
     by_bundle = placement_group_table(group)["bundles_to_node_id"]
     return Bundles(group, tuple(by_bundle[index] for index in range(asked[0])))
+
+
+def wait_for_room(need: Mapping[str, float], selector: dict[str, str], *, timeout_seconds: float, label: str) -> None:
+    """Wait until Ray has room for one piece of work, said after SECONDS_UNTIL_SAID.
+
+    Ray itself would keep the work in its queue for ever, without a word. Raises StartUpError when the time is up.
+    """
+    waiter, began, is_said = RayWaiter(label), time.monotonic(), False
+    words = describe_resources(need)
+    group = placement_group([dict(need)], bundle_label_selector=[selector])
+    try:
+        while not _is_ready(group, label):
+            waited = time.monotonic() - began
+            if waited > timeout_seconds:
+                raise StartUpError(
+                    f"{label}: {words} did not become free in {timeout_seconds:g} s; the cluster's nodes are "
+                    f"{describe_nodes(live_nodes())}; wait for other work to end, ask for less with cpus_per_task, or "
+                    "wait longer with start_timeout_seconds in the cluster file"
+                )
+            if waited > SECONDS_UNTIL_SAID and not is_said:
+                is_said = True
+                print_line(f"{label}: waiting for {words}; the cluster's nodes are {describe_nodes(live_nodes())}")
+            waiter.sleep(SECONDS_BETWEEN_POLLS)
+    finally:
+        remove_placement_group(group)
+
+
+def describe_resources(need: Mapping[str, float]) -> str:
+    """Say what of a node is needed: `2 CPU cores and a GPU`."""
+    device = "" if set(need) <= {"CPU"} else " and a GPU"
+    return f"{need['CPU']:g} CPU core{'s' if need['CPU'] != 1 else ''}{device}"
 
 
 def release_group(group: PlacementGroup | None) -> None:
@@ -88,8 +130,7 @@ def _ask_for_group(placement: Placement, num_ranks: int, selector: dict[str, str
 def _describe_need(capacity: Capacity, placement: Placement) -> str:
     least, most = capacity.bounds.least, capacity.bounds.most
     number = f"{least}" if least == most else f"{least} or more"
-    gpu = "" if placement.device == "cpu" else " and a GPU"
-    return f"places for {number} ranks of {placement.cpu_share:g} CPU cores{gpu}"
+    return f"places for {number} ranks of {describe_resources(rank_resources(placement))}"
 
 
 def _is_ready(group: PlacementGroup, label: str) -> bool:

@@ -14,9 +14,10 @@ import ray
 from ray._private import services, utils
 from ray.exceptions import LocalRayletDiedError, RaySystemError
 
+from cluster.host.limits import OBJECT_STORE_BYTES, memory_bytes, num_cores
 from cluster.host.network import answers
 from cluster.ray.ray_watch import check_ray, watch_ray
-from configs.base import MIB, ConfigError, InfrastructureError, StartUpError, UserError
+from configs.base import ConfigError, InfrastructureError, StartUpError, UserError
 from configs.text import one_line
 
 SECONDS_BETWEEN_CHECKS = 5.0
@@ -24,9 +25,6 @@ SECONDS_BETWEEN_CHECKS = 5.0
 
 WAIT_SECONDS = 0.5
 """How long one wait for Ray lasts, and so a signal handler may have to wait for Ray to return to Python."""
-
-OBJECT_STORE_BYTES = 256 * MIB
-"""Memory of a private Ray's objects. Stages pass files, so little is enough, and /dev/shm is small in containers."""
 
 
 def connect(address: str) -> None:
@@ -44,7 +42,14 @@ def connect(address: str) -> None:
         os.environ.setdefault("RAY_worker_niceness", "0")  # or all of our work would give way to anybody's, at nice 15
         try:
             with keep_signal_handlers(), _own_process_groups():
-                ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    num_cpus=num_cores(),
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _memory=memory_bytes()[1] - OBJECT_STORE_BYTES,
+                    **quiet,
+                )
         except UserError:  # raised by a signal handler
             raise
         except Exception as error:  # Ray 2.60 has no narrower class for a start that takes too long

@@ -22,7 +22,7 @@ from cluster.host.console import ProgressMeter, print_line
 from cluster.host.retry import backoff_seconds
 from cluster.machines import Node, described
 from cluster.placement import Placement, TooFew, describe_found, place
-from cluster.ray.bundles import rank_resources
+from cluster.ray.bundles import rank_resources, wait_for_room
 from cluster.ray.capacity import Capacity
 from cluster.ray.connection import SECONDS_BETWEEN_CHECKS, RayWaiter, connect, first_line, translate_ray_failures
 from cluster.ray.failures import RanksLost
@@ -125,16 +125,20 @@ class RayExecutor:
         """Apply `fn` to the items in Ray tasks, with at most two items in flight for each task that fits the nodes.
 
         Raises what `fn` raised; OutOfMemory or InfrastructureError if a worker dies, or its device fails, too often,
-        StartUpError if the pool has no node for too long.
+        StartUpError if there is no room for the first item, or the pool has no node, for `start_timeout_seconds`.
         """
         placement = self.used_placement or self.placement()
         device = {name: n for name, n in rank_resources(placement).items() if name != "CPU"} if on_device else {}
+        need = {"CPU": float(placement.cpus_per_task), **device}
         options = {
             "num_cpus": placement.cpus_per_task,
             "num_gpus": device.pop("GPU", 0),
             "resources": device,
             "max_retries": placement.max_restarts,
         }
+        if items:
+            timeout = placement.start_timeout_seconds
+            wait_for_room(need, self._selector() or {}, timeout_seconds=timeout, label=label)
         remote: Any = ray.remote(fn)
         submit = remote.options(**options, label_selector=self._selector()).remote
         num_slots = sum(node.num_cpus // placement.cpus_per_task for node in self._good_nodes())

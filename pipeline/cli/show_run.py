@@ -16,7 +16,7 @@ from configs.base import InfrastructureError, UserError
 from pipeline.cli.status import step_lines, steps_as_json
 from pipeline.graph.plan import PlannedStep
 from pipeline.runs.directory import AttemptRecord, RunDirectory, now, open_run, run_ids
-from pipeline.runs.state import RunStatus, read_status, steps_of
+from pipeline.runs.state import LAUNCHER_SECONDS, RunStatus, read_status, steps_of
 from pipeline.store.lineage import duration
 
 SECONDS_BETWEEN_PAGES = 1.0
@@ -30,14 +30,14 @@ def show_run(directory: RunDirectory, out: Console, *, live: bool, as_json: bool
     if as_json:
         print(json.dumps(_as_json(directory)))
         return
-    steps = steps_of(directory)
-    if not (live and out.is_terminal and read_status(directory).is_live):
-        out.print(_page(directory, steps))
+    steps, status = steps_of(directory), read_status(directory)
+    if not (live and out.is_terminal and status.is_live):
+        out.print(_page(directory, steps, status))
         return
     with Live(console=out, auto_refresh=False, screen=False) as screen:
         while True:
-            status = read_status(directory)
-            screen.update(_page(directory, steps), refresh=True)
+            status = read_status(directory, launcher_seconds=LAUNCHER_SECONDS)
+            screen.update(_page(directory, steps, status), refresh=True)
             if not status.is_live:
                 return
             time.sleep(SECONDS_BETWEEN_PAGES)
@@ -73,12 +73,12 @@ def _row(store: str, run_id: str) -> tuple[str, ...]:
         return run_id, "unreadable", "", "", "", str(error)
 
 
-def _page(directory: RunDirectory, steps: Sequence[PlannedStep]) -> RenderableType:
-    return Group(*(Text.from_markup(line) for line in _lines(directory, steps)))
+def _page(directory: RunDirectory, steps: Sequence[PlannedStep], status: RunStatus) -> RenderableType:
+    return Group(*(Text.from_markup(line) for line in _lines(directory, steps, status)))
 
 
-def _lines(directory: RunDirectory, steps: Sequence[PlannedStep]) -> Iterator[str]:
-    status, starts, attempts = read_status(directory), directory.starts(), directory.attempts()
+def _lines(directory: RunDirectory, steps: Sequence[PlannedStep], status: RunStatus) -> Iterator[str]:
+    starts, attempts = directory.starts(), directory.attempts()
     where = f" on {starts[-1].cluster_name}" if starts else ""
     yield f"run [bold]{directory.id}[/]{escape(where)}: [bold]{status.word}[/]  [dim]{escape(status.detail)}[/]"
     for attempt in attempts[-_MAX_ATTEMPTS:]:

@@ -9,7 +9,7 @@ from cluster.rank_output import RANKS, output_file
 from cluster.storage.objects import ObjectStore
 from configs.base import UserError
 from pipeline.runs.directory import RunDirectory
-from pipeline.runs.state import read_status
+from pipeline.runs.state import LAUNCHER_SECONDS, read_status
 
 SECONDS_BETWEEN_CHECKS = 0.5
 
@@ -20,7 +20,7 @@ def read_logs(directory: RunDirectory, *, follow: bool) -> Iterator[str]:
         yield _read_log(directory, start.number, 0).decode(errors="replace")
     seen, number = 0, len(directory.starts())
     while number:
-        status = read_status(directory)
+        status = read_status(directory, launcher_seconds=LAUNCHER_SECONDS)
         ended = not status.is_live and status.word != "unknown"  # a launcher that is silent for a while is no end
         new = _read_log(directory, number, seen)
         whole = new if ended else new[: new.rfind(b"\n") + 1]  # a line, or a character, may be half there

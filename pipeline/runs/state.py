@@ -4,6 +4,8 @@ All of it comes from the run's records, its driver's lease and, where these say 
 planned again: the sources need not be there, nor be what they were.
 """
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +48,19 @@ class RunStatus:
         return self.word in LIVE
 
 
-def read_status(directory: RunDirectory) -> RunStatus:
-    """Return how the run stands now."""
+LAUNCHER_SECONDS = 30.0
+"""How old a launcher's answer may be for what asks again and again: Slurm's controller serves a whole site."""
+
+_answers: dict[str, tuple[float, DriverStatus]] = {}
+"""The last answers of launchers, by handle: when, by the monotonic clock, and what."""
+
+
+def read_status(directory: RunDirectory, *, launcher_seconds: float = 0.0) -> RunStatus:
+    """Return how the run stands now.
+
+    `launcher_seconds` is how old the answer of its launcher may be, where only that tells: LAUNCHER_SECONDS for what
+    looks again and again. A process of this machine (launcher `local`) costs nothing to ask, and is asked each time.
+    """
     # The lease first: a driver writes down how its attempt ended before it lets go.
     who = store_holder(directory.remote, directory.home, lease_name(directory.id))
     starts, attempts = directory.starts(), directory.attempts()
@@ -58,7 +71,7 @@ def read_status(directory: RunDirectory) -> RunStatus:
         return RunStatus("running", f"attempt {last.number if last else 1}, by {who}")
     if not starts:
         return RunStatus("not started", "it was submitted, but no driver was started")
-    seen = _ask_launcher(starts[-1])
+    seen = _ask_launcher(starts[-1], max_age_seconds=launcher_seconds)
     if seen.state == "waiting":
         return RunStatus("waiting", seen.detail)
     if last is None or last.start != starts[-1].number:
@@ -157,11 +170,28 @@ def _after_attempt(directory: RunDirectory, last: AttemptRecord) -> RunStatus:
     return RunStatus("failed", f"attempt {last.number}: {last.outcome.replace('_', ' ')}: {last.reason}")
 
 
-def _ask_launcher(start: StartRecord) -> DriverStatus:
+def _ask_launcher(start: StartRecord, *, max_age_seconds: float) -> DriverStatus:
     if start.handle is None:
         return DriverStatus("unknown", "the launcher was not reached")
+    when, answer = _answers.get(start.handle, (-math.inf, None))
+    is_local = _launcher_kind(start) == "local"
+    if answer is None or is_local or time.monotonic() - when > max_age_seconds:
+        answer = _ask_again(start, start.handle)
+        _answers[start.handle] = time.monotonic(), answer
+    return answer
+
+
+def _launcher_kind(start: StartRecord) -> str:
+    """Return the kind of a start's launcher, as it stands in the cluster file of whatever version."""
+    match start.cluster:
+        case {"launcher": {"kind": str(kind)}}:
+            return kind
+    return ""
+
+
+def _ask_again(start: StartRecord, handle: str) -> DriverStatus:
     try:
-        return launcher_of(start).status(start.handle)
+        return launcher_of(start).status(handle)
     except UserError as error:  # a launcher that cannot be asked from here says nothing of the run
         return DriverStatus("unknown", str(error))
     except ValidationError:

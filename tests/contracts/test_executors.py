@@ -12,6 +12,7 @@ import pytest
 
 from cluster.executor import Executor, Rank, Resized
 from cluster.inline import InlineExecutor
+from cluster.ray import bundles
 from configs.base import ConfigError, InfrastructureError, OutOfMemory, StartUpError, UserError
 from configs.pools import PoolConfig
 
@@ -36,6 +37,10 @@ def ray_maker(request) -> MakeExecutor:
     from cluster.ray.executor import RayExecutor
 
     return lambda **pool: RayExecutor(PoolConfig(**pool), address="local")
+
+
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
 
 
 def square(number: int) -> int:
@@ -240,6 +245,27 @@ def say_and_die_at_first(rank: Rank, marks: Path) -> int:
     return rank.num_restarts
 
 
+def test_items_for_which_there_is_no_room_are_waited_for_a_while_and_not_for_ever(make_ray, monkeypatch, capsys):
+    """Ray keeps work in its queue without a word, for as long as others have the cores, or for ever where none fits."""
+    import ray
+
+    monkeypatch.setattr(bundles, "SECONDS_UNTIL_SAID", 0.5)
+    num_cpus = int(ray.cluster_resources()["CPU"])
+    holder = ray.remote(sleep).options(num_cpus=num_cpus).remote(1000)
+    try:
+        executor = make_ray(start_timeout_seconds=2.0)
+        with pytest.raises(
+            StartUpError, match=r"^squaring: 1 CPU core did not become free in 2 s; the cluster's nodes"
+        ):
+            list(executor.map(square, range(3), label="squaring"))
+    finally:
+        ray.cancel(holder, force=True)
+    assert re.search(
+        r"squaring: waiting for 1 CPU core; the cluster's nodes are \S+ with 0 of", capsys.readouterr().err
+    )
+    assert list(make_ray(start_timeout_seconds=60.0).map(square, range(3), label="squaring")) == [0, 1, 4]
+
+
 def test_what_ranks_print_is_kept_and_the_last_words_of_a_lost_one_are_told(make_ray, tmp_path, capsys):
     executor, ranks = make_ray(num_ranks=2, max_restarts=1), tmp_path / "ranks"
     assert executor.gang(say_and_die_at_first, tmp_path, label="training", output=ranks) == 1
@@ -282,7 +308,7 @@ def test_bundles_that_are_not_free_in_time_are_reported_with_the_free_cores(make
     with pytest.raises(StartUpError) as caught:
         make_ray(num_ranks=1, cpus_per_rank=1, start_timeout_seconds=0.5).gang(die_always, None, label="waiting")
     said = str(caught.value)
-    assert "places for 1 ranks of 1 CPU cores did not become free in 0.5 s" in said
+    assert "places for 1 ranks of 1 CPU core did not become free in 0.5 s" in said
     assert re.search(r"with 0 of \d+ cores free, of 1 that live", said) and "\n" not in said
 
 

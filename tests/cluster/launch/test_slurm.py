@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from cluster.host.limits import OBJECT_STORE_BYTES, memory_bytes
 from cluster.launch.launcher import DriverStatus, Submission
 from cluster.launch.slurm import Slurm
 from configs.base import ConfigError, StartUpError
+from configs.cluster import ClusterConfig, fewest_nodes
 from configs.launchers import SlurmLauncher
 from tests.cluster.launch.submissions import submission
 from tests.slurm import Slurm as RealSlurm
@@ -35,6 +37,25 @@ nodes = [node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]]
 open("saved", "w").close()
 print("DRIVER saved with", *sorted(nodes), flush=True)
 sys.exit(75)
+"""
+
+COUNT = """
+import json, sys, ray
+ray.init(address=sys.argv[2], log_to_driver=False, logging_level="ERROR")
+has = [(node["Resources"].get("GPU"), node["Resources"]["memory"]) for node in ray.nodes() if node["Alive"]]
+print("NODES", json.dumps(has), flush=True)
+"""
+
+OUTLIVE = """
+import sys, time, ray
+ray.init(address=sys.argv[2], log_to_driver=False, logging_level="ERROR")
+seen = 0
+while True:
+    now = sum(node["Alive"] for node in ray.nodes())
+    if now != seen:
+        print("DRIVER sees", now, flush=True)
+    seen = now
+    time.sleep(0.5)
 """
 
 SETUP = (f"export PATH={Path(sys.executable).parent}:$PATH",)
@@ -84,6 +105,61 @@ def test_the_script_asks_slurm_for_what_the_cluster_file_says(tmp_path):
 def test_whole_nodes_are_asked_for_where_no_cores_are_named(tmp_path):
     asked = directives(script(tmp_path, requeue=False))
     assert "exclusive" in asked and "no-requeue" in asked and not [line for line in asked if line.startswith("cpus")]
+    assert "mem=0" in asked  # the partition's default is rarely all there is
+    assert "mem=2048M" in directives(script(tmp_path, memory_gib_per_node=2))
+    assert not [line for line in directives(script(tmp_path, cpus_per_node=2)) if line.startswith("mem")]
+
+
+def test_an_allocation_may_lose_nodes_where_a_fewest_number_is_given(tmp_path):
+    asked = directives(script(tmp_path, num_nodes=8, min_nodes=3))
+    assert "nodes=3-8" in asked and "no-kill" in asked
+    assert not [line for line in asked if line.startswith("ntasks")]  # Slurm 22.05 would take the fewest nodes
+    assert "no-kill" not in directives(script(tmp_path, num_nodes=8))
+
+
+@pytest.mark.parametrize(
+    ("launcher", "pools", "fewest"),
+    [
+        ({}, {"default": {}}, 4),
+        ({"gpus_per_node": 8}, {"default": {"min_ranks": 9}}, 2),
+        ({"gpus_per_node": 8}, {"default": {"min_ranks": 9}, "eval": {}}, 4),
+        ({"min_nodes": 1}, {"default": {"min_ranks": 2}}, 1),
+        ({"gpus_per_node": 8}, {"default": {"min_ranks": 99}}, 4),
+        (
+            {},
+            {
+                "default": {
+                    "min_ranks": 16,
+                    "machines": {
+                        "num_nodes": 4,
+                        "cpus_per_node": 8,
+                        "memory_gib_per_node": 8,
+                        "accelerators_per_node": 8,
+                    },
+                }
+            },
+            2,
+        ),
+    ],
+)
+def test_the_fewest_nodes_hold_the_fewest_ranks(launcher, pools, fewest):
+    machines = ClusterConfig.model_validate({"launcher": {"kind": "slurm", "num_nodes": 4, **launcher}, "pools": pools})
+    assert isinstance(machines.launcher, SlurmLauncher)
+    assert fewest_nodes(machines.launcher, machines.pools) == fewest
+
+
+@pytest.mark.parametrize(
+    ("launcher", "pool", "problem"),
+    [
+        ({"min_nodes": 5}, {}, r"launcher.min_nodes is 5, more than num_nodes, 4"),
+        ({}, {"min_ranks": 2}, r"nothing says how many nodes hold so many ranks; set launcher.min_nodes"),
+    ],
+)
+def test_a_range_of_nodes_that_cannot_be_is_refused(launcher, pool, problem):
+    with pytest.raises(ValueError, match=problem):
+        ClusterConfig.model_validate(
+            {"launcher": {"kind": "slurm", "num_nodes": 4, **launcher}, "pools": {"default": pool}}
+        )
 
 
 def test_the_script_is_bash_whatever_is_in_names_and_setup(tmp_path):
@@ -109,14 +185,14 @@ def test_a_machine_without_slurm_says_so(tmp_path, monkeypatch):
 def real(tmp_path_factory) -> Iterator[tuple[RealSlurm, Path]]:
     """A Slurm of two nodes, found by SLURM_CONF, and a directory that they share."""
     directory = tmp_path_factory.mktemp("slurm")
-    with slurm(directory, 2, grace_seconds=60) as cluster, pytest.MonkeyPatch.context() as patch:
+    with slurm(directory, 2, gpus=2, grace_seconds=60) as cluster, pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(cluster.conf))
         yield cluster, directory
         assert [leftover for node in cluster.nodes for leftover in node.temp.glob("ray-*")] == []
 
 
 def launcher(**settings: object) -> Slurm:
-    return Slurm(SlurmLauncher(kind="slurm", num_nodes=2, cpus_per_node=1, setup=SETUP, **settings))
+    return Slurm(SlurmLauncher(kind="slurm", **({"num_nodes": 2, "cpus_per_node": 1, "setup": SETUP} | settings)))
 
 
 def sent(directory: Path, name: str) -> Submission:
@@ -153,6 +229,47 @@ def test_a_pre_empted_job_saves_on_all_its_nodes_is_queued_again_and_goes_on(rea
     assert (submitted.log.with_name("smoke-1a2b-1.code")).read_text().split() == ["75", "0"]
     files = [path for path in submitted.log.parent.iterdir() if path != submitted.log]
     assert not [path for path in files if path.suffix == ".token" or "sesame" in path.read_text()]
+
+
+@needs_slurm
+@pytest.mark.parametrize(
+    ("asked", "number"),
+    [
+        ({"cpus_per_node": None}, 2.0),
+        pytest.param({"gpus_per_node": 1}, 1.0, marks=pytest.mark.long),
+        pytest.param({}, None, marks=pytest.mark.long),
+    ],
+)
+def test_the_ray_of_a_job_has_the_gpus_of_its_nodes_and_the_memory_that_it_may_use(real, asked, number):
+    """Slurm gives a step of whole nodes (--exclusive) none of their GPUs, unless the step asks for them itself."""
+    _, directory = real
+    submitted = submission(directory / f"gpus-{number}", "-c", COUNT)
+    job = launcher(**asked)
+    handle = job.submit(submitted)
+    until(lambda: job.status(handle).state == "ended", submitted)
+    (line,) = [line for line in submitted.log.read_text().splitlines() if line.startswith("NODES ")]
+    nodes = json.loads(line.removeprefix("NODES "))
+    assert [gpus for gpus, _ in nodes] == [number] * 2
+    assert [memory for _, memory in nodes] == [memory_bytes()[1] - OBJECT_STORE_BYTES] * 2
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+@needs_slurm
+def test_an_elastic_job_outlives_the_loss_of_a_node(tmp_path, monkeypatch):
+    """Slurm ends a job that loses a node, unless it was told not to."""
+    with slurm(tmp_path, 2, node_timeout_seconds=5) as cluster:
+        monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
+        submitted = submission(tmp_path / "elastic", "-c", OUTLIVE)
+        job = launcher(min_nodes=1, requeue=False)
+        handle = job.submit(submitted)
+        until(lambda: says(submitted, "DRIVER sees 2"), submitted)
+        cluster.nodes[1].power_off()
+        until(lambda: says(submitted, "DRIVER sees 1"), submitted)
+        until(lambda: "down" in cluster.call("sinfo", "--noheader", "--Node", "--format=%T"), submitted)
+        time.sleep(5)  # in which Slurm would end it
+        assert job.status(handle).state == "running"
+        job.kill(handle)
 
 
 @needs_slurm

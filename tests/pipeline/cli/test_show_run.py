@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.launch.launcher import DriverStatus
+from cluster.launch.launcher import LAUNCHERS, DriverStatus
 from cluster.leases.lease import store_lease
 from configs.base import UserError
 from configs.cluster import ClusterConfig
@@ -19,7 +19,7 @@ from pipeline.recipe import read_recipe
 from pipeline.runs.attempt import make_attempt
 from pipeline.runs.directory import RunDirectory, lease_name, now, open_run, run_ids
 from pipeline.runs.logs import read_logs
-from pipeline.runs.state import read_status
+from pipeline.runs.state import LAUNCHER_SECONDS, read_status
 from pipeline.runs.submit import submit_run
 from pipeline.store.artifact import BUILD_COUNT_FILE
 from tests.pipeline.runs import test_submit
@@ -132,6 +132,26 @@ def test_a_launcher_that_cannot_be_asked_is_no_failure(place):
     ToyLauncher.seen = DriverStatus("unknown", "the controller does not answer")
     assert read_status(directory).word == "unknown"
     assert "the controller does not answer" in list_of(place / "store")[1]
+
+
+@pytest.mark.parametrize(("kind", "num_asked"), [("slurm", 2), ("local", 60)])
+def test_what_looks_again_and_again_asks_a_schedulers_controller_every_thirty_seconds(
+    place, monkeypatch, kind, num_asked
+):
+    directory, _ = submitted("mine")
+    (start,) = directory.starts()
+    again = start.model_copy(update={"number": 2, "handle": kind, "cluster": {"launcher": {"kind": kind}}})
+    assert directory.add_start(again)
+    now, asked = 1000.0, []
+    monkeypatch.setitem(LAUNCHERS, kind, "tests.pipeline.runs.toy_runs.ToyLauncher")
+    monkeypatch.setattr(ToyLauncher, "status", lambda self, handle: asked.append(now) or DriverStatus("running", ""))
+    monkeypatch.setattr("pipeline.runs.state.time.monotonic", lambda: now)
+    for _ in range(60):
+        assert read_status(directory, launcher_seconds=LAUNCHER_SECONDS).word == "starting"
+        now += 1.0
+    assert len(asked) == num_asked
+    read_status(directory)  # who asks once is told what is true now
+    assert len(asked) == num_asked + 1
 
 
 def test_logs_are_followed_while_the_launcher_is_silent(place, monkeypatch):
