@@ -13,6 +13,7 @@ from statistics import median
 
 from cluster.doctor.report import Finding, fail, ok, warn
 from cluster.host.programs import run_program
+from cluster.host.temporary import find_problem, ray_directory
 from cluster.storage.errors import FIX_COMMANDS
 from configs.base import GIB, MIB
 
@@ -61,14 +62,12 @@ def store_findings(store: Path, *, quick: bool) -> list[Finding]:
 
 def temporary_findings(*, quick: bool) -> list[Finding]:
     """Check the temporary directory, where Ray keeps its logs and sockets."""
-    directory = Path(tempfile.gettempdir())
-    try:
-        with tempfile.TemporaryDirectory(prefix="doctor-") as name:
-            space = _space_finding("temporary space", directory)
-            return [space, _speed_finding("temporary speed", Path(name), quick=quick)]
-    except OSError as error:
-        fix = "set TMPDIR to a directory that is writable"
-        return [fail("temporary space", f"{directory}: {error.strerror}", fix=fix)]
+    if (problem := find_problem()) is not None:
+        return [fail("temporary directory", problem.seen, fix=problem.fix)]
+    directory, _ = ray_directory()
+    with tempfile.TemporaryDirectory(prefix="doctor-", dir=directory) as name:
+        space = _space_finding("temporary space", directory)
+        return [space, _speed_finding("temporary speed", Path(name), quick=quick)]
 
 
 @contextmanager

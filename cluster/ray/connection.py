@@ -16,6 +16,7 @@ from ray.exceptions import LocalRayletDiedError, RaySystemError
 
 from cluster.host.limits import OBJECT_STORE_BYTES, memory_bytes, num_cores
 from cluster.host.network import answers
+from cluster.host.temporary import find_problem
 from cluster.ray.ray_watch import check_ray, watch_ray
 from configs.base import ConfigError, InfrastructureError, StartUpError, UserError
 from configs.text import one_line
@@ -37,6 +38,8 @@ def connect(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": True}
     if address == "local":
+        if (problem := find_problem()) is not None:
+            raise StartUpError(f"{problem.seen}; {problem.fix}")
         if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray wants to keep one in the home directory
         os.environ.setdefault("RAY_worker_niceness", "0")  # or all of our work would give way to anybody's, at nice 15

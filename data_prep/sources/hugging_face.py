@@ -1,6 +1,11 @@
 """The source `hugging_face`: a dataset on the Hub at a fixed commit, or in a local directory."""
 
+import hashlib
+import os
+import re
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +16,8 @@ from configs.data import HuggingFaceSource
 from data_prep.sources.document import Digest, Document, Unreadable
 from data_prep.sources.file_parts import digest_part
 from data_prep.sources.record_fields import check_columns, to_document
+
+_PATTERN = re.compile(r"[\[\]*?{}]|::")
 
 
 def parts(config: HuggingFaceSource) -> tuple[str, ...]:
@@ -45,7 +52,45 @@ def _list_data_files(config: HuggingFaceSource, root: Path) -> list[str]:
     names = sorted(path.as_posix() for path in paths if not any(piece.startswith(".") for piece in path.parts))
     if not names:
         raise UserError(f"source '{config.name}': the directory '{config.path}' is empty; put a dataset there")
+    if chained := [name for name in names if "::" in name]:
+        raise UserError(
+            f"source '{config.name}': '{chained[0]}' in '{config.path}' has '::' in its name, by which the library "
+            "`datasets` would leave it out; rename it"
+        )
     return names
+
+
+def _literal_name(config: HuggingFaceSource, directory: str) -> str:
+    """Return a name of a directory that has no character which `datasets` takes for a pattern, or for a chain of URLs.
+
+    To the library `crawl[1]` is `crawl1`. Where there is such a character, the name is that of a directory of links to
+    the files, below the one for temporary files: the same each time, for the library keeps what it has read by name.
+    (A link to the directory itself would not do: the library follows it.) Raises UserError if there can be none.
+    """
+    if not _PATTERN.search(directory):
+        return directory
+    digest = hashlib.sha256(directory.encode()).hexdigest()[:16]
+    links = Path(tempfile.gettempdir(), f"concord-{os.getuid()}", digest)
+    if _PATTERN.search(str(links)):
+        raise UserError(f"'{links}' has one of []*?{{}} or '::' in its name; set TMPDIR to a directory without")
+    try:
+        links.parent.mkdir(mode=0o700, exist_ok=True)
+        if links.parent.stat().st_uid != os.getuid():
+            raise UserError(f"'{links.parent}' is another user's; take it away, or set TMPDIR to a directory of yours")
+        _link_files(Path(directory), _list_data_files(config, Path(directory)), links)
+    except OSError as error:
+        raise UserError(f"'{links}' cannot be made ({error.strerror}); set TMPDIR to a directory of yours") from error
+    return str(links)
+
+
+def _link_files(directory: Path, names: list[str], links: Path) -> None:
+    """Make `links` a directory of links to these files, also where others do at the same time."""
+    for stale in {path for path in links.rglob("*") if path.is_symlink()} - {links / name for name in names}:
+        stale.unlink(missing_ok=True)
+    for name in names:
+        (links / name).parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            (links / name).symlink_to(directory / name)
 
 
 def _read_records(config: HuggingFaceSource, part: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -68,6 +113,7 @@ def _open_split(config: HuggingFaceSource, part: str) -> Any:
     """Open the split with only the columns that the config names."""
     import datasets
 
+    part = _literal_name(config, part) if Path(part).is_dir() else part
     if (Path(part) / "state.json").is_file() or (Path(part) / "dataset_dict.json").is_file():
         split = _choose_saved_split(config, datasets.load_from_disk(part))
     else:

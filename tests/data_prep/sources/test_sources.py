@@ -403,6 +403,34 @@ def test_directory_of_data_files_is_read(streaming: bool) -> None:
     assert records == [Document("hub/data:1", "a", "sw", "hub"), Unreadable("data:2", "not_text")]
 
 
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("name", ["crawl[1]", "crawl?", "crawl*", "a::crawl1", "{crawl1,b}"])
+def test_a_directory_is_read_whose_name_looks_like_a_pattern_of_another(name: str, streaming: bool) -> None:
+    """The library takes it for a pattern, and reads `crawl1` without a word."""
+    for directory, text in (("crawl1", "wrong"), (name, "right")):
+        Path(directory).mkdir()
+        Path(directory, "train.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    assert summary(read(hugging_face(name, streaming=streaming))) == [(f"hub/{name}:1", "right")]
+    split = {"train": datasets.Dataset.from_dict({"text": ["saved"]})}
+    datasets.DatasetDict(split).save_to_disk("plain")
+    Path("plain").rename(f"saved {name}")
+    assert summary(read(hugging_face(f"saved {name}", streaming=streaming))) == [(f"hub/saved {name}:1", "saved")]
+
+
+def test_a_file_that_the_library_would_leave_out_is_told() -> None:
+    Path("data").mkdir()
+    for name in ("train-1.jsonl", "train::2.jsonl"):
+        Path("data", name).write_text('{"text": "a"}\n')
+    message = error_of(hugging_face("data"))
+    assert "'train::2.jsonl' in 'data' has '::' in its name" in message and "rename it" in message
+
+
+def test_files_are_given_by_patterns_and_a_file_of_that_very_name_is_itself() -> None:
+    for name, text in (("part[1].jsonl", "right"), ("part1.jsonl", "wrong")):
+        Path(name).write_text(json.dumps({"text": text}) + "\n")
+    assert [document.text for document in read(json_lines("part[1].jsonl"))] == ["right"]
+
+
 def test_dataset_without_the_column_is_an_error() -> None:
     datasets.Dataset.from_dict({"txt": ["a"]}).save_to_disk("saved")
     assert "did you mean 'txt'" in error_of(hugging_face("saved"))
