@@ -56,7 +56,7 @@ CLUSTER = """
 launcher: {launcher}
 retries: {{backoff_seconds: 1}}
 pools:
-  default: {{{ranks}, cpus_per_rank: 1, zero_stage: 1, micro_batch_size: 4, hang_timeout_seconds: 120,
+  default: {{{ranks}, cpus_per_rank: 1, zero_stage: 1, micro_batch_size: 4, hang_timeout_seconds: {hang},
     grace_seconds: 20, max_restarts: 20, start_timeout_seconds: 120}}
 """
 
@@ -101,8 +101,8 @@ class Cluster:
         ray_join(host, f"{self.head.address}:6379", self.token)
 
     def find_host_with_rank(self) -> Host:
-        """Return a host other than the head that runs a rank."""
-        return next(host for host in self.hosts[1:] if self.rank_pids(host))
+        """Return a host that runs a rank, other than the head unless that is the only one."""
+        return next(host for host in self.hosts[1:] or self.hosts if self.rank_pids(host))
 
     def rank_pids(self, host: Host) -> list[int]:
         """Return the process ids of the ranks on a host."""
@@ -117,12 +117,13 @@ class Run:
     directory: Path
     name: str
 
-    def prepare(self, steps: int, data: Path, *, ranks: str = "num_ranks: 2") -> None:
+    def prepare(self, steps: int, data: Path, *, ranks: str = "num_ranks: 2", hang_seconds: float = 120) -> None:
         """Write the run's store, with the data in it, its recipe and its cluster file."""
         copytree(data, self.store)
         text = RECIPE.format(store=self.store) + MODEL.format(steps=steps, every=CHECKPOINT_EVERY_STEPS)
         self.path("recipe").write_text(text, encoding="utf-8")
-        self.path("cluster").write_text(CLUSTER.format(launcher=self.cluster.launcher, ranks=ranks), encoding="utf-8")
+        text = CLUSTER.format(launcher=self.cluster.launcher, ranks=ranks, hang=hang_seconds)
+        self.path("cluster").write_text(text, encoding="utf-8")
 
     def path(self, what: str) -> Path:
         """Return the path of a file of the run that is not in its store."""
@@ -201,6 +202,11 @@ def slurm_cluster(slurm: Slurm) -> Cluster:
     """Return a cluster on which each Slurm job starts a Ray cluster on all nodes."""
     launcher = f"{{kind: slurm, num_nodes: {len(slurm.nodes)}, signal_seconds: 60, start_timeout_seconds: 180}}"
     return Cluster(slurm.nodes, launcher, {"SLURM_CONF": str(slurm.conf), "OMP_NUM_THREADS": "1"})
+
+
+def local_cluster(host: Host) -> Cluster:
+    """Return one host, on which each attempt starts a private Ray."""
+    return Cluster([host], "{kind: local}", {"OMP_NUM_THREADS": "1"})
 
 
 def make_data(directory: Path) -> Path:

@@ -3,9 +3,10 @@
     python benchmarks/host_faults.py [--steps 60] [--faults "rank killed,link cut for ever"] [--directory DIR]
 
 Three hosts of one core (tests/hosts.py, which needs root) form a Ray cluster with a token; `concord submit` sends a
-small training of two ranks to it over Ray's Jobs API, and for the last fault to a Slurm cluster of two such hosts. Each
-fault comes when training is some steps past its second checkpoint. If the driver has died, `concord resume` follows as
-soon as `concord status` says that the run has ended, as from a user; the cluster itself is repaired as by its operator.
+small training of two ranks to it over Ray's Jobs API, for one fault to a host with a private Ray (launcher `local`),
+and for the last to a Slurm cluster of two such hosts. Faults that hosts do not have come from injections.py. Each comes
+when training is some steps past its second checkpoint. If the driver has died, `concord resume` follows as soon as
+`concord status` says that the run has ended, as from a user; the cluster itself is repaired as by its operator.
 
 It prints one JSON line for each fault: at which step it came; seconds until the last rank that ran then, and can be
 reached, has ended (`detection`; null: none had to); seconds until the next step was done (`recovery`); steps that had
@@ -35,17 +36,21 @@ from benchmarks.host_cluster import (
     Cluster,
     Run,
     RunStuck,
+    local_cluster,
     make_data,
     ray_cluster,
     slurm_cluster,
 )
+from benchmarks.injections import fail_device, fill, prepared, small_disk, stale
 from tests.hosts import Host, hosts
 from tests.slurm import slurm
 from training.manifests import TrainedModel
 
 CUT_SECONDS = 20.0
 FULL_SECONDS = 15.0
+HANG_SECONDS = 20.0
 DISK_MEBIBYTES = 400
+INJECTIONS = "injections"
 PREEMPTED = "pre-empted by Slurm"
 DRIVER = r"pipeline\.cli drive"
 
@@ -54,7 +59,7 @@ DRIVER = r"pipeline\.cli drive"
 class Fault:
     """What is done to the hosts, and what follows from it."""
 
-    do: Callable[[Cluster, Host], object]
+    do: Callable[[Run, Host], object]
     """Injects the fault into a host, other than the head, with a rank; returns when the fault is over, if it ends."""
 
     mend: Callable[[Cluster, Host], object] = lambda cluster, host: None
@@ -66,48 +71,80 @@ class Fault:
     saves: bool = False
     """Whether steps are still taken until a checkpoint is saved: the next step is then one of a new start."""
 
+    hang_seconds: float = 120
+    """The pool's hang_timeout_seconds."""
+
     unreachable: bool = False
     """Whether the host is out of reach from then on."""
 
 
-def cut_for_a_while(cluster: Cluster, host: Host) -> None:
+def cut_for_a_while(run: Run, host: Host) -> None:
     """Cut a host off the network for CUT_SECONDS."""
     host.cut()
     time.sleep(CUT_SECONDS)
     host.mend()
 
 
-def fill_disk(cluster: Cluster, host: Host) -> None:
+def fill_disk(run: Run, host: Host) -> None:
     """Fill a host's own disk, which has Ray's files, for FULL_SECONDS."""
     host.fill_disk()
     time.sleep(FULL_SECONDS)
     host.empty_disk()
 
 
-def lose_head(cluster: Cluster, host: Host) -> None:
+def fill_store(run: Run, host: Host) -> None:
+    """Fill the disk that the store is on for FULL_SECONDS."""
+    fill(run.directory, seconds=FULL_SECONDS)
+
+
+def make_store_stale(run: Run, host: Host) -> None:
+    """Have the files of the store fail with ESTALE for CUT_SECONDS, for all processes."""
+    stale(run.directory / INJECTIONS, run.store, seconds=CUT_SECONDS)
+
+
+def fail_a_device(run: Run, host: Host) -> None:
+    """Have a rank raise what PyTorch raises of a GPU with a memory error."""
+    (pid,) = _require_some(run.cluster.rank_pids(host))
+    fail_device(pid)
+
+
+def lose_head(run: Run, host: Host) -> None:
     """Switch the head off and start the cluster again."""
-    cluster.head.power_off()
-    cluster.start()
+    run.cluster.head.power_off()
+    run.cluster.start()
 
 
 FAULTS = {
-    "rank killed": Fault(lambda cluster, host: _kill(cluster.rank_pids(host))),
-    "raylet killed": Fault(lambda cluster, host: _require_some(host.kill(r"/raylet/raylet ")), mend=Cluster.rejoin),
-    "host switched off": Fault(lambda cluster, host: host.power_off(), mend=Cluster.rejoin),
+    "rank killed": Fault(lambda run, host: _signal(run.cluster.rank_pids(host), signal.SIGKILL)),
+    "device failure": Fault(fail_a_device),
+    "process stuck": Fault(
+        lambda run, host: _signal(run.cluster.rank_pids(host), signal.SIGSTOP), hang_seconds=HANG_SECONDS
+    ),
+    "raylet killed": Fault(lambda run, host: _require_some(host.kill(r"/raylet/raylet ")), mend=Cluster.rejoin),
+    "host switched off": Fault(lambda run, host: host.power_off(), mend=Cluster.rejoin),
     "link cut for 20 s": Fault(cut_for_a_while),
-    "link cut for ever": Fault(lambda cluster, host: host.cut(), mend=Cluster.rejoin, unreachable=True),
+    "link cut for ever": Fault(lambda run, host: host.cut(), mend=Cluster.rejoin, unreachable=True),
     "host's disk full": Fault(fill_disk),
-    "driver killed": Fault(lambda cluster, host: _require_some(cluster.head.kill(DRIVER)), ends_driver=True),
+    "store stale for 20 s": Fault(make_store_stale),
+    "store full": Fault(fill_store),
+    "driver killed": Fault(lambda run, host: _require_some(run.cluster.head.kill(DRIVER)), ends_driver=True),
     "driver terminated": Fault(
-        lambda cluster, host: _require_some(cluster.head.kill(DRIVER, signal.SIGTERM)), ends_driver=True, saves=True
+        lambda run, host: _require_some(run.cluster.head.kill(DRIVER, signal.SIGTERM)), ends_driver=True, saves=True
     ),
     "head killed and started again": Fault(lose_head, ends_driver=True),
 }
+ON_ONE_HOST = {
+    "GCS of a private Ray killed": Fault(lambda run, host: _require_some(host.kill(r"/gcs/gcs_server ")), saves=True),
+}
+"""Faults of a run on one host (launcher `local`). Its next step is one of a new start."""
 
 
-def _kill(pids: list[int]) -> None:
+FAULTS_THAT_END = (cut_for_a_while, fill_disk, fill_store, make_store_stale)
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
     for pid in _require_some(pids):
-        psutil.Process(pid).kill()
+        psutil.Process(pid).send_signal(number)
 
 
 def _require_some(pids: list[int]) -> list[int]:
@@ -125,8 +162,8 @@ def inject_fault(run: Run, fault: Fault) -> dict[str, Any]:
     before, step, began = len(run.gang_starts()), run.last_step(), time.time()
     watcher = ExitWatcher(old)
     watcher.start()
-    fault.do(cluster, victim)
-    over = time.time() if fault.do in (cut_for_a_while, fill_disk) else began
+    fault.do(run, victim)
+    over = time.time() if fault.do in FAULTS_THAT_END else began
     if fault.ends_driver:
         run.resume()
 
@@ -179,21 +216,32 @@ def run_all(directory: Path, *, steps: int, names: list[str]) -> bool:
     """Do the undisturbed run, then one run for each fault; return whether all have equal weights."""
     data, well = make_data(directory), True
 
-    def begin(cluster: Cluster, name: str) -> Run:
-        run = Run(cluster, directory, name.translate({ord(" "): "-", ord("'"): None}))
-        run.prepare(steps, data)
+    small = directory / "small"
+
+    def begin(cluster: Cluster, name: str, *, hang_seconds: float = 120) -> Run:
+        place = small if name == "store full" else directory
+        run = Run(cluster, place, name.translate({ord(" "): "-", ord("'"): None}))
+        run.prepare(steps, data, hang_seconds=hang_seconds)
         run.submit()
         return run
 
-    with hosts(directory, 3, disk_mib=DISK_MEBIBYTES) as machines:
+    with ExitStack() as stack:
+        stack.enter_context(small_disk(small, mebibytes=DISK_MEBIBYTES))
+        machines = stack.enter_context(hosts(directory, 3, disk_mib=DISK_MEBIBYTES))
+        stack.enter_context(prepared(directory / INJECTIONS))  # for what is started on them
         cluster = ray_cluster(machines, directory)
         expected = run_undisturbed(lambda: begin(cluster, "undisturbed"))
         for name in names:
             if (fault := FAULTS.get(name)) is not None:
-                well &= run_with_fault(begin(cluster, name), name, fault, expected)
+                run = begin(cluster, name, hang_seconds=fault.hang_seconds)
+                well &= run_with_fault(run, name, fault, expected)
+    for name in names:
+        if (fault := ON_ONE_HOST.get(name)) is not None:
+            with hosts(directory, 1) as (host,):
+                well &= run_with_fault(begin(local_cluster(host), name), name, fault, expected)
     if PREEMPTED in names:
         with slurm(directory, 2, grace_seconds=60) as slurms:
-            fault = Fault(lambda cluster, host: _require_some([int(slurms.preempt())]), saves=True)
+            fault = Fault(lambda run, host: _require_some([int(slurms.preempt())]), saves=True)
             well &= run_with_fault(begin(slurm_cluster(slurms), PREEMPTED), PREEMPTED, fault, expected)
     return well
 
@@ -228,7 +276,9 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--faults", default=",".join([*FAULTS, PREEMPTED]), help="names, with commas between them")
+    parser.add_argument(
+        "--faults", default=",".join([*FAULTS, *ON_ONE_HOST, PREEMPTED]), help="names, with commas between them"
+    )
     parser.add_argument("--directory", type=Path, help="where to keep stores and logs; else they are deleted")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all is ended
