@@ -19,11 +19,6 @@ class Resized(Exception):
     """
 
 
-HUNG_EXIT, WAITED_EXIT = 87, 86
-"""Exit codes by which a rank that ends itself, because nothing goes on, says whether the others waited for it, or it
-for them. The latter is no evidence against its host."""
-
-
 @dataclass(frozen=True)
 class Rank:
     """One of the processes of a gang."""

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from cluster.host.redact import redact
 from configs.base import MIB, UserError
@@ -27,6 +27,19 @@ MAX_BYTES = 16 * MIB
 
 _HEADING = re.compile(r"^=== start \d+ on .* ===$", re.MULTILINE)
 _TAIL_BYTES, _NUM_LINES, _MAX_CHARACTERS = 65_536, 3, 400
+
+
+Ended = Literal["hung", "waited", "aborted"]
+"""Why a rank has ended itself: nothing went on, because the others waited for it, or it for them; or a library aborted
+the process, as NCCL does when a peer is gone. The last two are no evidence against its host."""
+
+_SIGNAL = re.compile(r"^\*\*\* (SIG[A-Z]+) received", re.MULTILINE)
+"""What Ray prints in a process that a signal of its own ends."""
+
+_OF_STACKS = re.compile(
+    r"\*\*\* SIG|===|@ |PC: |File \"|Stack \(|Thread 0x|Current thread|Extension modules|.* logging\.cc:"
+)
+"""Beginnings of lines that say nothing of why a process ended."""
 
 
 def output_file(directory: Path, rank: int) -> Path:
@@ -74,14 +87,40 @@ def redirect_output(path: Path, *, start: int) -> Iterator[None]:
 
 def last_words(path: Path) -> str:
     """Return the last lines that a rank printed since its last start, on one line; empty if there are none."""
+    lines = [line.strip() for line in _read_last_start(path).splitlines()]
+    lines = [line for line in lines if line and not _OF_STACKS.match(line)]
+    return redact(" | ".join(lines[-_NUM_LINES:]))[-_MAX_CHARACTERS:]
+
+
+def print_end(why: Literal["hung", "waited"]) -> None:
+    """Print, as the last that this rank prints, why it ends itself.
+
+    Of most ends Ray says no more than that the process is gone: neither an exit code nor a signal.
+    """
+    print(f"=== ended: {why} ===", file=sys.stderr, flush=True)
+
+
+def read_end(path: Path) -> Ended | None:
+    """Return why a rank has ended itself since its last start; None if it has not said so."""
+    text = _read_last_start(path)
+    found = re.findall(r"^=== ended: (hung|waited) ===$", text, re.MULTILINE)
+    return found[-1] if found else "aborted" if "SIGABRT" in _SIGNAL.findall(text) else None
+
+
+def read_signal(path: Path) -> str | None:
+    """Return the name of the signal that ended a rank since its last start, if it has printed one."""
+    return next(iter(_SIGNAL.findall(_read_last_start(path))), None)
+
+
+def _read_last_start(path: Path) -> str:
+    """Return the end of what a rank printed since its last start; empty if there is none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
             text = file.read().decode(errors="replace")
     except OSError:
         return ""
-    lines = [line.strip() for line in _HEADING.split(text)[-1].splitlines() if line.strip()]
-    return redact(" | ".join(lines[-_NUM_LINES:]))[-_MAX_CHARACTERS:]
+    return _HEADING.split(text)[-1]
 
 
 class _LossyText(io.TextIOWrapper):

@@ -29,6 +29,7 @@ from cluster.ray.failures import RanksLost
 from cluster.ray.gang import Gang
 from cluster.ray.nodes import describe_nodes, label_selector, live_nodes, nodes_of, request_nodes, with_own_answers
 from cluster.ray.quarantine import NodeFailures
+from cluster.storage.errors import wait_until_answers
 from configs.base import InfrastructureError, OutOfMemory, StartUpError, UserError
 from configs.cluster import WandbConfig
 from configs.pools import PoolConfig
@@ -260,6 +261,8 @@ class RayExecutor:
                         raise InfrastructureError(_describe_end(label, lost, placement.max_restarts)) from None
                     losses[host] += 1
                     print_line(f"{label}: {lost}; starting all ranks again")
+                    if lost.by_storage and output is not None:
+                        wait_until_answers(output.parent, notify=print_line)
                     _back_off(label, losses[host])
                 num_restarts += 1
 

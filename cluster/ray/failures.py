@@ -3,28 +3,28 @@
 A rank's failure is either an exception that its function raised (RayTaskError) or the death of its process
 (PROCESS_DEATHS). It comes to an error of the user, which ends the run; to OutOfMemory, which would come again; or to
 RanksLost, after which all ranks are restarted. Of several the cause is, in this order: a device that failed, a process
-that died by itself, one that ended because of its peers (SIGABRT, as NCCL ends a process; WAITED_EXIT of a rank that
-hung with others), ranks that lost each other.
+that died by itself, one that ended because of its peers (SIGABRT, as NCCL ends a process; or because it waited for
+them too long, as it has printed), ranks that lost each other.
 """
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
 from cluster.device_errors import failure_kind, out_of_memory
-from cluster.executor import HUNG_EXIT, WAITED_EXIT, Resized
+from cluster.executor import Resized
+from cluster.rank_output import Ended
 from cluster.ray.connection import first_line
 from cluster.ray.rank import RankLocation
-from cluster.storage.errors import error_class, is_outage
-from configs.base import InfrastructureError, OutOfMemory, UserError
+from cluster.storage.errors import is_outage
+from configs.base import OutOfMemory, UserError
 
 PROCESS_DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError)
 """What Ray raises for a call whose process has died."""
 
 _DEATH_DESCRIPTIONS = {
-    rf"exit code {HUNG_EXIT}\b": "hung, and the others waited for it",
-    rf"exit code {WAITED_EXIT}\b": "waited too long for others",
     r"node has died|node was (terminated|preempted)": "its node is gone",
     r"receives a (SIG\w+)": r"\1",
     r"exit code (-?\d+)": r"exit code \1",
@@ -35,18 +35,23 @@ _DEATH_DESCRIPTIONS = {
 _RAY_MEMORY_KILL = r"low on memory|memory usage threshold"
 """Ray's words where it killed the process itself; of any other death it says that it may have been the OOM killer."""
 
-_NO_EVIDENCE = rf"SIGABRT|exit code {WAITED_EXIT}\b"
-"""How Ray describes a process that aborted, as NCCL's watchdog ends one, whoever is at fault; or that ended itself
-because others kept it waiting."""
-
 
 class RanksLost(Exception):
     """A process of the gang died, its device failed, or its host is cut off: not the fault of what it computed."""
 
     def __init__(
-        self, text: str, location: RankLocation | None, *, rank: int | None = None, is_certain: bool = False
+        self,
+        text: str,
+        location: RankLocation | None,
+        *,
+        rank: int | None = None,
+        is_certain: bool = False,
+        by_storage: bool = False,
     ) -> None:
         super().__init__(text)
+        self.by_storage = by_storage
+        """Whether a file system failed, which the ranks share."""
+
         self.is_certain = is_certain
         """Whether it is certain to come again on this host."""
 
@@ -63,8 +68,14 @@ class RanksLost(Exception):
         return super().__str__() + self.last_words
 
 
-def classify_failure(failures: Mapping[int, Exception], locations: Sequence[RankLocation]) -> Exception | None:
+def classify_failure(
+    failures: Mapping[int, Exception],
+    locations: Sequence[RankLocation],
+    ends: Mapping[int, Ended] = MappingProxyType({}),
+) -> Exception | None:
     """Return what the failures so far, by rank, mean; None while a later one may explain them.
+
+    `ends`: what ranks that have ended themselves have printed of why.
 
     That is an error of the user (or of the system, as an OSError) if there is one, else OutOfMemory, else RanksLost.
     """
@@ -82,20 +93,29 @@ def classify_failure(failures: Mapping[int, Exception], locations: Sequence[Rank
         if kinds[index] == "device":
             return _lost(index, locations[index], f"its device failed ({first_line(cause)})")
     for index, error in failures.items():
-        if isinstance(error, PROCESS_DEATHS) and not re.search(_NO_EVIDENCE, str(error)):
+        if ends.get(index) == "hung":
+            return _lost(index, locations[index], "it hung, and the others waited for it")
+        if index not in ends and isinstance(error, PROCESS_DEATHS):
             return classify_death(index, locations[index], error)
     for index, cause in own.items():  # of no host: a file system that all share hiccups anywhere
         return RanksLost(
-            f"{_where(index, locations[index])} could not read or write ({first_line(cause)})", None, rank=index
+            f"{_where(index, locations[index])} could not read or write ({first_line(cause)})",
+            None,
+            rank=index,
+            by_storage=True,
         )
     return None
 
 
 def _may_pass(cause: Exception) -> bool:
-    return is_outage(cause) or (isinstance(cause, OSError) and error_class(cause) is InfrastructureError)
+    return is_outage(cause)
 
 
-def final_failure(failures: Mapping[int, Exception], locations: Sequence[RankLocation]) -> Exception:
+def final_failure(
+    failures: Mapping[int, Exception],
+    locations: Sequence[RankLocation],
+    ends: Mapping[int, Ended] = MappingProxyType({}),
+) -> Exception:
     """Return what the failures mean when no other will come in.
 
     That is Resized if a rank made way, else what a rank raised that is no loss of others, else RanksLost: nobody's
@@ -111,7 +131,7 @@ def final_failure(failures: Mapping[int, Exception], locations: Sequence[RankLoc
             return failures[index]
     index, error = next(iter(failures.items()))
     alone = len(failures) == 1
-    if any(re.search(rf"exit code {WAITED_EXIT}\b", str(one)) for one in failures.values()):
+    if "waited" in ends.values():
         return _waited_in_vain(failures, locations)
     if index not in causes:
         return classify_death(index, locations[index], error) if alone else _lost_each_other(failures)

@@ -35,7 +35,7 @@ from cluster.executor import Rank
 from cluster.host.limits import num_memory_kills
 from cluster.host.processes import StuckProcess
 from cluster.placement import Placement
-from cluster.rank_output import last_words, output_file
+from cluster.rank_output import Ended, last_words, output_file, read_end, read_signal
 from cluster.ray.bundles import Bundles, are_still_valid, rank_resources, release_group, reserve_bundles
 from cluster.ray.capacity import Capacity, ResizeCheck
 from cluster.ray.connection import RayWaiter
@@ -129,7 +129,8 @@ class Gang:
         """Add to an error what the rank printed last."""
         if error.rank is not None and self._output is not None:
             file = output_file(self._output, error.rank)
-            error.last_words = f'; it printed last: "{words}" ({file})' if (words := last_words(file)) else ""
+            by = f" by {name}" if (name := read_signal(file)) else ""
+            error.last_words = f'{by}; it printed last: "{words}" ({file})' if (words := last_words(file)) else by
 
     def release(self) -> None:
         """Kill the spares, stop the heartbeats, and give the bundles back; of a Ray that is gone nothing is asked."""
@@ -261,6 +262,7 @@ class Gang:
             self._capacity, [one.host for one in self._locations], resize=resize, slow_host=slow_host
         )
         failures: dict[int, Exception] = {}
+        ends: dict[int, Ended] = {}
         deadline = float("inf")
         while pending and time.monotonic() < deadline:
             ready, pending = waiter.wait(pending)
@@ -268,9 +270,11 @@ class Gang:
                 try:
                     ray.get(call)
                 except (*PROCESS_DEATHS, RayTaskError) as error:
-                    failures[calls.index(call)] = error
+                    failures[index := calls.index(call)] = error
+                    if self._output is not None and (end := read_end(output_file(self._output, index))):
+                        ends[index] = end
                     deadline = min(deadline, time.monotonic() + FAILURE_SETTLE_SECONDS)
-            if failure := classify_failure(failures, self._locations):
+            if failure := classify_failure(failures, self._locations, ends):
                 raise failure from None
             self._check_heartbeats()
             if failures:
@@ -280,7 +284,7 @@ class Gang:
                 if self._spares and ranks:
                     self._spares.start_missing(ranks, self._locations, since=began)
         if failures:
-            raise final_failure(failures, self._locations) from None
+            raise final_failure(failures, self._locations, ends) from None
         return ray.get(calls[0])
 
     def _check_heartbeats(self) -> None:

@@ -7,6 +7,7 @@ an InfrastructureError (it is transient: a stale handle, an I/O error, a server 
 import errno
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from cluster.host.retry import backoff_waits, fixed_waits, retry
@@ -93,6 +94,22 @@ def ignore_transient() -> Iterator[None]:
             raise
 
 
+def wait_until_answers(path: Path, *, notify: Callable[[str], None]) -> None:
+    """Wait, for PATIENCE_SECONDS, while the file system that `path` is on refuses what may pass.
+
+    Raises InfrastructureError if it still does then.
+    """
+
+    def ask() -> None:
+        try:
+            path.stat()
+        except OSError as error:
+            if is_transient(error):
+                raise InfrastructureError(f"{path} cannot be reached ({error.strerror})") from error
+
+    retry_through_outage(ask, notify=notify, seconds_between=1.0)
+
+
 @contextmanager
 def store_errors(where: str) -> Iterator[None]:
     """Raise what a store refused during the block as a UserError, or as an InfrastructureError if it may pass.
@@ -116,11 +133,18 @@ def retry_request(num_tries: int, call: Callable[P, T], *args: P.args, **kwargs:
 
 
 def is_outage(error: Exception) -> bool:
-    """Return whether machines have failed, so that the same may succeed later. A lost lease is for good."""
+    """Return whether machines, or a file system, have failed, so that the same may succeed later.
+
+    A lost lease is for good.
+    """
+    if isinstance(error, OSError):
+        return error_class(error) is InfrastructureError
     return isinstance(error, InfrastructureError) and not isinstance(error, LeaseLost)
 
 
-def retry_through_outage(call: Callable[[], T], *, notify: Callable[[str], None]) -> T:
+def retry_through_outage(
+    call: Callable[[], T], *, notify: Callable[[str], None], seconds_between: float = SECONDS_BETWEEN_CALLS
+) -> T:
     """Call again, for PATIENCE_SECONDS, while machines fail; the user is notified once. Not after LeaseLost."""
     notified: list[str] = []
 
@@ -129,7 +153,7 @@ def retry_through_outage(call: Callable[[], T], *, notify: Callable[[str], None]
             notified.append(f"{error}; tried again for {PATIENCE_SECONDS / 60:g} minutes")
             notify(notified[0])
 
-    waits = fixed_waits(SECONDS_BETWEEN_CALLS, for_seconds=PATIENCE_SECONDS)
+    waits = fixed_waits(seconds_between, for_seconds=PATIENCE_SECONDS)
     return retry(call, waits=waits, is_transient=is_outage, on_retry=notify_once)
 
 

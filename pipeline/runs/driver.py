@@ -58,7 +58,9 @@ class StoreRetries:
             self._silent_since = None
         except LeaseLost:
             raise
-        except InfrastructureError as error:
+        except (InfrastructureError, OSError) as error:
+            if not is_outage(error):
+                raise
             if self._silent_since is None:
                 print_line(f"{error}; the attempt goes on, and requests are heard when the store answers again")
             self._silent_since = time.monotonic()
@@ -100,18 +102,20 @@ class Driver:
     published: float = 0.0
     """When the log was last put into the store, by the monotonic clock."""
 
+    def __post_init__(self) -> None:
+        self.retries = StoreRetries(self.machines.retries)
+
     def run(self) -> int:
         """Make attempts until one has finished, or there is to be no further one; return the driver's exit code."""
-        self.retries = StoreRetries(self.machines.retries)
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._note_signal)
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # attempts inherit that, and handle it while they train
         self._close_lost_attempts()
         self.retries.call(lambda: self.directory.drop_requests(self.start.time))
         if (limit := self.machines.time_limit_minutes) is not None:
-            self.deadline = time.monotonic() + limit * 60 - spent_seconds(self.directory.attempts())
+            self.deadline = time.monotonic() + limit * 60 - spent_seconds(self._attempts())
         while True:
-            attempt = self._make_attempt(len(self.directory.attempts()) + 1)
+            attempt = self._make_attempt(len(self._attempts()) + 1)
             if attempt.outcome in ("finished", "stopped"):
                 return 0
             if self.signalled is not None and not self.out_of_time:
@@ -133,11 +137,11 @@ class Driver:
 
     def _ended_attempts(self) -> list[Ended]:
         """Return how the attempts of this start ended: a scheduler that runs the job again does not renew budgets."""
-        of_start = [attempt for attempt in self.directory.attempts() if attempt.start == self.start.number]
+        of_start = [attempt for attempt in self._attempts() if attempt.start == self.start.number]
         return [Ended(attempt.outcome, attempt.progressed) for attempt in of_start if attempt.outcome is not None]
 
     def _make_attempt(self, number: int) -> AttemptRecord:
-        before = list_finished(self.directory.home, self.start.artifacts)
+        before = self._list_finished()
         record = AttemptRecord(
             number=number,
             start=self.start.number,
@@ -154,12 +158,18 @@ class Driver:
             while not process.wait(SECONDS_BETWEEN_CHECKS):
                 self._check(process)
         outcome, reason = self._classify_end(process)
-        progressed = list_finished(self.directory.home, self.start.artifacts) != before
+        progressed = self._list_finished() != before
         update = {"ended": now(), "outcome": outcome, "reason": reason, "exit_code": process.exit_code}
         record = record.model_copy(update=update | {"progressed": progressed})
         self._write(lambda: self.directory.end_attempt(record))
         self._write(lambda: self.directory.publish_log(self.start.number))
         return record
+
+    def _attempts(self) -> list[AttemptRecord]:
+        return self.retries.call(self.directory.attempts)
+
+    def _list_finished(self) -> frozenset[str]:
+        return self.retries.call(lambda: list_finished(self.directory.home, self.start.artifacts))
 
     def _write(self, write: Callable[[], T]) -> T:
         """Write into the run's directory, if this driver still holds the run's lease."""
@@ -179,7 +189,7 @@ class Driver:
 
     def _is_first(self, number: int) -> bool:
         """Return whether an attempt is the first of this start: only that one takes leases over."""
-        return not any(one.start == self.start.number and one.number < number for one in self.directory.attempts())
+        return not any(one.start == self.start.number and one.number < number for one in self._attempts())
 
     def _check(self, process: AttemptProcess) -> None:
         """Pass on to the attempt what was asked for since the last check. Raises LeaseLost."""
@@ -214,7 +224,9 @@ class Driver:
     def _classify_end(self, process: AttemptProcess) -> tuple[Outcome, str]:
         """Return how the attempt ended, and the reason."""
         outcome, reason = process.outcome(), process.reason()
-        if outcome == "preempted" and are_all_finished(self.directory.home, self.start.artifacts):
+        if outcome == "preempted" and self.retries.call(
+            lambda: are_all_finished(self.directory.home, self.start.artifacts)
+        ):
             return "finished", ""  # the end came before the signal
         if outcome != "finished" and self.stopped:
             return "stopped", reason
@@ -233,7 +245,7 @@ class Driver:
 
     def _close_lost_attempts(self) -> None:
         """Write down that the attempts whose driver died with them are lost."""
-        for attempt in self.directory.attempts():
+        for attempt in self._attempts():
             if attempt.outcome is None:
                 reason = f"its driver, process {attempt.pid} on {attempt.host}, was never heard of again"
                 ended = max(attempt.began, self.last_heartbeat or attempt.began)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.rank_output import MAX_BYTES, last_words, output_file
+from cluster.rank_output import MAX_BYTES, last_words, output_file, read_end
 
 
 def in_process(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -58,6 +58,23 @@ def test_last_words_are_those_of_the_last_start_without_secrets(
         opened.write("".join(f"{number} {'x' * 200}\n" for number in range(9)) + "key " + "k" * 40 + "\n")
     assert last_words(file).endswith("| key [redacted]") and len(last_words(file)) <= 400
     assert last_words(tmp_path / "none.log") == ""
+
+
+def test_why_a_rank_ends_itself_is_read_of_its_last_start_alone(tmp_path: Path) -> None:
+    file = tmp_path / "rank.log"
+    code = """
+from cluster.rank_output import print_end
+with redirect_output(Path(sys.argv[1]), start=int(sys.argv[2])):
+    print("no progress")
+    if sys.argv[3]:
+        print_end(sys.argv[3])
+        os._exit(1)
+"""
+    assert read_end(file) is None
+    for start, why in enumerate(("waited", "hung", "")):
+        in_process(code, file, start, why)
+        assert read_end(file) == (why or None)
+        assert last_words(file) == "no progress"
 
 
 def test_a_traceback_is_printed_and_a_users_error_is_not(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from cluster.executor import Executor, Rank, Resized
 from cluster.inline import InlineExecutor
+from cluster.rank_output import read_end
 from cluster.ray import bundles
 from configs.base import ConfigError, InfrastructureError, OutOfMemory, StartUpError, UserError
 from configs.pools import PoolConfig
@@ -243,6 +244,29 @@ def say_and_die_at_first(rank: Rank, marks: Path) -> int:
     if rank.num_restarts == 0:
         signal.pause()
     return rank.num_restarts
+
+
+def abort_at_first(rank: Rank, marks: Path) -> int:
+    """Rank 0 is killed before the first restart, and rank 1, which has lost it, aborts, as NCCL makes it do."""
+    leave_a_mark(rank, marks)
+    while rank.num_restarts == 0 and len(list(marks.glob("start-0-*"))) < rank.world_size:
+        time.sleep(0.02)
+    if rank.num_restarts == 0 and rank.index == 1:
+        print("Watchdog caught collective operation timeout")
+        os.abort()
+    if rank.num_restarts == 0:
+        time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rank.num_restarts
+
+
+def test_a_rank_that_aborts_is_not_blamed_where_a_later_death_explains_it(make_ray, tmp_path, capsys):
+    """Ray tells of both the same; what the process printed tells the one from the other."""
+    assert make_ray(num_ranks=2, max_restarts=1).gang(abort_at_first, tmp_path, label="training", output=tmp_path) == 1
+    said = capsys.readouterr().err
+    assert "training: rank 0's process on" in said and "rank 1's process" not in said
+    assert read_end(tmp_path / "rank-00001.log") is None  # of its second start
+    assert "*** SIGABRT received" in (tmp_path / "rank-00001.log").read_text()
 
 
 def test_items_for_which_there_is_no_room_are_waited_for_a_while_and_not_for_ever(make_ray, monkeypatch, capsys):

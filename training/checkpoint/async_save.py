@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from cluster.host.files import sync, write_text
+from cluster.storage.errors import ignore_transient
 from training.accelerator import is_accelerator, wait_for_stream
 from training.checkpoint import rank_file
 from training.checkpoint.directory import MODEL_CONFIG, commit_checkpoint, partial_directory
@@ -176,8 +177,9 @@ class Saver:
             self.failure = None if pending.named else pending.error
             if not isinstance(pending.error, OSError):
                 raise pending.error
-        for file in pending.partial.glob(f"*{rank_file.file_stem(self._rank, self._world_size)}*"):
-            file.unlink(missing_ok=True)
+        with ignore_transient():  # what stays is deleted at the next start
+            for file in pending.partial.glob(f"*{rank_file.file_stem(self._rank, self._world_size)}*"):
+                file.unlink(missing_ok=True)
         if self._rank == 0:
             shutil.rmtree(pending.partial, ignore_errors=True)  # other ranks are at it too
         if isinstance(pending.error, OSError) and (pending.named or not is_last):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.host.console import ProgressMeter
+from cluster.storage.errors import ignore_transient
 from training.log.metrics_file import StepMetrics, Validation, read_last_metrics, read_last_validated
 
 SECONDS_BETWEEN_POLLS = 0.5
@@ -29,12 +30,13 @@ def _follow(path: Path, num_steps: int, done: threading.Event) -> None:
     started, shown, validation = time.time(), 0, None
     with ProgressMeter("training", num_steps) as meter:
         while not done.wait(SECONDS_BETWEEN_POLLS):
-            line = read_last_metrics(path)
-            if line is not None and line.time >= started and line.step != shown:  # and not of a session before
-                validated = read_last_validated(path, after=shown)
-                validation = validated.validation if validated else validation
-                shown = line.step
-                meter.update(line.step, _describe_step(line, validation))
+            with ignore_transient():
+                line = read_last_metrics(path)
+                if line is not None and line.time >= started and line.step != shown:  # and not of a session before
+                    validated = read_last_validated(path, after=shown)
+                    validation = validated.validation if validated else validation
+                    shown = line.step
+                    meter.update(line.step, _describe_step(line, validation))
 
 
 def _describe_step(line: StepMetrics, validation: Validation | None) -> str:

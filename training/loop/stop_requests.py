@@ -171,8 +171,10 @@ def stop_on_signal(out: Path, *, grace_seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
-        was_asked_to_stop = (out / STOP_FILE).exists()
-        (out / STOP_FILE).unlink(missing_ok=True)
+        was_asked_to_stop = False
+        with ignore_transient():  # or this would hide why the block has ended
+            was_asked_to_stop = (out / STOP_FILE).exists()
+            (out / STOP_FILE).unlink(missing_ok=True)
     if was_asked_to_stop:
         raise Stopped(
             "the training has ended, and what comes after it was asked to wait; run the same command to go on"

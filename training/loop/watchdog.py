@@ -2,7 +2,7 @@
 
 All ranks wait for each other in every step, so when one hangs all do. The first to time out creates the directory of
 the stacks; the others see it and write theirs, too, each with PyTorch's record of its collectives. Each then judges
-by what all have written whom they wait for (`hangs.py`), and says by its exit code whether it is at fault. A Python
+by what all have written whom they wait for (`hangs.py`), and prints at last whether it is at fault. A Python
 thread does this, or, where the interpreter is stuck, a thread of faulthandler's, which does not need it.
 """
 
@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from cluster.executor import HUNG_EXIT, WAITED_EXIT, Rank
+from cluster.executor import Rank
+from cluster.rank_output import print_end
 from configs.base import UserError
 from training.log.notices import write_notices
 from training.loop.hangs import STACKS, Verdict, heading, judge, read_hang
@@ -79,7 +80,8 @@ class Watchdog:
             print(f"the stacks could not be written to {self._directory} ({error.strerror})", file=sys.stderr)
             faulthandler.dump_traceback(all_threads=True)
             is_at_fault = False
-        os._exit(HUNG_EXIT if is_at_fault else WAITED_EXIT)
+        print_end("hung" if is_at_fault else "waited")
+        os._exit(1)
 
     def _write_stacks(self) -> None:
         """Write the record of the collectives, if it comes, and then the stacks, which mark that both are there."""
