@@ -21,7 +21,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "configs" / "recipes" / "smoke.yaml"
 STEPS = ["corpus", "tokenizer", "tokens", "model", "scores", "export", "report"]
-NONDETERMINISTIC_FILES = re.compile(r"metrics\.jsonl|attempts\.jsonl|notices\.txt|profile/|wandb|report\.html|\.cache/")
+NONDETERMINISTIC_FILES = re.compile(
+    r"ranks/|stacks/|metrics\.jsonl|attempts\.jsonl|notices\.txt|profile/|wandb|report\.html|\.cache/"
+)
 """Files that hold times or random ids, in which two undisturbed runs differ, too, and what each start has said."""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.storage.errors import explain_os_error, is_transient, store_errors
+from cluster.storage.errors import explain_os_error, is_outage, is_transient, store_errors, wait_until_answers
 from configs.base import InfrastructureError, UserError
 from data_prep.sources.file_parts import cannot_open
 
@@ -59,3 +59,18 @@ def test_the_number_of_a_librarys_error_is_no_errno() -> None:
     handshake = ssl.SSLError(1, "decryption failed or bad record mac")  # 1 would be EPERM
     assert is_transient(handshake)
     assert type(explained_by_store(handshake)) is InfrastructureError
+
+
+def test_a_file_system_that_is_away_is_waited_for_and_one_that_refuses_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries, said, slept = iter(["ESTALE", "EIO", "ENOENT"]), [], []
+    monkeypatch.setattr(Path, "stat", lambda self: (_ for _ in ()).throw(os_error(next(tries))))
+    monkeypatch.setattr("cluster.host.retry.time.sleep", slept.append)
+    wait_until_answers(tmp_path, notify=said.append)
+    assert slept == [1.0, 1.0]
+    assert said == [f"{tmp_path} cannot be reached (Stale file handle); tried again for 10 minutes"]
+
+
+def test_an_os_error_that_may_pass_is_an_outage() -> None:
+    assert [is_outage(os_error(name)) for name in ("ESTALE", "EIO", "ENOSPC", "ENOENT")] == [True, True, False, False]

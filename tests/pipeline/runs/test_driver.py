@@ -1,5 +1,6 @@
 """The driver of a run: attempts, what becomes of each, and what it does about that."""
 
+import errno
 import os
 import signal
 from datetime import timedelta
@@ -10,6 +11,7 @@ import pytest
 from cluster.leases.lease import lease
 from configs.base import InfrastructureError, LeaseLost, UserError
 from configs.cluster import ClusterConfig
+from pipeline.runs import driver as driver_module
 from pipeline.runs.directory import lease_name, now
 from pipeline.runs.driver import Driver, drive_run
 from tests.pipeline.runs.toy_runs import toy_attempt, toy_directory, toy_drive, toy_driver, toy_start
@@ -218,6 +220,23 @@ def test_a_store_that_does_not_answer_for_a_while_ends_no_attempt(tmp_path, monk
     until = "import os, sys\nwhile not os.path.exists(sys.argv[1] + '/go'): pass"
     assert toy_drive(directory, until) == 0
     assert "the store does not answer; the attempt goes on" in capfd.readouterr().err
+
+
+def test_a_store_whose_handles_are_stale_for_a_while_ends_no_driver(tmp_path, monkeypatch, capfd):
+    """What has been made is counted in the store's files themselves, before and after each attempt."""
+    directory = toy_directory(tmp_path)
+    honest, asked = driver_module.list_finished, []
+
+    def stale(home, artifacts):
+        asked.append(1)
+        if len(asked) % 3:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return honest(home, artifacts)
+
+    monkeypatch.setattr(driver_module, "list_finished", stale)
+    assert toy_drive(directory, FINE) == 0
+    assert outcomes(directory) == ["finished"] and len(asked) == 6
+    assert "Stale file handle; trying again" in capfd.readouterr().err
 
 
 def test_an_attempts_end_is_written_down_when_the_store_answers_again(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Asking a training to stop."""
 
+import errno
 import os
 import signal
 import threading
@@ -7,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from configs.base import RESUME_ME, LeaseLost
+from configs.base import RESUME_ME, LeaseLost, UserError
 from training.loop.stop_requests import (
     STOP_FILE,
     RequestPoller,
     Stopped,
     TrainingRequests,
     ask_to_resize,
+    find_slow_host,
+    note_slow_host,
     stop_on_signal,
 )
 
@@ -46,6 +49,26 @@ def test_a_training_that_ends_of_itself_within_the_grace_stops_the_run_too(tmp_p
     with pytest.raises(Stopped, match="the training has ended"), stop_on_signal(tmp_path, grace_seconds=0.05):
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_a_file_system_that_is_away_does_not_hide_why_a_training_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(self: Path) -> bool:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with pytest.raises(UserError, match=r"^why$"), stop_on_signal(tmp_path, grace_seconds=60):
+        monkeypatch.setattr(Path, "exists", stale)
+        raise UserError("why")
+    assert find_slow_host(tmp_path) is None
+
+
+def test_the_host_that_keeps_the_others_waiting_is_known_until_the_ranks_start_anew(tmp_path: Path) -> None:
+    with stop_on_signal(tmp_path, grace_seconds=60):
+        note_slow_host(tmp_path, "host7")
+        assert find_slow_host(tmp_path) == "host7"
+        RequestPoller(tmp_path, watches_files=True)
+        assert find_slow_host(tmp_path) is None
 
 
 def test_a_request_of_an_earlier_run_is_forgotten(tmp_path: Path) -> None:
