@@ -18,9 +18,9 @@ def executor_for(
     `failures` remembers the nodes that fail; `avoid` names more hosts to leave out, by name or address.
     """
     if cluster.executor == "inline":
-        return InlineExecutor(cluster.pools[pool], wandb=cluster.wandb)
+        return InlineExecutor(cluster.pool(pool), wandb=cluster.wandb)
     from cluster.ray.executor import RayExecutor
 
     return RayExecutor(
-        cluster.pools[pool], address=cluster.ray_address, wandb=cluster.wandb, failures=failures, avoid=avoid
+        cluster.pool(pool), address=cluster.ray_address, wandb=cluster.wandb, failures=failures, avoid=avoid
     )

@@ -20,18 +20,20 @@ _MEMORY = re.compile(r"out of memory|can't allocate memory", re.IGNORECASE)
 
 _PROGRAM = re.compile(
     r"device-side assert|no kernel image is available|invalid (configuration|device) (argument|function)"
-    r"|invalid argument"
+    r"|invalid (argument|usage)|_INVALID_VALUE|_NOT_SUPPORTED|stream is capturing|must be CUDA and dense"
+    r"|doesn't have NCCL|only supported with GPUs|no GPUs found"
 )
 """Errors of a device that its program, or its version of torch, makes: they would come again on every other one."""
 
 _DEVICE = re.compile(
     r"(CUDA|HIP|XPU|cuDNN|CUBLAS|CUSOLVER|MIOpen)[ _]*(driver )?(error|status)|CUDA_ERROR_|Cuda failure|hipError"
-    r"|ncclUnhandledCudaError|unhandled cuda error|uncorrectable|\bECC\b|NVML_ERROR|no NVIDIA driver",
+    r"|ncclUnhandledCudaError|unhandled cuda error|uncorrectable|\bECC\b|NVML_ERROR|no NVIDIA driver"
+    r"|CUDA (unknown|driver)|No CUDA GPUs|cudaGetDeviceCount|Triton Error \[(CUDA|HIP)\]|GPU is lost|driver.* too old",
     re.IGNORECASE,
 )
 
 _COMMUNICATION = re.compile(
-    r"NCCL|nccl[A-Z]\w+Error|RCCL|gloo|Connection (closed|reset|refused)|Broken pipe|Socket (Timeout|closed)"
+    r"NCCL|nccl[A-Z]\w+Error|RCCL|\bgloo\b|Connection (closed|reset|refused)|Broken pipe|Socket (Timeout|closed)"
     r"|address already in use|EADDRINUSE|failed to (listen|bind)|Timed out waiting|wait timeout"
     r"|Watchdog caught collective|Failed to recv|failed to connect",
     re.IGNORECASE,

@@ -191,6 +191,25 @@ def capability_by_ray_name(name: str | None) -> tuple[int, int] | None:
     return _CAPABILITIES.get(name or "")
 
 
+def rays_spelling(name: str) -> str | None:
+    """Return what Ray calls the devices of a name that only looks like one of Ray's; None if it is one, or like none.
+
+    That is a name with other capitals or spaces, or the driver's.
+    """
+    known = {ray: ray for device in DEVICES for ray in device.ray_names}
+    if name in known:
+        return None
+    by_driver = {
+        driver: device.ray_names[0] for device in DEVICES for driver in device.driver_names if device.ray_names
+    }
+    spelled = {_plain(other): ray for other, ray in {**by_driver, **known}.items()}
+    return spelled.get(_plain(name))
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace(" ", "").replace("-", "").replace("_", "")
+
+
 def device_by_driver_name(name: str) -> Device | None:
     """Return the device that the driver calls `name`; None if it is not in the table."""
     return next((device for device in DEVICES if name in device.driver_names), None)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.devices import capability_by_ray_name
+from cluster.devices import capability_by_ray_name, rays_spelling
 from cluster.machines import Node
 from configs.base import GIB, ConfigError
 from configs.cluster import WandbConfig
@@ -76,7 +76,7 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
 
     Raises TooFew if it asks for more, ConfigError if its settings do not go together.
     """
-    _check_there_are_nodes(pool, nodes)
+    _check_nodes(pool, nodes)
     device = device_of(pool, nodes)
     num_ranks = pool.num_ranks or _default_ranks(nodes, device, oversubscribe=pool.oversubscribe)
     cpus_per_rank = pool.cpus_per_rank or _even_share(nodes, num_ranks, device)
@@ -123,7 +123,12 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
     )
 
 
-def _check_there_are_nodes(pool: PoolConfig, nodes: Sequence[Node]) -> None:
+def _check_nodes(pool: PoolConfig, nodes: Sequence[Node]) -> None:
+    """Raise ConfigError if there is no such kind of nodes, or TooFew if there are none."""
+    if pool.accelerator and (spelled := rays_spelling(pool.accelerator)) is not None:
+        raise ConfigError(
+            f"the pool's accelerator is {pool.accelerator!r}, which Ray calls {spelled!r}; write accelerator: {spelled}"
+        )
     if not nodes:
         kind = f" with accelerator {pool.accelerator}" if pool.accelerator else ""
         raise TooFew(
@@ -187,6 +192,9 @@ def describe_found(pool: PoolConfig, nodes: Sequence[Node], placement: Placement
     else:
         kinds = ", ".join(sorted({node.accelerator or "of an unknown kind" for node in nodes if node.num_gpus}))
         text = f"{number} on the GPUs of {describe_machines(nodes)} ({kinds})"
+        idle = sum(node.num_gpus for node in nodes) - placement.num_ranks
+        if idle > 0 and pool.num_ranks is None:
+            text += f"; {idle} of them idle for want of cores (oversubscribe: true in the pool lets ranks share some)"
     missing = missing_machines(pool, nodes)
     return f"{text}; MISSING of the pool's machines: {missing}" if missing else text
 

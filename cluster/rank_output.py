@@ -72,7 +72,8 @@ def redirect_output(path: Path, *, start: int) -> Iterator[None]:
     print(f"=== start {start} on {socket.gethostname()}, process {os.getpid()}, {_time()} ===")
     try:
         yield
-    except UserError:  # told in a sentence, elsewhere
+    except UserError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
         raise
     except Exception:
         traceback.print_exc()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from configs.base import Config, Name
-from configs.launchers import Launcher, LocalLauncher, SlurmLauncher
+from configs.launchers import KubernetesLauncher, Launcher, LocalLauncher, SlurmLauncher
 from configs.paths import PathText
 from configs.pools import PoolConfig
 from configs.secrets import is_secret
@@ -77,16 +77,25 @@ def fewest_nodes(launcher: SlurmLauncher, pools: Mapping[str, PoolConfig]) -> in
     """Return with how many nodes of an allocation a run goes on; None if its pools are elastic and that is not told."""
     if launcher.min_nodes is not None:
         return launcher.min_nodes
-    fewest = 0
+    if not any(pool.min_ranks for pool in pools.values()):
+        return launcher.num_nodes
+    fewest = 1  # of a pool that takes what there is
     for pool in pools.values():
-        described = pool.machines.accelerators_per_node if pool.machines else 0
-        ranks = (launcher.gpus_per_node or described) if pool.device != "cpu" else 0
-        if pool.min_ranks is None:
-            return launcher.num_nodes
-        if not ranks:
-            return None
-        fewest = max(fewest, -(-pool.min_ranks // ranks))
-    return min(fewest, launcher.num_nodes)
+        if (ranks := pool.min_ranks or pool.num_ranks) is not None:
+            if (on_a_node := _ranks_on_a_node(launcher, pool)) is None:
+                return None
+            fewest = max(fewest, -(-ranks // max(1, on_a_node)))
+    return fewest
+
+
+def _ranks_on_a_node(launcher: SlurmLauncher, pool: PoolConfig) -> int | None:
+    """Count the ranks of a pool that a node holds, by its GPUs and cores; None if neither is known."""
+    gpus = launcher.gpus_per_node or (pool.machines.accelerators_per_node if pool.machines else 0)
+    cores = launcher.cpus_per_node or (pool.machines.cpus_per_node if pool.machines else None)
+    by_cores = None if cores is None or pool.oversubscribe else cores // (pool.cpus_per_rank or 1)
+    if pool.device == "cpu" or not gpus:
+        return by_cores
+    return gpus if by_cores is None else min(gpus, by_cores)
 
 
 class ClusterConfig(Config):
@@ -134,13 +143,25 @@ class ClusterConfig(Config):
             return self
         if (launcher.min_nodes or 0) > launcher.num_nodes:
             raise ValueError(f"launcher.min_nodes is {launcher.min_nodes}, more than num_nodes, {launcher.num_nodes}")
-        elastic = [name for name, pool in self.pools.items() if pool.min_ranks]
-        if elastic and launcher.num_nodes > 1 and fewest_nodes(launcher, self.pools) is None:
+        fewest = fewest_nodes(launcher, self.pools)
+        if fewest is None and launcher.num_nodes > 1:
             raise ValueError(
-                f"pool {elastic[0]!r} has min_ranks, and nothing says how many nodes hold so many ranks; set "
-                "launcher.min_nodes, or launcher.gpus_per_node"
+                "a pool has min_ranks, and nothing says how many nodes hold the ranks of each pool; set "
+                "launcher.min_nodes, or launcher.gpus_per_node or cpus_per_node"
+            )
+        if fewest is not None and fewest > launcher.num_nodes and launcher.min_nodes is None:
+            raise ValueError(
+                f"the pools want at least {fewest} nodes for their min_ranks, and launcher.num_nodes is "
+                f"{launcher.num_nodes}; ask for more nodes, or for fewer ranks"
             )
         return self
+
+    def pool(self, name: str) -> PoolConfig:
+        """Return a pool; one for which the launcher asks for GPUs wants them, unless it says `cpu`."""
+        pool, launcher = self.pools[name], self.launcher
+        asks = isinstance(launcher, SlurmLauncher) and launcher.gpus_per_node
+        asks = asks or (isinstance(launcher, KubernetesLauncher) and launcher.gpus_per_worker)
+        return pool.model_copy(update={"device": "gpu"}) if asks and pool.device == "auto" else pool
 
     @model_validator(mode="after")
     def _slurm_warns_in_time(self) -> Self:

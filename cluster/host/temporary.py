@@ -32,6 +32,13 @@ def find_problem() -> TemporaryProblem | None:
     """Return why a Ray that this process starts could not put its sockets and logs there; None if it could."""
     directory, variable = ray_directory()
     name = f"{variable} is {directory}" if variable else f"Ray's directory for temporary files is {directory}"
+    fix = "set RAY_TMPDIR, or TMPDIR, to a directory that this user can write, such as /tmp"
+    if variable and not os.environ[variable]:
+        return TemporaryProblem(f"{variable} is set and empty, which to Ray is the working directory", fix)
+    if not directory.is_absolute():
+        return TemporaryProblem(f"{name}, which does not begin with /", fix)
+    if not directory.is_dir():
+        return TemporaryProblem(f"{name}, which is no directory", fix)
     longest = MAX_SOCKET_BYTES - len(_SOCKET.format(pid=os.getpid())) - 1
     length = len(os.fsencode(directory.absolute()))
     if length > longest:
@@ -41,12 +48,9 @@ def find_problem() -> TemporaryProblem | None:
         )
     try:
         below = directory / "ray"
-        below.mkdir(parents=True, exist_ok=True)
+        below.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=below):
             pass
     except OSError as error:
-        return TemporaryProblem(
-            f"{name}, in which Ray cannot write ({error.strerror})",
-            "set RAY_TMPDIR, or TMPDIR, to a directory that this user can write, such as /tmp",
-        )
+        return TemporaryProblem(f"{name}, in which Ray cannot write ({error.strerror})", fix)
     return None

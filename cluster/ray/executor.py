@@ -6,7 +6,7 @@ Ray Train was measured and left out: `benchmarks/gang_startup.py` compares the t
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import count, islice
@@ -22,7 +22,7 @@ from cluster.host.console import ProgressMeter, print_line
 from cluster.host.retry import backoff_seconds
 from cluster.machines import Node, described
 from cluster.placement import Placement, TooFew, describe_found, place
-from cluster.ray.bundles import rank_resources, wait_for_room
+from cluster.ray.bundles import describe_resources, rank_resources, wait_for_room
 from cluster.ray.capacity import Capacity
 from cluster.ray.connection import SECONDS_BETWEEN_CHECKS, RayWaiter, connect, first_line, translate_ray_failures
 from cluster.ray.failures import RanksLost
@@ -156,7 +156,7 @@ class RayExecutor:
                 item, reference = waiting.popleft()
                 for num_failures in count(1):
                     try:
-                        result = self._fetch_result(reference, placement, label=label)
+                        result = self._fetch_result(reference, placement, need, label=label)
                         break
                     except _DeviceFailed as error:
                         self._failures.add(error.host, reason=str(error))
@@ -177,11 +177,11 @@ class RayExecutor:
         good = {node.id for node in self._good_nodes()}
         return label_selector(self._pool, avoided=[n for n in nodes_of(self._pool) if n.id not in good]) or None
 
-    def _fetch_result(self, reference: Any, placement: Placement, *, label: str) -> Any:
+    def _fetch_result(self, reference: Any, placement: Placement, need: Mapping[str, float], *, label: str) -> Any:
         """Wait for an item's result and return it. Raises as `map` does, and _DeviceFailed."""
         try:
             with translate_ray_failures(label):
-                self._wait_for_item(reference, placement, label=label)
+                self._wait_for_item(reference, placement, need, label=label)
                 return ray.get(reference)
         except RayTaskError as error:
             kind = failure_kind(error.cause)
@@ -201,8 +201,8 @@ class RayExecutor:
                 "ran out of memory raise cpus_per_task in the cluster file, so that fewer run at once"
             ) from error
 
-    def _wait_for_item(self, reference: Any, placement: Placement, *, label: str) -> None:
-        """Wait until an item's task has ended. Raises StartUpError if the pool has no node for too long."""
+    def _wait_for_item(self, reference: Any, placement: Placement, need: Mapping[str, float], *, label: str) -> None:
+        """Wait until an item's task has ended. Raises StartUpError if no node of the pool holds it for too long."""
         waiter = RayWaiter(label)
         checked = seen = time.monotonic()
         while not waiter.wait([reference])[0]:
@@ -210,11 +210,13 @@ class RayExecutor:
             if now - checked < SECONDS_BETWEEN_CHECKS:
                 continue
             checked = now
-            seen = now if nodes_of(self._pool) else seen
+            if any(node.num_cpus >= need["CPU"] and (len(need) == 1 or node.num_gpus) for node in nodes_of(self._pool)):
+                seen = now
             if now - seen > placement.start_timeout_seconds:
                 raise StartUpError(
-                    f"{label}: no node of the pool has lived for {placement.start_timeout_seconds:g} s; the cluster's "
-                    f"nodes are {describe_nodes(live_nodes())}; start others, or mend the pool's labels"
+                    f"{label}: no node of the pool that holds {describe_resources(need)} has lived for "
+                    f"{placement.start_timeout_seconds:g} s; the cluster's nodes are {describe_nodes(live_nodes())}; "
+                    "start others, or mend the pool's labels"
                 )
 
     def gang(

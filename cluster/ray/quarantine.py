@@ -3,9 +3,11 @@
 import json
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from cluster.host.console import print_line
+from cluster.storage.errors import ignore_transient
 
 MAX_FAILURES = 2
 WITHIN_SECONDS = 86_400.0
@@ -46,8 +48,10 @@ class NodeFailures:
         return frozenset(host for host, count in counts.items() if count >= MAX_FAILURES)
 
     def _written(self) -> list[tuple[str, float, int]]:
-        if self._path is None or not self._path.exists():
+        if self._path is None:
             return []
-        lines = self._path.read_text(encoding="utf-8").splitlines()
+        lines: list[str] = []
+        with suppress(FileNotFoundError), ignore_transient():  # what this process saw itself is known all the same
+            lines = self._path.read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines if line.endswith("}")]  # a full disk leaves halves
         return [(row["host"], row["time"], row.get("count", 1)) for row in rows]

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from configs.base import UserError
+from configs.paths import expand_path
 from pipeline.cli.completion import complete_cluster, complete_recipe, complete_run, complete_subject
 
 RecipeArgument = Annotated[
@@ -43,12 +45,34 @@ AnotherClusterOption = Annotated[
         autocompletion=complete_cluster,
     ),
 ]
+
+
+def _expanded(text: str | None) -> str | None:
+    """Return a path as a recipe's would be taken: `~` is the home directory, a variable is refused."""
+    try:
+        return None if text is None else expand_path(text)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 StoreOption = Annotated[
-    str, typer.Option("--store", metavar="DIR", envvar="CONCORD_STORE", help="Store of what is given by name.")
+    str,
+    typer.Option(
+        "--store",
+        metavar="DIR",
+        envvar="CONCORD_STORE",
+        help="Store of what is given by name.",
+        callback=_expanded,
+    ),
 ]
 WorkOption = Annotated[
     str | None,
-    typer.Option("--work-dir", metavar="DIR", help="Of a store that is a URL: storage.work_dir, if not the last one."),
+    typer.Option(
+        "--work-dir",
+        metavar="DIR",
+        help="Of a store that is a URL: storage.work_dir, if not the last one.",
+        callback=_expanded,
+    ),
 ]
 SubjectArgument = Annotated[
     str | None,

@@ -85,6 +85,7 @@ def logs(
 ) -> None:
     """Print what a run's drivers have printed; of a step or an artifact, those of the last run that makes it."""
     from cluster.host.redact import redact
+    from cluster.leases.lease import store_holder
     from pipeline.cli.subject import find_artifact, find_run, find_subject
     from pipeline.runs.logs import read_logs, read_rank_output
 
@@ -97,7 +98,7 @@ def logs(
             training.path,
             rank,
             follow=follow,
-            is_finished=lambda: training.is_finished,
+            is_made=lambda: store_holder(training.remote, training.home, training.name) is not None,
             remote=training.remote,
         )
         texts = map(redact, printed)

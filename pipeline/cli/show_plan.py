@@ -124,7 +124,10 @@ def plan_lines(ready: Prepared, cluster: ClusterConfig | None) -> list[PlanLine]
             line = line if line.epochs else replace(line, expected_epochs=_expected_epochs(step.config, step, ready))
             line = _estimated(line, ready, cluster) if cluster is not None else line
         elif name in made and cluster is not None:
-            line = replace(line, time=_stage_time(step, ready, cluster))
+            try:
+                line = replace(line, time=_stage_time(step, ready, cluster))
+            except TooFew as error:
+                line = replace(line, problem=str(error))
         lines.append(line)
     return lines
 
@@ -139,7 +142,10 @@ def _whole_run(lines: list[PlanLine], cluster: ClusterConfig) -> WholeRun:
 
 
 def _stage_time(step: PlannedStep, ready: Prepared, cluster: ClusterConfig) -> StageTime | None:
-    """Return how long a step that cleans, tokenises or scores takes; None for another one."""
+    """Return how long a step that cleans, tokenises or scores takes; None for another one.
+
+    Raises TooFew if its pool has not what it asks for.
+    """
     if step.stage not in ("clean", "tokenize", "evaluate"):
         return None
     corpus = ready.plan.steps[step.inputs["corpus"]] if "corpus" in step.inputs else step
@@ -150,6 +156,8 @@ def _stage_time(step: PlannedStep, ready: Prepared, cluster: ClusterConfig) -> S
         nodes, placement = lay_out(cluster, step.pool)
         if isinstance(step.config, EvaluateConfig):
             return _scoring_time(step, ready, cluster, corpus=manifest, nodes=nodes, placement=placement)
+    except TooFew:
+        raise
     except UserError as error:  # nothing is known of the machines, or of the speed there: the plan is good without
         return StageTime(None, f"not known: {error}")
     work = clean_work(corpus.config) if step.stage == "clean" else tokenize_work(manifest, corpus.config)

@@ -15,7 +15,7 @@ def lay_out(cluster: ClusterConfig, name: str) -> tuple[list[Node], Placement]:
 
     Raises UserError if nothing is known of the nodes, ConfigError if the pool asks for more than they have.
     """
-    pool = cluster.pools[name]
+    pool = cluster.pool(name)
     if cluster.executor == "inline":
         placement = InlineExecutor(pool, wandb=cluster.wandb).placement()
         return [this_machine(count_gpus())], placement
@@ -31,7 +31,7 @@ def are_known(cluster: ClusterConfig, name: str) -> bool:
 
 
 def _nodes(cluster: ClusterConfig, name: str) -> list[Node]:
-    pool = cluster.pools[name]
+    pool = cluster.pool(name)
     machines = pool.machines or _requested_machines(cluster)
     if machines is not None:
         return described(machines, pool)

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -21,7 +22,7 @@ from cluster.host.console import print_line
 from cluster.host.retry import backoff_waits, retry
 from cluster.leases.fence import LEASES, Fence
 from cluster.leases.lease import store_lease
-from cluster.storage.errors import is_outage
+from cluster.storage.errors import ignore_transient, is_outage
 from configs.base import RESUME_ME, InfrastructureError, LeaseLost, UserError
 from configs.cluster import ClusterConfig, RetriesConfig
 from pipeline.runs.attempt import AttemptProcess
@@ -287,4 +288,6 @@ def spent_seconds(attempts: Sequence[AttemptRecord]) -> float:
 def _last_heartbeat(directory: RunDirectory) -> datetime | None:
     """Return the time of the last driver's last heartbeat: its lease was touched then."""
     path = directory.home / LEASES / lease_name(directory.id)
-    return datetime.fromtimestamp(path.stat().st_mtime, UTC) if path.exists() else None
+    with suppress(FileNotFoundError), ignore_transient():
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return None

@@ -13,6 +13,9 @@ from pipeline.runs.state import LAUNCHER_SECONDS, read_status
 
 SECONDS_BETWEEN_CHECKS = 0.5
 
+SECONDS_FOR_A_START = 30.0
+"""How long after the first rank the others may begin to print."""
+
 
 def read_logs(directory: RunDirectory, *, follow: bool) -> Iterator[str]:
     """Yield the text of all starts, in order; with `follow` also what is printed from now on, until the run ends."""
@@ -36,29 +39,31 @@ def read_logs(directory: RunDirectory, *, follow: bool) -> Iterator[str]:
 
 
 def read_rank_output(
-    path: Path, rank: int, *, follow: bool, is_finished: Callable[[], bool], remote: ObjectStore | None
+    path: Path, rank: int, *, follow: bool, is_made: Callable[[], bool], remote: ObjectStore | None
 ) -> Iterator[str]:
-    """Yield what a rank of the training at `path` has printed; with `follow` also what comes, until it is finished.
+    """Yield what a rank of the training at `path` has printed; with `follow` also what comes, while it is being made.
 
     `remote` is the store, if that is a URL: it has the output of a finished training. Raises UserError if there is no
     output of that rank.
     """
     file, seen = output_file(path / RANKS, rank), 0
-    if not file.exists() and not follow:
+    deadline = time.monotonic() + SECONDS_FOR_A_START
+    while follow and not file.exists() and is_made() and not (list_rank_output(path) and time.monotonic() > deadline):
+        time.sleep(SECONDS_BETWEEN_CHECKS)
+    if not file.exists():
         stored = None if remote is None else remote.read(f"{path.name}/{RANKS}/{file.name}")
         if stored is None:
             raise UserError(_no_output(path, rank))
         yield stored.decode(errors="replace")
         return
     while True:
-        ended = not follow or is_finished()  # before the last look, which sees everything
-        if file.exists():
-            with file.open("rb") as opened:
-                opened.seek(seen)
-                new = opened.read()
-            whole = new if ended else new[: new.rfind(b"\n") + 1]
-            seen += len(whole)
-            yield whole.decode(errors="replace")
+        ended = not follow or not is_made()  # before the last look, which sees everything
+        with file.open("rb") as opened:
+            opened.seek(seen)
+            new = opened.read()
+        whole = new if ended else new[: new.rfind(b"\n") + 1]
+        seen += len(whole)
+        yield whole.decode(errors="replace")
         if ended:
             return
         time.sleep(SECONDS_BETWEEN_CHECKS)

@@ -206,6 +206,9 @@ def test_what_was_found_and_what_is_missing_is_one_line():
     assert found([gpu_node("H100")], device="cpu").endswith(" (as the pool says)")
     all_there = [gpu_node("H100", host=f"n{index}") for index in range(4)]
     assert found(all_there, machines=machines) == "32 ranks on the GPUs of 4 nodes with 64 cores and 8 GPUs (H100)"
+    assert found([Node("a", 4, 8, 2**40, accelerator="H100")]).endswith(
+        "(H100); 4 of them idle for want of cores (oversubscribe: true in the pool lets ranks share some)"
+    )
     short = [*all_there[:2], gpu_node("H100", 7, host="n2")]
     assert found(short, machines=machines) == (
         "23 ranks on the GPUs of 2 nodes with 64 cores and 8 GPUs, 1 node with 64 cores and 7 GPUs (H100); MISSING of "
@@ -235,3 +238,17 @@ def test_no_sharing_of_cores_makes_room_for_more_ranks_than_gpus():
         placed(4, 8, oversubscribe=True, num_ranks=9)
     with pytest.raises(TooFew, match=r"or let ranks share cores with oversubscribe: true"):
         placed(2, num_ranks=4)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("h100", "H100"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("GeForce RTX 4090", "GeForce-RTX-4090"),
+        ("A100-80g", "A100-80G"),
+    ],
+)
+def test_a_name_that_ray_spells_otherwise_is_told(written, meant):
+    with pytest.raises(ConfigError, match=f"which Ray calls '{meant}'; write accelerator: {meant}"):
+        place(PoolConfig(accelerator=written), [gpu_node(written)], wandb=None)

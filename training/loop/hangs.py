@@ -11,9 +11,10 @@ suspects are on one host it is to blame, else nobody is: a network that is cut, 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cluster.host.files import write_text
 from configs.base import UserError
 
 STACKS = "stacks"
@@ -21,6 +22,7 @@ STACKS = "stacks"
 
 _HEADING = re.compile(r"rank (\d+) of (\d+) on (\S+), during (.*)")
 _IN_COLLECTIVE = re.compile(r'File ".*[/\\](torch[/\\]distributed|deepspeed[/\\]comm)[/\\]')
+_VERDICT = "verdict.json"
 _WATCHER = "watchdog.py"
 """The thread that writes the stacks is in this file, and waits for nobody."""
 
@@ -87,6 +89,20 @@ def judge(found: Sequence[RankStacks]) -> Verdict:
     reasons += [f"rank {one.rank} during {one.work}" for one in found if one.rank in suspects][:1]
     host = next(iter(hosts)) if len(hosts) == 1 and not missing else None
     return Verdict(tuple(named), host, f"the others wait for {ranks}{where} ({'; '.join(reasons)})")
+
+
+def write_verdict(directory: Path, verdict: Verdict) -> None:
+    """Write the verdict beside the stacks, for the other ranks."""
+    write_text(directory / _VERDICT, json.dumps(asdict(verdict)))
+
+
+def read_verdict(directory: Path) -> Verdict | None:
+    """Read the verdict; None while there is none."""
+    try:
+        found = json.loads((directory / _VERDICT).read_bytes())
+    except FileNotFoundError:
+        return None
+    return Verdict(tuple(found["suspects"]), found["host"], found["text"])
 
 
 def _by_records(found: Sequence[RankStacks]) -> set[int] | None:

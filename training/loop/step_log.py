@@ -12,6 +12,7 @@ import torch
 
 from cluster.devices import peak_flops
 from cluster.executor import Rank
+from cluster.storage.errors import ignore_transient
 from training.accelerator import device_name, peak_memory_bytes
 from training.checkpoint.restore import Progress
 from training.data.batches import Batch
@@ -73,6 +74,7 @@ class StepLog:
         self._bytes_per_token = {f"{s.source}/{s.language}": s.num_bytes / s.num_tokens for s in order.streams}
         self._streams = list(self._bytes_per_token)
         self._stragglers = StragglerDetector(hosts)
+        self._slow_host: str | None = None
         self.file = MetricsFile(job.out / METRICS_FILE, step=progress.step)
         self._log_every_steps = job.cadence.log_every_steps
         self._ends_of_lines = parts_of_summary(state.first.step, job.config.total_steps)
@@ -126,8 +128,10 @@ class StepLog:
             self.end_line()
         for text in self._stragglers.add_step(result.own_seconds):
             self._notices.add(text)
-        if (host := self._stragglers.pop_slow_host()) is not None:
-            note_slow_host(self._out, host)
+        if (host := self._stragglers.slow_host) != self._slow_host:
+            self._slow_host = host
+            with ignore_transient():
+                note_slow_host(self._out, host)
         self._notices.flush()
 
     def end_line(self) -> None:
@@ -244,7 +248,8 @@ class StragglerDetector:
         self._num_windows: dict[int, int] = {}
         """For how many windows in a row a rank has been a straggler."""
 
-        self._slow_host: str | None = None
+        self.slow_host: str | None = None
+        """A host with a rank that has been a straggler for the last NUM_WINDOWS windows or more."""
 
     def add_step(self, own_seconds: list[float]) -> list[str]:
         """Add a step's seconds by rank; return a sentence about each rank that became a straggler.
@@ -260,15 +265,10 @@ class StragglerDetector:
         slow = {rank for rank, seconds in enumerate(medians) if seconds > self.RATIO * usual and usual > 0}
         new, self._stragglers = slow - self._stragglers, slow
         self._num_windows = {rank: self._num_windows.get(rank, 0) + 1 for rank in slow}
-        steadily = {self._hosts[rank] for rank, number in self._num_windows.items() if number == self.NUM_WINDOWS}
-        self._slow_host = next(iter(steadily), None)
+        steadily = [self._hosts[rank] for rank, number in self._num_windows.items() if number >= self.NUM_WINDOWS]
+        self.slow_host = min(steadily, default=None)
         return [
             f"rank {rank} on {self._hosts[rank]} is a straggler, which all wait for: over {self.WINDOW_STEPS} steps it "
             f"took {medians[rank] / usual:.1f} times as long as the others"
             for rank in sorted(new)
         ]
-
-    def pop_slow_host(self) -> str | None:
-        """Return, once, a host with a rank that has just been a straggler for NUM_WINDOWS windows in a row."""
-        host, self._slow_host = self._slow_host, None
-        return host

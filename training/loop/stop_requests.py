@@ -28,7 +28,8 @@ from types import FrameType
 
 from cluster.host.console import print_line
 from cluster.host.files import write_text
-from cluster.storage.errors import ignore_transient
+from cluster.host.retry import fixed_waits, retry
+from cluster.storage.errors import ignore_transient, is_transient
 from configs.base import RESUME_ME, UserError
 
 STOP_FILE = ".stop"
@@ -116,9 +117,12 @@ def ask_to_resize(out: Path) -> None:
     write_text(out / RESIZE_FILE, "")
 
 
-def note_slow_host(out: Path, host: str) -> None:
-    """Tell the process that started the ranks of the training in `out` that a host keeps the others waiting."""
-    write_text(out / SLOW_HOST_FILE, host)
+def note_slow_host(out: Path, host: str | None) -> None:
+    """Tell the process that started the ranks of the training in `out` which host keeps the others waiting now."""
+    if host is None:
+        (out / SLOW_HOST_FILE).unlink(missing_ok=True)
+    else:
+        write_text(out / SLOW_HOST_FILE, host)
 
 
 def find_slow_host(out: Path) -> str | None:
@@ -141,11 +145,15 @@ def stop_on_signal(out: Path, *, grace_seconds: float) -> Iterator[None]:
         yield
         return
 
+    asked: list[int] = []
+
     def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        if not (out / STOP_FILE).exists():
+        if not asked:
+            asked.append(number)
             name = signal.Signals(number).name
             print_line(f"training: {name} received; saving a checkpoint and stopping, within {grace_seconds:g} s")
-            write_text(out / STOP_FILE, name)
+            waits = fixed_waits(SECONDS_BETWEEN_POLLS, for_seconds=grace_seconds / 2)  # for a file system that is away
+            retry(lambda: write_text(out / STOP_FILE, name), waits=waits, is_transient=is_transient)
             signal.setitimer(signal.ITIMER_REAL, grace_seconds)
 
     def give_up(number: int, frame: FrameType | None) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.connect import executor_for
 from cluster.host.limits import OBJECT_STORE_BYTES, memory_bytes
 from cluster.launch.launcher import DriverStatus, Submission
 from cluster.launch.slurm import Slurm
@@ -122,9 +123,12 @@ def test_an_allocation_may_lose_nodes_where_a_fewest_number_is_given(tmp_path):
     [
         ({}, {"default": {}}, 4),
         ({"gpus_per_node": 8}, {"default": {"min_ranks": 9}}, 2),
-        ({"gpus_per_node": 8}, {"default": {"min_ranks": 9}, "eval": {}}, 4),
+        ({"gpus_per_node": 8}, {"default": {"min_ranks": 9}, "eval": {}}, 2),
+        ({"gpus_per_node": 8}, {"cpus": {"device": "cpu"}, "default": {"min_ranks": 9}}, 2),
+        ({"gpus_per_node": 8}, {"default": {"min_ranks": 9}, "eval": {"num_ranks": 24}}, 3),
+        ({"gpus_per_node": 8, "cpus_per_node": 8}, {"default": {"min_ranks": 16, "cpus_per_rank": 2}}, 4),
+        ({"cpus_per_node": 8}, {"default": {"min_ranks": 9, "cpus_per_rank": 2}}, 3),
         ({"min_nodes": 1}, {"default": {"min_ranks": 2}}, 1),
-        ({"gpus_per_node": 8}, {"default": {"min_ranks": 99}}, 4),
         (
             {},
             {
@@ -148,11 +152,22 @@ def test_the_fewest_nodes_hold_the_fewest_ranks(launcher, pools, fewest):
     assert fewest_nodes(machines.launcher, machines.pools) == fewest
 
 
+def test_a_launcher_that_asks_for_gpus_wants_them():
+    """A broken driver on a node would else train on its CPUs, with a line in the log."""
+    asks = {"launcher": {"kind": "slurm", "gpus_per_node": 8}}
+    machines = ClusterConfig.model_validate(asks | {"pools": {"default": {}, "cpus": {"device": "cpu"}}})
+    assert machines.pool("default").wants_gpus and not machines.pool("cpus").wants_gpus
+    executor = executor_for(machines, "default")
+    assert executor._pool.device == "gpu"
+    assert not ClusterConfig().pool("default").wants_gpus
+
+
 @pytest.mark.parametrize(
     ("launcher", "pool", "problem"),
     [
         ({"min_nodes": 5}, {}, r"launcher.min_nodes is 5, more than num_nodes, 4"),
-        ({}, {"min_ranks": 2}, r"nothing says how many nodes hold so many ranks; set launcher.min_nodes"),
+        ({}, {"min_ranks": 2}, r"nothing says how many nodes hold the ranks of each pool; set launcher.min_nodes"),
+        ({"gpus_per_node": 8}, {"min_ranks": 99}, r"the pools want at least 13 nodes .* launcher.num_nodes is 4"),
     ],
 )
 def test_a_range_of_nodes_that_cannot_be_is_refused(launcher, pool, problem):

@@ -3,6 +3,7 @@
 import pytest
 
 from cluster.machines import Node
+from cluster.placement import place
 from cluster.ray import executor as executor_module
 from cluster.ray.executor import RayExecutor
 from configs.base import ConfigError, StartUpError
@@ -86,3 +87,17 @@ def test_a_restart_waits_longer_each_time_that_a_host_fails(monkeypatch):
     for num_losses in range(1, 9):
         executor_module._back_off("training", num_losses)
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+
+
+@pytest.mark.parametrize(("num_gpus", "need"), [(0, {"CPU": 1.0, "GPU": 1.0}), (8, {"CPU": 4.0})])
+def test_an_item_that_no_node_holds_any_more_is_waited_for_a_while_only(monkeypatch, num_gpus, need):
+    """The node with the GPUs has gone, and others of the pool live on: Ray would keep the item for ever."""
+    monkeypatch.setattr(executor_module, "nodes_of", lambda pool: [Node("left", 2, num_gpus, 2**30)])
+    monkeypatch.setattr(executor_module, "live_nodes", list)
+    monkeypatch.setattr(executor_module, "describe_nodes", lambda nodes: "left with 2 cores")
+    monkeypatch.setattr(executor_module, "SECONDS_BETWEEN_CHECKS", 0.0)
+    monkeypatch.setattr(executor_module.RayWaiter, "wait", lambda self, references: ([], references))
+    one = executor(device="cpu", start_timeout_seconds=0.05)
+    placement = place(PoolConfig(start_timeout_seconds=0.05), [Node("any", 8, 0, 2**30)], wandb=None)
+    with pytest.raises(StartUpError, match=r"scoring: no node of the pool that holds . CPU core"):
+        one._wait_for_item(None, placement, need, label="scoring")

@@ -1,5 +1,6 @@
 """Which hosts are avoided because they failed."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,14 @@ def test_half_a_line_and_a_file_that_cannot_be_written_harm_nothing(tmp_path: Pa
     for _ in range(2):
         nowhere.add("host9", reason="killed")
     assert "host9 failed: killed" in capsys.readouterr().err
+
+
+def test_a_file_system_that_is_away_ends_nobody_who_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    failures = NodeFailures(tmp_path / "nodes.jsonl")
+    failures.add("host1", reason="stuck", is_certain=True)
+
+    def stale(self: Path, **_: object) -> str:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(Path, "read_text", stale)
+    assert failures.avoided() == {"host1"}  # as this process knows itself

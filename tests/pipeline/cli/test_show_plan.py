@@ -332,3 +332,10 @@ def test_a_tokenizer_that_says_not_how_a_text_ends_is_refused_with_its_line(plac
     foreign(place)
     with pytest.raises(ConfigError, match=r"toy\.yaml:\d+: hub/tokenizer\.json: no file of the tokenizer says which"):
         shown(None)
+
+
+def test_a_pool_that_wants_gpus_which_are_not_there_does_not_fit_whatever_the_step(place, concord):
+    (place / "gpus.yaml").write_text("executor: inline\npools: {default: {device: gpu}}\n")
+    code, out, _ = concord("plan", "toy.yaml", "--cluster", "gpus.yaml")
+    assert code == 3 and "the pool wants GPUs, and the driver finds none" in out
+    assert "does not fit on cluster gpus.yaml" in out

@@ -154,9 +154,14 @@ def test_what_a_rank_prints_is_followed_until_the_training_is_finished(
             opened.write(next(steps))
 
     monkeypatch.setattr("pipeline.runs.logs.time.sleep", more)
-    ends = iter((False, False, False, True))
-    texts = read_rank_output(tmp_path, 0, follow=True, is_finished=lambda: next(ends), remote=None)
+    is_made = iter((True, True, True, False))
+    texts = read_rank_output(tmp_path, 0, follow=True, is_made=lambda: next(is_made), remote=None)
     assert [text for text in texts if text] == ["one\n", "half\n", "the end"]
+    with pytest.raises(UserError, match="has no output of rank 9; it has those of ranks 0 to 0"):  # it has ended
+        list(read_rank_output(tmp_path, 9, follow=True, is_made=lambda: False, remote=None))
+    monkeypatch.setattr("pipeline.runs.logs.SECONDS_FOR_A_START", 0.0)
+    with pytest.raises(UserError, match="has no output of rank 9"):  # the others have long begun
+        list(read_rank_output(tmp_path, 9, follow=True, is_made=lambda: True, remote=None))
 
 
 def test_what_is_only_in_a_store_behind_a_url_is_found(

@@ -67,6 +67,9 @@ def test_the_host_that_keeps_the_others_waiting_is_known_until_the_ranks_start_a
     with stop_on_signal(tmp_path, grace_seconds=60):
         note_slow_host(tmp_path, "host7")
         assert find_slow_host(tmp_path) == "host7"
+        note_slow_host(tmp_path, None)  # fast again
+        assert find_slow_host(tmp_path) is None
+        note_slow_host(tmp_path, "host7")
         RequestPoller(tmp_path, watches_files=True)
         assert find_slow_host(tmp_path) is None
 
