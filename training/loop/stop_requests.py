@@ -20,7 +20,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -172,14 +172,11 @@ def stop_on_signal(out: Path, *, grace_seconds: float) -> Iterator[None]:
         signal.SIGUSR2: ask_to_save,
         signal.SIGALRM: give_up,
     }
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    was_asked_to_stop = False
     try:
-        yield
+        with _handled(handlers):
+            yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        was_asked_to_stop = False
         with ignore_transient():  # or this would hide why the block has ended
             was_asked_to_stop = (out / STOP_FILE).exists()
             (out / STOP_FILE).unlink(missing_ok=True)
@@ -187,6 +184,18 @@ def stop_on_signal(out: Path, *, grace_seconds: float) -> Iterator[None]:
         raise Stopped(
             "the training has ended, and what comes after it was asked to wait; run the same command to go on"
         )
+
+
+@contextmanager
+def _handled(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+    """Handle signals so during the block; no timer is left at its end."""
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _may_set_signals() -> bool:
