@@ -152,8 +152,7 @@ def stop_on_signal(out: Path, *, grace_seconds: float) -> Iterator[None]:
             asked.append(number)
             name = signal.Signals(number).name
             print_line(f"training: {name} received; saving a checkpoint and stopping, within {grace_seconds:g} s")
-            waits = fixed_waits(SECONDS_BETWEEN_POLLS, for_seconds=grace_seconds / 2)  # for a file system that is away
-            retry(lambda: write_text(out / STOP_FILE, name), waits=waits, is_transient=is_transient)
+            _write_patiently(out / STOP_FILE, name, for_seconds=grace_seconds / 2)
             signal.setitimer(signal.ITIMER_REAL, grace_seconds)
 
     def give_up(number: int, frame: FrameType | None) -> None:
@@ -164,14 +163,11 @@ def stop_on_signal(out: Path, *, grace_seconds: float) -> Iterator[None]:
 
     def ask_to_save(number: int, frame: FrameType | None) -> None:
         print_line("training: SIGUSR2 received; saving a checkpoint after this step")
-        write_text(out / SAVE_FILE, "")
+        with ignore_transient():
+            write_text(out / SAVE_FILE, "")
 
-    handlers = {
-        signal.SIGTERM: ask_to_stop,
-        signal.SIGUSR1: ask_to_stop,
-        signal.SIGUSR2: ask_to_save,
-        signal.SIGALRM: give_up,
-    }
+    stopping = dict.fromkeys((signal.SIGTERM, signal.SIGUSR1), ask_to_stop)
+    handlers = {**stopping, signal.SIGUSR2: ask_to_save, signal.SIGALRM: give_up}
     was_asked_to_stop = False
     try:
         with _handled(handlers):
@@ -184,6 +180,11 @@ def stop_on_signal(out: Path, *, grace_seconds: float) -> Iterator[None]:
         raise Stopped(
             "the training has ended, and what comes after it was asked to wait; run the same command to go on"
         )
+
+
+def _write_patiently(path: Path, text: str, *, for_seconds: float) -> None:
+    waits = fixed_waits(SECONDS_BETWEEN_POLLS, for_seconds=for_seconds)  # for a file system that is away
+    retry(lambda: write_text(path, text), waits=waits, is_transient=is_transient)
 
 
 @contextmanager
