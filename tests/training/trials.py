@@ -21,6 +21,7 @@ from training.checkpoint.directory import load_weights
 from training.job import Job
 from training.log.metrics_file import METRICS_FILE, StepMetrics, read_metrics
 from training.loop import stop_requests
+from training.loop import trainer as trainer_module
 from training.loop.step import Stepper
 from training.loop.stop_requests import RequestPoller
 from training.loop.trainer import Trainer, train_rank
@@ -258,6 +259,21 @@ def fail_on_a_full_disk(rank: Rank, job: Job, step: int) -> str:
     except OSError as error:
         return f"{type(error).__name__} {error.errno} {error}"
     return "nothing"
+
+
+def train_while_the_last_save_is_refused(rank: Rank, job: Job, step: int, number: int) -> TrainedModel | None:
+    """Rank 1 is refused twice what it writes of the checkpoint of step `step`, with this errno."""
+    trainer_module.SECONDS_BETWEEN_LAST_SAVES = 0.1
+    original, refused = rank_file.write, [0]
+
+    def write(prefix: Path, *arguments: Any, **named: Any) -> None:
+        if f"step-{step:08d}" in str(prefix) and rank.index == 1 and refused[0] < 2:
+            refused[0] += 1
+            raise OSError(number, os.strerror(number), str(prefix))
+        original(prefix, *arguments, **named)
+
+    rank_file.write = write
+    return train_rank(rank, job)
 
 
 def state_held(rank: Rank, job: Job) -> list[tuple[str, str, int, npt.NDArray[np.float32]]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from cluster.host.files import sync, write_text
-from cluster.storage.errors import ignore_transient
+from cluster.storage.errors import ignore_transient, is_transient
 from training.accelerator import is_accelerator, wait_for_stream
 from training.checkpoint import rank_file
 from training.checkpoint.directory import MODEL_CONFIG, commit_checkpoint, partial_directory
@@ -86,11 +86,23 @@ class Saver:
         }
         entries = rank_file.layout((key, tensor.dtype, tensor.numel()) for key, tensor in tensors.items())
         self._copy(entries, tensors)
+        self._begun = record, entries
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """Start to write what the last `begin` copied. No save may be under way on any rank."""
+        assert self._pending is None
+        record, entries = self._begun
         directory = directory_of(self._root, record.step)
         pending = _Pending(record, directory, partial_directory(directory, self._start_id), entries)
         pending.thread = threading.Thread(target=self._work, args=(pending,), name="checkpoint", daemon=True)
         self._pending = pending
         pending.thread.start()
+
+    @property
+    def may_succeed_later(self) -> bool:
+        """Whether nothing that does not pass by itself kept this rank from its last save."""
+        return self.failure is None or (isinstance(self.failure, OSError) and is_transient(self.failure))
 
     @property
     def failed(self) -> bool:

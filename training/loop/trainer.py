@@ -1,5 +1,6 @@
 """The training loop of one rank: from the checkpoint it resumes from to the last step and its checkpoint."""
 
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing, nullcontext
@@ -34,9 +35,10 @@ from training.zero.communication import time_collectives, time_waits
 from training.zero.ema import decay_after, update_ema
 from training.zero.engine import set_learning_rate
 from training.zero.fragments import owned_fragments
-from training.zero.process_group import join_process_group, leave_process_group
+from training.zero.process_group import join_process_group, leave_process_group, on_any_rank
 from training.zero.step_timing import Stopwatch
 
+NUM_LAST_SAVES, SECONDS_BETWEEN_LAST_SAVES = 120, 5.0
 _NOT_OWN_WORK = ("communication", "checkpoint", "profile", "validation", "other")
 """Parts of a step whose time does not show how fast a rank is."""
 
@@ -243,8 +245,19 @@ class Trainer:
             self.saver.advance(int(self.saver.failed), is_last=is_last)
 
     def _finish_last_save(self) -> None:
-        """Wait for the last checkpoint of this process. Raises OSError if it could not be written."""
+        """Wait for the last checkpoint, which is written again while a file system is away. Raises OSError."""
         self._finish_save(is_last=True)
+        for number in range(NUM_LAST_SAVES):
+            failure, may_succeed = self.saver.failure, self.saver.may_succeed_later
+            has_failed, is_final = on_any_rank(failure is not None, not may_succeed, device=self.device)
+            if is_final or not has_failed:
+                break
+            if number == 0 and self.rank.index == 0:
+                self.notices.add("the last checkpoint could not be written, which may pass; it is tried again")
+            self.watchdog.beat("a wait for the file system")
+            time.sleep(SECONDS_BETWEEN_LAST_SAVES)
+            self.saver.begin_again()
+            self._finish_save(is_last=True)
         if self.saver.failure:
             raise self.saver.failure
 

@@ -95,6 +95,13 @@ def from_rank_0(read: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
+def on_any_rank(*statements: bool, device: torch.device) -> list[bool]:
+    """Return which of some statements are true on at least one rank. Collective."""
+    counts = torch.tensor(statements, dtype=torch.int32, device=device)
+    torch.distributed.all_reduce(counts)
+    return [count > 0 for count in counts.tolist()]
+
+
 def raise_together(problem: UserError | None) -> None:
     """Raise the first problem that any rank has, on all ranks, or none. Collective."""
     problems: list[UserError | None] = [None] * torch.distributed.get_world_size()

@@ -15,6 +15,7 @@ from tests.training.trials import (
     train_all,
     train_and_hang,
     train_on_a_full_disk,
+    train_while_the_last_save_is_refused,
     train_with_a_collective_too_many,
     train_with_poison,
     trajectory,
@@ -153,3 +154,14 @@ def test_a_full_disk_at_the_last_save_is_told_once_by_the_rank_that_met_it(tmp_p
     assert cause.startswith(f"OSError {errno.ENOSPC} ")
     assert victim.startswith("OtherRankFailed None another rank could not write")
     assert "could not be written" not in (job.out / "notices.txt").read_text()
+
+
+def test_a_file_system_that_is_away_when_training_ends_is_waited_for(tmp_path):
+    """Else the steps since the checkpoint before would be taken again."""
+    calm = tiny_job(tmp_path, tiny_config(), world_size=2, zero_stage=1, name="calm")
+    job = tiny_job(tmp_path, tiny_config(), world_size=2, zero_stage=1)
+    assert run_ranks(train_all, 2, [calm]) == [None, None]
+    results = run_ranks(train_while_the_last_save_is_refused, 2, job, 6, errno.ESTALE)
+    assert results[0].num_steps == 6 and trajectory(job) == trajectory(calm)
+    assert all((weights(job, 6)[name] == value).all() for name, value in weights(calm, 6).items())
+    assert "the last checkpoint could not be written, which may pass" in (job.out / "notices.txt").read_text()
