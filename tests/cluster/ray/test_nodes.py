@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cluster.host.files import write_text
 from cluster.host.limits import GpuAnswer
 from cluster.machines import Node
 from cluster.ray import nodes as ray_nodes
@@ -47,7 +48,7 @@ print("SAID", json.dumps(said))
 
 def devices(rank: Any, place: Path) -> list[str]:
     """Return what each rank is shown: the ranks meet in files."""
-    (place / f"device-{rank.index}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+    write_text(place / f"device-{rank.index}", os.environ["CUDA_VISIBLE_DEVICES"])  # whole, for the others read it
     while rank.index == 0 and len(list(place.glob("device-*"))) < rank.world_size:
         pass
     return sorted(path.read_text() for path in place.glob("device-*"))
@@ -60,7 +61,7 @@ def warm(place: Path) -> None:
 
 def devices_after_a_loss(rank: Any, place: Path) -> list[str]:
     """Return what each rank is shown before and after rank 1 was lost, and how many then were spares before."""
-    (place / f"start-{rank.num_restarts}-{rank.index}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+    write_text(place / f"start-{rank.num_restarts}-{rank.index}", os.environ["CUDA_VISIBLE_DEVICES"])
     if rank.num_restarts == 0:
         while rank.index == 0 or len(list(place.glob("s*-*"))) < 4:  # two starts and two spares
             time.sleep(0.05)
