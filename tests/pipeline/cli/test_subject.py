@@ -300,3 +300,12 @@ def test_a_shell_completes_commands_recipes_clusters_runs_and_artifacts(run: Run
 
 def test_completion_is_offered_in_the_help(concord: Concord) -> None:
     assert "--install-completion" in concord("--help")[1]
+
+
+def test_a_store_is_spelled_on_the_command_line_as_in_a_recipe(
+    tmp_path: Path, concord: Concord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert f"no runs in {tmp_path}/x;" in concord("ls", "--store", "~/x")[1]
+    code, _, err = concord("ls", "--store", "$FOO/x")
+    assert code != 0 and "holds the variable $FOO" in err
