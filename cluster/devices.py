@@ -178,9 +178,8 @@ _CAPABILITIES: Mapping[str, tuple[int, int]] = {
     **dict.fromkeys(("A40", "A10", "A10G", "A16", "A2", "RTX-A6000", "RTX-A5000", "RTX-A4500", "RTX-A4000"), (8, 6)),
     **dict.fromkeys((f"GeForce-RTX-30{n}" for n in ("90-Ti", "90", "80-Ti", "80")), (8, 6)),
     **dict.fromkeys(("A100", "A100-40G", "A100-80G", "A800", "A30"), (8, 0)),
-    **dict.fromkeys(
-        ("T4", "RTX-8000", "RTX-6000", "TITAN-RTX", "GeForce-RTX-2080-Ti"), (7, 5)
-    ),  # RTX 6000: or Ada, 8.9
+    # RTX-6000 is also the one of Ada, with 8.9
+    **dict.fromkeys(("T4", "RTX-8000", "RTX-6000", "TITAN-RTX", "GeForce-RTX-2080-Ti"), (7, 5)),
     **dict.fromkeys(("V100", "V100S", "TITAN-V"), (7, 0)),
 }
 """Compute capability of NVIDIA's GPUs by Ray's name (developer.nvidia.com/cuda-gpus): what kernels are made for."""

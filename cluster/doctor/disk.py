@@ -65,9 +65,13 @@ def temporary_findings(*, quick: bool) -> list[Finding]:
     if (problem := find_problem()) is not None:
         return [fail("temporary directory", problem.seen, fix=problem.fix)]
     directory, _ = ray_directory()
-    with tempfile.TemporaryDirectory(prefix="doctor-", dir=directory) as name:
-        space = _space_finding("temporary space", directory)
-        return [space, _speed_finding("temporary speed", Path(name), quick=quick)]
+    try:
+        with tempfile.TemporaryDirectory(prefix="doctor-", dir=directory / "ray") as name:
+            space = _space_finding("temporary space", directory)
+            return [space, _speed_finding("temporary speed", Path(name), quick=quick)]
+    except OSError as error:  # such as a full disk, which takes a small file and no more
+        fix = "free space there, or set RAY_TMPDIR to a directory on another disk"
+        return [fail("temporary space", f"{directory}: {error.strerror}", fix=fix)]
 
 
 @contextmanager

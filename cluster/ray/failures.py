@@ -84,7 +84,7 @@ def classify_failure(
     own = {index: cause for index, cause in causes.items() if isinstance(cause, (UserError, OSError))}
     own = {index: cause for index, cause in own.items() if not isinstance(cause, ConnectionError)}
     for cause in own.values():
-        if not _may_pass(cause):
+        if not is_outage(cause):
             return cause
     for index, cause in causes.items():
         if kinds[index] == "memory":
@@ -105,10 +105,6 @@ def classify_failure(
             by_storage=True,
         )
     return None
-
-
-def _may_pass(cause: Exception) -> bool:
-    return is_outage(cause)
 
 
 def final_failure(

@@ -1,5 +1,6 @@
 """Where a Ray puts its sockets, told before it fails with a message of its own."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -77,3 +78,13 @@ def test_what_is_no_directory_is_told_and_not_made(
     with pytest.raises(StartUpError, match=said):
         connect("local")
     assert list(tmp_path.iterdir()) == [] and not Path("/tmp/nowhere").exists()
+
+
+def test_a_disk_that_takes_no_more_is_a_finding_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("cluster.doctor.disk._speed_finding", full)
+    (finding,) = temporary_findings(quick=True)
+    assert (finding.check, finding.level) == ("temporary space", "FAIL")
+    assert finding.seen == "/tmp: No space left on device"
