@@ -57,7 +57,6 @@ class RayExecutor:
         """`failures` remembers the nodes that fail; `avoid` names more hosts to leave out, by name or address."""
         self._pool, self._address, self._wandb = pool, address, wandb
         self._failures, self._avoid = failures or NodeFailures(None), avoid
-        self._asked_for_nodes = False
         self.used_placement: Placement | None = None
 
     def placement(self) -> Placement:
@@ -68,6 +67,7 @@ class RayExecutor:
         """
         connect(self._address)
         deadline, may_wait = time.monotonic() + self._pool.start_timeout_seconds, self._address != "local"
+        is_asked = False
         with ExitStack() as asked:
             while True:
                 nodes, is_waiting = nodes_of(self._pool), may_wait and time.monotonic() < deadline
@@ -81,7 +81,8 @@ class RayExecutor:
                         raise
                     if not will_grow:
                         raise StartUpError(f"{error} (its nodes that live: {describe_nodes(nodes)})") from None
-                if not self._asked_for_nodes:
+                if not is_asked:
+                    is_asked = True
                     asked.enter_context(self._ask_for_nodes(len(nodes)))
                 time.sleep(SECONDS_BETWEEN_POLLS)
         if placement.device != "cpu":
@@ -110,7 +111,6 @@ class RayExecutor:
         """Say that nodes are waited for, and have Ray's autoscaler start them during the block, if there is one."""
         machines = self._pool.machines
         assert machines is not None
-        self._asked_for_nodes = True
         print_line(
             f"{num_nodes} of the pool's {machines.num_nodes} nodes are there; waiting for the others, for at most "
             f"{self._pool.start_timeout_seconds:g} s"
@@ -119,7 +119,6 @@ class RayExecutor:
         try:
             yield
         finally:
-            self._asked_for_nodes = False
             request_nodes(self._pool, None)
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], *, label: str, on_device: bool = False) -> Iterator[R]:
