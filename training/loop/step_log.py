@@ -129,9 +129,9 @@ class StepLog:
         for text in self._stragglers.add_step(result.own_seconds):
             self._notices.add(text)
         if (host := self._stragglers.slow_host) != self._slow_host:
-            self._slow_host = host
-            with ignore_transient():
+            with ignore_transient():  # then it is noted after the next step
                 note_slow_host(self._out, host)
+                self._slow_host = host
         self._notices.flush()
 
     def end_line(self) -> None:

@@ -21,7 +21,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -127,8 +127,8 @@ def note_slow_host(out: Path, host: str | None) -> None:
 
 def find_slow_host(out: Path) -> str | None:
     """Return the host that keeps the others waiting, if rank 0 has noted one."""
-    with ignore_transient():
-        return (out / SLOW_HOST_FILE).read_text(encoding="utf-8") if (out / SLOW_HOST_FILE).exists() else None
+    with suppress(FileNotFoundError), ignore_transient():  # rank 0 may take it back at any moment
+        return (out / SLOW_HOST_FILE).read_text(encoding="utf-8")
     return None
 
 
@@ -168,15 +168,13 @@ def stop_on_signal(out: Path, *, grace_seconds: float) -> Iterator[None]:
 
     stopping = dict.fromkeys((signal.SIGTERM, signal.SIGUSR1), ask_to_stop)
     handlers = {**stopping, signal.SIGUSR2: ask_to_save, signal.SIGALRM: give_up}
-    was_asked_to_stop = False
     try:
         with _handled(handlers):
             yield
     finally:
         with ignore_transient():  # or this would hide why the block has ended
-            was_asked_to_stop = (out / STOP_FILE).exists()
             (out / STOP_FILE).unlink(missing_ok=True)
-    if was_asked_to_stop:
+    if asked:
         raise Stopped(
             "the training has ended, and what comes after it was asked to wait; run the same command to go on"
         )

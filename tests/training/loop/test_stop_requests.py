@@ -54,11 +54,12 @@ def test_a_training_that_ends_of_itself_within_the_grace_stops_the_run_too(tmp_p
 def test_a_file_system_that_is_away_does_not_hide_why_a_training_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stale(self: Path) -> bool:
+    def stale(self: Path, **_: object) -> bool:
         raise OSError(errno.ESTALE, "Stale file handle")
 
     with pytest.raises(UserError, match=r"^why$"), stop_on_signal(tmp_path, grace_seconds=60):
-        monkeypatch.setattr(Path, "exists", stale)
+        for name in ("exists", "unlink", "read_text"):
+            monkeypatch.setattr(Path, name, stale)
         raise UserError("why")
     assert find_slow_host(tmp_path) is None
 
