@@ -69,7 +69,7 @@ def write_documents(path: Path, *, num_bytes: int) -> None:
         text_column=1,
     )
     reader = READERS[source.kind]
-    records = [record for part in reader.parts(source) for record in reader.read(source, part)]
+    records = [record for part in reader.spans(source) for record in reader.read(source, part)]
     texts = [record.text for record in records if isinstance(record, Document)]
     written, number = 0, count()
     with path.open("w", encoding="utf-8") as file:

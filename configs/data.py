@@ -4,13 +4,21 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from configs.base import MIB, AddedLater, ByContent, Config, Name
+from configs.languages import normalize_language
 from configs.paths import PathText
 
-Language = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=35)]
-"""A language tag as the corpus writes it, for example `sw`, `swh_Latn` or `zh-Hant`; `und` is undetermined."""
+
+def _check_language(tag: str) -> str:
+    normalize_language(tag)
+    return tag
+
+
+Language = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=35), AfterValidator(_check_language)]
+"""A language tag, for example `sw`, `swh_Latn` or `zh-Hant`; `und` is undetermined. configs/languages.py has the label
+that it gives."""
 
 
 class _Source(Config):
@@ -23,6 +31,10 @@ class _Source(Config):
     license: Annotated[str | None, Field(min_length=1, max_length=200), AddedLater()] = None
     """Licence of the text, for the model card: an identifier of the Hugging Face Hub such as `cc-by-4.0`, or words."""
 
+    fix_encoding: bool = False
+    """Mend text that was decoded by another encoding than it was written in (`cafÃ©`, C1 controls of Windows-1252), by
+    the rules of ftfy. The documents that it changes are counted."""
+
 
 class _FieldSource(_Source):
     text_field: str = "text"
@@ -32,17 +44,18 @@ class _FieldSource(_Source):
     """Field that holds a stable id. Left out: the id is the file's name and the record's number in it."""
 
     language_field: str | None = None
-    """Field that holds the language tag of a document. A document whose field is empty has the tag in `language`."""
+    """Field that holds the language tag of a document. A document whose field is empty is in `language`."""
 
     metadata_fields: tuple[str, ...] = ()
     """Fields to keep as metadata of each document."""
 
 
 class JsonLinesSource(_FieldSource):
-    """JSON lines: one object a line, UTF-8; `.gz` and `.zst` are decompressed as they are read."""
+    """JSON lines: one object a line, in UTF-8, or UTF-16 with a byte-order mark. What gzip, Zstandard, xz or bzip2 has
+    compressed is known by its first bytes, whatever the file's name, and decompressed as it is read."""
 
     kind: Literal["json_lines"]
-    """JSON lines, plain, .gz or .zst."""
+    """JSON lines, plain or compressed."""
 
     paths: tuple[PathText, ...] = Field(min_length=1)
     """Files or glob patterns, relative to the directory the command is run in."""
@@ -59,10 +72,10 @@ class ParquetSource(_FieldSource):
 
 
 class PlainTextSource(_Source):
-    """Plain UTF-8 text files; `.gz` and `.zst` are decompressed as they are read."""
+    """Plain text files, in UTF-8, or UTF-16 with a byte-order mark; decompressed like JSON lines."""
 
     kind: Literal["plain_text"]
-    """Plain UTF-8 text."""
+    """Plain text, plain or compressed."""
 
     paths: tuple[PathText, ...] = Field(min_length=1)
     """Files or glob patterns, relative to the directory the command is run in."""
@@ -133,7 +146,21 @@ Source = Annotated[
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
-StreamPattern = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*|\*)/([A-Za-z0-9_-]+|\*)$")]
+
+def stream_label(pattern: str) -> str:
+    """Return the pattern with the language's label. Raises ValueError, with a sentence, if it is no language."""
+    source, _, language = pattern.partition("/")
+    return pattern if language == "*" else f"{source}/{normalize_language(language)}"
+
+
+def _check_stream(pattern: str) -> str:
+    stream_label(pattern)
+    return pattern
+
+
+StreamPattern = Annotated[
+    str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*|\*)/([A-Za-z0-9_-]+|\*)$"), AfterValidator(_check_stream)
+]
 """A source and a language, `web/sw`, or one of the two: `web/*`, `*/sw`."""
 
 
@@ -163,9 +190,10 @@ class HeldOutConfig(Config):
     so models of this corpus can be scored on it."""
 
     def share_of(self, source: str, language: str) -> float:
-        """Return the share of a source and language."""
+        """Return the share of a source and a language, given by its label."""
+        shares = {stream_label(key): share for key, share in self.shares.items()}
         keys = (f"{source}/{language}", f"{source}/*", f"*/{language}")
-        return next((self.shares[key] for key in keys if key in self.shares), self.share)
+        return next((shares[key] for key in keys if key in shares), self.share)
 
 
 class CleanConfig(Config):

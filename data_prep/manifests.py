@@ -23,6 +23,9 @@ class CorpusCount(_Entry):
     dropped: dict[str, int]
     """Reason -> number of documents."""
 
+    changed: dict[str, int] = {}
+    """Kind of change -> number of documents that were normalised so, of those that are within the bounds."""
+
     kept_bytes: int
     """UTF-8 bytes of the kept documents."""
 
@@ -33,6 +36,8 @@ class CorpusShard(_Entry):
     path: str
     source: str
     num_documents: int
+    digests: str
+    """File of the digests of its documents (data_prep/cleaning/held_out.py)."""
 
 
 class UnreadableRecord(_Entry):
@@ -40,6 +45,11 @@ class UnreadableRecord(_Entry):
 
     where: str
     reason: str
+    detail: str = ""
+    """What would help to mend it."""
+
+    def __str__(self) -> str:
+        return f"{self.where} ({self.reason}{': ' if self.detail else ''}{self.detail})"
 
 
 class CleanCorpus(Manifest):

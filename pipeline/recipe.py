@@ -9,11 +9,11 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from configs.data import CleanConfig, DocstringsSource, PackageTextSource, PlainTextSource, Source, TrainTokenizerConfig
+from configs.languages import normalize_language
 from configs.load import Loaded, Problem, load, shipped
 from configs.run import RunConfig
 from configs.training.mixture import MixtureConfig
 from configs.training.train import TrainConfig
-from data_prep.sources.languages import explain_tag
 from pipeline.chain_checks import chain_problems
 from training.sizing.model_check import find_table_problems
 
@@ -30,7 +30,6 @@ def recipe_problems(run: RunConfig) -> Iterator[Problem]:
     for name, step in run.steps.items():
         config = step.config
         if isinstance(config, CleanConfig):
-            yield from below(("steps", name, "config"), _language_problems(config))
             yield from below(("steps", name, "config"), _share_problems(config))
         if isinstance(config, TrainConfig):
             size = vocab_size_of(run, name)
@@ -65,7 +64,7 @@ def mixture_problems(mixture: MixtureConfig, names: set[str], languages: set[str
         where = mixture.where(number)
         yield from below((*at, "source_weights"), _names(f"{where}.source_weights", phase.source_weights, names))
         if languages is not None:
-            found = _names(f"{where}.language_weights", phase.language_weights, languages)
+            found = _names(f"{where}.language_weights", phase.weights_by_language, languages)
             yield from below((*at, "language_weights"), found)
 
 
@@ -91,14 +90,8 @@ def languages_of(sources: Iterable[Source]) -> set[str] | None:
             told = source.language_column if isinstance(source, PackageTextSource) else source.language_field
             if told is not None:
                 return None
-        found.add(source.language)
+        found.add(normalize_language(source.language))
     return found
-
-
-def _language_problems(config: CleanConfig) -> Iterator[Problem]:
-    for number, source in enumerate(config.sources):
-        if (text := explain_tag(source.language)) is not None:
-            yield Problem(("sources", number, "language"), f"source {source.name!r}: {text}")
 
 
 def _share_problems(config: CleanConfig) -> Iterator[Problem]:
@@ -106,7 +99,7 @@ def _share_problems(config: CleanConfig) -> Iterator[Problem]:
     for key in config.held_out.shares:
         name, _, language = key.partition("/")
         known = languages_of(source for source in config.sources if name in (source.name, "*"))
-        if language != "*" and known is not None and language not in known:
+        if language != "*" and known is not None and normalize_language(language) not in known:
             yield Problem(
                 ("held_out", "shares", key),
                 f"held_out.shares names {key!r}, and the language there is {', '.join(sorted(known))}; correct it, or "

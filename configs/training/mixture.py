@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from configs.base import AddedLater, Config, Name
 from configs.data import Language
+from configs.languages import normalize_language
 
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 """A relative weight; 0: never."""
@@ -42,7 +43,14 @@ class PhaseConfig(Config):
             raise ValueError("source_weights are all 0; give a source a weight")
         if self.language_weights and not any(self.language_weights.values()):
             raise ValueError("language_weights are all 0; give a language a weight")
+        if len(self.weights_by_language) < len(self.language_weights):
+            raise ValueError("language_weights names a language twice, by two of its tags; keep one")
         return self
+
+    @property
+    def weights_by_language(self) -> dict[str, float]:
+        """The weights of language_weights by label, as documents are labelled."""
+        return {normalize_language(tag): weight for tag, weight in self.language_weights.items()}
 
 
 class MixtureConfig(PhaseConfig):

@@ -14,13 +14,10 @@ from heapq import heappop, heappush
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from cluster.executor import Executor
 from cluster.host.files import inside
 from configs.base import Artifact, UserError
-from configs.data import HeldOutConfig
 from data_prep.cleaning.document_files import read_documents
 from data_prep.manifests import CleanCorpus
 from data_prep.sources.document import Document
@@ -28,32 +25,25 @@ from data_prep.sources.document import Document
 DIGEST_BYTES = 16
 """Length of a document's digest (BLAKE2b of its normalised text), by which duplicates are found."""
 
-Digests = npt.NDArray[np.void]
-"""(n,) digests of DIGEST_BYTES bytes."""
+SHARD_DIGEST_ROW = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4")])
+"""A document of a shard: its digest as two numbers, its place in the shard. Beside a shard they lie by digest."""
 
 _RECORD = "record.json"
 
 
 def digest_of(text: str) -> bytes:
     """Return the digest of a normalised text."""
-    return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()
+    return digest_bytes(text.encode())
 
 
-def fractions(digests: Digests) -> npt.NDArray[np.float64]:
-    """Return each digest as a fraction from 0 to below 1: its first 53 bits."""
-    high = digests.view(">u8").reshape(-1, DIGEST_BYTES // 8)[:, 0].astype(np.uint64)
-    result: npt.NDArray[np.float64] = (high >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return result
+def digest_bytes(encoded: bytes) -> bytes:
+    """Return the digest of a normalised text in UTF-8."""
+    return hashlib.blake2b(encoded, digest_size=DIGEST_BYTES).digest()
 
 
-def are_below_share(
-    digests: Digests, source: str, languages: npt.NDArray[np.str_], config: HeldOutConfig
-) -> npt.NDArray[np.bool_]:
-    """Return which documents of a source are held out, by their digests and languages."""
-    names, number = np.unique(languages, return_inverse=True)
-    shares = np.array([config.share_of(source, str(name)) for name in names], dtype=np.float64)
-    below: npt.NDArray[np.bool_] = fractions(digests) < shares[number] if len(names) else np.zeros(0, dtype=bool)
-    return below
+def is_below_share(digest: bytes, share: float) -> bool:
+    """Return whether a document is held out: whether its digest, read as a fraction by 53 bits, is below a share."""
+    return (int.from_bytes(digest[:8]) >> 11) * 2.0**-53 < share
 
 
 def read_held_out(corpus: Artifact[CleanCorpus]) -> Iterator[Document]:
@@ -114,9 +104,9 @@ def observe_held_out(paths: Sequence[str]) -> list[JsonValue]:
     return [_read_record(Path(path)).fingerprint for path in paths]
 
 
-def load_digests(paths: Sequence[str], executor: Executor) -> Digests:
-    """Return the digests of the held-out documents of the corpora at `paths`, each once."""
-    shards = []
+def find_held_out_digests(paths: Sequence[str]) -> tuple[Path, ...]:
+    """Return the files of digests of what the corpora at `paths` hold out."""
+    found: list[Path] = []
     for path in paths:
         record = _read_record(Path(path))
         try:
@@ -125,13 +115,8 @@ def load_digests(paths: Sequence[str], executor: Executor) -> Digests:
             raise UserError(
                 f"held_out.against: {path} was made by another version of Concord; have it made again"
             ) from None
-        shards += [inside(Path(path), shard.path) for shard in manifest.held_out]
-    found = list(executor.map(_read_digests, shards, label="reading what is held out elsewhere")) if shards else []
-    return np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=f"V{DIGEST_BYTES}")
-
-
-def _read_digests(shard: Path) -> Digests:
-    return np.array([digest_of(document.text) for document in read_documents(shard)], dtype=f"V{DIGEST_BYTES}")
+        found += [inside(Path(path), shard.digests).absolute() for shard in manifest.held_out]
+    return tuple(found)
 
 
 def _read_record(path: Path) -> _Record:

@@ -1,36 +1,50 @@
 """The stage that turns sources into clean documents.
 
-It makes two passes over the parts of the sources; each part is an independent item of work. `scan_part` reads,
-normalises and drops. Then duplicates and held-out documents are chosen here from the digests of all documents, and
-`write_part` writes the shards.
+Workers read parts of the sources (scan.py), decide on duplicates by ranges of digests (duplicates.py) and write shards
+(shards.py). What is known of documents stays in files: the driver keeps a few numbers for each piece and language.
 """
 
 import shutil
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
-import numpy as np
 from pydantic import JsonValue
 
 from cluster.executor import Executor
-from configs.base import UserError
-from configs.data import CleanConfig
-from data_prep.cleaning.held_out import Digests, are_below_share, load_digests, observe_held_out
-from data_prep.cleaning.parts import (
-    DUPLICATE,
-    HELD_OUT,
-    HELD_OUT_ELSEWHERE,
-    KEPT,
-    Fates,
-    Part,
-    Scan,
-    scan_part,
-    write_part,
-)
+from configs.base import MIB, UserError
+from configs.data import CleanConfig, Source
+from data_prep.cleaning.duplicates import Ints, Partition, Pieces, choose_num_partitions, count_kept, find_duplicates
+from data_prep.cleaning.held_out import find_held_out_digests, observe_held_out
+from data_prep.cleaning.scan import Part, scan_part
+from data_prep.cleaning.shards import DIRECTORIES, ShardItem, plan_shards, write_shard
+from data_prep.cleaning.tally import Tally
 from data_prep.manifests import CleanCorpus, CorpusCount
-from data_prep.sources.document import Digest
+from data_prep.sources.document import Digest, LineCut, Span, settle
 from data_prep.sources.table import READERS
+
+MOST_PART_BYTES, LEAST_PART_BYTES = 64 * MIB, 4 * MIB
+PARTS = 64
+"""A corpus has at least so many parts, unless they were smaller than LEAST_PART_BYTES."""
+
+
+@dataclass(frozen=True)
+class _SplitItem:
+    """One item of work: cut a file, or a dataset, into spans."""
+
+    source: Source
+    span: Span
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class _CutItem:
+    """One item of work: find the first line of a range."""
+
+    source: Source
+    span: Span
 
 
 def observe_sources(config: CleanConfig, digest: Digest) -> JsonValue:
@@ -46,22 +60,31 @@ def clean(config: CleanConfig, *, out: Path, executor: Executor) -> CleanCorpus:
 
     Raises UserError if too many records are unreadable, or if no document is left to train on.
     """
-    parts = _list_parts(config, out)
-    scans = list(executor.map(scan_part, parts, label="reading sources"))
-    _check_unreadable(config, scans)
-    _check_shares(config, scans)
-    decisions = _choose_decisions(config, scans, load_digests(config.held_out.against, executor))
-    for part, decision in zip(parts, decisions, strict=True):
-        np.save(part.fate_file, decision)
-    written = list(executor.map(write_part, parts, label="writing documents"))
-    counts = _count_documents(scans, decisions)
+    directory = out / "parts"
+    tally = Tally(config)
+    parts = _list_parts(config, directory, executor)
+    for part, found in zip(parts, executor.map(scan_part, parts, label="reading sources"), strict=True):
+        for piece in found:
+            tally.add(part.source, piece)
+    tally.check()
+    pieces = tally.pieces()
+    index = directory / "pieces.npz"
+    pieces.save(index)
+    elsewhere = find_held_out_digests(config.held_out.against)
+    number = choose_num_partitions(int(pieces.group_documents.sum()))
+    partitions = [Partition(directory, index, i, number, elsewhere) for i in range(number)]
+    dropped = list(executor.map(find_duplicates, partitions, label="finding duplicates"))
+    kept, kept_bytes, duplicates, held_elsewhere = count_kept(pieces, dropped)
+    counts = tally.counts(pieces, kept, kept_bytes, duplicates, held_elsewhere)
     _check_not_empty(counts)
-    _delete_atomically(out / "parts")
+    items = _list_shards(pieces, kept_bytes, config, out=out, index=index, num_partitions=number)
+    written = list(executor.map(write_shard, items, label="writing documents"))
+    _delete_atomically(directory)
     return CleanCorpus(
-        shards=tuple(shard for result in written for shard in result.shards),
-        held_out=tuple(shard for result in written for shard in result.held_out),
+        shards=tuple(shard for shard in written if shard.path.startswith(DIRECTORIES[False])),
+        held_out=tuple(shard for shard in written if shard.path.startswith(DIRECTORIES[True])),
         counts=counts,
-        unreadable=tuple(record for scan in scans for record in scan.unreadable),
+        unreadable=tuple(tally.unreadable),
     )
 
 
@@ -73,80 +96,85 @@ def _delete_atomically(directory: Path) -> None:
     shutil.rmtree(gone)
 
 
-def _list_parts(config: CleanConfig, out: Path) -> list[Part]:
-    named = [(source, part) for source in config.sources for part in READERS[source.kind].parts(source)]
-    return [Part(i, source, part, config, out) for i, (source, part) in enumerate(named)]
+def _list_parts(config: CleanConfig, directory: Path, executor: Executor) -> list[Part]:
+    """Cut the sources into parts of about one size, whatever their files are."""
+    spans = [(source, span) for source in config.sources for span in READERS[source.kind].spans(source)]
+    total = sum(span.num_bytes for _, span in spans)
+    size = min(MOST_PART_BYTES, max(LEAST_PART_BYTES, total // PARTS))
+    cut = _split(spans, size, executor)
+    parts: list[Part] = []
+    for source, own in _bundle(cut, size):
+        parts.append(Part(len(parts), source, own, config, directory, min(size, config.shard_bytes)))
+    return parts
 
 
-def _check_unreadable(config: CleanConfig, scans: Iterable[Scan]) -> None:
-    unreadable = [record for scan in scans for record in scan.unreadable]
-    if len(unreadable) > config.max_unreadable:
-        shown = ", ".join(f"{record.where} ({record.reason})" for record in unreadable[:5])
-        raise UserError(
-            f"{len(unreadable)} or more records cannot be read, and max_unreadable is {config.max_unreadable}: "
-            f"{shown}; mend them or raise max_unreadable"
-        )
+def _split(
+    spans: Sequence[tuple[Source, Span]], size: int, executor: Executor
+) -> Iterator[tuple[Source, tuple[Span, ...]]]:
+    """Yield each source with the spans of one of its files, cut where it is larger than `size`, or not known."""
+    items = [
+        _SplitItem(source, span, size)
+        for source, span in spans
+        if READERS[source.kind].split and not 0 < span.num_bytes <= size * 3 // 2
+    ]
+    found = {
+        (item.source.name, item.span.name): result
+        for item, result in zip(items, executor.map(_split_span, items, label="listing sources"), strict=True)
+    }
+    ranges = [
+        _CutItem(item.source, span)
+        for item in items
+        if READERS[item.source.kind].cut
+        for span in found[item.source.name, item.span.name]
+        if not span.is_whole
+    ]
+    cuts: defaultdict[tuple[str, str], list[LineCut]] = defaultdict(list)
+    for cut_item, cut in zip(ranges, executor.map(_cut_span, ranges, label="counting lines"), strict=True):
+        cuts[cut_item.source.name, cut_item.span.name].append(cut)
+    for source, span in spans:
+        key = source.name, span.name
+        own = found.get(key, (span,))
+        yield source, settle(own, cuts[key]) if key in cuts else own
 
 
-def _check_shares(config: CleanConfig, scans: Iterable[Scan]) -> None:
-    """Raise UserError if held_out.shares names a language that has no document, which would hold nothing out."""
-    found = {(scan.source, str(language)) for scan in scans for language in np.unique(scan.languages)}
-    for key in config.held_out.shares:
-        source, _, language = key.partition("/")
-        if language != "*" and not any(name == language and source in (own, "*") for own, name in found):
-            known = sorted({name for own, name in found if source in (own, "*")})
-            raise UserError(
-                f"held_out.shares names {key!r}, and no document that was read there is in {language!r}; the languages "
-                f"are {', '.join(known) or 'none'}: correct it, or leave it out"
-            )
+def _split_span(item: _SplitItem) -> tuple[Span, ...]:
+    split = READERS[item.source.kind].split
+    assert split is not None
+    return split(item.source, item.span, item.num_bytes)
 
 
-def _choose_decisions(config: CleanConfig, scans: list[Scan], held_out_elsewhere: Digests) -> list[Fates]:
-    """Choose the decision of each scanned document, part by part.
-
-    The first of equal texts is kept, or held out if its digest is below the share of any of them: so a document that
-    was held out stays so when the corpus gets another source.
-    """
-    digests = np.concatenate([scan.digests for scan in scans])
-    below = np.concatenate(
-        [are_below_share(scan.digests, scan.source, scan.languages, config.held_out) for scan in scans]
-    )
-    distinct, firsts, number = np.unique(digests, return_index=True, return_inverse=True)
-    is_held_out = np.zeros(len(distinct), dtype=bool)
-    is_held_out[number[below]] = True
-    decision = np.full(len(digests), DUPLICATE, dtype=np.int8)
-    decision[firsts] = np.where(is_held_out, HELD_OUT, KEPT)
-    decision[firsts[np.isin(distinct, held_out_elsewhere) & ~is_held_out]] = HELD_OUT_ELSEWHERE
-    return np.split(decision, np.cumsum([len(scan.digests) for scan in scans])[:-1])
+def _cut_span(item: _CutItem) -> LineCut:
+    cut = READERS[item.source.kind].cut
+    assert cut is not None
+    return cut(item.source, item.span)
 
 
-def _count_documents(scans: list[Scan], decisions: list[Fates]) -> tuple[CorpusCount, ...]:
-    totals: dict[tuple[str, str], Counter[str]] = {}
-    for scan, decision in zip(scans, decisions, strict=True):
-        for (language, reason), number in scan.dropped.items():
-            totals.setdefault((scan.source, language), Counter())[f"dropped {reason}"] += number
-        for language in np.unique(scan.languages):
-            in_language = scan.languages == language
-            total = totals.setdefault((scan.source, str(language)), Counter())
-            total["dropped duplicate"] += int((decision[in_language] == DUPLICATE).sum())
-            total["dropped held_out_elsewhere"] += int((decision[in_language] == HELD_OUT_ELSEWHERE).sum())
-            total["held_out"] += int((decision[in_language] == HELD_OUT).sum())
-            total["kept"] += int((decision[in_language] == KEPT).sum())
-            total["bytes"] += int(scan.sizes[in_language & (decision == KEPT)].sum())
-    return tuple(_to_corpus_count(source, language, total) for (source, language), total in sorted(totals.items()))
+def _bundle(files: Iterator[tuple[Source, tuple[Span, ...]]], size: int) -> Iterator[tuple[Source, tuple[Span, ...]]]:
+    """Yield each source with spans that make a part: small files together, one of unknown size alone."""
+    for _, group in groupby(files, key=lambda pair: pair[0].name):
+        taken, num_bytes = list[Span](), 0
+        for source, spans in group:
+            for span in spans:
+                if taken and (not span.num_bytes or num_bytes + span.num_bytes > size):
+                    yield source, tuple(taken)
+                    taken, num_bytes = [], 0
+                taken.append(span)
+                num_bytes += span.num_bytes or size
+        if taken:
+            yield source, tuple(taken)
 
 
-def _to_corpus_count(source: str, language: str, total: Counter[str]) -> CorpusCount:
-    dropped = {key.removeprefix("dropped "): n for key, n in sorted(total.items()) if key.startswith("dropped ") and n}
-    return CorpusCount(
-        source=source,
-        language=language,
-        num_read=total["kept"] + total["held_out"] + sum(dropped.values()),
-        num_kept=total["kept"],
-        num_held_out=total["held_out"],
-        dropped=dropped,
-        kept_bytes=total["bytes"],
-    )
+def _list_shards(
+    pieces: Pieces, kept_bytes: Ints, config: CleanConfig, *, out: Path, index: Path, num_partitions: int
+) -> list[ShardItem]:
+    numbers = Counter[str]()
+    items = []
+    for source, is_held_out, first, stop in plan_shards(pieces, kept_bytes, config.shard_bytes):
+        prefix = f"{DIRECTORIES[is_held_out]}/{source}"
+        shard = f"{prefix}-{numbers[prefix]:05d}"
+        numbers[prefix] += 1
+        items.append(ShardItem(out, index.parent, index, num_partitions, shard, source, first, stop))
+    return items
 
 
 def _check_not_empty(counts: tuple[CorpusCount, ...]) -> None:

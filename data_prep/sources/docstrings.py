@@ -12,39 +12,41 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from configs.data import DocstringsSource
-from data_prep.sources.document import Digest, Document, Unreadable
+from configs.languages import normalize_language
+from data_prep.sources.document import Digest, Document, Span, Unreadable
 from data_prep.sources.file_parts import cannot_open, digest_part
 from data_prep.sources.package_text import find_package
 
 _SKIPPED_DIRECTORIES = ("test", "tests")
 
 
-def parts(config: DocstringsSource) -> tuple[str, ...]:
+def spans(config: DocstringsSource) -> tuple[Span, ...]:
     """Return the packages in the order of the config, each once. Raises UserError if one is not installed."""
     packages = tuple(dict.fromkeys(config.packages))
     for package in packages:
         find_package(config.name, package)
-    return packages
+    return tuple(Span(package) for package in packages)
 
 
 def identity(config: DocstringsSource, digest: Digest) -> JsonValue:
     """Return the installed version of each package, or the digests of its files if no distribution owns it."""
-    return {package: _identify_package(config, package, digest) for package in parts(config)}
+    return {package: _identify_package(config, package, digest) for package in dict.fromkeys(config.packages)}
 
 
-def read(config: DocstringsSource, part: str) -> Iterator[Document | Unreadable]:
+def read(config: DocstringsSource, span: Span) -> Iterator[Document | Unreadable]:
     """Yield the docstrings of one package, by file name and place in the file.
 
     A document is named after the object that has the docstring; a second one of the same name ends in `#2`.
     """
-    root = find_package(config.name, part)
+    package = span.name
+    root = find_package(config.name, package)
     occurrences = Counter[str]()
     for path in _list_python_files(root):
         tree = _parse(config, root / path)
         if isinstance(tree, str):
-            yield Unreadable(f"{part}/{path}", tree)
+            yield Unreadable(f"{package}/{path}", tree)
             continue
-        for name, text in _walk_docstrings(tree, _module_name(part, path)):
+        for name, text in _walk_docstrings(tree, _module_name(package, path)):
             occurrences[name] += 1
             count = occurrences[name]
             yield _to_document(config, name if count == 1 else f"{name}#{count}", text)
@@ -114,4 +116,4 @@ def _to_document(config: DocstringsSource, name: str, text: str) -> Document | U
         text.encode()
     except UnicodeEncodeError:
         return Unreadable(name, "invalid_utf8")
-    return Document(f"{config.name}/{name}", text, config.language, config.name)
+    return Document(f"{config.name}/{name}", text, normalize_language(config.language), config.name)

@@ -1,7 +1,8 @@
 """The contract of a source: the Reader that each kind has, and the records it yields."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,48 @@ class Unreadable:
     reason: str
     """A short fixed word, such as `invalid_utf8`, `invalid_json`, `missing_field` or `not_text`."""
 
+    detail: str = ""
+    """What would help to mend it, such as the fields that are there; empty if the reason says all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Consecutive records of a source: those of a file, or of a range of it."""
+
+    name: str
+    """The file, or what the source has in its place; it opens from any directory."""
+
+    num_bytes: int = 0
+    """How much there is to read, as stored; 0 if that is not known."""
+
+    start: int = 0
+    """Where the range begins, in the unit of the source's kind: bytes of lines, row groups of Parquet, rows."""
+
+    stop: int | None = None
+    """Where it ends; None: at the end of the file."""
+
+    first: int = 1
+    """The number, in the file, of the first line or record of the range."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of a file."""
+        return self.start == 0 and self.stop is None
+
+
+@dataclass(frozen=True, slots=True)
+class LineCut:
+    """Where the lines of a range of bytes begin: what its neighbours have to know to share a file's lines."""
+
+    start: int | None
+    """Byte of the first line, or the first document, that begins in the range; None if none does."""
+
+    lines_before: int
+    """Line feeds between the range's first byte and `start`."""
+
+    num_lines: int
+    """Line feeds in the range."""
+
 
 Digest = Callable[[Path], str]
 """A function that returns the SHA-256 of a file's bytes, in hex; it may cache what it computed."""
@@ -41,11 +84,30 @@ class Reader:
     All raise UserError if something is missing or broken as a whole, such as a truncated archive.
     """
 
-    parts: Callable[[Any], tuple[str, ...]]
-    """Names the source's independent parts, in a fixed order; each is one item of parallel work."""
+    spans: Callable[[Any], tuple[Span, ...]]
+    """Lists what there is to read, each file once, in a fixed order. Of a dataset on a hub it asks the network."""
 
     identity: Callable[[Any, Digest], JsonValue]
-    """Says which bytes the parts hold now, such as versions or digests, without reading more than it must."""
+    """Says which bytes these hold now, such as versions or digests, without reading more than it must."""
 
-    read: Callable[[Any, str], Iterator[Document | Unreadable]]
-    """Yields the records of one part, in a fixed order."""
+    read: Callable[[Any, Span], Iterator[Document | Unreadable]]
+    """Yields the records of a span, in a fixed order."""
+
+    split: Callable[[Any, Span, int], tuple[Span, ...]] | None = None
+    """Cuts a whole file into spans of about so many bytes, in order; None if this kind is read from its beginning."""
+
+    cut: Callable[[Any, Span], LineCut] | None = None
+    """Finds where the lines of a span of bytes begin. With it the spans of `split` are ranges of bytes, which may cut a
+    line, until `settle` has moved their ends."""
+
+
+def settle(spans: Sequence[Span], cuts: Sequence[LineCut]) -> tuple[Span, ...]:
+    """Return the ranges of one file moved to where lines begin, with the numbers of their first lines."""
+    numbers = accumulate((cut.num_lines for cut in cuts[:-1]), initial=1)
+    found = [
+        replace(span, start=cut.start, first=number + cut.lines_before)
+        for span, cut, number in zip(spans, cuts, numbers, strict=True)
+        if cut.start is not None
+    ]
+    stops = [*(span.start for span in found[1:]), None]
+    return tuple(replace(span, stop=stop) for span, stop in zip(found, stops, strict=True))

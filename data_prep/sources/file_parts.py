@@ -1,39 +1,45 @@
 """Shared by the sources that read files: expand patterns to files, read lines and bytes, make the user's errors.
 
-A file's part is its absolute path. Where the user wrote a relative path, `/./` stands between the directory that the
-command was run in and the name as the user's pattern matched it (the convention of rsync's --relative):
+A span's name is the file's absolute path. Where the user wrote a relative path, `/./` stands between the directory that
+the command was run in and the name as the user's pattern matched it (the convention of rsync's --relative):
 `/home/ann/run/./data/x.jsonl`. It opens from any directory, and `display_name` gives the name back for ids and
 messages.
 """
 
 import glob
-import gzip
 import os
 import re
-import zlib
-from collections.abc import Iterable, Iterator
-from functools import partial
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import BinaryIO
 
-import zstandard
 from pydantic import JsonValue
 
 from cluster.storage.errors import error_class
 from configs.base import UserError
 from configs.data import JsonLinesSource, ParquetSource, PlainTextSource
-from data_prep.sources.document import Digest
+from data_prep.sources.content import (
+    BOM,
+    DAMAGE,
+    HEAD_BYTES,
+    describe_other_format,
+    is_compressed,
+    read_chunks,
+    split_lines,
+)
+from data_prep.sources.document import Digest, LineCut, Span
 
 FileSource = JsonLinesSource | ParquetSource | PlainTextSource
 
-_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
-_READ_BYTES = 2**18
-# zstd may make 128 KiB of 4 bytes: 4 KiB at a time keeps a call's result under 128 MiB, and costs 4% of the speed.
-_ZST_READ_BYTES = 2**12
-_BOM = b"\xef\xbb\xbf"
+_CHUNK_BYTES = 2**20
 
 
-def expand_paths(config: FileSource) -> tuple[str, ...]:
-    """Return the part of each file that `paths` names, each file once, sorted by name, relative names first.
+def list_files(config: FileSource) -> tuple[Span, ...]:
+    """Return each file that `paths` names, once, sorted by name, relative names first.
 
     Raises UserError if a pattern matches nothing, or anything but a file.
     """
@@ -41,12 +47,12 @@ def expand_paths(config: FileSource) -> tuple[str, ...]:
     found: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (os.path.isabs(name), name)):
         found.setdefault(os.path.abspath(name), _to_part(name))
-    return tuple(found.values())
+    return tuple(Span(part, os.stat(part).st_size) for part in found.values())
 
 
 def digest_files(config: FileSource, digest: Digest) -> JsonValue:
     """Return the digest of every file, by its displayed name."""
-    return {display_name(part): digest_part(config.name, part, digest) for part in expand_paths(config)}
+    return {display_name(span.name): digest_part(config.name, span.name, digest) for span in list_files(config)}
 
 
 def display_name(part: str) -> str:
@@ -62,29 +68,72 @@ def digest_part(source: str, part: str, digest: Digest) -> str:
         raise cannot_open(source, part, error) from error
 
 
-def read_lines(source: str, part: str) -> Iterator[tuple[int, bytes]]:
-    r"""Yield each line with its number from 1, without `\n` or `\r\n`; memory is bounded by the longest line.
+def split_by_lines(config: FileSource, span: Span, num_bytes: int) -> tuple[Span, ...]:
+    """Cut a file of lines into ranges of about `num_bytes`; one that is compressed is a single range.
 
-    A byte-order mark is left out. Raises UserError if the file cannot be read or its compression is damaged.
+    The ranges may cut a line; `find_first_line`, and `settle`, move their ends.
     """
-    number = 0
+    if span.num_bytes <= num_bytes * 3 // 2:
+        return (span,)
+    with _explained(config.name, span.name), open(span.name, "rb") as file:
+        if is_compressed(file.read(HEAD_BYTES)):
+            return (span,)
+    number = round(span.num_bytes / num_bytes)
+    bounds = [span.num_bytes * i // number for i in range(number + 1)]
+    return tuple(replace(span, start=a, stop=b, num_bytes=b - a) for a, b in pairwise(bounds))
+
+
+def find_first_line(config: FileSource, span: Span, *, after_blank: bool = False) -> LineCut:
+    """Find the first line that begins in a range; with `after_blank` the first of them that follows a blank line."""
+    assert span.stop is not None
+    with _explained(config.name, span.name), open(span.name, "rb") as file:
+        start, lines_before = _find_start(file, span.start, span.stop, after_blank=after_blank)
+        file.seek(span.start)
+        num_lines, left = 0, span.stop - span.start
+        while left and (chunk := file.read(min(_CHUNK_BYTES, left))):
+            num_lines, left = num_lines + chunk.count(b"\n"), left - len(chunk)
+    return LineCut(start, lines_before, num_lines)
+
+
+def _find_start(file: BinaryIO, start: int, stop: int, *, after_blank: bool) -> tuple[int | None, int]:
+    """Return where the first line begins in a range, if one does, and the line feeds before it in the range."""
+    if start == 0:
+        return 0, 0
+    file.seek(start - 1)
+    line = file.readline(stop - start + 1)  # what is left of the line that holds the byte before the range
+    num_lines = 0 if line == b"\n" else 1
+    while after_blank and line.endswith(b"\n"):
+        line = file.readline(stop - file.tell())
+        num_lines += 1
+        after_blank = bool(line.strip())
+    found = line.endswith(b"\n") and file.tell() < stop
+    return (file.tell() if found else None), num_lines
+
+
+def read_lines(source: str, span: Span) -> Iterator[tuple[int, bytes]]:
+    r"""Yield each line of a span with its number in the file, without `\n` or `\r\n`.
+
+    Memory is bounded by the longest line. Raises UserError if the file cannot be read, its compression is damaged, or
+    it holds another format than lines of text.
+    """
+    number = span.first - 1
     try:
-        for number, line in enumerate(_split_lines(_read_chunks(part)), 1):
-            yield number, line.removeprefix(_BOM) if number == 1 else line
-    except _DAMAGE as error:
-        raise damaged(source, part, after=f" after line {number}") from error
+        for number, line in enumerate(split_lines(_chunks_of(source, span)), span.first):
+            yield number, line
+    except DAMAGE as error:
+        raise damaged(source, span.name, after=f" after line {number}") from error
     except OSError as error:
-        raise cannot_open(source, part, error) from error
+        raise cannot_open(source, span.name, error) from error
 
 
-def read_bytes(source: str, part: str) -> bytes:
+def read_bytes(source: str, span: Span) -> bytes:
     """Read the whole file, decompressed, without a byte-order mark. Raises UserError as `read_lines` does."""
     try:
-        return b"".join(_read_chunks(part)).removeprefix(_BOM)
-    except _DAMAGE as error:
-        raise damaged(source, part) from error
+        return b"".join(_chunks_of(source, span))
+    except DAMAGE as error:
+        raise damaged(source, span.name) from error
     except OSError as error:
-        raise cannot_open(source, part, error) from error
+        raise cannot_open(source, span.name, error) from error
 
 
 def damaged(source: str, part: str, *, after: str = "", what: str = "is") -> UserError:
@@ -98,6 +147,14 @@ def cannot_open(source: str, part: str, error: OSError) -> UserError:
     cause = (error.strerror or str(error) or type(error).__name__).splitlines()[0]
     where = f"source '{source}': {display_name(part)}"
     return error_class(error)(f"{where} cannot be read ({cause}); mend that or take it out")
+
+
+@contextmanager
+def _explained(source: str, part: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise cannot_open(source, part, error) from error
 
 
 def _match_pattern(source: str, pattern: str) -> list[str]:
@@ -121,43 +178,30 @@ def _to_part(name: str) -> str:
     return re.sub(r"/(\./)+", "/", name) if os.path.isabs(name) else f"{os.getcwd()}/./{name}"
 
 
-def _read_chunks(part: str) -> Iterator[bytes]:
-    """Yield the bytes of a file, decompressed by its suffix. Raises one of `_DAMAGE` if the file breaks off."""
-    suffix = Path(part).suffix.lower()
-    with open(part, "rb") as file:
-        if suffix in (".gz", ".zst") and not file.peek(1):
-            raise EOFError("no compressed file is empty")
-        if suffix == ".gz":
-            with gzip.open(file) as stream:
-                yield from iter(partial(stream.read1, _READ_BYTES), b"")
-        elif suffix == ".zst":
-            yield from _decompress_zst(iter(partial(file.read, _ZST_READ_BYTES), b""))
-        else:
-            yield from iter(partial(file.read, _READ_BYTES), b"")
+def _chunks_of(source: str, span: Span) -> Iterator[bytes]:
+    """Yield the bytes of a span, in UTF-8. Raises one of DAMAGE, or UserError if the file holds no text."""
+    with open(span.name, "rb") as file:
+        if not span.is_whole:
+            yield from _read_range(file, span.start, span.stop)
+            return
+        head = file.read(HEAD_BYTES)
+        if not is_compressed(head):
+            _check_format(source, span.name, head)
+        file.seek(0)
+        chunks = read_chunks(file, span.name)
+        first = next(chunks, b"")
+        _check_format(source, span.name, first[:HEAD_BYTES])
+        yield from chain((first,), chunks)
 
 
-def _decompress_zst(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Decompress frame after frame; unlike zstandard's own readers, notice a last frame that breaks off."""
-    # Some corpora are written with `zstd --long=31`, which the library refuses unless told so.
-    decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
-    frame = decompressor.decompressobj()
-    for chunk in chunks:
-        rest = chunk
-        while rest:
-            frame = decompressor.decompressobj() if frame.eof else frame
-            yield frame.decompress(rest)
-            rest = frame.unused_data
-    if not frame.eof:
-        raise EOFError("the last zstd frame breaks off")
+def _read_range(file: BinaryIO, start: int, stop: int | None) -> Iterator[bytes]:
+    file.seek(start)
+    left = sys.maxsize if stop is None else stop - start
+    while left and (chunk := file.read(min(_CHUNK_BYTES, left))):
+        left -= len(chunk)
+        yield chunk.removeprefix(BOM) if start == 0 and file.tell() == len(chunk) else chunk
 
 
-def _split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    pieces: list[bytes] = []
-    for chunk in chunks:
-        first, *more = chunk.split(b"\n")
-        pieces.append(first)
-        for piece in more:
-            yield b"".join(pieces).removesuffix(b"\r")
-            pieces = [piece]
-    if last := b"".join(pieces):
-        yield last.removesuffix(b"\r")
+def _check_format(source: str, part: str, head: bytes) -> None:
+    if (meaning := describe_other_format(head)) is not None:
+        raise UserError(f"source '{source}': {display_name(part)} is {meaning}")

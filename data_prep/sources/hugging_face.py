@@ -4,8 +4,10 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,31 @@ from pydantic import JsonValue
 
 from configs.base import UserError
 from configs.data import HuggingFaceSource
-from data_prep.sources.document import Digest, Document, Unreadable
+from data_prep.sources.document import Digest, Document, Span, Unreadable
 from data_prep.sources.file_parts import digest_part
 from data_prep.sources.record_fields import check_columns, to_document
 
 _PATTERN = re.compile(r"[\[\]*?{}]|::")
 
 
-def parts(config: HuggingFaceSource) -> tuple[str, ...]:
-    """Return one part, the whole dataset: its Hub name, or the absolute path of its directory."""
-    return (str(Path(config.path).absolute()) if Path(config.path).is_dir() else config.path,)
+def spans(config: HuggingFaceSource) -> tuple[Span, ...]:
+    """Return the whole dataset: its Hub name, or the absolute path of its directory."""
+    return (Span(str(Path(config.path).absolute()) if Path(config.path).is_dir() else config.path),)
+
+
+def split(config: HuggingFaceSource, span: Span, num_bytes: int) -> tuple[Span, ...]:
+    """Cut a dataset: one that is streamed into its files, one that is on disk into ranges of rows.
+
+    A span's start and stop are numbers of files, or of rows. It asks the Hub which files there are at the commit.
+    """
+    with _explained(config, lambda: 0):
+        dataset = _open_split(config, span.name)
+        if not hasattr(dataset, "num_rows"):
+            return tuple(replace(span, start=i, stop=i + 1) for i in range(dataset.num_shards))
+        number = max(1, min(dataset.num_rows, round(dataset.data.nbytes / num_bytes)))
+        bounds = [dataset.num_rows * i // number for i in range(number + 1)]
+        size = dataset.data.nbytes // number
+    return tuple(replace(span, start=a, stop=b, first=a + 1, num_bytes=size) for a, b in pairwise(bounds))
 
 
 def identity(config: HuggingFaceSource, digest: Digest) -> JsonValue:
@@ -41,10 +58,13 @@ def identity(config: HuggingFaceSource, digest: Digest) -> JsonValue:
     return {"path": config.path, "revision": config.revision}
 
 
-def read(config: HuggingFaceSource, part: str) -> Iterator[Document | Unreadable]:
-    """Yield the records of the split in its order, numbered from 1. Raises UserError if it cannot be read."""
-    for number, record in _read_records(config, part):
-        yield to_document(config, record, f"{config.path}:{number}")
+def read(config: HuggingFaceSource, span: Span) -> Iterator[Document | Unreadable]:
+    """Yield the records of a span in the dataset's order, numbered from 1 in the dataset, or in a streamed file of it.
+
+    Raises UserError if it cannot be read.
+    """
+    for where, record in _read_records(config, span):
+        yield to_document(config, record, where)
 
 
 def _list_data_files(config: HuggingFaceSource, root: Path) -> list[str]:
@@ -93,18 +113,29 @@ def _link_files(directory: Path, names: list[str], links: Path) -> None:
             (links / name).symlink_to(directory / name)
 
 
-def _read_records(config: HuggingFaceSource, part: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    number = 0
+def _read_records(config: HuggingFaceSource, span: Span) -> Iterator[tuple[str, dict[str, Any]]]:
+    number, name = span.first - 1, config.path
+    with _explained(config, lambda: number):
+        dataset = _open_split(config, span.name)
+        if span.stop is not None and hasattr(dataset, "num_rows"):
+            dataset = dataset.select(range(span.start, span.stop))
+        elif span.stop is not None and dataset.num_shards > 1:
+            dataset, name = dataset.shard(dataset.num_shards, span.start), f"{name}:{span.start + 1}"
+        for number, record in enumerate(dataset, span.first):
+            yield f"{name}:{number}", record
+
+
+@contextmanager
+def _explained(config: HuggingFaceSource, number: Callable[[], int]) -> Iterator[None]:
+    """Raise as a UserError what the library passes on: whatever HTTP, Arrow and each file format raise."""
     try:
-        for number, record in enumerate(_open_split(config, part), 1):
-            yield number, record
-    except UserError:
+        yield
+    except (UserError, GeneratorExit):
         raise
-    # Only the library's code runs in this block, and it passes on whatever HTTP, Arrow and each file format raise.
     except Exception as error:
         cause = (str(error).splitlines() or [""])[0]
         raise UserError(
-            f"source '{config.name}': the dataset '{config.path}' cannot be read after record {number} "
+            f"source '{config.name}': the dataset '{config.path}' cannot be read after record {number()} "
             f"({type(error).__name__}: {cause}); check its path, subset, split and revision, and the network"
         ) from error
 

@@ -1,20 +1,43 @@
-"""The source `json_lines`: one JSON object a line, in plain, .gz or .zst files."""
+"""The source `json_lines`: one JSON object a line, in plain or compressed files."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
 from pydantic import JsonValue
 
+from configs.base import UserError
 from configs.data import JsonLinesSource
-from data_prep.sources.document import Digest, Document, Unreadable
-from data_prep.sources.file_parts import digest_files, display_name, expand_paths, read_lines
+from data_prep.sources.document import Digest, Document, LineCut, Span, Unreadable
+from data_prep.sources.file_parts import (
+    digest_files,
+    display_name,
+    find_first_line,
+    list_files,
+    read_lines,
+    split_by_lines,
+)
 from data_prep.sources.record_fields import to_document
 
+_LONG_NUMBER = re.compile(rb"\d{19}")
+"""What orjson may round to a float: digits of an integer beyond 64 bits."""
 
-def parts(config: JsonLinesSource) -> tuple[str, ...]:
+
+def spans(config: JsonLinesSource) -> tuple[Span, ...]:
     """Return the files, each once."""
-    return expand_paths(config)
+    return list_files(config)
+
+
+def split(config: JsonLinesSource, span: Span, num_bytes: int) -> tuple[Span, ...]:
+    """Cut a plain file into ranges of bytes."""
+    return split_by_lines(config, span, num_bytes)
+
+
+def cut(config: JsonLinesSource, span: Span) -> LineCut:
+    """Find the first line of a range."""
+    return find_first_line(config, span)
 
 
 def identity(config: JsonLinesSource, digest: Digest) -> JsonValue:
@@ -22,18 +45,34 @@ def identity(config: JsonLinesSource, digest: Digest) -> JsonValue:
     return digest_files(config, digest)
 
 
-def read(config: JsonLinesSource, part: str) -> Iterator[Document | Unreadable]:
-    """Yield the records of one file; a record's number is its line, and blank lines are skipped."""
-    name = display_name(part)
-    for number, line in read_lines(config.name, part):
-        if line.strip():
-            record = _parse(line)
-            where = f"{name}:{number}"
-            yield Unreadable(where, record) if isinstance(record, str) else to_document(config, record, where)
+def read(config: JsonLinesSource, span: Span) -> Iterator[Document | Unreadable]:
+    """Yield the records of a span; a record's number is its line, and blank lines are skipped.
+
+    Raises UserError if the file is one JSON array or object on many lines.
+    """
+    name, is_first = display_name(span.name), True
+    keeps_numbers = config.id_field is not None or bool(config.metadata_fields)
+    for number, line in read_lines(config.name, span):
+        if not line.strip():
+            continue
+        record = _parse_slowly(line) if keeps_numbers and _LONG_NUMBER.search(line) else _parse(line)
+        if is_first and isinstance(record, str):
+            _check_layout(config, name, line)
+        is_first = False
+        where = f"{name}:{number}"
+        yield Unreadable(where, record) if isinstance(record, str) else to_document(config, record, where)
 
 
 def _parse(line: bytes) -> dict[str, Any] | str:
     """Return the object on a line, or the reason why there is none."""
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:  # also of what json takes: NaN, half a surrogate pair
+        record = _parse_slowly(line)
+    return record if isinstance(record, dict | str) else "invalid_json"
+
+
+def _parse_slowly(line: bytes) -> Any:
     try:
         record = json.loads(line.decode())
     except UnicodeDecodeError:
@@ -42,3 +81,15 @@ def _parse(line: bytes) -> dict[str, Any] | str:
     except (ValueError, RecursionError):
         return "invalid_json"
     return record if isinstance(record, dict) else "invalid_json"
+
+
+def _check_layout(config: JsonLinesSource, name: str, line: bytes) -> None:
+    """Raise UserError if a file begins like JSON that is not one object a line."""
+    begin = line.strip()
+    if begin in (b"[", b"{") or begin.startswith(b"[{"):
+        what = "a JSON array" if begin.startswith(b"[") else "one JSON object on several lines"
+        remedy = "jq -c '.[]' FILE" if begin.startswith(b"[") else "jq -c . FILE"
+        raise UserError(
+            f"source '{config.name}': {name} is {what}, not JSON lines, which have one object a line; {remedy} writes "
+            "such lines"
+        )

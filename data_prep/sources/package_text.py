@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,17 +10,16 @@ from pydantic import JsonValue
 
 from configs.base import UserError
 from configs.data import PackageTextSource
-from data_prep.sources.document import Digest, Document, Unreadable
+from data_prep.sources.document import Digest, Document, Span, Unreadable
 from data_prep.sources.file_parts import digest_part, read_lines
-from data_prep.sources.record_fields import check_language
+from data_prep.sources.record_fields import Unlabelled, find_label
 
 _SAMPLE_PACKAGES = ("eld", "scipy", "sympy", "networkx", "sklearn")
 
 
-def parts(config: PackageTextSource) -> tuple[str, ...]:
+def spans(config: PackageTextSource) -> tuple[Span, ...]:
     """Return the file as `package/path`, which each process looks up in its own environment."""
-    _locate_file(config)
-    return (f"{config.package}/{config.path}",)
+    return (Span(f"{config.package}/{config.path}", os.stat(_locate_file(config)).st_size),)
 
 
 def identity(config: PackageTextSource, digest: Digest) -> JsonValue:
@@ -27,11 +27,11 @@ def identity(config: PackageTextSource, digest: Digest) -> JsonValue:
     return {"package": config.package, "file": digest_part(config.name, _locate_file(config), digest)}
 
 
-def read(config: PackageTextSource, part: str) -> Iterator[Document | Unreadable]:
+def read(config: PackageTextSource, span: Span) -> Iterator[Document | Unreadable]:
     """Yield the lines of the file as documents; a document's number is its line. Empty lines are skipped."""
-    for number, line in read_lines(config.name, _locate_file(config)):
+    for number, line in read_lines(config.name, replace(span, name=_locate_file(config))):
         if line:
-            yield _to_document(config, line, f"{part}:{number}")
+            yield _to_document(config, line, f"{span.name}:{number}")
 
 
 def find_package(source: str, package: str) -> Path:
@@ -71,7 +71,7 @@ def _to_document(config: PackageTextSource, line: bytes, where: str) -> Document
     if len(columns) <= last:
         return Unreadable(where, "missing_field")
     tag = None if config.language_column is None else columns[config.language_column]
-    language = check_language(tag, config.language)
-    if language is None:
-        return Unreadable(where, "bad_language")
+    language = find_label(tag, config.language)
+    if isinstance(language, Unlabelled):
+        return Unreadable(where, "bad_language", language.detail)
     return Document(f"{config.name}/{where}", columns[config.text_column], language, config.name)

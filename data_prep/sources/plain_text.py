@@ -5,13 +5,32 @@ from collections.abc import Iterable, Iterator
 from pydantic import JsonValue
 
 from configs.data import PlainTextSource
-from data_prep.sources.document import Digest, Document, Unreadable
-from data_prep.sources.file_parts import digest_files, display_name, expand_paths, read_bytes, read_lines
+from configs.languages import normalize_language
+from data_prep.sources.document import Digest, Document, LineCut, Span, Unreadable
+from data_prep.sources.file_parts import (
+    digest_files,
+    display_name,
+    find_first_line,
+    list_files,
+    read_bytes,
+    read_lines,
+    split_by_lines,
+)
 
 
-def parts(config: PlainTextSource) -> tuple[str, ...]:
+def spans(config: PlainTextSource) -> tuple[Span, ...]:
     """Return the files, each once."""
-    return expand_paths(config)
+    return list_files(config)
+
+
+def split(config: PlainTextSource, span: Span, num_bytes: int) -> tuple[Span, ...]:
+    """Cut a plain file into ranges of bytes, unless it is one document."""
+    return (span,) if config.document == "file" else split_by_lines(config, span, num_bytes)
+
+
+def cut(config: PlainTextSource, span: Span) -> LineCut:
+    """Find the first line, or the first paragraph, that begins in a range."""
+    return find_first_line(config, span, after_blank=config.document == "paragraph")
 
 
 def identity(config: PlainTextSource, digest: Digest) -> JsonValue:
@@ -19,22 +38,22 @@ def identity(config: PlainTextSource, digest: Digest) -> JsonValue:
     return digest_files(config, digest)
 
 
-def read(config: PlainTextSource, part: str) -> Iterator[Document | Unreadable]:
-    """Yield the documents of one file; a document's number is the line it begins on. Blank ones are skipped."""
-    name = display_name(part)
-    for number, text in _read_texts(config, part):
+def read(config: PlainTextSource, span: Span) -> Iterator[Document | Unreadable]:
+    """Yield the documents of a span; a document's number is the line it begins on. Blank ones are skipped."""
+    name, language = display_name(span.name), normalize_language(config.language)
+    for number, text in _read_texts(config, span):
         where = f"{name}:{number}"
         try:
-            yield Document(f"{config.name}/{where}", text.decode(), config.language, config.name)
+            yield Document(f"{config.name}/{where}", text.decode(), language, config.name)
         except UnicodeDecodeError:
             yield Unreadable(where, "invalid_utf8")
 
 
-def _read_texts(config: PlainTextSource, part: str) -> Iterator[tuple[int, bytes]]:
+def _read_texts(config: PlainTextSource, span: Span) -> Iterator[tuple[int, bytes]]:
     if config.document == "file":
-        yield 1, read_bytes(config.name, part)
+        yield 1, read_bytes(config.name, span)
         return
-    lines = read_lines(config.name, part)
+    lines = read_lines(config.name, span)
     yield from (
         _join_paragraphs(lines) if config.document == "paragraph" else ((n, line) for n, line in lines if line.strip())
     )

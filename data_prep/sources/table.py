@@ -4,10 +4,14 @@ from data_prep.sources import docstrings, hugging_face, json_lines, package_text
 from data_prep.sources.document import Reader
 
 READERS: dict[str, Reader] = {
-    "json_lines": Reader(json_lines.parts, json_lines.identity, json_lines.read),
-    "parquet": Reader(parquet.parts, parquet.identity, parquet.read),
-    "plain_text": Reader(plain_text.parts, plain_text.identity, plain_text.read),
-    "hugging_face": Reader(hugging_face.parts, hugging_face.identity, hugging_face.read),
-    "package_text": Reader(package_text.parts, package_text.identity, package_text.read),
-    "docstrings": Reader(docstrings.parts, docstrings.identity, docstrings.read),
+    "json_lines": Reader(
+        json_lines.spans, json_lines.identity, json_lines.read, split=json_lines.split, cut=json_lines.cut
+    ),
+    "parquet": Reader(parquet.spans, parquet.identity, parquet.read, split=parquet.split),
+    "plain_text": Reader(
+        plain_text.spans, plain_text.identity, plain_text.read, split=plain_text.split, cut=plain_text.cut
+    ),
+    "hugging_face": Reader(hugging_face.spans, hugging_face.identity, hugging_face.read, split=hugging_face.split),
+    "package_text": Reader(package_text.spans, package_text.identity, package_text.read),
+    "docstrings": Reader(docstrings.spans, docstrings.identity, docstrings.read),
 }

@@ -59,7 +59,7 @@ def fill(budget: float, weights: Sequence[float], caps: Sequence[float]) -> list
 def _wanted_shares(streams: Sequence[Stream], phase: PhaseConfig, *, where: str) -> list[float]:
     """Return the share of each stream without caps; they sum to one."""
     _check_names("source_weights", phase.source_weights, {stream.source for stream in streams}, where=where)
-    _check_names("language_weights", phase.language_weights, {stream.language for stream in streams}, where=where)
+    _check_names("language_weights", phase.weights_by_language, {stream.language for stream in streams}, where=where)
     total: dict[str, float] = {}
     within: dict[str, float] = {}
     for stream in streams:
@@ -79,7 +79,7 @@ def _wanted_shares(streams: Sequence[Stream], phase: PhaseConfig, *, where: str)
 
 def _weight_in_source(stream: Stream, phase: PhaseConfig) -> float:
     if phase.language_weights:
-        return phase.language_weights[stream.language]
+        return phase.weights_by_language[stream.language]
     return float(stream.num_samples ** (1 / phase.temperature))
 
 

@@ -28,8 +28,7 @@ BATCH_DOCUMENTS = 1000
 class _ShardItem:
     """One item of work: a shard of documents, and the prefix of the token shard to write."""
 
-    shard: CorpusShard
-    source: Path
+    documents: Path
     prefix: Path
     tokenizer: Artifact[TrainedTokenizer]
 
@@ -65,15 +64,13 @@ def tokenize(
     """
     check_certificate(tokenizer)
     made = tokenizer.manifest
-    items = [
-        _ShardItem(shard, inside(corpus.dir, shard.path), out / _shard_path(shard), tokenizer)
-        for shard in corpus.manifest.shards
-    ]
+    made_of = corpus.manifest.shards
+    items = [_ShardItem(inside(corpus.dir, shard.path), out / _shard_path(shard), tokenizer) for shard in made_of]
     counts = np.zeros(made.vocab_size, dtype=np.int64)
     shards = []
-    for item, tokenized in zip(items, executor.map(_tokenize_shard, items, label="tokenizing"), strict=True):
+    for shard, tokenized in zip(made_of, executor.map(_tokenize_shard, items, label="tokenizing"), strict=True):
         counts += tokenized.counts
-        shards.append(TokenShard(path=_shard_path(item.shard), source=item.shard.source, segments=tokenized.segments))
+        shards.append(TokenShard(path=_shard_path(shard), source=shard.source, segments=tokenized.segments))
     return TokenizedCorpus(
         shards=tuple(shards),
         validation=_write_validation(config, corpus, tokenizer, out, executor),
@@ -92,21 +89,21 @@ def _write_validation(
 ) -> tuple[TokenShard, ...]:
     """Write a shard of held-out documents for each source that has some."""
     paths = [inside(corpus.dir, shard.path) for shard in corpus.manifest.held_out] if config.validation_bytes else []
-    items = [_SampleItem(path, config.validation_bytes) for path in paths]
-    found = executor.map(_choose_held_out, items, label="choosing what to validate on") if items else []
+    samples = [_SampleItem(path, config.validation_bytes) for path in paths]
+    found = executor.map(_choose_held_out, samples, label="choosing what to validate on") if samples else []
     chosen = smallest_digests(chain.from_iterable(found), max_bytes=config.validation_bytes)
-    shards = []
+    items = {}
     for source, documents in groupby(chosen, key=lambda document: document.source):
-        path = f"validation/{source}"
-        write_documents(out / f"{path}.jsonl.zst", documents)
-        shard = CorpusShard(path=f"{path}.jsonl.zst", source=source, num_documents=0)
-        shards.append(_ShardItem(shard, out / shard.path, out / path, tokenizer))
-    written = list(executor.map(_tokenize_shard, shards, label="tokenizing what to validate on")) if shards else []
-    for item in shards:
-        item.source.unlink()
+        prefix = out / "validation" / source
+        write_documents(prefix.with_name(f"{source}.jsonl.zst"), documents)
+        items[source] = _ShardItem(prefix.with_name(f"{source}.jsonl.zst"), prefix, tokenizer)
+    work = list(items.values())
+    written = list(executor.map(_tokenize_shard, work, label="tokenizing what to validate on")) if work else []
+    for item in work:
+        item.documents.unlink()
     return tuple(
-        TokenShard(path=f"validation/{item.shard.source}", source=item.shard.source, segments=tokenized.segments)
-        for item, tokenized in zip(shards, written, strict=True)
+        TokenShard(path=f"validation/{source}", source=source, segments=tokenized.segments)
+        for source, tokenized in zip(items, written, strict=True)
     )
 
 
@@ -145,7 +142,7 @@ def _encode_documents(item: _ShardItem, sizes: list[tuple[str, int, int]]) -> It
 
     encode, made = open_encoder(item.tokenizer.dir), item.tokenizer.manifest
     begin = [] if made.bos_id is None else [made.bos_id]
-    for batch in _batch_documents(read_documents(item.source)):
+    for batch in _batch_documents(read_documents(item.documents)):
         for document, ids in zip(batch, encode([document.text for document in batch]), strict=True):
             whole = [*begin, *ids, made.eos_id]
             sizes.append((document.language, len(whole), len(document.text.encode())))

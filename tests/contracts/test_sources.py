@@ -93,12 +93,14 @@ def source(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 def read_all(source: Any) -> list[Document | Unreadable]:
     reader = READERS[source.kind]
-    return [record for part in reader.parts(source) for record in reader.read(source, part)]
+    return [record for part in reader.spans(source) for record in reader.read(source, part)]
 
 
 def test_parts_are_stable_ordered_and_distinct(source: Any) -> None:
-    parts = READERS[source.kind].parts(source)
-    assert parts == READERS[source.kind].parts(source) == tuple(sorted(set(parts)))
+    parts = READERS[source.kind].spans(source)
+    assert parts == READERS[source.kind].spans(source)
+    names = [span.name for span in parts]
+    assert names == sorted(set(names))
     assert parts
 
 
@@ -133,7 +135,7 @@ def test_parts_are_read_alike_from_another_directory(
     source: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader, expected = READERS[source.kind], read_all(source)
-    parts, copy = reader.parts(source), pickle.loads(pickle.dumps(source))
+    parts, copy = reader.spans(source), pickle.loads(pickle.dumps(source))
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert [record for part in parts for record in reader.read(copy, part)] == expected
 
@@ -141,7 +143,7 @@ def test_parts_are_read_alike_from_another_directory(
 def test_missing_input_is_one_line_that_names_the_source(source: Any) -> None:
     reader, missing = READERS[source.kind], source.model_copy(update=MISSING[source.kind])
     with pytest.raises(UserError) as caught:
-        reader.parts(missing)
+        reader.spans(missing)
         reader.identity(missing, digest)
     assert "source 'example'" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -1,9 +1,15 @@
 """Sources read good files as they are, note bad records, and explain bad files."""
 
+import bz2
 import gzip
+import io
 import json
+import lzma
 import subprocess
 import sys
+import tarfile
+import tempfile
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,6 +19,8 @@ import datasets
 import pyarrow
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyarrow.parquet import write_table
 
 from configs.base import UserError
@@ -25,7 +33,7 @@ from configs.data import (
     PlainTextSource,
     Source,
 )
-from data_prep.sources.document import Document, Unreadable
+from data_prep.sources.document import Document, Unreadable, settle
 from data_prep.sources.table import READERS
 
 
@@ -43,7 +51,7 @@ def digest(path: Path) -> str:
 
 def read(source: Source) -> list[Document | Unreadable]:
     reader = READERS[source.kind]
-    return [record for part in reader.parts(source) for record in reader.read(source, part)]
+    return [record for part in reader.spans(source) for record in reader.read(source, part)]
 
 
 def error_of(source: Source) -> str:
@@ -105,11 +113,11 @@ def test_paths_are_sorted_deduplicated_and_absolute(here: Path) -> None:
     Path("data").mkdir()
     for name in ("b", "a", "c[1]"):
         Path("data", f"{name}.txt").write_text(name)
-    parts = READERS["plain_text"].parts(
+    parts = READERS["plain_text"].spans(
         plain_text("data/*.txt", "data/c[1].txt", "./data/a.txt", str(here / "data/b.txt"))
     )
-    assert [Path(part) for part in parts] == [here / "data" / name for name in ("a.txt", "b.txt", "c[1].txt")]
-    assert all(Path(part).is_absolute() for part in parts)
+    assert [Path(span.name) for span in parts] == [here / "data" / name for name in ("a.txt", "b.txt", "c[1].txt")]
+    assert all(Path(span.name).is_absolute() and span.num_bytes == Path(span.name).stat().st_size for span in parts)
 
 
 def test_ids_hold_the_path_as_the_pattern_matched_it(here: Path) -> None:
@@ -199,11 +207,165 @@ def test_zst_cut_between_frames_and_inside_the_second_differ() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
-@pytest.mark.parametrize("damage", [lambda data: b"no archive", lambda data: data[:50] + b"\0" * 9 + data[59:]])
+@pytest.mark.parametrize("damage", [lambda data: data[40:], lambda data: data[:50] + b"\0" * 9 + data[59:]])
 def test_corrupt_file_is_an_error(suffix: str, damage: Callable[[bytes], bytes]) -> None:
     compress = gzip.compress if suffix == ".gz" else zstandard.ZstdCompressor(write_checksum=True).compress
     Path(f"a.jsonl{suffix}").write_bytes(damage(compress(many_lines())))
     assert "truncated or damaged" in error_of(json_lines(f"a.jsonl{suffix}"))
+
+
+def utf_16(data: bytes) -> bytes:
+    return data.decode().encode("utf-16")  # with a byte-order mark
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.zstd", "a.jsonl.gz", "a.txt"])
+@pytest.mark.parametrize("compress", [gzip.compress, zst, lzma.compress, bz2.compress, bytes, utf_16])
+def test_compression_and_encoding_are_known_by_the_content(compress: Callable[[bytes], bytes], name: str) -> None:
+    Path(name).write_bytes(compress(many_lines(500)))
+    assert [text for _, text in summary(read(json_lines(name)))] == [str(i * 7919**3) for i in range(500)]
+
+
+@pytest.mark.parametrize("compress", [lzma.compress, bz2.compress])
+@pytest.mark.parametrize("kept", [0.01, 0.5, 0.9999])
+def test_truncated_archives_of_each_kind_are_errors(compress: Callable[[bytes], bytes], kept: float) -> None:
+    data = compress(many_lines())
+    Path("a.jsonl").write_bytes(data[: max(12, int(len(data) * kept))])
+    assert "a.jsonl is truncated or damaged after line " in error_of(json_lines("a.jsonl"))
+
+
+def tar(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        entry = tarfile.TarInfo("a.jsonl")
+        entry.size = len(data)
+        archive.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def zip_archive(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a.jsonl", data)
+    return buffer.getvalue()
+
+
+def parquet_file(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    write_table(pyarrow.table({"text": [data.decode()]}), buffer)
+    return buffer.getvalue()
+
+
+OTHER_FORMATS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "parquet": (parquet_file, "is Parquet, which kind: parquet reads"),
+    "parquet in gzip": (lambda data: gzip.compress(parquet_file(data)), "is Parquet"),
+    "zip": (zip_archive, "is a zip archive"),
+    "tar": (tar, "is a tar archive"),
+    "twice": (lambda data: gzip.compress(gzip.compress(data)), "compressed by gzip a second time"),
+    "utf-16 without mark": (lambda data: data.decode().encode("utf-16-le"), "UTF-16 without a byte-order mark"),
+    "utf-32": (lambda data: data.decode().encode("utf-32"), "is UTF-32"),
+    "zeros": (lambda data: bytes(len(data)), "is zeros"),
+    "array": (lambda data: b"[" + b",".join(data.splitlines()) + b"]", "is a JSON array"),
+    "array on lines": (lambda data: json.dumps([1, 2], indent=1).encode(), "is a JSON array"),
+    "object on lines": (lambda data: json.dumps({"text": "x"}, indent=1).encode(), "one JSON object on several lines"),
+}
+
+
+@pytest.mark.parametrize("made", OTHER_FORMATS)
+def test_a_file_of_another_format_is_named(made: str) -> None:
+    """It is never a handful of unreadable records."""
+    make, says = OTHER_FORMATS[made]
+    Path("a.jsonl").write_bytes(make(many_lines(3)))
+    message = error_of(json_lines("a.jsonl"))
+    assert "a.jsonl is" in message and says in message
+
+
+@pytest.mark.parametrize(
+    "text", ["PAR1 is a word", "ORCs and BZh9 and %PDF", "7z", "Obj\nect", "BZh91AY is no archive"]
+)
+def test_a_text_that_begins_like_a_format_is_text(text: str) -> None:
+    Path("a.txt").write_text(text)
+    assert summary(read(plain_text("a.txt", document="file"))) == [("notes/a.txt:1", text)]
+
+
+# Ranges of a file
+
+
+def cut_and_read(source: Source, num_bytes: int) -> list[Document | Unreadable]:
+    """Read each file in ranges of about `num_bytes`."""
+    reader = READERS[source.kind]
+    assert reader.split is not None
+    records = []
+    for span in reader.spans(source):
+        spans = reader.split(source, span, num_bytes)
+        if reader.cut is not None and not spans[0].is_whole:
+            spans = settle(spans, [reader.cut(source, one) for one in spans])
+        records += [record for one in spans for record in reader.read(source, one)]
+    return records
+
+
+LINES = b"\xef\xbb\xbfone\n\ntwo\r\n\r\n \t\nthree\nfour\n\n\n\nfive" + b"x" * 50 + b"\nsix\n\nseven\n"
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\n\n", b"last"])
+@pytest.mark.parametrize("document", ["line", "paragraph"])
+def test_ranges_of_a_text_give_what_the_whole_gives(document: str, end: bytes) -> None:
+    """Cut at every place: each line is read once, under its number."""
+    Path("a.txt").write_bytes(LINES + end)
+    source = plain_text("a.txt", document=document)
+    whole = read(source)
+    assert len(whole) > 4
+    for num_bytes in range(1, len(LINES) + 4):
+        assert cut_and_read(source, num_bytes) == whole
+
+
+@given(st.lists(st.sampled_from([b"\n", b"\r\n", b" ", b"a", b'{"text": "b"}\n', "é".encode()])), st.integers(1, 40))
+@settings(max_examples=150, deadline=None)
+def test_ranges_of_any_file_give_what_the_whole_gives(pieces: list[bytes], num_bytes: int) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "a")
+        path.write_bytes(b"".join(pieces))
+        for source in (json_lines(str(path)), *(plain_text(str(path), document=d) for d in ("line", "paragraph"))):
+            assert cut_and_read(source, num_bytes) == read(source)
+
+
+def test_what_is_compressed_is_one_range() -> None:
+    Path("a.jsonl").write_bytes(gzip.compress(many_lines()))
+    (span,) = READERS["json_lines"].spans(json_lines("a.jsonl"))
+    split = READERS["json_lines"].split
+    assert split is not None and split(json_lines("a.jsonl"), span, 1000) == (span,)
+
+
+def test_row_groups_are_ranges_of_parquet() -> None:
+    table = pyarrow.table({"text": [str(i * 7919**3) for i in range(3000)]})
+    write_table(table, "a.parquet", row_group_size=450)
+    source = parquet("a.parquet")
+    (span,) = READERS["parquet"].spans(source)
+    split = READERS["parquet"].split
+    assert split is not None and [one.first for one in split(source, span, 1000)] == [1 + 450 * i for i in range(7)]
+    for num_bytes in (1, 10_000, 25_000):
+        assert cut_and_read(source, num_bytes) == read(source)
+
+
+@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_dataset_is_cut_into_files_or_rows(streaming: bool, saved: bool) -> None:
+    rows = {"text": [f"{i}" for i in range(40)]}
+    if saved:
+        datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows)}).save_to_disk("data")
+    else:
+        Path("data").mkdir()
+        for i in range(4):
+            lines = [json.dumps({"text": text}) for text in rows["text"][i * 10 : i * 10 + 10]]
+            Path("data", f"train-{i}.jsonl").write_text("\n".join(lines))
+    source = hugging_face("data", streaming=streaming)
+    (span,) = READERS["hugging_face"].spans(source)
+    split = READERS["hugging_face"].split
+    assert split is not None and len(split(source, span, 50)) >= 4
+    records = cut_and_read(source, 50)
+    assert [record.text for record in records if isinstance(record, Document)] == rows["text"]
+    assert len({record.id for record in records if isinstance(record, Document)}) == 40
+    if saved or not streaming:
+        assert records == read(source)
 
 
 # JSON lines
@@ -266,7 +428,7 @@ def test_json_fields_give_id_language_and_metadata() -> None:
         metadata_fields=("url", "deep", "score"),
     )
     assert read(source) == [
-        Document("web/0", "a", "swh_Latn", "web", {"url": "u", "deep": {"x": [1, None]}}),
+        Document("web/0", "a", "sw", "web", {"url": "u", "deep": {"x": [1, None]}}),
         Document("web/k", "b", "en", "web", {"score": None}),
         Document("web/l", "c", "en", "web"),
     ]
@@ -348,7 +510,45 @@ def test_parquet_metadata_becomes_json_or_is_noted() -> None:
     write_table(pyarrow.table({"text": ["a", "b"], "day": day, "raw": [None, b"x"]}), "a.parquet")
     first, second = read(parquet("a.parquet", metadata_fields=("day", "raw")))
     assert first == Document("table/a.parquet:1", "a", "und", "table", {"day": "1970-01-01T00:00:00", "raw": None})
-    assert second == Unreadable("a.parquet:2", "bad_metadata")
+    assert second == Unreadable("a.parquet:2", "bad_metadata", "bytes is nothing that JSON holds")
+
+
+def test_parquet_dates_that_python_does_not_know_are_numbers() -> None:
+    late = pyarrow.array([1, 10**18], pyarrow.timestamp("us"))
+    mars = pyarrow.array([5, 6], pyarrow.timestamp("us", "Mars/Phobos"))
+    write_table(pyarrow.table({"text": ["a", "b"], "late": late, "mars": mars}), "a.parquet")
+    records = read(parquet("a.parquet", metadata_fields=("late", "mars")))
+    found = [dict(record.metadata) for record in records if isinstance(record, Document)]
+    assert found == [{"late": "1970-01-01T00:00:00.000001", "mars": 5}, {"late": 10**18, "mars": 6}]
+
+
+def test_parquet_text_may_be_bytes_or_in_a_dictionary() -> None:
+    words = ["moja", "mbili", "moja"]
+    for number, kind in enumerate((pyarrow.binary(), pyarrow.large_string(), pyarrow.large_binary())):
+        write_table(pyarrow.table({"text": pyarrow.array([w.encode() for w in words]).cast(kind)}), f"{number}.parquet")
+    write_table(pyarrow.table({"text": pyarrow.array(words).dictionary_encode()}), "3.parquet")
+    write_table(pyarrow.table({"text": pyarrow.array([b"\xff"])}), "4.parquet")
+    assert [text for _, text in summary(read(parquet("[0-3].parquet")))] == words * 4
+    assert summary(read(parquet("4.parquet"))) == [("4.parquet:1", "invalid_utf8")]
+
+
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [
+        (pyarrow.array([[1]]), "is list<"),
+        (pyarrow.array([1]), "is int64, not text; name another as text_field (columns of text: body)"),
+        (pyarrow.nulls(1), "is null"),
+    ],
+)
+def test_parquet_column_that_is_no_text_is_an_error(column: Any, says: str) -> None:
+    write_table(pyarrow.table({"text": column, "body": ["x"]}), "a.parquet")
+    assert f"column 'text' of a.parquet {says}" in error_of(parquet("a.parquet"))
+
+
+def test_parquet_columns_of_one_name_are_an_error() -> None:
+    write_table(pyarrow.table([["a"], ["b"], ["c"]], names=["text", "text", "x"]), "a.parquet")
+    assert "a.parquet has 2 columns 'text'; rename them" in error_of(parquet("a.parquet"))
+    assert summary(read(parquet("a.parquet", text_field="x"))) == [("table/a.parquet:1", "c")]
 
 
 def test_parquet_missing_column_is_an_error_that_names_the_columns() -> None:
@@ -400,7 +600,8 @@ def test_directory_of_data_files_is_read(streaming: bool) -> None:
     Path("data").mkdir()
     Path("data", "train.jsonl").write_text('{"text": "a", "lang": "sw"}\n{"text": null, "lang": "en"}\n')
     records = read(hugging_face("data", streaming=streaming, language_field="lang"))
-    assert records == [Document("hub/data:1", "a", "sw", "hub"), Unreadable("data:2", "not_text")]
+    detail = "'text' is NoneType; fields with text: lang"
+    assert records == [Document("hub/data:1", "a", "sw", "hub"), Unreadable("data:2", "not_text", detail)]
 
 
 @pytest.mark.parametrize("streaming", [True, False])
@@ -497,7 +698,11 @@ def test_package_lines_split_into_columns_without_importing() -> None:
         Document("lines/toy/data/l.txt:1", "moja\tna\tmbili", "sw", "lines"),
         Document("lines/toy/data/l.txt:3", "null", "fr", "lines"),
         Unreadable("toy/data/l.txt:4", "missing_field"),
-        Unreadable("toy/data/l.txt:5", "bad_language"),
+        Unreadable(
+            "toy/data/l.txt:5",
+            "bad_language",
+            "'!!' is no language tag; write BCP 47 (sw, zh-Hant) or x- and a name",
+        ),
         Unreadable("toy/data/l.txt:6", "invalid_utf8"),
     ]
     assert "toy" not in sys.modules
@@ -622,7 +827,8 @@ def test_docstrings_identity_is_the_version_that_installed_the_files(here: Path)
 
 def test_docstrings_parts_are_the_packages_once() -> None:
     write_package({})
-    assert READERS["docstrings"].parts(docstrings("toy", "json", "toy")) == ("toy", "json")
+    spans = READERS["docstrings"].spans(docstrings("toy", "json", "toy"))
+    assert [span.name for span in spans] == ["toy", "json"]
 
 
 # Installed packages, and the table

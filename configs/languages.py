@@ -1,0 +1,52 @@
+"""Language labels: one form for every way to write a language, from the tables of BCP 47 that langcodes brings.
+
+A tag is BCP 47 (`sw`, `zh-Hant`, `pt_BR`) or ISO 639-3 with a script (`swh_Latn`). Its label is the shortest code of
+the language, and the script where it is not the one the language is usually written in: `sw`, `zh-Hant`, `sr-Latn`.
+
+* A code for the main member of a macrolanguage is that of the macrolanguage (`cmn` is `zh`, `arb` is `ar`, `swh` is
+  `sw`); other members stay what they are (`yue`, `arz`). This is CLDR's table, which the Hub and Wikipedia follow.
+* A region tells the script where it has one of its own (`zh_TW` is `zh-Hant`, `zh_CN` is `zh`) and is no part of the
+  label. To keep varieties apart on purpose, name them in private: `x-en-gb`.
+"""
+
+from functools import lru_cache
+
+UNDETERMINED = "und"
+"""The label of text whose language nobody has said."""
+
+
+@lru_cache(maxsize=1 << 16)
+def normalize_language(tag: str) -> str:
+    """Return the label of a language tag. Raises ValueError, with a sentence, if it is no language's."""
+    import langcodes
+
+    lowered = tag.replace("_", "-").lower()
+    if lowered.startswith("x-") and len(lowered) > 2:
+        return lowered
+    try:
+        is_valid = langcodes.tag_is_valid(tag)
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise ValueError(f"{tag!r} is no language tag{_suggest(tag)}; write BCP 47 (sw, zh-Hant) or x- and a name")
+    language = langcodes.Language.get(langcodes.standardize_tag(tag, macro=True))
+    code = language.language or UNDETERMINED
+    if code == UNDETERMINED:
+        return f"{code}-{language.script}" if language.script else code
+    script = language.script or (language.maximize().script if language.territory else None)
+    usual = langcodes.Language.get(code).maximize().script
+    return code if script in (None, usual) else f"{code}-{script}"
+
+
+def _suggest(tag: str) -> str:
+    """Return a question after the language that was meant: that of a country, or one written out."""
+    import langcodes
+
+    if len(tag) == 2:
+        country = f"und-{tag.upper()}"
+        is_country = tag.isalpha() and langcodes.tag_is_valid(country)
+        return f"; did you mean {langcodes.Language.get(country).maximize().language!r}?" if is_country else ""
+    try:
+        return f"; did you mean {langcodes.find(tag.replace('_', ' ')).to_tag()!r}?"
+    except LookupError:
+        return ""

@@ -1,0 +1,200 @@
+"""Which documents are dropped as duplicates: decided by digest, each range of digests by itself.
+
+A partition is one item of work. It reads its range of digests of every piece, where they lie in order, and writes which
+documents it drops. So no process holds all digests: their number decides the number of partitions.
+
+Of equal texts one stays: one that is held out, if there is one, and among these the first in the order of the sources.
+So a text that a share holds out stays held out whatever else has it.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster.host.files import whole_file
+from data_prep.cleaning.held_out import SHARD_DIGEST_ROW
+from data_prep.cleaning.scan import DIGEST_ROW
+
+PARTITION_DOCUMENTS = 1 << 21
+"""Documents that a partition has about: it takes some hundred bytes of memory for each."""
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """All pieces of a corpus as arrays, with an entry for each group: the documents of a piece in one language.
+
+    Groups are in the order of the corpus: by source, first those that are kept and then those that are held out, by
+    language, as they were read. In that order documents are numbered.
+    """
+
+    names: list[str]
+    sources: list[str]
+    """Of the corpus, in its order."""
+
+    languages: list[str]
+    """Of the corpus, sorted."""
+
+    group_source: Ints
+    group_is_held_out: npt.NDArray[np.bool_]
+    group_language: Ints
+    group_piece: Ints
+    group_row: Ints
+    """Place, in its piece, of a group's first document."""
+
+    group_documents: Ints
+    group_bytes: Ints
+
+    @property
+    def group_starts(self) -> Ints:
+        """(groups + 1,) the number of each group's first document."""
+        return np.concatenate([[0], np.cumsum(self.group_documents)])
+
+    def save(self, path: Path) -> None:
+        """Write the arrays, for the items of work."""
+        with whole_file(path) as partial, partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **{key: np.asarray(value) for key, value in vars(self).items()})
+
+    @classmethod
+    def load(cls, path: Path) -> "Pieces":
+        """Read what `save` wrote."""
+        with np.load(path) as saved:
+            arrays = {key: saved[key] for key in saved.files}
+        names = {key: arrays.pop(key).tolist() for key in ("names", "sources", "languages")}
+        return cls(**names, **arrays)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One item of work: decide on the documents whose digests are in a range."""
+
+    directory: Path
+    """Of the pieces."""
+
+    index: Path
+    """What `Pieces.save` wrote."""
+
+    number: int
+    num_partitions: int
+    """A power of two."""
+
+    held_out_elsewhere: tuple[Path, ...]
+    """Files of digests of what other corpora hold out."""
+
+    @property
+    def dropped_file(self) -> Path:
+        """The numbers of the documents it drops, in order."""
+        return self.directory / f"dropped-{self.number:05d}.npy"
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What a partition drops, counted: arrays with an entry for each group that loses documents."""
+
+    group: Ints
+    duplicates: Ints
+    held_out_elsewhere: Ints
+    num_bytes: Ints
+
+
+def choose_num_partitions(num_documents: int) -> int:
+    """Return the number of partitions for a corpus: a power of two."""
+    return 1 << max(0, (num_documents - 1) // PARTITION_DOCUMENTS).bit_length()
+
+
+def find_duplicates(partition: Partition) -> Dropped:
+    """Write the documents that are dropped among those of a partition."""
+    pieces = Pieces.load(partition.index)
+    rows, group = _read_rows(partition, pieces)
+    is_held_out = pieces.group_is_held_out[group]
+    order = np.lexsort((rows["row"], pieces.group_piece[group], ~is_held_out, rows["low"], rows["high"]))
+    rows, group, is_held_out = rows[order], group[order], is_held_out[order]
+    is_duplicate = np.zeros(len(rows), dtype=bool)
+    is_duplicate[1:] = (rows["high"][1:] == rows["high"][:-1]) & (rows["low"][1:] == rows["low"][:-1])
+    is_elsewhere = _are_held_out_elsewhere(partition, rows) & ~is_duplicate & ~is_held_out
+    dropped = is_duplicate | is_elsewhere
+    own = group[dropped]
+    numbers = np.sort(pieces.group_starts[own] + rows["row"][dropped] - pieces.group_row[own])
+    with whole_file(partition.dropped_file) as partial, partial.open("wb") as file:
+        np.save(file, numbers, allow_pickle=False)
+    groups, place = np.unique(own, return_inverse=True)
+
+    def count(weights: npt.NDArray[np.generic]) -> Ints:
+        return np.bincount(place, weights=weights[dropped], minlength=len(groups)).astype(np.int64)
+
+    return Dropped(groups, count(is_duplicate), count(is_elsewhere), count(rows["size"]))
+
+
+def _read_rows(partition: Partition, pieces: Pieces) -> tuple[npt.NDArray[np.void], Ints]:
+    """Return the rows of all pieces in the range, and the group of each."""
+    rows, groups = [np.empty(0, dtype=DIGEST_ROW)], [np.empty(0, dtype=np.int64)]
+    by_piece = np.argsort(pieces.group_piece, kind="stable")
+    bounds = np.searchsorted(pieces.group_piece[by_piece], np.arange(len(pieces.names) + 1))
+    for name, start, stop in zip(pieces.names, bounds.tolist(), bounds[1:].tolist(), strict=False):
+        if start == stop:  # a piece without documents
+            continue
+        own = by_piece[start:stop]
+        num_documents = int(pieces.group_documents[own].sum())
+        path = partition.directory / f"{name}.digests"
+        table = np.memmap(path, dtype=DIGEST_ROW, mode="r", shape=(num_documents,))
+        found = np.array(slice_of_range(table, partition.number, partition.num_partitions))
+        rows.append(found)
+        groups.append(own[np.searchsorted(pieces.group_row[own], found["row"], side="right") - 1])
+    return np.concatenate(rows), np.concatenate(groups)
+
+
+def slice_of_range(table: npt.NDArray[np.void], number: int, num_partitions: int) -> npt.NDArray[np.void]:
+    """Return the rows, which are ordered by digest, whose digests are in one of so many equal ranges."""
+    # Not numpy's searchsorted, which would copy the column, and so read all of the file.
+    start, stop = (
+        bisect_left(table, (1 << 64) * i // num_partitions, key=lambda row: int(row["high"]))
+        for i in (number, number + 1)
+    )
+    return table[start:stop]
+
+
+def _are_held_out_elsewhere(partition: Partition, rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Return which rows have a digest that another corpus holds out."""
+    found = [np.empty(0, dtype=SHARD_DIGEST_ROW)]
+    for path in partition.held_out_elsewhere:
+        table = np.load(path, mmap_mode="r")
+        found.append(np.array(slice_of_range(table, partition.number, partition.num_partitions)))
+    return are_among(rows, np.concatenate(found))
+
+
+def are_among(rows: npt.NDArray[np.void], others: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Return which rows have a digest, the fields `high` and `low`, that `others` have, too."""
+    both = np.dtype([("high", "<u8"), ("low", "<u8")])
+
+    def as_pairs(table: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+        pairs = np.empty(len(table), dtype=both)
+        pairs["high"], pairs["low"] = table["high"], table["low"]
+        return pairs.view("V16")
+
+    found: npt.NDArray[np.bool_] = np.isin(as_pairs(rows), as_pairs(others))
+    return found
+
+
+def load_dropped(directory: Path, num_partitions: int, start: int, stop: int) -> Ints:
+    """Return the dropped documents with numbers from `start` to below `stop`, in order."""
+    found = []
+    for number in range(num_partitions):
+        numbers = np.load(directory / f"dropped-{number:05d}.npy", mmap_mode="r")
+        found.append(np.array(numbers[np.searchsorted(numbers, start) : np.searchsorted(numbers, stop)]))
+    return np.sort(np.concatenate(found))
+
+
+def count_kept(pieces: Pieces, dropped: Sequence[Dropped]) -> tuple[Ints, Ints, Ints, Ints]:
+    """Return by group: documents kept, their bytes, duplicates, documents held out elsewhere."""
+    duplicates, elsewhere = np.zeros_like(pieces.group_documents), np.zeros_like(pieces.group_documents)
+    lost = np.zeros_like(pieces.group_bytes)
+    for part in dropped:
+        duplicates[part.group] += part.duplicates
+        elsewhere[part.group] += part.held_out_elsewhere
+        lost[part.group] += part.num_bytes
+    return pieces.group_documents - duplicates - elsewhere, pieces.group_bytes - lost, duplicates, elsewhere

@@ -1,0 +1,300 @@
+"""The first pass of cleaning, on workers: read a part of a source, normalise its texts, drop those out of bounds.
+
+A part becomes pieces, each on disk before the next is begun, so that a part that is interrupted goes on after its last
+piece. A piece holds its documents by language, those that are held out after the others, in blocks: frames of
+Zstandard, each of documents of one language. So the second pass copies most blocks as they are.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count, islice
+from pathlib import Path
+
+import numpy as np
+import orjson
+import zstandard
+
+from cluster.host.files import whole_file, write_text
+from configs.base import MIB, UserError
+from configs.data import CleanConfig, Source
+from data_prep.cleaning.document_files import LEVEL, encode_document
+from data_prep.cleaning.held_out import digest_bytes, is_below_share
+from data_prep.cleaning.normalize import normalize
+from data_prep.manifests import UnreadableRecord
+from data_prep.sources.document import Document, Span, Unreadable
+from data_prep.sources.file_parts import display_name
+from data_prep.sources.table import READERS
+
+BLOCK_BYTES = MIB
+"""Bytes of text after which a block ends."""
+
+DIGEST_ROW = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4"), ("size", "<u4")])
+"""A document of a piece: its digest as two numbers, its place in the piece, its text's bytes."""
+
+RAW_FACTOR = 4
+"""A text that is so many times as long as is allowed is dropped before it is normalised."""
+
+_MAX_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Part:
+    """One item of work: spans of a source that are read one after the other."""
+
+    index: int
+    source: Source
+    spans: tuple[Span, ...]
+    config: CleanConfig
+    directory: Path
+    """Where its pieces go."""
+
+    piece_bytes: int
+    """Bytes of text after which a piece ends."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The documents of a piece in one language, held out or not."""
+
+    is_held_out: bool
+    language: str
+    first_row: int
+    """Place of its first document among those of the piece."""
+
+    num_documents: int
+    num_bytes: int
+    """UTF-8 bytes of their texts."""
+
+    blocks: tuple[tuple[int, int, int], ...]
+    """For each block: where it begins in the file of the piece, its length there, its number of documents."""
+
+
+@dataclass
+class Piece:
+    """What a finished piece holds, and what was counted while it was made."""
+
+    name: str
+    groups: list[Group] = field(default_factory=list)
+    dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(language, reason) -> number of documents."""
+
+    changed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(language, kind of change) -> number of documents."""
+
+    unreadable: list[UnreadableRecord] = field(default_factory=list)
+    num_records: Counter[str] = field(default_factory=Counter)
+    """File -> number of records that were read, those that are unreadable included."""
+
+    num_unreadable: Counter[str] = field(default_factory=Counter)
+    """File -> how many of them are."""
+
+    position: tuple[int, int] = (0, 0)
+    """Where to go on after it: the number of the span, and how many of its records were read."""
+
+    is_last: bool = False
+
+    @property
+    def num_documents(self) -> int:
+        return sum(group.num_documents for group in self.groups)
+
+
+def scan_part(part: Part) -> list[Piece]:
+    """Read a part into pieces; finished ones are not made again. Raises UserError as soon as too much is unreadable."""
+    pieces = list(_finished_pieces(part))
+    if pieces and pieces[-1].is_last:
+        return pieces
+    writer = _PieceWriter(part, len(pieces))
+    first, skip = pieces[-1].position if pieces else (0, 0)
+    unreadable = [record for piece in pieces for record in piece.unreadable]
+    for number, span in enumerate(part.spans[first:], first):
+        for place, record in enumerate(islice(READERS[part.source.kind].read(part.source, span), skip, None), skip + 1):
+            writer.count(span, record)
+            if isinstance(record, Unreadable):
+                unreadable.append(writer.piece.unreadable[-1])
+                check_unreadable(unreadable, part.config)
+            else:
+                writer.add(record)
+            if writer.num_bytes >= part.piece_bytes:
+                pieces.append(writer.finish(position=(number, place)))
+                writer = _PieceWriter(part, len(pieces))
+        skip = 0
+        if span.is_whole:
+            _check_whole_file(part.source.name, display_name(span.name), [*pieces, writer.piece])
+    pieces.append(writer.finish(position=(len(part.spans), 0), is_last=True))
+    return pieces
+
+
+def _check_whole_file(source: str, file: str, pieces: list[Piece]) -> None:
+    own = [piece for piece in pieces if piece.num_unreadable[file]]
+    if own:
+        check_file(
+            source,
+            file,
+            num_records=sum(piece.num_records[file] for piece in pieces),
+            num_unreadable=sum(piece.num_unreadable[file] for piece in own),
+            example=str(own[0].unreadable[-1]),
+        )
+
+
+def check_unreadable(unreadable: list[UnreadableRecord], config: CleanConfig) -> None:
+    """Raise UserError if more records are unreadable than the recipe tolerates."""
+    if len(unreadable) > config.max_unreadable:
+        shown = ", ".join(str(record) for record in unreadable[:_MAX_SHOWN])
+        raise UserError(
+            f"{len(unreadable):,} or more records cannot be read, and max_unreadable is {config.max_unreadable:,}: "
+            f"{shown}; mend them or raise max_unreadable"
+        )
+
+
+def check_file(source: str, file: str, *, num_records: int, num_unreadable: int, example: str) -> None:
+    """Raise UserError if most of a file's records are unreadable, however many are tolerated: it was misunderstood."""
+    if num_unreadable * 2 > num_records:
+        raise UserError(
+            f"source '{source}': {num_unreadable:,} of the {num_records:,} records of {file} cannot be read, such as "
+            f"{example}; correct the source's settings, or take the file out"
+        )
+
+
+class _PieceWriter:
+    """A piece that is being filled."""
+
+    def __init__(self, part: Part, number: int) -> None:
+        self._part = part
+        self.piece = Piece(_piece_name(part, number))
+        self.num_bytes = 0
+        """Bytes of text that it holds."""
+
+        self._rows: defaultdict[tuple[bool, str], list[tuple[bytes, int, bytes]]] = defaultdict(list)
+        """(held out, language) -> digest, bytes and line of each document."""
+
+        self._shares: dict[str, float] = {}
+
+    def count(self, span: Span, record: Document | Unreadable) -> None:
+        """Count a record of a file."""
+        file = display_name(span.name)
+        self.piece.num_records[file] += 1
+        if isinstance(record, Unreadable):
+            self.piece.num_unreadable[file] += 1
+            self.piece.unreadable.append(
+                UnreadableRecord(where=record.where, reason=record.reason, detail=record.detail)
+            )
+
+    def add(self, document: Document) -> None:
+        """Normalise a document and take it, or count why it is dropped."""
+        config, language = self._part.config, document.language
+        if len(document.text) > RAW_FACTOR * config.max_characters:
+            self.piece.dropped[language, "too_long"] += 1
+            return
+        text, changes = normalize(document.text, fix_encoding=self._part.source.fix_encoding)
+        if reason := _check_bounds(text, config):
+            self.piece.dropped[language, reason] += 1
+            return
+        for kind in changes:
+            self.piece.changed[language, kind] += 1
+        encoded = text.encode()
+        digest = digest_bytes(encoded)
+        line = encode_document(Document(document.id, text, language, document.source, document.metadata))
+        if language not in self._shares:
+            self._shares[language] = config.held_out.share_of(document.source, language)
+        is_held_out = is_below_share(digest, self._shares[language])
+        self._rows[is_held_out, language].append((digest, len(encoded), line))
+        self.num_bytes += len(encoded)
+
+    def finish(self, *, position: tuple[int, int], is_last: bool = False) -> Piece:
+        """Write the piece; what describes it comes last, so its presence means that the piece is whole."""
+        piece, rows = self.piece, sorted(self._rows.items())
+        piece.position, piece.is_last = position, is_last
+        path = self._part.directory / piece.name
+        with whole_file(path.with_suffix(".zst")) as partial, partial.open("wb") as file:
+            compressor, row = zstandard.ZstdCompressor(level=LEVEL), 0
+            for (is_held_out, language), own in rows:
+                blocks = []
+                for lines in _cut_blocks(own):
+                    frame = compressor.compress(b"".join(lines))
+                    blocks.append((file.tell(), len(frame), len(lines)))
+                    file.write(frame)
+                size = sum(row[1] for row in own)
+                piece.groups.append(Group(is_held_out, language, row, len(own), size, tuple(blocks)))
+                row += len(own)
+        _write_digests(path.with_suffix(".digests"), [row for _, own in rows for row in own])
+        write_text(path.with_suffix(".json"), _to_json(piece))
+        return piece
+
+
+def _cut_blocks(rows: list[tuple[bytes, int, bytes]]) -> Iterator[list[bytes]]:
+    lines, size = list[bytes](), 0
+    for _, num_bytes, line in rows:
+        lines.append(line)
+        size += num_bytes
+        if size >= BLOCK_BYTES:
+            yield lines
+            lines, size = [], 0
+    if lines:
+        yield lines
+
+
+def _check_bounds(text: str, config: CleanConfig) -> str | None:
+    """Return the reason to drop a text, or None."""
+    if not text:
+        return "empty"
+    if len(text) < config.min_characters:
+        return "too_short"
+    return "too_long" if len(text) > config.max_characters else None
+
+
+def _write_digests(path: Path, rows: list[tuple[bytes, int, bytes]]) -> None:
+    """Write a row for each document, ordered by digest, and then all digests in the order of the documents."""
+    digests = b"".join(row[0] for row in rows)
+    halves = np.frombuffer(digests, dtype=">u8").reshape(-1, 2).astype(np.uint64)
+    order = np.lexsort((halves[:, 1], halves[:, 0]))
+    table = np.empty(len(rows), dtype=DIGEST_ROW)
+    table["high"], table["low"] = halves[order, 0], halves[order, 1]
+    table["row"] = order
+    table["size"] = np.array([row[1] for row in rows], dtype=np.uint32)[order]
+    with whole_file(path) as partial:
+        partial.write_bytes(table.tobytes() + digests)
+
+
+def _finished_pieces(part: Part) -> Iterator[Piece]:
+    for number in count():
+        path = part.directory / f"{_piece_name(part, number)}.json"
+        if not path.exists():
+            return
+        yield read_piece(path)
+
+
+def _piece_name(part: Part, number: int) -> str:
+    return f"{part.index:06d}-{number:05d}"
+
+
+def read_piece(path: Path) -> Piece:
+    """Read what describes a piece."""
+    saved = orjson.loads(path.read_bytes())
+    return Piece(
+        name=path.stem,
+        groups=[Group(**group | {"blocks": tuple(map(tuple, group["blocks"]))}) for group in saved["groups"]],
+        dropped=Counter({(language, reason): number for language, reason, number in saved["dropped"]}),
+        changed=Counter({(language, kind): number for language, kind, number in saved["changed"]}),
+        unreadable=[UnreadableRecord(**record) for record in saved["unreadable"]],
+        num_records=Counter(saved["num_records"]),
+        num_unreadable=Counter(saved["num_unreadable"]),
+        position=tuple(saved["position"]),
+        is_last=saved["is_last"],
+    )
+
+
+def _to_json(piece: Piece) -> str:
+    return json.dumps(
+        {
+            "groups": [vars(group) for group in piece.groups],
+            "dropped": [[*key, number] for key, number in piece.dropped.items()],
+            "changed": [[*key, number] for key, number in piece.changed.items()],
+            "unreadable": [record.model_dump() for record in piece.unreadable],
+            "num_records": piece.num_records,
+            "num_unreadable": piece.num_unreadable,
+            "position": piece.position,
+            "is_last": piece.is_last,
+        }
+    )

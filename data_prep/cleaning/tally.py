@@ -1,0 +1,132 @@
+"""What the driver knows of a corpus while it is cleaned: a few numbers for each piece and language, and the counts."""
+
+from array import array
+from collections import Counter, defaultdict
+
+import numpy as np
+
+from configs.base import UserError
+from configs.data import CleanConfig, Source, stream_label
+from data_prep.cleaning.duplicates import Ints, Pieces
+from data_prep.cleaning.scan import Piece, check_file, check_unreadable
+from data_prep.manifests import CorpusCount, UnreadableRecord
+
+_COLUMNS = 7
+
+
+class Tally:
+    """What was counted while sources were read; `add` takes pieces in the order of the sources."""
+
+    def __init__(self, config: CleanConfig) -> None:
+        self._config = config
+        self.unreadable: list[UnreadableRecord] = []
+        self._sources = {source.name: number for number, source in enumerate(config.sources)}
+        self._names: list[str] = []
+        self._languages: dict[str, int] = {}
+        self._groups = array("q")
+        """Source, whether it is held out, language, piece, first row, documents and bytes of each group, in turn."""
+
+        self._totals: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        """(source, language) -> what was dropped, `dropped REASON`, and changed, `changed KIND`."""
+
+        self._num_records, self._num_unreadable = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+        """By source and file."""
+
+        self._examples: dict[tuple[str, str], str] = {}
+        """An unreadable record of each file that has one."""
+
+    def add(self, source: Source, piece: Piece) -> None:
+        """Take what a piece holds. Raises UserError if too many records are unreadable."""
+        number = len(self._names)
+        self._names.append(piece.name)
+        for group in piece.groups:
+            language = self._languages.setdefault(group.language, len(self._languages))
+            place = self._sources[source.name], group.is_held_out, language, number
+            self._groups.extend((*map(int, place), group.first_row, group.num_documents, group.num_bytes))
+        for what, counter in (("dropped", piece.dropped), ("changed", piece.changed)):
+            for (language_label, kind), count in counter.items():
+                self._totals[source.name, language_label][f"{what} {kind}"] += count
+        self.unreadable += piece.unreadable
+        check_unreadable(self.unreadable, self._config)
+        for file, num_records in piece.num_records.items():
+            self._num_records[source.name, file] += num_records
+        for file, number in piece.num_unreadable.items():
+            self._num_unreadable[source.name, file] += number
+            self._examples.setdefault((source.name, file), str(piece.unreadable[0]))
+
+    def check(self) -> None:
+        """Raise UserError if most of a file cannot be read, or if held_out.shares names a language without document."""
+        for (source, file), number in self._num_unreadable.items():
+            read, example = self._num_records[source, file], self._examples[source, file]
+            check_file(source, file, num_records=read, num_unreadable=number, example=example)
+        found = self._list_streams()
+        for key in self._config.held_out.shares:
+            source, _, language = stream_label(key).partition("/")
+            known = sorted({label for own, label in found if source in (own, "*")})
+            if language != "*" and language not in known:
+                raise UserError(
+                    f"held_out.shares names {key!r}, and no document that was read there is in {language!r}; the "
+                    f"languages are {', '.join(known) or 'none'}: correct it, or leave it out"
+                )
+
+    def _list_streams(self) -> set[tuple[str, str]]:
+        """Return the source and language of every document that is within the bounds."""
+        table = np.array(self._groups, dtype=np.int64).reshape(-1, _COLUMNS)
+        sources, labels = list(self._sources), list(self._languages)
+        return {(sources[row[0]], labels[row[2]]) for row in np.unique(table[:, [0, 1, 2]], axis=0).tolist()}
+
+    def pieces(self) -> Pieces:
+        """Return all pieces, with their groups in the order of the corpus."""
+        table = np.array(self._groups, dtype=np.int64).reshape(-1, _COLUMNS)
+        labels = sorted(self._languages)
+        rank = np.empty(len(labels), dtype=np.int64)
+        rank[[self._languages[label] for label in labels]] = np.arange(len(labels))
+        source, held, language, piece, row, documents, size = table.T
+        language = rank[language]
+        order = np.lexsort((piece, language, held, source))
+        return Pieces(
+            names=self._names,
+            sources=list(self._sources),
+            languages=labels,
+            group_source=source[order],
+            group_is_held_out=held[order].astype(bool),
+            group_language=language[order],
+            group_piece=piece[order],
+            group_row=row[order],
+            group_documents=documents[order],
+            group_bytes=size[order],
+        )
+
+    def counts(
+        self, pieces: Pieces, kept: Ints, kept_bytes: Ints, duplicates: Ints, held_out_elsewhere: Ints
+    ) -> tuple[CorpusCount, ...]:
+        """Return the counts by source and language. The arrays have an entry for each group."""
+        for place, (source, language) in enumerate(
+            zip(pieces.group_source.tolist(), pieces.group_language.tolist(), strict=True)
+        ):
+            total = self._totals[pieces.sources[source], pieces.languages[language]]
+            is_held_out = pieces.group_is_held_out[place]
+            total["held_out" if is_held_out else "kept"] += int(kept[place])
+            total["dropped duplicate"] += int(duplicates[place])
+            total["dropped held_out_elsewhere"] += int(held_out_elsewhere[place])
+            if not is_held_out:
+                total["bytes"] += int(kept_bytes[place])
+        return tuple(_to_count(*stream, total) for stream, total in sorted(self._totals.items()))
+
+
+def _to_count(source: str, language: str, total: Counter[str]) -> CorpusCount:
+    dropped, changed = _counts_of("dropped", total), _counts_of("changed", total)
+    return CorpusCount(
+        source=source,
+        language=language,
+        num_read=total["kept"] + total["held_out"] + sum(dropped.values()),
+        num_kept=total["kept"],
+        num_held_out=total["held_out"],
+        dropped=dropped,
+        changed=changed,
+        kept_bytes=total["bytes"],
+    )
+
+
+def _counts_of(what: str, total: Counter[str]) -> dict[str, int]:
+    return {key.removeprefix(f"{what} "): n for key, n in sorted(total.items()) if key.startswith(f"{what} ") and n}
