@@ -112,7 +112,7 @@ def find_duplicates(partition: Partition) -> Dropped:
     pieces = Pieces.load(partition.index)
     rows, group = _read_rows(partition, pieces)
     is_held_out = pieces.group_is_held_out[group]
-    order = np.lexsort((rows["row"], pieces.group_piece[group], ~is_held_out, rows["low"], rows["high"]))
+    order = np.lexsort((rows["read"], pieces.group_piece[group], ~is_held_out, rows["low"], rows["high"]))
     rows, group, is_held_out = rows[order], group[order], is_held_out[order]
     is_duplicate = np.zeros(len(rows), dtype=bool)
     is_duplicate[1:] = (rows["high"][1:] == rows["high"][:-1]) & (rows["low"][1:] == rows["low"][:-1])

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import orjson
@@ -30,8 +31,8 @@ from data_prep.sources.table import READERS
 BLOCK_BYTES = MIB
 """Bytes of text after which a block ends."""
 
-DIGEST_ROW = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4"), ("size", "<u4")])
-"""A document of a piece: its digest as two numbers, its place in the piece, its text's bytes."""
+DIGEST_ROW = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4"), ("read", "<u4"), ("size", "<u4")])
+"""A document of a piece: its digest as two numbers, its place in the piece, when it was read, its text's bytes."""
 
 RAW_FACTOR = 4
 """A text that is so many times as long as is allowed is dropped before it is normalised."""
@@ -157,6 +158,17 @@ def check_file(source: str, file: str, *, num_records: int, num_unreadable: int,
         )
 
 
+class _Row(NamedTuple):
+    """A document that goes into a piece."""
+
+    digest: bytes
+    read: int
+    """How many documents of the piece were read before it."""
+
+    num_bytes: int
+    line: bytes
+
+
 class _PieceWriter:
     """A piece that is being filled."""
 
@@ -166,8 +178,10 @@ class _PieceWriter:
         self.num_bytes = 0
         """Bytes of text that it holds."""
 
-        self._rows: defaultdict[tuple[bool, str], list[tuple[bytes, int, bytes]]] = defaultdict(list)
-        """(held out, language) -> digest, bytes and line of each document."""
+        self._rows: defaultdict[tuple[bool, str], list[_Row]] = defaultdict(list)
+        """By whether they are held out and by language."""
+
+        self._num_documents = 0
 
         self._shares: dict[str, float] = {}
 
@@ -199,7 +213,8 @@ class _PieceWriter:
         if language not in self._shares:
             self._shares[language] = config.held_out.share_of(document.source, language)
         is_held_out = is_below_share(digest, self._shares[language])
-        self._rows[is_held_out, language].append((digest, len(encoded), line))
+        self._rows[is_held_out, language].append(_Row(digest, self._num_documents, len(encoded), line))
+        self._num_documents += 1
         self.num_bytes += len(encoded)
 
     def finish(self, *, position: tuple[int, int], is_last: bool = False) -> Piece:
@@ -215,7 +230,7 @@ class _PieceWriter:
                     frame = compressor.compress(b"".join(lines))
                     blocks.append((file.tell(), len(frame), len(lines)))
                     file.write(frame)
-                size = sum(row[1] for row in own)
+                size = sum(document.num_bytes for document in own)
                 piece.groups.append(Group(is_held_out, language, row, len(own), size, tuple(blocks)))
                 row += len(own)
         _write_digests(path.with_suffix(".digests"), [row for _, own in rows for row in own])
@@ -223,11 +238,11 @@ class _PieceWriter:
         return piece
 
 
-def _cut_blocks(rows: list[tuple[bytes, int, bytes]]) -> Iterator[list[bytes]]:
+def _cut_blocks(rows: list[_Row]) -> Iterator[list[bytes]]:
     lines, size = list[bytes](), 0
-    for _, num_bytes, line in rows:
-        lines.append(line)
-        size += num_bytes
+    for row in rows:
+        lines.append(row.line)
+        size += row.num_bytes
         if size >= BLOCK_BYTES:
             yield lines
             lines, size = [], 0
@@ -244,15 +259,16 @@ def _check_bounds(text: str, config: CleanConfig) -> str | None:
     return "too_long" if len(text) > config.max_characters else None
 
 
-def _write_digests(path: Path, rows: list[tuple[bytes, int, bytes]]) -> None:
+def _write_digests(path: Path, rows: list[_Row]) -> None:
     """Write a row for each document, ordered by digest, and then all digests in the order of the documents."""
-    digests = b"".join(row[0] for row in rows)
+    digests = b"".join(row.digest for row in rows)
     halves = np.frombuffer(digests, dtype=">u8").reshape(-1, 2).astype(np.uint64)
     order = np.lexsort((halves[:, 1], halves[:, 0]))
     table = np.empty(len(rows), dtype=DIGEST_ROW)
     table["high"], table["low"] = halves[order, 0], halves[order, 1]
     table["row"] = order
-    table["size"] = np.array([row[1] for row in rows], dtype=np.uint32)[order]
+    table["read"] = np.array([row.read for row in rows], dtype=np.uint32)[order]
+    table["size"] = np.array([row.num_bytes for row in rows], dtype=np.uint32)[order]
     with whole_file(path) as partial:
         partial.write_bytes(table.tobytes() + digests)
 

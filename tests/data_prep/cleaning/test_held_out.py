@@ -5,12 +5,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from configs.base import Artifact, UserError
-from data_prep.cleaning.held_out import DIGEST_BYTES, digest_of, fractions, observe_held_out, smallest_digests
+from data_prep.cleaning.held_out import digest_of, is_below_share, observe_held_out, smallest_digests
 from data_prep.cleaning.stage import observe_sources
 from data_prep.manifests import CleanCorpus
 from data_prep.sources.document import Document
@@ -43,8 +42,9 @@ def test_a_document_is_held_out_iff_its_digest_is_below_the_share(tmp_path: Path
 
 
 def test_a_digest_is_a_fraction_below_one() -> None:
-    digests = np.array([b"\0" * 16, b"\xff" * 16, b"\x80" + b"\0" * 15], dtype=f"V{DIGEST_BYTES}")
-    assert fractions(digests).tolist() == [0.0, 1 - 2.0**-53, 0.5]
+    zero, half, most = b"\0" * 16, b"\x80" + b"\0" * 15, b"\xff" * 16
+    assert [is_below_share(digest, 0.5) for digest in (zero, half, most)] == [True, False, False]
+    assert not is_below_share(zero, 0.0) and is_below_share(most, 1.0) and not is_below_share(most, 1 - 2.0**-53)
 
 
 def test_held_out_documents_stay_so_when_a_corpus_grows(tmp_path: Path) -> None:
@@ -78,11 +78,11 @@ def test_shares_are_by_source_and_language(tmp_path: Path) -> None:
 
 
 def test_what_holds_nothing_out_is_named_and_what_has_no_text_is_not(tmp_path: Path) -> None:
-    lines = [row for i in range(9) for row in rows(1, of=f"l{i}", language=f"l{i}")]
-    path = write_lines(tmp_path / "a.jsonl", [*lines, ("xx", "y")])
+    lines = [row for i in range(9) for row in rows(1, of=f"l{i}", language=f"x-l{i}")]
+    path = write_lines(tmp_path / "a.jsonl", [*lines, ("x-empty", "y")])
     corpus = cleaned(tmp_path / "out", clean_config(source("web", path), held_out={"share": 0}))
     said = corpus.manifest.summary()
-    assert "0 held out (none of web/l0, web/l1, web/l2, web/l3, web/l4, web/l5 and 3 more), 1 dropped" in said
+    assert "0 held out (none of web/x-l0, web/x-l1, web/x-l2, web/x-l3, web/x-l4, web/x-l5 and 3 more)" in said
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,17 @@ def test_shares_of_nothing_are_refused(shares: dict[str, float], says: str) -> N
 
 def test_a_share_of_a_language_without_documents_is_refused(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", [*rows(9, of="a"), *rows(9, of="b", language="sw")])
-    config = clean_config(source("web", path), held_out={"shares": {"*/swa": 0.1}})
-    with pytest.raises(UserError, match=r"'\*/swa'.*in 'swa'; the languages are en, sw"):
+    config = clean_config(source("web", path), held_out={"shares": {"*/fra_Latn": 0.1}})
+    with pytest.raises(UserError, match=r"'\*/fra_Latn'.*in 'fr'; the languages are en, sw"):
         cleaned(tmp_path / "out", config)
+
+
+def test_a_share_may_write_its_language_otherwise(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [*rows(9, of="a"), *rows(9, of="b", language="sw")])
+    shares = {"*/swh_Latn": 1.0, "web/eng_Latn": 0.0}
+    corpus = cleaned(tmp_path / "out", clean_config(source("web", path), held_out={"shares": shares}))
+    assert {document.language for document in held_out(corpus)} == {"sw"}
+    assert len(held_out(corpus)) == len(kept(corpus)) == 9
 
 
 def test_what_another_corpus_holds_out_is_not_trained_on(tmp_path: Path) -> None:

@@ -2,19 +2,17 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.executor import Executor
+from cluster.host import files
 from cluster.inline import InlineExecutor
 from configs.data import CleanConfig
 from configs.pools import PoolConfig
-from data_prep.cleaning import stage
-from data_prep.cleaning.parts import write_part
-from data_prep.sources.table import READERS
+from data_prep.cleaning import scan, stage
 from tests.data_prep.corpora import INLINE, clean_config, sentences, source, write_lines
 
 
@@ -48,61 +46,83 @@ def run(config: CleanConfig, out: Path, executor: Executor = INLINE) -> dict[str
     return files | {"manifest": manifest.model_dump_json().encode()}
 
 
-def count_reads(monkeypatch: pytest.MonkeyPatch, *, die_after: int | None = None) -> list[str]:
-    """Record the parts that are read from now on; die in the middle of reading part number `die_after`, from 0."""
-    original, parts = READERS["json_lines"].read, list[str]()
+def count_records(monkeypatch: pytest.MonkeyPatch, *, die_at: int | None = None) -> list[str]:
+    """Note the id of each record that is normalised from now on; die before number `die_at`, from 0."""
+    original, seen = scan.normalize, list[str]()
 
-    def read(config: Any, part: str) -> Iterator[Any]:
-        parts.append(Path(part).name)
-        for number, record in enumerate(original(config, part)):
-            if die_after is not None and len(parts) > die_after and number == 3:
-                raise Killed
-            yield record
+    def note(text: str, **kwargs: Any) -> Any:
+        if len(seen) == die_at:
+            raise Killed
+        seen.append(text)
+        return original(text, **kwargs)
 
-    monkeypatch.setitem(READERS, "json_lines", replace(READERS["json_lines"], read=read))
-    return parts
+    monkeypatch.setattr(scan, "normalize", note)
+    return seen
 
 
-@pytest.mark.parametrize("parts_before", [0, 1, 3])
-def test_finished_parts_are_not_read_again(
-    tmp_path: Path, config: CleanConfig, monkeypatch: pytest.MonkeyPatch, parts_before: int
+@pytest.mark.parametrize("die_at", [0, 1, 37, 90, 159])
+def test_finished_pieces_are_not_made_again(
+    tmp_path: Path, config: CleanConfig, monkeypatch: pytest.MonkeyPatch, die_at: int
 ) -> None:
     calm = run(config, tmp_path / "calm")
     with monkeypatch.context() as patch:
-        count_reads(patch, die_after=parts_before)
+        count_records(patch, die_at=die_at)
         with pytest.raises(Killed):
             run(config, tmp_path / "out")
-    parts = count_reads(monkeypatch)
+    seen = count_records(monkeypatch)
     assert run(config, tmp_path / "out") == calm
-    assert parts == [f"{number}.jsonl" for number in range(parts_before, 4)]
+    in_a_piece = 500 // 20
+    assert 160 - die_at <= len(seen) <= 160 - die_at + in_a_piece
+
+
+def test_a_piece_is_whole_or_not_there(tmp_path: Path, config: CleanConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between any two of the files that a piece, a partition or a shard has."""
+    calm = run(config, tmp_path / "calm")
+    original, number = files.os.replace, 0
+
+    def dying(*names: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        original(*names)
+
+    for number in range(0, 60, 7):
+        left, out = number, tmp_path / f"{number}"
+        with monkeypatch.context() as patch:
+            patch.setattr(files.os, "replace", dying)
+            with pytest.raises(Killed):
+                run(config, out)
+        assert run(config, out) == calm
 
 
 def test_finished_shards_are_not_written_again(
     tmp_path: Path, config: CleanConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calm = run(config, tmp_path / "calm")
-    original = write_part
-    written: list[int] = []
+    original, written = stage.write_shard, list[str]()
 
-    def dying(part: Any) -> Any:
+    def dying(item: Any) -> Any:
         if len(written) == 2:
             raise Killed
-        written.append(part.index)
-        return original(part)
+        written.append(item.shard)
+        return original(item)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "write_part", dying)
+        patch.setattr(stage, "write_shard", dying)
         with pytest.raises(Killed):
             run(config, tmp_path / "out")
     before = {path: path.stat().st_ino for path in (tmp_path / "out" / "shards").iterdir()}
-    parts = count_reads(monkeypatch)
+    seen = count_records(monkeypatch)
     assert before
     assert run(config, tmp_path / "out") == calm
-    assert parts == []
+    assert seen == []
     assert {path: path.stat().st_ino for path in before} == before
 
 
-@pytest.mark.parametrize("gone", ["", "*", "000001*", "*.npz", "*.jsonl.zst", "*.written.json"])
+@pytest.mark.parametrize(
+    "gone", ["", "*", "000001*", "*.npz", "*.zst", "*.digests", "*.json", "*.done.json", "dropped*"]
+)
 def test_a_kill_while_tidying_up_does_no_harm(
     tmp_path: Path, config: CleanConfig, monkeypatch: pytest.MonkeyPatch, gone: str
 ) -> None:
