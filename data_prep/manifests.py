@@ -100,6 +100,9 @@ class Certificate(_Entry):
     num_changed: int = 0
     """Texts that are not decoded to themselves, since the tokenizer normalises or has no piece for a character."""
 
+    changed_characters: tuple[str, ...] = ()
+    """Characters, as `U+2581`, that are not decoded to themselves: the first twenty that these texts have."""
+
     num_unknown: int = 0
     """Texts with the unknown piece among their ids."""
 
@@ -136,13 +139,16 @@ class TrainedTokenizer(Manifest):
         return self.eos_id if self.bos_id is None else self.bos_id
 
     def summary(self) -> str:
-        proof = f"{self.certificate.num_texts:,} texts in {self.certificate.num_languages} languages"
+        shown = self.certificate
+        proof = f"{shown.num_texts:,} texts in {shown.num_languages} languages"
+        if shown.num_changed:
+            characters = f": {', '.join(shown.changed_characters)}" if shown.changed_characters else ""
+            proof += f"; {shown.num_changed:,} of them are not decoded to themselves{characters}"
         if self.num_pieces is None:
             return f"{self.vocab_size:,} pieces; SentencePiece and tokenizer.json give equal ids on {proof}"
-        changed = f"; {self.certificate.num_changed:,} of them are not decoded to themselves"
         return (
-            f"{self.num_pieces:,} pieces, imported, for {self.vocab_size:,} rows; {len(self.certificate.loaders)} "
-            f"loaders give equal ids on {proof}{changed if self.certificate.num_changed else ''}"
+            f"{self.num_pieces:,} pieces, imported, for {self.vocab_size:,} rows; {len(shown.loaders)} "
+            f"loaders give equal ids on {proof}"
         )
 
 

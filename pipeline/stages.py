@@ -14,8 +14,8 @@ from training.records import rank_file_digests
 from training.stage import train
 
 STAGES = {
-    "clean": stage(clean, version=2, observe=observe_sources, reads_to_the_end=True),
-    "train_tokenizer": stage(train_tokenizer, version=1),
+    "clean": stage(clean, version=3, observe=observe_sources, reads_to_the_end=True),
+    "train_tokenizer": stage(train_tokenizer, version=2),
     "import_tokenizer": stage(import_tokenizer, version=1, observe=observe_tokenizer, check=check_tokenizer),
     "tokenize": stage(tokenize, version=2),
     "train": stage(train, version=6, observe=observe_init_from, file_digests=rank_file_digests),

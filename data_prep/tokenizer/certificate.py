@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from data_prep.tokenizer.pieces import read_settings
 from data_prep.tokenizer.stage import HUGGING_FACE, MODEL
 
 _JSON = "tokenizer.json"
+_MAX_CHARACTERS = 20
 
 
 class LoadersDiffer(RuntimeError):
@@ -51,17 +53,34 @@ def certify(
     if found := [text for text, ids in zip(texts, expected, strict=True) if forbidden & set(ids)]:
         raise LoadersDiffer(f"a special piece is among the ids of {_describe_texts(found, texts)}")
     auto = _open_auto(directory / HUGGING_FACE)
-    decoded = [auto.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) for ids in expected]
+    decoded = [_decode(auto, ids) for ids in expected]
+    changed = [text for text, made in zip(texts, decoded, strict=True) if text != made]
     return Certificate(
         num_texts=len(texts),
         num_languages=num_languages,
         model_sha256=sha256_of(directory / MODEL) if (directory / MODEL).is_file() else "",
         tokenizer_json_sha256=sha256_of(directory / HUGGING_FACE / _JSON),
         loaders=tuple(_describe(loader, texts, expected) for loader in _loaders(directory)),
-        num_changed=sum(text != made for text, made in zip(texts, decoded, strict=True)),
+        num_changed=len(changed),
+        changed_characters=_find_changed_characters(directory, auto, changed),
         num_unknown=sum(unknown in ids for ids in expected) if unknown is not None else 0,
         notes=notes,
     )
+
+
+def _decode(auto: Any, ids: list[int]) -> str:
+    text: str = auto.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text
+
+
+def _find_changed_characters(directory: Path, auto: Any, texts: list[str]) -> tuple[str, ...]:
+    """Return which characters of texts are not decoded to themselves, as `U+2581`: the first of them, by number."""
+    characters = sorted(set("".join(texts)))
+    # between letters, since some tokenizers take spaces from the edges of a text
+    framed = [f"a{character}b" for character in characters]
+    decoded = (_decode(auto, ids) for ids in open_encoder(directory)(framed))
+    changed = (f"U+{ord(c):04X}" for c, text, made in zip(characters, framed, decoded, strict=True) if text != made)
+    return tuple(islice(changed, _MAX_CHARACTERS))
 
 
 def spell(pieces: Iterable[str]) -> Iterator[str]:

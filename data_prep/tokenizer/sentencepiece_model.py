@@ -20,6 +20,9 @@ UNK_ID, EOS_ID, PAD_ID = 0, 1, 2
 SPACE = "\u2581"
 """SentencePiece writes a space as this character."""
 
+_BOUNDARY = "\u2585"
+"""SentencePiece drops lines with this character without a word; the learner sees what stands before and after it."""
+
 MAX_LINE_BYTES = 100_000
 """Longer lines are cut before training: SentencePiece drops lines beyond its limit without a word."""
 
@@ -54,6 +57,7 @@ def train_sentencepiece(lines: Iterable[str], config: TrainTokenizerConfig) -> b
             model_type="bpe",
             vocab_size=config.vocab_size,
             character_coverage=config.character_coverage,
+            required_chars=SPACE,  # written as bytes, a space would be decoded as SPACE
             byte_fallback=True,
             split_digits=True,
             normalization_rule_name="identity",
@@ -103,7 +107,7 @@ def read_vocabulary(model: bytes) -> Vocabulary:
 
 
 def _cut_lines(lines: Iterable[str]) -> Iterator[str]:
-    for line in lines:
+    for line in (piece for line in lines for piece in line.split(_BOUNDARY)):
         while len(line) * 4 > MAX_LINE_BYTES:
             yield line[: MAX_LINE_BYTES // 4]
             line = line[MAX_LINE_BYTES // 4 :]

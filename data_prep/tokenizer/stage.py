@@ -107,10 +107,9 @@ def _draw_sample(item: _SampleItem) -> Counter[str]:
 
 
 def _is_drawn(document: Document, item: _SampleItem) -> bool:
-    """Decide by a hash of the document's id, so that the choice depends on nothing but the id and the seed."""
-    key = hashlib.blake2b(
-        document.id.encode(), digest_size=8, salt=item.seed.to_bytes(16, "little", signed=True)
-    ).digest()
+    """Decide by a hash of the text, of which there is one in a corpus, and the seed; ids may repeat."""
+    salt = item.seed.to_bytes(16, "little", signed=True)
+    key = hashlib.blake2b(document.text.encode(), digest_size=8, salt=salt).digest()
     return int.from_bytes(key, "little") < item.rates[document.language] * 2**64
 
 
