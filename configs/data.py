@@ -190,33 +190,48 @@ class HeldOutConfig(Config):
     so models of this corpus can be scored on it."""
 
     def share_of(self, source: str, language: str) -> float:
-        """Return the share of a source and a language, given by its label."""
+        """Return the share of a source and a language, which is given by its label."""
         shares = {stream_label(key): share for key, share in self.shares.items()}
         keys = (f"{source}/{language}", f"{source}/*", f"*/{language}")
         return next((shares[key] for key in keys if key in shares), self.share)
+
+    def of_source(self, source: str) -> "HeldOutConfig":
+        """Return the settings without the shares of other sources."""
+        own = {key: share for key, share in self.shares.items() if key.partition("/")[0] in (source, "*")}
+        return self.model_copy(update={"shares": own})
 
 
 class CleanConfig(Config):
     """How documents are read, normalised, dropped, de-duplicated and held out."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
-    """Where documents come from. The first of exact duplicates, in this order, is kept."""
+    """Where documents come from. Each source becomes an artifact of its own, as if it had a step `STEP.SOURCE`, so that
+    one that is added leaves the others as they are. Within a source the first of exact duplicates is kept."""
 
     min_characters: int = Field(default=20, ge=1)
     """Documents with fewer characters after normalisation are dropped."""
 
     max_characters: int = Field(default=1_000_000, ge=1)
-    """Documents with more characters after normalisation are dropped."""
+    """Documents with more characters after normalisation are dropped, and those with four times as many before it."""
 
     max_unreadable: int = Field(default=0, ge=0)
-    """Number of unreadable records (invalid UTF-8, broken JSON, a missing field) that is tolerated, over all sources;
-    with one more, cleaning fails."""
+    """Number of unreadable records (invalid UTF-8, broken JSON, a missing field) that is tolerated in a source; with
+    one more, cleaning fails. It fails, too, if most records of a file are unreadable."""
 
     held_out: HeldOutConfig = HeldOutConfig()
     """Which documents are kept out of training."""
 
     shard_bytes: int = Field(default=256 * MIB, ge=1)
-    """Bytes of UTF-8 text after which a new output file is begun."""
+    """Bytes of UTF-8 text that an output file has about, at most."""
+
+    def by_source(self) -> dict[str, "CleanConfig"]:
+        """Return for each source, by its name, the settings that it alone is cleaned with."""
+        return {
+            source.name: self.model_copy(
+                update={"sources": (source,), "held_out": self.held_out.of_source(source.name)}
+            )
+            for source in self.sources
+        }
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
@@ -234,6 +249,10 @@ class CleanConfig(Config):
         if self.min_characters > self.max_characters:
             raise ValueError(f"min_characters, {self.min_characters}, is above max_characters, {self.max_characters}")
         return self
+
+
+class DeduplicateConfig(Config):
+    """Which documents of a corpus are left out of training for what the corpora before it have."""
 
 
 class TrainTokenizerConfig(Config):

@@ -6,18 +6,24 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from configs.base import Config, Name
-from configs.data import CleanConfig, ImportTokenizerConfig, TokenizeConfig, TrainTokenizerConfig
+from configs.data import CleanConfig, DeduplicateConfig, ImportTokenizerConfig, TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig, ExportConfig, ReportConfig
 from configs.paths import PathText
 from configs.training.train import CadenceConfig, TrainConfig
 
 
 class _Step(Config):
-    inputs: dict[str, Name] = {}
-    """For each input of the stage, the name of the step that makes it."""
+    inputs: dict[str, Name | tuple[Name, ...]] = {}
+    """For each input of the stage, the name of the step that makes it, or several. A step with several artifacts, such
+    as a `clean` with several sources, gives all of them; `STEP.SOURCE` names one."""
 
     pool: Name = "default"
     """Pool of the cluster file to run on. It is placement, so it is not part of a fingerprint."""
+
+    def given(self, slot: str) -> tuple[str, ...]:
+        """Return the names that an input has in the recipe; none if it is left out."""
+        names = self.inputs.get(slot, ())
+        return (names,) if isinstance(names, str) else names
 
 
 class CleanStep(_Step):
@@ -27,6 +33,16 @@ class CleanStep(_Step):
     """Read sources, normalise, drop, de-duplicate, hold out."""
 
     config: CleanConfig
+    """The stage's settings."""
+
+
+class DeduplicateStep(_Step):
+    """Finds what of a corpus others have already."""
+
+    stage: Literal["deduplicate"]
+    """Find duplicates across sources."""
+
+    config: DeduplicateConfig = DeduplicateConfig()
     """The stage's settings."""
 
 
@@ -129,6 +145,7 @@ class ReportStep(_Step):
 
 Step = Annotated[
     CleanStep
+    | DeduplicateStep
     | TrainTokenizerStep
     | ImportTokenizerStep
     | TokenizeStep
@@ -162,3 +179,22 @@ class RunConfig(Config):
 
     outputs: tuple[Name, ...] = ()
     """Steps whose artifacts are wanted. Empty: the steps that no other step takes as input."""
+
+    def origin(self, name: str) -> str | None:
+        """Return the step that a name means: its own, or that of `STEP.SOURCE`; None if there is none."""
+        while name not in self.steps:
+            name, dot, _ = name.rpartition(".")
+            if not dot:
+                return None
+        return name
+
+    def step_of(self, name: str | None) -> Step | None:
+        """Return the step that a name means, if there is one."""
+        origin = self.origin(name) if name else None
+        return None if origin is None else self.steps[origin]
+
+    def first_of(self, name: str, slot: str) -> Step | None:
+        """Return the step that makes the first, or the only, artifact of an input; None if there is none."""
+        step = self.step_of(name)
+        given = step.given(slot) if step else ()
+        return self.step_of(given[0]) if given else None

@@ -82,6 +82,48 @@ class CleanCorpus(Manifest):
         return f" (none of {', '.join(missing[:_MAX_NAMED])}{f' and {more} more' if more > 0 else ''})"
 
 
+class MaskedShard(_Entry):
+    """A shard of a corpus with documents that are left out."""
+
+    shard: str
+    """Path of the shard in the corpus."""
+
+    path: str
+    """File of the numbers of the documents, in order: a uint32 array of NumPy."""
+
+    num_documents: int
+
+
+class MaskCount(_Entry):
+    """What is left out of one source in one language."""
+
+    source: str
+    language: str
+    num_documents: int
+    """Of those that are not held out."""
+
+    num_bytes: int
+    """UTF-8 bytes of their texts."""
+
+    num_held_out: int
+
+
+class Mask(Manifest):
+    """Documents of a corpus that are left out, held-out ones too, since earlier corpora have them."""
+
+    corpus: str
+    """Name in the store of the corpus."""
+
+    shards: tuple[MaskedShard, ...]
+    counts: tuple[MaskCount, ...]
+    """One entry for each source and language that loses documents."""
+
+    def summary(self) -> str:
+        documents, size = sum(c.num_documents for c in self.counts), sum(c.num_bytes for c in self.counts)
+        held_out = sum(c.num_held_out for c in self.counts)
+        return f"{documents:,} documents ({size / 1e6:,.1f} MB) and {held_out:,} held out are in earlier sources"
+
+
 class Certificate(_Entry):
     """Proof that all that reads the tokenizer gave the same ids on real and adversarial texts, and what of it.
 

@@ -3,9 +3,10 @@
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from cluster.executor import Executor
 from cluster.host.files import write_text
 from configs.base import Artifact, UserError
 from configs.evaluation import EvaluateConfig
-from data_prep.cleaning.held_out import read_held_out, smallest_digests
-from data_prep.manifests import CleanCorpus, TrainedTokenizer
+from data_prep.cleaning.held_out import smallest_digests
+from data_prep.manifests import CleanCorpus, Mask, TrainedTokenizer
+from data_prep.masks.reading import find_mask, read_held_out
 from data_prep.sources.document import Document
 from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores, bits_per_byte
 from eval.word_order import Question, make_questions
@@ -45,9 +47,9 @@ def check_lm_eval(config: EvaluateConfig) -> None:
         )
 
 
-def check_held_out(corpus: CleanCorpus) -> None:
-    """Raise UserError if a corpus has no held-out documents to score on."""
-    if not corpus.held_out:
+def check_held_out(corpora: Sequence[CleanCorpus]) -> None:
+    """Raise UserError if no corpus has held-out documents to score on."""
+    if not any(corpus.held_out for corpus in corpora):
         raise UserError("no document is held out, so there is nothing to evaluate on; raise held_out.share or add text")
 
 
@@ -56,16 +58,18 @@ def evaluate(
     *,
     model: Artifact[TrainedModel],
     tokenizer: Artifact[TrainedTokenizer],
-    corpus: Artifact[CleanCorpus],
+    corpus: tuple[Artifact[CleanCorpus], ...],
+    mask: tuple[Artifact[Mask], ...] = (),
     out: Path,
     executor: Executor,
 ) -> Scores:
     """Score the model: bits per byte by language, and the word-order task if the config has one.
 
-    Raises UserError if no document is held out.
+    What the corpora hold out is scored, without what the masks leave out. Raises UserError if no document is held out.
     """
-    check_held_out(corpus.manifest)
-    chosen = smallest_digests(read_held_out(corpus), config.documents_per_stream)
+    check_held_out([one.manifest for one in corpus])
+    held_out = chain.from_iterable(read_held_out(one, find_mask(one, mask)) for one in corpus)
+    chosen = smallest_digests(held_out, config.documents_per_stream)
     questions = make_questions(chosen, config.multiple_choice) if config.multiple_choice else []
     paths = WorkerPaths(choose_weights(config, model), tokenizer.dir, tokenizer.manifest.boundary_id, out / QUESTIONS)
     work: list[Any] = [tuple(questions)] if questions else []

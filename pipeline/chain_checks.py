@@ -1,12 +1,12 @@
 """What a recipe says of a training that another step takes: which checkpoint, which weights, and how it goes on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from configs.data import CleanConfig, TokenizeConfig
 from configs.evaluation import CheckpointChoice, EvaluateConfig
 from configs.load import Problem
 from configs.pools import RetentionConfig
-from configs.run import RunConfig
+from configs.run import RunConfig, Step
 from configs.training.model import ModelConfig
 from configs.training.train import TrainConfig
 from training.checkpoint.choice import Choice
@@ -18,49 +18,49 @@ _OF_THE_OBJECTIVE = {"depth_scaled_init", "router_balance", "router_balance_by",
 
 def chain_problems(run: RunConfig, name: str) -> Iterator[Problem]:
     """Yield what of a training that the step `name` takes cannot be taken; locations begin in the step."""
-    config, inputs = run.steps[name].config, run.steps[name].inputs
-    if isinstance(config, EvaluateConfig) and _holds_nothing_out(run, inputs.get("corpus")):
+    step = run.steps[name]
+    config = step.config
+    if isinstance(config, EvaluateConfig) and _hold_nothing_out(run, step.given("corpus")):
         yield Problem(
             ("inputs", "corpus"),
-            f"step {name!r} scores held-out documents, and {inputs['corpus']!r} holds none out (held_out.share is 0); "
-            "raise it",
+            f"step {name!r} scores held-out documents, and {', '.join(step.given('corpus'))} holds none out "
+            "(held_out.share is 0); raise it",
         )
-    if isinstance(config, CheckpointChoice) and (source := _training(run, inputs.get("model"))) is not None:
-        why = _why_not_validated(run, inputs["model"])
+    if isinstance(config, CheckpointChoice) and (source := _training(run, step, "model")) is not None:
+        why = _why_not_validated(run, step, "model")
         yield from _choice_problems(config.checkpoint, source, why, average=config.average, at=("config",))
         if config.weights == "ema" and source.ema is None:
             yield Problem(
                 ("config", "weights"),
                 "weights: ema, and the training keeps no average; give it `ema`, or take `trained`",
             )
-    if isinstance(config, TrainConfig) and (source := _training(run, inputs.get("init"))) is not None:
-        yield from _start_problems(config, source, _why_not_validated(run, inputs["init"]))
+    if isinstance(config, TrainConfig) and (source := _training(run, step, "init")) is not None:
+        yield from _start_problems(config, source, _why_not_validated(run, step, "init"))
 
 
-def _holds_nothing_out(run: RunConfig, name: str | None) -> bool:
-    """Return whether a corpus has no held-out document, whatever its text is."""
-    step = run.steps.get(name or "")
-    if step is None or not isinstance(step.config, CleanConfig):
-        return False
-    held_out = step.config.held_out
-    return not held_out.share and not any(held_out.shares.values())
+def _hold_nothing_out(run: RunConfig, names: Sequence[str]) -> bool:
+    """Return whether no corpus of these has a held-out document, whatever its text is."""
+    configs = [step.config for name in names if (step := run.step_of(name)) is not None]
+    shares = [config.held_out for config in configs if isinstance(config, CleanConfig)]
+    return len(shares) == len(names) > 0 and not any(one.share or any(one.shares.values()) for one in shares)
 
 
-def _why_not_validated(run: RunConfig, name: str) -> str | None:
-    """Return the setting for which a training is never validated; None if it may be."""
-    step = run.steps[name]
-    tokens = run.steps.get(step.inputs.get("tokens", ""))
-    if isinstance(step.config, TrainConfig) and step.config.validation is None:
+def _why_not_validated(run: RunConfig, taker: Step, slot: str) -> str | None:
+    """Return the setting for which the training that a step takes is never validated; None if it may be."""
+    step = run.step_of(taker.given(slot)[0])
+    if step is not None and isinstance(step.config, TrainConfig) and step.config.validation is None:
         return "validation: null"
-    if tokens is not None and isinstance(tokens.config, TokenizeConfig) and not tokens.config.validation_bytes:
+    tokens = [made_by for name in (step.given("tokens") if step else ()) if (made_by := run.step_of(name)) is not None]
+    if tokens and not any(isinstance(one.config, TokenizeConfig) and one.config.validation_bytes for one in tokens):
         return "tokens with validation_bytes: 0"
-    if tokens is not None and _holds_nothing_out(run, tokens.inputs.get("corpus")):
+    if _hold_nothing_out(run, [name for one in tokens for name in one.given("corpus")]):
         return "a corpus with held_out.share: 0"
     return None
 
 
-def _training(run: RunConfig, name: str | None) -> TrainConfig | None:
-    step = run.steps.get(name or "")
+def _training(run: RunConfig, taker: Step, slot: str) -> TrainConfig | None:
+    given = taker.given(slot)
+    step = run.step_of(given[0]) if given else None
     return step.config if step is not None and isinstance(step.config, TrainConfig) else None
 
 

@@ -61,11 +61,9 @@ def check_pool_settings(ready: Prepared, cluster: Loaded[ClusterConfig]) -> None
                 _, placement = lay_out(cluster.config, step.pool)
                 if (reason := why_not_attention(step.config, placement)) is not None:
                     attention.append(Problem(("pools", step.pool, "attention"), reason))
-        training = ready.plan.steps.get(
-            step.inputs.get("init" if isinstance(step.config, TrainConfig) else "model", "")
-        )
+        training = ready.plan.steps.get(step.one("init" if isinstance(step.config, TrainConfig) else "model") or "")
         if training is not None and training.name in to_make and isinstance(training.config, TrainConfig):
             rule = pools[training.pool].retention
-            retention += below(("steps", name), retention_problems(run, name, rule, training.config))
+            retention += below(("steps", step.origin), retention_problems(run, step.origin, rule, training.config))
     cluster.fail(attention)
     ready.loaded.fail(retention)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
@@ -17,8 +18,9 @@ from data_prep.manifests import TrainedTokenizer
 from data_prep.tokenizer.foreign_files import read_foreign
 from pipeline.data_checks import data_problems, deciding_steps
 from pipeline.graph.fingerprint import Digests
-from pipeline.graph.plan import Plan, PlannedStep, make_plan, wiring_problems
-from pipeline.recipe import below, vocab_size_of
+from pipeline.graph.plan import Plan, PlannedStep, make_plan
+from pipeline.graph.wiring import all_inputs, wire, wiring_problems
+from pipeline.recipe import below, text_problems, vocab_size_of
 from pipeline.stages import STAGES
 from pipeline.store.artifact import load_artifact
 from pipeline.store.remote import RemoteStore, local_path, open_remote_store
@@ -62,6 +64,7 @@ def prepare(loaded: Loaded[RunConfig], storage: StorageConfig | None = None, *, 
     """
     storage = storage or StorageConfig()
     loaded.fail(wiring_problems(loaded.config, STAGES))
+    loaded.fail(text_problems(wire(loaded.config, STAGES)[0]))
     loaded.fail(_path_problems(loaded.config))
     if builds_models:
         _check_models(loaded)
@@ -120,14 +123,15 @@ def _observe_sources(loaded: Loaded[RunConfig], store: Path) -> dict[str, JsonVa
     digests = Digests(store)
     seen: dict[str, JsonValue] = {}
     problems: list[Problem] = []
-    for name, step in loaded.config.steps.items():
+    for name, step in wire(loaded.config, STAGES)[0].items():
         if (observe := STAGES[step.stage].observe) is not None:
             try:
                 seen[name] = observe(step.config, digests)
             except InfrastructureError:  # a file system that does not answer is no mistake in the recipe
                 raise
             except UserError as error:
-                problems.append(Problem(("steps", name, "config", *_named_source(step.config, str(error))), str(error)))
+                place = _named_source(loaded.config.steps[step.origin].config, str(error))
+                problems.append(Problem(("steps", step.origin, "config", *place), str(error)))
     digests.save()
     loaded.fail(problems)
     return seen
@@ -142,7 +146,7 @@ def _named_source(config: Config, sentence: str) -> tuple[str | int, ...]:
 
 def vocab_size(step: PlannedStep, ready: Prepared) -> int:
     """Return the vocabulary size of the finished tokenizer of a step, or else the one that the tokenizer's asks for."""
-    tokenizer = ready.plan.steps[step.inputs["tokenizer"]]
+    tokenizer = ready.plan.steps[step.one("tokenizer") or ""]
     if finished := load_artifact(ready.store / tokenizer.artifact, TrainedTokenizer):
         return finished.manifest.vocab_size
     if isinstance(tokenizer.config, ImportTokenizerConfig):
@@ -156,7 +160,7 @@ def check_pools(ready: Prepared, machines: ClusterConfig, cluster: str) -> None:
     missing = [step for step in steps if step.pool not in machines.pools]
     ready.loaded.fail(
         Problem(
-            ("steps", step.name, "pool"),
+            ("steps", step.origin, "pool"),
             f"step {step.name!r} wants pool {step.pool!r}, which cluster {cluster!r} does not have "
             f"(it has: {', '.join(machines.pools)})",
         )
@@ -174,7 +178,7 @@ def needed_steps(ready: Prepared) -> Mapping[str, str]:
         step = ready.plan.steps[name]
         exists = ready.has(step)
         words[name] = "reuse" if exists else "make"
-        for source in step.inputs.values() if not exists else ():
+        for source in all_inputs(step.inputs) if not exists else ():
             need(source)
 
     for output in ready.plan.outputs:
@@ -199,13 +203,18 @@ def check_stages(ready: Prepared) -> None:
             if word == "make" and (check := STAGES[step.stage].check) is not None:
                 check(step.config)
         except UserError as error:
-            problems.append(Problem(("steps", name, "config"), str(error)))
+            problems.append(Problem(("steps", step.origin, "config"), str(error)))
     ready.loaded.fail(problems)
     to_make = steps_to_make(ready)
     for name in dict.fromkeys(source for other in to_make for source in deciding_steps(ready.plan, other)):
-        step = ready.plan.steps[name]
-        if (made := load_artifact(ready.store / step.artifact, STAGES[step.stage].output)) is not None:
-            ready.loaded.fail(data_problems(ready.plan, name, made, to_make))
+        if find_artifact(ready, name) is not None:
+            ready.loaded.fail(data_problems(ready.plan, name, partial(find_artifact, ready), to_make))
+
+
+def find_artifact(ready: Prepared, name: str) -> Artifact[Manifest] | None:
+    """Return the artifact of a step if it is finished on this machine."""
+    step = ready.plan.steps[name]
+    return load_artifact(ready.store / step.artifact, STAGES[step.stage].output)
 
 
 def with_profile(ready: Prepared, profile: str | None) -> Prepared:

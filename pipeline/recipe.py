@@ -4,17 +4,28 @@ What only transformers knows of a model is asked in pipeline/prepare.py, what th
 after the step that knows it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from configs.data import CleanConfig, DocstringsSource, PackageTextSource, PlainTextSource, Source, TrainTokenizerConfig
+from configs.data import (
+    CleanConfig,
+    DocstringsSource,
+    ImportTokenizerConfig,
+    PackageTextSource,
+    PlainTextSource,
+    Source,
+    TokenizeConfig,
+    TrainTokenizerConfig,
+)
+from configs.evaluation import EvaluateConfig
 from configs.languages import normalize_language
 from configs.load import Loaded, Problem, load, shipped
 from configs.run import RunConfig
 from configs.training.mixture import MixtureConfig
 from configs.training.train import TrainConfig
 from pipeline.chain_checks import chain_problems
+from pipeline.graph.wiring import WiredStep, as_names
 from training.sizing.model_check import find_table_problems
 
 
@@ -38,20 +49,28 @@ def recipe_problems(run: RunConfig) -> Iterator[Problem]:
                 given = {source.name for source in sources}, languages_of(sources)
                 yield from below(("steps", name, "config", "mixture"), mixture_problems(config.mixture, *given))
         yield from _tokenizer_problems(run, name)
+        yield from _sample_problems(run, name)
         yield from below(("steps", name), chain_problems(run, name))
 
 
 def vocab_size_of(run: RunConfig, name: str) -> int | None:
     """Return the size of the vocabulary of a step's tokenizer; None where the recipe does not say it."""
-    made_by = run.steps.get(run.steps[name].inputs.get("tokenizer", ""))
+    made_by = run.first_of(name, "tokenizer")
     return made_by.config.vocab_size if made_by and isinstance(made_by.config, TrainTokenizerConfig) else None
 
 
 def _sources_of(run: RunConfig, name: str) -> tuple[Source, ...]:
     """Return the sources of the text that a training reads; none if the steps do not lead there."""
-    tokens = run.steps.get(run.steps[name].inputs.get("tokens", ""))
-    corpus = run.steps.get(tokens.inputs.get("corpus", "")) if tokens else None
-    return corpus.config.sources if corpus and isinstance(corpus.config, CleanConfig) else ()
+    found: list[Source] = []
+    for tokens in run.steps[name].given("tokens"):
+        made_by = run.step_of(tokens)
+        for corpus in made_by.given("corpus") if made_by else ():
+            cleaned, parts = run.step_of(corpus), {tokens.removeprefix(f"{run.origin(tokens)}."), corpus}
+            if cleaned is None or not isinstance(cleaned.config, CleanConfig):
+                return ()
+            own = [one for one in cleaned.config.sources if parts & {one.name, f"{run.origin(corpus)}.{one.name}"}]
+            found += own or cleaned.config.sources
+    return tuple(found)
 
 
 def mixture_problems(mixture: MixtureConfig, names: set[str], languages: set[str] | None) -> Iterator[Problem]:
@@ -112,17 +131,74 @@ def _tokenizer_problems(run: RunConfig, name: str) -> Iterator[Problem]:
     step = run.steps[name]
     init = step.config.init_from if isinstance(step.config, TrainConfig) else None
     keeps_rows = init is not None and init.mode != "weights"
+    own = run.first_of(name, "tokenizer")
     for slot in ("tokens", "model", *(["init"] if keeps_rows else [])):
-        own, other = step.inputs.get("tokenizer"), run.steps.get(step.inputs.get(slot, ""))
-        theirs = other.inputs.get("tokenizer") if other else None
-        if own is None or theirs is None or own not in run.steps or theirs not in run.steps or own == theirs:
-            continue
-        if (run.steps[own].config, run.steps[own].inputs) != (run.steps[theirs].config, run.steps[theirs].inputs):
+        for other in step.given(slot):
+            theirs = run.first_of(other, "tokenizer")
+            if own is None or theirs is None or (own.config, own.inputs) == (theirs.config, theirs.inputs):
+                continue
+            made_by = run.step_of(other)
+            assert made_by is not None
+            (named,) = made_by.given("tokenizer")
             yield Problem(
                 ("steps", name, "inputs", "tokenizer"),
-                f"step {name!r} takes tokenizer {own!r}, but {step.inputs[slot]!r} was made with {theirs!r}, and its "
-                f"ids would mean other text; take {theirs!r}",
+                f"step {name!r} takes tokenizer {step.given('tokenizer')[0]!r}, but {other!r} was made with {named!r}, "
+                f"and its ids would mean other text; take {named!r}",
             )
+
+
+def _sample_problems(run: RunConfig, name: str) -> Iterator[Problem]:
+    """Yield a corpus of several sources that a tokenizer learns from without naming them."""
+    step = run.steps[name]
+    for given in step.given("corpus") if isinstance(step.config, TrainTokenizerConfig | ImportTokenizerConfig) else ():
+        corpus = run.steps.get(given)
+        if corpus is not None and isinstance(corpus.config, CleanConfig) and len(corpus.config.sources) > 1:
+            names = ", ".join(f"{given}.{source.name}" for source in corpus.config.sources)
+            yield Problem(
+                ("steps", name, "inputs", "corpus"),
+                f"step {name!r} takes all sources of {given!r}, so a source that is added would make the tokenizer and "
+                f"all tokens anew; name those that it is made from: corpus: [{names}]",
+            )
+
+
+def text_problems(steps: Mapping[str, WiredStep]) -> Iterator[Problem]:
+    """Yield what is wrong with the text that laid-out steps take: several corpora without a mask, or another's mask."""
+    for step in steps.values():
+        if isinstance(step.config, EvaluateConfig):
+            yield from _mask_problems(step, as_names(step.inputs["corpus"]), steps, "scores on")
+        if isinstance(step.config, TokenizeConfig):
+            yield from _mask_problems(step, as_names(step.inputs["corpus"]), steps, "reads")
+        if isinstance(step.config, TrainConfig):
+            tokens = [steps[name] for name in as_names(step.inputs["tokens"])]
+            for bare in (one for one in tokens if len(tokens) > 1 and "mask" not in one.inputs):
+                corpora = [name for one in tokens for name in as_names(one.inputs["corpus"])]
+                yield _missing_mask(bare, f"step {step.name!r} trains on", corpora, steps)
+                break
+
+
+def _mask_problems(
+    step: WiredStep, corpora: Sequence[str], steps: Mapping[str, WiredStep], verb: str
+) -> Iterator[Problem]:
+    masks = as_names(step.inputs.get("mask", ()))
+    if not masks and len(corpora) > 1:
+        yield _missing_mask(step, f"step {step.name!r} {verb}", corpora, steps)
+    masked = [name for mask in masks for name in as_names(steps[mask].inputs["corpus"])]
+    if masks and sorted(masked) != sorted(corpora):
+        yield Problem(
+            ("steps", step.origin, "inputs", "mask"),
+            f"step {step.name!r} {verb} {', '.join(corpora)}, and its masks are of {', '.join(masked)}; give those of "
+            "the same corpora",
+        )
+
+
+def _missing_mask(step: WiredStep, verb: str, corpora: Sequence[str], steps: Mapping[str, WiredStep]) -> Problem:
+    names = ", ".join(dict.fromkeys(steps[name].origin for name in corpora))
+    return Problem(
+        ("steps", step.origin, "inputs"),
+        f"{verb} several corpora ({', '.join(corpora)}), and step {step.origin!r} has no mask of what they have in "
+        f"common; add a step `unique: {{stage: deduplicate, inputs: {{corpus: [{names}]}}}}` and `mask: unique` to its "
+        "inputs",
+    )
 
 
 def below(location: tuple[str | int, ...], problems: Iterable[Problem]) -> Iterator[Problem]:

@@ -3,13 +3,14 @@
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 from rich.markup import escape
 
-from configs.base import RESUME_ME, Artifact, Manifest, UserError
+from configs.base import RESUME_ME, Manifest, UserError
 from configs.cluster import ClusterConfig
 from configs.load import Loaded, load, shipped
 from configs.run import RunConfig
@@ -17,7 +18,16 @@ from pipeline.data_checks import data_problems
 from pipeline.graph.fingerprint import Digests
 from pipeline.graph.plan import PlannedStep
 from pipeline.layout_checks import check_layouts, check_pool_settings
-from pipeline.prepare import Prepared, check_pools, check_profile, check_stages, prepare, steps_to_make, with_profile
+from pipeline.prepare import (
+    Prepared,
+    check_pools,
+    check_profile,
+    check_stages,
+    find_artifact,
+    prepare,
+    steps_to_make,
+    with_profile,
+)
 from pipeline.runner import Runner
 from pipeline.stages import STAGES
 from pipeline.store.artifact import load_artifact
@@ -90,9 +100,7 @@ def run_prepared(
     def end(step: PlannedStep, manifest: Manifest, seconds: float | None) -> None:
         word = "reused" if seconds is None else f"{seconds:.1f} s"
         out.print(f"[bold]{step.name}[/]  {escape(manifest.summary())}  [dim]{step.artifact}, {word}[/]")
-        ready.loaded.fail(
-            data_problems(ready.plan, step.name, Artifact(ready.store / step.artifact, manifest), to_make)
-        )
+        ready.loaded.fail(data_problems(ready.plan, step.name, partial(find_artifact, ready), to_make))
 
     known = NodeFailures(failures)
     runner = Runner(

@@ -27,6 +27,9 @@ from pipeline.store.artifact import BUILD_COUNT_FILE, Input, Record, commit, des
 from pipeline.store.provenance import code_version, package_versions
 from pipeline.store.remote import RemoteStore
 
+Given = Artifact[Manifest] | tuple[Artifact[Manifest], ...]
+"""What fills a slot of a stage."""
+
 
 @dataclass
 class Runner:
@@ -72,7 +75,10 @@ class Runner:
         if artifact is not None:
             self.on_end(step, artifact.manifest, None)
         else:
-            inputs = {slot: self._need(source) for slot, source in step.inputs.items()}
+            inputs = {
+                slot: self._need(given) if isinstance(given, str) else tuple(map(self._need, given))
+                for slot, given in step.inputs.items()
+            }
             artifact = self._make(step, inputs)
         self.done[name] = artifact
         return artifact
@@ -91,7 +97,7 @@ class Runner:
             artifact = load_artifact(path, kind)
         return artifact
 
-    def _make(self, step: PlannedStep, inputs: Mapping[str, Artifact[Manifest]]) -> Artifact[Manifest]:
+    def _make(self, step: PlannedStep, inputs: Mapping[str, Given]) -> Artifact[Manifest]:
         path, kind = self.store / step.artifact, self.stages[step.stage].output
         with (
             _explained(step, self._elsewhere),
@@ -111,7 +117,7 @@ class Runner:
             return self._run_and_commit(step, path, inputs, fence)
 
     def _run_and_commit(
-        self, step: PlannedStep, path: Path, inputs: Mapping[str, Artifact[Manifest]], fence: Fence
+        self, step: PlannedStep, path: Path, inputs: Mapping[str, Given], fence: Fence
     ) -> Artifact[Manifest]:
         num_builds = _count_build(path)
         started, clock = datetime.now(UTC), time.perf_counter()
@@ -163,7 +169,7 @@ class Runner:
         self,
         step: PlannedStep,
         path: Path,
-        inputs: Mapping[str, Artifact[Manifest]],
+        inputs: Mapping[str, Given],
         executor: Executor,
         *,
         is_first: bool,
@@ -194,7 +200,10 @@ def make_record(
     placement: Placement | None = None,
 ) -> Record:
     """Return the record of an artifact that this process has made, or describes."""
-    made_from = {slot: plan.steps[source] for slot, source in step.inputs.items()}
+
+    def describe(name: str) -> Input:
+        return Input(artifact=plan.steps[name].artifact, fingerprint=plan.steps[name].fingerprint)
+
     return Record(
         step=step.name,
         stage=step.stage,
@@ -202,7 +211,10 @@ def make_record(
         fingerprint=step.fingerprint,
         config=step.config.model_dump(mode="json"),
         observed=step.observed,
-        inputs={slot: Input(artifact=s.artifact, fingerprint=s.fingerprint) for slot, s in made_from.items()},
+        inputs={
+            slot: describe(given) if isinstance(given, str) else tuple(map(describe, given))
+            for slot, given in step.inputs.items()
+        },
         manifest=manifest.model_dump(mode="json"),
         files=files,
         started=started,

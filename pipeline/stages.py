@@ -1,6 +1,7 @@
 """Every stage Concord knows. The only module that imports the stage packages."""
 
 from data_prep.cleaning.stage import clean, observe_sources
+from data_prep.masks.stage import deduplicate
 from data_prep.tokenizer.foreign_files import observe_tokenizer
 from data_prep.tokenizer.import_stage import check_tokenizer, import_tokenizer
 from data_prep.tokenizer.stage import train_tokenizer
@@ -15,9 +16,10 @@ from training.stage import train
 
 STAGES = {
     "clean": stage(clean, version=3, observe=observe_sources, reads_to_the_end=True),
+    "deduplicate": stage(deduplicate, version=1, before={"earlier": "corpus"}),
     "train_tokenizer": stage(train_tokenizer, version=2),
     "import_tokenizer": stage(import_tokenizer, version=1, observe=observe_tokenizer, check=check_tokenizer),
-    "tokenize": stage(tokenize, version=2),
+    "tokenize": stage(tokenize, version=3),
     "train": stage(train, version=6, observe=observe_init_from, file_digests=rank_file_digests),
     "evaluate": stage(evaluate, version=2, check=check_lm_eval),
     "export": stage(export, version=3),

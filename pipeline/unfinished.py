@@ -10,7 +10,9 @@ from configs.base import Artifact, Manifest, UserError
 from configs.evaluation import CheckpointChoice
 from configs.training.train import TrainConfig
 from data_prep.manifests import TokenizedCorpus
+from data_prep.tokens.join import join_tokens
 from pipeline.graph.plan import PlannedStep, make_plan
+from pipeline.graph.wiring import all_inputs
 from pipeline.prepare import Prepared
 from pipeline.runner import make_record
 from pipeline.stages import STAGES
@@ -32,7 +34,7 @@ def with_checkpoint(ready: Prepared, text: str | None) -> Prepared:
         return ready
     choice = _parse(text)
     taking = {
-        name: ready.plan.steps[ready.plan.steps[name].inputs["model"]]
+        name: ready.plan.steps[ready.plan.steps[name].one("model") or ""]
         for name in _ancestors(ready)
         if isinstance(ready.plan.steps[name].config, CheckpointChoice)
     }
@@ -43,11 +45,12 @@ def with_checkpoint(ready: Prepared, text: str | None) -> Prepared:
     taking = {name: training for name, training in taking.items() if training.name in steps}
     trainings = {name: trainings[name] for name in steps}
     recipe = ready.loaded.config
+    origins = {ready.plan.steps[name].origin: training for name, training in taking.items()}
     changed = {
         name: recipe.steps[name].model_copy(
-            update={"config": ready.plan.steps[name].config.model_copy(update={"checkpoint": steps[training.name]})}
+            update={"config": recipe.steps[name].config.model_copy(update={"checkpoint": steps[training.name]})}
         )
-        for name, training in taking.items()
+        for name, training in origins.items()
     }
     recipe = recipe.model_copy(update={"steps": {**recipe.steps, **changed}, "outputs": tuple(taking)})
     observed = {name: step.observed for name, step in ready.plan.steps.items()}
@@ -69,7 +72,7 @@ def _ancestors(ready: Prepared) -> list[str]:
     while left:
         if (name := left.pop()) not in found:
             found.add(name)
-            left += ready.plan.steps[name].inputs.values()
+            left += all_inputs(ready.plan.steps[name].inputs)
     return [name for name in ready.plan.steps if name in found]
 
 
@@ -99,13 +102,16 @@ def _resolve(step: PlannedStep, choice: Choice, ready: Prepared) -> Choice:
 
 def _describe(step: PlannedStep, choice: Choice, ready: Prepared) -> Artifact[Manifest]:
     """Return a training up to a checkpoint as if it had ended there."""
-    directory, tokens = ready.store / step.artifact, ready.plan.steps[step.inputs["tokens"]]
-    read = load_artifact(ready.store / tokens.artifact, TokenizedCorpus)
+    directory = ready.store / step.artifact
     assert isinstance(step.config, TrainConfig)
-    if read is None:
-        raise UserError(f"{tokens.artifact}, which the training {step.artifact} reads, is gone; make it again first")
+    tokens = []
+    for name in step.listed("tokens"):
+        artifact = ready.plan.steps[name].artifact
+        if (read := load_artifact(ready.store / artifact, TokenizedCorpus)) is None:
+            raise UserError(f"{artifact}, which the training {step.artifact} reads, is gone; make it again first")
+        tokens.append(read)
     (checkpoint,) = choose_checkpoints(directory / CHECKPOINTS, choice)
-    manifest = summarise_training(directory, step.config, read.manifest, read_known_record(checkpoint))
+    manifest = summarise_training(directory, step.config, join_tokens(tokens).manifest, read_known_record(checkpoint))
     path = kept_record(ready.store, step.artifact)
     path.parent.mkdir(exist_ok=True)
     write_text(path, _record(step, manifest, ready).model_dump_json(indent=2))

@@ -53,8 +53,14 @@ class OrderRecord(_Frozen):
     sequence_length: int
     streams: tuple[StreamRecord, ...]
     phases: tuple[PhaseRecord, ...]
-    tokens: str
-    """Name in the store of the artifact that holds the tokens."""
+    tokens: tuple[str, ...]
+    """Names in the store of the artifacts that hold the tokens."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_artifact(cls, data: Any) -> Any:
+        """Read a record from before there could be several, which has a name."""
+        return data | {"tokens": (data["tokens"],)} if isinstance(data.get("tokens"), str) else data
 
     @model_validator(mode="before")
     @classmethod

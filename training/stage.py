@@ -19,6 +19,7 @@ from configs.base import Artifact
 from configs.training.train import CadenceConfig, TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
 from data_prep.tokenizer.stage import check_certificate
+from data_prep.tokens.join import join_tokens
 from training.data.epochs import plan_epochs
 from training.init.locate import check_same_tokenizer, with_absolute_paths
 from training.job import Job
@@ -34,7 +35,7 @@ from training.sizing.recipe_size import settle_placement
 def train(
     config: TrainConfig,
     *,
-    tokens: Artifact[TokenizedCorpus],
+    tokens: tuple[Artifact[TokenizedCorpus], ...],
     tokenizer: Artifact[TrainedTokenizer],
     init: Artifact[TrainedModel] | None = None,
     cadence: CadenceConfig,
@@ -48,13 +49,14 @@ def train(
     """
     check_certificate(tokenizer)
     config = with_absolute_paths(config, init)
-    plan_epochs(tokens, config)  # what the corpus does not allow is told before anything waits for devices
+    corpus = join_tokens(tokens)
+    plan_epochs(corpus, config)  # what the corpus does not allow is told before anything waits for devices
     if config.init_from is not None and config.init_from.mode == "new_data":
         check_same_tokenizer(config.init_from, tokenizer)
     placement = _settle(executor, config, tokenizer)
     session = record_session_start(out)
     end_reason: EndReason = "failed"
-    job = Job(config, tokens, tokenizer, out, placement, session, fence_of(out), cadence)
+    job = Job(config, corpus, tokenizer, out, placement, session, fence_of(out), cadence)
     try:
         with (
             show_notices(out),

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from pathlib import Path
 
@@ -17,8 +17,7 @@ import numpy as np
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from cluster.host.files import inside
-from configs.base import Artifact, UserError
-from data_prep.cleaning.document_files import read_documents
+from configs.base import UserError
 from data_prep.manifests import CleanCorpus
 from data_prep.sources.document import Document
 
@@ -44,12 +43,6 @@ def digest_bytes(encoded: bytes) -> bytes:
 def is_below_share(digest: bytes, share: float) -> bool:
     """Return whether a document is held out: whether its digest, read as a fraction by 53 bits, is below a share."""
     return (int.from_bytes(digest[:8]) >> 11) * 2.0**-53 < share
-
-
-def read_held_out(corpus: Artifact[CleanCorpus]) -> Iterator[Document]:
-    """Yield the held-out documents of a corpus."""
-    for shard in corpus.manifest.held_out:
-        yield from read_documents(inside(corpus.dir, shard.path))
 
 
 def smallest_digests(

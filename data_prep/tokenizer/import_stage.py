@@ -12,8 +12,9 @@ from cluster.host.files import inside, whole_file, write_text
 from configs.base import Artifact, UserError
 from configs.data import ImportTokenizerConfig
 from data_prep.cleaning.document_files import read_documents
-from data_prep.cleaning.held_out import read_held_out, smallest_digests
+from data_prep.cleaning.held_out import smallest_digests
 from data_prep.manifests import CleanCorpus, TrainedTokenizer
+from data_prep.masks.reading import read_held_out
 from data_prep.sources.document import Document
 from data_prep.tokenizer.certificate_texts import ADVERSARIAL
 from data_prep.tokenizer.foreign_files import ForeignTokenizer, named_special, read_foreign
@@ -28,12 +29,12 @@ class _ImportItem:
     """The one item of work."""
 
     config: ImportTokenizerConfig
-    corpus: Artifact[CleanCorpus] | None
+    corpora: tuple[Artifact[CleanCorpus], ...]
     out: Path
 
 
 def import_tokenizer(
-    config: ImportTokenizerConfig, *, corpus: Artifact[CleanCorpus] | None = None, out: Path, executor: Executor
+    config: ImportTokenizerConfig, *, corpus: tuple[Artifact[CleanCorpus], ...] = (), out: Path, executor: Executor
 ) -> TrainedTokenizer:
     """Take over the tokenizer in a directory or file: its ids, its special pieces, the rows of its model.
 
@@ -83,7 +84,7 @@ def _import(item: _ImportItem) -> TrainedTokenizer:
     if foreign.json is None:
         with whole_file(item.out / MODEL) as partial:
             partial.write_bytes(foreign.file.read_bytes())
-    documents = list(_choose_documents(item.corpus)) if item.corpus else []
+    documents = [document for corpus in item.corpora for document in _choose_documents(corpus)]
     texts = [*ADVERSARIAL, *(document.text for document in documents)]
     check_ids_of_text(foreign, content, texts)
     ids, named = foreign.vocabulary, named_special(foreign.settings)

@@ -107,7 +107,7 @@ def read_vocabulary(model: bytes) -> Vocabulary:
 
 
 def _cut_lines(lines: Iterable[str]) -> Iterator[str]:
-    for line in (piece for line in lines for piece in line.split(_BOUNDARY)):
+    for line in (piece for whole in lines for piece in whole.split(_BOUNDARY)):
         while len(line) * 4 > MAX_LINE_BYTES:
             yield line[: MAX_LINE_BYTES // 4]
             line = line[MAX_LINE_BYTES // 4 :]

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -13,8 +13,9 @@ from cluster.host.files import inside, sha256_of, whole_file
 from configs.base import Artifact, UserError
 from configs.data import TrainTokenizerConfig
 from data_prep.cleaning.document_files import read_documents, write_documents
-from data_prep.cleaning.held_out import read_held_out, smallest_digests
+from data_prep.cleaning.held_out import smallest_digests
 from data_prep.manifests import Certificate, CleanCorpus, TrainedTokenizer
+from data_prep.masks.reading import read_held_out
 from data_prep.sources.document import Document
 from data_prep.tokenizer.certificate_texts import ADVERSARIAL
 
@@ -42,19 +43,19 @@ class _LearningItem:
     """The one item of work that learns from the samples."""
 
     samples: tuple[Path, ...]
-    corpus: Artifact[CleanCorpus]
+    corpora: tuple[Artifact[CleanCorpus], ...]
     config: TrainTokenizerConfig
     out: Path
 
 
 def train_tokenizer(
-    config: TrainTokenizerConfig, *, corpus: Artifact[CleanCorpus], out: Path, executor: Executor
+    config: TrainTokenizerConfig, *, corpus: tuple[Artifact[CleanCorpus], ...], out: Path, executor: Executor
 ) -> TrainedTokenizer:
-    """Draw a sample by language, learn a tokenizer from it, export it, certify the export."""
-    rates = sampling_rates(_count_language_bytes(corpus.manifest), config)
+    """Draw a sample by language from all corpora, learn a tokenizer from it, export it, certify the export."""
+    rates = sampling_rates(_count_language_bytes([one.manifest for one in corpus]), config)
+    shards = [inside(one.dir, shard.path) for one in corpus for shard in one.manifest.shards]
     items = [
-        _SampleItem(inside(corpus.dir, shard.path), out / "sample" / f"{i:06d}.jsonl.zst", rates, config.seed)
-        for i, shard in enumerate(corpus.manifest.shards)
+        _SampleItem(shard, out / "sample" / f"{i:06d}.jsonl.zst", rates, config.seed) for i, shard in enumerate(shards)
     ]
     sizes: Counter[str] = Counter()
     for drawn in executor.map(_draw_sample, items, label="drawing the tokenizer's sample"):
@@ -89,9 +90,9 @@ def sampling_rates(language_bytes: Mapping[str, int], config: TrainTokenizerConf
     return rates
 
 
-def _count_language_bytes(corpus: CleanCorpus) -> Counter[str]:
+def _count_language_bytes(corpora: Iterable[CleanCorpus]) -> Counter[str]:
     sizes: Counter[str] = Counter()
-    for count in corpus.counts:
+    for count in (count for corpus in corpora for count in corpus.counts):
         sizes[count.language] += count.kept_bytes
     return sizes
 
@@ -126,7 +127,7 @@ def _learn_and_certify(learning: _LearningItem) -> Certificate:
         partial.write_bytes(model)
     export_hugging_face(model, learning.out / HUGGING_FACE)
     sampled = (document for sample in learning.samples for document in read_documents(sample))
-    certified = smallest_digests(chain(read_held_out(learning.corpus), sampled), CERTIFIED_PER_STREAM)
+    certified = smallest_digests(chain(*map(read_held_out, learning.corpora), sampled), CERTIFIED_PER_STREAM)
     return certify(
         learning.out,
         [*ADVERSARIAL, *(document.text for document in certified)],

@@ -10,7 +10,8 @@ from cluster.host.files import inside
 from cluster.storage.errors import error_class
 from configs.base import Artifact, UserError
 from data_prep.cleaning.document_files import read_documents
-from data_prep.manifests import CleanCorpus, TokenizedCorpus
+from data_prep.manifests import CleanCorpus, Mask, TokenizedCorpus
+from data_prep.masks.reading import mask_file, read_unmasked
 from data_prep.tokens.megatron_shards import document_lengths
 
 
@@ -24,7 +25,13 @@ class TokenRange:
     stop: int
 
 
-def find_document(name: str, *, corpus: Artifact[CleanCorpus], tokens: Artifact[TokenizedCorpus]) -> list[TokenRange]:
+def find_document(
+    name: str,
+    *,
+    corpus: Artifact[CleanCorpus],
+    tokens: Artifact[TokenizedCorpus],
+    mask: Artifact[Mask] | None = None,
+) -> list[TokenRange]:
     """Return the tokens of each document whose id is `name`: one range, unless the source gave an id twice.
 
     It reads all documents of one source. Raises UserError if the document is not in the training text, and says what
@@ -38,7 +45,7 @@ def find_document(name: str, *, corpus: Artifact[CleanCorpus], tokens: Artifact[
             f"its name there, and the sources are {', '.join(sorted(known))}"
         )
     try:
-        found = list(_find_ranges(name, source, corpus, tokens))
+        found = list(_find_ranges(name, source, corpus, tokens, mask))
     except (OSError, ValueError, ZstdError) as error:
         raise error_class(error)(
             f"the text or tokens of {corpus.dir.name} and {tokens.dir.name} cannot be read "
@@ -46,11 +53,16 @@ def find_document(name: str, *, corpus: Artifact[CleanCorpus], tokens: Artifact[
         ) from error
     if found:
         return found
-    raise UserError(f"document {name!r} is not in the training text: {_explain_absence(name, source, corpus)}")
+    why = _explain_absence(name, source, corpus, mask)
+    raise UserError(f"document {name!r} is not in the training text: {why}")
 
 
 def _find_ranges(
-    name: str, source: str, corpus: Artifact[CleanCorpus], tokens: Artifact[TokenizedCorpus]
+    name: str,
+    source: str,
+    corpus: Artifact[CleanCorpus],
+    tokens: Artifact[TokenizedCorpus],
+    mask: Artifact[Mask] | None,
 ) -> Iterator[TokenRange]:
     before: dict[str, int] = {}
     """Language -> number of tokens of its stream in the shards before."""
@@ -63,18 +75,22 @@ def _find_ranges(
             start += segment.num_tokens
             before[segment.language] = before.get(segment.language, 0) + segment.num_tokens
         lengths = document_lengths(inside(tokens.dir, shard.path)).tolist()
-        read = read_documents(inside(corpus.dir, documents.path))
+        read = read_unmasked(inside(corpus.dir, documents.path), mask_file(mask, documents))
         for document, length, stop in zip(read, lengths, accumulate(lengths), strict=True):
             if document.id == name:
                 end = stop + shift[document.language]
                 yield TokenRange(source, document.language, end - length, end)
 
 
-def _explain_absence(name: str, source: str, corpus: Artifact[CleanCorpus]) -> str:
+def _explain_absence(name: str, source: str, corpus: Artifact[CleanCorpus], mask: Artifact[Mask] | None) -> str:
     manifest = corpus.manifest
     for record in manifest.unreadable:
         if name == f"{source}/{record.where}":
             return f"it could not be read ({record.reason})"
+    masked = {one.shard for one in mask.manifest.shards} if mask else set()
+    for shard in manifest.shards:
+        if shard.path in masked and any(d.id == name for d in read_documents(inside(corpus.dir, shard.path))):
+            return "an earlier source has the same text"
     held_out = (shard for shard in manifest.held_out if shard.source == source)
     if any(document.id == name for shard in held_out for document in read_documents(inside(corpus.dir, shard.path))):
         return "it was held out for evaluation"

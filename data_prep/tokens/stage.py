@@ -13,11 +13,21 @@ from cluster.executor import Executor
 from cluster.host.files import inside, whole_file
 from configs.base import Artifact
 from configs.data import TokenizeConfig
-from data_prep.cleaning.document_files import read_documents, write_documents
+from data_prep.cleaning.document_files import write_documents
 from data_prep.cleaning.held_out import smallest_digests
-from data_prep.manifests import CleanCorpus, CorpusShard, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
+from data_prep.manifests import (
+    CleanCorpus,
+    CorpusShard,
+    Mask,
+    Segment,
+    TokenizedCorpus,
+    TokenShard,
+    TrainedTokenizer,
+)
+from data_prep.masks.reading import find_mask, mask_file, read_unmasked
 from data_prep.sources.document import Document
 from data_prep.tokenizer.stage import check_certificate
+from data_prep.tokens.join import entropy, save_counts
 from data_prep.tokens.megatron_shards import dtype_for, open_tokens, write_shard
 
 BATCH_DOCUMENTS = 1000
@@ -29,6 +39,9 @@ class _ShardItem:
     """One item of work: a shard of documents, and the prefix of the token shard to write."""
 
     documents: Path
+    masked: Path | None
+    """Documents that are left out (data_prep/masks/reading.py)."""
+
     prefix: Path
     tokenizer: Artifact[TrainedTokenizer]
 
@@ -38,6 +51,7 @@ class _SampleItem:
     """One item of work: choose of a shard of held-out documents what may be validated on."""
 
     shard: Path
+    masked: Path | None
     max_bytes: int
 
 
@@ -53,27 +67,33 @@ def tokenize(
     *,
     corpus: Artifact[CleanCorpus],
     tokenizer: Artifact[TrainedTokenizer],
+    mask: Artifact[Mask] | None = None,
     out: Path,
     executor: Executor,
 ) -> TokenizedCorpus:
     """Write each document, in the order of the clean shards, and held-out ones: its ids, and the end-of-text id.
 
-    A tokenizer that has a piece to begin a text puts its id before them.
+    A tokenizer that has a piece to begin a text puts its id before them. What the mask leaves out is left out.
 
-    Raises UserError if the tokenizer's files are not those that were certified.
+    Raises UserError if the tokenizer's files are not those that were certified, or the mask is of another corpus.
     """
     check_certificate(tokenizer)
+    mask = find_mask(corpus, [mask] if mask else [])
     made = tokenizer.manifest
     made_of = corpus.manifest.shards
-    items = [_ShardItem(inside(corpus.dir, shard.path), out / _shard_path(shard), tokenizer) for shard in made_of]
+    items = [
+        _ShardItem(inside(corpus.dir, shard.path), mask_file(mask, shard), out / _shard_path(shard), tokenizer)
+        for shard in made_of
+    ]
     counts = np.zeros(made.vocab_size, dtype=np.int64)
     shards = []
     for shard, tokenized in zip(made_of, executor.map(_tokenize_shard, items, label="tokenizing"), strict=True):
         counts += tokenized.counts
         shards.append(TokenShard(path=_shard_path(shard), source=shard.source, segments=tokenized.segments))
+    save_counts(out, counts)
     return TokenizedCorpus(
         shards=tuple(shards),
-        validation=_write_validation(config, corpus, tokenizer, out, executor),
+        validation=_write_validation(config, corpus, mask, tokenizer, out, executor),
         vocab_size=made.vocab_size,
         eos_id=made.eos_id,
         unigram_entropy=entropy(counts),
@@ -83,20 +103,23 @@ def tokenize(
 def _write_validation(
     config: TokenizeConfig,
     corpus: Artifact[CleanCorpus],
+    mask: Artifact[Mask] | None,
     tokenizer: Artifact[TrainedTokenizer],
     out: Path,
     executor: Executor,
 ) -> tuple[TokenShard, ...]:
     """Write a shard of held-out documents for each source that has some."""
-    paths = [inside(corpus.dir, shard.path) for shard in corpus.manifest.held_out] if config.validation_bytes else []
-    samples = [_SampleItem(path, config.validation_bytes) for path in paths]
+    shards = corpus.manifest.held_out if config.validation_bytes else ()
+    samples = [
+        _SampleItem(inside(corpus.dir, shard.path), mask_file(mask, shard), config.validation_bytes) for shard in shards
+    ]
     found = executor.map(_choose_held_out, samples, label="choosing what to validate on") if samples else []
     chosen = smallest_digests(chain.from_iterable(found), max_bytes=config.validation_bytes)
     items = {}
     for source, documents in groupby(chosen, key=lambda document: document.source):
         prefix = out / "validation" / source
         write_documents(prefix.with_name(f"{source}.jsonl.zst"), documents)
-        items[source] = _ShardItem(prefix.with_name(f"{source}.jsonl.zst"), prefix, tokenizer)
+        items[source] = _ShardItem(prefix.with_name(f"{source}.jsonl.zst"), None, prefix, tokenizer)
     work = list(items.values())
     written = list(executor.map(_tokenize_shard, work, label="tokenizing what to validate on")) if work else []
     for item in work:
@@ -108,13 +131,7 @@ def _write_validation(
 
 
 def _choose_held_out(item: _SampleItem) -> list[Document]:
-    return smallest_digests(read_documents(item.shard), max_bytes=item.max_bytes)
-
-
-def entropy(counts: npt.NDArray[np.int64]) -> float:
-    """Return the Shannon entropy, in nats, of the distribution that `counts` is proportional to."""
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
+    return smallest_digests(read_unmasked(item.shard, item.masked), max_bytes=item.max_bytes)
 
 
 def _shard_path(shard: CorpusShard) -> str:
@@ -142,7 +159,7 @@ def _encode_documents(item: _ShardItem, sizes: list[tuple[str, int, int]]) -> It
 
     encode, made = open_encoder(item.tokenizer.dir), item.tokenizer.manifest
     begin = [] if made.bos_id is None else [made.bos_id]
-    for batch in _batch_documents(read_documents(item.documents)):
+    for batch in _batch_documents(read_unmasked(item.documents, item.masked)):
         for document, ids in zip(batch, encode([document.text for document in batch]), strict=True):
             whole = [*begin, *ids, made.eos_id]
             sizes.append((document.language, len(whole), len(document.text.encode())))

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from cluster.machines import Node
 from cluster.placement import Placement, TooFew, describe_machines
-from configs.base import UserError
+from configs.base import Artifact, UserError
 from configs.cluster import ClusterConfig
 from configs.data import CleanConfig
 from configs.evaluation import EvaluateConfig
@@ -19,12 +19,14 @@ from configs.load import Loaded, load, shipped
 from configs.run import RunConfig
 from configs.training.train import TrainConfig
 from data_prep.manifests import CleanCorpus, TokenizedCorpus
+from data_prep.tokens.join import join_tokens
 from pipeline.estimate.estimate import Estimate, estimate
 from pipeline.estimate.machines import lay_out
 from pipeline.estimate.rows import describe_problem, describe_range, estimate_rows
 from pipeline.estimate.stage_time import (
     BYTES_PER_TOKEN,
     StageTime,
+    Work,
     clean_work,
     evaluate_time,
     stage_time,
@@ -33,6 +35,7 @@ from pipeline.estimate.stage_time import (
 from pipeline.estimate.whole_run import WholeRun, describe_whole, whole_run
 from pipeline.graph.plan import PlannedStep
 from pipeline.graph.why import why_make
+from pipeline.graph.wiring import all_inputs
 from pipeline.layout_checks import check_pool_settings
 from pipeline.prepare import Prepared, check_pools, check_stages, needed_steps, prepare, vocab_size
 from pipeline.store.artifact import load_artifact
@@ -148,20 +151,29 @@ def _stage_time(step: PlannedStep, ready: Prepared, cluster: ClusterConfig) -> S
     """
     if step.stage not in ("clean", "tokenize", "evaluate"):
         return None
-    corpus = ready.plan.steps[step.inputs["corpus"]] if "corpus" in step.inputs else step
-    finished = load_artifact(ready.store / corpus.artifact, CleanCorpus)
-    manifest = finished.manifest if finished else None
-    assert isinstance(corpus.config, CleanConfig)
+    corpora = [ready.plan.steps[name] for name in step.listed("corpus")] or [step]
     try:
         nodes, placement = lay_out(cluster, step.pool)
         if isinstance(step.config, EvaluateConfig):
-            return _scoring_time(step, ready, cluster, corpus=manifest, nodes=nodes, placement=placement)
+            found = [load_artifact(ready.store / corpus.artifact, CleanCorpus) for corpus in corpora]
+            manifests = [one.manifest for one in found if one is not None]
+            known = manifests if len(manifests) == len(corpora) else None
+            return _scoring_time(step, ready, cluster, corpora=known, nodes=nodes, placement=placement)
     except TooFew:
         raise
     except UserError as error:  # nothing is known of the machines, or of the speed there: the plan is good without
         return StageTime(None, f"not known: {error}")
-    work = clean_work(corpus.config) if step.stage == "clean" else tokenize_work(manifest, corpus.config)
+    (corpus,) = corpora
+    assert isinstance(corpus.config, CleanConfig)
+    work = clean_work(corpus.config) if step.stage == "clean" else _text_of(corpus, ready)
     return stage_time(step.stage, work, placement, _directory(ready))
+
+
+def _text_of(corpus: PlannedStep, ready: Prepared) -> Work:
+    """Return the text of a corpus, which is at most that of its source as long as it is not made."""
+    finished = load_artifact(ready.store / corpus.artifact, CleanCorpus)
+    assert isinstance(corpus.config, CleanConfig)
+    return tokenize_work(finished.manifest if finished else None, corpus.config)
 
 
 def _scoring_time(
@@ -169,18 +181,18 @@ def _scoring_time(
     ready: Prepared,
     cluster: ClusterConfig,
     *,
-    corpus: CleanCorpus | None,
+    corpora: list[CleanCorpus] | None,
     nodes: list[Node],
     placement: Placement,
 ) -> StageTime:
     assert isinstance(step.config, EvaluateConfig)
-    if corpus is None:
+    if corpora is None:
         return StageTime(None, "not known before the corpus is made")
-    model = ready.plan.steps[step.inputs["model"]]
-    tokens = load_artifact(ready.store / ready.plan.steps[model.inputs["tokens"]].artifact, TokenizedCorpus)
+    model = ready.plan.steps[step.one("model") or ""]
+    tokens = _find_tokens(model, ready)
     found = _estimate(model, ready, cluster, pool=step.pool, nodes=nodes, placement=placement)
     text = tokens.manifest if tokens else None
-    return evaluate_time(step.config, corpus, text, speed=found.speed, placement=found.placement)
+    return evaluate_time(step.config, corpora, text, speed=found.speed, placement=found.placement)
 
 
 def _directory(ready: Prepared) -> Path | None:
@@ -189,13 +201,21 @@ def _directory(ready: Prepared) -> Path | None:
 
 
 def _epochs(config: TrainConfig, step: PlannedStep, ready: Prepared) -> tuple[StreamEpochs, ...]:
-    tokens = load_artifact(ready.store / ready.plan.steps[step.inputs["tokens"]].artifact, TokenizedCorpus)
+    tokens = _find_tokens(step, ready)
     return tuple(plan_epochs(tokens, config, steps_on_other_data=_other_steps(step, ready))) if tokens else ()
+
+
+def _find_tokens(model: PlannedStep, ready: Prepared) -> Artifact[TokenizedCorpus] | None:
+    """Return the tokens that a training reads, if all of them are made."""
+    steps = [ready.plan.steps[name] for name in model.listed("tokens")]
+    found = [load_artifact(ready.store / step.artifact, TokenizedCorpus) for step in steps]
+    made = [tokens for tokens in found if tokens is not None]
+    return join_tokens(made) if len(made) == len(steps) else None
 
 
 def _first_step(step: PlannedStep, ready: Prepared) -> int:
     """Return the optimizer steps that a training begins after."""
-    source = ready.plan.steps.get(step.inputs.get("init", ""))
+    source = ready.plan.steps.get(step.one("init") or "")
     assert isinstance(step.config, TrainConfig)
     return steps_before(step.config, source.config if source and isinstance(source.config, TrainConfig) else None)
 
@@ -207,12 +227,10 @@ def _other_steps(step: PlannedStep, ready: Prepared) -> int:
 
 
 def _expected_epochs(config: TrainConfig, step: PlannedStep, ready: Prepared) -> float | None:
-    corpus = ready.plan.steps[ready.plan.steps[step.inputs["tokens"]].inputs["corpus"]]
-    finished = load_artifact(ready.store / corpus.artifact, CleanCorpus)
-    assert isinstance(corpus.config, CleanConfig)
-    work = tokenize_work(finished.manifest if finished else None, corpus.config)
-    num_tokens = config.tokens_after(_other_steps(step, ready))
-    return num_tokens * BYTES_PER_TOKEN / work.num_bytes if work.num_bytes and not work.unknown else None
+    corpora = [name for tokens in step.listed("tokens") for name in ready.plan.steps[tokens].listed("corpus")]
+    work = [_text_of(ready.plan.steps[name], ready) for name in corpora]
+    num_bytes, num_tokens = sum(one.num_bytes for one in work), config.tokens_after(_other_steps(step, ready))
+    return num_tokens * BYTES_PER_TOKEN / num_bytes if num_bytes and not any(one.unknown for one in work) else None
 
 
 def _estimated(line: PlanLine, ready: Prepared, cluster: ClusterConfig) -> PlanLine:
@@ -251,7 +269,8 @@ def _estimate(
 
 def _render(line: PlanLine) -> Iterator[str]:
     step = line.step
-    made_from = f" <- {', '.join(step.inputs.values())}" if step.inputs else ""
+    names = all_inputs(step.inputs)
+    made_from = f" <- {', '.join(names)}" if names else ""
     why = f"  {escape(line.why)}" if line.why else ""
     yield f"{line.action:<10}  [bold]{step.name}[/]{made_from}  [dim]{step.artifact}[/]{why}"
     for name, text in epochs_rows(line.epochs) if line.epochs else ():
@@ -291,7 +310,7 @@ def _line_to_json(line: PlanLine) -> dict[str, Any]:
         "name": step.name,
         "stage": step.stage,
         "artifact": step.artifact,
-        "inputs": dict(step.inputs),
+        "inputs": {slot: given if isinstance(given, str) else list(given) for slot, given in step.inputs.items()},
         "action": line.action,
         "why": line.why,
         "problem": line.problem,

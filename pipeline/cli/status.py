@@ -193,7 +193,8 @@ def _guess_step(artifact: ArtifactSubject) -> PlannedStep:
         )
     record = find_record(artifact.home, artifact.name, artifact.remote)
     config = STAGES[stage].config.model_construct()
-    return PlannedStep(record.step if record else stage, stage, 0, config, None, {}, "", digits)
+    name = record.step if record else stage
+    return PlannedStep(name, name, stage, 0, config, None, {}, "", digits)
 
 
 def _progress(step: int, num_steps: int | None, recent: Sequence[StepMetrics]) -> str:

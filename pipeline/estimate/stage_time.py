@@ -1,6 +1,6 @@
 """How long cleaning, tokenising and scoring will take, before they are begun."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -76,7 +76,7 @@ def tokenize_work(corpus: CleanCorpus | None, config: CleanConfig) -> Work:
             raw.num_bytes, max(raw.num_items, ceil(raw.num_bytes / shard)), min(raw.largest, shard), raw.unknown
         )
     total = float(sum(count.kept_bytes for count in corpus.counts))
-    return Work(total, len(corpus.shards), min(total, float(config.shard_bytes)))
+    return Work(total, len(corpus.shards), total / max(1, len(corpus.shards)))
 
 
 def stage_time(stage: str, work: Work, placement: Placement, store: Path | None) -> StageTime:
@@ -113,7 +113,7 @@ def rate_of(record: Record) -> float | None:
 
 def evaluate_time(
     config: EvaluateConfig,
-    corpus: CleanCorpus,
+    corpora: Sequence[CleanCorpus],
     tokens: TokenizedCorpus | None,
     *,
     speed: Speed,
@@ -125,7 +125,7 @@ def evaluate_time(
     """
     if speed.tokens_per_second is None:
         return StageTime(None, "not known: the speed of the model is not")
-    texts, num_tokens = _scored(config, corpus, _bytes_per_token(tokens))
+    texts, num_tokens = _scored(config, corpora, _bytes_per_token(tokens))
     workers = placement.num_ranks if placement.device != "cpu" else placement.num_tasks
     cores = 1.0 if placement.device != "cpu" else placement.cpus_per_task / placement.cpus_per_rank
     busy = max(1, min(workers, ceil(texts / TEXTS_PER_ITEM))) * cores / placement.num_ranks
@@ -177,10 +177,10 @@ def _bytes_per_token(tokens: TokenizedCorpus | None) -> float:
     return sum(s.num_bytes for shard in tokens.shards for s in shard.segments) / tokens.num_tokens
 
 
-def _scored(config: EvaluateConfig, corpus: CleanCorpus, bytes_per_token: float) -> tuple[int, float]:
+def _scored(config: EvaluateConfig, corpora: Sequence[CleanCorpus], bytes_per_token: float) -> tuple[int, float]:
     """Return the number of texts that are scored, questions included, and of their tokens."""
     texts, tokens, by_language = 0, 0.0, dict[str, int]()
-    for count in corpus.counts:
+    for count in (count for corpus in corpora for count in corpus.counts):
         held = min(count.num_held_out, config.documents_per_stream or count.num_held_out)
         length = count.kept_bytes / max(1, count.num_kept) / bytes_per_token
         texts, tokens = texts + held, tokens + held * length

@@ -9,7 +9,8 @@ from typing import Any
 
 from configs.base import Artifact
 from configs.evaluation import ExportConfig
-from data_prep.manifests import CleanCorpus, CorpusCount, TrainedTokenizer
+from data_prep.manifests import CleanCorpus, CorpusCount, Mask, TrainedTokenizer
+from data_prep.masks.reading import masked_counts
 from eval.manifests import Scores
 from pipeline.graph.config_diff import flatten
 from pipeline.store.artifact import Record
@@ -47,8 +48,9 @@ def write_card(
 ) -> str:
     """Return the text of the card. `records` are those of the model and its ancestors, by artifact name."""
     trained = records[model.dir.resolve().name]
-    corpora = _corpora(trained, records)
-    counts = [count for corpus in corpora for count in CleanCorpus.model_validate(corpus.manifest).counts]
+    corpora = _text_records(trained, records, "corpus")
+    masks = [Mask.model_validate(record.manifest) for record in _text_records(trained, records, "mask")]
+    counts = masked_counts([CleanCorpus.model_validate(corpus.manifest) for corpus in corpora], masks)
     parts = [
         _front_matter(config, model.manifest, counts, scores, name=trained.step),
         *_introduction(made, model.manifest, tokenizer, trained),
@@ -61,10 +63,10 @@ def write_card(
     return "\n".join(parts) + "\n"
 
 
-def _corpora(trained: Record, records: Mapping[str, Record]) -> list[Record]:
-    """Return the records of the clean corpora that a training read; none if they are gone from the store."""
-    read = [records[made_from.artifact] for made_from in trained.inputs.values() if made_from.artifact in records]
-    names = [record.inputs["corpus"].artifact for record in read if record.stage == "tokenize"]
+def _text_records(trained: Record, records: Mapping[str, Record], slot: str) -> list[Record]:
+    """Return the records of what a training's tokens took as an input, of those that are in the store."""
+    read = [records[made_from.artifact] for _, made_from in trained.all_inputs() if made_from.artifact in records]
+    names = [one.artifact for record in read if record.stage == "tokenize" for one in record.given(slot)]
     return [records[name] for name in dict.fromkeys(names) if name in records]
 
 
@@ -113,7 +115,8 @@ def _introduction(
     yield from ("```", "", f"It needs transformers {made.minimum_transformers} or newer.")
     if init := trained.config.get("init_from"):
         assert isinstance(init, dict)
-        weights = trained.inputs["init"].artifact if "init" in trained.inputs else Path(str(init["path"])).name
+        given = [made_from.artifact for made_from in trained.given("init")]
+        weights = given[0] if given else Path(str(init["path"])).name
         yield from ("", f"Training began with the weights `{weights}`, whose licence and limits hold here, too.")
 
 

@@ -55,7 +55,7 @@ def _is_marked(field: FieldInfo, mark: type) -> bool:
 
 
 def fingerprint(
-    stage: str, version: int, config: Mapping[str, object], inputs: Mapping[str, str], observed: object
+    stage: str, version: int, config: Mapping[str, object], inputs: Mapping[str, str | list[str]], observed: object
 ) -> str:
     """SHA-256, in hex, of a canonical JSON text of the arguments.
 

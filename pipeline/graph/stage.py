@@ -18,6 +18,18 @@ Observe = Callable[[Any, Digest], JsonValue]
 
 
 @dataclass(frozen=True)
+class Slot:
+    """An input of a stage."""
+
+    kind: type[Manifest]
+    is_list: bool
+    """Whether it takes any number of artifacts."""
+
+    is_optional: bool
+    """Whether a recipe may leave it out. One that is left out is no part of the step's identity."""
+
+
+@dataclass(frozen=True)
 class Stage:
     """What the runner knows of a stage."""
 
@@ -43,11 +55,11 @@ class Stage:
     has_cadence: bool
     """Whether it takes `cadence`, a mapping beside the step's `config:` that is no part of its identity."""
 
-    inputs: Mapping[str, type[Manifest]]
-    """By slot, optional ones included."""
+    slots: Mapping[str, Slot]
+    """Its inputs by name."""
 
-    optional_inputs: frozenset[str]
-    """Slots that a recipe may leave out. A slot that is left out is no part of the step's identity."""
+    before: Mapping[str, str]
+    """Slot that takes a list -> slot of which it is given, if a recipe does not say, the artifacts before this one."""
 
     output: type[Manifest]
 
@@ -60,12 +72,14 @@ def stage(
     reads_to_the_end: bool = False,
     check: Callable[[Any], None] | None = None,
     file_digests: Callable[[Path], Mapping[str, FileEntry]] | None = None,
+    before: Mapping[str, str] | None = None,
 ) -> Stage:
     """Read a stage's contract off its signature.
 
-    Expects `run(config, *, <slot>: Artifact[M], ..., out: Path, executor: Executor) -> M`; an input that a recipe may
-    leave out is `<slot>: Artifact[M] | None = None`, and `cadence: C`, of a Config, may be there as well. Raises
-    TypeError if the signature is anything else.
+    Expects `run(config, *, <slot>: Artifact[M], ..., out: Path, executor: Executor) -> M`. An input that a recipe may
+    leave out is `<slot>: Artifact[M] | None = None`; one of several artifacts `<slot>: tuple[Artifact[M], ...]`, with
+    the default `()` if it may be left out. `cadence: C`, of a Config, may be there as well. Raises TypeError if the
+    signature is anything else.
     """
     hints = dict(get_type_hints(run))
     output: Any = hints.pop("return", None)
@@ -74,14 +88,13 @@ def stage(
     configs = [config] if cadence is None else [config, cadence]
     if runtime != (Path, Executor) or not all(_is(one, Config) for one in configs) or not _is(output, Manifest):
         raise TypeError(f"{run.__module__}.{run.__name__} is not shaped like a stage")
-    artifacts = {slot: _artifact_in(hint) for slot, hint in hints.items()}
-    if stray := [slot for slot, artifact in artifacts.items() if artifact is None]:
-        raise TypeError(f"{run.__module__}.{run.__name__}: {stray} must be Artifact[...], or Artifact[...] | None")
-    optional = frozenset(slot for slot, hint in hints.items() if artifacts[slot] is not hint)
     defaults = {name: parameter.default for name, parameter in inspect.signature(run).parameters.items()}
-    if wrong := [s for s in hints if defaults[s] is not (None if s in optional else inspect.Parameter.empty)]:
-        raise TypeError(f"{run.__module__}.{run.__name__}: {wrong} must have the default None exactly if optional")
-    inputs = {slot: get_args(artifact)[0] for slot, artifact in artifacts.items()}
+    slots = {slot: _slot(hint, defaults[slot]) for slot, hint in hints.items()}
+    if stray := [slot for slot, read in slots.items() if read is None]:
+        raise TypeError(
+            f"{run.__module__}.{run.__name__}: {stray} must be Artifact[...], Artifact[...] | None = None, or a tuple "
+            "of any number of them, with the default () or none"
+        )
     return Stage(
         run,
         version,
@@ -91,18 +104,26 @@ def stage(
         file_digests,
         config,
         cadence is not None,
-        inputs,
-        optional,
+        {slot: read for slot, read in slots.items() if read is not None},
+        before or {},
         output,
     )
 
 
-def _artifact_in(hint: object) -> object | None:
-    """Return the Artifact[M] of a hint that is one, or one or None; else None."""
+def _slot(hint: object, default: object) -> Slot | None:
+    """Return what an annotation and a default say of an input; None if they do not go together."""
+    required = default is inspect.Parameter.empty
+    if get_origin(hint) is Artifact:
+        return Slot(get_args(hint)[0], False, False) if required else None
+    if get_origin(hint) is tuple and len(get_args(hint)) == 2 and get_args(hint)[1] is Ellipsis:
+        inner = get_args(hint)[0]
+        fits = get_origin(inner) is Artifact and (required or default == ())
+        return Slot(get_args(inner)[0], True, not required) if fits else None
     if get_origin(hint) in (Union, UnionType):
         kinds = [kind for kind in get_args(hint) if kind is not NoneType]
-        hint = kinds[0] if len(kinds) == 1 and NoneType in get_args(hint) else None
-    return hint if get_origin(hint) is Artifact else None
+        fits = len(kinds) == 1 and NoneType in get_args(hint) and get_origin(kinds[0]) is Artifact and default is None
+        return Slot(get_args(kinds[0])[0], False, True) if fits else None
+    return None
 
 
 def _is(value: object, kind: type) -> bool:

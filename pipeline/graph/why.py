@@ -59,12 +59,18 @@ def _changes(step: PlannedStep, record: Record, made_anew: set[str], fingerprint
             changes.append(f"steps.{step.name}.config.{_describe_change(change)}")
     if record.observed != step.observed:
         changes.append(f"the sources changed: {', '.join(_changed_sources(record.observed, step.observed))}")
-    for slot, source in step.inputs.items():
+    for slot in step.inputs:
+        before = [made_from.fingerprint for made_from in record.given(slot)]
+        given = step.listed(slot)
         if slot not in record.inputs:
-            changes.append(f"its input {slot} is new: {source}")
-        elif record.inputs[slot].fingerprint != fingerprints[source]:
-            what = "is made anew" if source in made_anew else "is another one"
-            changes.append(f"its input {source} {what}")
+            changes.append(f"its input {slot} is new: {', '.join(given)}")
+            continue
+        for source in given:
+            if fingerprints[source] not in before:
+                what = "is made anew" if source in made_anew else "is another one"
+                changes.append(f"its input {source} {what}")
+        if len(before) > len(given):
+            changes.append(f"its input {slot} has {len(before) - len(given)} fewer")
     changes += [f"its input {slot} is gone" for slot in record.inputs if slot not in step.inputs]
     return changes
 

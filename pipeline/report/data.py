@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from data_prep.manifests import CleanCorpus, CorpusCount, TokenizedCorpus
+from data_prep.manifests import CleanCorpus, CorpusCount, Mask, TokenizedCorpus
+from data_prep.masks.reading import masked_counts
 from pipeline.report.tables import NOTHING, Table
 from training.manifests import counted
 
@@ -34,11 +35,18 @@ class DataPart:
     """Unreadable records beyond those that are listed."""
 
 
-def data_part(corpus: CleanCorpus, tokens: TokenizedCorpus | None) -> DataPart:
+def data_part(corpora: Sequence[CleanCorpus], masks: Sequence[Mask], tokens: TokenizedCorpus | None) -> DataPart:
     """Return the tables by source and by language, the most text first; they count tokens only if these are given."""
+    corpus = CleanCorpus(
+        shards=(),
+        held_out=(),
+        counts=masked_counts(corpora, masks),
+        unreadable=tuple(record for one in corpora for record in one.unreadable),
+    )
     by_source = _sum_tokens(tokens, lambda source, language: source) if tokens else None
     by_language = _sum_tokens(tokens, lambda source, language: language) if tokens else None
-    listed = [(record.where, record.reason) for record in corpus.unreadable[:_MAX_UNREADABLE]]
+    first = corpus.unreadable[:_MAX_UNREADABLE]
+    listed = [(record.where, f"{record.reason} {record.detail}".strip()) for record in first]
     caption = f"{counted(len(corpus.unreadable), 'record')} that gave no document"
     return DataPart(
         corpus=corpus,

@@ -79,7 +79,7 @@ def lineage_steps(records: Records, summaries: Mapping[str, str]) -> list[Lineag
             artifact=name,
             record=record,
             summary=summaries.get(name, ""),
-            inputs=[MadeFrom(slot, i.artifact, i.artifact in records) for slot, i in record.inputs.items()],
+            inputs=[MadeFrom(slot, i.artifact, i.artifact in records) for slot, i in record.all_inputs()],
             when=when(record),
             took=duration(record.seconds) + (f", attempt {record.attempts}" if record.attempts > 1 else ""),
             code=shorten_digests(record.code),

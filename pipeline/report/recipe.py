@@ -1,7 +1,7 @@
 """The recipe that makes what a page is about, written from the records of the artifacts."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
@@ -14,7 +14,11 @@ _STEP: TypeAdapter[Step] = TypeAdapter(Step)
 
 
 def write_recipe(
-    records: Mapping[str, Record], *, title: str, config: Mapping[str, JsonValue], inputs: Mapping[str, str]
+    records: Mapping[str, Record],
+    *,
+    title: str,
+    config: Mapping[str, JsonValue],
+    inputs: Mapping[str, str | Sequence[str]],
 ) -> str:
     """Return the YAML of a recipe whose steps have the fingerprints of the records, and a report of them.
 
@@ -27,17 +31,29 @@ def write_recipe(
     steps: dict[str, JsonValue] = {}
     missing = []
     for artifact, record in records.items():
-        own = {slot: made_from.artifact for slot, made_from in record.inputs.items()}
-        steps[names[artifact]] = _step(record.stage, record.config, {s: names[a] for s, a in own.items() if a in names})
+        steps[names[artifact]] = _step(record.stage, record.config, _inputs(record, names))
         missing += [
-            f"# step {names[artifact]!r} had {gone} as {slot!r}, whose record is no longer in the store\n"
-            for slot, gone in own.items()
-            if gone not in names
+            f"# step {names[artifact]!r} had {made_from.artifact} as {slot!r}, whose record is no longer in the store\n"
+            for slot, made_from in record.all_inputs()
+            if made_from.artifact not in names
         ]
     last = _unused("report", set(steps))
-    steps[last] = _step("report", config, {slot: names[artifact] for slot, artifact in inputs.items()})
+    own = {slot: names[one] if isinstance(one, str) else [names[name] for name in one] for slot, one in inputs.items()}
+    steps[last] = _step("report", config, own)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", redact(title)).strip("-._")[:100] or "recipe"
     return "".join(missing) + dump_yaml({"name": name, "steps": _without_secrets(steps)})
+
+
+def _inputs(record: Record, names: Mapping[str, str]) -> dict[str, str | list[str]]:
+    """Return the inputs of an artifact by the names of steps, without those whose record is gone."""
+    inputs: dict[str, str | list[str]] = {}
+    for slot, given in record.inputs.items():
+        known = [names[made_from.artifact] for made_from in record.given(slot) if made_from.artifact in names]
+        if not isinstance(given, tuple) and known:
+            inputs[slot] = known[0]
+        elif isinstance(given, tuple):
+            inputs[slot] = known
+    return inputs
 
 
 def _name_steps(records: Mapping[str, Record]) -> dict[str, str]:
@@ -53,9 +69,12 @@ def _unused(name: str, taken: set[str]) -> str:
     return name if name not in taken else next(candidate for candidate in candidates if candidate not in taken)
 
 
-def _step(stage: str, config: Mapping[str, JsonValue], inputs: Mapping[str, str]) -> JsonValue:
+def _step(stage: str, config: Mapping[str, JsonValue], inputs: Mapping[str, str | list[str]]) -> JsonValue:
     """Return a step as a recipe has it: without the settings that have their default, as far as that loses nothing."""
-    whole: dict[str, JsonValue] = {"stage": stage, "inputs": dict(inputs), "config": dict(config)}
+    given: dict[str, JsonValue] = {
+        slot: names if isinstance(names, str) else [*names] for slot, names in inputs.items()
+    }
+    whole: dict[str, JsonValue] = {"stage": stage, "inputs": given, "config": dict(config)}
     try:
         step = _STEP.validate_python(whole)
     except ValidationError:  # made by another version, with other keys

@@ -10,8 +10,9 @@ from pydantic import JsonValue
 from cluster.executor import Executor
 from configs.base import Artifact, Manifest
 from configs.evaluation import ReportConfig
-from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
+from data_prep.manifests import CleanCorpus, Mask, TokenizedCorpus, TrainedTokenizer
 from data_prep.sources.document import Digest
+from data_prep.tokens.join import join_tokens
 from eval.manifests import Scores
 from pipeline.report.data import data_part
 from pipeline.report.page import check_templates, list_files, render_page
@@ -77,8 +78,9 @@ def report(
     config: ReportConfig,
     *,
     model: Artifact[TrainedModel],
-    corpus: Artifact[CleanCorpus] | None = None,
-    tokens: Artifact[TokenizedCorpus] | None = None,
+    corpus: tuple[Artifact[CleanCorpus], ...] = (),
+    mask: tuple[Artifact[Mask], ...] = (),
+    tokens: tuple[Artifact[TokenizedCorpus], ...] = (),
     scores: Artifact[Scores] | None = None,
     export: Artifact[ExportedModel] | None = None,
     out: Path,
@@ -88,22 +90,35 @@ def report(
 
     Parts whose input the recipe leaves out are left out of the page.
     """
-    slots = {"corpus": corpus, "tokens": tokens, "model": model, "scores": scores, "export": export}
-    given: dict[str, Artifact[Any]] = {slot: artifact for slot, artifact in slots.items() if artifact is not None}
-    names = {slot: artifact.dir.resolve().name for slot, artifact in given.items()}
-    records = _merge_ancestries([artifact.dir for artifact in given.values()])
+    slots: dict[str, Artifact[Any] | tuple[Artifact[Any], ...] | None] = {
+        "corpus": corpus,
+        "mask": mask,
+        "tokens": tokens,
+        "model": model,
+        "scores": scores,
+        "export": export,
+    }
+    given = {slot: one for slot, one in slots.items() if one}
+    names = {
+        slot: [artifact.dir.resolve().name for artifact in one] if isinstance(one, tuple) else one.dir.resolve().name
+        for slot, one in given.items()
+    }
+    artifacts = [a for one in given.values() for a in (one if isinstance(one, tuple) else (one,))]
+    records = _merge_ancestries([artifact.dir for artifact in artifacts])
     series = read_series(iterate_metrics(model.dir / METRICS_FILE))
-    tokenized = tokens.manifest if tokens else None
-    training = training_part(model, tokenized, series, records[names["model"]].config)
-    summaries = {names[slot]: artifact.manifest.summary() for slot, artifact in given.items()}
+    tokenized = join_tokens(tokens).manifest if tokens else None
+    training = training_part(model, tokenized, series, records[model.dir.resolve().name].config)
+    summaries = {artifact.dir.resolve().name: artifact.manifest.summary() for artifact in artifacts}
     values: dict[str, Any] = {
         "title": config.title,
         "outcome": outcome(model.manifest, scores.manifest if scores else None),
         "figures": _figures(model.manifest, tokenized, scores.manifest if scores else None, records),
         "gone": GONE,
-        "export": _export_part(export, names["export"], records) if export else None,
+        "export": _export_part(export, export.dir.resolve().name, records) if export else None,
         "lineage": lineage_steps(records, _tokenizer_summaries(model.dir, records) | summaries),
-        "data": data_part(corpus.manifest, tokenized) if corpus else None,
+        "data": data_part([one.manifest for one in corpus], [one.manifest for one in mask], tokenized)
+        if corpus
+        else None,
         "training": training,
         "window": _window(training),
         "bits": bits_charts(scores.manifest) if scores else None,

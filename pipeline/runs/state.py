@@ -18,7 +18,8 @@ from cluster.leases.lease import store_holder
 from configs.base import UserError
 from configs.cluster import ClusterConfig
 from configs.run import RunConfig
-from pipeline.graph.plan import PlannedStep, unused_steps
+from pipeline.graph.plan import PlannedStep
+from pipeline.graph.wiring import all_inputs, unused_steps
 from pipeline.runs.directory import AttemptRecord, RunDirectory, StartRecord, lease_name
 from pipeline.runs.retry import Outcome
 from pipeline.store.artifact import RECORD
@@ -100,11 +101,12 @@ def steps_of(directory: RunDirectory) -> list[PlannedStep]:
     artifacts = _artifacts(directory)
     if not artifacts:
         return []
-    steps = _recipe(directory).steps
+    recipe = _recipe(directory)
     return [
         PlannedStep(
             name=name,
-            stage=(step := steps[name]).stage,
+            origin=(origin := recipe.origin(name) or name),
+            stage=(step := recipe.steps[origin]).stage,
             version=0,
             config=step.config,
             observed=None,
@@ -121,10 +123,10 @@ def outputs_of(directory: RunDirectory) -> dict[str, str]:
     run, artifacts = directory.run(), _artifacts(directory)
     assert run is not None
     try:
-        wanted = _Wiring.model_validate(run.recipe).wanted()
+        wiring = _Wiring.model_validate(run.recipe)
     except ValidationError as error:
         raise _unreadable(directory, error) from error
-    return {name: artifacts[name] for name in wanted if name in artifacts}
+    return {name: artifact for name, artifact in artifacts.items() if wiring.wants(name)}
 
 
 def list_finished(home: Path, artifacts: Mapping[str, str]) -> frozenset[str]:
@@ -213,7 +215,7 @@ def _missing_output(directory: RunDirectory) -> str | None:
 
 
 class _Step(BaseModel):
-    inputs: dict[str, str] = {}
+    inputs: dict[str, str | tuple[str, ...]] = {}
 
 
 class _Wiring(BaseModel):
@@ -222,8 +224,13 @@ class _Wiring(BaseModel):
     steps: dict[str, _Step]
     outputs: tuple[str, ...] = ()
 
-    def wanted(self) -> tuple[str, ...]:
-        return self.outputs or unused_steps({name: step.inputs for name, step in self.steps.items()})
+    def wants(self, name: str) -> bool:
+        """Return whether a step, or the step that it is a part of, is wanted."""
+        wanted = self.outputs or unused_steps({name: step.inputs for name, step in self.steps.items()})
+        used = {one for step in self.steps.values() for one in all_inputs(step.inputs)}
+        if name in self.steps or name in used:
+            return name in wanted
+        return any(name == one or name.startswith(f"{one}.") for one in wanted if one not in used)
 
 
 def _artifacts(directory: RunDirectory) -> dict[str, str]:

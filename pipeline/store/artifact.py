@@ -37,7 +37,9 @@ class Record(BaseModel):
     fingerprint: str
     config: dict[str, JsonValue]
     observed: JsonValue
-    inputs: dict[str, Input]
+    inputs: dict[str, Input | tuple[Input, ...]]
+    """By slot: an artifact, or several where the stage takes a list."""
+
     manifest: dict[str, JsonValue]
     files: dict[str, FileEntry]
     started: datetime
@@ -55,6 +57,15 @@ class Record(BaseModel):
 
     packages: dict[str, str]
     host: str
+
+    def given(self, slot: str) -> tuple[Input, ...]:
+        """Return the artifacts that an input was; none if it was left out."""
+        found = self.inputs.get(slot, ())
+        return (found,) if isinstance(found, Input) else found
+
+    def all_inputs(self) -> list[tuple[str, Input]]:
+        """Return every artifact that this one was made from, with its slot."""
+        return [(slot, made_from) for slot in self.inputs for made_from in self.given(slot)]
 
 
 def commit(path: Path, record: Record) -> None:

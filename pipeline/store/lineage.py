@@ -101,7 +101,7 @@ def _collect(find: Callable[[str], Record | None], name: str, found: dict[str, R
     if name in seen or (record := find(name)) is None:
         return
     seen.add(name)
-    for made_from in record.inputs.values():
+    for _, made_from in record.all_inputs():
         _collect(find, made_from.artifact, found, seen)
     found[name] = record
 
@@ -109,10 +109,11 @@ def _collect(find: Callable[[str], Record | None], name: str, found: dict[str, R
 def _render(name: str, records: Mapping[str, Record], shown: set[str]) -> Iterator[str]:
     shown.add(name)
     record = records[name]
-    stem = "│  " if record.inputs else "   "
+    inputs = record.all_inputs()
+    stem = "│  " if inputs else "   "
     yield from (stem + line for line in _details(record))
-    last = len(record.inputs) - 1
-    for i, (slot, made_from) in enumerate(record.inputs.items()):
+    last = len(inputs) - 1
+    for i, (slot, made_from) in enumerate(inputs):
         branch, stem = ("└─ ", "   ") if i == last else ("├─ ", "│  ")
         artifact, known = made_from.artifact, made_from.artifact in records
         note = "" if known and artifact not in shown else " (described above)" if known else f" {GONE}"

@@ -154,7 +154,7 @@ class RemoteStore:
 
     def _keep_ancestors(self, record: Record) -> None:
         """Fetch the records of an artifact's ancestors, so that its lineage is complete in the working copy, too."""
-        for name in (made_from.artifact for made_from in record.inputs.values()):
+        for name in (made_from.artifact for _, made_from in record.all_inputs()):
             path = kept_record(self.working_copy, name)
             if path.is_file() or (data := self.store.read(f"{name}/{RECORD}")) is None:
                 continue

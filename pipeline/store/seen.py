@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from cluster.host.files import inside
 from cluster.storage.errors import error_class
 from configs.base import Artifact, Manifest, UserError
-from data_prep.manifests import CleanCorpus, TokenizedCorpus
+from data_prep.manifests import CleanCorpus, Mask, TokenizedCorpus
 from data_prep.tokens.find_document import TokenRange, find_document
 from pipeline.store.artifact import load_artifact, read_record
 from training.data.position import count_samples_read
@@ -129,8 +129,17 @@ def document_seen(checkpoint: Checkpoint, document: str) -> list[DocumentSeen]:
 
     Raises UserError if it is not in the text that the training read, or if that text is not in the store.
     """
-    corpus, tokens = _load_text(checkpoint)
-    ranges = find_document(document, corpus=corpus, tokens=tokens)
+    name = document.partition("/")[0]
+    texts = [_load_text(checkpoint, tokens) for tokens in checkpoint.record.order.tokens]
+    known = [text for text in texts if any(count.source == name for count in text.corpus.manifest.counts)]
+    text = (known or texts)[0]
+    if not known and len(texts) > 1:
+        sources = sorted({count.source for text in texts for count in text.corpus.manifest.counts})
+        raise UserError(
+            f"document {document!r} is of no source of the training: an id is the name of its source, a slash and its "
+            f"name there, and the sources are {', '.join(sources)}"
+        )
+    ranges = find_document(document, corpus=text.corpus, tokens=text.tokens, mask=text.mask)
     return [_readings(checkpoint.record, where) for where in ranges]
 
 
@@ -140,15 +149,27 @@ def started_from(checkpoint: Checkpoint) -> str | None:
     start = training.config.get("init_from") if training else None
     if training is None or not isinstance(start, dict) or start.get("mode") == "continue":
         return None
-    return training.inputs["init"].artifact if "init" in training.inputs else str(start["path"])
+    given = [made_from.artifact for made_from in training.given("init")]
+    return given[0] if given else str(start["path"])
 
 
-def _load_text(checkpoint: Checkpoint) -> tuple[Artifact[CleanCorpus], Artifact[TokenizedCorpus]]:
+@dataclass(frozen=True)
+class _Text:
+    """Tokens that a training read, and what they were made from."""
+
+    tokens: Artifact[TokenizedCorpus]
+    corpus: Artifact[CleanCorpus]
+    mask: Artifact[Mask] | None
+
+
+def _load_text(checkpoint: Checkpoint, name: str) -> _Text:
     store = checkpoint.training.parent
-    tokens = _require_artifact(inside(store, checkpoint.record.order.tokens), TokenizedCorpus)
+    tokens = _require_artifact(inside(store, name), TokenizedCorpus)
     record = read_record(tokens.dir)
     assert record is not None
-    return _require_artifact(store / record.inputs["corpus"].artifact, CleanCorpus), tokens
+    (corpus,) = record.given("corpus")
+    masks = [_require_artifact(store / mask.artifact, Mask) for mask in record.given("mask")]
+    return _Text(tokens, _require_artifact(store / corpus.artifact, CleanCorpus), masks[0] if masks else None)
 
 
 def _require_artifact(path: Path, manifest: type[M]) -> Artifact[M]:

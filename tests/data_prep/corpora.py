@@ -12,9 +12,9 @@ from configs.base import Artifact
 from configs.data import CleanConfig
 from configs.pools import PoolConfig
 from data_prep.cleaning.document_files import read_documents
-from data_prep.cleaning.held_out import read_held_out
 from data_prep.cleaning.stage import clean
 from data_prep.manifests import CleanCorpus
+from data_prep.masks.reading import read_held_out
 from data_prep.sources.document import Document
 
 INLINE = InlineExecutor(PoolConfig())

@@ -17,8 +17,9 @@ from transformers import AutoTokenizer
 from configs.base import Artifact, ConfigError, UserError
 from configs.data import TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig, ExportConfig, MultipleChoiceConfig
-from data_prep.cleaning.held_out import read_held_out, smallest_digests
+from data_prep.cleaning.held_out import smallest_digests
 from data_prep.manifests import CleanCorpus, TrainedTokenizer
+from data_prep.masks.reading import read_held_out
 from data_prep.tokenizer.sentencepiece_model import EOS_ID, load_sentencepiece
 from data_prep.tokenizer.stage import MODEL, train_tokenizer
 from data_prep.tokens.stage import tokenize

@@ -9,6 +9,7 @@ import numpy as np
 from configs.base import Artifact, UserError
 from configs.training.train import TrainConfig
 from data_prep.manifests import TokenizedCorpus
+from data_prep.tokens.join import names_of
 from data_prep.tokens.mixture import plan_phases
 from data_prep.tokens.sample_order import Ints, Order, Stream
 from training.data.token_stream import open_token_streams
@@ -120,7 +121,7 @@ class Batches(Samples):
 
     def __init__(self, corpus: Artifact[TokenizedCorpus], config: TrainConfig) -> None:
         super().__init__(corpus, sequence_length=config.sequence_length)
-        self._seed, self._name = config.seed, corpus.dir.resolve().name
+        self._seed, self._names = config.seed, names_of(corpus)
         _check_size(self.streams, config)
         phases = plan_phases(self.streams, config.mixture, sequence_length=config.sequence_length)
         self._order = Order(self.streams, phases, seed=config.seed)
@@ -132,7 +133,7 @@ class Batches(Samples):
             sequence_length=self._length,
             streams=self.records(),
             phases=tuple(PhaseRecord(num_samples=p.num_samples, weights=p.weights) for p in self._order.phases),
-            tokens=self._name,
+            tokens=self._names,
         )
 
     def batch(self, places: tuple[range, ...]) -> Batch:

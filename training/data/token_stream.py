@@ -126,12 +126,12 @@ def _open_shard(corpus: Artifact[TokenizedCorpus], dtype: np.dtype[np.integer], 
     try:
         mapped = map_tokens(path, num_tokens, dtype)
     except OSError as error:
-        where = f"token shard {shard.path} of {corpus.dir}"
+        where = f"token shard {path}"
         raise explain_os_error(error, where=where, elsewhere="put the store on another disk") from error
     except ValueError as error:
         raise UserError(
-            f"{error} that its manifest says; the file is damaged or not whole: delete {corpus.dir} so that it is made "
-            "again"
+            f"{error} that its manifest says; the file is damaged or not whole: delete the artifact that it is in, to "
+            "have it made again"
         ) from error
     mapped.madvise(MADV_RANDOM)
     return mapped
@@ -144,8 +144,8 @@ def _check_ids(corpus: Artifact[TokenizedCorpus], number: int, ids: Ints) -> Non
     if len(wrong):
         path = inside(corpus.dir, f"{corpus.manifest.shards[number].path}.bin")
         raise UserError(
-            f"{path} holds the id {wrong[0]}, and the vocabulary has {size:,} pieces; the file is damaged: delete "
-            f"{corpus.dir} so that it is made again"
+            f"{path} holds the id {wrong[0]}, and the vocabulary has {size:,} pieces; the file is damaged: delete the "
+            "artifact that it is in, to have it made again"
         )
 
 

@@ -38,7 +38,7 @@ class _Artifact(BaseModel):
     stage: str
     fingerprint: str
     manifest: dict[str, JsonValue]
-    inputs: dict[str, _Input]
+    inputs: dict[str, _Input | tuple[_Input, ...]]
 
 
 class _Index(BaseModel):
@@ -191,8 +191,9 @@ def _tokenizers_by_lineage(checkpoint: Path) -> list[Path]:
     record = _read(checkpoint / CHECKPOINT_FILE, CheckpointRecord)
     artifact = checkpoint.resolve().parent.parent
     store = artifact.parent
-    found = filter(None, map(_artifact_record, (artifact, store / record.order.tokens)))
-    return [store / made.inputs["tokenizer"].artifact / HUGGING_FACE for made in found if "tokenizer" in made.inputs]
+    found = filter(None, map(_artifact_record, (artifact, *(store / name for name in record.order.tokens))))
+    given = [made.inputs.get("tokenizer") for made in found]
+    return [store / one.artifact / HUGGING_FACE for one in given if isinstance(one, _Input)]
 
 
 def _artifact_record(path: Path) -> _Artifact | None:

@@ -15,8 +15,9 @@ from configs.base import Artifact, UserError
 from configs.data import TokenizeConfig, TrainTokenizerConfig
 from configs.pools import PoolConfig
 from data_prep.cleaning.document_files import read_documents
-from data_prep.cleaning.held_out import read_held_out, smallest_digests
+from data_prep.cleaning.held_out import smallest_digests
 from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
+from data_prep.masks.reading import read_held_out
 from data_prep.sources.document import Document
 from data_prep.tokenizer.sentencepiece_model import encode_texts, load_sentencepiece
 from data_prep.tokenizer.stage import MODEL, train_tokenizer

@@ -21,8 +21,8 @@ from configs.data import ImportTokenizerConfig, TokenizeConfig, TrainTokenizerCo
 from configs.evaluation import EvaluateConfig, ExportConfig
 from configs.pools import PoolConfig
 from configs.training.train import TrainConfig
-from data_prep.cleaning.held_out import read_held_out
 from data_prep.manifests import Certificate, CleanCorpus, TokenizedCorpus, TrainedTokenizer
+from data_prep.masks.reading import read_held_out
 from data_prep.tokenizer.certificate_texts import ADVERSARIAL
 from data_prep.tokenizer.encoder import open_encoder
 from data_prep.tokenizer.hf_export import export_hugging_face
