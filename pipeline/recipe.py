@@ -162,7 +162,15 @@ def _sample_problems(run: RunConfig, name: str) -> Iterator[Problem]:
 
 
 def text_problems(steps: Mapping[str, WiredStep]) -> Iterator[Problem]:
-    """Yield what is wrong with the text that laid-out steps take: several corpora without a mask, or another's mask."""
+    """Yield what is wrong with the text that laid-out steps take: several corpora without a mask, or another's mask.
+
+    Of the parts of a step the first is told.
+    """
+    firsts = {problem.location: problem for problem in reversed(list(_text_problems(steps)))}
+    yield from reversed(firsts.values())
+
+
+def _text_problems(steps: Mapping[str, WiredStep]) -> Iterator[Problem]:
     for step in steps.values():
         if isinstance(step.config, EvaluateConfig):
             yield from _mask_problems(step, as_names(step.inputs["corpus"]), steps, "scores on")

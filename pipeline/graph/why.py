@@ -32,6 +32,8 @@ def why_make(step: PlannedStep, store: Path, *, made_anew: set[str], fingerprint
     """
     begun = (store / step.artifact).is_dir()
     earlier = list(finished_records(step.stage, store))
+    if step.name != step.origin:  # of another source's artifact all would differ
+        earlier = [record for record in earlier if record.step == step.name]
     if not earlier:
         return "begun, not finished" if begun else "nothing like it in the store"
     named = [(record.step != step.name, _changes(step, record, made_anew, fingerprints)) for record in earlier]
@@ -56,7 +58,7 @@ def _changes(step: PlannedStep, record: Record, made_anew: set[str], fingerprint
         if change.key in by_content:  # what is there is compared below
             continue
         if change.before is not ABSENT or change.key in identity:  # else it was added since, and has its default
-            changes.append(f"steps.{step.name}.config.{_describe_change(change)}")
+            changes.append(f"steps.{step.origin}.config.{_describe_change(change)}")
     if record.observed != step.observed:
         changes.append(f"the sources changed: {', '.join(_changed_sources(record.observed, step.observed))}")
     for slot in step.inputs:

@@ -146,9 +146,11 @@ def wiring_problems(run: RunConfig, stages: Mapping[str, Stage]) -> list[Problem
 
 def wanted_steps(run: RunConfig, steps: Mapping[str, WiredStep]) -> tuple[str, ...]:
     """Return the laid-out steps whose artifacts are wanted: those of `outputs`, or those that no other takes."""
-    if not run.outputs:
-        return unused_steps({name: step.inputs for name, step in steps.items()})
-    return tuple(name for output in run.outputs for name, step in steps.items() if output in (name, step.origin))
+    if run.outputs:
+        return tuple(name for output in run.outputs for name, step in steps.items() if output in (name, step.origin))
+    unused = unused_steps({name: step.inputs for name, step in steps.items()})
+    order = list(run.steps)
+    return tuple(sorted(unused, key=lambda name: order.index(steps[name].origin)))
 
 
 def unused_steps(inputs: Mapping[str, Mapping[str, Names]]) -> tuple[str, ...]:

@@ -12,8 +12,10 @@ from cluster.host.files import sha256_of
 from cluster.inline import InlineExecutor
 from configs.base import Artifact, Config, Manifest
 from configs.pools import PoolConfig
+from configs.run import RunConfig
 from pipeline.graph.plan import Plan, make_plan
 from pipeline.graph.stage import Stage, stage
+from pipeline.graph.wiring import Names, as_names
 from pipeline.runner import Runner
 
 
@@ -66,9 +68,12 @@ class ToyStep:
 
     stage: str
     config: Config
-    inputs: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, Names] = field(default_factory=dict)
     pool: str = "default"
     cadence: Config | None = None
+
+    def given(self, slot: str) -> tuple[str, ...]:
+        return as_names(self.inputs.get(slot, ()))
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,8 @@ class ToyRun:
 
     steps: Mapping[str, ToyStep]
     outputs: tuple[str, ...] = ()
+
+    origin, step_of = RunConfig.origin, RunConfig.step_of
 
 
 def recipe(**changes: ToyStep) -> ToyRun:

@@ -4,14 +4,14 @@ import pytest
 
 from cluster.executor import Executor
 from configs.base import Artifact
-from pipeline.graph.stage import stage
+from pipeline.graph.stage import Slot, stage
 from tests.pipeline.toys import Bind, Page, Text, bind
 
 
 def test_a_stage_is_read_off_its_signature():
     contract = stage(bind, version=3)
     assert (contract.config, contract.output, contract.version) == (Bind, Page, 3)
-    assert contract.inputs == {"left": Text, "right": Text}
+    assert contract.slots == {"left": Slot(Text, False, False), "right": Slot(Text, False, False)}
     assert contract.observe is None
 
 
@@ -24,7 +24,7 @@ def paced(config: Bind, *, cadence: Bind, out: Path, executor: Executor) -> Text
 
 
 def test_cadence_is_no_input():
-    assert (stage(paced, version=1).has_cadence, stage(paced, version=1).inputs) == (True, {})
+    assert (stage(paced, version=1).has_cadence, stage(paced, version=1).slots) == (True, {})
     assert not stage(bind, version=3).has_cadence
 
 
@@ -33,9 +33,21 @@ def cadence_is_a_number(config: Bind, *, cadence: int, out: Path, executor: Exec
 
 def test_an_input_that_may_be_none_is_optional():
     contract = stage(glance, version=1)
-    assert contract.inputs == {"left": Text, "right": Page}
-    assert contract.optional_inputs == {"right"}
-    assert stage(bind, version=3).optional_inputs == frozenset()
+    assert contract.slots == {"left": Slot(Text, False, False), "right": Slot(Page, False, True)}
+
+
+def collect(
+    config: Bind,
+    *,
+    some: tuple[Artifact[Text], ...],
+    more: tuple[Artifact[Page], ...] = (),
+    out: Path,
+    executor: Executor,
+) -> Text: ...
+
+
+def test_an_input_may_be_a_list():
+    assert stage(collect, version=1).slots == {"some": Slot(Text, True, False), "more": Slot(Page, True, True)}
 
 
 def no_config(*, out: Path, executor: Executor) -> Text: ...
@@ -74,6 +86,14 @@ def optional_without_default(config: Bind, *, a: Artifact[Text] | None, out: Pat
 def required_with_default(config: Bind, *, a: Artifact[Text] = None, out: Path, executor: Executor) -> Text: ...  # type: ignore[assignment]
 
 
+def a_pair(config: Bind, *, a: tuple[Artifact[Text], Artifact[Text]], out: Path, executor: Executor) -> Text: ...
+
+
+def a_list_or_none(
+    config: Bind, *, a: tuple[Artifact[Text], ...] | None = None, out: Path, executor: Executor
+) -> Text: ...
+
+
 def either_of_two(
     config: Bind, *, a: Artifact[Text] | Artifact[Page] | None = None, out: Path, executor: Executor
 ) -> Text: ...
@@ -85,6 +105,8 @@ def either_of_two(
         optional_without_default,
         required_with_default,
         either_of_two,
+        a_pair,
+        a_list_or_none,
         no_config,
         no_out,
         no_executor,
