@@ -1,7 +1,7 @@
 """Reading a corpus without the documents that a mask leaves out."""
 
 from collections.abc import Iterator, Sequence
-from itertools import compress
+from itertools import compress, islice
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ def read_unmasked(shard: Path, masked: Path | None) -> Iterator[Document]:
 
 
 def _filter(documents: Iterator[Document], keep: list[bool]) -> Iterator[Document]:
-    yield from compress((document for document, _ in zip(documents, keep, strict=False)), keep)
+    yield from compress(islice(documents, len(keep)), keep)
     yield from documents
 
 

@@ -161,4 +161,4 @@ def test_a_step_named_like_a_part_of_another_is_refused():
     alone = recipe("web").steps["corpus"]
     steps = {**run.steps, "corpus.web": alone}
     found = problems(run.model_copy(update={"steps": steps}))
-    assert any("'corpus.web' is named like a part of another step" in one for one in found)
+    assert any("'corpus.web' is named like a part of another" in one for one in found)

@@ -1,0 +1,99 @@
+"""What earlier corpora have is masked, documents in are kept, held out, dropped or masked, and nothing else changes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.base import Artifact, UserError
+from configs.data import DeduplicateConfig
+from data_prep.cleaning import duplicates
+from data_prep.manifests import CleanCorpus, Mask
+from data_prep.masks.reading import find_mask, mask_file, masked_counts, read_held_out, read_unmasked
+from data_prep.masks.stage import deduplicate
+from tests.data_prep.corpora import INLINE, clean_config, cleaned, held_out, kept, sentences, source, write_lines
+
+
+def corpus_of(directory: Path, name: str, texts: list[tuple[str, str]], **changes: object) -> Artifact[CleanCorpus]:
+    path = write_lines(directory / f"{name}.jsonl", texts)
+    held = {"held_out": {"share": 0.2}, "shard_bytes": 700} | changes
+    return cleaned(directory / f"clean-{name}", clean_config(source(name, path), **held))
+
+
+def masked(directory: Path, corpus: Artifact[CleanCorpus], *earlier: Artifact[CleanCorpus]) -> Artifact[Mask]:
+    manifest = deduplicate(DeduplicateConfig(), corpus=corpus, earlier=earlier, out=directory, executor=INLINE)
+    return Artifact(directory, manifest)
+
+
+def remaining(corpus: Artifact[CleanCorpus], mask: Artifact[Mask]) -> list[str]:
+    shards = corpus.manifest.shards
+    return [d.text for s in shards for d in read_unmasked(corpus.dir / s.path, mask_file(mask, s))]
+
+
+@pytest.fixture
+def corpora(tmp_path: Path) -> list[Artifact[CleanCorpus]]:
+    """Three sources with texts in common, in two languages."""
+    texts = [("en" if i % 3 else "sw", text) for i, text in enumerate(sentences(120))]
+    return [
+        corpus_of(tmp_path, "web", texts[:60]),
+        corpus_of(tmp_path, "books", texts[40:90]),
+        corpus_of(tmp_path, "notes", [("fr", text) for _, text in texts[30:45]] + texts[80:120]),
+    ]
+
+
+@pytest.mark.parametrize("partition_documents", [1 << 21, 5])
+def test_the_earlier_source_keeps_what_several_have(
+    tmp_path: Path,
+    corpora: list[Artifact[CleanCorpus]],
+    monkeypatch: pytest.MonkeyPatch,
+    partition_documents: int,
+) -> None:
+    monkeypatch.setattr(duplicates, "PARTITION_DOCUMENTS", partition_documents)
+    seen: set[str] = set()
+    for number, corpus in enumerate(corpora):
+        mask = masked(tmp_path / f"mask-{number}", corpus, *corpora[:number])
+        own = [document.text for document in kept(corpus)]
+        own_held_out = [document.text for document in held_out(corpus)]
+        assert remaining(corpus, mask) == [text for text in own if text not in seen]
+        assert [d.text for d in read_held_out(corpus, mask)] == [text for text in own_held_out if text not in seen]
+        seen |= {*own, *own_held_out}
+    assert len(seen) == 120
+
+
+def test_counts_say_what_is_masked(tmp_path: Path, corpora: list[Artifact[CleanCorpus]]) -> None:
+    mask = masked(tmp_path / "mask", corpora[2], *corpora[:2])
+    counts = {(c.source, c.language): c for c in masked_counts([corpora[2].manifest], [mask.manifest])}
+    before = {(c.source, c.language): c for c in corpora[2].manifest.counts}
+    assert counts.keys() == before.keys()
+    texts = remaining(corpora[2], mask)
+    assert sum(count.num_kept for count in counts.values()) == len(texts)
+    assert sum(count.kept_bytes for count in counts.values()) == sum(len(text.encode()) for text in texts)
+    assert counts["notes", "fr"].num_kept == 0 and counts["notes", "fr"].dropped["in_earlier_source"] == 15
+    for key, count in counts.items():
+        assert count.num_read == before[key].num_read
+        assert count.num_read == count.num_kept + count.num_held_out + sum(count.dropped.values())
+    assert "held out are in earlier sources" in mask.manifest.summary()
+
+
+def test_a_mask_without_earlier_sources_masks_nothing(tmp_path: Path, corpora: list[Artifact[CleanCorpus]]) -> None:
+    mask = masked(tmp_path / "mask", corpora[0])
+    assert mask.manifest.shards == () and masked_counts([corpora[0].manifest], [mask.manifest])
+    assert remaining(corpora[0], mask) == [document.text for document in kept(corpora[0])]
+
+
+def test_a_mask_of_another_corpus_is_refused(tmp_path: Path, corpora: list[Artifact[CleanCorpus]]) -> None:
+    mask = masked(tmp_path / "mask", corpora[1], corpora[0])
+    assert find_mask(corpora[1], [mask]) == mask and find_mask(corpora[0], []) is None
+    with pytest.raises(UserError, match="no mask is one of clean-web"):
+        find_mask(corpora[0], [mask])
+
+
+def test_masking_twice_gives_equal_files(tmp_path: Path, corpora: list[Artifact[CleanCorpus]]) -> None:
+    first = masked(tmp_path / "a", corpora[1], corpora[0])
+    (tmp_path / "b" / "parts").mkdir(parents=True)
+    (tmp_path / "b" / "parts" / "found-00000.npy").write_bytes(b"half")
+    second = masked(tmp_path / "b", corpora[1], corpora[0])
+    assert first.manifest == second.manifest and first.manifest.shards
+    for shard in first.manifest.shards:
+        assert (np.load(tmp_path / "a" / shard.path) == np.load(tmp_path / "b" / shard.path)).all()
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {"masks"}
