@@ -252,7 +252,13 @@ class CleanConfig(Config):
 
 
 class DeduplicateConfig(Config):
-    """Which documents of a corpus are left out of training for what the corpora before it have."""
+    """Which documents of a corpus are left out of training: those that an earlier corpus has, and near copies of what
+    is held out."""
+
+    held_out_similarity: Annotated[float | None, Field(ge=0.5, le=1)] = 0.8
+    """How similar a document is at least to a held-out one, of this corpus or an earlier, that it is left out as its
+    near copy: the share of their runs of ten letters (four in Chinese and Japanese) that both have, estimated. null:
+    near copies are not looked for."""
 
 
 class TrainTokenizerConfig(Config):

@@ -1,5 +1,7 @@
 """The manifests of the stages in data_prep: clean documents, a tokenizer, token shards."""
 
+from collections import Counter
+
 from pydantic import BaseModel, ConfigDict
 
 from configs.base import Manifest
@@ -82,6 +84,10 @@ class CleanCorpus(Manifest):
         return f" (none of {', '.join(missing[:_MAX_NAMED])}{f' and {more} more' if more > 0 else ''})"
 
 
+IN_EARLIER_SOURCE, NEAR_HELD_OUT = "in_earlier_source", "near_held_out"
+"""Why a mask leaves a document out."""
+
+
 class MaskedShard(_Entry):
     """A shard of a corpus with documents that are left out."""
 
@@ -99,17 +105,19 @@ class MaskCount(_Entry):
 
     source: str
     language: str
-    num_documents: int
-    """Of those that are not held out."""
+    dropped: dict[str, int]
+    """Reason -> number of documents, of those that are not held out."""
 
     num_bytes: int
     """UTF-8 bytes of their texts."""
 
     num_held_out: int
+    """Held-out documents that an earlier corpus has."""
 
 
 class Mask(Manifest):
-    """Documents of a corpus that are left out, held-out ones too, since earlier corpora have them."""
+    """Documents of a corpus that are left out: those of earlier corpora, held-out ones too, and near copies of what is
+    held out."""
 
     corpus: str
     """Name in the store of the corpus."""
@@ -119,9 +127,14 @@ class Mask(Manifest):
     """One entry for each source and language that loses documents."""
 
     def summary(self) -> str:
-        documents, size = sum(c.num_documents for c in self.counts), sum(c.num_bytes for c in self.counts)
-        held_out = sum(c.num_held_out for c in self.counts)
-        return f"{documents:,} documents ({size / 1e6:,.1f} MB) and {held_out:,} held out are in earlier sources"
+        reasons = Counter[str]()
+        for count in self.counts:
+            reasons.update(count.dropped)
+        held_out, size = sum(c.num_held_out for c in self.counts), sum(c.num_bytes for c in self.counts)
+        return (
+            f"left out: {reasons[IN_EARLIER_SOURCE]:,} documents of earlier sources, {reasons[NEAR_HELD_OUT]:,} near "
+            f"copies of held-out ones ({size / 1e6:,.2f} MB), {held_out:,} held out of earlier sources"
+        )
 
 
 class Certificate(_Entry):

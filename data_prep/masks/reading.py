@@ -1,5 +1,6 @@
 """Reading a corpus without the documents that a mask leaves out."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import compress, islice
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 from cluster.host.files import inside
 from configs.base import Artifact, UserError
 from data_prep.cleaning.document_files import read_documents
-from data_prep.manifests import CleanCorpus, CorpusCount, CorpusShard, Mask, MaskCount
+from data_prep.manifests import IN_EARLIER_SOURCE, CleanCorpus, CorpusCount, CorpusShard, Mask, MaskCount
 from data_prep.sources.document import Document
 
 
@@ -51,7 +52,7 @@ def _filter(documents: Iterator[Document], keep: list[bool]) -> Iterator[Documen
 
 
 def masked_counts(corpora: Sequence[CleanCorpus], masks: Sequence[Mask]) -> tuple[CorpusCount, ...]:
-    """Return the counts of corpora with what their masks leave out among the dropped, as `in_earlier_source`."""
+    """Return the counts of corpora with what their masks leave out among the dropped."""
     lost = {(count.source, count.language): count for mask in masks for count in mask.counts}
     return tuple(_without(count, lost.get((count.source, count.language))) for one in corpora for count in one.counts)
 
@@ -59,12 +60,12 @@ def masked_counts(corpora: Sequence[CleanCorpus], masks: Sequence[Mask]) -> tupl
 def _without(count: CorpusCount, lost: MaskCount | None) -> CorpusCount:
     if lost is None:
         return count
-    num_lost = lost.num_documents + lost.num_held_out
+    dropped = Counter(count.dropped) + Counter(lost.dropped) + Counter({IN_EARLIER_SOURCE: lost.num_held_out})
     return count.model_copy(
         update={
-            "num_kept": count.num_kept - lost.num_documents,
+            "num_kept": count.num_kept - sum(lost.dropped.values()),
             "num_held_out": count.num_held_out - lost.num_held_out,
-            "dropped": count.dropped | {"in_earlier_source": num_lost},
+            "dropped": dict(dropped),
             "kept_bytes": count.kept_bytes - lost.num_bytes,
         }
     )

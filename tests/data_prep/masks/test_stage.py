@@ -1,6 +1,8 @@
 """What earlier corpora have is masked, documents in are kept, held out, dropped or masked, and nothing else changes."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from configs.base import Artifact, UserError
 from configs.data import DeduplicateConfig
 from data_prep.cleaning import duplicates
 from data_prep.manifests import CleanCorpus, Mask
+from data_prep.masks import stage
 from data_prep.masks.reading import find_mask, mask_file, masked_counts, read_held_out, read_unmasked
 from data_prep.masks.stage import deduplicate
 from tests.data_prep.corpora import INLINE, clean_config, cleaned, held_out, kept, sentences, source, write_lines
@@ -20,9 +23,14 @@ def corpus_of(directory: Path, name: str, texts: list[tuple[str, str]], **change
     return cleaned(directory / f"clean-{name}", clean_config(source(name, path), **held))
 
 
-def masked(directory: Path, corpus: Artifact[CleanCorpus], *earlier: Artifact[CleanCorpus]) -> Artifact[Mask]:
-    manifest = deduplicate(DeduplicateConfig(), corpus=corpus, earlier=earlier, out=directory, executor=INLINE)
-    return Artifact(directory, manifest)
+def masked(
+    directory: Path,
+    corpus: Artifact[CleanCorpus],
+    *earlier: Artifact[CleanCorpus],
+    similarity: float | None = None,
+) -> Artifact[Mask]:
+    config = DeduplicateConfig(held_out_similarity=similarity)
+    return Artifact(directory, deduplicate(config, corpus=corpus, earlier=earlier, out=directory, executor=INLINE))
 
 
 def remaining(corpus: Artifact[CleanCorpus], mask: Artifact[Mask]) -> list[str]:
@@ -72,7 +80,7 @@ def test_counts_say_what_is_masked(tmp_path: Path, corpora: list[Artifact[CleanC
     for key, count in counts.items():
         assert count.num_read == before[key].num_read
         assert count.num_read == count.num_kept + count.num_held_out + sum(count.dropped.values())
-    assert "held out are in earlier sources" in mask.manifest.summary()
+    assert "documents of earlier sources" in mask.manifest.summary()
 
 
 def test_a_mask_without_earlier_sources_masks_nothing(tmp_path: Path, corpora: list[Artifact[CleanCorpus]]) -> None:
@@ -97,3 +105,48 @@ def test_masking_twice_gives_equal_files(tmp_path: Path, corpora: list[Artifact[
     for shard in first.manifest.shards:
         assert (np.load(tmp_path / "a" / shard.path) == np.load(tmp_path / "b" / shard.path)).all()
     assert {path.name for path in (tmp_path / "b").iterdir()} == {"masks"}
+
+
+def near_copy(text: str) -> str:
+    """Return the text with a word changed, in other case and with other punctuation."""
+    words = text.upper().split()
+    return "- " + "  ".join([*words[:20], "otherwise", *words[21:]]) + "!!"
+
+
+def test_near_copies_of_held_out_texts_are_left_out_here_and_in_later_sources(tmp_path: Path) -> None:
+    texts = [" ".join(sentences(6, of=f"page {i}")) for i in range(80)]
+    web = corpus_of(tmp_path, "web", [("en", text) for text in texts])
+    held = [document.text for document in held_out(web)]
+    assert 5 < len(held) < 40
+    copies = [near_copy(text) for text in held]
+    other = [" ".join(sentences(6, of=f"leaf {i}")) for i in range(20)]
+    rows = [("en", text) for text in [*copies, *other]]
+    books = corpus_of(tmp_path, "books", rows, held_out={"share": 0})
+    mask = masked(tmp_path / "mask", books, web, similarity=0.8)
+    assert remaining(books, mask) == [d.text for d in kept(books) if d.text in other]
+    (count,) = mask.manifest.counts
+    assert count.dropped == {"near_held_out": len(copies)}
+    alone = corpus_of(tmp_path, "both", [*((("en", text)) for text in texts), *rows])
+    again = masked(tmp_path / "mask-alone", alone, similarity=0.8)
+    held_again = {near_copy(d.text) for d in held_out(alone)} & {d.text for d in kept(alone)}
+    assert held_again and not held_again & set(remaining(alone, again))
+    assert masked(tmp_path / "mask-exact", books, web).manifest.counts == ()
+
+
+def test_finished_shards_are_not_masked_again(
+    tmp_path: Path, corpora: list[Artifact[CleanCorpus]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm = masked(tmp_path / "calm", corpora[2], *corpora[:2], similarity=0.8)
+    original, signed = stage.sign_all, list[int]()
+
+    def dying(texts: Iterable[str]) -> Any:
+        if len(signed) == 4:
+            raise KeyboardInterrupt
+        signed.append(0)
+        return original(texts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "sign_all", dying)
+        with pytest.raises(KeyboardInterrupt):
+            masked(tmp_path / "out", corpora[2], *corpora[:2], similarity=0.8)
+    assert masked(tmp_path / "out", corpora[2], *corpora[:2], similarity=0.8).manifest == calm.manifest

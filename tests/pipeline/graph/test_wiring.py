@@ -135,7 +135,10 @@ def test_two_steps_of_corpora_are_laid_out_as_one_list():
         ({"tokens": {"mask": []}}, "trains on several corpora"),
         ({"scores": {"mask": []}}, "step 'scores' scores on several corpora (corpus.web, corpus.books)"),
         ({"scores": {"mask": "unique.web"}}, "its masks are of corpus.web; give those of the same corpora"),
-        ({"tokens": {"mask": ["unique.books", "unique.web"]}}, "step 'tokens.web' reads corpus.web, and its masks are of corpus.books"),
+        (
+            {"tokens": {"mask": ["unique.books", "unique.web"]}},
+            "step 'tokens.web' reads corpus.web, and its masks are of corpus.books",
+        ),
         ({"tokens": {"corpus": ["corpus", "corpus.web"]}}, "'corpus' has two artifacts of 'web'"),
         ({"unique": {"earlier": "corpus.web", "nothing": "corpus"}}, "has no input 'nothing'"),
     ],
