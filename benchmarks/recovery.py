@@ -78,7 +78,7 @@ def concord(store: Path, out: Path) -> None:
     tokenizer = load_artifact(next(store.glob("train_tokenizer-*")), TrainedTokenizer)
     pool = PoolConfig(num_ranks=2, cpus_per_rank=1, zero_stage=1, micro_batch_size=4)
     step, executor = recipe.steps["model"], RecordingExecutor(pool, address="local")
-    train(step.config, tokens=tokens, tokenizer=tokenizer, cadence=step.cadence, out=out, executor=executor)
+    train(step.config, tokens=(tokens,), tokenizer=tokenizer, cadence=step.cadence, out=out, executor=executor)
 
 
 def _on_rank(rank: Any, given: tuple[Any, Any, Path]) -> Any:

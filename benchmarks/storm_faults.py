@@ -55,7 +55,7 @@ def run_driver(inputs: Path, out: Path, *, ranks: int, stage: int, steps: int) -
     try:
         model = train(
             config,
-            tokens=Artifact(inputs, tokens),
+            tokens=(Artifact(inputs, tokens),),
             tokenizer=Artifact(inputs, tokenizer),
             cadence=CadenceConfig(),
             out=out,

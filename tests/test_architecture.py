@@ -28,7 +28,7 @@ ORDER = {
     "eval": "likelihood word_order manifests lm_eval_tasks workers stage",
     "pipeline": (
         "store graph estimate export report runner stages chain_checks recipe data_checks prepare layout_checks "
-        "unfinished run runs cli"
+        "plan_lines unfinished run runs cli"
     ),
 }
 """The rooms of a package, folders and files, from the lowest: each imports only from those before it."""

@@ -11,7 +11,7 @@ from configs.cluster import ClusterConfig
 from configs.load import load
 from configs.run import RunConfig
 from pipeline.cli.app import app
-from pipeline.graph.plan import wiring_problems
+from pipeline.graph.wiring import wiring_problems
 from pipeline.stages import STAGES
 
 ROOT = Path(__file__).parents[1]

@@ -96,11 +96,16 @@ def _delete_atomically(directory: Path) -> None:
     shutil.rmtree(gone)
 
 
+def part_bytes(num_bytes: int) -> int:
+    """Return the size of a part of a corpus whose files have so many bytes in all."""
+    return min(MOST_PART_BYTES, max(LEAST_PART_BYTES, num_bytes // PARTS))
+
+
 def _list_parts(config: CleanConfig, directory: Path, executor: Executor) -> list[Part]:
     """Cut the sources into parts of about one size, whatever their files are."""
     spans = [(source, span) for source in config.sources for span in READERS[source.kind].spans(source)]
     total = sum(span.num_bytes for _, span in spans)
-    size = min(MOST_PART_BYTES, max(LEAST_PART_BYTES, total // PARTS))
+    size = part_bytes(total)
     cut = _split(spans, size, executor)
     parts: list[Part] = []
     for source, own in _bundle(cut, size):

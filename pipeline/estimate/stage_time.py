@@ -10,6 +10,7 @@ from pydantic import JsonValue, ValidationError
 from cluster.placement import Placement
 from configs.data import CleanConfig, Source
 from configs.evaluation import EvaluateConfig
+from data_prep.cleaning.stage import part_bytes
 from data_prep.manifests import CleanCorpus, TokenizedCorpus
 from data_prep.sources.table import READERS
 from eval.stage import TEXTS_PER_ITEM
@@ -19,10 +20,13 @@ from pipeline.estimate.speed import Speed
 from pipeline.graph.why import finished_records
 from pipeline.store.artifact import Record
 
-BYTES_PER_CORE_SECOND = {"clean": 3.5e6, "tokenize": 3.5e6}
+BYTES_PER_CORE_SECOND = {"clean": 20e6, "deduplicate": 8e6, "tokenize": 8e6}
 """Bytes of text a second of a core by stage, as benchmarks/stage_speed.py measured them (benchmarks/RESULTS.md)."""
 
-COMPRESSED = (".gz", ".zst", ".parquet")
+STREAMS = (".gz", ".zst", ".zstd", ".xz", ".bz2")
+"""Suffixes of files that are read from their beginning."""
+
+COMPRESSED = (*STREAMS, ".parquet")
 COMPRESSION = 3.0
 """Bytes of text in a byte of a compressed file: an assumption."""
 
@@ -57,14 +61,12 @@ class Work:
 
 def clean_work(config: CleanConfig) -> Work:
     """Return the text in the files of the sources. Raises UserError if one is missing."""
-    sizes: list[float] = []
-    unknown = []
-    for source in config.sources:
-        found = _file_sizes(source)
-        sizes += found
-        if not found:
-            unknown.append(source.name)
-    return Work(sum(sizes), max(1, len(sizes)), max(sizes, default=0.0), tuple(unknown))
+    found = {source.name: _file_sizes(source) for source in config.sources}
+    sizes = [size for own in found.values() for size in own]
+    total = sum(size for size, _ in sizes)
+    part = float(part_bytes(int(total)))
+    largest = max((size if is_stream else min(size, part) for size, is_stream in sizes), default=0.0)
+    return Work(total, max(1, ceil(total / part)), largest, tuple(name for name, own in found.items() if not own))
 
 
 def tokenize_work(corpus: CleanCorpus | None, config: CleanConfig) -> Work:
@@ -134,13 +136,16 @@ def evaluate_time(
     return StageTime(took, f"{num_tokens:,.0f} tokens, three times as fast as they are trained on; {speed.source}")
 
 
-def _file_sizes(source: Source) -> list[float]:
-    """Return the bytes of text of each file of a source; none where its identity is no files' (a package, the Hub)."""
-    sizes: list[float] = []
+def _file_sizes(source: Source) -> list[tuple[float, bool]]:
+    """Return the bytes of text of each file of a source, and whether one worker reads it from beginning to end.
+
+    None where its identity is no files' (a package, the Hub).
+    """
+    sizes: list[tuple[float, bool]] = []
 
     def add(path: Path) -> str:
-        factor = COMPRESSION if path.suffix.lower() in COMPRESSED else 1.0
-        sizes.append(path.stat().st_size * factor)
+        suffix = path.suffix.lower()
+        sizes.append((path.stat().st_size * (COMPRESSION if suffix in COMPRESSED else 1.0), suffix in STREAMS))
         return ""
 
     READERS[source.kind].identity(source, add)
@@ -159,7 +164,8 @@ def _text_of(stage: str, manifest: Mapping[str, JsonValue]) -> tuple[float, int]
     """Return the bytes of text that a stage went through, and in how many items."""
     if stage == "clean":
         corpus = CleanCorpus.model_validate(manifest)
-        return sum(_read_bytes(corpus)), len(corpus.shards)
+        num_bytes = sum(_read_bytes(corpus))
+        return num_bytes, max(1, ceil(num_bytes / part_bytes(int(num_bytes))))
     tokens = TokenizedCorpus.model_validate(manifest)
     return float(sum(s.num_bytes for shard in tokens.shards for s in shard.segments)), len(tokens.shards)
 

@@ -90,31 +90,24 @@ def report(
 
     Parts whose input the recipe leaves out are left out of the page.
     """
-    slots: dict[str, Artifact[Any] | tuple[Artifact[Any], ...] | None] = {
-        "corpus": corpus,
-        "mask": mask,
-        "tokens": tokens,
-        "model": model,
-        "scores": scores,
-        "export": export,
-    }
-    given = {slot: one for slot, one in slots.items() if one}
+    slots = {"corpus": corpus, "mask": mask, "tokens": tokens, "model": model, "scores": scores, "export": export}
+    given = {slot: _listed(one) for slot, one in slots.items() if one}
     names = {
-        slot: [artifact.dir.resolve().name for artifact in one] if isinstance(one, tuple) else one.dir.resolve().name
-        for slot, one in given.items()
+        slot: _name(artifacts[0]) if slot in ("model", "scores", "export") else [_name(one) for one in artifacts]
+        for slot, artifacts in given.items()
     }
-    artifacts = [a for one in given.values() for a in (one if isinstance(one, tuple) else (one,))]
+    artifacts = [artifact for own in given.values() for artifact in own]
     records = _merge_ancestries([artifact.dir for artifact in artifacts])
     series = read_series(iterate_metrics(model.dir / METRICS_FILE))
     tokenized = join_tokens(tokens).manifest if tokens else None
-    training = training_part(model, tokenized, series, records[model.dir.resolve().name].config)
-    summaries = {artifact.dir.resolve().name: artifact.manifest.summary() for artifact in artifacts}
+    training = training_part(model, tokenized, series, records[_name(model)].config)
+    summaries = {_name(artifact): artifact.manifest.summary() for artifact in artifacts}
     values: dict[str, Any] = {
         "title": config.title,
         "outcome": outcome(model.manifest, scores.manifest if scores else None),
         "figures": _figures(model.manifest, tokenized, scores.manifest if scores else None, records),
         "gone": GONE,
-        "export": _export_part(export, export.dir.resolve().name, records) if export else None,
+        "export": _export_part(export, _name(export), records) if export else None,
         "lineage": lineage_steps(records, _tokenizer_summaries(model.dir, records) | summaries),
         "data": data_part([one.manifest for one in corpus], [one.manifest for one in mask], tokenized)
         if corpus
@@ -132,6 +125,15 @@ def report(
     data = render_page(config.templates, values).encode()
     (out / REPORT_FILE).write_bytes(data)
     return Report(path=REPORT_FILE, num_bytes=len(data))
+
+
+def _listed(given: Any) -> tuple[Artifact[Any], ...]:
+    """Return the artifacts that fill a slot."""
+    return given if isinstance(given, tuple) else (given,)
+
+
+def _name(artifact: Artifact[Any]) -> str:
+    return artifact.dir.resolve().name
 
 
 def outcome(model: TrainedModel, scores: Scores | None) -> str:

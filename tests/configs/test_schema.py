@@ -62,7 +62,7 @@ def test_recipes_and_the_table_of_stages_agree_on_names_and_config_types():
 
 def test_every_stage_takes_something_that_a_stage_makes():
     made = {stage.output for stage in STAGES.values()}
-    assert {kind for stage in STAGES.values() for kind in stage.inputs.values()} <= made
+    assert {slot.kind for stage in STAGES.values() for slot in stage.slots.values()} <= made
 
 
 def hashed_classes() -> dict[str, type[BaseModel]]:
@@ -95,23 +95,24 @@ KEYS = {
     "BatchRampConfig": 3,
     "CleanConfig": 6,
     "CosineSchedule": 3,
-    "DocstringsSource": 4,
+    "DeduplicateConfig": 1,
+    "DocstringsSource": 5,
     "EmaConfig": 1,
     "EvaluateConfig": 2,
     "ExportConfig": 1,
     "HeldOutConfig": 3,
-    "HuggingFaceSource": 12,
+    "HuggingFaceSource": 13,
     "ImportTokenizerConfig": 3,
     "InitConfig": 3,
-    "JsonLinesSource": 8,
+    "JsonLinesSource": 9,
     "MixtureConfig": 2,
     "ModelConfig": 12,
     "MultipleChoiceConfig": 3,
     "OptimizerConfig": 9,
-    "PackageTextSource": 8,
-    "ParquetSource": 8,
+    "PackageTextSource": 9,
+    "ParquetSource": 9,
     "PhaseConfig": 2,
-    "PlainTextSource": 5,
+    "PlainTextSource": 6,
     "ReportConfig": 1,
     "SpikeConfig": 3,
     "StabilityConfig": 3,

@@ -25,4 +25,4 @@ def tokenized(out: Path, corpus: Artifact[CleanCorpus], tokenizer: Artifact[Trai
 
 def learned(out: Path, corpus: Artifact[CleanCorpus]) -> Artifact[TrainedTokenizer]:
     config = TrainTokenizerConfig(vocab_size=2500, character_coverage=0.98)
-    return Artifact(out, train_tokenizer(config, corpus=corpus, out=out, executor=INLINE))
+    return Artifact(out, train_tokenizer(config, corpus=(corpus,), out=out, executor=INLINE))

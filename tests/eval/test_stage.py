@@ -57,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     corpus = cleaned(root / "corpus", clean_config(source("eld", path), held_out={"share": 0.08}))
     settings = TrainTokenizerConfig(vocab_size=1200, character_coverage=0.98)
     tokenizer = Artifact(
-        root / "tokenizer", train_tokenizer(settings, corpus=corpus, out=root / "tokenizer", executor=INLINE)
+        root / "tokenizer", train_tokenizer(settings, corpus=(corpus,), out=root / "tokenizer", executor=INLINE)
     )
     tokens = tokenize(TokenizeConfig(), corpus=corpus, tokenizer=tokenizer, out=root / "tokens", executor=INLINE)
     job = tiny_job(root / "job", tiny_config(sequence_length=CONTEXT), world_size=1, zero_stage=1)
@@ -68,7 +68,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 def run_evaluate(made: Made, out: Path, **changes: Any) -> Scores:
     config = EvaluateConfig.model_validate({"multiple_choice": None} | changes)
-    return evaluate(config, model=made.model, tokenizer=made.tokenizer, corpus=made.corpus, out=out, executor=INLINE)
+    return evaluate(config, model=made.model, tokenizer=made.tokenizer, corpus=(made.corpus,), out=out, executor=INLINE)
 
 
 def samples(out: Path, task: str) -> list[dict[str, Any]]:

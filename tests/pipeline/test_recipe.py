@@ -27,9 +27,10 @@ steps:
         - {name: words, kind: json_lines, paths: [words.jsonl], language: en}
         - {name: stacks, kind: json_lines, paths: [stacks.jsonl], language: fr}
       held_out: {share: 0.1}
-  tokenizer: {stage: train_tokenizer, inputs: {corpus: corpus}, config: {vocab_size: 320}}
-  other: {stage: train_tokenizer, inputs: {corpus: corpus}, config: {vocab_size: 500}}
-  tokens: {stage: tokenize, inputs: {corpus: corpus, tokenizer: tokenizer}}
+  unique: {stage: deduplicate, inputs: {corpus: corpus}}
+  tokenizer: {stage: train_tokenizer, inputs: {corpus: corpus.words}, config: {vocab_size: 320}}
+  other: {stage: train_tokenizer, inputs: {corpus: corpus.words}, config: {vocab_size: 500}}
+  tokens: {stage: tokenize, inputs: {corpus: corpus, mask: unique, tokenizer: tokenizer}}
   model:
     stage: train
     inputs: {tokens: tokens, tokenizer: tokenizer}
@@ -47,7 +48,7 @@ steps:
       schedule: {kind: cosine, num_warmup_steps: 1}
   scores:
     stage: evaluate
-    inputs: {model: model, tokenizer: tokenizer, corpus: corpus}
+    inputs: {model: model, tokenizer: tokenizer, corpus: corpus, mask: unique}
     config: {multiple_choice: null}
 outputs: [scores]
 """
@@ -90,7 +91,7 @@ def line_of(text: str) -> int:
         ("num_steps: 2", "num_steps: 2\n      freeze:\n        - nothing", "no parameter is named like 'nothing'"),
         ("tokenizer: tokenizer, corpus", "tokenizer: other, corpus", "was made with 'tokenizer', .*; take 'tokenizer'"),
         ("{tokens: tokens, tokenizer: tokenizer}", "{tokens: tokens, tokenizer: other}", "takes tokenizer 'other'"),
-        ("language: en}", "language: jp}", "'jp' begins with two letters .*; did you mean 'ja'"),
+        ("language: en}", "language: jp}", "'jp' is no language tag; did you mean 'ja'"),
         ("{share: 0.1}", "{share: 0.1, shares: {words/sw: 0.2}}", "names 'words/sw', and the language there is en"),
     ],
 )
@@ -191,7 +192,7 @@ def test_what_holds_nothing_out_has_no_best_checkpoint_and_no_scores(
         return
     told = refusal(*asked)
     assert f"checkpoint: best, and {says} the best; take last" in told
-    assert ("scores held-out documents, and 'corpus' holds none out" in told) == ("share" in says)
+    assert ("scores held-out documents, and corpus holds none out" in told) == ("share" in says)
 
 
 def test_a_refusal_names_the_override_that_it_is_for(place: Path) -> None:

@@ -39,7 +39,7 @@ def tokenizer(directory: Path) -> Artifact[TrainedTokenizer]:
 def run_stage(directory: Path, name: str, executor: Executor) -> Path:
     out = directory / name
     out.mkdir(exist_ok=True)
-    given = {"tokens": tiny_corpus(directory / "corpus"), "tokenizer": tokenizer(directory / "tokenizer")}
+    given = {"tokens": (tiny_corpus(directory / "corpus"),), "tokenizer": tokenizer(directory / "tokenizer")}
     train(tiny_config(), **given, cadence=CADENCE, out=out, executor=executor)
     return out
 

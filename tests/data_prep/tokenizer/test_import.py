@@ -79,7 +79,7 @@ IDS = {  # end of text, begin of text, padding, rows
 
 def imported(path: Path, out: Path, corpus: Artifact[CleanCorpus] | None = None, **config: Any) -> Any:
     given = ImportTokenizerConfig(path=str(path), **config)
-    return Artifact(out, import_tokenizer(given, corpus=corpus, out=out, executor=INLINE))
+    return Artifact(out, import_tokenizer(given, corpus=(corpus,) if corpus else (), out=out, executor=INLINE))
 
 
 @pytest.fixture(scope="module", params=KINDS)

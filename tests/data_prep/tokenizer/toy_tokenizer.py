@@ -25,4 +25,4 @@ def make_corpus(root: Path) -> Artifact[CleanCorpus]:
 
 def train(out: Path, corpus: Artifact[CleanCorpus], **changes: Any) -> Artifact[TrainedTokenizer]:
     config = CONFIG.model_copy(update=changes)
-    return Artifact(out, train_tokenizer(config, corpus=corpus, out=out, executor=INLINE))
+    return Artifact(out, train_tokenizer(config, corpus=(corpus,), out=out, executor=INLINE))

@@ -50,7 +50,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     settings = {"shard_bytes": 15_000, "held_out": {"share": 0.2}}
     corpus = cleaned(root / "corpus", clean_config(source("a", paths[0]), source("b", paths[1]), **settings))
     config = TrainTokenizerConfig(vocab_size=2500, character_coverage=0.98)
-    tokenizer = train_tokenizer(config, corpus=corpus, out=root / "tokenizer", executor=INLINE)
+    tokenizer = train_tokenizer(config, corpus=(corpus,), out=root / "tokenizer", executor=INLINE)
     return corpus, Artifact(root / "tokenizer", tokenizer)
 
 

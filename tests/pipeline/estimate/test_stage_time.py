@@ -44,7 +44,7 @@ def corpus(*, kept: int = 90, held_out: int = 10, size: int = 900, shards: int =
         )
         for language in ("en", "sw")
     ]
-    files = [CorpusShard(path=f"{i}.jsonl.zst", source="web", num_documents=kept) for i in range(shards)]
+    files = [CorpusShard(path=f"{i}", source="web", num_documents=kept, digests="d") for i in range(shards)]
     return CleanCorpus(shards=tuple(files), held_out=(), counts=tuple(counts), unreadable=())
 
 
@@ -68,12 +68,21 @@ def test_text_is_known_by_its_files_and_compressed_ones_hold_more(tmp_path, monk
     (tmp_path / "b.jsonl.zst").write_bytes(b"x" * 500)
     hub = {"name": "hub", "kind": "hugging_face", "path": "a/b", "revision": "0" * 40}
     work = clean_work(CleanConfig.model_validate({"sources": [*SOURCES, hub]}))
-    assert work == Work(1000 + 3 * 500, 2, 1500, ("hub",))
+    assert work == Work(1000 + 3 * 500, 1, 1500, ("hub",))
 
 
 def test_a_corpus_that_is_made_says_how_much_there_is_to_tokenise():
     config = CleanConfig.model_validate({"sources": SOURCES, "shard_bytes": 100})
-    assert tokenize_work(corpus(), config) == Work(2 * 90 * 900, 4, 100)
+    assert tokenize_work(corpus(), config) == Work(2 * 90 * 900, 4, 2 * 90 * 900 / 4)
+
+
+def test_large_files_are_cut_and_those_that_are_read_as_streams_are_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jsonl", "b.jsonl.zst"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(2**30)
+    work = clean_work(CleanConfig.model_validate({"sources": SOURCES}))
+    assert work == Work(4 * 2**30, 64, 3 * 2**30)
 
 
 def test_cleaning_takes_its_bytes_over_the_cores_that_have_a_file(tmp_path):
@@ -93,10 +102,10 @@ def test_the_largest_file_is_the_least_time(tmp_path):
 def test_what_was_cleaned_before_says_how_fast(tmp_path):
     done = cleaned(10.0, num_tasks=2)
     # as many bytes a document as those that were kept, twice as many documents as were kept or held out
-    assert rate_of(done) == pytest.approx(2 * 200 * 900 / 10 / 2)
+    assert rate_of(done) == pytest.approx(2 * 200 * 900 / 10)
     (tmp_path / f"clean-{'0' * 12}").mkdir()
     commit(tmp_path / f"clean-{'0' * 12}", done)
-    found = stage_time("clean", Work(36_000, 1, 36_000), cores(4), tmp_path)
+    found = stage_time("clean", Work(72_000, 1, 72_000), cores(4), tmp_path)
     assert found.seconds == Range(pytest.approx(2.0), pytest.approx(2.0))
     assert f"measured in clean-{'0' * 12}" in found.source
 
@@ -121,21 +130,21 @@ def test_scoring_takes_a_third_of_what_training_on_its_tokens_would():
     speed = Speed(Range(1000.0, 2000.0), "measured")
     config = EvaluateConfig(documents_per_stream=5, multiple_choice=None)
     one = replace(cores(1), device="cuda")
-    found = evaluate_time(config, corpus(), None, speed=speed, placement=one).seconds
+    found = evaluate_time(config, [corpus()], None, speed=speed, placement=one).seconds
     # 5 of 10 documents of two languages, of 900 bytes, 4 bytes a token
     assert found == Range(pytest.approx(2 * 5 * 225 / 6000), pytest.approx(2 * 5 * 225 / 3000))
     everything = EvaluateConfig(documents_per_stream=None, multiple_choice=None)
-    twice = evaluate_time(everything, corpus(), None, speed=speed, placement=one).seconds
+    twice = evaluate_time(everything, [corpus()], None, speed=speed, placement=one).seconds
     assert twice is not None and found is not None and twice.low == pytest.approx(2 * found.low)
     asked = EvaluateConfig(documents_per_stream=5)
-    longer = evaluate_time(asked, corpus(), None, speed=speed, placement=one).seconds
+    longer = evaluate_time(asked, [corpus()], None, speed=speed, placement=one).seconds
     assert longer is not None and longer.low > found.low
-    unknown = evaluate_time(config, corpus(), None, speed=Speed(None, "not known"), placement=one)
+    unknown = evaluate_time(config, [corpus()], None, speed=Speed(None, "not known"), placement=one)
     assert unknown.seconds is None
 
 
 def test_ranks_without_an_item_of_work_score_nothing():
     config = EvaluateConfig(documents_per_stream=5, multiple_choice=None)
     eight = replace(cores(8), device="cuda", num_ranks=8)
-    found = evaluate_time(config, corpus(), None, speed=Speed(Range(800.0, 800.0), ""), placement=eight).seconds
+    found = evaluate_time(config, [corpus()], None, speed=Speed(Range(800.0, 800.0), ""), placement=eight).seconds
     assert found is not None and found.low == pytest.approx(2 * 5 * 225 / 300)  # ten texts are one item

@@ -145,7 +145,7 @@ def train_in_process(
 ) -> TrainedModel:
     out.mkdir(parents=True)
     executor = InlineExecutor(PoolConfig(micro_batch_size=2))
-    return train(config, tokens=tokens, tokenizer=tokenizer, cadence=CADENCE, out=out, executor=executor)
+    return train(config, tokens=(tokens,), tokenizer=tokenizer, cadence=CADENCE, out=out, executor=executor)
 
 
 def continue_foreign(root: Path, name: str, corpus: Artifact[CleanCorpus]) -> None:
@@ -159,7 +159,7 @@ def continue_foreign(root: Path, name: str, corpus: Artifact[CleanCorpus]) -> No
     rows = json.loads((given / "config.json").read_text())["vocab_size"]
     build_in_memory(make_model_config(config, vocab_size=rows, eos_id=2, pad_id=None), seed=3).save_pretrained(given)
     imported = import_tokenizer(
-        ImportTokenizerConfig(path=str(given)), corpus=corpus, out=made / "tokenizer", executor=INLINE
+        ImportTokenizerConfig(path=str(given)), corpus=(corpus,), out=made / "tokenizer", executor=INLINE
     )
     tokenizer = Artifact(made / "tokenizer", imported)
     tokens = tokenize(TokenizeConfig(), corpus=corpus, tokenizer=tokenizer, out=made / "tokens", executor=INLINE)
@@ -171,7 +171,7 @@ def continue_foreign(root: Path, name: str, corpus: Artifact[CleanCorpus]) -> No
         EvaluateConfig(multiple_choice=None),
         model=artifact,
         tokenizer=tokenizer,
-        corpus=corpus,
+        corpus=(corpus,),
         out=made / "scores",
         executor=INLINE,
     )

@@ -19,6 +19,10 @@ def plan(path: Path) -> Plan:
     return make_plan(load(path, RunConfig).config, STAGES, OBSERVED)
 
 
+def input_of(plan: Plan, name: str) -> Input:
+    return Input(artifact=plan.steps[name].artifact, fingerprint=plan.steps[name].fingerprint)
+
+
 def records_of(plan: Plan) -> dict[str, Record]:
     """Return the records that the runner would write of a plan's steps, but for the report's."""
     return {
@@ -30,8 +34,8 @@ def records_of(plan: Plan) -> dict[str, Record]:
             config=step.config.model_dump(mode="json"),
             observed=step.observed,
             inputs={
-                slot: Input(artifact=plan.steps[name].artifact, fingerprint=plan.steps[name].fingerprint)
-                for slot, name in step.inputs.items()
+                slot: input_of(plan, given) if isinstance(given, str) else tuple(input_of(plan, one) for one in given)
+                for slot, given in step.inputs.items()
             },
             manifest={},
             files={},
@@ -50,7 +54,10 @@ def records_of(plan: Plan) -> dict[str, Record]:
 
 def written(records: dict[str, Record], smoke: Plan) -> str:
     report = smoke.steps["report"]
-    inputs = {slot: smoke.steps[name].artifact for slot, name in report.inputs.items()}
+    inputs = {
+        slot: smoke.steps[given].artifact if isinstance(given, str) else [smoke.steps[one].artifact for one in given]
+        for slot, given in report.inputs.items()
+    }
     config = report.config.model_dump(mode="json")
     return write_recipe(records, title="A title: of words!", config=config, inputs=inputs)
 
@@ -69,9 +76,9 @@ def test_the_written_recipe_is_short_and_its_name_follows_the_title() -> None:
     text = written(records_of(smoke), smoke)
     assert yaml.safe_load(text)["name"] == "A-title-of-words"
     assert "weight_decay" not in text  # a default
-    assert yaml.safe_load(text)["steps"]["tokens"] == {
+    assert yaml.safe_load(text)["steps"]["tokens.science"] == {
         "stage": "tokenize",
-        "inputs": {"corpus": "corpus", "tokenizer": "tokenizer"},
+        "inputs": {"corpus": "corpus.science", "mask": "unique.science", "tokenizer": "tokenizer"},
     }
 
 

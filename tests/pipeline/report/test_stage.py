@@ -207,7 +207,8 @@ def _page(tmp_path: Path, made: dict[str, Any], title: str = "Title", templates:
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
     config = ReportConfig(title=title, templates=None if templates is None else str(templates))
-    written: Report = report(config, **made, out=out, executor=None)  # type: ignore[arg-type]
+    given = {slot: (one,) if slot in ("corpus", "tokens") else one for slot, one in made.items()}
+    written: Report = report(config, **given, out=out, executor=None)  # type: ignore[arg-type]
     text = (out / written.path).read_text(encoding="utf-8")
     assert written.num_bytes == len(text.encode())
     return text
