@@ -243,5 +243,7 @@ class TokenizedCorpus(Manifest):
 
     def summary(self) -> str:
         text = sum(segment.num_bytes for shard in self.shards for segment in shard.segments)
+        if not self.num_tokens:
+            return "no tokens: earlier sources have all of its text"
         entropy = f"unigram entropy {self.unigram_entropy:.2f} nats"
         return f"{self.num_tokens:,} tokens, {text / self.num_tokens:.2f} bytes a token, {entropy}"

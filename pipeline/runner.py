@@ -1,4 +1,8 @@
-"""Walks a plan from the wanted outputs backwards: reuses what exists, makes the rest, stops at the first failure."""
+"""Walks a plan from the wanted outputs backwards: reuses what exists, then makes the rest in the plan's order.
+
+It stops at the first failure. In that order all sources are cleaned before anything is made of them, so that what they
+decide is known early.
+"""
 
 import os
 import shutil
@@ -23,6 +27,7 @@ from configs.base import Artifact, Manifest, UserError
 from data_prep.sources.document import Digest
 from pipeline.graph.plan import Plan, PlannedStep
 from pipeline.graph.stage import Stage
+from pipeline.graph.wiring import all_inputs
 from pipeline.store.artifact import BUILD_COUNT_FILE, Input, Record, commit, describe_files, load_artifact
 from pipeline.store.provenance import code_version, package_versions
 from pipeline.store.remote import RemoteStore
@@ -61,27 +66,32 @@ class Runner:
         check_store(self.store, self._what, self._elsewhere)
         if self.remote is not None:
             self.remote.check()
+        missing: set[str] = set()
         for name in self.plan.outputs:
-            self._need(name)
+            self._look_for(name, missing)
+        for name in (name for name in self.plan.steps if name in missing):
+            step = self.plan.steps[name]
+            inputs: dict[str, Given] = {
+                slot: self.done[given] if isinstance(given, str) else tuple(self.done[one] for one in given)
+                for slot, given in step.inputs.items()
+            }
+            self.done[name] = self._make(step, inputs)
         return self.done
 
-    def _need(self, name: str) -> Artifact[Manifest]:
-        """Return the artifact of a step, made if it is missing. Its inputs are needed only to make it."""
-        if name in self.done:
-            return self.done[name]
+    def _look_for(self, name: str, missing: set[str]) -> None:
+        """Find the artifact of a step, or add the step to what is missing, after its inputs, which it needs then."""
+        if name in self.done or name in missing:
+            return
         step = self.plan.steps[name]
         with _explained(step, self._elsewhere):
             artifact = self._find(step)
         if artifact is not None:
+            self.done[name] = artifact
             self.on_end(step, artifact.manifest, None)
-        else:
-            inputs = {
-                slot: self._need(given) if isinstance(given, str) else tuple(map(self._need, given))
-                for slot, given in step.inputs.items()
-            }
-            artifact = self._make(step, inputs)
-        self.done[name] = artifact
-        return artifact
+            return
+        missing.add(name)
+        for source in all_inputs(step.inputs):
+            self._look_for(source, missing)
 
     def _find(self, step: PlannedStep) -> Artifact[Manifest] | None:
         """Return the artifact if it is finished, else None; a working copy fetches it, or publishes it."""

@@ -92,10 +92,8 @@ def report(
     """
     slots = {"corpus": corpus, "mask": mask, "tokens": tokens, "model": model, "scores": scores, "export": export}
     given = {slot: _listed(one) for slot, one in slots.items() if one}
-    names = {
-        slot: _name(artifacts[0]) if slot in ("model", "scores", "export") else [_name(one) for one in artifacts]
-        for slot, artifacts in given.items()
-    }
+    single = ("model", "scores", "export")
+    names = {slot: _name(own[0]) if slot in single else [_name(one) for one in own] for slot, own in given.items()}
     artifacts = [artifact for own in given.values() for artifact in own]
     records = _merge_ancestries([artifact.dir for artifact in artifacts])
     series = read_series(iterate_metrics(model.dir / METRICS_FILE))

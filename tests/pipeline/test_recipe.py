@@ -52,6 +52,7 @@ steps:
     config: {multiple_choice: null}
 outputs: [scores]
 """
+CLEANED = ["corpus.words", "corpus.stacks"]
 MODEL = "steps.model.config.model"
 WEIGHTS = "steps.model.config.mixture.source_weights"
 
@@ -379,13 +380,13 @@ def test_a_bad_recipe_is_refused_before_what_makes_it_is_imported(
     [
         (
             ("steps.corpus.config.sources.1.paths=[words.jsonl]", f"{WEIGHTS}={{words: 1, stacks: 1}}"),
-            ["corpus"],
-            r"mixture.source_weights names 'stacks', which the corpus does not have",
+            [*CLEANED, "unique.words", "unique.stacks", "tokenizer", "tokens.words", "tokens.stacks"],
+            r"mixture.source_weights must name each source once; it differs from the corpus in stacks",
         ),
-        (("steps.corpus.config.held_out.share=1e-9",), ["corpus"], "no document is held out, so there is nothing to"),
+        (("steps.corpus.config.held_out.share=1e-9",), CLEANED, "no document is held out, so there is nothing to"),
         (
             ("steps.model.config.sequence_length=1000", "steps.model.config.global_batch_size=16"),
-            ["corpus", "tokenizer", "tokens"],
+            [*CLEANED, "unique.words", "unique.stacks", "tokenizer", "tokens.words", "tokens.stacks"],
             r"the corpus has \d+ sequences of 1000 tokens, fewer than one batch of 16",
         ),
     ],

@@ -48,7 +48,7 @@ def train_on(directory: Path, *, num_steps: int, **last: Any) -> None:
 
 
 def planned() -> PlannedStep:
-    return PlannedStep("model", "train", 1, CONFIG, None, {}, "default", "f" * 64)
+    return PlannedStep("model", "model", "train", 1, CONFIG, None, {}, "default", "f" * 64)
 
 
 def test_a_running_training_is_described(tmp_path: Path) -> None:

@@ -255,7 +255,9 @@ def test_set_without_a_recipe_is_refused_and_with_one_it_counts(run: RunDirector
 def test_several_steps_of_a_stage_are_named(place: Path) -> None:
     found = find_subject("smoke", store="store")
     assert find_artifact(found, stage="train").name.startswith("train-")
-    with pytest.raises(UserError, match=r"recipe smoke: its steps are corpus, .*; name one step, as NAME:STEP"):
+    with pytest.raises(
+        UserError, match=r"recipe smoke: its steps are corpus\.sentences, .*; name one step, as NAME:STEP"
+    ):
         find_artifact(found)
 
 

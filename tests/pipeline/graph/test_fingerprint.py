@@ -137,13 +137,17 @@ def test_a_path_whose_content_is_observed_is_hashed_by_that_alone():
 
 
 SMOKE = {
-    "corpus": "clean-48e6b6a01233",
-    "tokenizer": "train_tokenizer-b97882f4d8c2",
-    "tokens": "tokenize-1503791f02ba",
-    "model": "train-e1678a2a9689",
-    "scores": "evaluate-794b45487c06",
-    "export": "export-e1e871006f13",
-    "report": "report-40a1341bd5e0",
+    "corpus.sentences": "clean-a40c5d879e52",
+    "corpus.science": "clean-638a766de9ca",
+    "unique.sentences": "deduplicate-5d257bc1e566",
+    "unique.science": "deduplicate-e9ac2efcda79",
+    "tokenizer": "train_tokenizer-cf8556ce5066",
+    "tokens.sentences": "tokenize-3a7fdfa931f4",
+    "tokens.science": "tokenize-65b26a19a95e",
+    "model": "train-9192670ae0c5",
+    "scores": "evaluate-e82c2a978eb1",
+    "export": "export-a258a44a1c37",
+    "report": "report-c0011bfb1b58",
 }
 """What the smoke recipe makes, were its sources to hold what the test says they do, with the 200 steps that it had when
 these were written down. A change here means that everybody makes everything anew: mark the key that was added with
@@ -156,5 +160,5 @@ AddedLater, or raise the version of the one stage that changed.
 )
 def test_the_smoke_recipe_makes_what_it_always_made_at_any_cadence(cadence):
     recipe = load(shipped("recipes", "smoke"), RunConfig, ("steps.model.config.num_steps=200", *cadence)).config
-    plan = make_plan(recipe, STAGES, {"corpus": {"python": "0" * 64}})
+    plan = make_plan(recipe, STAGES, {"corpus.sentences": {"python": "0" * 64}, "corpus.science": {"python": "1" * 64}})
     assert {name: step.artifact for name, step in plan.steps.items()} == SMOKE

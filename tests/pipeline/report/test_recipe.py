@@ -85,9 +85,9 @@ def test_the_written_recipe_is_short_and_its_name_follows_the_title() -> None:
 def test_steps_of_one_name_get_numbers_and_what_is_gone_is_said() -> None:
     smoke = plan(shipped("recipes", "smoke"))
     records = records_of(smoke)
-    first, second = list(records)[:2]
+    first, second = (smoke.steps[name].artifact for name in ("corpus.sentences", "tokenizer"))
     records[second] = records[second].model_copy(update={"step": records[first].step})
-    gone = smoke.steps["tokens"].artifact
+    gone = smoke.steps["tokens.science"].artifact
     del records[gone]
     report = {"model": smoke.steps["model"].artifact}
     text = write_recipe(records, title="", config={}, inputs=report)
@@ -95,8 +95,7 @@ def test_steps_of_one_name_get_numbers_and_what_is_gone_is_said() -> None:
         f"# step 'model' had {gone} as 'tokens', whose record is no longer in the store\nname: recipe\n"
     )
     steps = yaml.safe_load(text)["steps"]
-    assert list(steps)[:2] == ["corpus", "corpus-2"]
-    assert steps["model"]["inputs"] == {"tokenizer": "corpus-2"}
+    assert steps["model"]["inputs"] == {"tokens": ["tokens.sentences"], "tokenizer": "corpus.sentences-2"}
     assert steps["report"] == {"stage": "report", "inputs": {"model": "model"}}
 
 
