@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from configs.base import MIB, AddedLater, ByContent, Config, Name
 from configs.languages import normalize_language
-from configs.paths import PathText
+from configs.paths import FilePattern, PathText
 
 
 def _check_language(tag: str) -> str:
@@ -57,8 +57,8 @@ class JsonLinesSource(_FieldSource):
     kind: Literal["json_lines"]
     """JSON lines, plain or compressed."""
 
-    paths: tuple[PathText, ...] = Field(min_length=1)
-    """Files or glob patterns, relative to the directory the command is run in."""
+    paths: tuple[FilePattern, ...] = Field(min_length=1)
+    """Files or glob patterns, relative to the directory the command is run in, or URLs (`s3://`, `https://`, ...)."""
 
 
 class ParquetSource(_FieldSource):
@@ -67,8 +67,8 @@ class ParquetSource(_FieldSource):
     kind: Literal["parquet"]
     """Apache Parquet."""
 
-    paths: tuple[PathText, ...] = Field(min_length=1)
-    """Files or glob patterns, relative to the directory the command is run in."""
+    paths: tuple[FilePattern, ...] = Field(min_length=1)
+    """Files or glob patterns, relative to the directory the command is run in, or URLs (`s3://`, `https://`, ...)."""
 
 
 class PlainTextSource(_Source):
@@ -77,11 +77,68 @@ class PlainTextSource(_Source):
     kind: Literal["plain_text"]
     """Plain text, plain or compressed."""
 
-    paths: tuple[PathText, ...] = Field(min_length=1)
-    """Files or glob patterns, relative to the directory the command is run in."""
+    paths: tuple[FilePattern, ...] = Field(min_length=1)
+    """Files or glob patterns, relative to the directory the command is run in, or URLs (`s3://`, `https://`, ...)."""
 
     document: Literal["file", "paragraph", "line"] = "paragraph"
     """What one document is: the whole file, the lines between two blank lines, or a line."""
+
+
+class CsvSource(_FieldSource):
+    """Tables of delimited text, as RFC 4180 has them: the first row names the columns."""
+
+    kind: Literal["csv"]
+    """CSV or TSV with a header row, plain or compressed."""
+
+    paths: tuple[FilePattern, ...] = Field(min_length=1)
+    """Files or glob patterns, relative to the directory the command is run in, or URLs (`s3://`, `https://`, ...)."""
+
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    """Character between columns; `"\\t"` for TSV. A value in quotation marks may hold it, and line ends."""
+
+
+class MarkupSource(_Source):
+    """Markdown or reStructuredText files, each of which is a document."""
+
+    kind: Literal["markup"]
+    """Markdown or reStructuredText."""
+
+    paths: tuple[FilePattern, ...] = Field(min_length=1)
+    """Files or glob patterns, relative to the directory the command is run in, or URLs (`s3://`, `https://`, ...)."""
+
+    format: Literal["markdown", "rst", "by_suffix"] = "by_suffix"
+    """What the files are; by_suffix: `.rst` and `.rest` are reStructuredText, all others Markdown."""
+
+    text: Literal["source", "plain"] = "source"
+    """source: the text as it is written, without front matter and comments. plain: what is read of it when it is
+    rendered; code and math stay as they are."""
+
+
+class LatexSource(_Source):
+    """LaTeX papers: a document is a main file with what it includes, or a tar archive as arXiv has them.
+
+    Comments and the preamble are taken out, `\\input` and `\\include` are put in, and macros of the author's own are
+    expanded where that is safe. Math stays as it is written.
+    """
+
+    kind: Literal["latex"]
+    """LaTeX, as main files or as archives of a paper's files."""
+
+    paths: tuple[FilePattern, ...] = Field(min_length=1)
+    """Main files, `.tar.gz` archives, `.gz` of a single file, or glob patterns; or URLs (`s3://`, `https://`, ...)."""
+
+
+class WarcSource(_Source):
+    """Web archives: each page that was answered with success is a document."""
+
+    kind: Literal["warc"]
+    """WARC or WET files, plain or gzip."""
+
+    paths: tuple[FilePattern, ...] = Field(min_length=1)
+    """Files or glob patterns, relative to the directory the command is run in, or URLs (`s3://`, `https://`, ...)."""
+
+    main_content: bool = True
+    """Take the main text of a page only, without its navigation, footers and the like."""
 
 
 class HuggingFaceSource(_FieldSource):
@@ -139,7 +196,16 @@ class DocstringsSource(_Source):
 
 
 Source = Annotated[
-    JsonLinesSource | ParquetSource | PlainTextSource | HuggingFaceSource | PackageTextSource | DocstringsSource,
+    JsonLinesSource
+    | ParquetSource
+    | PlainTextSource
+    | CsvSource
+    | MarkupSource
+    | LatexSource
+    | WarcSource
+    | HuggingFaceSource
+    | PackageTextSource
+    | DocstringsSource,
     Field(discriminator="kind"),
 ]
 

@@ -3,6 +3,7 @@
 import os
 import re
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
@@ -27,5 +28,15 @@ def expand_path(text: str) -> str:
     return expanded
 
 
+def no_password(text: str) -> str:
+    """Return a path or a URL. Raises ValueError if a URL holds a user or a password, which would go into records."""
+    if "://" in text and "@" in urlsplit(text).netloc:
+        raise ValueError("a URL must hold no user and password; give them by the environment of its protocol")
+    return text
+
+
 PathText = Annotated[str, AfterValidator(expand_path)]
 """A path, relative to the directory the command is run in, or absolute."""
+
+FilePattern = Annotated[PathText, AfterValidator(no_password)]
+"""A file, a glob pattern, or a URL of either, of any protocol that fsspec knows."""

@@ -1,14 +1,13 @@
 """The root of a recipe: its steps, how they are connected, and the pools that they run on."""
 
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
 from configs.base import Config, Name
 from configs.data import CleanConfig, DeduplicateConfig, ImportTokenizerConfig, TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig, ExportConfig, ReportConfig
-from configs.paths import PathText
+from configs.paths import PathText, no_password
 from configs.training.train import CadenceConfig, TrainConfig
 
 
@@ -155,13 +154,6 @@ Step = Annotated[
     | ReportStep,
     Field(discriminator="stage"),
 ]
-
-
-def no_password(store: str) -> str:
-    """Return the store. Raises ValueError if its URL holds a user or a password, which would be written to records."""
-    if "@" in urlsplit(store).netloc:
-        raise ValueError("a store's URL must hold no user and password; give them by the environment of its protocol")
-    return store
 
 
 class RunConfig(Config):

@@ -10,10 +10,7 @@ from pathlib import Path
 
 from configs.data import (
     CleanConfig,
-    DocstringsSource,
     ImportTokenizerConfig,
-    PackageTextSource,
-    PlainTextSource,
     Source,
     TokenizeConfig,
     TrainTokenizerConfig,
@@ -105,10 +102,9 @@ def languages_of(sources: Iterable[Source]) -> set[str] | None:
     """Return the languages of the documents of sources; None if the documents of one say theirs."""
     found: set[str] = set()
     for source in sources:
-        if not isinstance(source, PlainTextSource | DocstringsSource):
-            told = source.language_column if isinstance(source, PackageTextSource) else source.language_field
-            if told is not None:
-                return None
+        told = getattr(source, "language_field", None), getattr(source, "language_column", None)
+        if told != (None, None):
+            return None
         found.add(normalize_language(source.language))
     return found
 

@@ -58,7 +58,7 @@ def test_what_a_wheel_installs_works_without_the_repository(installed: Path, tmp
     command = [*python, "-m", "pipeline.cli"]
     plan = [*command, "plan", "smoke", "--cluster", "local"]
     shown = subprocess.run(plan, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200)
-    assert shown.returncode == 0 and "7 to make" in shown.stdout, shown.stderr
+    assert shown.returncode == 0 and "11 to make" in shown.stdout, shown.stderr
     submit = [*command, "submit", "smoke", "--cluster", "slurm", "--dry-run", "--no-check"]
     script = subprocess.run(submit, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200)
     assert script.returncode == 0 and "scontrol requeue" in script.stdout, script.stderr

@@ -24,7 +24,7 @@ from data_prep.cleaning.document_files import LEVEL, encode_document
 from data_prep.cleaning.held_out import digest_bytes, is_below_share
 from data_prep.cleaning.normalize import normalize
 from data_prep.manifests import UnreadableRecord
-from data_prep.sources.document import Document, Span, Unreadable
+from data_prep.sources.document import Document, Dropped, Entry, Span, Unreadable
 from data_prep.sources.file_parts import display_name
 from data_prep.sources.table import READERS
 
@@ -115,6 +115,8 @@ def scan_part(part: Part) -> list[Piece]:
             if isinstance(record, Unreadable):
                 unreadable.append(writer.piece.unreadable[-1])
                 check_unreadable(unreadable, part.config)
+            elif isinstance(record, Dropped):
+                writer.piece.dropped[record.language, record.reason] += 1
             else:
                 writer.add(record)
             if writer.num_bytes >= part.piece_bytes:
@@ -185,7 +187,7 @@ class _PieceWriter:
 
         self._shares: dict[str, float] = {}
 
-    def count(self, span: Span, record: Document | Unreadable) -> None:
+    def count(self, span: Span, record: Entry) -> None:
         """Count a record of a file."""
         file = display_name(span.name)
         self.piece.num_records[file] += 1

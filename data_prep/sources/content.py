@@ -4,15 +4,26 @@ import bz2
 import codecs
 import gzip
 import lzma
+import sys
+import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, cast
 
 import zstandard
 
-DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, lzma.LZMAError, UnicodeError)
+DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, lzma.LZMAError, tarfile.TarError, UnicodeError)
 """What is raised where a file breaks off or does not decode."""
+
+
+class Readable(Protocol):
+    """A file that is read from its beginning."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return at most so many bytes; none at the end."""
+        ...
+
 
 HEAD_BYTES = 512
 _READ_BYTES = 2**18
@@ -36,21 +47,27 @@ _FORMATS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x1f\x8b", "compressed by gzip a second time; decompress it once"),
     (0, b"\xff\xfe\x00\x00", "UTF-32; convert it with iconv -t UTF-8"),
     (0, b"\x00\x00\xfe\xff", "UTF-32; convert it with iconv -t UTF-8"),
-    (257, b"ustar", "a tar archive; unpack it"),
 )
 """Place, bytes there, and what they mean, with what to do."""
 
 
-def read_chunks(file: BinaryIO, name: str) -> Iterator[bytes]:
-    """Yield the bytes of an open file, decompressed and in UTF-8, without a byte-order mark.
+def read_chunks(file: Readable, name: str) -> Iterator[bytes]:
+    """Yield the bytes of a file, decompressed and in UTF-8, without a byte-order mark.
 
-    Raises one of DAMAGE if it breaks off. An empty file that is named like a compressed one is damaged.
+    It is read once, from where it is. Raises one of DAMAGE if it breaks off. A file that is named like a compressed one
+    and is neither that nor text is damaged.
     """
-    head = _peek(file)
+    head = file.read(HEAD_BYTES)
     is_named_so = name.lower().endswith((".gz", ".zst", ".zstd", ".xz", ".bz2"))
     if is_named_so and not is_compressed(head) and (not head or not _is_text(head)):
         raise EOFError("no compressed file begins so")
-    return _to_utf8(_decompress(file, head))
+    return _to_utf8(_decompress(_Rewound(head, file), head))
+
+
+def read_decompressed(file: Readable) -> Readable:
+    """Return a file to read the decompressed bytes of another from, whatever they are; it raises one of DAMAGE."""
+    head = file.read(HEAD_BYTES)
+    return _Stream(_decompress(_Rewound(head, file), head))
 
 
 def _is_text(head: bytes) -> bool:
@@ -66,6 +83,62 @@ def is_compressed(head: bytes) -> bool:
     return _decompressor(head) is not None or (head[:2] in _UTF_16 and head[2:4] != b"\0\0")
 
 
+def is_tar(head: bytes) -> bool:
+    """Return whether a file that begins so, decompressed, is a tar archive."""
+    return head[257:262] == b"ustar"
+
+
+def read_members(chunks: Iterator[bytes]) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """Yield the name and the bytes, decompressed, of each regular file of a tar archive, in order.
+
+    The archive is read as a stream: the bytes of a member are to be read before the next is asked for.
+    """
+    stream = _Stream(chunks)
+    with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as archive:
+        for member in archive:
+            if member.isfile() and (file := archive.extractfile(member)) is not None:
+                yield member.name, read_chunks(cast(Readable, file), member.name)
+    while stream.read(_READ_BYTES):
+        pass
+    if any(stream.last) or len(stream.last) < tarfile.BLOCKSIZE:  # tarfile takes an archive that breaks off for whole
+        raise tarfile.ReadError("the archive has no end")
+
+
+class _Rewound:
+    """A file of which the beginning has been read, as if it had not."""
+
+    def __init__(self, head: bytes, file: Readable) -> None:
+        self._head, self._file = head, file
+
+    def read(self, size: int = -1) -> bytes:
+        """Return so many bytes, fewer at the end or if that is what there is."""
+        if not self._head:
+            return self._file.read(size)
+        piece = self._head if size < 0 else self._head[:size]
+        self._head = self._head[len(piece) :]
+        return piece + self._file.read(-1) if size < 0 else piece
+
+
+class _Stream:
+    """Chunks as a file."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks, self._rest = chunks, b""
+        self.last = b""
+        """The last block of an archive that was read."""
+
+    def read(self, size: int = -1) -> bytes:
+        """Return so many bytes, fewer at the end."""
+        pieces, left = [], sys.maxsize if size < 0 else size
+        while left and (piece := self._rest or next(self._chunks, b"")):
+            pieces.append(piece[:left])
+            self._rest = piece[left:]
+            left -= len(pieces[-1])
+        data = b"".join(pieces)
+        self.last = (self.last + data)[-tarfile.BLOCKSIZE :]
+        return data
+
+
 def describe_other_format(head: bytes) -> str | None:
     """Return what a file is, and what to do with it, if it begins like one that holds no text; None if it does not."""
     for place, magic, meaning in _FORMATS:
@@ -79,17 +152,11 @@ def describe_other_format(head: bytes) -> str | None:
     return None
 
 
-def _peek(file: BinaryIO) -> bytes:
-    head = file.read(HEAD_BYTES)
-    file.seek(0)
-    return head
-
-
-def _decompressor(head: bytes) -> Callable[[BinaryIO], Iterator[bytes]] | None:
+def _decompressor(head: bytes) -> Callable[[Readable], Iterator[bytes]] | None:
     if head.startswith(b"\x1f\x8b"):
-        return lambda file: _read_stream(gzip.GzipFile(fileobj=file))
+        return lambda file: _read_stream(gzip.GzipFile(fileobj=cast(BinaryIO, file)))
     if head.startswith(b"\xfd7zXZ\x00"):
-        return lambda file: _read_stream(lzma.LZMAFile(file))
+        return lambda file: _read_stream(lzma.LZMAFile(cast(BinaryIO, file)))
     if head.startswith(b"BZh") and head[4:10] in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90"):
         return _decompress_bz2
     # A frame, or a skippable one before it (RFC 8878, section 3.1).
@@ -98,7 +165,7 @@ def _decompressor(head: bytes) -> Callable[[BinaryIO], Iterator[bytes]] | None:
     return None
 
 
-def _decompress(file: BinaryIO, head: bytes) -> Iterator[bytes]:
+def _decompress(file: Readable, head: bytes) -> Iterator[bytes]:
     decompress = _decompressor(head)
     return decompress(file) if decompress else iter(partial(file.read, _READ_BYTES), b"")
 
@@ -108,9 +175,9 @@ def _read_stream(stream: gzip.GzipFile | lzma.LZMAFile | bz2.BZ2File) -> Iterato
         yield from iter(partial(stream.read1, _READ_BYTES), b"")
 
 
-def _decompress_bz2(file: BinaryIO) -> Iterator[bytes]:
+def _decompress_bz2(file: Readable) -> Iterator[bytes]:
     try:
-        yield from _read_stream(bz2.BZ2File(file))
+        yield from _read_stream(bz2.BZ2File(cast(BinaryIO, file)))
     except OSError as error:  # "Invalid data stream" has no errno; what the file system refuses has
         if error.errno is not None:
             raise

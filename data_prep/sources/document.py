@@ -35,6 +35,20 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True)
+class Dropped:
+    """A record that is no text to train on, such as a page that was not found. It is counted among what is dropped."""
+
+    reason: str
+    """A short fixed word."""
+
+    language: str
+
+
+Entry = Document | Unreadable | Dropped
+"""What a reader makes of a record."""
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """Consecutive records of a source: those of a file, or of a range of it."""
 
@@ -90,7 +104,7 @@ class Reader:
     identity: Callable[[Any, Digest], JsonValue]
     """Says which bytes these hold now, such as versions or digests, without reading more than it must."""
 
-    read: Callable[[Any, Span], Iterator[Document | Unreadable]]
+    read: Callable[[Any, Span], Iterator[Entry]]
     """Yields the records of a span, in a fixed order."""
 
     split: Callable[[Any, Span, int], tuple[Span, ...]] | None = None

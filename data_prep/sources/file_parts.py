@@ -6,13 +6,12 @@ the command was run in and the name as the user's pattern matched it (the conven
 messages.
 """
 
-import glob
 import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import BinaryIO
@@ -21,19 +20,30 @@ from pydantic import JsonValue
 
 from cluster.storage.errors import error_class
 from configs.base import UserError
-from configs.data import JsonLinesSource, ParquetSource, PlainTextSource
+from configs.data import (
+    CsvSource,
+    JsonLinesSource,
+    LatexSource,
+    MarkupSource,
+    ParquetSource,
+    PlainTextSource,
+    WarcSource,
+)
 from data_prep.sources.content import (
     BOM,
     DAMAGE,
     HEAD_BYTES,
     describe_other_format,
     is_compressed,
+    is_tar,
     read_chunks,
+    read_members,
     split_lines,
 )
 from data_prep.sources.document import Digest, LineCut, Span
+from data_prep.sources.remote_files import is_url, list_matches, open_file, size_of, version_of
 
-FileSource = JsonLinesSource | ParquetSource | PlainTextSource
+FileSource = JsonLinesSource | ParquetSource | PlainTextSource | CsvSource | MarkupSource | LatexSource | WarcSource
 
 _CHUNK_BYTES = 2**20
 
@@ -46,24 +56,28 @@ def list_files(config: FileSource) -> tuple[Span, ...]:
     names = {name for pattern in config.paths for name in _match_pattern(config.name, pattern)}
     found: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (os.path.isabs(name), name)):
-        found.setdefault(os.path.abspath(name), _to_part(name))
-    return tuple(Span(part, os.stat(part).st_size) for part in found.values())
+        found.setdefault(name if is_url(name) else os.path.abspath(name), _to_part(name))
+    spans = []
+    for part in found.values():
+        with _explained(config.name, part):
+            spans.append(Span(part, size_of(part)))
+    return tuple(spans)
 
 
 def digest_files(config: FileSource, digest: Digest) -> JsonValue:
-    """Return the digest of every file, by its displayed name."""
+    """Return the digest of every file by its displayed name; of one behind a URL the version that its server tells."""
     return {display_name(span.name): digest_part(config.name, span.name, digest) for span in list_files(config)}
 
 
 def display_name(part: str) -> str:
     """Return the file's name as the user's pattern matched it."""
-    return part.partition("/./")[2] or part
+    return part if is_url(part) else part.partition("/./")[2] or part
 
 
-def digest_part(source: str, part: str, digest: Digest) -> str:
+def digest_part(source: str, part: str, digest: Digest) -> JsonValue:
     """Return the digest of one file. Raises what `cannot_open` makes if the file cannot be read."""
     try:
-        return digest(Path(part))
+        return version_of(part) if is_url(part) else digest(Path(part))
     except OSError as error:
         raise cannot_open(source, part, error) from error
 
@@ -75,8 +89,9 @@ def split_by_lines(config: FileSource, span: Span, num_bytes: int) -> tuple[Span
     """
     if span.num_bytes <= num_bytes * 3 // 2:
         return (span,)
-    with _explained(config.name, span.name), open(span.name, "rb") as file:
-        if is_compressed(file.read(HEAD_BYTES)):
+    with _explained(config.name, span.name), open_file(span.name) as file:
+        head = file.read(HEAD_BYTES)
+        if is_compressed(head) or is_tar(head):
             return (span,)
     number = round(span.num_bytes / num_bytes)
     bounds = [span.num_bytes * i // number for i in range(number + 1)]
@@ -86,7 +101,7 @@ def split_by_lines(config: FileSource, span: Span, num_bytes: int) -> tuple[Span
 def find_first_line(config: FileSource, span: Span, *, after_blank: bool = False) -> LineCut:
     """Find the first line that begins in a range; with `after_blank` the first of them that follows a blank line."""
     assert span.stop is not None
-    with _explained(config.name, span.name), open(span.name, "rb") as file:
+    with _explained(config.name, span.name), open_file(span.name) as file:
         start, lines_before = _find_start(file, span.start, span.stop, after_blank=after_blank)
         file.seek(span.start)
         num_lines, left = 0, span.stop - span.start
@@ -110,30 +125,93 @@ def _find_start(file: BinaryIO, start: int, stop: int, *, after_blank: bool) -> 
     return (file.tell() if found else None), num_lines
 
 
-def read_lines(source: str, span: Span) -> Iterator[tuple[int, bytes]]:
-    r"""Yield each line of a span with its number in the file, without `\n` or `\r\n`.
+def read_lines(source: str, span: Span) -> Iterator[tuple[str, int, bytes]]:
+    r"""Yield each line of a span: the file's name, its number there, and the line without `\n` or `\r\n`.
 
-    Memory is bounded by the longest line. Raises UserError if the file cannot be read, its compression is damaged, or
-    it holds another format than lines of text.
+    Of a tar archive the files are its members. Memory is bounded by the longest line. Raises UserError if the file
+    cannot be read, its compression is damaged, or it holds another format than lines of text.
     """
-    number = span.first - 1
-    try:
-        for number, line in enumerate(split_lines(_chunks_of(source, span)), span.first):
-            yield number, line
-    except DAMAGE as error:
-        raise damaged(source, span.name, after=f" after line {number}") from error
-    except OSError as error:
-        raise cannot_open(source, span.name, error) from error
+    for file in open_files(source, span):
+        with explain_damage(source, span.name) as progress:
+            progress.number = span.first - 1
+            for number, line in enumerate(split_lines(file.chunks), span.first):
+                progress.number = number
+                yield file.name, number, line
 
 
-def read_bytes(source: str, span: Span) -> bytes:
-    """Read the whole file, decompressed, without a byte-order mark. Raises UserError as `read_lines` does."""
+@dataclass(frozen=True)
+class TextFile:
+    """A file of text that is being read: one of its own, or a member of an archive."""
+
+    name: str
+    """As it is displayed: `a.txt`, or `books.tar.gz/one/a.txt`."""
+
+    chunks: Iterator[bytes]
+    """Its bytes, in UTF-8 and decompressed. They are gone once the next file is asked for."""
+
+    def read(self) -> bytes:
+        """Return all of it."""
+        return b"".join(self.chunks)
+
+
+def open_files(source: str, span: Span, *, is_text: bool = True) -> Iterator[TextFile]:
+    """Yield the file of a span, or the members of the tar archive that it is, compressed or not.
+
+    Nothing is unpacked to disk: a member's name is a name and no path. With `is_text` what holds another format is
+    refused. Raises UserError if the file cannot be read or is damaged.
+    """
+    name = display_name(span.name)
+    with explain_damage(source, span.name) as progress, open_file(span.name) as file:
+        progress.number = span.first - 1
+        if not span.is_whole:
+            yield TextFile(name, _read_range(file, span.start, span.stop))
+            return
+        head = file.read(HEAD_BYTES)
+        file.seek(0)
+        if is_text and not is_compressed(head):
+            _check_format(source, name, head)
+        chunks = read_chunks(file, span.name)
+        first = next(chunks, b"")
+        while len(first) < HEAD_BYTES and (more := next(chunks, b"")):
+            first += more
+        if not is_tar(first):
+            if is_text:
+                _check_format(source, name, first[:HEAD_BYTES])
+            yield TextFile(name, chain((first,), chunks))
+            return
+        for member, own in read_members(chain((first,), chunks)):
+            beginning = next(own, b"")
+            if is_text:
+                _check_format(source, f"{name}/{member}", beginning[:HEAD_BYTES])
+            yield TextFile(f"{name}/{member}", chain((beginning,), own))
+
+
+def read_bytes(source: str, span: Span) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the text of the file, or of each member of the archive. Raises UserError as `read_lines`."""
+    for file in open_files(source, span):
+        with explain_damage(source, span.name):
+            text = file.read()
+        yield file.name, text
+
+
+@dataclass
+class _Progress:
+    """How far a file was read."""
+
+    number: int | None = None
+
+
+@contextmanager
+def explain_damage(source: str, part: str, *, unit: str = "line") -> Iterator[_Progress]:
+    """Raise what a file system refuses, and what a damaged file raises, as the user's error."""
+    progress = _Progress()
     try:
-        return b"".join(_chunks_of(source, span))
+        yield progress
     except DAMAGE as error:
-        raise damaged(source, span.name) from error
+        after = "" if progress.number is None else f" after {unit} {progress.number}"
+        raise damaged(source, part, after=after) from error
     except OSError as error:
-        raise cannot_open(source, span.name, error) from error
+        raise cannot_open(source, part, error) from error
 
 
 def damaged(source: str, part: str, *, after: str = "", what: str = "is") -> UserError:
@@ -158,13 +236,13 @@ def _explained(source: str, part: str) -> Iterator[None]:
 
 
 def _match_pattern(source: str, pattern: str) -> list[str]:
-    names = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
+    names = list_matches(source, pattern)
     if not names:
         raise UserError(
             f"source '{source}': nothing matches '{pattern}' in {os.getcwd()}; mend it or take it out of `paths`"
         )
     for name in names:
-        if not os.path.isfile(name):
+        if not is_url(name) and not os.path.isfile(name):
             what = "is a directory" if os.path.isdir(name) else "is not a file"
             raise UserError(
                 f"source '{source}': '{name}' {what}; write a pattern that matches files only, such as '*.txt'"
@@ -175,23 +253,9 @@ def _match_pattern(source: str, pattern: str) -> list[str]:
 
 
 def _to_part(name: str) -> str:
+    if is_url(name):
+        return name
     return re.sub(r"/(\./)+", "/", name) if os.path.isabs(name) else f"{os.getcwd()}/./{name}"
-
-
-def _chunks_of(source: str, span: Span) -> Iterator[bytes]:
-    """Yield the bytes of a span, in UTF-8. Raises one of DAMAGE, or UserError if the file holds no text."""
-    with open(span.name, "rb") as file:
-        if not span.is_whole:
-            yield from _read_range(file, span.start, span.stop)
-            return
-        head = file.read(HEAD_BYTES)
-        if not is_compressed(head):
-            _check_format(source, span.name, head)
-        file.seek(0)
-        chunks = read_chunks(file, span.name)
-        first = next(chunks, b"")
-        _check_format(source, span.name, first[:HEAD_BYTES])
-        yield from chain((first,), chunks)
 
 
 def _read_range(file: BinaryIO, start: int, stop: int | None) -> Iterator[bytes]:
@@ -202,6 +266,6 @@ def _read_range(file: BinaryIO, start: int, stop: int | None) -> Iterator[bytes]
         yield chunk.removeprefix(BOM) if start == 0 and file.tell() == len(chunk) else chunk
 
 
-def _check_format(source: str, part: str, head: bytes) -> None:
+def _check_format(source: str, name: str, head: bytes) -> None:
     if (meaning := describe_other_format(head)) is not None:
-        raise UserError(f"source '{source}': {display_name(part)} is {meaning}")
+        raise UserError(f"source '{source}': {name} is {meaning}")

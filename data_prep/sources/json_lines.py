@@ -13,7 +13,6 @@ from configs.data import JsonLinesSource
 from data_prep.sources.document import Digest, Document, LineCut, Span, Unreadable
 from data_prep.sources.file_parts import (
     digest_files,
-    display_name,
     find_first_line,
     list_files,
     read_lines,
@@ -50,15 +49,15 @@ def read(config: JsonLinesSource, span: Span) -> Iterator[Document | Unreadable]
 
     Raises UserError if the file is one JSON array or object on many lines.
     """
-    name, is_first = display_name(span.name), True
+    current = ""
     keeps_numbers = config.id_field is not None or bool(config.metadata_fields)
-    for number, line in read_lines(config.name, span):
+    for name, number, line in read_lines(config.name, span):
         if not line.strip():
             continue
+        is_first, current = name != current, name
         record = _parse_slowly(line) if keeps_numbers and _LONG_NUMBER.search(line) else _parse(line)
         if is_first and isinstance(record, str):
             _check_layout(config, name, line)
-        is_first = False
         where = f"{name}:{number}"
         yield Unreadable(where, record) if isinstance(record, str) else to_document(config, record, where)
 

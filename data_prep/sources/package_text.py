@@ -29,7 +29,7 @@ def identity(config: PackageTextSource, digest: Digest) -> JsonValue:
 
 def read(config: PackageTextSource, span: Span) -> Iterator[Document | Unreadable]:
     """Yield the lines of the file as documents; a document's number is its line. Empty lines are skipped."""
-    for number, line in read_lines(config.name, replace(span, name=_locate_file(config))):
+    for _, number, line in read_lines(config.name, replace(span, name=_locate_file(config))):
         if line:
             yield _to_document(config, line, f"{span.name}:{number}")
 

@@ -1,7 +1,7 @@
 """The source `parquet`: files read a row group at a time, and only the columns that the config names."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from configs.text import one_line
 from data_prep.sources.document import Digest, Document, Span, Unreadable
 from data_prep.sources.file_parts import cannot_open, damaged, digest_files, display_name, list_files
 from data_prep.sources.record_fields import check_columns, to_document
+from data_prep.sources.remote_files import is_url, open_file
 
 _BATCH_ROWS = 1024
 
@@ -27,12 +28,9 @@ def split(config: ParquetSource, span: Span, num_bytes: int) -> tuple[Span, ...]
     """Cut a file into ranges of row groups. A span's start and stop are numbers of row groups."""
     if span.num_bytes <= num_bytes * 3 // 2:
         return (span,)
-    with _explained(config, span):
-        from pyarrow import parquet
-
-        with parquet.ParquetFile(span.name) as file:
-            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-            sizes = [(group.num_rows, group.total_byte_size) for group in groups]
+    with _explained(config, span), _open(span.name) as file:
+        groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+        sizes = [(group.num_rows, group.total_byte_size) for group in groups]
     return _group(span, sizes, num_bytes)
 
 
@@ -92,18 +90,24 @@ def _to_record(batch: Any, index: int) -> dict[str, Any] | tuple[str, str]:
 
 
 def _read_batches(config: ParquetSource, span: Span) -> Iterator[Any]:
-    with _explained(config, span) as position:
-        from pyarrow import parquet
+    with _explained(config, span) as position, _open(span.name) as file:
+        schema, where = file.schema_arrow, display_name(span.name)
+        columns = check_columns(config, where, schema.names)
+        check_text_column(config, where, schema)
+        last = file.num_row_groups if span.stop is None else span.stop
+        for group in range(span.start, last):
+            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
+                yield batch
+                position.num_rows += batch.num_rows
 
-        with parquet.ParquetFile(span.name) as file:
-            schema, where = file.schema_arrow, display_name(span.name)
-            columns = check_columns(config, where, schema.names)
-            check_text_column(config, where, schema)
-            last = file.num_row_groups if span.stop is None else span.stop
-            for group in range(span.start, last):
-                for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
-                    yield batch
-                    position.num_rows += batch.num_rows
+
+@contextmanager
+def _open(name: str) -> Iterator[Any]:
+    from pyarrow import parquet
+
+    with ExitStack() as stack:
+        file = stack.enter_context(open_file(name)) if is_url(name) else name
+        yield stack.enter_context(parquet.ParquetFile(file))
 
 
 def check_text_column(config: ParquetSource | HuggingFaceSource, where: str, schema: Any) -> None:

@@ -1,6 +1,7 @@
 """The source `plain_text`: UTF-8 files in which a document is a file, a paragraph or a line."""
 
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 from pydantic import JsonValue
 
@@ -9,7 +10,6 @@ from configs.languages import normalize_language
 from data_prep.sources.document import Digest, Document, LineCut, Span, Unreadable
 from data_prep.sources.file_parts import (
     digest_files,
-    display_name,
     find_first_line,
     list_files,
     read_bytes,
@@ -40,8 +40,8 @@ def identity(config: PlainTextSource, digest: Digest) -> JsonValue:
 
 def read(config: PlainTextSource, span: Span) -> Iterator[Document | Unreadable]:
     """Yield the documents of a span; a document's number is the line it begins on. Blank ones are skipped."""
-    name, language = display_name(span.name), normalize_language(config.language)
-    for number, text in _read_texts(config, span):
+    language = normalize_language(config.language)
+    for name, number, text in _read_texts(config, span):
         where = f"{name}:{number}"
         try:
             yield Document(f"{config.name}/{where}", text.decode(), language, config.name)
@@ -49,14 +49,14 @@ def read(config: PlainTextSource, span: Span) -> Iterator[Document | Unreadable]
             yield Unreadable(where, "invalid_utf8")
 
 
-def _read_texts(config: PlainTextSource, span: Span) -> Iterator[tuple[int, bytes]]:
+def _read_texts(config: PlainTextSource, span: Span) -> Iterator[tuple[str, int, bytes]]:
     if config.document == "file":
-        yield 1, read_bytes(config.name, span)
+        yield from ((name, 1, text) for name, text in read_bytes(config.name, span))
         return
-    lines = read_lines(config.name, span)
-    yield from (
-        _join_paragraphs(lines) if config.document == "paragraph" else ((n, line) for n, line in lines if line.strip())
-    )
+    for name, own in groupby(read_lines(config.name, span), key=lambda line: line[0]):
+        lines = ((number, line) for _, number, line in own)
+        texts = _join_paragraphs(lines) if config.document == "paragraph" else (one for one in lines if one[1].strip())
+        yield from ((name, number, text) for number, text in texts)
 
 
 def _join_paragraphs(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:

@@ -11,12 +11,12 @@ from typing import Any
 from pydantic import JsonValue
 
 from configs.base import UserError
-from configs.data import HuggingFaceSource, JsonLinesSource, ParquetSource
+from configs.data import CsvSource, HuggingFaceSource, JsonLinesSource, ParquetSource
 from configs.languages import normalize_language
 from configs.text import shorten
 from data_prep.sources.document import Document, Unreadable
 
-FieldSource = JsonLinesSource | ParquetSource | HuggingFaceSource
+FieldSource = JsonLinesSource | ParquetSource | CsvSource | HuggingFaceSource
 
 _MAX_NAMED_CHARACTERS = 200
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from cluster.storage.objects import ObjectStore, is_url, open_store
 from configs.base import Name, UserError
 from configs.cluster import StorageConfig
-from configs.run import no_password
+from configs.paths import no_password
 from pipeline.runs.retry import Outcome
 from pipeline.store.artifact import RECORD
 from pipeline.store.remote import local_path

@@ -1,6 +1,7 @@
 """The contract of every kind of source in READERS."""
 
 import hashlib
+import io
 import json
 import pickle
 from collections.abc import Callable
@@ -19,6 +20,10 @@ MISSING = {
     "json_lines": {"paths": ("none/*.jsonl",)},
     "parquet": {"paths": ("none/*.parquet",)},
     "plain_text": {"paths": ("none.txt",)},
+    "csv": {"paths": ("none.csv",)},
+    "markup": {"paths": ("none.md",)},
+    "latex": {"paths": ("none.tex",)},
+    "warc": {"paths": ("none.warc.gz",)},
     "hugging_face": {"path": "owner/name"},
     "package_text": {"package": "no_such_package"},
     "docstrings": {"packages": ("no_such_package",)},
@@ -47,6 +52,44 @@ def plain_text(root: Path) -> dict[str, Any]:
     return {"paths": ["*.txt"]}
 
 
+def csv(root: Path) -> dict[str, Any]:
+    for name in "ba":
+        (root / f"{name}.csv").write_text('n,text\n1,one\n2,"two\nlines"\n3\n')
+    return {"paths": ["*.csv"]}
+
+
+def markup(root: Path) -> dict[str, Any]:
+    (root / "b.rst").write_bytes(b"\xff")
+    (root / "c.rst").write_text("Title\n=====\n\ntext\n")
+    (root / "a.md").write_text("# Title\n\ntext\n")
+    return {"paths": ["*.rst", "*.md"]}
+
+
+def latex(root: Path) -> dict[str, Any]:
+    for name, text in (("a", b"one"), ("b", b"two"), ("c", b"\xff")):
+        (root / f"{name}.tex").write_bytes(b"\\documentclass{x}\\begin{document}" + text + b"\\end{document}")
+    return {"paths": ["*.tex"]}
+
+
+def warc(root: Path) -> dict[str, Any]:
+    write_warc(root / "a.warc.gz", [("http://a", "text/plain", b"one"), ("http://b", "text/html", b"<p>two</p>")])
+    write_warc(root / "b.warc.gz", [("http://c", "text/plain", b"\xff")])
+    return {"paths": ["*.warc.gz"], "main_content": False}
+
+
+def write_warc(path: Path, pages: list[tuple[str, str, bytes]], status: str = "200 OK") -> None:
+    """Write a web archive of pages, each with its URL, its type and its content."""
+    from warcio.statusandheaders import StatusAndHeaders
+    from warcio.warcwriter import WARCWriter
+
+    with path.open("ab") as file:
+        writer = WARCWriter(file, gzip=path.suffix == ".gz")
+        for url, kind, content in pages:
+            headers = StatusAndHeaders(status, [("Content-Type", kind)], protocol="HTTP/1.0")
+            record = writer.create_warc_record(url, "response", payload=io.BytesIO(content), http_headers=headers)
+            writer.write_record(record)
+
+
 def hugging_face(root: Path) -> dict[str, Any]:
     import datasets
 
@@ -73,7 +116,9 @@ def _package(root: Path) -> None:
 
 EXAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
     function.__name__: function
-    for function in (json_lines, parquet, plain_text, hugging_face, package_text, docstrings)
+    for function in (
+        *(json_lines, parquet, plain_text, csv, markup, latex, warc, hugging_face, package_text, docstrings),
+    )
 }
 
 

@@ -7,7 +7,6 @@ import json
 import lzma
 import subprocess
 import sys
-import tarfile
 import tempfile
 import zipfile
 from collections import Counter
@@ -233,15 +232,6 @@ def test_truncated_archives_of_each_kind_are_errors(compress: Callable[[bytes], 
     assert "a.jsonl is truncated or damaged after line " in error_of(json_lines("a.jsonl"))
 
 
-def tar(data: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        entry = tarfile.TarInfo("a.jsonl")
-        entry.size = len(data)
-        archive.addfile(entry, io.BytesIO(data))
-    return buffer.getvalue()
-
-
 def zip_archive(data: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -259,7 +249,6 @@ OTHER_FORMATS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "parquet": (parquet_file, "is Parquet, which kind: parquet reads"),
     "parquet in gzip": (lambda data: gzip.compress(parquet_file(data)), "is Parquet"),
     "zip": (zip_archive, "is a zip archive"),
-    "tar": (tar, "is a tar archive"),
     "twice": (lambda data: gzip.compress(gzip.compress(data)), "compressed by gzip a second time"),
     "utf-16 without mark": (lambda data: data.decode().encode("utf-16-le"), "UTF-16 without a byte-order mark"),
     "utf-32": (lambda data: data.decode().encode("utf-32"), "is UTF-32"),

@@ -243,7 +243,7 @@ def test_the_record_of_the_order_says_all_that_it_depends_on(tmp_path: Path) -> 
     assert {(s.source, s.language): s.num_tokens for s in record.streams} == lengths
     assert [s.num_bytes for s in record.streams] == [s.num_tokens for s in record.streams], "a byte a token, as made up"
     assert [sum(phase.weights) for phase in record.phases] == pytest.approx([1])
-    assert (record.seed, record.sequence_length, record.tokens) == (0, LENGTH, "tokens-1")
+    assert (record.seed, record.sequence_length, record.tokens) == (0, LENGTH, ("tokens-1",))
 
 
 def test_an_order_goes_on_as_long_as_it_is_the_same(tmp_path: Path) -> None:

@@ -1,0 +1,108 @@
+"""The source `markup`: Markdown and reStructuredText files, as they are written or as they read when rendered."""
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
+
+from configs.data import MarkupSource
+from configs.languages import normalize_language
+from data_prep.sources.document import Digest, Document, Entry, Span, Unreadable
+from data_prep.sources.file_parts import digest_files, list_files, read_bytes
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
+
+_FRONT_MATTER = re.compile(r"\A(?:---[ \t]*\n.*?\n(?:---|\.\.\.)|\+\+\+[ \t]*\n.*?\n\+\+\+)[ \t]*(?:\n|\Z)", re.DOTALL)
+_HTML_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*\n.*?^[ \t]*\1[`~]*[ \t]*$", re.DOTALL | re.MULTILINE)
+_RST_COMMENT = re.compile(
+    r"^\.\.(?:[ \t]+(?![\w:.+-]+::|\[|_)[^\n]*)?\n(?:(?:[ \t]+[^\n]*|[ \t]*)(?:\n|\Z))*", re.MULTILINE
+)
+"""Two dots and what is indented below them, unless it is a directive, a footnote or a target."""
+
+
+def spans(config: MarkupSource) -> tuple[Span, ...]:
+    """Return the files, each once."""
+    return list_files(config)
+
+
+def identity(config: MarkupSource, digest: Digest) -> JsonValue:
+    """Return the name and digest of every file."""
+    return digest_files(config, digest)
+
+
+def read(config: MarkupSource, span: Span) -> Iterator[Entry]:
+    """Yield the document of a file, or of each member of an archive; its id is the file's name."""
+    for name, data in read_bytes(config.name, span):
+        try:
+            text = data.decode().replace("\r\n", "\n")
+        except UnicodeDecodeError:
+            yield Unreadable(name, "invalid_utf8")
+            continue
+        is_rst = config.format == "rst" or (config.format == "by_suffix" and name.lower().endswith((".rst", ".rest")))
+        extract = (_RST if is_rst else _MARKDOWN)[config.text]
+        language = normalize_language(config.language)
+        yield Document(f"{config.name}/{name}", extract(text), language, config.name)
+
+
+def markdown_source(text: str) -> str:
+    """Return Markdown without front matter and comments; what is in code blocks stays."""
+    text = _FRONT_MATTER.sub("", text, count=1)
+    pieces, done = [], 0
+    for fence in _FENCE.finditer(text):
+        pieces += [_HTML_COMMENT.sub("", text[done : fence.start()]), fence[0]]
+        done = fence.end()
+    return "".join([*pieces, _HTML_COMMENT.sub("", text[done:])])
+
+
+def markdown_plain(text: str) -> str:
+    """Return what is read of Markdown: headings, paragraphs, items, cells and code, apart by blank lines."""
+    from markdown_it import MarkdownIt
+
+    tokens = MarkdownIt("commonmark").enable("table").parse(markdown_source(text))
+    blocks = []
+    for token in tokens:
+        if token.type in ("fence", "code_block"):
+            blocks.append(token.content.rstrip("\n"))
+        elif token.type == "inline":
+            blocks.append("".join(_inline(child) for child in token.children or ()))
+    return "\n\n".join(block for block in blocks if block.strip())
+
+
+def _inline(token: "Token") -> str:
+    if token.type in ("softbreak", "hardbreak"):
+        return "\n"
+    return token.content if token.type in ("text", "code_inline", "text_special", "image") else ""
+
+
+def rst_source(text: str) -> str:
+    """Return reStructuredText without its comments."""
+    return _RST_COMMENT.sub("\n", text)
+
+
+def rst_plain(text: str) -> str:
+    """Return what is read of reStructuredText: its blocks of text, code and math, apart by blank lines.
+
+    What docutils does not know, such as roles and directives of Sphinx, is read as the text that it holds.
+    """
+    from docutils import nodes
+    from docutils.core import publish_doctree
+
+    settings = {
+        "report_level": 5,
+        "halt_level": 6,
+        "file_insertion_enabled": False,
+        "raw_enabled": False,
+        "_disable_config": True,
+        "syntax_highlight": "none",
+    }
+    tree = publish_doctree(rst_source(text), settings_overrides=settings)
+    kinds = (nodes.title, nodes.subtitle, nodes.paragraph, nodes.term, nodes.literal_block, nodes.math_block)
+    blocks = [node.astext() for node in tree.findall(lambda node: isinstance(node, kinds))]
+    return "\n\n".join(block for block in blocks if block.strip())
+
+
+_MARKDOWN = {"source": markdown_source, "plain": markdown_plain}
+_RST = {"source": rst_source, "plain": rst_plain}

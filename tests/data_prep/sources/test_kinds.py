@@ -1,0 +1,267 @@
+"""CSV, markup, web archives and files behind URLs."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from configs.base import UserError
+from configs.data import CsvSource, JsonLinesSource, MarkupSource, ParquetSource, WarcSource
+from data_prep.sources.document import Document, Dropped, Entry
+from data_prep.sources.table import READERS
+from tests.contracts.test_sources import write_warc
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def read(source: Any) -> list[Entry]:
+    reader = READERS[source.kind]
+    return [record for span in reader.spans(source) for record in reader.read(source, span)]
+
+
+def error_of(source: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        read(source)
+    assert "\n" not in str(caught.value) and f"source '{source.name}'" in str(caught.value)
+    return str(caught.value)
+
+
+def summary(records: list[Entry]) -> list[tuple[str, str]]:
+    return [(r.id, r.text) if isinstance(r, Document) else (getattr(r, "where", ""), r.reason) for r in records]
+
+
+# CSV
+
+
+def csv(**fields: Any) -> CsvSource:
+    return CsvSource(name="t", kind="csv", paths=("a.csv",), **fields)
+
+
+def test_csv_values_may_hold_delimiters_quotation_marks_and_line_ends() -> None:
+    Path("a.csv").write_bytes(b'\xef\xbb\xbfid,text,lang\r\n7,"one, ""two""\r\nthree",swh_Latn\r\n\r\n8,four,\r\n')
+    records = read(csv(id_field="id", language_field="lang", language="en", metadata_fields=("id",)))
+    assert records == [
+        Document("t/7", 'one, "two"\nthree', "sw", "t", {"id": "7"}),
+        Document("t/8", "four", "en", "t", {"id": "8"}),
+    ]
+
+
+def test_csv_rows_that_are_none_are_noted() -> None:
+    Path("a.csv").write_bytes(b'a,text\n1,one\n2\n3,x,y\n4,\xff\n5,"five"x\n6,six\n')
+    assert summary(read(csv())) == [
+        ("t/a.csv:2", "one"),
+        ("a.csv:3", "bad_columns"),
+        ("a.csv:4", "bad_columns"),
+        ("a.csv:5", "invalid_utf8"),
+        ("a.csv:6", "invalid_csv"),
+        ("t/a.csv:7", "six"),
+    ]
+
+
+def test_csv_without_the_column_and_with_another_delimiter() -> None:
+    Path("a.csv").write_text("txt\tn\none\t1\n")
+    assert "no column 'text'" in error_of(csv())
+    assert "did you mean 'txt'?" in error_of(csv(delimiter="\t"))
+    assert summary(read(csv(delimiter="\t", text_field="txt"))) == [("t/a.csv:2", "one")]
+
+
+def test_a_large_value_is_whole() -> None:
+    Path("a.csv").write_text(f"text\n{'x' * 1_000_000}\n")
+    assert len(summary(read(csv()))[0][1]) == 1_000_000
+
+
+# Markdown and reStructuredText
+
+MARKDOWN = """---
+title: front
+---
+# Head *one*
+
+Text with `code`, a [link](http://a) and $x_1 < 2$.
+Second line. <!-- hidden -->
+
+```python
+# kept <!-- kept -->
+x = "[a](b)"
+```
+
+| a | b |
+|---|---|
+| 1 | **2** |
+
+- item
+"""
+RST = """Head
+====
+
+.. a comment
+   that goes on
+
+Text with ``code`` and :math:`x_1`, see `link <http://a>`_ and :ref:`that`.
+
+.. note:: Mind this.
+
+.. code-block:: python
+
+   x = 1  # kept
+
+.. math::
+
+   a^2 + b^2
+"""
+
+
+def markup(name: str, **fields: Any) -> str:
+    (record,) = read(MarkupSource(name="docs", kind="markup", paths=(name,), **fields))
+    assert isinstance(record, Document) and record.id == f"docs/{name}"
+    return record.text
+
+
+def test_markdown_as_it_is_written_is_without_front_matter_and_comments() -> None:
+    Path("a.md").write_text(MARKDOWN)
+    text = markup("a.md")
+    assert text.startswith("# Head *one*\n") and "hidden" not in text
+    assert "# kept <!-- kept -->" in text and "| 1 | **2** |" in text
+
+
+def test_markdown_as_it_reads() -> None:
+    Path("a.md").write_text(MARKDOWN)
+    assert markup("a.md", text="plain").split("\n\n") == [
+        "Head one",
+        "Text with code, a link and $x_1 < 2$.\nSecond line.",
+        '# kept <!-- kept -->\nx = "[a](b)"',
+        *("a", "b", "1", "2", "item"),
+    ]
+
+
+def test_restructured_text_as_it_is_written_and_as_it_reads() -> None:
+    Path("a.rst").write_text(RST)
+    source, plain = markup("a.rst"), markup("a.rst", text="plain")
+    assert "comment" not in source and "goes on" not in source and ".. note:: Mind this." in source
+    assert plain.split("\n\n")[:2] == ["Head", "Text with code and x_1, see link and :ref:`that`."]
+    assert "Mind this." in plain and "x = 1  # kept" in plain and "a^2 + b^2" in plain and "comment" not in plain
+
+
+def test_a_file_that_names_another_does_not_read_it() -> None:
+    Path("secret.txt").write_text("secret")
+    Path("a.rst").write_text("Text.\n\n.. include:: secret.txt\n\n.. raw:: html\n   :file: secret.txt\n")
+    assert "secret\n" not in markup("a.rst", text="plain")
+
+
+def test_the_format_may_be_told() -> None:
+    Path("a.txt").write_text("Head\n====\n\n.. a comment\n\ntext\n")
+    assert "comment" in markup("a.txt") and "comment" not in markup("a.txt", format="rst")
+
+
+# Web archives
+
+
+def warc(**fields: Any) -> WarcSource:
+    return WarcSource(name="web", kind="warc", paths=("*.warc*",), **fields)
+
+
+PAGE = b"""<html><head><title>T</title></head><body><nav><a href=/>Home</a> <a href=/x>More</a></nav>
+<article><h1>Title</h1><p>%s</p></article><footer>Imprint</footer></body></html>"""
+
+
+@pytest.mark.parametrize("name", ["a.warc", "a.warc.gz"])
+def test_pages_become_text_with_their_url(name: str) -> None:
+    long = "Ein längerer Satz, der etwas sagt. " * 10
+    write_warc(Path(name), [("http://a/1", "text/html; charset=utf-8", PAGE % long.encode())])
+    write_warc(Path(name), [("http://a/2", "text/html", PAGE % long.encode("latin-1"))])
+    first, second = read(warc())
+    assert isinstance(first, Document) and isinstance(second, Document)
+    assert long.strip() in first.text and "Imprint" not in first.text and "Home" not in first.text
+    assert long.strip() in second.text, "the encoding is found by the bytes"
+    assert first.id == f"web/{name}:1" and first.metadata["url"] == "http://a/1" and "date" in first.metadata
+    whole = read(warc(main_content=False))[0]
+    assert isinstance(whole, Document) and "Imprint" in whole.text
+
+
+def test_what_is_no_page_is_dropped_and_counted() -> None:
+    write_warc(Path("a.warc.gz"), [("http://a", "image/png", b"\x89PNG")])
+    write_warc(Path("a.warc.gz"), [("http://b", "text/html", b"gone")], status="404 Not Found")
+    write_warc(Path("a.warc.gz"), [("http://c", "text/plain", b"plain"), ("http://d", "text/plain", b"\xff")])
+    assert summary(read(warc())) == [
+        ("", "not_text"),
+        ("", "not_found"),
+        ("web/a.warc.gz:3", "plain"),
+        ("a.warc.gz:4", "invalid_utf8"),
+    ]
+    assert read(warc(language="deu_Latn"))[0] == Dropped("not_text", "de")
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.99])
+@pytest.mark.parametrize("name", ["a.warc", "a.warc.gz"])
+def test_a_web_archive_that_breaks_off_is_an_error(name: str, kept: float) -> None:
+    write_warc(Path(name), [(f"http://a/{i}", "text/plain", str(i * 7919**9).encode() * 50) for i in range(20)])
+    data = Path(name).read_bytes()
+    Path(name).write_bytes(data[: int(len(data) * kept)])
+    assert f"{name} is truncated or damaged after record " in error_of(warc())
+
+
+def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_prep.sources.warc.find_spec", lambda name: None)
+    Path("a.warc").touch()
+    assert "pip install 'concord-train[web]'" in error_of(warc())
+
+
+# URLs
+
+
+@pytest.fixture
+def memory() -> Any:
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    yield files
+    files.store.clear()
+
+
+def json_lines(*paths: str) -> JsonLinesSource:
+    return JsonLinesSource(name="web", kind="json_lines", paths=paths)
+
+
+def test_files_behind_a_url_are_read_like_others(memory: Any) -> None:
+    for name in ("b", "a"):
+        lines = "".join(json.dumps({"text": f"{name}{i}"}) + "\n" for i in range(3))
+        memory.pipe(f"/crawl/{name}.jsonl.gz", gzip.compress(lines.encode()))
+    records = read(json_lines("memory://crawl/*.jsonl.gz"))
+    assert [text for _, text in summary(records)] == ["a0", "a1", "a2", "b0", "b1", "b2"]
+    assert summary(records)[0][0] == "web/memory:///crawl/a.jsonl.gz:1"
+
+
+def test_a_file_behind_a_url_changes_its_identity_with_its_version(memory: Any) -> None:
+    memory.pipe("/a.jsonl", b'{"text": "one"}\n')
+    reader = READERS["json_lines"]
+    first = reader.identity(json_lines("memory://a.jsonl"), lambda path: "")
+    assert first == reader.identity(json_lines("memory://a.jsonl"), lambda path: "")
+    memory.pipe("/a.jsonl", b'{"text": "two"}\n')
+    assert reader.identity(json_lines("memory://a.jsonl"), lambda path: "") != first
+
+
+def test_parquet_behind_a_url(memory: Any) -> None:
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    write_table(pyarrow.table({"text": ["one", "two"]}), "local.parquet")
+    memory.pipe("/a.parquet", Path("local.parquet").read_bytes())
+    found = read(ParquetSource(name="t", kind="parquet", paths=("memory://a.parquet",)))
+    assert [text for _, text in summary(found)] == ["one", "two"]
+
+
+def test_a_url_without_files_is_one_sentence(memory: Any) -> None:
+    assert "nothing matches 'memory://gone/*.jsonl'" in error_of(json_lines("memory://gone/*.jsonl"))
+    assert "nothing matches 'memory://gone.jsonl'" in error_of(json_lines("memory://gone.jsonl"))
+
+
+def test_an_unknown_protocol_and_a_password_are_refused() -> None:
+    with pytest.raises(UserError, match="the protocol 'nosuch' cannot be used here"):
+        read(json_lines("nosuch://a/b"))
+    with pytest.raises(ValueError, match="must hold no user and password"):
+        json_lines("s3://me:secret@bucket/a.jsonl")
