@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from configs.data import PackageTextSource
+from configs.data.sources import PackageTextSource
 from data_prep.sources.document import Document
 from data_prep.sources.table import READERS
 from pipeline.estimate.stage_time import rate_of

@@ -5,7 +5,13 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from configs.base import Config, Name
-from configs.data import CleanConfig, DeduplicateConfig, ImportTokenizerConfig, TokenizeConfig, TrainTokenizerConfig
+from configs.data.stages import (
+    CleanConfig,
+    DeduplicateConfig,
+    ImportTokenizerConfig,
+    TokenizeConfig,
+    TrainTokenizerConfig,
+)
 from configs.evaluation import EvaluateConfig, ExportConfig, ReportConfig
 from configs.paths import PathText, no_password
 from configs.training.train import CadenceConfig, TrainConfig

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from configs.data import CleanConfig, TokenizeConfig
+from configs.data.stages import CleanConfig, TokenizeConfig
 from configs.evaluation import CheckpointChoice, EvaluateConfig
 from configs.load import Problem
 from configs.pools import RetentionConfig

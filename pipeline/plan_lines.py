@@ -7,7 +7,7 @@ from cluster.machines import Node
 from cluster.placement import Placement, TooFew, describe_machines
 from configs.base import Artifact, UserError
 from configs.cluster import ClusterConfig
-from configs.data import CleanConfig
+from configs.data.stages import CleanConfig
 from configs.evaluation import EvaluateConfig
 from configs.training.train import TrainConfig
 from data_prep.manifests import CleanCorpus, TokenizedCorpus

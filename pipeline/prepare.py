@@ -10,7 +10,7 @@ from pydantic import JsonValue, ValidationError
 
 from configs.base import Artifact, Config, InfrastructureError, Manifest, UserError
 from configs.cluster import ClusterConfig, StorageConfig
-from configs.data import CleanConfig, ImportTokenizerConfig, TrainTokenizerConfig
+from configs.data.stages import CleanConfig, ImportTokenizerConfig, TrainTokenizerConfig
 from configs.load import Loaded, Problem
 from configs.run import RunConfig
 from configs.training.train import CadenceConfig, TrainConfig

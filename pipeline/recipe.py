@@ -8,15 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from configs.data import (
-    CleanConfig,
-    ImportTokenizerConfig,
-    Source,
-    TokenizeConfig,
-    TrainTokenizerConfig,
-)
+from configs.data.languages import normalize_language
+from configs.data.sources import Source
+from configs.data.stages import CleanConfig, ImportTokenizerConfig, TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig
-from configs.languages import normalize_language
 from configs.load import Loaded, Problem, load, shipped
 from configs.run import RunConfig
 from configs.training.mixture import MixtureConfig

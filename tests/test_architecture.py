@@ -48,7 +48,7 @@ DOORS = {
     "wandb": ("training/log/wandb_log.py",),
     "datasets": ("data_prep/sources/hugging_face.py",),
     "yaml": ("configs/load.py",),
-    "fsspec": ("cluster/storage/remote.py",),
+    "fsspec": ("cluster/storage/remote.py", "data_prep/sources/remote_files.py"),
     "jinja2": ("cluster/launch/kube_manifest.py", "pipeline/report/page.py"),
     "typer": ("pipeline/cli/",),
 }

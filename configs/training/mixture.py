@@ -5,8 +5,8 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from configs.base import AddedLater, Config, Name
-from configs.data import Language
-from configs.languages import normalize_language
+from configs.data.languages import normalize_language
+from configs.data.sources import Language
 
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 """A relative weight; 0: never."""

@@ -19,7 +19,8 @@ import zstandard
 
 from cluster.host.files import whole_file, write_text
 from configs.base import MIB, UserError
-from configs.data import CleanConfig, Source
+from configs.data.sources import Source
+from configs.data.stages import CleanConfig
 from data_prep.cleaning.document_files import LEVEL, encode_document
 from data_prep.cleaning.held_out import digest_bytes, is_below_share
 from data_prep.cleaning.normalize import normalize

@@ -15,7 +15,8 @@ from pydantic import JsonValue
 
 from cluster.executor import Executor
 from configs.base import MIB, UserError
-from configs.data import CleanConfig, Source
+from configs.data.sources import Source
+from configs.data.stages import CleanConfig
 from data_prep.cleaning.duplicates import Ints, Partition, Pieces, choose_num_partitions, count_kept, find_duplicates
 from data_prep.cleaning.held_out import find_held_out_digests, observe_held_out
 from data_prep.cleaning.scan import Part, scan_part

@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 import numpy as np
 
 from configs.base import UserError
-from configs.data import CleanConfig, Source, stream_label
+from configs.data.sources import Source
+from configs.data.stages import CleanConfig, stream_label
 from data_prep.cleaning.duplicates import Ints, Pieces
 from data_prep.cleaning.scan import Piece, check_file, check_unreadable
 from data_prep.manifests import CorpusCount, UnreadableRecord

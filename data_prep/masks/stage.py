@@ -23,7 +23,7 @@ import numpy.typing as npt
 from cluster.executor import Executor
 from cluster.host.files import inside, whole_file, write_text
 from configs.base import Artifact
-from configs.data import DeduplicateConfig
+from configs.data.stages import DeduplicateConfig
 from data_prep.cleaning.document_files import read_documents
 from data_prep.cleaning.duplicates import are_among, choose_num_partitions, slice_of_range
 from data_prep.cleaning.held_out import SHARD_DIGEST_ROW

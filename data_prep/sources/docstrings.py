@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from configs.data import DocstringsSource
-from configs.languages import normalize_language
+from configs.data.languages import normalize_language
+from configs.data.sources import DocstringsSource
 from data_prep.sources.document import Digest, Document, Span, Unreadable
 from data_prep.sources.file_parts import cannot_open, digest_part
 from data_prep.sources.package_text import find_package

@@ -20,7 +20,7 @@ from pydantic import JsonValue
 
 from cluster.storage.errors import error_class
 from configs.base import UserError
-from configs.data import (
+from configs.data.sources import (
     CsvSource,
     JsonLinesSource,
     LatexSource,

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from configs.base import UserError
-from configs.data import HuggingFaceSource
+from configs.data.sources import HuggingFaceSource
 from data_prep.sources.document import Digest, Document, Span, Unreadable
 from data_prep.sources.file_parts import digest_part
 from data_prep.sources.record_fields import check_columns, to_document

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from configs.base import UserError
-from configs.data import PackageTextSource
+from configs.data.sources import PackageTextSource
 from data_prep.sources.document import Digest, Document, Span, Unreadable
 from data_prep.sources.file_parts import digest_part, read_lines
 from data_prep.sources.record_fields import Unlabelled, find_label

@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import JsonValue
 
 from configs.base import UserError
-from configs.data import CsvSource, HuggingFaceSource, JsonLinesSource, ParquetSource
-from configs.languages import normalize_language
+from configs.data.languages import normalize_language
+from configs.data.sources import CsvSource, HuggingFaceSource, JsonLinesSource, ParquetSource
 from configs.text import shorten
 from data_prep.sources.document import Document, Unreadable
 

@@ -1,18 +1,8 @@
-"""The table of source kinds: a new kind is one file in `sources/`, its config in `configs/data.py`, and a line here."""
+"""The table of source kinds: a new kind is a file in this folder, a config in configs/data/sources.py, a line here."""
 
-from data_prep.sources import (
-    csv_tables,
-    docstrings,
-    hugging_face,
-    json_lines,
-    latex,
-    markup,
-    package_text,
-    parquet,
-    plain_text,
-    warc,
-)
+from data_prep.sources import docstrings, hugging_face, package_text
 from data_prep.sources.document import Reader
+from data_prep.sources.formats import csv_tables, json_lines, latex, markup, parquet, plain_text, warc
 
 READERS: dict[str, Reader] = {
     "json_lines": Reader(

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from cluster.storage.errors import error_class
 from configs.base import UserError
-from configs.data import ImportTokenizerConfig
+from configs.data.stages import ImportTokenizerConfig
 from configs.text import one_line
 from data_prep.sources.document import Digest
 from data_prep.tokenizer.pieces import read_settings

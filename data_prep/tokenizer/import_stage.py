@@ -10,7 +10,7 @@ from pathlib import Path
 from cluster.executor import Executor
 from cluster.host.files import inside, whole_file, write_text
 from configs.base import Artifact, UserError
-from configs.data import ImportTokenizerConfig
+from configs.data.stages import ImportTokenizerConfig
 from data_prep.cleaning.document_files import read_documents
 from data_prep.cleaning.held_out import smallest_digests
 from data_prep.manifests import CleanCorpus, TrainedTokenizer

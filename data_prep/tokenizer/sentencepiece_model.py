@@ -13,7 +13,7 @@ from pathlib import Path
 import sentencepiece
 
 from configs.base import UserError
-from configs.data import TrainTokenizerConfig
+from configs.data.stages import TrainTokenizerConfig
 
 UNK, EOS, PAD = "<unk>", "</s>", "<pad>"
 UNK_ID, EOS_ID, PAD_ID = 0, 1, 2

@@ -11,7 +11,7 @@ from pathlib import Path
 from cluster.executor import Executor
 from cluster.host.files import inside, sha256_of, whole_file
 from configs.base import Artifact, UserError
-from configs.data import TrainTokenizerConfig
+from configs.data.stages import TrainTokenizerConfig
 from data_prep.cleaning.document_files import read_documents, write_documents
 from data_prep.cleaning.held_out import smallest_digests
 from data_prep.manifests import Certificate, CleanCorpus, TrainedTokenizer

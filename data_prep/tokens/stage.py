@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cluster.executor import Executor
 from cluster.host.files import inside, whole_file
 from configs.base import Artifact
-from configs.data import TokenizeConfig
+from configs.data.stages import TokenizeConfig
 from data_prep.cleaning.document_files import write_documents
 from data_prep.cleaning.held_out import smallest_digests
 from data_prep.manifests import (

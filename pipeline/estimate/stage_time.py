@@ -8,7 +8,8 @@ from pathlib import Path
 from pydantic import JsonValue, ValidationError
 
 from cluster.placement import Placement
-from configs.data import CleanConfig, Source
+from configs.data.sources import Source
+from configs.data.stages import CleanConfig
 from configs.evaluation import EvaluateConfig
 from data_prep.cleaning.stage import part_bytes
 from data_prep.manifests import CleanCorpus, TokenizedCorpus

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 
 from configs.base import Config
-from configs.data import CleanConfig
+from configs.data.stages import CleanConfig
 from configs.load import Problem
 from configs.run import RunConfig
 from pipeline.graph.stage import Slot, Stage

@@ -10,7 +10,8 @@ import pytest
 
 from configs.base import Config, ConfigError
 from configs.cluster import StorageConfig
-from configs.data import HeldOutConfig, HuggingFaceSource, ImportTokenizerConfig, JsonLinesSource
+from configs.data.sources import HuggingFaceSource, JsonLinesSource
+from configs.data.stages import HeldOutConfig, ImportTokenizerConfig
 from configs.evaluation import ReportConfig
 from configs.load import load, shipped
 from configs.pools import PoolConfig

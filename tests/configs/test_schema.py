@@ -95,6 +95,7 @@ KEYS = {
     "BatchRampConfig": 3,
     "CleanConfig": 6,
     "CosineSchedule": 3,
+    "CsvSource": 10,
     "DeduplicateConfig": 1,
     "DocstringsSource": 5,
     "EmaConfig": 1,
@@ -105,6 +106,8 @@ KEYS = {
     "ImportTokenizerConfig": 3,
     "InitConfig": 3,
     "JsonLinesSource": 9,
+    "LatexSource": 5,
+    "MarkupSource": 7,
     "MixtureConfig": 2,
     "ModelConfig": 12,
     "MultipleChoiceConfig": 3,
@@ -121,6 +124,7 @@ KEYS = {
     "TrainTokenizerConfig": 5,
     "ValidationConfig": 2,
     "WsdSchedule": 4,
+    "WarcSource": 6,
 }
 """How many keys each class has in the hash. A class that grows makes everybody's artifacts anew: mark the new key with
 AddedLater (CONTRIBUTING.md), or raise the stage's version and the number here."""

@@ -12,7 +12,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from configs.base import UserError
-from configs.data import Source
+from configs.data.sources import Source
 from data_prep.sources.document import Document, Unreadable
 from data_prep.sources.table import READERS
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.inline import InlineExecutor
 from configs.base import Artifact
-from configs.data import CleanConfig
+from configs.data.stages import CleanConfig
 from configs.pools import PoolConfig
 from data_prep.cleaning.document_files import read_documents
 from data_prep.cleaning.stage import clean

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.base import Artifact
-from configs.data import TokenizeConfig, TrainTokenizerConfig
+from configs.data.stages import TokenizeConfig, TrainTokenizerConfig
 from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
 from data_prep.tokenizer.stage import train_tokenizer
 from data_prep.tokens.stage import tokenize

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoTokenizer
 
 from configs.base import Artifact, ConfigError, UserError
-from configs.data import TokenizeConfig, TrainTokenizerConfig
+from configs.data.stages import TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig, ExportConfig, MultipleChoiceConfig
 from data_prep.cleaning.held_out import smallest_digests
 from data_prep.manifests import CleanCorpus, TrainedTokenizer

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.data import CleanConfig
+from configs.data.stages import CleanConfig
 from data_prep.cleaning import duplicates, stage
 from data_prep.cleaning.duplicates import choose_num_partitions, slice_of_range
 from data_prep.cleaning.held_out import SHARD_DIGEST_ROW, digest_of

@@ -10,7 +10,7 @@ import pytest
 from cluster.executor import Executor
 from cluster.host import files
 from cluster.inline import InlineExecutor
-from configs.data import CleanConfig
+from configs.data.stages import CleanConfig
 from configs.pools import PoolConfig
 from data_prep.cleaning import scan, stage
 from tests.data_prep.corpora import INLINE, clean_config, sentences, source, write_lines

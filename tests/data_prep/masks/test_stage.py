@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.base import Artifact, UserError
-from configs.data import DeduplicateConfig
+from configs.data.stages import DeduplicateConfig
 from data_prep.cleaning import duplicates
 from data_prep.manifests import CleanCorpus, Mask
 from data_prep.masks import stage

@@ -14,7 +14,7 @@ import pytest
 import zstandard
 
 from configs.base import UserError
-from configs.data import JsonLinesSource, PlainTextSource
+from configs.data.sources import JsonLinesSource, PlainTextSource
 from data_prep.sources.document import Document, Entry
 from data_prep.sources.table import READERS
 

@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from configs.base import UserError
-from configs.data import CsvSource, JsonLinesSource, MarkupSource, ParquetSource, WarcSource
+from configs.data.sources import CsvSource, JsonLinesSource, MarkupSource, ParquetSource, WarcSource
 from data_prep.sources.document import Document, Dropped, Entry
 from data_prep.sources.table import READERS
 from tests.contracts.test_sources import write_warc
@@ -207,7 +207,7 @@ def test_a_web_archive_that_breaks_off_is_an_error(name: str, kept: float) -> No
 
 
 def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_prep.sources.warc.find_spec", lambda name: None)
+    monkeypatch.setattr("data_prep.sources.formats.warc.find_spec", lambda name: None)
     Path("a.warc").touch()
     assert "pip install 'concord-train[web]'" in error_of(warc())
 

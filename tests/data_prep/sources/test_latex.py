@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.data import LatexSource
+from configs.data.sources import LatexSource
 from data_prep.sources.document import Document, Unreadable
-from data_prep.sources.latex_text import expand, remove_comments, take_macros, to_text
+from data_prep.sources.formats.latex_text import expand, remove_comments, take_macros, to_text
 from data_prep.sources.table import READERS
 
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from pyarrow.parquet import write_table
 
 from configs.base import UserError
-from configs.data import (
+from configs.data.sources import (
     DocstringsSource,
     HuggingFaceSource,
     JsonLinesSource,

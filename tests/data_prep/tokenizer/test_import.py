@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from cluster.host.files import sha256_of
 from configs.base import Artifact, UserError
-from configs.data import ImportTokenizerConfig, TokenizeConfig
+from configs.data.stages import ImportTokenizerConfig, TokenizeConfig
 from data_prep.manifests import CleanCorpus, TrainedTokenizer
 from data_prep.tokenizer.certificate_texts import ADVERSARIAL
 from data_prep.tokenizer.encoder import open_encoder

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.data import TrainTokenizerConfig
+from configs.data.stages import TrainTokenizerConfig
 from data_prep.tokenizer.stage import sampling_rates
 
 languages = st.dictionaries(st.text("abcdef", min_size=1), st.integers(1, 10**12), min_size=1, max_size=8)

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from configs.base import Artifact, UserError
-from configs.data import TrainTokenizerConfig
+from configs.data.stages import TrainTokenizerConfig
 from data_prep.manifests import TrainedTokenizer
 from data_prep.tokenizer.sentencepiece_model import load_sentencepiece, train_sentencepiece
 from data_prep.tokenizer.stage import MODEL

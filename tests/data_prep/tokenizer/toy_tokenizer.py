@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.base import Artifact
-from configs.data import TrainTokenizerConfig
+from configs.data.stages import TrainTokenizerConfig
 from data_prep.manifests import CleanCorpus, TrainedTokenizer
 from data_prep.tokenizer.stage import train_tokenizer
 from tests.data_prep.corpora import INLINE, clean_config, cleaned, eld_sentences, source, write_lines

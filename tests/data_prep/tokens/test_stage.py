@@ -12,7 +12,7 @@ import pytest
 
 from cluster.inline import InlineExecutor
 from configs.base import Artifact, UserError
-from configs.data import TokenizeConfig, TrainTokenizerConfig
+from configs.data.stages import TokenizeConfig, TrainTokenizerConfig
 from configs.pools import PoolConfig
 from data_prep.cleaning.document_files import read_documents
 from data_prep.cleaning.held_out import smallest_digests

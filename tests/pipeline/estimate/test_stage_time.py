@@ -6,7 +6,7 @@ import pytest
 
 from cluster.machines import Node
 from cluster.placement import Placement, place
-from configs.data import CleanConfig
+from configs.data.stages import CleanConfig
 from configs.evaluation import EvaluateConfig
 from configs.pools import PoolConfig
 from data_prep.manifests import CleanCorpus, CorpusCount, CorpusShard

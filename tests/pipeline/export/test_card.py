@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from configs.base import Artifact
-from configs.data import CleanConfig
+from configs.data.stages import CleanConfig
 from configs.evaluation import ExportConfig
 from data_prep.manifests import Certificate, CleanCorpus, CorpusCount, TrainedTokenizer
 from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores

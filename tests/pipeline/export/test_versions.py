@@ -17,7 +17,7 @@ from cluster.executor import Rank
 from cluster.host.files import sha256_of
 from cluster.inline import InlineExecutor
 from configs.base import Artifact
-from configs.data import ImportTokenizerConfig, TokenizeConfig, TrainTokenizerConfig
+from configs.data.stages import ImportTokenizerConfig, TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig, ExportConfig
 from configs.pools import PoolConfig
 from configs.training.train import TrainConfig

@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field
 
 from configs.base import AddedLater, Config
-from configs.data import ImportTokenizerConfig
+from configs.data.stages import ImportTokenizerConfig
 from configs.load import load, shipped
 from configs.run import RunConfig
 from configs.training.init import InitConfig

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel
 
 from cluster.host.files import write_text
-from configs.data import TrainTokenizerConfig
+from configs.data.stages import TrainTokenizerConfig
 from data_prep.tokenizer.hf_export import export_hugging_face
 from data_prep.tokenizer.sentencepiece_model import train_sentencepiece
 from training.checkpoint import rank_file

@@ -9,7 +9,7 @@ import orjson
 from pydantic import JsonValue
 
 from configs.base import UserError
-from configs.data import JsonLinesSource
+from configs.data.sources import JsonLinesSource
 from data_prep.sources.document import Digest, Document, LineCut, Span, Unreadable
 from data_prep.sources.file_parts import (
     digest_files,

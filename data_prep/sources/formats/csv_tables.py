@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import JsonValue
 
 from configs.base import UserError
-from configs.data import CsvSource
+from configs.data.sources import CsvSource
 from data_prep.sources.content import split_lines
 from data_prep.sources.document import Digest, Entry, Span, Unreadable
 from data_prep.sources.file_parts import TextFile, digest_files, explain_damage, list_files, open_files

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import JsonValue
 
 from configs.base import UserError
-from configs.data import WarcSource
-from configs.languages import normalize_language
+from configs.data.languages import normalize_language
+from configs.data.sources import WarcSource
 from configs.text import one_line
 from data_prep.sources.content import DAMAGE, Readable, read_decompressed
 from data_prep.sources.document import Digest, Document, Dropped, Entry, Span, Unreadable

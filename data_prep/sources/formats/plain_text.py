@@ -5,8 +5,8 @@ from itertools import groupby
 
 from pydantic import JsonValue
 
-from configs.data import PlainTextSource
-from configs.languages import normalize_language
+from configs.data.languages import normalize_language
+from configs.data.sources import PlainTextSource
 from data_prep.sources.document import Digest, Document, LineCut, Span, Unreadable
 from data_prep.sources.file_parts import (
     digest_files,

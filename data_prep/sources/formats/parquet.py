@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from cluster.storage.errors import error_class
 from configs.base import InfrastructureError, UserError
-from configs.data import HuggingFaceSource, ParquetSource
+from configs.data.sources import HuggingFaceSource, ParquetSource
 from configs.text import one_line
 from data_prep.sources.document import Digest, Document, Span, Unreadable
 from data_prep.sources.file_parts import cannot_open, damaged, digest_files, display_name, list_files

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from configs.data import MarkupSource
-from configs.languages import normalize_language
+from configs.data.languages import normalize_language
+from configs.data.sources import MarkupSource
 from data_prep.sources.document import Digest, Document, Entry, Span, Unreadable
 from data_prep.sources.file_parts import digest_files, list_files, read_bytes
 

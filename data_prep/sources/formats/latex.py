@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from configs.data import LatexSource
-from configs.languages import normalize_language
+from configs.data.languages import normalize_language
+from configs.data.sources import LatexSource
 from data_prep.sources.document import Digest, Document, Entry, Span, Unreadable
 from data_prep.sources.file_parts import (
     digest_files,
@@ -19,7 +19,7 @@ from data_prep.sources.file_parts import (
     list_files,
     open_files,
 )
-from data_prep.sources.latex_text import Find, is_main, to_text
+from data_prep.sources.formats.latex_text import Find, is_main, to_text
 from data_prep.sources.remote_files import local_directory
 
 _SUFFIXES = (".tex", ".ltx", ".latex", ".sty", ".cls", ".bbl")
