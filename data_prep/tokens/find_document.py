@@ -1,9 +1,11 @@
-"""Find the tokens of a document by its id, or say what became of the document."""
+"""Find the tokens of a document by its id, or say what became of it; and the documents of given tokens."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
+from pathlib import Path
 
+import numpy as np
 from zstandard import ZstdError
 
 from cluster.host.files import inside
@@ -55,6 +57,73 @@ def find_document(
         return found
     why = _explain_absence(name, source, corpus, mask)
     raise UserError(f"document {name!r} is not in the training text: {why}")
+
+
+@dataclass(frozen=True)
+class DocumentPart:
+    """A part of a document: of its tokens, those from `start` to `stop - 1`."""
+
+    document: str
+    """Its id."""
+
+    start: int
+    stop: int
+    num_tokens: int
+    """Of the whole document."""
+
+
+def name_documents(
+    source: str,
+    language: str,
+    ranges: Sequence[tuple[int, int]],
+    *,
+    corpus: Artifact[CleanCorpus],
+    tokens: Artifact[TokenizedCorpus],
+    mask: Artifact[Mask] | None = None,
+) -> list[list[DocumentPart]]:
+    """Return, for ranges of tokens of a stream, which parts of which documents each holds, in order.
+
+    It reads the shards of text that the tokens were made from.
+    """
+    found: list[list[DocumentPart]] = [[] for _ in ranges]
+    before = 0
+    for documents, shard in zip(corpus.manifest.shards, tokens.manifest.shards, strict=True):
+        start = 0
+        for segment in shard.segments if shard.source == source else ():
+            if segment.language == language:
+                shift = before - start
+                inside_shard = [
+                    (number, max(a - shift, start), min(b - shift, start + segment.num_tokens))
+                    for number, (a, b) in enumerate(ranges)
+                ]
+                wanted = [one for one in inside_shard if one[1] < one[2]]
+                if wanted:
+                    prefix, text = inside(tokens.dir, shard.path), inside(corpus.dir, documents.path)
+                    parts = _name_parts(prefix, text, mask_file(mask, documents), wanted)
+                    for number, part in parts:
+                        found[number].append(part)
+                before += segment.num_tokens
+            start += segment.num_tokens
+    return found
+
+
+def _name_parts(
+    prefix: Path, text: Path, masked: Path | None, wanted: Sequence[tuple[int, int, int]]
+) -> Iterator[tuple[int, DocumentPart]]:
+    """Yield the parts of documents in ranges of tokens of a shard, each with the number of its range."""
+    lengths = document_lengths(prefix)
+    stops = np.cumsum(lengths)
+    rows: dict[int, list[tuple[int, int, int]]] = {}
+    for number, a, b in wanted:
+        for row in range(
+            int(np.searchsorted(stops, a, side="right")), int(np.searchsorted(stops, b - 1, side="right")) + 1
+        ):
+            rows.setdefault(row, []).append((number, a, b))
+    for row, document in enumerate(islice(read_unmasked(text, masked), max(rows) + 1)):
+        begin = int(stops[row] - lengths[row])
+        for number, a, b in rows.get(row, ()):
+            part = max(a, begin) - begin, min(b, int(stops[row])) - begin
+            yield number, DocumentPart(document.id, *part, int(lengths[row]))
 
 
 def _find_ranges(

@@ -181,6 +181,23 @@ def seen(
 
 
 @app.command()
+def sample(
+    at: Annotated[int, typer.Option("--at", metavar="STEP", help="The optimizer step, counted from 1.")],
+    subject: SubjectArgument = None,
+    overrides: SetOption = None,
+    store: StoreOption = "store",
+    work_dir: WorkOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say which documents an optimizer step of a training reads."""
+    from pipeline.cli.show_seen import show_samples
+    from pipeline.cli.subject import find_artifact, find_subject
+
+    found = find_subject(subject, store=store, work_dir=work_dir, overrides=overrides)
+    show_samples(find_artifact(found, stage="train").files_here(), at, out, as_json=as_json)
+
+
+@app.command()
 def schema(
     kind: Annotated[
         str,

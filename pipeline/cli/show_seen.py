@@ -1,4 +1,4 @@
-"""`concord seen`: what it prints of the tokens that a checkpoint has read."""
+"""`concord seen` and `concord sample`: what they print of the text that a checkpoint has read, or a step reads."""
 
 import json
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from pipeline.store.samples import samples_of_step
 from pipeline.store.seen import Checkpoint, DocumentSeen, document_seen, find_checkpoint, started_from, streams_seen
 from training.data.position import count_samples_read
 
@@ -44,6 +45,23 @@ def show_document(path: Path, document: str, out: Console, *, as_json: bool) -> 
         _print(out, f"{document}: {_number(seen.num_tokens, 'token')} of {seen.source}/{seen.language}")
         _print(out, f"{_how_often(seen)} by {_title(checkpoint)}")
         _print_epochs(seen, out)
+
+
+def show_samples(path: Path, step: int, out: Console, *, as_json: bool) -> None:
+    """Print the samples that an optimizer step reads, with the documents in them."""
+    checkpoint = find_checkpoint(path)
+    samples = samples_of_step(checkpoint, step)
+    if as_json:
+        _print_json(checkpoint, {"at": step, "samples": [asdict(sample) for sample in samples]})
+        return
+    _print(out, f"step {step:,} of {checkpoint.training.name}: {_number(len(samples), 'sample')}")
+    for sample in samples:
+        where = f"{sample.source}/{sample.language}, sample {sample.index:,}, epoch {sample.epoch}"
+        _print(out, f"place {sample.place:,}: {where}")
+        for part in sample.documents:
+            whole = part.stop - part.start == part.num_tokens
+            tokens = "all" if whole else f"{part.start:,} to {part.stop - 1:,}"
+            _print(out, f"  {part.document}  tokens {tokens} of {part.num_tokens:,}")
 
 
 def _how_often(seen: DocumentSeen) -> str:

@@ -130,7 +130,7 @@ def document_seen(checkpoint: Checkpoint, document: str) -> list[DocumentSeen]:
     Raises UserError if it is not in the text that the training read, or if that text is not in the store.
     """
     name = document.partition("/")[0]
-    texts = [_load_text(checkpoint, tokens) for tokens in checkpoint.record.order.tokens]
+    texts = load_texts(checkpoint)
     known = [text for text in texts if any(count.source == name for count in text.corpus.manifest.counts)]
     text = (known or texts)[0]
     if not known and len(texts) > 1:
@@ -154,7 +154,7 @@ def started_from(checkpoint: Checkpoint) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Text:
+class Text:
     """Tokens that a training read, and what they were made from."""
 
     tokens: Artifact[TokenizedCorpus]
@@ -162,14 +162,19 @@ class _Text:
     mask: Artifact[Mask] | None
 
 
-def _load_text(checkpoint: Checkpoint, name: str) -> _Text:
+def load_texts(checkpoint: Checkpoint) -> list[Text]:
+    """Return the tokens that a checkpoint's training reads, with the text of each. Raises UserError if one is gone."""
+    return [_load_text(checkpoint, name) for name in checkpoint.record.order.tokens]
+
+
+def _load_text(checkpoint: Checkpoint, name: str) -> Text:
     store = checkpoint.training.parent
     tokens = _require_artifact(inside(store, name), TokenizedCorpus)
     record = read_record(tokens.dir)
     assert record is not None
     (corpus,) = record.given("corpus")
     masks = [_require_artifact(store / mask.artifact, Mask) for mask in record.given("mask")]
-    return _Text(tokens, _require_artifact(store / corpus.artifact, CleanCorpus), masks[0] if masks else None)
+    return Text(tokens, _require_artifact(store / corpus.artifact, CleanCorpus), masks[0] if masks else None)
 
 
 def _require_artifact(path: Path, manifest: type[M]) -> Artifact[M]:

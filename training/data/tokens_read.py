@@ -28,7 +28,7 @@ def count_tokens_read(order: OrderRecord, position: Position) -> dict[str, int]:
 
     They are exactly the tokens that training takes its loss over. The time does not depend on how many they are.
     """
-    drawn = _order(order)
+    drawn = order_of(order)
     last = np.array([stream.num_samples - 1 for stream in drawn.streams])
     num_targets = np.array([stream.num_tokens - 1 for stream in order.streams])
     missing = (last + 1) * order.sequence_length - num_targets  # from the last sample; all others are full
@@ -55,7 +55,7 @@ def find_document_readings(
     names = [(stream.source, stream.language) for stream in order.streams]
     if (source, language) not in names:
         return []
-    stream, drawn, length = names.index((source, language)), _order(order), order.sequence_length
+    stream, drawn, length = names.index((source, language)), order_of(order), order.sequence_length
     num_draws = int(drawn.count_by_stream(position.next_place)[stream])
     size = drawn.streams[stream].num_samples
     readings = []
@@ -67,7 +67,8 @@ def find_document_readings(
     return sorted(readings, key=lambda reading: reading.place)
 
 
-def _order(record: OrderRecord) -> Order:
+def order_of(record: OrderRecord) -> Order:
+    """Return the order of samples that a record describes."""
     length = record.sequence_length
     streams = [Stream(s.source, s.language, -(-(s.num_tokens - 1) // length)) for s in record.streams]
     phases = [Phase(phase.num_samples, phase.weights) for phase in record.phases]

@@ -19,6 +19,7 @@ from tests.data_prep.toy_tokens import Made, learned, tokenized
 from tests.training.ranks import tiny_config
 from training.data.batches import Batches
 from training.data.position import skip_places, take_places
+from training.data.token_stream import open_token_streams
 from training.records import CheckpointRecord, Position
 
 ROOT = Path(__file__).parents[3]
@@ -249,3 +250,34 @@ def test_the_command_needs_no_heavy_library(checkpoint: Path) -> None:
     loaded = set(done.stdout.splitlines()[-1].split())
     assert "training.data.tokens_read" in loaded
     assert not loaded & {"torch", "ray", "deepspeed", "transformers", "sentencepiece", "tokenizers", "wandb"}
+
+
+@pytest.mark.parametrize("step", [1, 3, 75, 150, 200])
+def test_a_step_names_the_documents_that_it_reads(
+    made: Made, checkpoint: Path, batches: Batches, concord: Concord, step: int
+) -> None:
+    code, out, err = concord("sample", "--at", str(step), "--json", checkpoint)
+    assert (code, err) == (0, "")
+    record = checkpoint_of(batches)
+    _, later = take_places(record.position, 100 * BATCH)
+    places = places_read(later)[(step - 1) * BATCH : step * BATCH]
+    samples = json.loads(out)["samples"]
+    assert [sample["place"] for sample in samples] == places
+    streams, length = open_token_streams(made.tokens), record.order.sequence_length
+    for sample in samples:
+        (batch,) = batches.batch((range(sample["place"], sample["place"] + 1),)).index.tolist()
+        assert batch == sample["index"]
+        stream = streams[sample["source"], sample["language"]]
+        read = stream.read(sample["index"] * length, length + 1).tolist()
+        told: list[int] = []
+        for part in sample["documents"]:
+            (where,) = find_document(part["document"], corpus=made.corpus, tokens=made.tokens)
+            told += stream.read(where.start + part["start"], part["stop"] - part["start"]).tolist()
+            assert part["num_tokens"] == where.stop - where.start
+        assert told == read
+    words = concord("sample", "--at", str(step), checkpoint)[1]
+    assert all(part["document"] in words for sample in samples for part in sample["documents"])
+
+
+def test_a_step_that_is_none_is_one_sentence(checkpoint: Path, concord: Concord) -> None:
+    assert "--at 0: steps are counted from 1" in concord("sample", "--at", "0", checkpoint)[2]
