@@ -6,9 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from configs.base import UserError
 from configs.text import one_line
-from data_prep.tokenizer.sentencepiece_model import encode_texts, load_sentencepiece
+from data_prep.tokenizer.sentencepiece_model import encode_arrays, encode_texts, load_sentencepiece
 from data_prep.tokenizer.stage import HUGGING_FACE, MODEL
 
 if TYPE_CHECKING:
@@ -26,6 +29,18 @@ def open_encoder(directory: Path) -> Encode:
     if (directory / MODEL).is_file():
         return partial(encode_texts, load_sentencepiece(directory / MODEL))
     return partial(encode_batch, load_tokenizer_json(directory / HUGGING_FACE / "tokenizer.json"))
+
+
+EncodeArrays = Callable[[list[str]], list[npt.NDArray[np.int32]]]
+"""Returns the ids of each text as an array, without pieces that begin or end it."""
+
+
+def open_array_encoder(directory: Path) -> EncodeArrays:
+    """Open a tokenizer as `open_encoder` does, to get arrays."""
+    if (directory / MODEL).is_file():
+        return partial(encode_arrays, load_sentencepiece(directory / MODEL))
+    encode = open_encoder(directory)
+    return lambda texts: [np.array(ids, dtype=np.int32) for ids in encode(texts)]
 
 
 def load_tokenizer_json(path: Path) -> "Tokenizer":

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import sentencepiece
 
 from configs.base import UserError
@@ -85,6 +87,12 @@ def load_sentencepiece(model: Path) -> sentencepiece.SentencePieceProcessor:
 def encode_texts(tokenizer: sentencepiece.SentencePieceProcessor, texts: list[str]) -> list[list[int]]:
     """Return the ids of each text, without special pieces."""
     ids: list[list[int]] = tokenizer.encode(texts, num_threads=1)
+    return ids
+
+
+def encode_arrays(tokenizer: sentencepiece.SentencePieceProcessor, texts: list[str]) -> list[npt.NDArray[np.int32]]:
+    """Return the ids of each text as `encode_texts` does, as arrays, which are made in less time than lists."""
+    ids: list[npt.NDArray[np.int32]] = tokenizer.encode(texts, num_threads=1, return_type="numpy")
     return ids
 
 

@@ -29,7 +29,9 @@ def dtype_for(vocab_size: int) -> np.dtype[np.integer]:
     return np.dtype("<u2") if vocab_size < UINT16_LIMIT else np.dtype("<i4")
 
 
-def write_shard(prefix: Path, documents: Iterable[list[int]], dtype: np.dtype[np.integer]) -> None:
+def write_shard(
+    prefix: Path, documents: Iterable[list[int] | npt.NDArray[np.integer]], dtype: np.dtype[np.integer]
+) -> None:
     """Write `<prefix>.bin`, then `<prefix>.idx`, each atomically."""
     lengths: list[int] = []
     with whole_file(_with(prefix, ".bin")) as partial, partial.open("wb") as file:

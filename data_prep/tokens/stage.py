@@ -153,15 +153,17 @@ def _tokenize_shard(item: _ShardItem) -> _TokenizedShard:
     )
 
 
-def _encode_documents(item: _ShardItem, sizes: list[tuple[str, int, int]]) -> Iterator[list[int]]:
+def _encode_documents(item: _ShardItem, sizes: list[tuple[str, int, int]]) -> Iterator[npt.NDArray[np.integer]]:
     """Yield each document's ids; add its (language, tokens, bytes) to `sizes`."""
-    from data_prep.tokenizer.encoder import open_encoder
+    from data_prep.tokenizer.encoder import open_array_encoder
 
-    encode, made = open_encoder(item.tokenizer.dir), item.tokenizer.manifest
-    begin = [] if made.bos_id is None else [made.bos_id]
+    encode, made = open_array_encoder(item.tokenizer.dir), item.tokenizer.manifest
+    dtype = dtype_for(made.vocab_size)
+    begin = np.array([] if made.bos_id is None else [made.bos_id], dtype=dtype)
     for batch in _batch_documents(read_unmasked(item.documents, item.masked)):
         for document, ids in zip(batch, encode([document.text for document in batch]), strict=True):
-            whole = [*begin, *ids, made.eos_id]
+            whole = np.empty(len(begin) + len(ids) + 1, dtype=dtype)
+            whole[: len(begin)], whole[len(begin) : -1], whole[-1] = begin, ids, made.eos_id
             sizes.append((document.language, len(whole), len(document.text.encode())))
             yield whole
 
