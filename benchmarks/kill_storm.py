@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "configs" / "recipes" / "smoke.yaml"
-STEPS = ["corpus", "tokenizer", "tokens", "model", "scores", "export", "report"]
+STEPS = ["corpus.science", "unique.science", "tokenizer", "tokens.science", "model", "scores", "export", "report"]
 NONDETERMINISTIC_FILES = re.compile(
     r"ranks/|stacks/|metrics\.jsonl|attempts\.jsonl|notices\.txt|profile/|wandb|report\.html|\.cache/"
 )

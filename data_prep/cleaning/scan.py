@@ -92,6 +92,9 @@ class Piece:
     num_unreadable: Counter[str] = field(default_factory=Counter)
     """File -> how many of them are."""
 
+    num_dropped: Counter[str] = field(default_factory=Counter)
+    """File -> how many were dropped: they are no text, or out of bounds."""
+
     position: tuple[int, int] = (0, 0)
     """Where to go on after it: the number of the span, and how many of its records were read."""
 
@@ -117,9 +120,9 @@ def scan_part(part: Part) -> list[Piece]:
                 unreadable.append(writer.piece.unreadable[-1])
                 check_unreadable(unreadable, part.config)
             elif isinstance(record, Dropped):
-                writer.piece.dropped[record.language, record.reason] += 1
-            else:
-                writer.add(record)
+                writer.drop(span, record.language, record.reason)
+            elif reason := writer.add(record):
+                writer.drop(span, record.language, reason)
             if writer.num_bytes >= part.piece_bytes:
                 pieces.append(writer.finish(position=(number, place)))
                 writer = _PieceWriter(part, len(pieces))
@@ -198,16 +201,19 @@ class _PieceWriter:
                 UnreadableRecord(where=record.where, reason=record.reason, detail=record.detail)
             )
 
-    def add(self, document: Document) -> None:
-        """Normalise a document and take it, or count why it is dropped."""
+    def drop(self, span: Span, language: str, reason: str) -> None:
+        """Count a record of a file that is dropped."""
+        self.piece.num_dropped[display_name(span.name)] += 1
+        self.piece.dropped[language, reason] += 1
+
+    def add(self, document: Document) -> str | None:
+        """Normalise a document and take it; return the reason if it is to be dropped."""
         config, language = self._part.config, document.language
         if len(document.text) > RAW_FACTOR * config.max_characters:
-            self.piece.dropped[language, "too_long"] += 1
-            return
+            return "too_long"
         text, changes = normalize(document.text, fix_encoding=self._part.source.fix_encoding)
         if reason := _check_bounds(text, config):
-            self.piece.dropped[language, reason] += 1
-            return
+            return reason
         for kind in changes:
             self.piece.changed[language, kind] += 1
         encoded = text.encode()
@@ -219,6 +225,7 @@ class _PieceWriter:
         self._rows[is_held_out, language].append(_Row(digest, self._num_documents, len(encoded), line))
         self._num_documents += 1
         self.num_bytes += len(encoded)
+        return None
 
     def finish(self, *, position: tuple[int, int], is_last: bool = False) -> Piece:
         """Write the piece; what describes it comes last, so its presence means that the piece is whole."""
@@ -299,6 +306,7 @@ def read_piece(path: Path) -> Piece:
         unreadable=[UnreadableRecord(**record) for record in saved["unreadable"]],
         num_records=Counter(saved["num_records"]),
         num_unreadable=Counter(saved["num_unreadable"]),
+        num_dropped=Counter(saved["num_dropped"]),
         position=tuple(saved["position"]),
         is_last=saved["is_last"],
     )
@@ -313,6 +321,7 @@ def _to_json(piece: Piece) -> str:
             "unreadable": [record.model_dump() for record in piece.unreadable],
             "num_records": piece.num_records,
             "num_unreadable": piece.num_unreadable,
+            "num_dropped": piece.num_dropped,
             "position": piece.position,
             "is_last": piece.is_last,
         }

@@ -27,6 +27,9 @@ from data_prep.sources.document import Digest, LineCut, Span, settle
 from data_prep.sources.table import READERS
 
 MOST_PART_BYTES, LEAST_PART_BYTES = 64 * MIB, 4 * MIB
+FILES = "files.jsonl"
+"""What became of the records of each file that was read."""
+
 PARTS = 64
 """A corpus has at least so many parts, unless they were smaller than LEAST_PART_BYTES."""
 
@@ -80,6 +83,7 @@ def clean(config: CleanConfig, *, out: Path, executor: Executor) -> CleanCorpus:
     _check_not_empty(counts)
     items = _list_shards(pieces, kept_bytes, config, out=out, index=index, num_partitions=number)
     written = list(executor.map(write_shard, items, label="writing documents"))
+    tally.write_files(out / FILES)
     _delete_atomically(directory)
     return CleanCorpus(
         shards=tuple(shard for shard in written if shard.path.startswith(DIRECTORIES[False])),

