@@ -5,6 +5,7 @@ from collections import Counter
 from pydantic import BaseModel, ConfigDict
 
 from configs.base import Manifest
+from configs.data.languages import UNDETERMINED
 
 _MAX_NAMED = 6
 """Most sources and languages that a summary names."""
@@ -73,6 +74,8 @@ class CleanCorpus(Manifest):
         parts = [f"{kept:,} kept", f"{held:,} held out{self._without_held_out()}"]
         parts += [f"{dropped:,} dropped"] if dropped else []
         parts += [f"{len(self.unreadable):,} unreadable"] if self.unreadable else []
+        unlabelled = sum(c.num_read for c in self.counts if c.language == UNDETERMINED)
+        parts += [f"{unlabelled:,} of no known language (und)"] if unlabelled else []
         return f"{read:,} documents in {languages} languages: {', '.join(parts)}"
 
     def _without_held_out(self) -> str:

@@ -14,6 +14,7 @@ from data_prep.manifests import Certificate, TrainedTokenizer
 from data_prep.tokenizer.certificate_texts import ADVERSARIAL
 from data_prep.tokenizer.encoder import Encode, encode_batch, load_tokenizer_json, open_encoder
 from data_prep.tokenizer.pieces import read_settings
+from data_prep.tokenizer.sentencepiece_model import load_sentencepiece
 from data_prep.tokenizer.stage import HUGGING_FACE, MODEL
 
 _JSON = "tokenizer.json"
@@ -55,6 +56,12 @@ def certify(
     auto = _open_auto(directory / HUGGING_FACE)
     decoded = [_decode(auto, ids) for ids in expected]
     changed = [text for text, made in zip(texts, decoded, strict=True) if text != made]
+    if (directory / MODEL).is_file():
+        by_model = load_sentencepiece(directory / MODEL).decode(expected)
+        if other := [text for text, one, made in zip(texts, by_model, decoded, strict=True) if one != made]:
+            notes += (
+                f"SentencePiece and tokenizer.json decode the ids of {_describe_texts(other, texts)} differently",
+            )
     return Certificate(
         num_texts=len(texts),
         num_languages=num_languages,

@@ -1,5 +1,6 @@
 """Training a tokenizer is deterministic, restartable, drawn by language, and certified."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 
 from configs.base import Artifact, UserError
 from data_prep.manifests import CleanCorpus, TrainedTokenizer
+from data_prep.tokenizer.sentencepiece_model import load_sentencepiece
 from data_prep.tokenizer.stage import MODEL, check_certificate
+from tests.data_prep.corpora import clean_config, cleaned, sentences, write_lines
 from tests.data_prep.tokenizer.toy_tokenizer import train
 
 
@@ -59,3 +62,43 @@ def test_certificate_refuses_a_changed_file(tmp_path: Path, tokenizer: Artifact[
     (tmp_path / name).write_bytes(changed)
     with pytest.raises(UserError, match=re.escape(name)):
         check_certificate(copy)
+
+
+def corpus_of(directory: Path, texts: list[str]) -> Artifact[CleanCorpus]:
+    lines = [json.dumps({"text": text, "id": "same"}, ensure_ascii=False) for text in texts]
+    fields = {"kind": "json_lines", "name": "web", "language": "zh", "id_field": "id"}
+    path = write_lines(directory / "a.jsonl", lines)
+    return cleaned(directory / "corpus", clean_config({**fields, "paths": [path]}))
+
+
+def pieces_of(tokenizer: Artifact[TrainedTokenizer], text: str) -> tuple[list[str], str]:
+    processor = load_sentencepiece(tokenizer.dir / MODEL)
+    ids = processor.encode(text)
+    return [processor.id_to_piece(i) for i in ids], processor.decode(ids)
+
+
+def test_documents_of_one_id_are_drawn_one_by_one(tmp_path: Path) -> None:
+    made = train(tmp_path, corpus_of(tmp_path, sentences(200)), sample_bytes=3000, vocab_size=300)
+    assert 1500 < sum(made.manifest.sample_bytes.values()) < 5000
+
+
+def test_a_space_that_is_rare_has_a_piece_and_is_decoded_as_a_space(tmp_path: Path) -> None:
+    """Written as bytes, it would be decoded as U+2581."""
+    texts = [f"今天天气很好我们去公园散步{i}然后回家吃饭" for i in range(300)] + ["一个 空格"]
+    made = train(tmp_path, corpus_of(tmp_path, texts), vocab_size=320, character_coverage=0.98)
+    pieces, decoded = pieces_of(made, "今天 天气")
+    assert "\u2581" in pieces and decoded == "今天 天气"
+    assert made.manifest.certificate.changed_characters == ("U+2581",) and made.manifest.certificate.notes == ()
+    assert "1 of them are not decoded to themselves: U+2581" in made.manifest.summary()
+
+
+def test_lines_with_the_boundary_character_are_learned_from(tmp_path: Path) -> None:
+    """SentencePiece leaves them out without a word."""
+    texts = [f"progress \u2585\u2585\u2585 zebra quagga {i}" for i in range(300)]
+    made = train(tmp_path, corpus_of(tmp_path, texts), vocab_size=320)
+    pieces, decoded = pieces_of(made, "zebra \u2585 quagga")
+    assert (
+        "\u2581quagga" in pieces
+        and "zebra" in "".join(pieces).replace("\u2581", " ")
+        and decoded == "zebra \u2585 quagga"
+    )
