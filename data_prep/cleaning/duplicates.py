@@ -9,8 +9,9 @@ So a text that a share holds out stays held out whatever else has it.
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ from data_prep.cleaning.scan import DIGEST_ROW
 
 PARTITION_DOCUMENTS = 1 << 21
 """Documents that a partition has about: it takes some hundred bytes of memory for each."""
+
+_EMPTY_BYTES = 128
+"""Of a file of NumPy's that holds an empty array, or a few numbers."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -49,24 +53,29 @@ class Pieces:
 
     group_documents: Ints
     group_bytes: Ints
+    group_blocks: Ints
+    """(groups + 1,) number of each group's first block."""
+
+    blocks: Ints
+    """(blocks, 3): where each block begins in the file of its piece, its length there, its documents."""
 
     @property
     def group_starts(self) -> Ints:
         """(groups + 1,) the number of each group's first document."""
         return np.concatenate([[0], np.cumsum(self.group_documents)])
 
-    def save(self, path: Path) -> None:
+    def save(self, directory: Path) -> None:
         """Write the arrays, for the items of work."""
-        with whole_file(path) as partial, partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **{key: np.asarray(value) for key, value in vars(self).items()})
+        for key, value in vars(self).items():
+            with whole_file(directory / f"{key}.npy") as partial, partial.open("wb") as file:
+                np.save(file, np.asarray(value), allow_pickle=False)
 
     @classmethod
-    def load(cls, path: Path) -> "Pieces":
-        """Read what `save` wrote."""
-        with np.load(path) as saved:
-            arrays = {key: saved[key] for key in saved.files}
-        names = {key: arrays.pop(key).tolist() for key in ("names", "sources", "languages")}
-        return cls(**names, **arrays)
+    def load(cls, directory: Path) -> "Pieces":
+        """Map what `save` wrote: an item of work reads what it needs of it."""
+        arrays: dict[str, Any] = {key.name: _map(directory / f"{key.name}.npy") for key in fields(cls)}
+        names = {key: arrays[key].tolist() for key in ("names", "sources", "languages")}
+        return cls(**arrays | names)
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ class Partition:
     """Of the pieces."""
 
     index: Path
-    """What `Pieces.save` wrote."""
+    """The directory that `Pieces.save` wrote to."""
 
     number: int
     num_partitions: int
@@ -180,11 +189,17 @@ def are_among(rows: npt.NDArray[np.void], others: npt.NDArray[np.void]) -> npt.N
     return found
 
 
+def _map(path: Path) -> npt.NDArray[Any]:
+    """Map an array from disk; an empty one cannot be mapped."""
+    array: npt.NDArray[Any] = np.load(path, mmap_mode="r" if path.stat().st_size > _EMPTY_BYTES else None)
+    return array
+
+
 def load_dropped(directory: Path, num_partitions: int, start: int, stop: int) -> Ints:
     """Return the dropped documents with numbers from `start` to below `stop`, in order."""
     found = []
     for number in range(num_partitions):
-        numbers = np.load(directory / f"dropped-{number:05d}.npy", mmap_mode="r")
+        numbers = _map(directory / f"dropped-{number:05d}.npy")
         found.append(np.array(numbers[np.searchsorted(numbers, start) : np.searchsorted(numbers, stop)]))
     return np.sort(np.concatenate(found))
 

@@ -18,7 +18,7 @@ from configs.base import MIB
 from data_prep.cleaning.document_files import LEVEL
 from data_prep.cleaning.duplicates import Ints, Pieces, load_dropped
 from data_prep.cleaning.held_out import DIGEST_BYTES, SHARD_DIGEST_ROW
-from data_prep.cleaning.scan import DIGEST_ROW, read_piece
+from data_prep.cleaning.scan import DIGEST_ROW
 from data_prep.manifests import CorpusShard
 
 LEAST_SHARD_BYTES = 8 * MIB
@@ -120,18 +120,18 @@ def _write(item: ShardItem) -> CorpusShard:
 
 def _frames(item: ShardItem, pieces: Pieces) -> Iterator[tuple[bytes, bytes]]:
     """Yield the frames of the shard, each with the digests of its documents, in order."""
-    starts = pieces.group_starts.tolist()
-    dropped = load_dropped(item.directory, item.num_partitions, starts[item.first_group], starts[item.stop_group])
-    for number in range(item.first_group, item.stop_group):
-        start, row = starts[number], int(pieces.group_row[number])
-        name = pieces.names[int(pieces.group_piece[number])]
-        piece = read_piece(item.directory / f"{name}.json")
-        (group,) = (group for group in piece.groups if group.first_row == row)
+    starts, stop_group = pieces.group_starts, item.stop_group
+    dropped = load_dropped(item.directory, item.num_partitions, int(starts[item.first_group]), int(starts[stop_group]))
+    sizes = np.bincount(pieces.group_piece, weights=pieces.group_documents, minlength=len(pieces.names)).astype(int)
+    for number in range(item.first_group, stop_group):
+        start, row, place = int(starts[number]), int(pieces.group_row[number]), int(pieces.group_piece[number])
+        name = pieces.names[place]
+        blocks = pieces.blocks[pieces.group_blocks[number] : pieces.group_blocks[number + 1]].tolist()
         with ExitStack() as stack:
             text = stack.enter_context((item.directory / f"{name}.zst").open("rb"))
             all_digests = stack.enter_context((item.directory / f"{name}.digests").open("rb"))
-            all_digests.seek(piece.num_documents * DIGEST_ROW.itemsize + row * DIGEST_BYTES)
-            for offset, length, num_documents in group.blocks:
+            all_digests.seek(int(sizes[place]) * DIGEST_ROW.itemsize + row * DIGEST_BYTES)
+            for offset, length, num_documents in blocks:
                 text.seek(offset)
                 frame, digests = text.read(length), all_digests.read(num_documents * DIGEST_BYTES)
                 stop = start + num_documents

@@ -30,6 +30,9 @@ MOST_PART_BYTES, LEAST_PART_BYTES = 64 * MIB, 4 * MIB
 FILES = "files.jsonl"
 """What became of the records of each file that was read."""
 
+LITTLE_BYTES = 512 * MIB
+"""Lines of so much are counted here, which takes less time than to start workers."""
+
 PARTS = 64
 """A corpus has at least so many parts, unless they were smaller than LEAST_PART_BYTES."""
 
@@ -72,7 +75,7 @@ def clean(config: CleanConfig, *, out: Path, executor: Executor) -> CleanCorpus:
             tally.add(part.source, piece)
     tally.check()
     pieces = tally.pieces()
-    index = directory / "pieces.npz"
+    index = directory / "pieces"
     pieces.save(index)
     elsewhere = find_held_out_digests(config.held_out.against)
     number = choose_num_partitions(int(pieces.group_documents.sum()))
@@ -127,10 +130,7 @@ def _split(
         for source, span in spans
         if READERS[source.kind].split and not 0 < span.num_bytes <= size * 3 // 2
     ]
-    found = {
-        (item.source.name, item.span.name): result
-        for item, result in zip(items, executor.map(_split_span, items, label="listing sources"), strict=True)
-    }
+    found = {(item.source.name, item.span.name): _split_span(item) for item in items}
     ranges = [
         _CutItem(item.source, span)
         for item in items
@@ -139,7 +139,9 @@ def _split(
         if not span.is_whole
     ]
     cuts: defaultdict[tuple[str, str], list[LineCut]] = defaultdict(list)
-    for cut_item, cut in zip(ranges, executor.map(_cut_span, ranges, label="counting lines"), strict=True):
+    is_little = sum(item.span.num_bytes for item in ranges) <= LITTLE_BYTES
+    counted = map(_cut_span, ranges) if is_little else executor.map(_cut_span, ranges, label="counting lines")
+    for cut_item, cut in zip(ranges, counted, strict=True):
         cuts[cut_item.source.name, cut_item.span.name].append(cut)
     for source, span in spans:
         key = source.name, span.name

@@ -15,7 +15,7 @@ from data_prep.cleaning.duplicates import Ints, Pieces
 from data_prep.cleaning.scan import Piece, check_file, check_unreadable
 from data_prep.manifests import CorpusCount, UnreadableRecord
 
-_COLUMNS = 7
+_COLUMNS = 8
 
 
 class Tally:
@@ -28,7 +28,11 @@ class Tally:
         self._names: list[str] = []
         self._languages: dict[str, int] = {}
         self._groups = array("q")
-        """Source, whether it is held out, language, piece, first row, documents and bytes of each group, in turn."""
+        """Of each group, in turn: source, whether it is held out, language, piece, first row, documents, bytes, first
+        block."""
+
+        self._blocks = array("q")
+        """Offset, length and documents of each block, in turn."""
 
         self._totals: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         """(source, language) -> what was dropped, `dropped REASON`, and changed, `changed KIND`."""
@@ -46,7 +50,9 @@ class Tally:
         for group in piece.groups:
             language = self._languages.setdefault(group.language, len(self._languages))
             place = self._sources[source.name], group.is_held_out, language, number
-            self._groups.extend((*map(int, place), group.first_row, group.num_documents, group.num_bytes))
+            first_block = len(self._blocks) // 3
+            self._groups.extend((*map(int, place), group.first_row, group.num_documents, group.num_bytes, first_block))
+            self._blocks.extend(number for block in group.blocks for number in block)
         for what, counter in (("dropped", piece.dropped), ("changed", piece.changed)):
             for (language_label, kind), count in counter.items():
                 self._totals[source.name, language_label][f"{what} {kind}"] += count
@@ -102,9 +108,13 @@ class Tally:
         labels = sorted(self._languages)
         rank = np.empty(len(labels), dtype=np.int64)
         rank[[self._languages[label] for label in labels]] = np.arange(len(labels))
-        source, held, language, piece, row, documents, size = table.T
+        source, held, language, piece, row, documents, size, first_block = table.T
         language = rank[language]
         order = np.lexsort((piece, language, held, source))
+        blocks = np.array(self._blocks, dtype=np.int64).reshape(-1, 3)
+        counts = np.diff(first_block, append=len(blocks))  # of blocks; groups were added in the order of these
+        group_blocks = np.concatenate([[0], np.cumsum(counts[order])])
+        within = np.arange(len(blocks)) - np.repeat(group_blocks[:-1], counts[order])
         return Pieces(
             names=self._names,
             sources=list(self._sources),
@@ -116,6 +126,8 @@ class Tally:
             group_row=row[order],
             group_documents=documents[order],
             group_bytes=size[order],
+            group_blocks=group_blocks,
+            blocks=blocks[np.repeat(first_block[order], counts[order]) + within],
         )
 
     def counts(

@@ -28,6 +28,8 @@ def pieces_of(groups: list[tuple[int, bool, int]]) -> Pieces:
         group_row=zeros,
         group_documents=zeros,
         group_bytes=zeros,
+        group_blocks=np.zeros(len(table) + 1, dtype=np.int64),
+        blocks=np.zeros((0, 3), dtype=np.int64),
     )
 
 
