@@ -20,8 +20,8 @@ from cluster.host.files import whole_file
 from data_prep.cleaning.held_out import SHARD_DIGEST_ROW
 from data_prep.cleaning.scan import DIGEST_ROW
 
-PARTITION_DOCUMENTS = 1 << 21
-"""Documents that a partition has about: it takes some hundred bytes of memory for each."""
+PARTITION_DOCUMENTS = 1 << 20
+"""Documents that a partition has about: it takes some 500 bytes of memory for each."""
 
 _EMPTY_BYTES = 128
 """Of a file of NumPy's that holds an empty array, or a few numbers."""
