@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from cluster.host.files import whole_file
 from data_prep.cleaning.held_out import SHARD_DIGEST_ROW
-from data_prep.cleaning.scan import DIGEST_ROW
+from data_prep.cleaning.pieces import DIGEST_ROW
 
 PARTITION_DOCUMENTS = 1 << 20
 """Documents that a partition has about: it takes some 500 bytes of memory for each."""

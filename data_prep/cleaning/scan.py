@@ -1,39 +1,26 @@
 """The first pass of cleaning, on workers: read a part of a source, normalise its texts, drop those out of bounds.
 
-A part becomes pieces, each on disk before the next is begun, so that a part that is interrupted goes on after its last
-piece. A piece holds its documents by language, those that are held out after the others, in blocks: frames of
-Zstandard, each of documents of one language. So the second pass copies most blocks as they are.
+A part becomes pieces (pieces.py), each on disk before the next is begun, so that a part that is interrupted goes on
+after its last piece.
 """
 
-import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-import orjson
-import zstandard
-
-from cluster.host.files import whole_file, write_text
-from configs.base import MIB, UserError
+from configs.base import UserError
 from configs.data.sources import Source
 from configs.data.stages import CleanConfig
-from data_prep.cleaning.document_files import LEVEL, encode_document
+from data_prep.cleaning.document_files import encode_document
 from data_prep.cleaning.held_out import digest_bytes, is_below_share
 from data_prep.cleaning.normalize import normalize
+from data_prep.cleaning.pieces import Piece, PieceRow, read_piece, write_piece
 from data_prep.manifests import UnreadableRecord
 from data_prep.sources.document import Document, Dropped, Entry, Span, Unreadable
 from data_prep.sources.file_parts import display_name
 from data_prep.sources.table import READERS
-
-BLOCK_BYTES = MIB
-"""Bytes of text after which a block ends."""
-
-DIGEST_ROW = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4"), ("read", "<u4"), ("size", "<u4")])
-"""A document of a piece: its digest as two numbers, its place in the piece, when it was read, its text's bytes."""
 
 RAW_FACTOR = 4
 """A text that is so many times as long as is allowed is dropped before it is normalised."""
@@ -54,55 +41,6 @@ class Part:
 
     piece_bytes: int
     """Bytes of text after which a piece ends."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """The documents of a piece in one language, held out or not."""
-
-    is_held_out: bool
-    language: str
-    first_row: int
-    """Place of its first document among those of the piece."""
-
-    num_documents: int
-    num_bytes: int
-    """UTF-8 bytes of their texts."""
-
-    blocks: tuple[tuple[int, int, int], ...]
-    """For each block: where it begins in the file of the piece, its length there, its number of documents."""
-
-
-@dataclass
-class Piece:
-    """What a finished piece holds, and what was counted while it was made."""
-
-    name: str
-    groups: list[Group] = field(default_factory=list)
-    dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """(language, reason) -> number of documents."""
-
-    changed: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """(language, kind of change) -> number of documents."""
-
-    unreadable: list[UnreadableRecord] = field(default_factory=list)
-    num_records: Counter[str] = field(default_factory=Counter)
-    """File -> number of records that were read, those that are unreadable included."""
-
-    num_unreadable: Counter[str] = field(default_factory=Counter)
-    """File -> how many of them are."""
-
-    num_dropped: Counter[str] = field(default_factory=Counter)
-    """File -> how many were dropped: they are no text, or out of bounds."""
-
-    position: tuple[int, int] = (0, 0)
-    """Where to go on after it: the number of the span, and how many of its records were read."""
-
-    is_last: bool = False
-
-    @property
-    def num_documents(self) -> int:
-        return sum(group.num_documents for group in self.groups)
 
 
 def scan_part(part: Part) -> list[Piece]:
@@ -164,17 +102,6 @@ def check_file(source: str, file: str, *, num_records: int, num_unreadable: int,
         )
 
 
-class _Row(NamedTuple):
-    """A document that goes into a piece."""
-
-    digest: bytes
-    read: int
-    """How many documents of the piece were read before it."""
-
-    num_bytes: int
-    line: bytes
-
-
 class _PieceWriter:
     """A piece that is being filled."""
 
@@ -184,7 +111,7 @@ class _PieceWriter:
         self.num_bytes = 0
         """Bytes of text that it holds."""
 
-        self._rows: defaultdict[tuple[bool, str], list[_Row]] = defaultdict(list)
+        self._rows: defaultdict[tuple[bool, str], list[PieceRow]] = defaultdict(list)
         """By whether they are held out and by language."""
 
         self._num_documents = 0
@@ -222,42 +149,16 @@ class _PieceWriter:
         if language not in self._shares:
             self._shares[language] = config.held_out.share_of(document.source, language)
         is_held_out = is_below_share(digest, self._shares[language])
-        self._rows[is_held_out, language].append(_Row(digest, self._num_documents, len(encoded), line))
+        self._rows[is_held_out, language].append(PieceRow(digest, self._num_documents, len(encoded), line))
         self._num_documents += 1
         self.num_bytes += len(encoded)
         return None
 
     def finish(self, *, position: tuple[int, int], is_last: bool = False) -> Piece:
-        """Write the piece; what describes it comes last, so its presence means that the piece is whole."""
-        piece, rows = self.piece, sorted(self._rows.items())
-        piece.position, piece.is_last = position, is_last
-        path = self._part.directory / piece.name
-        with whole_file(path.with_suffix(".zst")) as partial, partial.open("wb") as file:
-            compressor, row = zstandard.ZstdCompressor(level=LEVEL), 0
-            for (is_held_out, language), own in rows:
-                blocks = []
-                for lines in _cut_blocks(own):
-                    frame = compressor.compress(b"".join(lines))
-                    blocks.append((file.tell(), len(frame), len(lines)))
-                    file.write(frame)
-                size = sum(document.num_bytes for document in own)
-                piece.groups.append(Group(is_held_out, language, row, len(own), size, tuple(blocks)))
-                row += len(own)
-        _write_digests(path.with_suffix(".digests"), [row for _, own in rows for row in own])
-        write_text(path.with_suffix(".json"), _to_json(piece))
-        return piece
-
-
-def _cut_blocks(rows: list[_Row]) -> Iterator[list[bytes]]:
-    lines, size = list[bytes](), 0
-    for row in rows:
-        lines.append(row.line)
-        size += row.num_bytes
-        if size >= BLOCK_BYTES:
-            yield lines
-            lines, size = [], 0
-    if lines:
-        yield lines
+        """Write the piece."""
+        self.piece.position, self.piece.is_last = position, is_last
+        write_piece(self._part.directory, self.piece, self._rows)
+        return self.piece
 
 
 def _check_bounds(text: str, config: CleanConfig) -> str | None:
@@ -267,20 +168,6 @@ def _check_bounds(text: str, config: CleanConfig) -> str | None:
     if len(text) < config.min_characters:
         return "too_short"
     return "too_long" if len(text) > config.max_characters else None
-
-
-def _write_digests(path: Path, rows: list[_Row]) -> None:
-    """Write a row for each document, ordered by digest, and then all digests in the order of the documents."""
-    digests = b"".join(row.digest for row in rows)
-    halves = np.frombuffer(digests, dtype=">u8").reshape(-1, 2).astype(np.uint64)
-    order = np.lexsort((halves[:, 1], halves[:, 0]))
-    table = np.empty(len(rows), dtype=DIGEST_ROW)
-    table["high"], table["low"] = halves[order, 0], halves[order, 1]
-    table["row"] = order
-    table["read"] = np.array([row.read for row in rows], dtype=np.uint32)[order]
-    table["size"] = np.array([row.num_bytes for row in rows], dtype=np.uint32)[order]
-    with whole_file(path) as partial:
-        partial.write_bytes(table.tobytes() + digests)
 
 
 def _finished_pieces(part: Part) -> Iterator[Piece]:
@@ -293,36 +180,3 @@ def _finished_pieces(part: Part) -> Iterator[Piece]:
 
 def _piece_name(part: Part, number: int) -> str:
     return f"{part.index:06d}-{number:05d}"
-
-
-def read_piece(path: Path) -> Piece:
-    """Read what describes a piece."""
-    saved = orjson.loads(path.read_bytes())
-    return Piece(
-        name=path.stem,
-        groups=[Group(**group | {"blocks": tuple(map(tuple, group["blocks"]))}) for group in saved["groups"]],
-        dropped=Counter({(language, reason): number for language, reason, number in saved["dropped"]}),
-        changed=Counter({(language, kind): number for language, kind, number in saved["changed"]}),
-        unreadable=[UnreadableRecord(**record) for record in saved["unreadable"]],
-        num_records=Counter(saved["num_records"]),
-        num_unreadable=Counter(saved["num_unreadable"]),
-        num_dropped=Counter(saved["num_dropped"]),
-        position=tuple(saved["position"]),
-        is_last=saved["is_last"],
-    )
-
-
-def _to_json(piece: Piece) -> str:
-    return json.dumps(
-        {
-            "groups": [vars(group) for group in piece.groups],
-            "dropped": [[*key, number] for key, number in piece.dropped.items()],
-            "changed": [[*key, number] for key, number in piece.changed.items()],
-            "unreadable": [record.model_dump() for record in piece.unreadable],
-            "num_records": piece.num_records,
-            "num_unreadable": piece.num_unreadable,
-            "num_dropped": piece.num_dropped,
-            "position": piece.position,
-            "is_last": piece.is_last,
-        }
-    )

@@ -18,7 +18,7 @@ from configs.base import MIB
 from data_prep.cleaning.document_files import LEVEL
 from data_prep.cleaning.duplicates import Ints, Pieces, load_dropped
 from data_prep.cleaning.held_out import DIGEST_BYTES, SHARD_DIGEST_ROW
-from data_prep.cleaning.scan import DIGEST_ROW
+from data_prep.cleaning.pieces import DIGEST_ROW
 from data_prep.manifests import CorpusShard
 
 LEAST_SHARD_BYTES = 8 * MIB

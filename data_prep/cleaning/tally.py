@@ -12,7 +12,8 @@ from configs.base import UserError
 from configs.data.sources import Source
 from configs.data.stages import CleanConfig, stream_label
 from data_prep.cleaning.duplicates import Ints, Pieces
-from data_prep.cleaning.scan import Piece, check_file, check_unreadable
+from data_prep.cleaning.pieces import Piece
+from data_prep.cleaning.scan import check_file, check_unreadable
 from data_prep.manifests import CorpusCount, UnreadableRecord
 
 _COLUMNS = 8
