@@ -2,11 +2,11 @@
 
     python benchmarks/tokenize_speed.py [--megabytes 50 200] [--workers 2] [--other PYTHON]
 
-Raw: processes, one a core, each of which encodes its share of the texts, which it has in memory, in batches of 1,000 with
-the same model, and keeps nothing. The stage runs on as many workers of a private Ray, which is started before the clock:
-it reads clean shards and writes token shards. `--other` is the Python of an environment with datatrove, which reads the
-same text from JSON lines in as many files and writes its own token files, with the exported tokenizer.json. Each line
-has the seconds of all, in turns, twice; the ratio is that of the faster ones.
+Raw: processes, one a core, each of which encodes its share of the texts, which it has in memory, in batches of 1,000
+with the same model, and keeps nothing. The stage runs on as many workers of a private Ray, which is started before the
+clock: it reads clean shards and writes token shards. `--other` is the Python of an environment with datatrove, which
+reads the same text from JSON lines in as many files and writes its own token files, with the exported tokenizer.json.
+Each line has the seconds of all, in turns, twice; the ratio is that of the faster ones.
 """
 
 import argparse

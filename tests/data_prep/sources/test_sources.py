@@ -844,3 +844,15 @@ def test_readers_import_no_heavy_library() -> None:
     root = Path(__file__).parents[3]
     result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_parquet_that_arrow_does_not_read_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a nested type, or an encoding, that its version has not."""
+    write_table(pyarrow.table({"text": ["a"]}), "a.parquet")
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise pyarrow.ArrowNotImplementedError("Nested data conversions not implemented\nfor chunked array outputs")
+
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile.iter_batches", refuse)
+    message = error_of(parquet("a.parquet"))
+    assert "a.parquet cannot be read by pyarrow" in message and "write it again" in message
