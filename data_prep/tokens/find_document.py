@@ -159,7 +159,7 @@ def _explain_absence(name: str, source: str, corpus: Artifact[CleanCorpus], mask
     masked = {one.shard for one in mask.manifest.shards} if mask else set()
     for shard in manifest.shards:
         if shard.path in masked and any(d.id == name for d in read_documents(inside(corpus.dir, shard.path))):
-            return "an earlier source has the same text"
+            return "its mask leaves it out: an earlier source has the same text, or a held-out document nearly the same"
     held_out = (shard for shard in manifest.held_out if shard.source == source)
     if any(document.id == name for shard in held_out for document in read_documents(inside(corpus.dir, shard.path))):
         return "it was held out for evaluation"

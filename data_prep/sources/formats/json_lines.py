@@ -65,11 +65,11 @@ def _parse(line: bytes) -> dict[str, Any] | str:
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError:  # also of what json takes: NaN, half a surrogate pair
-        record = _parse_slowly(line)
-    return record if isinstance(record, dict | str) else "invalid_json"
+        return _parse_slowly(line)
+    return record if isinstance(record, dict) else "invalid_json"
 
 
-def _parse_slowly(line: bytes) -> Any:
+def _parse_slowly(line: bytes) -> dict[str, Any] | str:
     try:
         record = json.loads(line.decode())
     except UnicodeDecodeError:

@@ -379,6 +379,7 @@ def test_json_lines_of_an_empty_file_are_none() -> None:
         (b'{"text": "x", "more": ["\\ud800"]}', "invalid_utf8"),
         (b'{"text": "x"', "invalid_json"),
         (b'["text"]', "invalid_json"),
+        (b'"a string, which is no reason"', "invalid_json"),
         (b"[" * 100_000, "invalid_json"),
         (b'{"text": "x", "id": %s}' % (b"9" * 5000), "invalid_json"),
         (b"{}", "missing_field"),
