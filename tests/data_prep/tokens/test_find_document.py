@@ -7,10 +7,24 @@ from pathlib import Path
 import pytest
 
 from configs.base import Artifact, UserError
+from configs.data.stages import DeduplicateConfig, TokenizeConfig
+from data_prep.masks.reading import mask_file, read_unmasked
+from data_prep.masks.stage import deduplicate
 from data_prep.tokenizer.sentencepiece_model import encode_texts, load_sentencepiece
 from data_prep.tokenizer.stage import MODEL
 from data_prep.tokens.find_document import find_document
-from tests.data_prep.corpora import clean_config, cleaned, eld_sentences, held_out, kept, source, write_lines
+from data_prep.tokens.stage import tokenize
+from tests.data_prep.corpora import (
+    INLINE,
+    clean_config,
+    cleaned,
+    eld_sentences,
+    held_out,
+    kept,
+    sentences,
+    source,
+    write_lines,
+)
 from tests.data_prep.toy_tokens import Made, learned, tokenized
 from training.data.token_stream import open_token_streams
 
@@ -71,6 +85,24 @@ def test_a_document_that_is_not_in_the_text_is_said_to_be_so(made: Made, name: s
         find_document(document, corpus=made.corpus, tokens=made.tokens)
     assert says in str(caught.value)
     assert repr(document) in str(caught.value)
+
+
+def test_a_near_copy_of_a_held_out_document_is_said_to_be_masked(tmp_path: Path, made: Made) -> None:
+    texts = [" ".join(sentences(6, of=f"page {i}")) for i in range(40)]
+    rows = [("en", text) for text in [*texts, *(text.upper() for text in texts)]]
+    config = clean_config(source("a", write_lines(tmp_path / "a.jsonl", rows)), held_out={"share": 0.2})
+    corpus, place = cleaned(tmp_path / "corpus", config), tmp_path / "mask"
+    place.mkdir()
+    settings = DeduplicateConfig(held_out_similarity=0.8)
+    mask = Artifact(place, deduplicate(settings, corpus=corpus, earlier=(), out=place, executor=INLINE))
+    shards = corpus.manifest.shards
+    read = [read_unmasked(corpus.dir / shard.path, mask_file(mask, shard)) for shard in shards]
+    remaining = {document.id for one in read for document in one}
+    (masked, *_) = [document.id for document in kept(corpus) if document.id not in remaining]
+    out = tmp_path / "tokens"
+    tokens = tokenize(TokenizeConfig(), corpus=corpus, tokenizer=made.tokenizer, mask=mask, out=out, executor=INLINE)
+    with pytest.raises(UserError, match="its mask leaves it out: an earlier source has the same text, or a held-out"):
+        find_document(masked, corpus=corpus, tokens=Artifact(out, tokens), mask=mask)
 
 
 @pytest.mark.parametrize("damage", ["index gone", "index cut", "text gone", "text cut"])
