@@ -96,6 +96,5 @@ def part_mark_runs(text: str) -> str:
 def _fix_encoding(text: str) -> str:
     import ftfy
 
-    # ftfy's rules look at a line's worth of context; it takes the text in pieces of a million characters itself.
     fixed: str = ftfy.fix_encoding(ftfy.fixes.fix_c1_controls(text))
     return fixed

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
@@ -21,6 +21,8 @@ _RST_COMMENT = re.compile(
     r"^\.\.(?:[ \t]+(?![\w:.+-]+::|\[|_)[^\n]*)?\n(?:(?:[ \t]+[^\n]*|[ \t]*)(?:\n|\Z))*", re.MULTILINE
 )
 """Two dots and what is indented below them, unless it is a directive, a footnote or a target."""
+
+_ERROR = 3  # the level at which docutils has left out what it quotes
 
 
 def spans(config: MarkupSource) -> tuple[Span, ...]:
@@ -44,7 +46,12 @@ def read(config: MarkupSource, span: Span) -> Iterator[Entry]:
         is_rst = config.format == "rst" or (config.format == "by_suffix" and name.lower().endswith((".rst", ".rest")))
         extract = (_RST if is_rst else _MARKDOWN)[config.text]
         language = normalize_language(config.language)
-        yield Document(f"{config.name}/{name}", extract(text), language, config.name)
+        try:
+            extracted = extract(text)
+        except RecursionError:
+            yield Unreadable(name, "nested_too_deep")
+            continue
+        yield Document(f"{config.name}/{name}", extracted, language, config.name)
 
 
 def markdown_source(text: str) -> str:
@@ -85,7 +92,8 @@ def rst_source(text: str) -> str:
 def rst_plain(text: str) -> str:
     """Return what is read of reStructuredText: its blocks of text, code and math, apart by blank lines.
 
-    What docutils does not know, such as roles and directives of Sphinx, is read as the text that it holds.
+    What docutils does not know, such as roles and directives of Sphinx, stays as it is written; what docutils says of
+    it is no text. Raises RecursionError if blocks are nested some hundreds of levels deep.
     """
     from docutils import nodes
     from docutils.core import publish_doctree
@@ -100,8 +108,22 @@ def rst_plain(text: str) -> str:
     }
     tree = publish_doctree(rst_source(text), settings_overrides=settings)
     kinds = (nodes.title, nodes.subtitle, nodes.paragraph, nodes.term, nodes.literal_block, nodes.math_block)
-    blocks = [node.astext() for node in tree.findall(lambda node: isinstance(node, kinds))]
+    blocks = [
+        node.astext().strip("\n")
+        for node in tree.findall(lambda node: isinstance(node, kinds))
+        if not _is_message(node)
+    ]
     return "\n\n".join(block for block in blocks if block.strip())
+
+
+def _is_message(node: Any) -> bool:
+    """Return whether docutils has put a block in: a message, or what a mere warning quotes, which is read already."""
+    from docutils import nodes
+
+    message = node.parent
+    if not isinstance(message, nodes.system_message):
+        return False
+    return isinstance(node, nodes.paragraph) or message["level"] < _ERROR
 
 
 _MARKDOWN = {"source": markdown_source, "plain": markdown_plain}

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from cluster.storage.errors import error_class
 from configs.base import InfrastructureError, UserError
-from configs.data.sources import HuggingFaceSource, ParquetSource
+from configs.data.sources import ParquetSource
 from configs.text import one_line
 from data_prep.sources.document import Digest, Document, Span, Unreadable
 from data_prep.sources.file_parts import cannot_open, damaged, digest_files, display_name, list_files
@@ -93,7 +93,7 @@ def _read_batches(config: ParquetSource, span: Span) -> Iterator[Any]:
     with _explained(config, span) as position, _open(span.name) as file:
         schema, where = file.schema_arrow, display_name(span.name)
         columns = check_columns(config, where, schema.names)
-        check_text_column(config, where, schema)
+        _check_text_column(config, where, schema)
         last = file.num_row_groups if span.stop is None else span.stop
         for group in range(span.start, last):
             for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
@@ -110,7 +110,7 @@ def _open(name: str) -> Iterator[Any]:
         yield stack.enter_context(parquet.ParquetFile(file))
 
 
-def check_text_column(config: ParquetSource | HuggingFaceSource, where: str, schema: Any) -> None:
+def _check_text_column(config: ParquetSource, where: str, schema: Any) -> None:
     """Raise UserError if the column of the text has another type than text, or than bytes, which may be UTF-8."""
     kind = str(schema.field(config.text_field).type)
     if not _is_text(kind):

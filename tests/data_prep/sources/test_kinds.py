@@ -10,7 +10,7 @@ import pytest
 
 from configs.base import UserError
 from configs.data.sources import CsvSource, JsonLinesSource, MarkupSource, ParquetSource, WarcSource
-from data_prep.sources.document import Document, Dropped, Entry
+from data_prep.sources.document import Document, Dropped, Entry, Unreadable
 from data_prep.sources.table import READERS
 from tests.contracts.test_sources import write_warc
 
@@ -152,6 +152,24 @@ def test_a_file_that_names_another_does_not_read_it() -> None:
     Path("secret.txt").write_text("secret")
     Path("a.rst").write_text("Text.\n\n.. include:: secret.txt\n\n.. raw:: html\n   :file: secret.txt\n")
     assert "secret\n" not in markup("a.rst", text="plain")
+
+
+def test_what_docutils_says_of_a_page_of_sphinx_is_no_text() -> None:
+    page = (
+        "Header\n====\n\nSee :func:`open`.\n\n.. toctree::\n\n   one\n\n.. image:: a.png\n   :foo: 1\n\nEnd |gone|.\n"
+    )
+    Path("a.rst").write_text(page)
+    blocks = markup("a.rst", text="plain").split("\n\n")
+    assert blocks[:2] == ["Header", "See :func:`open`."] and blocks[-1] == "End |gone|."
+    assert any(".. toctree::" in block for block in blocks) and sum("Header" in block for block in blocks) == 1
+    said = ("docutils", "role", "Unknown", "Error", "Trying", "underline", "Undefined")
+    assert not [block for block in blocks if any(word in block for word in said)]
+
+
+def test_lists_nested_too_deep_are_unreadable() -> None:
+    Path("a.rst").write_text("".join(f"{'  ' * level}- item\n\n" for level in range(300)))
+    found = read(MarkupSource(name="docs", kind="markup", paths=("a.rst",), text="plain"))
+    assert found == [Unreadable("a.rst", "nested_too_deep")]
 
 
 def test_the_format_may_be_told() -> None:
