@@ -154,11 +154,11 @@ def describe_other_format(head: bytes) -> str | None:
 
 def _decompressor(head: bytes) -> Callable[[Readable], Iterator[bytes]] | None:
     if head.startswith(b"\x1f\x8b"):
-        return lambda file: _read_stream(gzip.GzipFile(fileobj=cast(BinaryIO, file)))
+        return _decompress_gzip
     if head.startswith(b"\xfd7zXZ\x00"):
-        return lambda file: _read_stream(lzma.LZMAFile(cast(BinaryIO, file)))
+        return lambda file: _decompress_streams(file, partial(lzma.LZMADecompressor, lzma.FORMAT_XZ))
     if head.startswith(b"BZh") and head[4:10] in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90"):
-        return _decompress_bz2
+        return lambda file: _decompress_streams(file, bz2.BZ2Decompressor)
     # A frame, or a skippable one before it (RFC 8878, section 3.1).
     if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50):
         return lambda file: _decompress_zst(iter(partial(file.read, _ZST_READ_BYTES), b""))
@@ -170,17 +170,36 @@ def _decompress(file: Readable, head: bytes) -> Iterator[bytes]:
     return decompress(file) if decompress else iter(partial(file.read, _READ_BYTES), b"")
 
 
-def _read_stream(stream: gzip.GzipFile | lzma.LZMAFile | bz2.BZ2File) -> Iterator[bytes]:
-    with stream:
+def _decompress_gzip(file: Readable) -> Iterator[bytes]:
+    with gzip.GzipFile(fileobj=cast(BinaryIO, file)) as stream:
         yield from iter(partial(stream.read1, _READ_BYTES), b"")
 
 
-def _decompress_bz2(file: Readable) -> Iterator[bytes]:
+def _decompress_streams(
+    file: Readable, new: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]
+) -> Iterator[bytes]:
+    """Decompress stream after stream; unlike BZ2File and LZMAFile, do not take a damaged one for the end."""
+    stream = new()
+    for chunk in iter(partial(file.read, _READ_BYTES), b""):
+        rest = chunk
+        while rest:
+            if stream.eof:
+                rest = rest.lstrip(b"\0")  # streams may be padded with zeros
+                if not rest:
+                    break
+                stream = new()
+            yield from _decompress_all(stream, rest)
+            rest = stream.unused_data
+    if not stream.eof:
+        raise EOFError("the last stream breaks off")
+
+
+def _decompress_all(stream: bz2.BZ2Decompressor | lzma.LZMADecompressor, data: bytes) -> Iterator[bytes]:
     try:
-        yield from _read_stream(bz2.BZ2File(cast(BinaryIO, file)))
-    except OSError as error:  # "Invalid data stream" has no errno; what the file system refuses has
-        if error.errno is not None:
-            raise
+        yield stream.decompress(data, _READ_BYTES)
+        while not (stream.eof or stream.needs_input):
+            yield stream.decompress(b"", _READ_BYTES)
+    except OSError as error:  # of bz2: "Invalid data stream"
         raise EOFError(str(error)) from error
 
 

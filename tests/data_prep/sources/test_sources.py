@@ -232,6 +232,28 @@ def test_truncated_archives_of_each_kind_are_errors(compress: Callable[[bytes], 
     assert "a.jsonl is truncated or damaged after line " in error_of(json_lines("a.jsonl"))
 
 
+@pytest.mark.parametrize("compress", [gzip.compress, zst, lzma.compress, bz2.compress])
+def test_streams_are_read_one_after_another(compress: Callable[[bytes], bytes]) -> None:
+    Path("a.jsonl").write_bytes(compress(many_lines(400)) * 3)
+    assert len(read(json_lines("a.jsonl"))) == 1200
+
+
+@pytest.mark.parametrize("compress", [lzma.compress, bz2.compress])
+def test_streams_may_be_padded_with_zeros(compress: Callable[[bytes], bytes]) -> None:
+    Path("a.jsonl").write_bytes((compress(many_lines(400)) + bytes(1 << 20)) * 2)
+    assert len(read(json_lines("a.jsonl"))) == 800
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zst, lzma.compress, bz2.compress])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_bit_of_the_head_of_a_later_stream_is_damage(compress: Callable[[bytes], bytes], place: int) -> None:
+    first = compress(many_lines(400))
+    data = bytearray(first * 2)
+    data[len(first) + place] ^= 4
+    Path("a.jsonl").write_bytes(data)
+    assert "a.jsonl is truncated or damaged after line " in error_of(json_lines("a.jsonl"))
+
+
 def zip_archive(data: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
