@@ -147,9 +147,20 @@ def describe_other_format(head: bytes) -> str | None:
             return meaning
     if len(head) >= 8 and not any(head):
         return "zeros: it was not written whole; fetch it again"
-    if len(head) >= 8 and (not any(head[0:8:2]) or not any(head[1:8:2])):
-        return "UTF-16 without a byte-order mark, by its zeros; convert it with iconv -f UTF-16LE -t UTF-8"
+    one, other = head[0:64:2], head[1:64:2]
+    if len(head) >= 8 and (_are_high_bytes(one, low=other) or _are_high_bytes(other, low=one)):
+        return "UTF-16 without a byte-order mark, by its control bytes; convert it with iconv -f UTF-16LE -t UTF-8"
     return None
+
+
+def _are_high_bytes(high: bytes, *, low: bytes) -> bool:
+    """Return whether bytes are like the high ones of UTF-16 up to U+1FFF: nearly all below 32, not so the low ones.
+
+    Lines of one letter have no other controls than those of text; the head of a tar archive has zeros everywhere.
+    """
+    controls = [byte for byte in high if byte < 32]
+    told = any(byte not in b"\t\n\r" for byte in controls)
+    return told and len(controls) >= 0.9 * len(high) and low.count(0) <= len(low) / 2
 
 
 def _decompressor(head: bytes) -> Callable[[Readable], Iterator[bytes]] | None:

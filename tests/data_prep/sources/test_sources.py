@@ -273,6 +273,8 @@ OTHER_FORMATS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "zip": (zip_archive, "is a zip archive"),
     "twice": (lambda data: gzip.compress(gzip.compress(data)), "compressed by gzip a second time"),
     "utf-16 without mark": (lambda data: data.decode().encode("utf-16-le"), "UTF-16 without a byte-order mark"),
+    "russian utf-16": (lambda data: ("Все люди рождаются\n" * 9).encode("utf-16-be"), "UTF-16 without a byte-order"),
+    "hindi utf-16": (lambda data: ("सभी मनुष्यों को\n" * 9).encode("utf-16-le"), "UTF-16 without a byte-order"),
     "utf-32": (lambda data: data.decode().encode("utf-32"), "is UTF-32"),
     "zeros": (lambda data: bytes(len(data)), "is zeros"),
     "array": (lambda data: b"[" + b",".join(data.splitlines()) + b"]", "is a JSON array"),
