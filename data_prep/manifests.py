@@ -66,6 +66,9 @@ class CleanCorpus(Manifest):
 
     unreadable: tuple[UnreadableRecord, ...]
 
+    num_empty_files: int = 0
+    """Files, and members of archives, without a record; `files.jsonl` names them."""
+
     def summary(self) -> str:
         read, kept = sum(c.num_read for c in self.counts), sum(c.num_kept for c in self.counts)
         held = sum(c.num_held_out for c in self.counts)
@@ -74,6 +77,7 @@ class CleanCorpus(Manifest):
         parts = [f"{kept:,} kept", f"{held:,} held out{self._without_held_out()}"]
         parts += [f"{dropped:,} dropped"] if dropped else []
         parts += [f"{len(self.unreadable):,} unreadable"] if self.unreadable else []
+        parts += [f"{self.num_empty_files:,} files without a record"] if self.num_empty_files else []
         unlabelled = sum(c.num_read for c in self.counts if c.language == UNDETERMINED)
         parts += [f"{unlabelled:,} of no known language (und)"] if unlabelled else []
         return f"{read:,} documents in {languages} languages: {', '.join(parts)}"

@@ -7,7 +7,7 @@ after its last piece.
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 
 from configs.base import UserError
@@ -18,7 +18,7 @@ from data_prep.cleaning.held_out import digest_bytes, is_below_share
 from data_prep.cleaning.normalize import normalize
 from data_prep.cleaning.pieces import Piece, PieceRow, read_piece, write_piece
 from data_prep.manifests import UnreadableRecord
-from data_prep.sources.document import Document, Dropped, Entry, Span, Unreadable
+from data_prep.sources.document import Document, Dropped, Opened, Record, Span, Unreadable
 from data_prep.sources.file_parts import display_name
 from data_prep.sources.table import READERS
 
@@ -52,34 +52,38 @@ def scan_part(part: Part) -> list[Piece]:
     first, skip = pieces[-1].position if pieces else (0, 0)
     unreadable = [record for piece in pieces for record in piece.unreadable]
     for number, span in enumerate(part.spans[first:], first):
-        for place, record in enumerate(islice(READERS[part.source.kind].read(part.source, span), skip, None), skip + 1):
-            writer.count(span, record)
-            if isinstance(record, Unreadable):
+        file = display_name(span.name)
+        for place, entry in enumerate(READERS[part.source.kind].read(part.source, span), 1):
+            if isinstance(entry, Opened):
+                _check_finished(part, span, file, [*pieces, writer.piece])
+                file = entry.file
+                writer.open(file)
+            if isinstance(entry, Opened) or place <= skip:
+                continue
+            writer.take(file, entry)
+            if isinstance(entry, Unreadable):
                 unreadable.append(writer.piece.unreadable[-1])
                 check_unreadable(unreadable, part.config)
-            elif isinstance(record, Dropped):
-                writer.drop(span, record.language, record.reason)
-            elif reason := writer.add(record):
-                writer.drop(span, record.language, reason)
             if writer.num_bytes >= part.piece_bytes:
                 pieces.append(writer.finish(position=(number, place)))
                 writer = _PieceWriter(part, len(pieces))
         skip = 0
-        if span.is_whole:
-            _check_whole_file(part.source.name, display_name(span.name), [*pieces, writer.piece])
+        writer.open(file)
+        _check_finished(part, span, file, [*pieces, writer.piece])
     pieces.append(writer.finish(position=(len(part.spans), 0), is_last=True))
     return pieces
 
 
-def _check_whole_file(source: str, file: str, pieces: list[Piece]) -> None:
+def _check_finished(part: Part, span: Span, file: str, pieces: list[Piece]) -> None:
+    """Check a file, or a member of an archive, that was read to its end; one that others share is checked later."""
     own = [piece for piece in pieces if piece.num_unreadable[file]]
-    if own:
+    if own and span.is_whole and not READERS[part.source.kind].is_file_a_document(part.source):
         check_file(
-            source,
+            part.source.name,
             file,
             num_records=sum(piece.num_records[file] for piece in pieces),
             num_unreadable=sum(piece.num_unreadable[file] for piece in own),
-            example=str(own[0].unreadable[-1]),
+            example=str(own[-1].unreadable[-1]),
         )
 
 
@@ -118,23 +122,24 @@ class _PieceWriter:
 
         self._shares: dict[str, float] = {}
 
-    def count(self, span: Span, record: Entry) -> None:
-        """Count a record of a file."""
-        file = display_name(span.name)
+    def open(self, file: str) -> None:
+        """Count a file, if only as one without records."""
+        self.piece.num_records[file] += 0
+
+    def take(self, file: str, record: Record) -> None:
+        """Count a record of a file; a document within the bounds is kept."""
         self.piece.num_records[file] += 1
         if isinstance(record, Unreadable):
             self.piece.num_unreadable[file] += 1
             self.piece.unreadable.append(
                 UnreadableRecord(where=record.where, reason=record.reason, detail=record.detail)
             )
+        elif reason := record.reason if isinstance(record, Dropped) else self._add(record):
+            self.piece.num_dropped[file] += 1
+            self.piece.dropped[record.language, reason] += 1
 
-    def drop(self, span: Span, language: str, reason: str) -> None:
-        """Count a record of a file that is dropped."""
-        self.piece.num_dropped[display_name(span.name)] += 1
-        self.piece.dropped[language, reason] += 1
-
-    def add(self, document: Document) -> str | None:
-        """Normalise a document and take it; return the reason if it is to be dropped."""
+    def _add(self, document: Document) -> str | None:
+        """Normalise a document and keep it; return the reason if it is to be dropped."""
         config, language = self._part.config, document.language
         if len(document.text) > RAW_FACTOR * config.max_characters:
             return "too_long"

@@ -93,6 +93,7 @@ def clean(config: CleanConfig, *, out: Path, executor: Executor) -> CleanCorpus:
         held_out=tuple(shard for shard in written if shard.path.startswith(DIRECTORIES[True])),
         counts=counts,
         unreadable=tuple(tally.unreadable),
+        num_empty_files=tally.num_empty_files,
     )
 
 

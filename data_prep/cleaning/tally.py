@@ -15,6 +15,7 @@ from data_prep.cleaning.duplicates import Ints, Pieces
 from data_prep.cleaning.pieces import Piece
 from data_prep.cleaning.scan import check_file, check_unreadable
 from data_prep.manifests import CorpusCount, UnreadableRecord
+from data_prep.sources.table import READERS
 
 _COLUMNS = 8
 
@@ -63,15 +64,19 @@ class Tally:
             self._num_records[source.name, file] += num_records
         for file, number in piece.num_dropped.items():
             self._num_dropped[source.name, file] += number
-        for file, number in piece.num_unreadable.items():
-            self._num_unreadable[source.name, file] += number
-            self._examples.setdefault((source.name, file), str(piece.unreadable[0]))
+        first = 0
+        for file in piece.num_records:  # in the order in which they were read, as those that are unreadable
+            if number := piece.num_unreadable[file]:
+                self._num_unreadable[source.name, file] += number
+                self._examples.setdefault((source.name, file), str(piece.unreadable[first]))
+                first += number
 
     def check(self) -> None:
-        """Raise UserError if most of a file cannot be read, or if held_out.shares names a language without document."""
-        for (source, file), number in self._num_unreadable.items():
-            read, example = self._num_records[source, file], self._examples[source, file]
-            check_file(source, file, num_records=read, num_unreadable=number, example=example)
+        """Raise UserError if most of a file cannot be read, or if held_out.shares names a language without document.
+
+        Where files are documents, it is most of all of them that decides.
+        """
+        self._check_readable()
         found = self._list_streams()
         for key in self._config.held_out.shares:
             source, _, language = stream_label(key).partition("/")
@@ -81,6 +86,26 @@ class Tally:
                     f"held_out.shares names {key!r}, and no document that was read there is in {language!r}; the "
                     f"languages are {', '.join(known) or 'none'}: correct it, or leave it out"
                 )
+
+    def _check_readable(self) -> None:
+        shared = {
+            one.name: "all its files" for one in self._config.sources if READERS[one.kind].is_file_a_document(one)
+        }
+        read, unreadable = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+        for (source, file), number in self._num_records.items():
+            place = source, shared.get(source, file)
+            read[place] += number
+            unreadable[place] += self._num_unreadable[source, file]
+        examples = dict[tuple[str, str], str]()
+        for (source, file), example in self._examples.items():
+            examples.setdefault((source, shared.get(source, file)), example)
+        for place, example in examples.items():
+            check_file(*place, num_records=read[place], num_unreadable=unreadable[place], example=example)
+
+    @property
+    def num_empty_files(self) -> int:
+        """How many files, or members of archives, hold no record."""
+        return sum(not number for number in self._num_records.values())
 
     def write_files(self, path: Path) -> None:
         """Write what became of the records of each file, a JSON object a line; duplicates are among the documents."""

@@ -9,7 +9,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 import zstandard
 
@@ -84,24 +84,36 @@ def is_compressed(head: bytes) -> bool:
 
 
 def is_tar(head: bytes) -> bool:
-    """Return whether a file that begins so, decompressed, is a tar archive."""
-    return head[257:262] == b"ustar"
+    """Return whether a file that begins so, decompressed, is a tar archive; one of Unix V7 shows it by a checksum."""
+    if head[257:262] == b"ustar":
+        return True
+    try:
+        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 def read_members(chunks: Iterator[bytes]) -> Iterator[tuple[str, Iterator[bytes]]]:
     """Yield the name and the bytes, decompressed, of each regular file of a tar archive, in order.
 
-    The archive is read as a stream: the bytes of a member are to be read before the next is asked for.
+    The archive is read as a stream: the bytes of a member are to be read before the next is asked for. Archives that
+    follow each other in a file are read as one.
     """
     stream = _Stream(chunks)
-    with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as archive:
-        for member in archive:
-            if member.isfile() and (file := archive.extractfile(member)) is not None:
-                yield member.name, read_chunks(cast(Readable, file), member.name)
-    while stream.read(_READ_BYTES):
-        pass
-    if any(stream.last) or len(stream.last) < tarfile.BLOCKSIZE:  # tarfile takes an archive that breaks off for whole
-        raise tarfile.ReadError("the archive has no end")
+    block = stream.read(tarfile.BLOCKSIZE)
+    while block:
+        archive_file = cast(BinaryIO, _Rewound(block, stream))
+        with tarfile.open(fileobj=archive_file, mode="r|", bufsize=tarfile.BLOCKSIZE) as archive:
+            while (member := archive.next()) is not None:
+                cast(Any, archive).members.clear()  # it would keep them all
+                if member.isfile() and (file := archive.extractfile(member)) is not None:
+                    yield member.name, read_chunks(cast(Readable, file), member.name)
+        # tarfile ends in silence at a damaged header, as at the end of the file; the end of an archive is zeros.
+        if any(stream.last) or len(stream.last) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("the archive has no end")
+        while (block := stream.read(tarfile.BLOCKSIZE)) and not any(block):
+            pass
 
 
 class _Rewound:
@@ -125,7 +137,7 @@ class _Stream:
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks, self._rest = chunks, b""
         self.last = b""
-        """The last block of an archive that was read."""
+        """What was returned last."""
 
     def read(self, size: int = -1) -> bytes:
         """Return so many bytes, fewer at the end."""
@@ -134,9 +146,8 @@ class _Stream:
             pieces.append(piece[:left])
             self._rest = piece[left:]
             left -= len(pieces[-1])
-        data = b"".join(pieces)
-        self.last = (self.last + data)[-tarfile.BLOCKSIZE :]
-        return data
+        self.last = b"".join(pieces)
+        return self.last
 
 
 def describe_other_format(head: bytes) -> str | None:

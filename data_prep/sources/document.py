@@ -44,8 +44,19 @@ class Dropped:
     language: str
 
 
-Entry = Document | Unreadable | Dropped
-"""What a reader makes of a record."""
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A file begins, or a member of an archive: what follows is of it. A reader that never says so reads one file."""
+
+    file: str
+    """Its displayed name."""
+
+
+Record = Document | Unreadable | Dropped
+"""What becomes of a record of a source."""
+
+Entry = Record | Opened
+"""What a reader yields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +124,9 @@ class Reader:
     cut: Callable[[Any, Span], LineCut] | None = None
     """Finds where the lines of a span of bytes begin. With it the spans of `split` are ranges of bytes, which may cut a
     line, until `settle` has moved their ends."""
+
+    is_file_a_document: Callable[[Any], bool] = lambda config: False
+    """Whether a file, or a member of an archive, is one document. Then archives are counted, not their members."""
 
 
 def settle(spans: Sequence[Span], cuts: Sequence[LineCut]) -> tuple[Span, ...]:

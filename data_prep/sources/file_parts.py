@@ -83,7 +83,7 @@ def digest_part(source: str, part: str, digest: Digest) -> JsonValue:
 
 
 def split_by_lines(config: FileSource, span: Span, num_bytes: int) -> tuple[Span, ...]:
-    """Cut a file of lines into ranges of about `num_bytes`; one that is compressed is a single range.
+    """Cut a file of lines into ranges of about `num_bytes`; one that is no plain text is a single range.
 
     The ranges may cut a line; `find_first_line`, and `settle`, move their ends.
     """
@@ -91,8 +91,8 @@ def split_by_lines(config: FileSource, span: Span, num_bytes: int) -> tuple[Span
         return (span,)
     with _explained(config.name, span.name), open_file(span.name) as file:
         head = file.read(HEAD_BYTES)
-        if is_compressed(head) or is_tar(head):
-            return (span,)
+        if is_compressed(head) or is_tar(head) or describe_other_format(head):
+            return (span,)  # what is to be refused, too: the beginning alone shows what it is
     number = round(span.num_bytes / num_bytes)
     bounds = [span.num_bytes * i // number for i in range(number + 1)]
     return tuple(replace(span, start=a, stop=b, num_bytes=b - a) for a, b in pairwise(bounds))
@@ -125,18 +125,23 @@ def _find_start(file: BinaryIO, start: int, stop: int, *, after_blank: bool) -> 
     return (file.tell() if found else None), num_lines
 
 
-def read_lines(source: str, span: Span) -> Iterator[tuple[str, int, bytes]]:
-    r"""Yield each line of a span: the file's name, its number there, and the line without `\n` or `\r\n`.
+def read_lines(source: str, span: Span) -> Iterator[tuple[str, Iterator[tuple[int, bytes]]]]:
+    r"""Yield the name and the lines, numbered and without `\n` or `\r\n`, of the file of a span.
 
-    Of a tar archive the files are its members. Memory is bounded by the longest line. Raises UserError if the file
-    cannot be read, its compression is damaged, or it holds another format than lines of text.
+    Of a tar archive the files are its members; the lines of one are to be read before the next is asked for. Memory is
+    bounded by the longest line. Raises UserError if the file cannot be read, its compression is damaged, or it holds
+    another format than lines of text.
     """
     for file in open_files(source, span):
-        with explain_damage(source, span.name) as progress:
-            progress.number = span.first - 1
-            for number, line in enumerate(split_lines(file.chunks), span.first):
-                progress.number = number
-                yield file.name, number, line
+        yield file.name, _number_lines(source, span, file)
+
+
+def _number_lines(source: str, span: Span, file: "TextFile") -> Iterator[tuple[int, bytes]]:
+    with explain_damage(source, span.name) as progress:
+        progress.number = span.first - 1
+        for number, line in enumerate(split_lines(file.chunks), span.first):
+            progress.number = number
+            yield number, line
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from configs.base import UserError
 from configs.data.sources import HuggingFaceSource
-from data_prep.sources.document import Digest, Document, Span, Unreadable
+from data_prep.sources.document import Digest, Entry, Opened, Span
 from data_prep.sources.file_parts import digest_part
 from data_prep.sources.record_fields import check_columns, to_document
 
@@ -58,13 +58,21 @@ def identity(config: HuggingFaceSource, digest: Digest) -> JsonValue:
     return {"path": config.path, "revision": config.revision}
 
 
-def read(config: HuggingFaceSource, span: Span) -> Iterator[Document | Unreadable]:
+def read(config: HuggingFaceSource, span: Span) -> Iterator[Entry]:
     """Yield the records of a span in the dataset's order, numbered from 1 in the dataset, or in a streamed file of it.
 
     Raises UserError if it cannot be read.
     """
-    for where, record in _read_records(config, span):
-        yield to_document(config, record, where)
+    number, name = span.first - 1, config.path
+    with _explained(config, lambda: number):
+        dataset = _open_split(config, span.name)
+        if span.stop is not None and hasattr(dataset, "num_rows"):
+            dataset = dataset.select(range(span.start, span.stop))
+        elif span.stop is not None and dataset.num_shards > 1:
+            dataset, name = dataset.shard(dataset.num_shards, span.start), f"{name}:{span.start + 1}"
+        yield Opened(name)
+        for number, record in enumerate(dataset, span.first):
+            yield to_document(config, record, f"{name}:{number}")
 
 
 def _list_data_files(config: HuggingFaceSource, root: Path) -> list[str]:
@@ -111,18 +119,6 @@ def _link_files(directory: Path, names: list[str], links: Path) -> None:
         (links / name).parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             (links / name).symlink_to(directory / name)
-
-
-def _read_records(config: HuggingFaceSource, span: Span) -> Iterator[tuple[str, dict[str, Any]]]:
-    number, name = span.first - 1, config.path
-    with _explained(config, lambda: number):
-        dataset = _open_split(config, span.name)
-        if span.stop is not None and hasattr(dataset, "num_rows"):
-            dataset = dataset.select(range(span.start, span.stop))
-        elif span.stop is not None and dataset.num_shards > 1:
-            dataset, name = dataset.shard(dataset.num_shards, span.start), f"{name}:{span.start + 1}"
-        for number, record in enumerate(dataset, span.first):
-            yield f"{name}:{number}", record
 
 
 @contextmanager

@@ -29,9 +29,10 @@ def identity(config: PackageTextSource, digest: Digest) -> JsonValue:
 
 def read(config: PackageTextSource, span: Span) -> Iterator[Document | Unreadable]:
     """Yield the lines of the file as documents; a document's number is its line. Empty lines are skipped."""
-    for _, number, line in read_lines(config.name, replace(span, name=_locate_file(config))):
-        if line:
-            yield _to_document(config, line, f"{span.name}:{number}")
+    for _, lines in read_lines(config.name, replace(span, name=_locate_file(config))):
+        for number, line in lines:
+            if line:
+                yield _to_document(config, line, f"{span.name}:{number}")
 
 
 def find_package(source: str, package: str) -> Path:

@@ -15,7 +15,8 @@ from data_prep.cleaning.document_files import read_documents
 from data_prep.cleaning.stage import clean
 from data_prep.manifests import CleanCorpus
 from data_prep.masks.reading import read_held_out
-from data_prep.sources.document import Document
+from data_prep.sources.document import Document, Opened, Record, Span
+from data_prep.sources.table import READERS
 
 INLINE = InlineExecutor(PoolConfig())
 
@@ -30,6 +31,14 @@ def write_lines(path: Path, rows: Iterable[tuple[str, str] | str]) -> str:
 
 def source(name: str, *paths: str) -> dict[str, Any]:
     return {"kind": "json_lines", "name": name, "paths": paths, "language_field": "language"}
+
+
+def read_span(source: Any, span: Span) -> list[Record]:
+    return [entry for entry in READERS[source.kind].read(source, span) if not isinstance(entry, Opened)]
+
+
+def read_records(source: Any) -> list[Record]:
+    return [record for span in READERS[source.kind].spans(source) for record in read_span(source, span)]
 
 
 def clean_config(*sources: dict[str, Any], **changes: Any) -> CleanConfig:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from itertools import groupby, islice
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from configs.base import UserError
 from configs.data.sources import JsonLinesSource
-from data_prep.sources.document import Digest, Document, LineCut, Span, Unreadable
+from data_prep.sources.document import Digest, Entry, LineCut, Opened, Span, Unreadable
 from data_prep.sources.file_parts import (
     digest_files,
     find_first_line,
@@ -45,15 +45,15 @@ def identity(config: JsonLinesSource, digest: Digest) -> JsonValue:
     return digest_files(config, digest)
 
 
-def read(config: JsonLinesSource, span: Span) -> Iterator[Document | Unreadable]:
+def read(config: JsonLinesSource, span: Span) -> Iterator[Entry]:
     """Yield the records of a span; a record's number is its line, and blank lines are skipped.
 
     Raises UserError if the file is one JSON array or object on many lines.
     """
     keeps_numbers = config.id_field is not None or bool(config.metadata_fields)
-    lines = (one for one in read_lines(config.name, span) if one[2].strip())
-    for name, own in groupby(lines, key=lambda one: one[0]):
-        for number, line in _check_layout(config, name, own):
+    for name, lines in read_lines(config.name, span):
+        yield Opened(name)
+        for number, line in _check_layout(config, name, lines):
             slowly = keeps_numbers and _LONG_NUMBER.search(line)
             record = _parse_slowly(line) if slowly else _parse(line)
             where = f"{name}:{number}"
@@ -81,11 +81,12 @@ def _parse_slowly(line: bytes) -> dict[str, Any] | str:
 
 
 def _check_layout(
-    config: JsonLinesSource, name: str, lines: Iterator[tuple[str, int, bytes]]
+    config: JsonLinesSource, name: str, lines: Iterator[tuple[int, bytes]]
 ) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a file with their numbers. Raises UserError if it begins like JSON of another layout."""
-    ahead = [(number, line) for _, number, line in islice(lines, 2)]
-    begin = ahead[0][1].strip()
+    """Yield the lines of a file that are not blank. Raises UserError if it begins like JSON of another layout."""
+    lines = (one for one in lines if one[1].strip())
+    ahead = list(islice(lines, 2))
+    begin = ahead[0][1].strip() if ahead else b""
     is_other = begin in (b"[", b"{") or begin.startswith(b"[{")
     if is_other and all(isinstance(_parse(line), str) for _, line in ahead):
         what, remedy = (
@@ -98,4 +99,4 @@ def _check_layout(
             "such lines"
         )
     yield from ahead
-    yield from ((number, line) for _, number, line in lines)
+    yield from lines

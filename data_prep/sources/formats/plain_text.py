@@ -1,13 +1,12 @@
 """The source `plain_text`: UTF-8 files in which a document is a file, a paragraph or a line."""
 
 from collections.abc import Iterable, Iterator
-from itertools import groupby
 
 from pydantic import JsonValue
 
 from configs.data.languages import normalize_language
 from configs.data.sources import PlainTextSource
-from data_prep.sources.document import Digest, Document, LineCut, Span, Unreadable
+from data_prep.sources.document import Digest, Document, Entry, LineCut, Opened, Span, Unreadable
 from data_prep.sources.file_parts import (
     digest_files,
     find_first_line,
@@ -25,7 +24,7 @@ def spans(config: PlainTextSource) -> tuple[Span, ...]:
 
 def split(config: PlainTextSource, span: Span, num_bytes: int) -> tuple[Span, ...]:
     """Cut a plain file into ranges of bytes, unless it is one document."""
-    return (span,) if config.document == "file" else split_by_lines(config, span, num_bytes)
+    return (span,) if is_file_a_document(config) else split_by_lines(config, span, num_bytes)
 
 
 def cut(config: PlainTextSource, span: Span) -> LineCut:
@@ -38,25 +37,28 @@ def identity(config: PlainTextSource, digest: Digest) -> JsonValue:
     return digest_files(config, digest)
 
 
-def read(config: PlainTextSource, span: Span) -> Iterator[Document | Unreadable]:
+def is_file_a_document(config: PlainTextSource) -> bool:
+    """Return whether a file is one document."""
+    return config.document == "file"
+
+
+def read(config: PlainTextSource, span: Span) -> Iterator[Entry]:
     """Yield the documents of a span; a document's number is the line it begins on. Blank ones are skipped."""
-    language = normalize_language(config.language)
-    for name, number, text in _read_texts(config, span):
-        where = f"{name}:{number}"
-        try:
-            yield Document(f"{config.name}/{where}", text.decode(), language, config.name)
-        except UnicodeDecodeError:
-            yield Unreadable(where, "invalid_utf8")
-
-
-def _read_texts(config: PlainTextSource, span: Span) -> Iterator[tuple[str, int, bytes]]:
-    if config.document == "file":
-        yield from ((name, 1, text) for name, text in read_bytes(config.name, span))
+    if is_file_a_document(config):
+        yield from (_to_entry(config, f"{name}:1", text) for name, text in read_bytes(config.name, span))
         return
-    for name, own in groupby(read_lines(config.name, span), key=lambda line: line[0]):
-        lines = ((number, line) for _, number, line in own)
+    for name, lines in read_lines(config.name, span):
+        yield Opened(name)
         texts = _join_paragraphs(lines) if config.document == "paragraph" else (one for one in lines if one[1].strip())
-        yield from ((name, number, text) for number, text in texts)
+        yield from (_to_entry(config, f"{name}:{number}", text) for number, text in texts)
+
+
+def _to_entry(config: PlainTextSource, where: str, text: bytes) -> Document | Unreadable:
+    try:
+        language = normalize_language(config.language)
+        return Document(f"{config.name}/{where}", text.decode(), language, config.name)
+    except UnicodeDecodeError:
+        return Unreadable(where, "invalid_utf8")
 
 
 def _join_paragraphs(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:

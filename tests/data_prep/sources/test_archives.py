@@ -15,8 +15,8 @@ import zstandard
 
 from configs.base import UserError
 from configs.data.sources import JsonLinesSource, PlainTextSource
-from data_prep.sources.document import Document, Entry
-from data_prep.sources.table import READERS
+from data_prep.sources.document import Document
+from tests.data_prep.corpora import read_records
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
@@ -49,13 +49,8 @@ def plain_text(path: str, **fields: Any) -> PlainTextSource:
     return PlainTextSource(name="notes", kind="plain_text", paths=(path,), **fields)
 
 
-def read(source: Any) -> list[Entry]:
-    reader = READERS[source.kind]
-    return [record for span in reader.spans(source) for record in reader.read(source, span)]
-
-
 def texts(source: Any) -> list[tuple[str, str]]:
-    return [(record.id, record.text) for record in read(source) if isinstance(record, Document)]
+    return [(record.id, record.text) for record in read_records(source) if isinstance(record, Document)]
 
 
 FILES = {"one/a.txt": b"first\nsecond\n", "b.txt": "dritte Zeile é".encode(), "empty.txt": b""}
@@ -96,10 +91,38 @@ def test_an_archive_that_breaks_off_is_an_error(suffix: str, missing: int) -> No
     end = -(-len(whole.rstrip(b"\0")) // 512) * 512
     Path("x.tar").write_bytes(COMPRESS[suffix](whole[: end - missing]))
     with pytest.raises(UserError, match=r"x\.tar is truncated or damaged"):
-        read(plain_text("x.tar", document="file"))
+        read_records(plain_text("x.tar", document="file"))
+
+
+def test_archives_that_follow_each_other_are_read_as_one() -> None:
+    one, two = tar({"a.txt": b"first"}), tar({"b.txt": b"second", "c.txt": b"third"})
+    end = -(-len(two.rstrip(b"\0")) // 512) * 512
+    Path("x.tar").write_bytes(one + two[:end] + bytes(3 * 512) + one)
+    assert [text for _, text in texts(plain_text("x.tar"))] == ["first", "second", "third", "first"]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_follows_a_damaged_header_is_not_lost_in_silence(place: int) -> None:
+    """Of a member, and after the end of an archive."""
+    one = tar({"a.txt": b"first", "b.txt": b"second"})
+    damaged = bytearray(one + one)
+    damaged[(1024, len(one))[place] + 10] ^= 255
+    Path("x.tar").write_bytes(damaged)
+    with pytest.raises(UserError, match=r"x\.tar is truncated or damaged"):
+        read_records(plain_text("x.tar"))
+
+
+def test_an_archive_of_unix_v7_is_one() -> None:
+    """Its headers have no magic letters, but the same checksum."""
+    header = bytearray(tar({"a.txt": b"first\n"})[:512])
+    header[257:] = bytes(512 - 257)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    Path("x.tar").write_bytes(bytes(header) + b"first\n".ljust(512, b"\0") + bytes(1024))
+    assert texts(plain_text("x.tar")) == [("notes/x.tar/a.txt:1", "first")]
 
 
 def test_a_member_of_another_format_is_named() -> None:
     Path("x.tar").write_bytes(tar({"a.txt": b"fine", "b.bin": b"PK\x03\x04" + bytes(600)}))
     with pytest.raises(UserError, match=r"x\.tar/b\.bin is a zip archive"):
-        read(plain_text("x.tar"))
+        read_records(plain_text("x.tar"))

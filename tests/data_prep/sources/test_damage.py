@@ -23,9 +23,8 @@ from configs.base import UserError
 from configs.data.sources import Source
 from data_prep.cleaning.stage import FILES
 from data_prep.sources.document import Document, Entry
-from data_prep.sources.table import READERS
 from tests.contracts.test_sources import write_warc
-from tests.data_prep.corpora import clean_config, cleaned
+from tests.data_prep.corpora import clean_config, cleaned, read_records
 
 ROWS = [{"text": f"The {i}th text, with ümläuts and 漢字 {i * 7919**2}.", "n": i} for i in range(120)]
 
@@ -115,9 +114,8 @@ def read(name: str, data: bytes) -> list[Entry] | str:
         path = Path(directory, "file")
         path.write_bytes(data)
         source = source_of(name, path)
-        reader = READERS[source.kind]
         try:
-            return [record for span in reader.spans(source) for record in reader.read(source, span)]
+            return read_records(source)
         except UserError as error:
             assert "\n" not in str(error) and "source 's'" in str(error)
             return str(error)

@@ -11,8 +11,10 @@ import pytest
 from configs.base import UserError
 from configs.data.sources import CsvSource, JsonLinesSource, MarkupSource, ParquetSource, WarcSource
 from data_prep.sources.document import Document, Dropped, Entry, Unreadable
+from data_prep.sources.formats import csv_tables
 from data_prep.sources.table import READERS
 from tests.contracts.test_sources import write_warc
+from tests.data_prep.corpora import read_records
 
 
 @pytest.fixture(autouse=True)
@@ -20,14 +22,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def read(source: Any) -> list[Entry]:
-    reader = READERS[source.kind]
-    return [record for span in reader.spans(source) for record in reader.read(source, span)]
-
-
 def error_of(source: Any) -> str:
     with pytest.raises(UserError) as caught:
-        read(source)
+        read_records(source)
     assert "\n" not in str(caught.value) and f"source '{source.name}'" in str(caught.value)
     return str(caught.value)
 
@@ -45,7 +42,7 @@ def csv(**fields: Any) -> CsvSource:
 
 def test_csv_values_may_hold_delimiters_quotation_marks_and_line_ends() -> None:
     Path("a.csv").write_bytes(b'\xef\xbb\xbfid,text,lang\r\n7,"one, ""two""\r\nthree",swh_Latn\r\n\r\n8,four,\r\n')
-    records = read(csv(id_field="id", language_field="lang", language="en", metadata_fields=("id",)))
+    records = read_records(csv(id_field="id", language_field="lang", language="en", metadata_fields=("id",)))
     assert records == [
         Document("t/7", 'one, "two"\nthree', "sw", "t", {"id": "7"}),
         Document("t/8", "four", "en", "t", {"id": "8"}),
@@ -54,7 +51,7 @@ def test_csv_values_may_hold_delimiters_quotation_marks_and_line_ends() -> None:
 
 def test_csv_rows_that_are_none_are_noted() -> None:
     Path("a.csv").write_bytes(b'a,text\n1,one\n2\n3,x,y\n4,\xff\n5,"five"x\n6,six\n')
-    assert summary(read(csv())) == [
+    assert summary(read_records(csv())) == [
         ("t/a.csv:2", "one"),
         ("a.csv:3", "bad_columns"),
         ("a.csv:4", "bad_columns"),
@@ -64,16 +61,46 @@ def test_csv_rows_that_are_none_are_noted() -> None:
     ]
 
 
+def test_a_quotation_mark_that_is_not_closed_takes_its_own_line_alone() -> None:
+    """The next one, lines later, would close it; at the end of the file nothing does."""
+    rows = [f"{i},text of {i}" for i in range(1, 40)]
+    rows[4], rows[19], rows[38] = '5,"open', '20,"closed, well"', '39,"open to the end'
+    Path("a.csv").write_text("n,text\n" + "\n".join(rows) + "\n")
+    found = summary(read_records(csv(id_field="n")))
+    assert [one for one in found if one[0].startswith("a.csv")] == [
+        ("a.csv:6", "invalid_csv"),
+        ("a.csv:40", "invalid_csv"),
+    ]
+    assert [key for key, _ in found if key.startswith("t/")] == [f"t/{i}" for i in range(1, 40) if i not in (5, 39)]
+    assert ("t/20", "closed, well") in found and ("t/21", "text of 21") in found
+
+
+def test_a_row_of_csv_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_tables, "MAX_ROW_CHARACTERS", 200)
+    lines = ['1,"open', *(f"{i},{'x' * 30}" for i in range(2, 60)), "60," + "y" * 300]
+    Path("a.csv").write_text("n,text\n" + "\n".join(lines) + "\n")
+    [first, *others] = read_records(csv())
+    assert isinstance(first, Unreadable) and "a quotation mark" in first.detail and first.where == "a.csv:2"
+    assert len(others) == 59 and all(isinstance(one, Document) for one in others)
+
+
+def test_lines_of_a_row_with_too_many_values_are_said() -> None:
+    Path("a.csv").write_text('n,text\n1,"open\n2,two\n3,","end"\n4,four\n')
+    bad, good = read_records(csv())
+    assert isinstance(bad, Unreadable) and bad.detail == "3 values for 2 columns in lines 2 to 4"
+    assert isinstance(good, Document) and good.text == "four"
+
+
 def test_csv_without_the_column_and_with_another_delimiter() -> None:
     Path("a.csv").write_text("txt\tn\none\t1\n")
     assert "no column 'text'" in error_of(csv())
     assert "did you mean 'txt'?" in error_of(csv(delimiter="\t"))
-    assert summary(read(csv(delimiter="\t", text_field="txt"))) == [("t/a.csv:2", "one")]
+    assert summary(read_records(csv(delimiter="\t", text_field="txt"))) == [("t/a.csv:2", "one")]
 
 
 def test_a_large_value_is_whole() -> None:
     Path("a.csv").write_text(f"text\n{'x' * 1_000_000}\n")
-    assert len(summary(read(csv()))[0][1]) == 1_000_000
+    assert len(summary(read_records(csv()))[0][1]) == 1_000_000
 
 
 # Markdown and reStructuredText
@@ -118,7 +145,7 @@ Text with ``code`` and :math:`x_1`, see `link <http://a>`_ and :ref:`that`.
 
 
 def markup(name: str, **fields: Any) -> str:
-    (record,) = read(MarkupSource(name="docs", kind="markup", paths=(name,), **fields))
+    (record,) = read_records(MarkupSource(name="docs", kind="markup", paths=(name,), **fields))
     assert isinstance(record, Document) and record.id == f"docs/{name}"
     return record.text
 
@@ -168,7 +195,7 @@ def test_what_docutils_says_of_a_page_of_sphinx_is_no_text() -> None:
 
 def test_lists_nested_too_deep_are_unreadable() -> None:
     Path("a.rst").write_text("".join(f"{'  ' * level}- item\n\n" for level in range(300)))
-    found = read(MarkupSource(name="docs", kind="markup", paths=("a.rst",), text="plain"))
+    found = read_records(MarkupSource(name="docs", kind="markup", paths=("a.rst",), text="plain"))
     assert found == [Unreadable("a.rst", "nested_too_deep")]
 
 
@@ -193,12 +220,12 @@ def test_pages_become_text_with_their_url(name: str) -> None:
     long = "Ein längerer Satz, der etwas sagt. " * 10
     write_warc(Path(name), [("http://a/1", "text/html; charset=utf-8", PAGE % long.encode())])
     write_warc(Path(name), [("http://a/2", "text/html", PAGE % long.encode("latin-1"))])
-    first, second = read(warc())
+    first, second = read_records(warc())
     assert isinstance(first, Document) and isinstance(second, Document)
     assert long.strip() in first.text and "Imprint" not in first.text and "Home" not in first.text
     assert long.strip() in second.text, "the encoding is found by the bytes"
     assert first.id == f"web/{name}:1" and first.metadata["url"] == "http://a/1" and "date" in first.metadata
-    whole = read(warc(main_content=False))[0]
+    whole = read_records(warc(main_content=False))[0]
     assert isinstance(whole, Document) and "Imprint" in whole.text
 
 
@@ -206,13 +233,13 @@ def test_what_is_no_page_is_dropped_and_counted() -> None:
     write_warc(Path("a.warc.gz"), [("http://a", "image/png", b"\x89PNG")])
     write_warc(Path("a.warc.gz"), [("http://b", "text/html", b"gone")], status="404 Not Found")
     write_warc(Path("a.warc.gz"), [("http://c", "text/plain", b"plain"), ("http://d", "text/plain", b"\xff")])
-    assert summary(read(warc())) == [
+    assert summary(read_records(warc())) == [
         ("", "not_text"),
         ("", "not_found"),
         ("web/a.warc.gz:3", "plain"),
         ("a.warc.gz:4", "invalid_utf8"),
     ]
-    assert read(warc(language="deu_Latn"))[0] == Dropped("not_text", "de")
+    assert read_records(warc(language="deu_Latn"))[0] == Dropped("not_text", "de")
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.99])
@@ -249,7 +276,7 @@ def test_files_behind_a_url_are_read_like_others(memory: Any) -> None:
     for name in ("b", "a"):
         lines = "".join(json.dumps({"text": f"{name}{i}"}) + "\n" for i in range(3))
         memory.pipe(f"/crawl/{name}.jsonl.gz", gzip.compress(lines.encode()))
-    records = read(json_lines("memory://crawl/*.jsonl.gz"))
+    records = read_records(json_lines("memory://crawl/*.jsonl.gz"))
     assert [text for _, text in summary(records)] == ["a0", "a1", "a2", "b0", "b1", "b2"]
     assert summary(records)[0][0] == "web/memory:///crawl/a.jsonl.gz:1"
 
@@ -269,7 +296,7 @@ def test_parquet_behind_a_url(memory: Any) -> None:
 
     write_table(pyarrow.table({"text": ["one", "two"]}), "local.parquet")
     memory.pipe("/a.parquet", Path("local.parquet").read_bytes())
-    found = read(ParquetSource(name="t", kind="parquet", paths=("memory://a.parquet",)))
+    found = read_records(ParquetSource(name="t", kind="parquet", paths=("memory://a.parquet",)))
     assert [text for _, text in summary(found)] == ["one", "two"]
 
 
@@ -280,6 +307,6 @@ def test_a_url_without_files_is_one_sentence(memory: Any) -> None:
 
 def test_an_unknown_protocol_and_a_password_are_refused() -> None:
     with pytest.raises(UserError, match="the protocol 'nosuch' cannot be used here"):
-        read(json_lines("nosuch://a/b"))
+        read_records(json_lines("nosuch://a/b"))
     with pytest.raises(ValueError, match="must hold no user and password"):
         json_lines("s3://me:secret@bucket/a.jsonl")

@@ -14,6 +14,7 @@ from configs.data.sources import LatexSource
 from data_prep.sources.document import Document, Unreadable
 from data_prep.sources.formats.latex_text import expand, remove_comments, take_macros, to_text
 from data_prep.sources.table import READERS
+from tests.data_prep.corpora import read_records
 
 
 def text_of(body: str, preamble: str = "", **files: str) -> str:
@@ -126,8 +127,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read(*paths: str) -> list[Any]:
     source = LatexSource(name="papers", kind="latex", paths=paths, language="eng_Latn")
-    reader = READERS["latex"]
-    return [record for span in reader.spans(source) for record in reader.read(source, span)]
+    return read_records(source)
 
 
 MAIN = "\\documentclass{article}\\usepackage{my}\n\\begin{document}\\input{sec/one} \\R\\end{document}\n"

@@ -34,6 +34,7 @@ from configs.data.sources import (
 )
 from data_prep.sources.document import Document, Unreadable, settle
 from data_prep.sources.table import READERS
+from tests.data_prep.corpora import read_records, read_span
 
 
 @pytest.fixture(autouse=True)
@@ -48,15 +49,10 @@ def digest(path: Path) -> str:
     return f"digest of {path.name}"
 
 
-def read(source: Source) -> list[Document | Unreadable]:
-    reader = READERS[source.kind]
-    return [record for part in reader.spans(source) for record in reader.read(source, part)]
-
-
 def error_of(source: Source) -> str:
     with pytest.raises(UserError) as caught:
         READERS[source.kind].identity(source, digest)
-        read(source)
+        read_records(source)
     assert "\n" not in str(caught.value)
     assert f"source '{source.name}'" in str(caught.value)
     return str(caught.value)
@@ -121,10 +117,10 @@ def test_paths_are_sorted_deduplicated_and_absolute(here: Path) -> None:
 
 def test_ids_hold_the_path_as_the_pattern_matched_it(here: Path) -> None:
     Path("a.txt").write_text("x")
-    assert summary(read(plain_text("*.txt"))) == [("notes/a.txt:1", "x")]
-    assert summary(read(plain_text(f"{here}/*.txt"))) == [(f"notes/{here}/a.txt:1", "x")]
+    assert summary(read_records(plain_text("*.txt"))) == [("notes/a.txt:1", "x")]
+    assert summary(read_records(plain_text(f"{here}/*.txt"))) == [(f"notes/{here}/a.txt:1", "x")]
     Path("sub").mkdir()
-    assert summary(read(plain_text("sub/../a.txt"))) == [("notes/sub/../a.txt:1", "x")]
+    assert summary(read_records(plain_text("sub/../a.txt"))) == [("notes/sub/../a.txt:1", "x")]
 
 
 def test_identity_of_files_maps_names_to_digests() -> None:
@@ -165,7 +161,7 @@ def test_file_that_does_not_open_is_one_sentence(error: OSError, monkeypatch: py
     source = json_lines("a.jsonl")
     monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(UserError, match=rf"source 'web': a.jsonl cannot be read \({error.strerror}\)"):
-        read(source)
+        read_records(source)
     with pytest.raises(UserError, match=r"a\.jsonl cannot be read"):
         READERS["json_lines"].identity(source, refuse)  # type: ignore[arg-type]
 
@@ -174,7 +170,7 @@ def test_file_that_does_not_open_is_one_sentence(error: OSError, monkeypatch: py
 def test_compressed_files_read_like_plain_ones(suffix: str) -> None:
     compress: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zst}
     Path(f"a.jsonl{suffix}").write_bytes(compress[suffix.lower()](many_lines()))
-    records = read(json_lines(f"a.jsonl{suffix}"))
+    records = read_records(json_lines(f"a.jsonl{suffix}"))
     assert [r.text for r in records if isinstance(r, Document)] == [str(i * 7919**3) for i in range(20_000)]
 
 
@@ -182,7 +178,7 @@ def test_several_members_and_frames_are_one_file() -> None:
     skippable = (0x184D2A50).to_bytes(4, "little") + (3).to_bytes(4, "little") + b"abc"
     Path("a.txt.gz").write_bytes(gzip.compress(b"one\nt") + gzip.compress(b"wo\n"))
     Path("b.txt.zst").write_bytes(skippable + zst(b"one\nt", b"", b"wo\n"))
-    texts = [text for _, text in summary(read(plain_text("*.txt.*", document="line")))]
+    texts = [text for _, text in summary(read_records(plain_text("*.txt.*", document="line")))]
     assert texts == ["one", "two", "one", "two"]
 
 
@@ -201,7 +197,7 @@ def test_zst_cut_between_frames_and_inside_the_second_differ() -> None:
     first, second = zst(b"one\n"), zst(b"two\n")
     Path("whole.zst").write_bytes(first)
     Path("cut.zst").write_bytes(first + second[:-1])
-    assert len(read(plain_text("whole.zst", document="line"))) == 1
+    assert len(read_records(plain_text("whole.zst", document="line"))) == 1
     assert "cut.zst is truncated or damaged" in error_of(plain_text("cut.zst", document="line"))
 
 
@@ -221,7 +217,7 @@ def utf_16(data: bytes) -> bytes:
 @pytest.mark.parametrize("compress", [gzip.compress, zst, lzma.compress, bz2.compress, bytes, utf_16])
 def test_compression_and_encoding_are_known_by_the_content(compress: Callable[[bytes], bytes], name: str) -> None:
     Path(name).write_bytes(compress(many_lines(500)))
-    assert [text for _, text in summary(read(json_lines(name)))] == [str(i * 7919**3) for i in range(500)]
+    assert [text for _, text in summary(read_records(json_lines(name)))] == [str(i * 7919**3) for i in range(500)]
 
 
 @pytest.mark.parametrize("compress", [lzma.compress, bz2.compress])
@@ -235,13 +231,13 @@ def test_truncated_archives_of_each_kind_are_errors(compress: Callable[[bytes], 
 @pytest.mark.parametrize("compress", [gzip.compress, zst, lzma.compress, bz2.compress])
 def test_streams_are_read_one_after_another(compress: Callable[[bytes], bytes]) -> None:
     Path("a.jsonl").write_bytes(compress(many_lines(400)) * 3)
-    assert len(read(json_lines("a.jsonl"))) == 1200
+    assert len(read_records(json_lines("a.jsonl"))) == 1200
 
 
 @pytest.mark.parametrize("compress", [lzma.compress, bz2.compress])
 def test_streams_may_be_padded_with_zeros(compress: Callable[[bytes], bytes]) -> None:
     Path("a.jsonl").write_bytes((compress(many_lines(400)) + bytes(1 << 20)) * 2)
-    assert len(read(json_lines("a.jsonl"))) == 800
+    assert len(read_records(json_lines("a.jsonl"))) == 800
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zst, lzma.compress, bz2.compress])
@@ -297,7 +293,7 @@ def test_a_file_of_another_format_is_named(made: str) -> None:
 )
 def test_a_text_that_begins_like_a_format_is_text(text: str) -> None:
     Path("a.txt").write_text(text)
-    assert summary(read(plain_text("a.txt", document="file"))) == [("notes/a.txt:1", text)]
+    assert summary(read_records(plain_text("a.txt", document="file"))) == [("notes/a.txt:1", text)]
 
 
 # Ranges of a file
@@ -312,7 +308,7 @@ def cut_and_read(source: Source, num_bytes: int) -> list[Document | Unreadable]:
         spans = reader.split(source, span, num_bytes)
         if reader.cut is not None and not spans[0].is_whole:
             spans = settle(spans, [reader.cut(source, one) for one in spans])
-        records += [record for one in spans for record in reader.read(source, one)]
+        records += [record for one in spans for record in read_span(source, one)]
     return records
 
 
@@ -325,7 +321,7 @@ def test_ranges_of_a_text_give_what_the_whole_gives(document: str, end: bytes) -
     """Cut at every place: each line is read once, under its number."""
     Path("a.txt").write_bytes(LINES + end)
     source = plain_text("a.txt", document=document)
-    whole = read(source)
+    whole = read_records(source)
     assert len(whole) > 4
     for num_bytes in range(1, len(LINES) + 4):
         assert cut_and_read(source, num_bytes) == whole
@@ -338,7 +334,7 @@ def test_ranges_of_any_file_give_what_the_whole_gives(pieces: list[bytes], num_b
         path = Path(directory, "a")
         path.write_bytes(b"".join(pieces))
         for source in (json_lines(str(path)), *(plain_text(str(path), document=d) for d in ("line", "paragraph"))):
-            assert cut_and_read(source, num_bytes) == read(source)
+            assert cut_and_read(source, num_bytes) == read_records(source)
 
 
 def test_what_is_compressed_is_one_range() -> None:
@@ -356,7 +352,7 @@ def test_row_groups_are_ranges_of_parquet() -> None:
     split = READERS["parquet"].split
     assert split is not None and [one.first for one in split(source, span, 1000)] == [1 + 450 * i for i in range(7)]
     for num_bytes in (1, 10_000, 25_000):
-        assert cut_and_read(source, num_bytes) == read(source)
+        assert cut_and_read(source, num_bytes) == read_records(source)
 
 
 @pytest.mark.parametrize("saved", [True, False])
@@ -378,7 +374,7 @@ def test_a_dataset_is_cut_into_files_or_rows(streaming: bool, saved: bool) -> No
     assert [record.text for record in records if isinstance(record, Document)] == rows["text"]
     assert len({record.id for record in records if isinstance(record, Document)}) == 40
     if saved or not streaming:
-        assert records == read(source)
+        assert records == read_records(source)
 
 
 # JSON lines
@@ -386,12 +382,12 @@ def test_a_dataset_is_cut_into_files_or_rows(streaming: bool, saved: bool) -> No
 
 def test_json_lines_give_text_and_place() -> None:
     Path("a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one"}\r\n\n  \t\n{"text": "\\u2028 two", "x": 1}')
-    assert summary(read(json_lines("a.jsonl"))) == [("web/a.jsonl:1", "one"), ("web/a.jsonl:4", "\u2028 two")]
+    assert summary(read_records(json_lines("a.jsonl"))) == [("web/a.jsonl:1", "one"), ("web/a.jsonl:4", "\u2028 two")]
 
 
 def test_json_lines_of_an_empty_file_are_none() -> None:
     Path("a.jsonl").touch()
-    assert read(json_lines("a.jsonl")) == []
+    assert read_records(json_lines("a.jsonl")) == []
 
 
 @pytest.mark.parametrize(
@@ -422,7 +418,7 @@ def test_bad_json_line_is_noted_and_the_next_is_read(line: bytes, reason: str) -
     line = line.replace(b"{", b'{"id": 5, ', 1) if line.startswith(b"{") and b'"id"' not in line else line
     line = line.replace(b'"id": 5, }', b'"id": 5}')
     Path("a.jsonl").write_bytes(line + b'\n{"text": "next", "id": "n"}\n')
-    records = read(json_lines("a.jsonl", id_field="id", language_field="lang", metadata_fields=("more",)))
+    records = read_records(json_lines("a.jsonl", id_field="id", language_field="lang", metadata_fields=("more",)))
     assert summary(records) == [("a.jsonl:1", reason), ("web/n", "next")]
 
 
@@ -441,7 +437,7 @@ def test_json_fields_give_id_language_and_metadata() -> None:
         language="en",
         metadata_fields=("url", "deep", "score"),
     )
-    assert read(source) == [
+    assert read_records(source) == [
         Document("web/0", "a", "sw", "web", {"url": "u", "deep": {"x": [1, None]}}),
         Document("web/k", "b", "en", "web", {"score": None}),
         Document("web/l", "c", "en", "web"),
@@ -450,7 +446,7 @@ def test_json_fields_give_id_language_and_metadata() -> None:
 
 def test_long_lines_are_whole() -> None:
     Path("a.jsonl").write_text(json.dumps({"text": "x" * 3_000_000}) + "\n" + json.dumps({"text": "y"}))
-    assert [len(text) for _, text in summary(read(json_lines("a.jsonl")))] == [3_000_000, 1]
+    assert [len(text) for _, text in summary(read_records(json_lines("a.jsonl")))] == [3_000_000, 1]
 
 
 # Plain text
@@ -466,7 +462,7 @@ def test_long_lines_are_whole() -> None:
 )
 def test_plain_text_is_cut_into_documents(document: str, expected: Sequence[tuple[str, str]]) -> None:
     Path("a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\n \n\n three\n")
-    assert summary(read(plain_text("a.txt", document=document))) == expected
+    assert summary(read_records(plain_text("a.txt", document=document))) == expected
 
 
 @pytest.mark.parametrize(
@@ -487,13 +483,13 @@ def test_plain_text_is_cut_into_documents(document: str, expected: Sequence[tupl
 )
 def test_text_that_is_not_utf8_is_one_unreadable_document(document: str, expected: Sequence[tuple[str, str]]) -> None:
     Path("a.txt").write_bytes(b"one\n\ntwo\n\xff\xfe\n\nfour")
-    assert summary(read(plain_text("a.txt", document=document))) == expected
+    assert summary(read_records(plain_text("a.txt", document=document))) == expected
 
 
 def test_empty_text_file_has_no_paragraph_but_is_a_document() -> None:
     Path("a.txt").touch()
-    assert read(plain_text("a.txt")) == []
-    assert summary(read(plain_text("a.txt", document="file"))) == [("notes/a.txt:1", "")]
+    assert read_records(plain_text("a.txt")) == []
+    assert summary(read_records(plain_text("a.txt", document="file"))) == [("notes/a.txt:1", "")]
 
 
 # Parquet
@@ -502,7 +498,7 @@ def test_empty_text_file_has_no_paragraph_but_is_a_document() -> None:
 def test_parquet_rows_are_documents_across_row_groups() -> None:
     table = pyarrow.table({"text": [str(i) for i in range(3000)], "lang": ["en", None, ""] * 1000, "n": range(3000)})
     write_table(table, "a.parquet", row_group_size=1300)
-    records = read(parquet("a.parquet", language_field="lang", language="sw", metadata_fields=("n",)))
+    records = read_records(parquet("a.parquet", language_field="lang", language="sw", metadata_fields=("n",)))
     assert records[2999] == Document("table/a.parquet:3000", "2999", "sw", "table", {"n": 2999})
     assert records[0] == Document("table/a.parquet:1", "0", "en", "table", {"n": 0})
     assert len(records) == 3000
@@ -511,7 +507,7 @@ def test_parquet_rows_are_documents_across_row_groups() -> None:
 def test_parquet_bad_rows_are_noted_one_by_one() -> None:
     bad = pyarrow.array([b"one", b"\xff", None, b"four"]).view(pyarrow.string())
     write_table(pyarrow.table({"text": bad}), "a.parquet")
-    assert summary(read(parquet("a.parquet"))) == [
+    assert summary(read_records(parquet("a.parquet"))) == [
         ("table/a.parquet:1", "one"),
         ("a.parquet:2", "invalid_utf8"),
         ("a.parquet:3", "not_text"),
@@ -522,7 +518,7 @@ def test_parquet_bad_rows_are_noted_one_by_one() -> None:
 def test_parquet_metadata_becomes_json_or_is_noted() -> None:
     day = pyarrow.array([0, None], pyarrow.timestamp("us"))
     write_table(pyarrow.table({"text": ["a", "b"], "day": day, "raw": [None, b"x"]}), "a.parquet")
-    first, second = read(parquet("a.parquet", metadata_fields=("day", "raw")))
+    first, second = read_records(parquet("a.parquet", metadata_fields=("day", "raw")))
     assert first == Document("table/a.parquet:1", "a", "und", "table", {"day": "1970-01-01T00:00:00", "raw": None})
     assert second == Unreadable("a.parquet:2", "bad_metadata", "bytes is nothing that JSON holds")
 
@@ -531,7 +527,7 @@ def test_parquet_dates_that_python_does_not_know_are_numbers() -> None:
     late = pyarrow.array([1, 10**18], pyarrow.timestamp("us"))
     mars = pyarrow.array([5, 6], pyarrow.timestamp("us", "Mars/Phobos"))
     write_table(pyarrow.table({"text": ["a", "b"], "late": late, "mars": mars}), "a.parquet")
-    records = read(parquet("a.parquet", metadata_fields=("late", "mars")))
+    records = read_records(parquet("a.parquet", metadata_fields=("late", "mars")))
     found = [dict(record.metadata) for record in records if isinstance(record, Document)]
     assert found == [{"late": "1970-01-01T00:00:00.000001", "mars": 5}, {"late": 10**18, "mars": 6}]
 
@@ -542,8 +538,8 @@ def test_parquet_text_may_be_bytes_or_in_a_dictionary() -> None:
         write_table(pyarrow.table({"text": pyarrow.array([w.encode() for w in words]).cast(kind)}), f"{number}.parquet")
     write_table(pyarrow.table({"text": pyarrow.array(words).dictionary_encode()}), "3.parquet")
     write_table(pyarrow.table({"text": pyarrow.array([b"\xff"])}), "4.parquet")
-    assert [text for _, text in summary(read(parquet("[0-3].parquet")))] == words * 4
-    assert summary(read(parquet("4.parquet"))) == [("4.parquet:1", "invalid_utf8")]
+    assert [text for _, text in summary(read_records(parquet("[0-3].parquet")))] == words * 4
+    assert summary(read_records(parquet("4.parquet"))) == [("4.parquet:1", "invalid_utf8")]
 
 
 @pytest.mark.parametrize(
@@ -562,7 +558,7 @@ def test_parquet_column_that_is_no_text_is_an_error(column: Any, says: str) -> N
 def test_parquet_columns_of_one_name_are_an_error() -> None:
     write_table(pyarrow.table([["a"], ["b"], ["c"]], names=["text", "text", "x"]), "a.parquet")
     assert "a.parquet has 2 columns 'text'; rename them" in error_of(parquet("a.parquet"))
-    assert summary(read(parquet("a.parquet", text_field="x"))) == [("table/a.parquet:1", "c")]
+    assert summary(read_records(parquet("a.parquet", text_field="x"))) == [("table/a.parquet:1", "c")]
 
 
 def test_parquet_missing_column_is_an_error_that_names_the_columns() -> None:
@@ -596,8 +592,8 @@ def test_parquet_damaged_inside_is_an_error_after_its_good_rows() -> None:
 def test_saved_dataset_is_read_by_split() -> None:
     split = {"train": datasets.Dataset.from_dict({"text": ["a", "b"], "id": ["x", "y"]})}
     datasets.DatasetDict(split).save_to_disk("saved")
-    assert summary(read(hugging_face("saved"))) == [("hub/saved:1", "a"), ("hub/saved:2", "b")]
-    assert summary(read(hugging_face("saved", id_field="id"))) == [("hub/x", "a"), ("hub/y", "b")]
+    assert summary(read_records(hugging_face("saved"))) == [("hub/saved:1", "a"), ("hub/saved:2", "b")]
+    assert summary(read_records(hugging_face("saved", id_field="id"))) == [("hub/x", "a"), ("hub/y", "b")]
     message = error_of(hugging_face("saved", split="test"))
     assert "no split 'test' but train" in message
 
@@ -606,14 +602,14 @@ def test_saved_single_split_is_not_taken_for_another() -> None:
     rows = [{"text": "a"}]
     datasets.Dataset.from_list(rows, split=datasets.Split.TEST).save_to_disk("saved")
     assert "no split 'train' but test" in error_of(hugging_face("saved"))
-    assert summary(read(hugging_face("saved", split="test"))) == [("hub/saved:1", "a")]
+    assert summary(read_records(hugging_face("saved", split="test"))) == [("hub/saved:1", "a")]
 
 
 @pytest.mark.parametrize("streaming", [True, False])
 def test_directory_of_data_files_is_read(streaming: bool) -> None:
     Path("data").mkdir()
     Path("data", "train.jsonl").write_text('{"text": "a", "lang": "sw"}\n{"text": null, "lang": "en"}\n')
-    records = read(hugging_face("data", streaming=streaming, language_field="lang"))
+    records = read_records(hugging_face("data", streaming=streaming, language_field="lang"))
     detail = "'text' is NoneType; fields with text: lang"
     assert records == [Document("hub/data:1", "a", "sw", "hub"), Unreadable("data:2", "not_text", detail)]
 
@@ -625,11 +621,13 @@ def test_a_directory_is_read_whose_name_looks_like_a_pattern_of_another(name: st
     for directory, text in (("crawl1", "wrong"), (name, "right")):
         Path(directory).mkdir()
         Path(directory, "train.jsonl").write_text(json.dumps({"text": text}) + "\n")
-    assert summary(read(hugging_face(name, streaming=streaming))) == [(f"hub/{name}:1", "right")]
+    assert summary(read_records(hugging_face(name, streaming=streaming))) == [(f"hub/{name}:1", "right")]
     split = {"train": datasets.Dataset.from_dict({"text": ["saved"]})}
     datasets.DatasetDict(split).save_to_disk("plain")
     Path("plain").rename(f"saved {name}")
-    assert summary(read(hugging_face(f"saved {name}", streaming=streaming))) == [(f"hub/saved {name}:1", "saved")]
+    assert summary(read_records(hugging_face(f"saved {name}", streaming=streaming))) == [
+        (f"hub/saved {name}:1", "saved")
+    ]
 
 
 def test_a_file_that_the_library_would_leave_out_is_told() -> None:
@@ -643,7 +641,7 @@ def test_a_file_that_the_library_would_leave_out_is_told() -> None:
 def test_files_are_given_by_patterns_and_a_file_of_that_very_name_is_itself() -> None:
     for name, text in (("part[1].jsonl", "right"), ("part1.jsonl", "wrong")):
         Path(name).write_text(json.dumps({"text": text}) + "\n")
-    assert [document.text for document in read(json_lines("part[1].jsonl"))] == ["right"]
+    assert [document.text for document in read_records(json_lines("part[1].jsonl"))] == ["right"]
 
 
 def test_dataset_without_the_column_is_an_error() -> None:
@@ -687,7 +685,7 @@ def test_hub_is_asked_for_the_commit_subset_and_split(monkeypatch: pytest.Monkey
         return datasets.Dataset.from_dict({"text": ["a"]}).to_iterable_dataset()
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    records = read(hugging_face("owner/name", revision="1" * 40, subset="sw", split="test"))
+    records = read_records(hugging_face("owner/name", revision="1" * 40, subset="sw", split="test"))
     assert summary(records) == [("hub/owner/name:1", "a")]
     assert asked == [(("owner/name", "sw"), {"split": "test", "revision": "1" * 40, "streaming": True})]
 
@@ -707,7 +705,7 @@ def test_hub_out_of_reach_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_package_lines_split_into_columns_without_importing() -> None:
     write_package({"data/l.txt": b"sw\tmoja\tna\tmbili\n\n\tnull\nen\n!!\tx\n" + b"en\t\xff\n"})
-    records = read(package_text("data/l.txt", text_column=1, language_column=0, language="fr"))
+    records = read_records(package_text("data/l.txt", text_column=1, language_column=0, language="fr"))
     assert records == [
         Document("lines/toy/data/l.txt:1", "moja\tna\tmbili", "sw", "lines"),
         Document("lines/toy/data/l.txt:3", "null", "fr", "lines"),
@@ -725,9 +723,9 @@ def test_package_lines_split_into_columns_without_importing() -> None:
 def test_package_language_column_may_come_last() -> None:
     write_package({"l.csv": "a,b,en\n"})
     source = package_text("l.csv", delimiter=",", text_column=0, language_column=2)
-    assert read(source) == [Document("lines/toy/l.csv:1", "a", "en", "lines")]
+    assert read_records(source) == [Document("lines/toy/l.csv:1", "a", "en", "lines")]
     whole = package_text("l.csv", delimiter=",")
-    assert read(whole) == [Document("lines/toy/l.csv:1", "a,b,en", "und", "lines")]
+    assert read_records(whole) == [Document("lines/toy/l.csv:1", "a,b,en", "und", "lines")]
 
 
 def test_package_identity_is_the_digest_of_the_file() -> None:
@@ -793,7 +791,7 @@ def empty():
 
 def test_docstrings_are_named_cleaned_and_in_file_order() -> None:
     write_package({"__init__.py": '"""Top."""', "b.py": MODULE, "a/__init__.py": '"""Sub."""', "a/x.py": "y = 1"})
-    assert summary(read(docstrings("toy"))) == [
+    assert summary(read_records(docstrings("toy"))) == [
         ("science/toy", "Top."),
         ("science/toy.a", "Sub."),
         ("science/toy.b", "Module.\n\nIndented."),
@@ -817,7 +815,7 @@ def test_docstrings_skip_tests_and_note_broken_files() -> None:
             "testing.py": '"""Kept."""',
         }
     )
-    assert summary(read(docstrings("toy"))) == [
+    assert summary(read_records(docstrings("toy"))) == [
         ("toy/broken.py", "syntax_error"),
         ("toy/latin.py", "syntax_error"),
         ("toy/null.py", "syntax_error"),
@@ -850,7 +848,7 @@ def test_docstrings_parts_are_the_packages_once() -> None:
 
 def test_eld_gives_a_thousand_documents_a_language() -> None:
     pytest.importorskip("eld")
-    records = read(package_text("tests/data/big-test.txt", package="eld", text_column=1, language_column=0))
+    records = read_records(package_text("tests/data/big-test.txt", package="eld", text_column=1, language_column=0))
     languages = Counter(record.language for record in records if isinstance(record, Document))
     assert len(languages) == 60
     assert set(languages.values()) == {1000}
@@ -858,7 +856,7 @@ def test_eld_gives_a_thousand_documents_a_language() -> None:
 
 def test_networkx_docstrings_have_no_unreadable_ones() -> None:
     pytest.importorskip("networkx")
-    records = read(docstrings("networkx"))
+    records = read_records(docstrings("networkx"))
     assert len(records) > 1000
     assert all(isinstance(record, Document) for record in records)
     assert "science/networkx.algorithms.dag.topological_sort" in {id_ for id_, _ in summary(records)}
