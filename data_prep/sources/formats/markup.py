@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 _FRONT_MATTER = re.compile(r"\A(?:---[ \t]*\n.*?\n(?:---|\.\.\.)|\+\+\+[ \t]*\n.*?\n\+\+\+)[ \t]*(?:\n|\Z)", re.DOTALL)
-_HTML_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*\n.*?^[ \t]*\1[`~]*[ \t]*$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*+(?P<mark>`{3,}+(?!.*`)|~{3,}+)", re.MULTILINE)
 _RST_COMMENT = re.compile(
     r"^\.\.(?:[ \t]+(?![\w:.+-]+::|\[|_)[^\n]*)?\n(?:(?:[ \t]+[^\n]*|[ \t]*)(?:\n|\Z))*", re.MULTILINE
 )
@@ -58,10 +57,26 @@ def markdown_source(text: str) -> str:
     """Return Markdown without front matter and comments; what is in code blocks stays."""
     text = _FRONT_MATTER.sub("", text, count=1)
     pieces, done = [], 0
-    for fence in _FENCE.finditer(text):
-        pieces += [_HTML_COMMENT.sub("", text[done : fence.start()]), fence[0]]
-        done = fence.end()
-    return "".join([*pieces, _HTML_COMMENT.sub("", text[done:])])
+    while fence := _FENCE.search(text, done):
+        end = _find_end_of_code(text, fence)
+        pieces += [_without_comments(text[done : fence.start()]), text[fence.start() : end]]
+        done = end
+    return "".join([*pieces, _without_comments(text[done:])])
+
+
+def _find_end_of_code(text: str, fence: re.Match[str]) -> int:
+    """Return where a block of code ends: at a line of as many marks or more, else with the text (CommonMark, 4.5)."""
+    mark = fence["mark"]
+    closing = re.compile(rf"\n[ \t]*+{mark}{mark[0]}*+[ \t]*+(?=\n|\Z)").search(text, fence.end())
+    return closing.end() if closing else len(text)
+
+
+def _without_comments(text: str) -> str:
+    pieces, done = [], 0
+    while (start := text.find("<!--", done)) >= 0 and (end := text.find("-->", start + 4)) >= 0:
+        pieces.append(text[done:start])
+        done = end + 3
+    return "".join([*pieces, text[done:]])
 
 
 def markdown_plain(text: str) -> str:

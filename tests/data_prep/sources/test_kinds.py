@@ -12,6 +12,7 @@ from configs.base import UserError
 from configs.data.sources import CsvSource, JsonLinesSource, MarkupSource, ParquetSource, WarcSource
 from data_prep.sources.document import Document, Dropped, Entry, Unreadable
 from data_prep.sources.formats import csv_tables
+from data_prep.sources.formats.markup import markdown_source
 from data_prep.sources.table import READERS
 from tests.contracts.test_sources import write_warc
 from tests.data_prep.corpora import read_records
@@ -165,6 +166,26 @@ def test_markdown_as_it_reads() -> None:
         '# kept <!-- kept -->\nx = "[a](b)"',
         *("a", "b", "1", "2", "item"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("written", "left"),
+    [
+        ("~~~~\n<!-- a -->\n~~~\n~~~~\n<!-- b -->x", "~~~~\n<!-- a -->\n~~~\n~~~~\nx"),
+        ("```\n<!-- a -->\n``` x\n````\n<!-- b -->x", "```\n<!-- a -->\n``` x\n````\nx"),
+        ("``` a`b\n<!-- b -->x", "``` a`b\nx"),
+        ("<!-- a -->\n```\n<!-- never closed -->\n", "\n```\n<!-- never closed -->\n"),
+        ("a <!-- b", "a <!-- b"),
+        ("a <!-->b--> c", "a  c"),
+    ],
+)
+def test_comments_of_markdown_are_those_outside_of_code(written: str, left: str) -> None:
+    assert markdown_source(written) == left
+
+
+@pytest.mark.parametrize("piece", ["<!--", "~~~~x\n", "```x\n"])
+def test_markdown_that_never_closes_takes_no_time_to_speak_of(piece: str) -> None:
+    assert markdown_source(piece * 100_000) == piece * 100_000
 
 
 def test_restructured_text_as_it_is_written_and_as_it_reads() -> None:

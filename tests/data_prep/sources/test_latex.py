@@ -1,8 +1,10 @@
 """LaTeX: files put together, comments and preamble gone, macros expanded where that is safe, math as it is written."""
 
+import errno
 import gzip
 import io
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.base import InfrastructureError
 from configs.data.sources import LatexSource
-from data_prep.sources.document import Document, Unreadable
-from data_prep.sources.formats.latex_text import expand, remove_comments, take_macros, to_text
+from data_prep.sources.document import Document, Dropped, Unreadable
+from data_prep.sources.formats import latex
+from data_prep.sources.formats.latex_macros import expand, take_macros
+from data_prep.sources.formats.latex_text import PaperError, remove_comments, to_text
 from data_prep.sources.table import READERS
 from tests.data_prep.corpora import read_records
 
@@ -103,10 +108,61 @@ def test_files_are_put_where_they_are_included() -> None:
         three="THREE",
     )
     assert " ".join(text.split()) == r"ONE DEEP TWO THREE \input{gone}"
-    assert text_of(r"\input{a}", a=r"A \input{a}").startswith("A A A"), "a circle ends"
+    assert text_of(r"\input{a}", a=r"A \input{a}") == r"A \input{a}", "a circle ends"
     assert (
         text_of(r"\includegraphics{one} \inputencoding{one}", one="ONE") == r"\includegraphics{one} \inputencoding{one}"
     )
+
+
+def test_files_are_imported_from_directories() -> None:
+    files = {"chap/one.tex": r"ONE \input{deep}", "chap/deep.tex": "DEEP", "chap/sub/two.tex": r"TWO \input{leaf}"}
+    files |= {"chap/sub/leaf.tex": "LEAF", "leaf.tex": "ROOT", "top.tex": r"TOP \subimport{sub/}{two} \input{leaf}"}
+    files["chap/top.tex"] = files["top.tex"]
+    for body, expected in {
+        r"\import{chap/}{one}": "ONE DEEP",
+        r"\import*{chap}{one.tex}": "ONE DEEP",
+        r"\import{chap/}{top} \input{leaf}": "TOP TWO LEAF ROOT ROOT",
+        r"\includefrom{chap/sub}{two}": "TWO LEAF",
+        r"\import{gone/}{one}": r"\import{gone/}{one}",
+    }.items():
+        whole = f"\\documentclass{{article}}\\begin{{document}}{body}\\end{{document}}"
+        assert to_text(whole, files.get).strip() == expected
+
+
+LONG = 300_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        r"\begin{verbatim}" * (LONG // 16),
+        r"\begin{comment}" * (LONG // 15),
+        r"\newcommand{\x}{ " * (LONG // 17),
+        r"\newcommand{\x}{ " * (LONG // 17) + "}" * (LONG // 17),
+        r"\newcommand" + " " * LONG,
+        r"\input{ a" + " " * LONG,
+        r"\newcommand{\x}[1]{a#1}" + r"\x{" * (LONG // 3),
+        r"\newcommand{\x}[2][a]{a#1}" + r"\x[" * (LONG // 30),
+        "".join(rf"\newcommand{{\a{'b' * (i % 99)}{'c' * (i // 99)}}}{{x}}" for i in range(3000)) + r"\a " * LONG,
+    ],
+    ids=lambda body: body[:20].strip(),
+)
+def test_what_is_never_closed_takes_no_time_to_speak_of(body: str) -> None:
+    """Each of these took minutes, or hours, when every opening was looked after to the end of the text."""
+    assert to_text(f"\\documentclass{{a}}\\begin{{document}}{body}", lambda name: None)
+
+
+@pytest.mark.parametrize("kind", ["itself twice", "each the next twice"])
+def test_files_that_include_each_other_without_end_are_unreadable(kind: str) -> None:
+    """Thirty files that each include the next twice are 2^30 inclusions."""
+    files = {f"f{i}.tex": rf"x\input{{f{i + 1}}}\input{{f{i + 1}}}" for i in range(30)}
+    if kind == "itself twice":
+        files = {"f0.tex": r"x\input{f0}\input{f0}"}
+        assert text_of(r"\input{f0}", f0=files["f0.tex"]) == files["f0.tex"]
+        return
+    with pytest.raises(PaperError) as caught:
+        to_text(r"\documentclass{a}\begin{document}\input{f0}", files.get)
+    assert caught.value.reason == "too_large"
 
 
 @given(st.text(alphabet="\\{}[]%#$ab1\n @", max_size=80))
@@ -133,13 +189,14 @@ def read(*paths: str) -> list[Any]:
 MAIN = "\\documentclass{article}\\usepackage{my}\n\\begin{document}\\input{sec/one} \\R\\end{document}\n"
 
 
-def write_archive(name: str, files: dict[str, str]) -> None:
+def write_archive(name: str, files: Mapping[str, str | bytes]) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         for member, text in files.items():
+            data = text.encode() if isinstance(text, str) else text
             entry = tarfile.TarInfo(member)
-            entry.size = len(text.encode())
-            archive.addfile(entry, io.BytesIO(text.encode()))
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
     Path(name).write_bytes(buffer.getvalue())
 
 
@@ -149,7 +206,6 @@ def test_a_tree_and_an_archive_give_one_text() -> None:
         "paper/sec/one.tex": "One.",
         "paper/my.sty": r"\newcommand{\R}{\mathbb{R}}",
         "paper/fig.pdf": "no text",
-        "paper/other.tex": "\\documentclass{x}\\begin{document}supplement\\end{document}",
     }
     write_archive("a.tar.gz", files)
     for name, text in files.items():
@@ -169,7 +225,7 @@ def test_a_single_file_may_be_compressed_and_in_latin_1() -> None:
     found = {(r.id if isinstance(r, Document) else r.where): r for r in read("*.gz", "*.tex")}
     assert found["papers/2401.00001.gz"].text == "\\input{sec/one} \\R\n"
     assert found["papers/b.tex"].text == "é\n"
-    assert found["c.tex"] == Unreadable("c.tex", "invalid_utf8")
+    assert found["c.tex"] == Unreadable("c.tex", "invalid_utf8", "its main file, and it declares no other encoding")
 
 
 def test_an_archive_without_a_main_file_is_noted() -> None:
@@ -179,11 +235,110 @@ def test_an_archive_without_a_main_file_is_noted() -> None:
     assert read("b.tar.gz")[0].text == "plain tex\n"
 
 
-@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "link", "x" * 300])
+def main_of(body: str, option: str = "", name: str = "article") -> str:
+    encoding = f"\\usepackage[{option}]{{inputenc}}" if option else ""
+    return f"\\documentclass{{{name}}}{encoding}\n\\begin{{document}}{body}\\end{{document}}\n"
+
+
+def test_each_main_file_of_an_archive_is_a_document_but_those_that_others_include() -> None:
+    files = {
+        "paper.tex": main_of(r"Paper. \input{sec/one}"),
+        "sec/one.tex": main_of("One.", name="subfiles"),
+        "supplement.tex": main_of("Supplement."),
+        "figures/plot.tex": main_of("tikz", name="standalone"),
+        "unused.tex": "no main file",
+    }
+    write_archive("a.tar.gz", files)
+    assert read("a.tar.gz") == [
+        Document("papers/a.tar.gz", "Paper. One.\n", "en", "papers"),
+        Document("papers/a.tar.gz/supplement.tex", "Supplement.\n", "en", "papers"),
+        Dropped("picture", "en"),
+    ]
+    write_archive("b.tar.gz", {"x.tex": "Plain \\TeX.\n\\bye", "macros.tex": "\\def\\a{b}"})
+    assert [record.id for record in read("b.tar.gz")] == ["papers/b.tar.gz"]
+
+
+def test_what_another_file_of_the_source_includes_is_read_once() -> None:
+    files = {
+        "main.tex": main_of(r"Main. \input{sec/one} \input{sec/sub}"),
+        "sec/one.tex": "One.",
+        "sec/own.tex": "Own.",
+    }
+    files |= {"sec/sub.tex": main_of("Sub.", name="subfiles"), "more/part.tex": "Part."}
+    for name, text in files.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text)
+    found = [r if isinstance(r, Dropped) else (r.id, r.text) for r in read("**/*.tex")]
+    assert found == [
+        ("papers/main.tex", "Main. One. Sub.\n"),
+        ("papers/more/part.tex", "Part.\n"),
+        Dropped("included", "en"),
+        ("papers/sec/own.tex", "Own.\n"),
+        Dropped("included", "en"),
+    ]
+    assert [record.text for record in read("sec/*.tex")] == ["One.\n", "Own.\n", "Sub.\n"], "the main file is not read"
+
+
+@pytest.mark.parametrize(
+    ("option", "codec", "word"),
+    [
+        ("latin1", "latin-1", "naïve"),
+        ("koi8-r", "koi8-r", "слово"),
+        ("utf8,cp1251", "cp1251", "слово"),
+        ("x", "utf-8", "ĝi"),
+    ],
+)
+@pytest.mark.parametrize("packed", [True, False])
+def test_included_files_are_in_the_encoding_of_the_main_file(option: str, codec: str, word: str, packed: bool) -> None:
+    files = {"m.tex": main_of(word + r" \input{one}", option).encode(codec), "one.tex": word.encode(codec)}
+    write_archive("a.tar.gz", files)
+    for name, data in files.items():
+        Path(name).write_bytes(data)
+    assert [record.text for record in read("a.tar.gz" if packed else "m.tex")] == [f"{word} {word}\n"]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_paper_with_a_file_that_does_not_decode_is_unreadable(packed: bool) -> None:
+    files = {"m.tex": main_of(r"Paper. \input{one}").encode(), "one.tex": "é".encode("latin-1")}
+    write_archive("a.tar.gz", files)
+    for name, data in files.items():
+        Path(name).write_bytes(data)
+    (record,) = read("a.tar.gz" if packed else "m.tex")
+    assert record.reason == "invalid_utf8" and "one.tex" in record.detail
+
+
+def test_a_file_that_cannot_be_read_now_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("m.tex").write_text(main_of(r"Paper. \input{one}"))
+    Path("one.tex").write_text("One.")
+    is_file = Path.is_file
+
+    def fail(path: Path) -> bool:
+        if path.name == "one.tex":
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", fail)
+    with pytest.raises(InfrastructureError, match="Stale file handle"):
+        read("m.tex")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_paper_has_a_bound(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latex, "MAX_PAPER_BYTES", 1000)
+    files = {"m.tex": main_of(r"Paper. \input{one}"), "one.tex": "x" * 1001}
+    write_archive("a.tar.gz", files)
+    for name, text in files.items():
+        Path(name).write_text(text)
+    (record,) = read("a.tar.gz" if packed else "m.tex")
+    assert isinstance(record, Unreadable) and record.reason == "too_large"
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "link", "loop", "x" * 300, "a\0b"])
 def test_nothing_outside_the_directory_of_the_main_file_is_included(tmp_path: Path, name: str) -> None:
     Path("in").mkdir()
     Path("secret.tex").write_text("SECRET")
     Path("in/link.tex").symlink_to(tmp_path / "secret.tex")
+    Path("in/loop.tex").symlink_to(tmp_path / "in/loop.tex")
     Path("in/main.tex").write_text(f"\\documentclass{{x}}\\begin{{document}}\\input{{{name}}}\\end{{document}}")
     assert read("in/main.tex")[0].text == f"\\input{{{name}}}\n"
 
