@@ -1,5 +1,6 @@
 """The source `warc`: pages of web archives, and their text (WARC and WET of ISO 28500)."""
 
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -10,12 +11,16 @@ from configs.base import UserError
 from configs.data.languages import normalize_language
 from configs.data.sources import WarcSource
 from configs.text import one_line
-from data_prep.sources.content import DAMAGE, Readable, read_decompressed
+from data_prep.sources.content import DAMAGE, HEAD_BYTES, Readable, describe_other_format, read_decompressed
 from data_prep.sources.document import Digest, Document, Dropped, Entry, Span, Unreadable
 from data_prep.sources.file_parts import damaged, digest_files, display_name, explain_damage, list_files
+from data_prep.sources.formats.http_body import MAX_BODY_BYTES, BodyError, decode_body, decode_text
 from data_prep.sources.remote_files import open_file
 
 _HTML = ("text/html", "application/xhtml+xml")
+_HTML_BEGIN = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*+(?:<!--.*?-->\s*+)?<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL
+)
 _PAGES = ("response", "conversion")
 """Types of records that are pages: as a server answered, and as text that was made of that."""
 
@@ -38,44 +43,76 @@ def read(config: WarcSource, span: Span) -> Iterator[Entry]:
     """Yield the pages of a file, numbered by record, with their URL and date as metadata.
 
     Answers without success, and those that are neither HTML nor plain text, are dropped. Other records, such as
-    requests, are no pages. Raises UserError if the file is damaged.
+    requests, are no pages. Raises UserError if the file is damaged, or no web archive.
     """
-    from warcio.archiveiterator import ArchiveIterator
     from warcio.exceptions import ArchiveLoadFailed
 
     name, language = display_name(span.name), normalize_language(config.language)
     number = 0
     with explain_damage(config.name, span.name, unit="record") as progress, open_file(span.name) as file:
         progress.number = 0
-        stream = _Guarded(read_decompressed(file))
-        records = iter(ArchiveIterator(stream, check_digests=False))
-        while True:
-            try:
-                record = next(records, None)
-                stream.check()
-                if record is None:
-                    break
-                progress.number = number
-                number += 1
-                content = record.content_stream().read() if record.rec_type in _PAGES else b""
-                stream.check()
-                _check_length(record)
-            except ArchiveLoadFailed as error:
-                after = f" after record {number}: {one_line(error)}"
-                raise damaged(config.name, span.name, after=after) from error
-            if record.rec_type in _PAGES:
-                yield _to_entry(config, record, content, f"{name}:{number}", language)
+        stream = _Guarded(config.name, name, read_decompressed(file))
+        try:
+            for number, record in enumerate(_read_records(stream), 1):
+                progress.number = number - 1
+                if record.rec_type in _PAGES:
+                    try:
+                        yield _to_entry(config, record, f"{name}:{number}", language)
+                    except BodyError as error:
+                        yield Unreadable(f"{name}:{number}", error.reason, error.detail)
+        except ArchiveLoadFailed as error:
+            raise damaged(config.name, span.name, after=f" after record {number}: {one_line(error)}") from error
+
+
+def _read_records(stream: "_Guarded") -> Iterator[Any]:
+    """Yield the records of an archive. Raises what warcio raises, and EOFError where it would go on in silence."""
+    from warcio.archiveiterator import ArchiveIterator
+
+    class Records(ArchiveIterator):  # type: ignore[misc]
+        INC_RECORD = ""  # what it prints, unasked, of a record that is not followed by an empty line
+
+    records = Records(stream, check_digests=False)
+    while (record := _next(records)) is not None:
+        stream.check()
+        if record.length is None:
+            raise EOFError("a record does not say its length")
+        yield record
+        records.read_to_end()
+        stream.check()
+        if getattr(record.raw_stream, "limit", 0) or records.err_count:
+            raise EOFError("a record has not the length that it says")
+    stream.check()
+
+
+def _next(records: Any) -> Any:
+    from warcio.exceptions import ArchiveLoadFailed
+
+    try:
+        return next(records, None)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # of a record without a header that it needs
+        raise ArchiveLoadFailed(one_line(error)) from error
 
 
 class _Guarded:
-    """A file whose damage is kept until it is asked for: warcio takes any EOFError for the end of the archive."""
+    """The bytes of a web archive. Damage is kept until it is asked for: warcio takes any EOFError for the end.
 
-    def __init__(self, file: Readable) -> None:
+    Raises UserError if it begins like none.
+    """
+
+    def __init__(self, source: str, name: str, file: Readable) -> None:
         self._file = file
         self._error: Exception | None = None
+        self._head = file.read(HEAD_BYTES)
+        if self._head.strip() and not self._head.lstrip().startswith((b"WARC/", b"filedesc:")):
+            what = describe_other_format(self._head) or "no web archive: it begins neither with WARC/ nor filedesc:"
+            raise UserError(f"source '{source}': {name} is {what}")
 
     def read(self, size: int = -1) -> bytes:
         """Return so many bytes, fewer at the end or where the file is damaged."""
+        if self._head:
+            piece = self._head if size < 0 else self._head[:size]
+            self._head = self._head[len(piece) :]
+            return piece
         try:
             return self._file.read(size)
         except DAMAGE as error:
@@ -88,46 +125,59 @@ class _Guarded:
             raise self._error
 
 
-def _check_length(record: Any) -> None:
-    """Raise EOFError if the record has fewer bytes than it says."""
-    if getattr(record.raw_stream, "limit", 0):
-        raise EOFError("the last record breaks off")
-
-
-def _to_entry(config: WarcSource, record: Any, content: bytes, where: str, language: str) -> Entry:
-    kind = _content_type(record)
-    status = record.http_headers.get_statuscode() if record.http_headers else "200"
-    if status != "200":
+def _to_entry(config: WarcSource, record: Any, where: str, language: str) -> Entry:
+    """Return what becomes of a page. Raises BodyError if it gives no text."""
+    http, headers = record.http_headers, record.rec_headers
+    if http and http.get_statuscode() != "200":
         return Dropped("not_found", language)
-    if record.rec_type == "conversion" or kind == "text/plain":
-        try:
-            text = content.decode()
-        except UnicodeDecodeError:
-            return Unreadable(where, "invalid_utf8")
-    elif kind in _HTML:
-        try:
-            text = _extract(content, main_content=config.main_content)
-        except ValueError as error:
-            return Unreadable(where, "invalid_html", one_line(error))
-    else:
+    kind, charset = _content_type(record)
+    is_text = record.rec_type == "conversion" or kind == "text/plain"
+    if not (is_text or kind in _HTML or not kind):
         return Dropped("not_text", language)
-    headers = record.rec_headers
+    content = _read_body(record)
+    if not (is_text or kind) and not _HTML_BEGIN.match(content[:HEAD_BYTES]):
+        return Dropped("not_text", language)
+    text = decode_text(content, charset) if is_text else _extract(content, charset, main_content=config.main_content)
+    if text is None:
+        return Unreadable(where, "invalid_utf8")
     pairs = {"url": headers.get_header("WARC-Target-URI"), "date": headers.get_header("WARC-Date")}
     metadata = {key: str(value) for key, value in pairs.items() if value}
     return Document(f"{config.name}/{where}", text, language, config.name, metadata)
 
 
-def _content_type(record: Any) -> str:
-    headers = record.http_headers or record.rec_headers
-    return (headers.get_header("Content-Type") or "").partition(";")[0].strip().lower()
+def _content_type(record: Any) -> tuple[str, str]:
+    """Return the type and the character set of a page, each empty if it is not known."""
+    value = (record.http_headers or record.rec_headers).get_header("Content-Type") or ""
+    kind, *parameters = (piece.strip() for piece in value.split(";"))
+    charset = next((one.partition("=")[2] for one in parameters if one.lower().startswith("charset=")), "")
+    identified = record.rec_headers.get_header("WARC-Identified-Payload-Type") or ""
+    return (kind or identified).lower(), charset.strip("\"' ")
 
 
-def _extract(content: bytes, *, main_content: bool) -> str:
-    """Return the text of a page, in the encoding that it declares or that its bytes show."""
+def _read_body(record: Any) -> bytes:
+    data: bytes = record.raw_stream.read(MAX_BODY_BYTES + 1)
+    if len(data) > MAX_BODY_BYTES:
+        raise BodyError("too_large", f"it has more than {MAX_BODY_BYTES >> 20} MiB")
+    if not record.http_headers:
+        return data
+    transfer, content = (record.http_headers.get_header(key) or "" for key in ("Transfer-Encoding", "Content-Encoding"))
+    is_cut = bool(record.rec_headers.get_header("WARC-Truncated"))
+    return decode_body(data, transfer=transfer, content=content, is_cut=is_cut)
+
+
+def _extract(content: bytes, charset: str, *, main_content: bool) -> str:
+    """Return the text of a page, in the encoding that its header or it itself declares, or that its bytes show."""
     from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.encoding import detect_encoding
     from resiliparse.parse.html import HTMLTree
 
-    tree = HTMLTree.parse_from_bytes(content, detect_encoding(content) or "utf-8")
-    text: str = extract_plain_text(tree, main_content=main_content, alt_texts=False)
+    page = decode_text(content, charset) if charset else None
+    try:
+        if page is not None:
+            tree = HTMLTree.parse(page)
+        else:
+            tree = HTMLTree.parse_from_bytes(content, detect_encoding(content, from_html_meta=True) or "utf-8")
+        text: str = extract_plain_text(tree, main_content=main_content, alt_texts=False)
+    except ValueError as error:
+        raise BodyError("invalid_html", one_line(error)) from error
     return text.encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""CSV, markup, web archives and files behind URLs."""
+"""CSV, markup and files behind URLs."""
 
 import gzip
 import json
@@ -9,12 +9,11 @@ import fsspec
 import pytest
 
 from configs.base import UserError
-from configs.data.sources import CsvSource, JsonLinesSource, MarkupSource, ParquetSource, WarcSource
-from data_prep.sources.document import Document, Dropped, Entry, Unreadable
+from configs.data.sources import CsvSource, JsonLinesSource, MarkupSource, ParquetSource
+from data_prep.sources.document import Document, Entry, Unreadable
 from data_prep.sources.formats import csv_tables
 from data_prep.sources.formats.markup import markdown_source
 from data_prep.sources.table import READERS
-from tests.contracts.test_sources import write_warc
 from tests.data_prep.corpora import read_records
 
 
@@ -223,59 +222,6 @@ def test_lists_nested_too_deep_are_unreadable() -> None:
 def test_the_format_may_be_told() -> None:
     Path("a.txt").write_text("Head\n====\n\n.. a comment\n\ntext\n")
     assert "comment" in markup("a.txt") and "comment" not in markup("a.txt", format="rst")
-
-
-# Web archives
-
-
-def warc(**fields: Any) -> WarcSource:
-    return WarcSource(name="web", kind="warc", paths=("*.warc*",), **fields)
-
-
-PAGE = b"""<html><head><title>T</title></head><body><nav><a href=/>Home</a> <a href=/x>More</a></nav>
-<article><h1>Title</h1><p>%s</p></article><footer>Imprint</footer></body></html>"""
-
-
-@pytest.mark.parametrize("name", ["a.warc", "a.warc.gz"])
-def test_pages_become_text_with_their_url(name: str) -> None:
-    long = "Ein längerer Satz, der etwas sagt. " * 10
-    write_warc(Path(name), [("http://a/1", "text/html; charset=utf-8", PAGE % long.encode())])
-    write_warc(Path(name), [("http://a/2", "text/html", PAGE % long.encode("latin-1"))])
-    first, second = read_records(warc())
-    assert isinstance(first, Document) and isinstance(second, Document)
-    assert long.strip() in first.text and "Imprint" not in first.text and "Home" not in first.text
-    assert long.strip() in second.text, "the encoding is found by the bytes"
-    assert first.id == f"web/{name}:1" and first.metadata["url"] == "http://a/1" and "date" in first.metadata
-    whole = read_records(warc(main_content=False))[0]
-    assert isinstance(whole, Document) and "Imprint" in whole.text
-
-
-def test_what_is_no_page_is_dropped_and_counted() -> None:
-    write_warc(Path("a.warc.gz"), [("http://a", "image/png", b"\x89PNG")])
-    write_warc(Path("a.warc.gz"), [("http://b", "text/html", b"gone")], status="404 Not Found")
-    write_warc(Path("a.warc.gz"), [("http://c", "text/plain", b"plain"), ("http://d", "text/plain", b"\xff")])
-    assert summary(read_records(warc())) == [
-        ("", "not_text"),
-        ("", "not_found"),
-        ("web/a.warc.gz:3", "plain"),
-        ("a.warc.gz:4", "invalid_utf8"),
-    ]
-    assert read_records(warc(language="deu_Latn"))[0] == Dropped("not_text", "de")
-
-
-@pytest.mark.parametrize("kept", [0.3, 0.6, 0.99])
-@pytest.mark.parametrize("name", ["a.warc", "a.warc.gz"])
-def test_a_web_archive_that_breaks_off_is_an_error(name: str, kept: float) -> None:
-    write_warc(Path(name), [(f"http://a/{i}", "text/plain", str(i * 7919**9).encode() * 50) for i in range(20)])
-    data = Path(name).read_bytes()
-    Path(name).write_bytes(data[: int(len(data) * kept)])
-    assert f"{name} is truncated or damaged after record " in error_of(warc())
-
-
-def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_prep.sources.formats.warc.find_spec", lambda name: None)
-    Path("a.warc").touch()
-    assert "pip install 'concord-train[web]'" in error_of(warc())
 
 
 # URLs

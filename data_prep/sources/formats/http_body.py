@@ -1,0 +1,139 @@
+"""The body of an HTTP answer as a web archive keeps it: chunks joined, compression undone, characters decoded."""
+
+import zlib
+from collections.abc import Callable
+
+import zstandard
+
+MAX_BODY_BYTES = 1 << 26
+"""A page that is larger, as it is kept or decompressed, is unreadable."""
+
+_MAX_CHUNK_HEADER = 1000
+
+
+class BodyError(Exception):
+    """A body that gives no text, for a short fixed reason and a detail."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+def decode_body(data: bytes, *, transfer: str, content: str, is_cut: bool) -> bytes:
+    """Return a body without the encodings that its headers declare; many archives keep it without them already.
+
+    `transfer` and `content` are the values of Transfer-Encoding and Content-Encoding. With `is_cut` the archive says
+    that it kept the beginning alone. Raises BodyError if it is damaged, too large, or in an encoding not known here.
+    """
+    if "chunked" in transfer.lower():
+        data = _join_chunks(data, is_cut=is_cut)
+    for name in reversed([name.strip().lower() for name in content.split(",") if name.strip()]):
+        if name != "identity" and data:
+            data = _undo(name, data, is_cut=is_cut)
+    return data
+
+
+def decode_text(data: bytes, charset: str) -> str | None:
+    """Return text in the character set of its header, in UTF-8 if that is not known; None if it does not decode."""
+    from resiliparse.parse.encoding import map_encoding_to_html5
+
+    declared = map_encoding_to_html5(charset, fallback_utf8=False) if charset else None
+    for codec in dict.fromkeys((declared or "utf-8", "utf-8")):
+        try:
+            return data.decode(codec).removeprefix("\ufeff")
+        except (UnicodeDecodeError, LookupError):
+            continue
+    return None
+
+
+def _join_chunks(data: bytes, *, is_cut: bool) -> bytes:
+    """Join what is in chunks (RFC 9112, section 7.1); what does not begin like a chunk has been joined before."""
+    pieces, place = list[bytes](), 0
+    while place < len(data):
+        end = data.find(b"\r\n", place, place + _MAX_CHUNK_HEADER)
+        try:
+            size = int(data[place:end].partition(b";")[0], 16) if end >= 0 else -1
+        except ValueError:
+            size = -1
+        if size == 0:
+            return b"".join(pieces)
+        if size < 0:
+            if not place:
+                return data
+            break
+        pieces.append(data[end + 2 : end + 2 + size])
+        place = end + 2 + size + 2
+    if not is_cut:
+        raise BodyError("damaged", "its chunks break off")
+    return b"".join(pieces)
+
+
+def _undo(name: str, data: bytes, *, is_cut: bool) -> bytes:
+    if name in ("gzip", "x-gzip"):
+        return _inflate(data, 16 + zlib.MAX_WBITS, is_cut) if data.startswith(b"\x1f\x8b") else data
+    if name == "deflate":  # with the header of zlib, or bare
+        has_header = data[0] & 0x0F == 8 and int.from_bytes(data[:2], "big") % 31 == 0
+        return _unless_text(data, lambda: _inflate(data, zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS, is_cut))
+    if name == "zstd":
+        return _decompress_zstd(data, is_cut) if data.startswith(b"\x28\xb5\x2f\xfd") else data
+    if name == "br":
+        return _unless_text(data, lambda: _decompress_brotli(data, is_cut))
+    raise BodyError("unknown_encoding", f"Content-Encoding: {name}")
+
+
+def _unless_text(data: bytes, decompress: Callable[[], bytes]) -> bytes:
+    """Decompress what has no magic bytes; if it is none, and is text, it has been decompressed before."""
+    try:
+        return decompress()
+    except BodyError:
+        if data[:512].lstrip()[:1] == b"<" or data[:512].isascii():
+            return data
+        raise
+
+
+def _inflate(data: bytes, window: int, is_cut: bool) -> bytes:
+    stream = zlib.decompressobj(window)
+    try:
+        found = stream.decompress(data, MAX_BODY_BYTES + 1)
+    except zlib.error as error:
+        raise BodyError("damaged", str(error)) from error
+    return _check(found, is_whole=stream.eof, is_cut=is_cut)
+
+
+def _decompress_zstd(data: bytes, is_cut: bool) -> bytes:
+    pieces, size = list[bytes](), 0
+    stream = zstandard.ZstdDecompressor().decompressobj()
+    try:
+        for start in range(0, len(data), 4096):  # which makes 128 MiB at most
+            pieces.append(stream.decompress(data[start : start + 4096]))
+            size += len(pieces[-1])
+            if stream.eof or size > MAX_BODY_BYTES:
+                break
+    except zstandard.ZstdError as error:
+        raise BodyError("damaged", str(error)) from error
+    return _check(b"".join(pieces), is_whole=stream.eof, is_cut=is_cut)
+
+
+def _decompress_brotli(data: bytes, is_cut: bool) -> bytes:
+    try:
+        import brotli
+    except ImportError as error:
+        raise BodyError("unknown_encoding", "Content-Encoding: br; pip install 'concord-train[web]'") from error
+    pieces, size, stream = list[bytes](), 0, brotli.Decompressor()
+    try:
+        for start in range(0, len(data), 4096):
+            pieces.append(stream.process(data[start : start + 4096]))
+            size += len(pieces[-1])
+            if stream.is_finished() or size > MAX_BODY_BYTES:
+                break
+    except brotli.error as error:
+        raise BodyError("damaged", str(error)) from error
+    return _check(b"".join(pieces), is_whole=stream.is_finished(), is_cut=is_cut)
+
+
+def _check(found: bytes, *, is_whole: bool, is_cut: bool) -> bytes:
+    if len(found) > MAX_BODY_BYTES:
+        raise BodyError("too_large", f"it has more than {MAX_BODY_BYTES >> 20} MiB")
+    if not (is_whole or is_cut):
+        raise BodyError("damaged", "its compressed body breaks off")
+    return found
