@@ -6,6 +6,7 @@ after the step that knows it.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import combinations
 from pathlib import Path
 
 from configs.data.languages import normalize_language
@@ -169,10 +170,13 @@ def _text_problems(steps: Mapping[str, WiredStep]) -> Iterator[Problem]:
             yield from _mask_problems(step, as_names(step.inputs["corpus"]), steps, "reads")
         if isinstance(step.config, TrainConfig):
             tokens = [steps[name] for name in as_names(step.inputs["tokens"])]
+            corpora = [name for one in tokens for name in as_names(one.inputs["corpus"])]
             for bare in (one for one in tokens if len(tokens) > 1 and "mask" not in one.inputs):
-                corpora = [name for one in tokens for name in as_names(one.inputs["corpus"])]
                 yield _missing_mask(bare, f"step {step.name!r} trains on", corpora, steps)
                 break
+            else:
+                masks = [name for one in tokens for name in as_names(one.inputs.get("mask", ()))]
+                yield from _gap_problems(step, "tokens", corpora, masks, steps, "trains on")
 
 
 def _mask_problems(
@@ -188,6 +192,29 @@ def _mask_problems(
             f"step {step.name!r} {verb} {', '.join(corpora)}, and its masks are of {', '.join(masked)}; give those of "
             "the same corpora",
         )
+    elif masks:
+        yield from _gap_problems(step, "mask", corpora, masks, steps, verb)
+
+
+def _gap_problems(
+    step: WiredStep, slot: str, corpora: Sequence[str], masks: Sequence[str], steps: Mapping[str, WiredStep], verb: str
+) -> Iterator[Problem]:
+    """Yield two corpora of which neither's mask has looked at the other."""
+    seen = {
+        (of, earlier)
+        for mask in masks
+        for of in as_names(steps[mask].inputs["corpus"])
+        for earlier in as_names(steps[mask].inputs.get("earlier", ()))
+    }
+    for one, other in combinations(corpora, 2):
+        if not {(one, other), (other, one)} & seen:
+            origins = ", ".join(dict.fromkeys(steps[name].origin for name in corpora))
+            yield Problem(
+                ("steps", step.origin, "inputs", slot),
+                f"step {step.name!r} {verb} {one} and {other}, and no mask has looked for what both have; make the "
+                f"masks by one step: {{stage: deduplicate, inputs: {{corpus: [{origins}]}}}}",
+            )
+            return
 
 
 def _missing_mask(step: WiredStep, verb: str, corpora: Sequence[str], steps: Mapping[str, WiredStep]) -> Problem:

@@ -8,7 +8,7 @@ So a text that a share holds out stays held out whatever else has it.
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.host.files import whole_file
-from data_prep.cleaning.held_out import SHARD_DIGEST_ROW
 from data_prep.cleaning.pieces import DIGEST_ROW
 
 PARTITION_DOCUMENTS = 1 << 20
@@ -169,24 +168,31 @@ def slice_of_range(table: npt.NDArray[np.void], number: int, num_partitions: int
 
 def _are_held_out_elsewhere(partition: Partition, rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
     """Return which rows have a digest that another corpus holds out."""
-    found = [np.empty(0, dtype=SHARD_DIGEST_ROW)]
-    for path in partition.held_out_elsewhere:
-        table = np.load(path, mmap_mode="r")
-        found.append(np.array(slice_of_range(table, partition.number, partition.num_partitions)))
-    return are_among(rows, np.concatenate(found))
+    tables = (np.load(path, mmap_mode="r") for path in partition.held_out_elsewhere)
+    slices = (slice_of_range(table, partition.number, partition.num_partitions) for table in tables)
+    return are_among(rows, slices)
 
 
-def are_among(rows: npt.NDArray[np.void], others: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
-    """Return which rows have a digest, the fields `high` and `low`, that `others` have, too."""
-    both = np.dtype([("high", "<u8"), ("low", "<u8")])
+def are_among(rows: npt.NDArray[np.void], others: Iterable[npt.NDArray[np.void]]) -> npt.NDArray[np.bool_]:
+    """Return which rows have a digest, the fields `high` and `low`, that one of other tables has, too.
 
-    def as_pairs(table: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-        pairs = np.empty(len(table), dtype=both)
-        pairs["high"], pairs["low"] = table["high"], table["low"]
-        return pairs.view("V16")
-
-    found: npt.NDArray[np.bool_] = np.isin(as_pairs(rows), as_pairs(others))
-    return found
+    The tables may be many times as large as the rows: one at a time is in memory.
+    """
+    order = np.lexsort((rows["low"], rows["high"]))
+    high, low = rows["high"][order], rows["low"][order]
+    found = np.zeros(len(rows), dtype=bool)
+    for table in others:
+        wanted_high, wanted_low = np.array(table["high"]), np.array(table["low"])
+        place = np.searchsorted(high, wanted_high)
+        while len(place):  # once, but for digests that have one half in common
+            is_there = place < len(high)
+            is_there[is_there] = high[place[is_there]] == wanted_high[is_there]
+            place, wanted_high, wanted_low = place[is_there], wanted_high[is_there], wanted_low[is_there]
+            found[place[low[place] == wanted_low]] = True
+            place = place + 1
+    result = np.empty(len(rows), dtype=bool)
+    result[order] = found
+    return result
 
 
 def _map(path: Path) -> npt.NDArray[Any]:

@@ -26,7 +26,6 @@ from configs.base import Artifact
 from configs.data.stages import DeduplicateConfig
 from data_prep.cleaning.document_files import read_documents
 from data_prep.cleaning.duplicates import are_among, choose_num_partitions, slice_of_range
-from data_prep.cleaning.held_out import SHARD_DIGEST_ROW
 from data_prep.manifests import (
     IN_EARLIER_SOURCE,
     NEAR_HELD_OUT,
@@ -39,7 +38,6 @@ from data_prep.manifests import (
 from data_prep.masks.signatures import SignatureIndex, sign_all
 from data_prep.sources.document import Document
 
-_FOUND = np.dtype([("shard", "<u4"), ("row", "<u4")])
 _BATCH_DOCUMENTS = 1000
 
 
@@ -80,6 +78,8 @@ class _ShardItem:
 
     number: int
     """Of the shard, among those of the corpus."""
+
+    num_shards: int
 
     documents: Path
     mask: Path
@@ -171,11 +171,14 @@ def _list_items(
 ) -> Iterator[_ShardItem]:
     """Yield the shards that may lose documents: all, or, without an index, if there is an earlier corpus."""
     shards, similarity = corpus.manifest.shards, config.held_out_similarity or 0.0
-    for number, shard in enumerate((*shards, *corpus.manifest.held_out)):
+    all_shards = (*shards, *corpus.manifest.held_out)
+    for number, shard in enumerate(all_shards):
         own_index = index if number < len(shards) else None
         if num_partitions or own_index:
             documents, mask = inside(corpus.dir, shard.path), out / _mask_path(shard)
-            yield _ShardItem(out / "parts", num_partitions, number, documents, mask, own_index, similarity)
+            yield _ShardItem(
+                out / "parts", num_partitions, number, len(all_shards), documents, mask, own_index, similarity
+            )
 
 
 def _digest_files(corpus: Artifact[CleanCorpus]) -> list[str]:
@@ -188,7 +191,8 @@ def _mask_path(shard: CorpusShard) -> str:
 
 
 def _found_file(directory: Path, number: int) -> Path:
-    """Return the file of what earlier corpora have of a range of digests, by shard and row."""
+    """Return the file of what earlier corpora have of a range of digests: where the rows of each shard begin among
+    all that are found, then these rows."""
     return directory / f"found-{number:05d}.npy"
 
 
@@ -196,20 +200,17 @@ def _find_earlier(item: _Range) -> None:
     """Write the documents in a range that earlier corpora have."""
     files = json.loads(item.files.read_text(encoding="utf-8"))
     own = list(_slices(files["own"], item))
-    earlier = np.concatenate([np.empty(0, dtype=SHARD_DIGEST_ROW), *_slices(files["earlier"], item)])
     rows = np.concatenate(own)
     shard = np.repeat(np.arange(len(own)), [len(part) for part in own])
-    is_earlier = are_among(rows, earlier)
-    found = np.empty(int(is_earlier.sum()), dtype=_FOUND)
-    found["shard"], found["row"] = shard[is_earlier], rows["row"][is_earlier]
-    found.sort()
-    _save(_found_file(item.files.parent, item.number), found)
+    is_earlier = are_among(rows, _slices(files["earlier"], item))
+    shard, row = shard[is_earlier], rows["row"][is_earlier]
+    bounds = np.concatenate([[0], np.cumsum(np.bincount(shard, minlength=len(own)))])
+    _save(_found_file(item.files.parent, item.number), np.concatenate([bounds, row[np.lexsort((row, shard))]]))
 
 
 def _slices(paths: Sequence[str], item: _Range) -> Iterator[npt.NDArray[np.void]]:
     for path in paths:
-        table = np.load(path, mmap_mode="r")
-        yield np.array(slice_of_range(table, item.number, item.num_partitions))
+        yield slice_of_range(np.load(path, mmap_mode="r"), item.number, item.num_partitions)
 
 
 def _sign_shard(item: _SignItem) -> None:
@@ -247,8 +248,8 @@ def _load_found(item: _ShardItem) -> list[int]:
     rows: list[int] = []
     for number in range(item.num_partitions):
         table = np.load(_found_file(item.directory, number), mmap_mode="r")
-        start, stop = np.searchsorted(np.array(table["shard"]), [item.number, item.number + 1])
-        rows += table["row"][start:stop].tolist()
+        start, stop = (table[[item.number, item.number + 1]] + item.num_shards + 1).tolist()
+        rows += table[start:stop].tolist()
     return rows
 
 

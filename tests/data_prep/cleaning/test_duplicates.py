@@ -1,14 +1,20 @@
 """Duplicates are decided range by range of digests, and every way to cut the work gives one answer."""
 
 import random
+import weakref
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from configs.data.stages import CleanConfig
 from data_prep.cleaning import duplicates, stage
-from data_prep.cleaning.duplicates import choose_num_partitions, slice_of_range
+from data_prep.cleaning.duplicates import are_among, choose_num_partitions, slice_of_range
 from data_prep.cleaning.held_out import SHARD_DIGEST_ROW, digest_of
 from tests.data_prep.corpora import INLINE, clean_config, cleaned, held_out, kept, source, write_lines
 
@@ -90,3 +96,39 @@ def test_ranges_part_all_digests() -> None:
 def test_partitions_grow_with_the_documents() -> None:
     assert [choose_num_partitions(n << 20) for n in (0, 1, 2, 3, 160)] == [1, 1, 2, 4, 256]
     assert choose_num_partitions(1) == 1 and choose_num_partitions((1 << 20) + 1) == 2
+
+
+def digest_table(pairs: Iterable[tuple[int, int]]) -> Any:
+    ordered = sorted(pairs)
+    table = np.empty(len(ordered), dtype=SHARD_DIGEST_ROW)
+    table["high"], table["low"] = np.array(ordered, dtype=np.uint64).reshape(-1, 2).T
+    table["row"] = np.arange(len(ordered))
+    return table
+
+
+PAIRS = st.lists(st.tuples(*[st.sampled_from([0, 1, 2, 2**63, 2**64 - 1])] * 2), max_size=12)
+
+
+@given(PAIRS, st.lists(PAIRS, max_size=4))
+@settings(max_examples=200, deadline=None)
+def test_digests_that_other_tables_have_are_found_also_where_halves_are_equal(
+    own: list[tuple[int, int]], others: list[list[tuple[int, int]]]
+) -> None:
+    rows = digest_table(own)[::-1]
+    found = are_among(rows, (digest_table(pairs) for pairs in others))
+    assert found.tolist() == [pair in set(chain(*others)) for pair in sorted(own, reverse=True)]
+
+
+def test_tables_of_others_are_read_one_at_a_time() -> None:
+    """A source of a few documents after one of a billion: what is in memory is one table."""
+    read: list[Any] = []
+
+    def others() -> Iterator[Any]:
+        for number in range(5):
+            table = digest_table([(number, 0), (9, 9)])
+            read.append(weakref.ref(table))
+            yield table
+            del table
+            assert sum(one() is not None for one in read) <= 1
+
+    assert are_among(digest_table([(3, 0), (7, 7)]), others()).tolist() == [True, False]

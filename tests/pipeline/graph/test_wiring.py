@@ -153,6 +153,24 @@ def test_what_is_wired_wrongly_is_one_sentence(inputs: dict[str, dict[str, objec
     assert len(found) == 1 and says in found[0]
 
 
+@pytest.mark.parametrize("reader", ["tokens", "scores"])
+def test_masks_of_several_steps_that_never_looked_at_each_other_are_refused(reader: str):
+    """Each is a mask of its corpus, and what both corpora have would be in both."""
+    run = recipe("web", "books")
+    apart = {
+        name: run.steps["unique"].model_copy(update={"inputs": {"corpus": (f"corpus.{name}",)}})
+        for name in ("web", "books")
+    }
+    changed = run.steps[reader].model_copy(update={"inputs": {**run.steps[reader].inputs, "mask": ("web", "books")}})
+    found = problems(run.model_copy(update={"steps": {**run.steps, **apart, reader: changed}}))
+    step = {"tokens": "model", "scores": "scores"}[reader]
+    assert len(found) == 1 and f"{step!r}" in found[0]
+    assert "corpus.web and corpus.books, and no mask has looked for what both have" in found[0]
+    chained = apart["books"].model_copy(update={"inputs": {"corpus": ("corpus.books",), "earlier": ("corpus.web",)}})
+    steps = {**run.steps, **apart, "books": chained, reader: changed}
+    assert problems(run.model_copy(update={"steps": steps})) == []
+
+
 def test_a_tokenizer_names_the_sources_that_it_learns_from():
     found = [p.message for p in recipe_problems(recipe("web", "books", tokenizer={"corpus": "corpus"}))]
     assert len(found) == 1 and "corpus: [corpus.web, corpus.books]" in found[0]
