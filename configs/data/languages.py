@@ -4,15 +4,20 @@ A tag is BCP 47 (`sw`, `zh-Hant`, `pt_BR`) or ISO 639-3 with a script (`swh_Latn
 the language, and the script where it is not the one the language is usually written in: `sw`, `zh-Hant`, `sr-Latn`.
 
 * A code for the main member of a macrolanguage is that of the macrolanguage (`cmn` is `zh`, `arb` is `ar`, `swh` is
-  `sw`); other members stay what they are (`yue`, `arz`). This is CLDR's table, which the Hub and Wikipedia follow.
+  `sw`); other members stay what they are (`yue`, `arz`). This is CLDR's table, which the Hub and Wikipedia follow, and
+  two of ISO 639-3 that it lacks: `nb` is `no`, `pbt` is `ps`.
 * A region tells the script where it has one of its own (`zh_TW` is `zh-Hant`, `zh_CN` is `zh`) and is no part of the
-  label. To keep varieties apart on purpose, name them in private: `x-en-gb`.
+  label. To keep varieties apart on purpose, name them in private: `x-en-gb`, or `en-x-gb`. Private subtags stay.
 """
 
+import re
 from functools import lru_cache
 
 UNDETERMINED = "und"
 """The label of text whose language nobody has said."""
+
+_PRIVATE = re.compile(r"(?:(?P<public>[a-z0-9-]+?)-)?(?P<private>x(?:-[a-z0-9]{1,8})+)")
+_MAIN_MEMBERS = {"nb": "no", "pbt": "ps"}
 
 
 @lru_cache(maxsize=1 << 16)
@@ -21,16 +26,18 @@ def normalize_language(tag: str) -> str:
     import langcodes
 
     lowered = tag.replace("_", "-").lower()
-    if lowered.startswith("x-") and len(lowered) > 2:
-        return lowered
+    if match := _PRIVATE.fullmatch(lowered):
+        return f"{normalize_language(match['public'])}-{match['private']}" if match["public"] else match["private"]
     try:
         is_valid = langcodes.tag_is_valid(tag)
     except ValueError:
         is_valid = False
     if not is_valid:
-        raise ValueError(f"{tag!r} is no language tag{_suggest(tag)}; write BCP 47 (sw, zh-Hant) or x- and a name")
+        private = " of parts of one to eight letters or digits, such as x-en-gb" if lowered.startswith("x-") else ""
+        hint = "" if private else _suggest(tag)
+        raise ValueError(f"{tag!r} is no language tag{hint}; write BCP 47 (sw, zh-Hant) or x- and a name{private}")
     language = langcodes.Language.get(langcodes.standardize_tag(tag, macro=True))
-    code = language.language or UNDETERMINED
+    code = _MAIN_MEMBERS.get(language.language or UNDETERMINED, language.language or UNDETERMINED)
     if code == UNDETERMINED:
         return f"{code}-{language.script}" if language.script else code
     script = language.script or (language.maximize().script if language.territory else None)

@@ -37,6 +37,9 @@ _TAKEN_OUT = [
 ]
 """C0 and C1 controls and the byte-order mark. Format characters such as ZWJ stay: Indic scripts and emoji need them."""
 
+_MENDED_CHARACTERS = 1 << 15
+"""Characters of the pieces in which encodings are mended."""
+
 _UNCLEAN = re.compile(_character_class([*_PARTING, *_TAKEN_OUT, 0x0D]))
 _PARTING_RUN = re.compile(_character_class(_PARTING))
 _CONTROL = re.compile(_character_class(_TAKEN_OUT))
@@ -94,7 +97,21 @@ def part_mark_runs(text: str) -> str:
 
 
 def _fix_encoding(text: str) -> str:
+    """Mend a text in pieces, since one of ftfy's decoders takes the square of the length.
+
+    A piece ends at a line or after a character of ASCII, none of which belongs to a character that was decoded wrongly;
+    but for a space, which may stand for U+00A0 there.
+    """
     import ftfy
 
-    fixed: str = ftfy.fix_encoding(ftfy.fixes.fix_c1_controls(text))
-    return fixed
+    pieces, done = [], 0
+    while done < len(text):
+        stop = done + _MENDED_CHARACTERS
+        if stop < len(text):
+            cut = text.rfind("\n", done, stop) + 1
+            while not cut and stop < len(text) and not "!" <= text[stop - 1] <= "~":
+                stop += 1
+            stop = cut or stop
+        pieces.append(ftfy.fix_encoding(ftfy.fixes.fix_c1_controls(text[done:stop])))
+        done = stop
+    return "".join(pieces)

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from configs.base import UserError
+from data_prep.cleaning import normalize as module
 from data_prep.cleaning.normalize import normalize
 from tests.data_prep.corpora import clean_config, cleaned, held_out, kept, sentences, source, write_lines
 
@@ -170,3 +171,15 @@ def test_two_sources_of_one_name_are_an_error(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", MIXED)
     with pytest.raises(ValidationError, match="two sources are named 'web'"):
         cleaned(tmp_path / "out", clean_config(source("web", path), source("web", path)))
+
+
+@pytest.mark.parametrize("written", ["é", "é ", "naïve café; ", "à la carte. ", "見出し。\n", "слово "])
+@pytest.mark.parametrize("shift", [0, 1, 2])
+def test_encodings_are_mended_in_pieces_that_cut_no_character(
+    written: str, shift: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MENDED_CHARACTERS", 1000 + shift)
+    whole = (written * 4000)[:9000].strip()
+    wrong = "".join(bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in whole.encode())
+    text, changes = normalize(wrong, fix_encoding=True)
+    assert text == whole and "encoding" in changes
