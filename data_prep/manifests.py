@@ -171,6 +171,13 @@ class Certificate(_Entry):
     notes: tuple[str, ...] = ()
     """What else is to be known, in sentences."""
 
+    def describe_changed(self) -> str:
+        """Return how many of the texts are not decoded to themselves, and for which characters; empty if none."""
+        if not self.num_changed:
+            return ""
+        characters = f": {', '.join(self.changed_characters)}" if self.changed_characters else ""
+        return f"{self.num_changed:,} of {self.num_texts:,} texts are not decoded to themselves{characters}"
+
 
 class TrainedTokenizer(Manifest):
     """A tokenizer that was trained here or imported: `hugging_face/` (tokenizer.json and its config), and
@@ -203,9 +210,7 @@ class TrainedTokenizer(Manifest):
     def summary(self) -> str:
         shown = self.certificate
         proof = f"{shown.num_texts:,} texts in {shown.num_languages} languages"
-        if shown.num_changed:
-            characters = f": {', '.join(shown.changed_characters)}" if shown.changed_characters else ""
-            proof += f"; {shown.num_changed:,} of them are not decoded to themselves{characters}"
+        proof += f"; {changed}" if (changed := shown.describe_changed()) else ""
         if self.num_pieces is None:
             return f"{self.vocab_size:,} pieces; SentencePiece and tokenizer.json give equal ids on {proof}"
         return (

@@ -10,7 +10,7 @@ from configs.cluster import ClusterConfig
 from configs.data.stages import CleanConfig
 from configs.evaluation import EvaluateConfig
 from configs.training.train import TrainConfig
-from data_prep.manifests import CleanCorpus, TokenizedCorpus
+from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
 from data_prep.tokens.join import join_tokens
 from pipeline.estimate.estimate import Estimate, estimate
 from pipeline.estimate.machines import lay_out
@@ -54,6 +54,9 @@ class PlanLine:
     epochs: tuple[StreamEpochs, ...] = ()
     """How often a training that is to be made reads each stream; empty as long as its tokens are not made."""
 
+    round_trip: str = ""
+    """What a tokenizer that is there does not decode to itself; empty if that is nothing, or of another step."""
+
     expected_epochs: float | None = None
     """How often it reads all text, by the size of that, as long as its tokens are not made; None where it is not known.
     """
@@ -68,7 +71,7 @@ def plan_lines(ready: Prepared, cluster: ClusterConfig | None) -> list[PlanLine]
     for name, step in ready.plan.steps.items():
         action = needed.get(name, "not needed")
         why = why_make(step, ready.store, made_anew=made, fingerprints=fingerprints) if name in made else ""
-        line = PlanLine(step, action, why)
+        line = PlanLine(step, action, why, round_trip=_round_trip(step, ready) if action == "reuse" else "")
         if name in made and isinstance(step.config, TrainConfig):
             line = replace(line, epochs=_epochs(step.config, step, ready))
             line = line if line.epochs else replace(line, expected_epochs=_expected_epochs(step.config, step, ready))
@@ -80,6 +83,14 @@ def plan_lines(ready: Prepared, cluster: ClusterConfig | None) -> list[PlanLine]
                 line = replace(line, problem=str(error))
         lines.append(line)
     return lines
+
+
+def _round_trip(step: PlannedStep, ready: Prepared) -> str:
+    """Return what the tokenizer that a step has made does not decode to itself, in words."""
+    if step.stage not in ("train_tokenizer", "import_tokenizer"):
+        return ""
+    found = load_artifact(ready.store / step.artifact, TrainedTokenizer)
+    return found.manifest.certificate.describe_changed() if found is not None else ""
 
 
 def _stage_time(step: PlannedStep, ready: Prepared, cluster: ClusterConfig) -> StageTime | None:

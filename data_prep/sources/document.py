@@ -78,6 +78,9 @@ class Span:
     first: int = 1
     """The number, in the file, of the first line or record of the range."""
 
+    version: str = ""
+    """Of a file behind a URL what tells its bytes from others; empty if its server does not say, or of other files."""
+
     @property
     def is_whole(self) -> bool:
         """Whether it is all of a file."""

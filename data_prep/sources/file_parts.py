@@ -41,7 +41,7 @@ from data_prep.sources.content import (
     split_lines,
 )
 from data_prep.sources.document import Digest, LineCut, Span
-from data_prep.sources.remote_files import is_url, list_matches, open_file, size_of, version_of
+from data_prep.sources.remote_files import Info, is_url, list_matches, open_file, version_of
 
 FileSource = JsonLinesSource | ParquetSource | PlainTextSource | CsvSource | MarkupSource | LatexSource | WarcSource
 
@@ -53,20 +53,40 @@ def list_files(config: FileSource) -> tuple[Span, ...]:
 
     Raises UserError if a pattern matches nothing, or anything but a file.
     """
-    names = {name for pattern in config.paths for name in _match_pattern(config.name, pattern)}
-    found: dict[str, str] = {}
+    names = {name: info for pattern in config.paths for name, info in _match_pattern(config.name, pattern).items()}
+    found: dict[str, Span] = {}
     for name in sorted(names, key=lambda name: (os.path.isabs(name), name)):
-        found.setdefault(name if is_url(name) else os.path.abspath(name), _to_part(name))
-    spans = []
-    for part in found.values():
-        with _explained(config.name, part):
-            spans.append(Span(part, size_of(part)))
-    return tuple(spans)
+        key = name if is_url(name) else os.path.abspath(name)
+        if key not in found:
+            found[key] = _to_span(config.name, name, names[name])
+    return tuple(found.values())
+
+
+def _to_span(source: str, name: str, info: Info) -> Span:
+    if is_url(name):
+        return Span(name, int(info.get("size") or 0), version=version_of(info))
+    part = re.sub(r"/(\./)+", "/", name) if os.path.isabs(name) else f"{os.getcwd()}/./{name}"
+    with _explained(source, part):
+        return Span(part, os.stat(part).st_size)
 
 
 def digest_files(config: FileSource, digest: Digest) -> JsonValue:
-    """Return the digest of every file by its displayed name; of one behind a URL the version that its server tells."""
-    return {display_name(span.name): digest_part(config.name, span.name, digest) for span in list_files(config)}
+    """Return the digest of every file by its displayed name; of one behind a URL the version that its server tells.
+
+    Raises UserError if it tells none: the same recipe could then make something else.
+    """
+    return {display_name(span.name): _identify(config.name, span, digest) for span in list_files(config)}
+
+
+def _identify(source: str, span: Span, digest: Digest) -> JsonValue:
+    if not is_url(span.name):
+        return digest_part(source, span.name, digest)
+    if not span.version:
+        raise UserError(
+            f"source '{source}': the server of {span.name} tells no version of the file (ETag or time); copy the file "
+            "and name the copy"
+        )
+    return {"size": span.num_bytes, "version": span.version}
 
 
 def display_name(part: str) -> str:
@@ -75,9 +95,9 @@ def display_name(part: str) -> str:
 
 
 def digest_part(source: str, part: str, digest: Digest) -> JsonValue:
-    """Return the digest of one file. Raises what `cannot_open` makes if the file cannot be read."""
+    """Return the digest of one file here. Raises what `cannot_open` makes if the file cannot be read."""
     try:
-        return version_of(part) if is_url(part) else digest(Path(part))
+        return digest(Path(part))
     except OSError as error:
         raise cannot_open(source, part, error) from error
 
@@ -240,12 +260,11 @@ def _explained(source: str, part: str) -> Iterator[None]:
         raise cannot_open(source, part, error) from error
 
 
-def _match_pattern(source: str, pattern: str) -> list[str]:
+def _match_pattern(source: str, pattern: str) -> dict[str, Info]:
     names = list_matches(source, pattern)
     if not names:
-        raise UserError(
-            f"source '{source}': nothing matches '{pattern}' in {os.getcwd()}; mend it or take it out of `paths`"
-        )
+        where = "" if is_url(pattern) else f" in {os.getcwd()}"
+        raise UserError(f"source '{source}': nothing matches '{pattern}'{where}; mend it or take it out of `paths`")
     for name in names:
         if not is_url(name) and not os.path.isfile(name):
             what = "is a directory" if os.path.isdir(name) else "is not a file"
@@ -255,12 +274,6 @@ def _match_pattern(source: str, pattern: str) -> list[str]:
         if "\n" in name or name.encode(errors="replace").decode() != name:
             raise UserError(f"source '{source}': {name!a} is not one line of UTF-8; rename the file")
     return names
-
-
-def _to_part(name: str) -> str:
-    if is_url(name):
-        return name
-    return re.sub(r"/(\./)+", "/", name) if os.path.isabs(name) else f"{os.getcwd()}/./{name}"
 
 
 def _read_range(file: BinaryIO, start: int, stop: int | None) -> Iterator[bytes]:

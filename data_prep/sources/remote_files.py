@@ -1,17 +1,19 @@
-"""Source files on this machine or behind a URL of any protocol that fsspec knows: list, open, size, version."""
+"""Source files on this machine or behind a URL of any protocol that fsspec knows: list, open, version."""
 
 import glob
 import os
+from collections.abc import Mapping
 from typing import Any, BinaryIO
-
-from pydantic import JsonValue
 
 from cluster.storage.errors import is_transient
 from configs.base import InfrastructureError, UserError
 from configs.text import one_line
 
-_VERSIONS = ("ETag", "etag", "md5Hash", "checksum", "content_hash", "generation", "LastModified", "mtime", "created")
-"""What protocols say of a file that changes when its bytes do, the surest first."""
+_VERSIONS = ("md5Hash", "content_hash", "checksum", "ETag", "etag", "generation", "LastModified", "mtime", "created")
+"""What protocols say of a file that changes when its bytes do, the surest first: what changes with them alone."""
+
+_MAY_PASS = (408, 425, 429)
+"""Answers of HTTP to which asking again later may help, beside those of 500 and above."""
 
 
 def is_url(name: str) -> bool:
@@ -33,51 +35,53 @@ def open_file(name: str) -> BinaryIO:
     return opened
 
 
-def list_matches(source: str, pattern: str) -> list[str]:
+Info = Mapping[str, Any]
+"""What a protocol says of a file, in the keys of fsspec; empty of one on this machine."""
+
+
+def list_matches(source: str, pattern: str) -> dict[str, Info]:
     """Return the names that a pattern matches, or the one of that very name. Raises UserError if no server answers."""
     if not is_url(pattern):
-        return [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
+        names = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
+        return {name: {} for name in names}
     files, path = _file_system(pattern)
     try:
-        if not any(character in path for character in "*?[") or files.exists(path):
-            return [pattern] if files.isfile(path) else []
-        return [files.unstrip_protocol(found) for found in files.glob(path) if files.isfile(found)]
+        info = _find(files, path)
+        if info is not None or not any(character in path for character in "*?["):
+            return {pattern: info} if info is not None and info["type"] == "file" else {}
+        found: dict[str, Info] = files.glob(path, detail=True)
+        return {files.unstrip_protocol(name): one for name, one in found.items() if one["type"] == "file"}
     except Exception as error:  # whatever HTTP, botocore and others raise
-        kind = InfrastructureError if isinstance(error, OSError) and is_transient(error) else UserError
-        raise kind(
+        raise _error_class(error)(
             f"source '{source}': {pattern} cannot be listed ({type(error).__name__}: {one_line(error)}); check the "
             "URL, its credentials and the network"
         ) from error
 
 
-def size_of(name: str) -> int:
-    """Return the bytes of a file; 0 if its server does not say."""
-    if not is_url(name):
-        return os.stat(name).st_size
-    return int(_info(name).get("size") or 0)
-
-
-def version_of(name: str) -> JsonValue:
-    """Return what tells the bytes of a file behind a URL from others, as its server says it.
-
-    Raises UserError if it says nothing but the size: the same recipe could then make something else.
-    """
-    info = _info(name)
-    found: dict[str, JsonValue] = {key: str(info[key]) for key in _VERSIONS if info.get(key) is not None}
-    if not found:
-        raise UserError(f"{name}: its server tells no version of the file (ETag or time); copy it and name the copy")
-    return {"size": int(info.get("size") or 0), **found}
-
-
-def _info(name: str) -> dict[str, Any]:
-    files, path = _file_system(name)
+def _find(files: Any, path: str) -> Info | None:
+    """Return what is known of a file; None if there is none. That a server is out of reach is an error."""
     try:
-        info: dict[str, Any] = files.info(path)
-    except OSError:
-        raise
-    except Exception as error:
-        raise OSError(one_line(error)) from error
+        info: Info = files.info(path)
+    except FileNotFoundError as error:  # which the protocol http says of any failure
+        cause = error.__cause__
+        if isinstance(cause, Exception) and getattr(cause, "status", 404) not in (404, 410):
+            raise cause from None
+        if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+            raise cause from None
+        return None
     return info
+
+
+def _error_class(error: Exception) -> type[UserError]:
+    status = getattr(error, "status", None)
+    if isinstance(status, int) and 400 <= status < 500 and status not in _MAY_PASS:
+        return UserError
+    return InfrastructureError if is_transient(error) else UserError
+
+
+def version_of(info: Info) -> str:
+    """Return what tells the bytes of a file from others, by what its server says of it; empty if that is nothing."""
+    return next((f"{key} {info[key]}" for key in _VERSIONS if info.get(key) is not None), "")
 
 
 def _file_system(url: str) -> tuple[Any, str]:

@@ -83,6 +83,8 @@ def _render(line: PlanLine) -> Iterator[str]:
     yield f"{line.action:<10}  [bold]{step.name}[/]{made_from}  [dim]{step.artifact}[/]{why}"
     for name, text in epochs_rows(line.epochs) if line.epochs else ():
         yield f"  [dim]{name:<13}[/]  {escape(text)}"
+    if line.round_trip:
+        yield f"  [dim]{'round trip':<13}[/]  {escape(line.round_trip)}"
     if line.expected_epochs is not None:
         assumed = f"at least, at {BYTES_PER_TOKEN:g} bytes a token; by stream once the tokens are made"
         yield f"  [dim]{'epochs':<13}[/]  {line.expected_epochs:,.2f} times all text {assumed}"
@@ -128,6 +130,7 @@ def _line_to_json(line: PlanLine) -> dict[str, Any]:
             one.stream: {"num_tokens": one.num_tokens, "tokens_read": one.tokens_read, "epochs": one.epochs}
             for one in line.epochs
         },
+        "round_trip": line.round_trip,
         "expected_epochs": line.expected_epochs,
         "estimate": None,
     }

@@ -54,7 +54,8 @@ def show_samples(path: Path, step: int, out: Console, *, as_json: bool) -> None:
     if as_json:
         _print_json(checkpoint, {"at": step, "samples": [asdict(sample) for sample in samples]})
         return
-    _print(out, f"step {step:,} of {checkpoint.training.name}: {_number(len(samples), 'sample')}")
+    ahead = f", as it will be read after step {checkpoint.record.step:,}" if step > checkpoint.record.step else ""
+    _print(out, f"step {step:,} of {checkpoint.training.name}{ahead}: {_number(len(samples), 'sample')}")
     for sample in samples:
         where = f"{sample.source}/{sample.language}, sample {sample.index:,}, epoch {sample.epoch}"
         _print(out, f"place {sample.place:,}: {where}")

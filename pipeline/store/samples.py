@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from configs.base import UserError
+from configs.training.train import TrainConfig
 from data_prep.tokens.find_document import DocumentPart, name_documents
+from pipeline.store.artifact import read_record
 from pipeline.store.seen import Checkpoint, Text, load_texts
 from training.data.position import count_samples_read, take_places
 from training.data.tokens_read import order_of
@@ -42,6 +46,9 @@ def samples_of_step(checkpoint: Checkpoint, step: int) -> list[SampleRead]:
         )
     if step < 1:
         raise UserError(f"--at {step}: steps are counted from 1")
+    last = _last_step(checkpoint)
+    if last is not None and step > last:
+        raise UserError(f"--at {step}: {checkpoint.training.name} ends with step {last:,}")
     start = Position(next_place=0, skipped=record.position.skipped)
     _, before = take_places(start, record.samples_before(step - 1))
     places, _ = take_places(before, record.samples_before(step) - record.samples_before(step - 1))
@@ -63,6 +70,15 @@ def samples_of_step(checkpoint: Checkpoint, step: int) -> list[SampleRead]:
         )
         for place, stream, epoch, index in found
     ]
+
+
+def _last_step(checkpoint: Checkpoint) -> int | None:
+    """Return the last step of a finished training; None of one that goes on, whose length may be changed."""
+    training = read_record(checkpoint.training)
+    try:
+        return TrainConfig.model_validate(training.config).total_steps if training is not None else None
+    except ValidationError:  # of another version
+        return None
 
 
 def _documents(

@@ -5,7 +5,9 @@ first (write) -> twice (repeat) -> book (bind) <- other (write)
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from cluster.executor import Executor
 from cluster.host.files import sha256_of
@@ -17,6 +19,7 @@ from pipeline.graph.plan import Plan, make_plan
 from pipeline.graph.stage import Stage, stage
 from pipeline.graph.wiring import Names, as_names
 from pipeline.runner import Runner
+from pipeline.store.artifact import Record
 
 
 class Text(Manifest):
@@ -125,3 +128,22 @@ def run(store: Path, plan: Plan | None = None, stages: Mapping[str, Stage] = STA
     runner = Runner(plan or planned(stages=stages), stages, store, lambda pool: executor, sha256_of, on_end=end)
     outcome.artifacts = runner.run()
     return outcome
+
+
+def record_of(stage: str, manifest: Manifest | dict[str, Any], **changes: Any) -> Record:
+    """Return the record of an artifact of some stage with this manifest."""
+    plain = manifest.model_dump(mode="json") if isinstance(manifest, Manifest) else manifest
+    empty: dict[str, Any] = {"config": {}, "observed": None, "inputs": {}, "files": {}, "placement": {}, "packages": {}}
+    return Record(
+        step=stage,
+        stage=stage,
+        version=1,
+        fingerprint="0" * 64,
+        manifest=plain,
+        started=datetime(2026, 11, 25, tzinfo=UTC),
+        seconds=1.0,
+        attempts=1,
+        code="",
+        host="",
+        **(empty | changes),
+    )

@@ -2,17 +2,23 @@
 
 import gzip
 import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 
-from configs.base import UserError
-from configs.data.sources import CsvSource, JsonLinesSource, MarkupSource, ParquetSource
+from configs.base import InfrastructureError, UserError
+from configs.data.sources import CsvSource, JsonLinesSource, MarkupSource, ParquetSource, PlainTextSource
 from data_prep.sources.document import Document, Entry, Unreadable
 from data_prep.sources.formats import csv_tables
 from data_prep.sources.formats.markup import markdown_source
+from data_prep.sources.remote_files import version_of
 from data_prep.sources.table import READERS
 from tests.data_prep.corpora import read_records
 
@@ -270,6 +276,83 @@ def test_parquet_behind_a_url(memory: Any) -> None:
 def test_a_url_without_files_is_one_sentence(memory: Any) -> None:
     assert "nothing matches 'memory://gone/*.jsonl'" in error_of(json_lines("memory://gone/*.jsonl"))
     assert "nothing matches 'memory://gone.jsonl'" in error_of(json_lines("memory://gone.jsonl"))
+
+
+class _Server(BaseHTTPRequestHandler):
+    """Answers `/STATUS/...` with that status, and a text if it is 200."""
+
+    def do_HEAD(self) -> None:
+        status = int(self.path.split("/")[1])
+        self.send_response(status)
+        self.send_header("Content-Length", "4" if status == 200 else "0")
+        self.send_header("ETag", '"7"')
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        if self.path.startswith("/200"):
+            self.wfile.write(b"text")
+
+    def log_message(self, *args: Any) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Server) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{served.server_port}"
+        served.shutdown()
+
+
+def test_a_file_behind_http_is_read_and_known_by_its_etag(server: str) -> None:
+    source = PlainTextSource(name="web", kind="plain_text", paths=(f"{server}/200/a.txt",))
+    assert [text for _, text in summary(read_records(source))] == ["text"]
+    identity = READERS["plain_text"].identity(source, lambda path: "")
+    assert identity == {f"{server}/200/a.txt": {"size": 4, "version": 'ETag "7"'}}
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "says"),
+    [
+        (404, UserError, "nothing matches"),
+        (403, UserError, "cannot be listed"),
+        (500, InfrastructureError, "cannot be listed"),
+        (503, InfrastructureError, "cannot be listed"),
+    ],
+)
+def test_what_a_server_refuses_is_no_missing_file(server: str, status: int, kind: type[UserError], says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        read_records(json_lines(f"{server}/{status}/a.jsonl"))
+    assert type(caught.value) is kind and str(status) in str(caught.value)
+    assert os.getcwd() not in str(caught.value)
+
+
+def test_a_server_that_is_out_of_reach_is_no_missing_file() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(InfrastructureError, match="cannot be listed") as caught:
+        read_records(json_lines(f"http://127.0.0.1:{port}/a.jsonl"))
+    assert "check the URL, its credentials and the network" in str(caught.value)
+
+
+def test_the_version_of_a_file_is_what_changes_with_its_bytes_alone() -> None:
+    info = {"size": 4, "ETag": "7", "LastModified": "today", "mtime": 5.0}
+    assert version_of(info) == version_of(info | {"LastModified": "tomorrow", "mtime": 6.0}) == "ETag 7"
+    assert version_of({"size": 4, "mtime": 5.0}) == "mtime 5.0" and version_of({"size": 4}) == ""
+
+
+def test_files_behind_a_url_are_listed_by_one_request(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 100,000 files a question for each would take an hour."""
+    for i in range(9):
+        memory.pipe(f"/crawl/{i}.jsonl", b"{}")
+    asked: list[str] = []
+    info = type(memory).info
+    monkeypatch.setattr(type(memory), "info", lambda self, path, **kw: asked.append(path) or info(self, path, **kw))
+    reader = READERS["json_lines"]
+    assert len(reader.spans(json_lines("memory://crawl/*.jsonl"))) == 9
+    assert len(reader.identity(json_lines("memory://crawl/*.jsonl"), lambda path: "")) == 9
+    assert len(asked) <= 6
 
 
 def test_an_unknown_protocol_and_a_password_are_refused() -> None:

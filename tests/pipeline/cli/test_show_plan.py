@@ -11,6 +11,7 @@ from rich.console import Console
 from configs.base import ConfigError, UserError
 from pipeline.cli.show_plan import show_plan
 from pipeline.recipe import read_recipe
+from tests.pipeline.toys import record_of
 
 ROOT = Path(__file__).parents[3]
 RECIPE = """\
@@ -297,6 +298,25 @@ def test_data_alone_is_planned_where_the_machines_are_not_known(place):
     fits, text = shown("slurm.yaml", "outputs=[tokens]")
     assert fits
     assert "not known: the cluster file says nothing of the machines" in text
+
+
+def test_what_a_tokenizer_does_not_decode_to_itself_is_in_the_plan(place, capsys):
+    made = next(step for step in as_json(capsys, None)["steps"] if step["name"] == "tokenizer")
+    assert made["round_trip"] == ""
+    (place / "store" / made["artifact"]).mkdir(parents=True)
+    certificate = {"num_texts": 30, "num_languages": 2, "model_sha256": "", "tokenizer_json_sha256": ""}
+    manifest = {
+        "vocab_size": 32000,
+        "eos_id": 2,
+        "pad_id": 3,
+        "sample_bytes": {},
+        "certificate": certificate | {"num_changed": 4, "changed_characters": ["U+2581", "U+3000"]},
+    }
+    record = record_of("train_tokenizer", manifest)
+    (place / "store" / made["artifact"] / "record.json").write_text(record.model_dump_json())
+    expected = "4 of 30 texts are not decoded to themselves: U+2581, U+3000"
+    assert f"round trip     {expected}" in shown(None)[1]
+    assert next(s for s in as_json(capsys, None)["steps"] if s["name"] == "tokenizer")["round_trip"] == expected
 
 
 def test_passes_over_all_text_are_said_before_its_tokens_are_made(place, capsys):

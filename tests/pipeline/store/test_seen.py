@@ -5,17 +5,16 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from configs.base import Manifest
 from data_prep.tokens.find_document import find_document
-from pipeline.store.artifact import Input, Record, commit
+from pipeline.store.artifact import Input, commit
 from tests.data_prep.corpora import clean_config, cleaned, eld_sentences, held_out, kept, source, write_lines
 from tests.data_prep.toy_tokens import Made, learned, tokenized
+from tests.pipeline.toys import record_of
 from tests.training.ranks import tiny_config
 from training.data.batches import Batches
 from training.data.position import skip_places, take_places
@@ -27,24 +26,6 @@ BATCH = 4
 NUM_STEPS = 150
 SKIPPED = (40, 64)
 Concord = Callable[..., tuple[int, str, str]]
-
-
-def record_of(stage: str, manifest: Manifest | dict[str, Any], **changes: Any) -> Record:
-    plain = manifest.model_dump(mode="json") if isinstance(manifest, Manifest) else manifest
-    empty: dict[str, Any] = {"config": {}, "observed": None, "inputs": {}, "files": {}, "placement": {}, "packages": {}}
-    return Record(
-        step=stage,
-        stage=stage,
-        version=1,
-        fingerprint="0" * 64,
-        manifest=plain,
-        started=datetime(2026, 11, 25, tzinfo=UTC),
-        seconds=1.0,
-        attempts=1,
-        code="",
-        host="",
-        **(empty | changes),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +258,21 @@ def test_a_step_names_the_documents_that_it_reads(
         assert told == read
     words = concord("sample", "--at", str(step), checkpoint)[1]
     assert all(part["document"] in words for sample in samples for part in sample["documents"])
+
+
+def test_a_step_after_the_checkpoint_is_said_to_be_ahead(checkpoint: Path, concord: Concord) -> None:
+    assert "step 151 of train-1, as it will be read after step 150: " in concord("sample", "--at", "151", checkpoint)[1]
+    assert "step 150 of train-1: " in concord("sample", "--at", "150", checkpoint)[1]
+
+
+def test_a_finished_training_reads_no_step_after_its_last(made: Made, batches: Batches, concord: Concord) -> None:
+    training = made.corpus.dir.parent / "train-9"
+    put(training, checkpoint_of(batches))
+    config = tiny_config(global_batch_size=BATCH, num_steps=150).model_dump(mode="json")
+    manifest = {"checkpoint": "checkpoints/step-00000150"}
+    commit(training, record_of("train", manifest, config=config))
+    assert concord("sample", "--at", "150", training)[0] == 0
+    one_sentence(concord("sample", "--at", "151", training), "--at 151: train-9 ends with step 150")
 
 
 def test_a_step_that_is_none_is_one_sentence(checkpoint: Path, concord: Concord) -> None:
