@@ -15,7 +15,7 @@ from training.records import rank_file_digests
 from training.stage import train
 
 STAGES = {
-    "clean": stage(clean, version=3, observe=observe_sources, reads_to_the_end=True),
+    "clean": stage(clean, version=4, observe=observe_sources, reads_to_the_end=True),
     "deduplicate": stage(deduplicate, version=1, before={"earlier": "corpus"}),
     "train_tokenizer": stage(train_tokenizer, version=2),
     "import_tokenizer": stage(import_tokenizer, version=1, observe=observe_tokenizer, check=check_tokenizer),

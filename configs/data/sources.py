@@ -113,7 +113,7 @@ class MarkupSource(_Source):
 
 
 class LatexSource(_Source):
-    """LaTeX papers: a document is a main file with what it includes, or a tar archive as arXiv has them.
+    """LaTeX papers: a document is a main file with what it includes, alone or in a tar archive as arXiv has them.
 
     Comments and the preamble are taken out, `\\input` and `\\include` are put in, and macros of the author's own are
     expanded where that is safe. Math stays as it is written.
