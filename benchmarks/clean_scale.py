@@ -1,6 +1,6 @@
 """Clean corpora of growing size: the time, the memory of the process that drives it, and that of its workers.
 
-    python benchmarks/clean_scale.py [--megabytes 64 256 1024] [--languages 60] [--files 8] [--executor ray]
+    python benchmarks/clean_scale.py [--megabytes 64 256 1024] [--languages 60] [--files 8] [--executor inline]
 
 It makes JSON lines of made-up words, of which every twentieth text is there twice, cleans them with two workers of a
 private Ray (or in this process: --executor inline), and prints a JSON line for each size. Each size is a process of its
@@ -25,6 +25,8 @@ from configs.data.stages import CleanConfig
 from configs.pools import PoolConfig
 
 MB = 10**6
+SETTLING_SECONDS = 8
+"""For so long the processes of Ray itself take a share of the cores after it has begun to answer."""
 
 
 def main() -> None:
@@ -34,6 +36,7 @@ def main() -> None:
     parser.add_argument("--languages", type=int, default=60)
     parser.add_argument("--files", type=int, default=8)
     parser.add_argument("--executor", choices=("ray", "inline"), default="ray")
+    parser.add_argument("--unwatched", action="store_true", help="measure no memory, which takes a share of a core")
     parser.add_argument("--directory", type=Path, help="an earlier call's files are used again")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -45,6 +48,7 @@ def main() -> None:
         for size in given.megabytes:
             command = [sys.executable, __file__, "--one", str(size), "--directory", str(directory)]
             command += ["--languages", str(given.languages), "--files", str(given.files), "--executor", given.executor]
+            command += ["--unwatched"] if given.unwatched else []
             print(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
@@ -63,15 +67,18 @@ def measure(megabytes: int, given: argparse.Namespace) -> dict[str, object]:
     pool = PoolConfig.model_validate({"cpus_per_task": 1})
     executor = InlineExecutor(pool) if given.executor == "inline" else RayExecutor(pool, address="local")
     executor.placement()  # Ray is started before the clock
+    time.sleep(SETTLING_SECONDS if given.executor == "ray" else 0)
     before, memory, ended = psutil.Process().memory_full_info().uss, _Memory(), threading.Event()
     watcher = threading.Thread(target=memory.watch, args=(ended,))
-    watcher.start()
+    if not given.unwatched:
+        watcher.start()
     with tempfile.TemporaryDirectory(dir=given.directory) as out:
         start = time.perf_counter()
         manifest = clean(config, out=Path(out), executor=executor)
         seconds = time.perf_counter() - start
     ended.set()
-    watcher.join()
+    if not given.unwatched:
+        watcher.join()
     return {
         "megabytes": megabytes,
         "languages": given.languages,

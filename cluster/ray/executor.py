@@ -27,7 +27,15 @@ from cluster.ray.capacity import Capacity
 from cluster.ray.connection import SECONDS_BETWEEN_CHECKS, RayWaiter, connect, first_line, translate_ray_failures
 from cluster.ray.failures import RanksLost
 from cluster.ray.gang import Gang
-from cluster.ray.nodes import describe_nodes, label_selector, live_nodes, nodes_of, request_nodes, with_own_answers
+from cluster.ray.nodes import (
+    describe_nodes,
+    free_resources,
+    label_selector,
+    live_nodes,
+    nodes_of,
+    request_nodes,
+    with_own_answers,
+)
 from cluster.ray.quarantine import NodeFailures
 from cluster.storage.errors import wait_until_answers
 from configs.base import InfrastructureError, OutOfMemory, StartUpError, UserError
@@ -39,6 +47,9 @@ R = TypeVar("R")
 A = TypeVar("A")
 
 SECONDS_BETWEEN_POLLS = 0.5
+SECONDS_BETWEEN_LOOKS, SECONDS_UNTIL_GIVEN_BACK = 0.02, 0.5
+"""Between looks for free cores, and for how long they are looked for before they are waited for."""
+
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 1.0, 30.0
 
 
@@ -136,7 +147,7 @@ class RayExecutor:
             "resources": device,
             "max_retries": placement.max_restarts,
         }
-        if items:
+        if items and not self._has_room(need):
             timeout = placement.start_timeout_seconds
             wait_for_room(need, self._selector() or {}, timeout_seconds=timeout, label=label)
         remote: Any = ray.remote(fn)
@@ -166,6 +177,20 @@ class RayExecutor:
                         reference = submit(item)
                 yield result
                 meter.advance()
+
+    def _has_room(self, need: Mapping[str, float]) -> bool:
+        """Return whether a node has room for an item now, or soon: Ray is late to say what earlier items gave back.
+
+        That takes less time than to wait for room with a placement group, which is tried again once a second.
+        """
+        until = time.monotonic() + SECONDS_UNTIL_GIVEN_BACK
+        while True:
+            free = free_resources(self._good_nodes())
+            if any(node.num_cpus >= need["CPU"] and (len(need) == 1 or node.num_gpus >= 1) for node in free):
+                return True
+            if time.monotonic() > until:
+                return False
+            time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def _good_nodes(self) -> list[Node]:
         """List the nodes of the pool without those that keep failing, or all if there are no others."""

@@ -20,7 +20,10 @@ from cluster.host.files import whole_file
 from data_prep.cleaning.pieces import DIGEST_ROW
 
 PARTITION_DOCUMENTS = 1 << 20
-"""Documents that a partition has about: it takes some 500 bytes of memory for each."""
+"""Documents that a partition has at most, about: it takes some 500 bytes of memory for each."""
+
+LEAST_PARTITION_DOCUMENTS, PARTITIONS = 1 << 15, 8
+"""There are so many partitions, unless they had less documents."""
 
 _EMPTY_BYTES = 128
 """Of a file of NumPy's that holds an empty array, or a few numbers."""
@@ -112,7 +115,8 @@ class Dropped:
 
 def choose_num_partitions(num_documents: int) -> int:
     """Return the number of partitions for a corpus: a power of two."""
-    return 1 << max(0, (num_documents - 1) // PARTITION_DOCUMENTS).bit_length()
+    size = min(PARTITION_DOCUMENTS, max(LEAST_PARTITION_DOCUMENTS, num_documents // PARTITIONS))
+    return 1 << max(0, (num_documents - 1) // size).bit_length()
 
 
 def find_duplicates(partition: Partition) -> Dropped:

@@ -30,7 +30,7 @@ MOST_PART_BYTES, LEAST_PART_BYTES = 64 * MIB, 4 * MIB
 FILES = "files.jsonl"
 """What became of the records of each file that was read."""
 
-LITTLE_BYTES = 512 * MIB
+LITTLE_BYTES = 256 * MIB
 """Lines of so much are counted here, which takes less time than to start workers."""
 
 PARTS = 64

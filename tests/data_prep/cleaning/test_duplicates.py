@@ -94,8 +94,8 @@ def test_ranges_part_all_digests() -> None:
 
 
 def test_partitions_grow_with_the_documents() -> None:
-    assert [choose_num_partitions(n << 20) for n in (0, 1, 2, 3, 160)] == [1, 1, 2, 4, 256]
-    assert choose_num_partitions(1) == 1 and choose_num_partitions((1 << 20) + 1) == 2
+    assert [choose_num_partitions(n << 20) for n in (0, 1, 2, 8, 9, 160)] == [1, 8, 8, 8, 16, 256]
+    assert [choose_num_partitions(n) for n in (1, 1 << 15, (1 << 15) + 1, 200_000)] == [1, 1, 2, 8]
 
 
 def digest_table(pairs: Iterable[tuple[int, int]]) -> Any:
