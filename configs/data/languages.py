@@ -1,6 +1,7 @@
 """Language labels: one form for every way to write a language, from the tables of BCP 47 that langcodes brings.
 
-A tag is BCP 47 (`sw`, `zh-Hant`, `pt_BR`) or ISO 639-3 with a script (`swh_Latn`). Its label is the shortest code of
+A tag is BCP 47 (`sw`, `zh-Hant`, `pt_BR`), ISO 639-3 with a script (`swh_Latn`), or a locale (`sr_RS.UTF-8@latin`).
+Its label is the shortest code of
 the language, and the script where it is not the one the language is usually written in: `sw`, `zh-Hant`, `sr-Latn`.
 
 * A code for the main member of a macrolanguage is that of the macrolanguage (`cmn` is `zh`, `arb` is `ar`, `swh` is
@@ -17,6 +18,12 @@ UNDETERMINED = "und"
 """The label of text whose language nobody has said."""
 
 _PRIVATE = re.compile(r"(?:(?P<public>[a-z0-9-]+?)-)?(?P<private>x(?:-[a-z0-9]{1,8})+)")
+_LOCALE = re.compile(
+    r"(?P<language>[a-z]{2,3})(?:_(?P<region>[A-Z]{2}))?(?:\.[A-Za-z0-9-]+)?(?:@(?P<modifier>[a-z]+))?"
+)
+"""A locale of POSIX: language, region, codeset and modifier."""
+
+_MODIFIERS = {"latin": "Latn", "cyrillic": "Cyrl", "devanagari": "Deva", "iqtelif": "Latn"}
 _MAIN_MEMBERS = {"nb": "no", "pbt": "ps"}
 
 
@@ -25,6 +32,8 @@ def normalize_language(tag: str) -> str:
     """Return the label of a language tag. Raises ValueError, with a sentence, if it is no language's."""
     import langcodes
 
+    if locale := _LOCALE.fullmatch(tag):
+        tag = "-".join(filter(None, (locale["language"], _MODIFIERS.get(locale["modifier"] or ""), locale["region"])))
     lowered = tag.replace("_", "-").lower()
     if match := _PRIVATE.fullmatch(lowered):
         return f"{normalize_language(match['public'])}-{match['private']}" if match["public"] else match["private"]

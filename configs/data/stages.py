@@ -1,5 +1,6 @@
 """The settings of a recipe about text: its cleaning, what is held out, the tokenizer and the tokens."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Self
@@ -20,14 +21,17 @@ def stream_label(pattern: str) -> str:
     return pattern if language == "*" else f"{source}/{normalize_language(language)}"
 
 
+_STREAM = r"^([A-Za-z0-9][A-Za-z0-9._-]*|\*)/([A-Za-z0-9_.@-]+|\*)$"
+
+
 def _check_stream(pattern: str) -> str:
+    if not re.match(_STREAM, pattern):
+        raise ValueError("no source and language; write both, such as web/sw, or one of the two, web/* or */sw")
     stream_label(pattern)
     return pattern
 
 
-StreamPattern = Annotated[
-    str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*|\*)/([A-Za-z0-9_-]+|\*)$"), AfterValidator(_check_stream)
-]
+StreamPattern = Annotated[str, Field(json_schema_extra={"pattern": _STREAM}), AfterValidator(_check_stream)]
 """A source and a language, `web/sw`, or one of the two: `web/*`, `*/sw`."""
 
 

@@ -1,5 +1,9 @@
 """What the Ray executor does when a cluster has too little, and before a restart."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from cluster.machines import Node
@@ -9,6 +13,7 @@ from cluster.ray.executor import RayExecutor
 from configs.base import ConfigError, StartUpError
 from configs.pools import MachinesConfig, PoolConfig
 
+ROOT = Path(__file__).parents[3]
 MACHINES = MachinesConfig(num_nodes=3, cpus_per_node=1, memory_gib_per_node=1)
 
 
@@ -101,3 +106,25 @@ def test_an_item_that_no_node_holds_any_more_is_waited_for_a_while_only(monkeypa
     placement = place(PoolConfig(start_timeout_seconds=0.05), [Node("any", 8, 0, 2**30)], wandb=None)
     with pytest.raises(StartUpError, match=r"scoring: no node of the pool that holds . CPU core"):
         one._wait_for_item(None, placement, need, label="scoring")
+
+
+FAILING = """
+from cluster.ray.executor import RayExecutor
+from configs.base import UserError
+from configs.pools import PoolConfig
+
+def fail(number):
+    raise UserError(f"item {number} is wrong")
+
+try:
+    list(RayExecutor(PoolConfig(cpus_per_task=1), address="local").map(fail, range(8), label="failing"))
+except UserError as error:
+    print(error)
+"""
+
+
+def test_of_items_that_fail_at_once_the_first_is_told_and_nothing_else():
+    """Ray itself prints the tracebacks of those that nobody asks for."""
+    command = [sys.executable, "-c", FAILING]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert (done.stdout, done.stderr) == ("item 0 is wrong\n", "")
