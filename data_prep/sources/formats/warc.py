@@ -21,8 +21,10 @@ _HTML = ("text/html", "application/xhtml+xml")
 _HTML_BEGIN = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*+(?:<!--.*?-->\s*+)?<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL
 )
-_PAGES = ("response", "conversion")
-"""Types of records that are pages: as a server answered, and as text that was made of that."""
+_PAGES = ("response", "resource", "conversion")
+"""Types of records that are pages: as a server answered, as it was got without HTTP, and as text made of it."""
+
+_OTHERS = ("warcinfo", "request", "metadata", "revisit", "continuation", "arc_header")
 
 
 def spans(config: WarcSource) -> tuple[Span, ...]:
@@ -60,6 +62,8 @@ def read(config: WarcSource, span: Span) -> Iterator[Entry]:
                         yield _to_entry(config, record, f"{name}:{number}", language)
                     except BodyError as error:
                         yield Unreadable(f"{name}:{number}", error.reason, error.detail)
+                elif record.rec_type not in _OTHERS:
+                    yield Unreadable(f"{name}:{number}", "unknown_type", f"WARC-Type: {record.rec_type}")
         except ArchiveLoadFailed as error:
             raise damaged(config.name, span.name, after=f" after record {number}: {one_line(error)}") from error
 

@@ -7,7 +7,7 @@ import json
 import lzma
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +43,24 @@ def csv() -> bytes:
     return b"n,text\n" + b"".join(f'{row["n"]},"{row["text"]}"\n'.encode() for row in ROWS)
 
 
-def tar() -> bytes:
+def tar(files: Mapping[str, bytes] | None = None) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for i in range(4):
-            entry = tarfile.TarInfo(f"{i}.jsonl")
-            entry.size = len(json_lines())
-            archive.addfile(entry, io.BytesIO(json_lines()))
+        for name, data in (files or {f"{i}.jsonl": json_lines() for i in range(4)}).items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
     return buffer.getvalue()
 
 
-def warc() -> bytes:
+def paper() -> bytes:
+    main = latex().replace(b"\\x{y}", b"\\input{one}\\import{sub/}{two}")
+    return tar({"main.tex": main, "one.tex": markdown(), "sub/two.tex": b"two", "more.tex": latex()})
+
+
+def warc(suffix: str = ".gz") -> bytes:
     with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory, "a.warc.gz")
+        path = Path(directory, f"a.warc{suffix}")
         write_warc(
             path, [(f"http://a/{i}", "text/html", b"<p>" + str(row["text"]).encode()) for i, row in enumerate(ROWS)]
         )
@@ -92,10 +97,15 @@ FILES_OF_KINDS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "markup": ("markup", markdown),
     "markup as it reads": ("markup", markdown),
     "latex": ("latex", latex),
+    "latex in an archive": ("latex", paper),
+    "latex.tar.gz": ("latex", lambda: gzip.compress(paper())),
     "warc": ("warc", warc),
+    "warc as it is": ("warc", lambda: warc("")),
+    "json_lines.tar of two archives": ("json_lines", lambda: tar() + tar()),
 }
 WHOLE = {name: make() for name, (_, make) in FILES_OF_KINDS.items()}
-CHECKED = {"json_lines.gz", "json_lines.zst", "json_lines.xz", "json_lines.bz2", "json_lines.tar.gz", "warc"}
+CHECKED = {"json_lines.gz", "json_lines.zst", "json_lines.xz", "json_lines.bz2", "json_lines.tar.gz", "latex.tar.gz"}
+CHECKED |= {"warc"}
 """Files with checksums: none that breaks off, or holds another bit, reads as if it were whole."""
 
 

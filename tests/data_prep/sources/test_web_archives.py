@@ -218,6 +218,20 @@ def test_what_is_no_web_archive_is_told(data: bytes, capfd: pytest.CaptureFixtur
     assert "a.warc is " in error_of(warc()) and capfd.readouterr() == ("", "")
 
 
+def test_pages_without_http_are_read_and_records_of_no_known_type_are_told() -> None:
+    head = (
+        "WARC/1.0\r\nWARC-Type: {}\r\nWARC-Target-URI: {}\r\nContent-Type: {}\r\nContent-Length: 5\r\n\r\nwords\r\n\r\n"
+    )
+    kinds = [
+        ("resource", "file:///a", "text/plain"),
+        ("metadata", "http://a", "text/plain"),
+        ("pesponse", "http://a", "x"),
+    ]
+    Path("a.warc").write_text("".join(head.format(*kind) for kind in kinds), newline="")
+    found = read_records(warc())
+    assert summary(found) == [("web/a.warc:1", "words"), ("a.warc:3", "unknown_type")]
+
+
 def test_an_archive_of_the_older_format_is_read() -> None:
     page = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nText"
     version = b"1 0 Archive\nURL IP-address Archive-date Content-type Archive-length\n"
