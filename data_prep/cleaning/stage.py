@@ -33,6 +33,9 @@ FILES = "files.jsonl"
 LITTLE_BYTES = 256 * MIB
 """Lines of so much are counted here, which takes less time than to start workers."""
 
+FEW_FILES = 64
+"""So many are looked into here: a file behind NFS or a URL may take tens of milliseconds. A dataset never is."""
+
 PARTS = 64
 """A corpus has at least so many parts, unless they were smaller than LEAST_PART_BYTES."""
 
@@ -131,7 +134,9 @@ def _split(
         for source, span in spans
         if READERS[source.kind].split and not 0 < span.num_bytes <= size * 3 // 2
     ]
-    found = {(item.source.name, item.span.name): _split_span(item) for item in items}
+    is_quick = len(items) <= FEW_FILES and not any(item.source.kind == "hugging_face" for item in items)
+    split = map(_split_span, items) if is_quick else executor.map(_split_span, items, label="looking into files")
+    found = {(item.source.name, item.span.name): cut for item, cut in zip(items, split, strict=True)}
     ranges = [
         _CutItem(item.source, span)
         for item in items

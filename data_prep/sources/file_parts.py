@@ -67,7 +67,7 @@ def _to_span(source: str, name: str, info: Info) -> Span:
         return Span(name, int(info.get("size") or 0), version=version_of(info))
     part = re.sub(r"/(\./)+", "/", name) if os.path.isabs(name) else f"{os.getcwd()}/./{name}"
     with _explained(source, part):
-        return Span(part, os.stat(part).st_size)
+        return Span(part, max(1, os.stat(part).st_size))  # an empty file, too, is one whose size is known
 
 
 def digest_files(config: FileSource, digest: Digest) -> JsonValue:

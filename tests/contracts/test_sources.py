@@ -15,6 +15,7 @@ from configs.base import UserError
 from configs.data.sources import Source
 from data_prep.sources.document import Document, Unreadable
 from data_prep.sources.table import READERS
+from tests.data_prep.corpora import read_records, read_span
 
 MISSING = {
     "json_lines": {"paths": ("none/*.jsonl",)},
@@ -136,11 +137,6 @@ def source(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     return adapter.validate_python(fields)
 
 
-def read_all(source: Any) -> list[Document | Unreadable]:
-    reader = READERS[source.kind]
-    return [record for part in reader.spans(source) for record in reader.read(source, part)]
-
-
 def test_parts_are_stable_ordered_and_distinct(source: Any) -> None:
     parts = READERS[source.kind].spans(source)
     assert parts == READERS[source.kind].spans(source)
@@ -155,11 +151,11 @@ def test_identity_is_stable_and_json(source: Any) -> None:
 
 
 def test_reading_twice_gives_equal_records(source: Any) -> None:
-    assert read_all(source) == read_all(source)
+    assert read_records(source) == read_records(source)
 
 
 def test_records_are_documents_of_the_source_and_unreadable_ones(source: Any) -> None:
-    records = read_all(source)
+    records = read_records(source)
     documents = [record for record in records if isinstance(record, Document)]
     unreadable = [record for record in records if isinstance(record, Unreadable)]
     assert len(documents) + len(unreadable) == len(records)
@@ -171,7 +167,7 @@ def test_records_are_documents_of_the_source_and_unreadable_ones(source: Any) ->
 
 
 def test_ids_are_unique_and_free_of_absolute_paths(source: Any, tmp_path: Path) -> None:
-    ids = [record.id for record in read_all(source) if isinstance(record, Document)]
+    ids = [record.id for record in read_records(source) if isinstance(record, Document)]
     assert len(set(ids)) == len(ids)
     assert all(identifier.startswith("example/") and str(tmp_path) not in identifier for identifier in ids)
 
@@ -179,10 +175,10 @@ def test_ids_are_unique_and_free_of_absolute_paths(source: Any, tmp_path: Path) 
 def test_parts_are_read_alike_from_another_directory(
     source: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader, expected = READERS[source.kind], read_all(source)
+    reader, expected = READERS[source.kind], read_records(source)
     parts, copy = reader.spans(source), pickle.loads(pickle.dumps(source))
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    assert [record for part in parts for record in reader.read(copy, part)] == expected
+    assert [record for part in parts for record in read_span(copy, part)] == expected
 
 
 def test_missing_input_is_one_line_that_names_the_source(source: Any) -> None:
