@@ -90,7 +90,7 @@ def test_what_holds_nothing_out_is_named_and_what_has_no_text_is_not(tmp_path: P
     [
         ({"wbe/en": 0.1}, "no source is named 'wbe'; there are web"),
         ({"*/*": 0.1}, "set held_out.share"),
-        ({"web": 0.1}, "pattern"),
+        ({"web": 0.1}, "no source and language"),
         ({"web/en": 1.5}, "less than or equal to 1"),
     ],
 )
