@@ -1,5 +1,6 @@
 """The body of an HTTP answer as a web archive keeps it: chunks joined, compression undone, characters decoded."""
 
+import codecs
 import zlib
 from collections.abc import Callable
 
@@ -33,16 +34,25 @@ def decode_body(data: bytes, *, transfer: str, content: str, is_cut: bool) -> by
     return data
 
 
-def decode_text(data: bytes, charset: str) -> str | None:
-    """Return text in the character set of its header, in UTF-8 if that is not known; None if it does not decode."""
+def decode_text(data: bytes, charset: str, *, is_cut: bool = False, errors_per_mille: int = 0) -> str | None:
+    """Return text in the character set of its header, in UTF-8 if that is not known; None if it does not decode.
+
+    With `is_cut` it may end in the middle of a character. So many bytes in a thousand that do not decode become U+FFFD,
+    as browsers show them; of more the character set is another.
+    """
     from resiliparse.parse.encoding import map_encoding_to_html5
 
     declared = map_encoding_to_html5(charset, fallback_utf8=False) if charset else None
-    for codec in dict.fromkeys((declared or "utf-8", "utf-8")):
+    codecs_to_try = tuple(dict.fromkeys((declared or "utf-8", "utf-8")))
+    for codec in codecs_to_try:
         try:
-            return data.decode(codec).removeprefix("\ufeff")
+            return codecs.getincrementaldecoder(codec)().decode(data, final=not is_cut).removeprefix("\ufeff")
         except (UnicodeDecodeError, LookupError):
             continue
+    for codec in codecs_to_try if errors_per_mille else ():
+        text = data.decode(codec, errors="replace").removeprefix("\ufeff")
+        if text.count("\ufffd") * 1000 <= errors_per_mille * len(text):
+            return text
     return None
 
 
@@ -92,23 +102,32 @@ def _unless_text(data: bytes, decompress: Callable[[], bytes]) -> bytes:
 
 
 def _inflate(data: bytes, window: int, is_cut: bool) -> bytes:
-    stream = zlib.decompressobj(window)
+    """Decompress member after member; zeros may follow the last."""
+    pieces, size, rest, is_whole = list[bytes](), 0, data, False
     try:
-        found = stream.decompress(data, MAX_BODY_BYTES + 1)
+        while rest and size <= MAX_BODY_BYTES:
+            stream = zlib.decompressobj(window)
+            pieces.append(stream.decompress(rest, MAX_BODY_BYTES + 1 - size))
+            size, is_whole = size + len(pieces[-1]), stream.eof
+            rest = stream.unused_data.lstrip(b"\0") if stream.eof else b""
     except zlib.error as error:
         raise BodyError("damaged", str(error)) from error
-    return _check(found, is_whole=stream.eof, is_cut=is_cut)
+    return _check(b"".join(pieces), is_whole=is_whole, is_cut=is_cut)
 
 
 def _decompress_zstd(data: bytes, is_cut: bool) -> bytes:
+    """Decompress frame after frame."""
     pieces, size = list[bytes](), 0
-    stream = zstandard.ZstdDecompressor().decompressobj()
+    decompressor = zstandard.ZstdDecompressor()
+    stream = decompressor.decompressobj()
     try:
         for start in range(0, len(data), 4096):  # which makes 128 MiB at most
-            pieces.append(stream.decompress(data[start : start + 4096]))
-            size += len(pieces[-1])
-            if stream.eof or size > MAX_BODY_BYTES:
-                break
+            rest = data[start : start + 4096]
+            while rest and size <= MAX_BODY_BYTES:
+                stream = decompressor.decompressobj() if stream.eof else stream
+                pieces.append(stream.decompress(rest))
+                size += len(pieces[-1])
+                rest = stream.unused_data
     except zstandard.ZstdError as error:
         raise BodyError("damaged", str(error)) from error
     return _check(b"".join(pieces), is_whole=stream.eof, is_cut=is_cut)

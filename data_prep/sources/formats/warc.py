@@ -1,5 +1,6 @@
 """The source `warc`: pages of web archives, and their text (WARC and WET of ISO 28500)."""
 
+import logging
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -21,6 +22,11 @@ _HTML = ("text/html", "application/xhtml+xml")
 _HTML_BEGIN = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*+(?:<!--.*?-->\s*+)?<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL
 )
+_ERRORS_PER_MILLE = 20
+"""Characters of a page in a thousand that may be wrong in its declared encoding."""
+
+_MAX_DEPTH, _VOID = 1000, frozenset(b"area base br col embed hr img input link meta source track wbr p li".split())
+_TAG = re.compile(rb"<(/?)([a-z][a-z0-9]*)[^<>]{0,2000}?(/?)>", re.IGNORECASE)
 _PAGES = ("response", "resource", "conversion")
 """Types of records that are pages: as a server answered, as it was got without HTTP, and as text made of it."""
 
@@ -72,20 +78,36 @@ def _read_records(stream: "_Guarded") -> Iterator[Any]:
     """Yield the records of an archive. Raises what warcio raises, and EOFError where it would go on in silence."""
     from warcio.archiveiterator import ArchiveIterator
 
+    logging.getLogger("warcio").setLevel(logging.ERROR)  # it warns of spaces in a URL
+
     class Records(ArchiveIterator):  # type: ignore[misc]
         INC_RECORD = ""  # what it prints, unasked, of a record that is not followed by an empty line
 
-    records = Records(stream, check_digests=False)
+    records, has_any = Records(stream, check_digests=False), False
     while (record := _next(records)) is not None:
         stream.check()
-        if record.length is None:
-            raise EOFError("a record does not say its length")
+        has_any = True
+        _check_header(record)
         yield record
         records.read_to_end()
         stream.check()
         if getattr(record.raw_stream, "limit", 0) or records.err_count:
             raise EOFError("a record has not the length that it says")
     stream.check()
+    if records.next_line or (stream.has_read and not has_any):  # warcio takes such a header for the end
+        raise EOFError("a record's header breaks off")
+
+
+def _check_header(record: Any) -> None:
+    """Raise EOFError if a record does not say its length, or its header goes on with that of the next record."""
+    if record.length is None:
+        raise EOFError("a record does not say its length")
+    pairs = getattr(record.rec_headers, "headers", [])
+    names = [name.lower() for name, _ in pairs]
+    if any(names.count(name) > 1 for name in ("warc-type", "content-length", "warc-record-id")) or any(
+        "WARC/1." in text for pair in pairs for text in pair
+    ):
+        raise EOFError("a record's header breaks off")
 
 
 def _next(records: Any) -> Any:
@@ -106,6 +128,9 @@ class _Guarded:
     def __init__(self, source: str, name: str, file: Readable) -> None:
         self._file = file
         self._error: Exception | None = None
+        self.has_read = False
+        """Whether there was anything but blanks."""
+
         self._head = file.read(HEAD_BYTES)
         if self._head.strip() and not self._head.lstrip().startswith((b"WARC/", b"filedesc:")):
             what = describe_other_format(self._head) or "no web archive: it begins neither with WARC/ nor filedesc:"
@@ -113,6 +138,7 @@ class _Guarded:
 
     def read(self, size: int = -1) -> bytes:
         """Return so many bytes, fewer at the end or where the file is damaged."""
+        self.has_read = self.has_read or bool(self._head.strip())
         if self._head:
             piece = self._head if size < 0 else self._head[:size]
             self._head = self._head[len(piece) :]
@@ -138,15 +164,33 @@ def _to_entry(config: WarcSource, record: Any, where: str, language: str) -> Ent
     is_text = record.rec_type == "conversion" or kind == "text/plain"
     if not (is_text or kind in _HTML or not kind):
         return Dropped("not_text", language)
-    content = _read_body(record)
+    is_cut = bool(headers.get_header("WARC-Truncated"))
+    content = _read_body(record, is_cut=is_cut)
     if not (is_text or kind) and not _HTML_BEGIN.match(content[:HEAD_BYTES]):
         return Dropped("not_text", language)
-    text = decode_text(content, charset) if is_text else _extract(content, charset, main_content=config.main_content)
+    text = (
+        decode_text(content, charset, is_cut=is_cut)
+        if is_text
+        else _extract(content, charset, is_cut=is_cut, main_content=config.main_content)
+    )
     if text is None:
         return Unreadable(where, "invalid_utf8")
     pairs = {"url": headers.get_header("WARC-Target-URI"), "date": headers.get_header("WARC-Date")}
     metadata = {key: str(value) for key, value in pairs.items() if value}
     return Document(f"{config.name}/{where}", text, language, config.name, metadata)
+
+
+def _is_nested_deep(content: bytes) -> bool:
+    """Return whether elements are nested more than _MAX_DEPTH deep, about."""
+    if content.count(b"<") < _MAX_DEPTH:
+        return False
+    depth = 0
+    for end, name, is_empty in _TAG.findall(content):
+        if not is_empty and name.lower() not in _VOID:
+            depth = max(0, depth - 1) if end else depth + 1
+            if depth > _MAX_DEPTH:
+                return True
+    return False
 
 
 def _content_type(record: Any) -> tuple[str, str]:
@@ -158,24 +202,24 @@ def _content_type(record: Any) -> tuple[str, str]:
     return (kind or identified).lower(), charset.strip("\"' ")
 
 
-def _read_body(record: Any) -> bytes:
+def _read_body(record: Any, *, is_cut: bool) -> bytes:
     data: bytes = record.raw_stream.read(MAX_BODY_BYTES + 1)
     if len(data) > MAX_BODY_BYTES:
         raise BodyError("too_large", f"it has more than {MAX_BODY_BYTES >> 20} MiB")
     if not record.http_headers:
         return data
     transfer, content = (record.http_headers.get_header(key) or "" for key in ("Transfer-Encoding", "Content-Encoding"))
-    is_cut = bool(record.rec_headers.get_header("WARC-Truncated"))
     return decode_body(data, transfer=transfer, content=content, is_cut=is_cut)
 
 
-def _extract(content: bytes, charset: str, *, main_content: bool) -> str:
+def _extract(content: bytes, charset: str, *, is_cut: bool, main_content: bool) -> str:
     """Return the text of a page, in the encoding that its header or it itself declares, or that its bytes show."""
     from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.encoding import detect_encoding
     from resiliparse.parse.html import HTMLTree
 
-    page = decode_text(content, charset) if charset else None
+    page = decode_text(content, charset, is_cut=is_cut, errors_per_mille=_ERRORS_PER_MILLE) if charset else None
+    main_content = main_content and not _is_nested_deep(content)  # to look for it takes the square of the depth
     try:
         if page is not None:
             tree = HTMLTree.parse(page)

@@ -194,6 +194,43 @@ def test_types_and_character_sets_are_those_of_headers_else_of_the_page(kind: st
     assert [text for _, text in summary(read_records(warc(main_content=False)))] == [expected]
 
 
+def test_bytes_that_are_wrong_here_and_there_leave_a_page_in_its_character_set() -> None:
+    page = "<html><body><p>" + "Die Größe der Häuser überrascht. " * 20 + "</p></body></html>"
+    kind = {"Content-Type": "text/html; charset=utf-8"}
+    write_answer(kind, page.encode().replace("Größe".encode(), b"Gr\xffe", 1))
+    write_answer(kind, page.encode()[: page.encode().index("öß".encode(), 200) + 1], more="WARC-Truncated: length\r\n")
+    write_answer(PLAIN, "Größe".encode()[:3], more="WARC-Truncated: length\r\n")
+    write_answer(kind, page.encode("latin-1"))
+    first, second, third, fourth = (text for _, text in summary(read_records(warc(main_content=False))))
+    assert "Gr\ufffde" in first and first.count("Größe") == 19
+    assert "Größe" in second and second.endswith("Gr")
+    assert third == "Gr" and fourth.count("Größe") == 20
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_what_follows_the_first_member_of_a_body_is_read(encoding: str) -> None:
+    write_answer(PLAIN | {"Content-Encoding": encoding}, ENCODED[encoding](b"first ") + ENCODED[encoding](b"second"))
+    write_answer(PLAIN | {"Content-Encoding": encoding}, ENCODED[encoding](b"first ") + b"garbage")
+    assert [text for _, text in summary(read_records(warc()))] == ["first second", "damaged"]
+
+
+@pytest.mark.parametrize("kept", range(5, 120, 6))
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+def test_a_record_that_breaks_off_in_its_header_is_an_error(place: str, kept: int) -> None:
+    write_answer(PLAIN, b"a page")
+    one = Path("a.warc").read_bytes()
+    # Of less than a field, in the middle, nothing is left to see.
+    cut = one[: min(max(kept, 25 if place == "middle" else 0), one.index(b"\r\n\r\n") - 1)]
+    data = {"first": cut, "middle": one + cut + one + one, "last": one + cut}[place]
+    Path("a.warc").write_bytes(data)
+    assert "a.warc is " in error_of(warc())
+
+
+def test_elements_nested_a_hundred_thousand_deep_take_no_time_to_speak_of() -> None:
+    write_answer({"Content-Type": "text/html"}, b"<html><body>" + b"<div>" * 100_000 + b"text</body></html>")
+    assert [text for _, text in summary(read_records(warc()))] == ["text"]
+
+
 @pytest.mark.parametrize("length", ["-1", "x", "", "12", "9999999", None])
 @pytest.mark.parametrize("name", ["a.warc", "a.warc.gz"])
 def test_a_length_that_is_wrong_loses_no_page_in_silence(
