@@ -4,11 +4,13 @@ import bz2
 import codecs
 import gzip
 import lzma
+import posixpath
 import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any, BinaryIO, Protocol, cast
 
 import zstandard
@@ -27,6 +29,7 @@ class Readable(Protocol):
 
 HEAD_BYTES = 512
 _READ_BYTES = 2**18
+_LINE_END_BYTES = 2**20
 # zstd may make 128 KiB of 4 bytes: 4 KiB at a time keeps a call's result under 128 MiB, and costs 4% of the speed.
 _ZST_READ_BYTES = 2**12
 BOM = b"\xef\xbb\xbf"
@@ -61,13 +64,13 @@ def read_chunks(file: Readable, name: str) -> Iterator[bytes]:
     is_named_so = name.lower().endswith((".gz", ".zst", ".zstd", ".xz", ".bz2"))
     if is_named_so and not is_compressed(head) and (not head or not _is_text(head)):
         raise EOFError("no compressed file begins so")
-    return _to_utf8(_decompress(_Rewound(head, file), head))
+    return _to_utf8(_decompress(Rewound(head, file), head))
 
 
 def read_decompressed(file: Readable) -> Readable:
     """Return a file to read the decompressed bytes of another from, whatever they are; it raises one of DAMAGE."""
     head = file.read(HEAD_BYTES)
-    return _Stream(_decompress(_Rewound(head, file), head))
+    return _Stream(_decompress(Rewound(head, file), head))
 
 
 def _is_text(head: bytes) -> bool:
@@ -94,8 +97,10 @@ def is_tar(head: bytes) -> bool:
     return True
 
 
-def read_members(chunks: Iterator[bytes]) -> Iterator[tuple[str, Iterator[bytes]]]:
+def read_members(chunks: Iterator[bytes]) -> Iterator[tuple[str, Iterator[bytes], str | None]]:
     """Yield the name and the bytes, decompressed, of each regular file of a tar archive, in order.
+
+    Of a link within the archive it yields the name, no bytes, and the name that it leads to.
 
     The archive is read as a stream: the bytes of a member are to be read before the next is asked for. Archives that
     follow each other in a file are read as one.
@@ -103,12 +108,15 @@ def read_members(chunks: Iterator[bytes]) -> Iterator[tuple[str, Iterator[bytes]
     stream = _Stream(chunks)
     block = stream.read(tarfile.BLOCKSIZE)
     while block:
-        archive_file = cast(BinaryIO, _Rewound(block, stream))
+        archive_file = cast(BinaryIO, Rewound(block, stream))
         with tarfile.open(fileobj=archive_file, mode="r|", bufsize=tarfile.BLOCKSIZE) as archive:
             while (member := archive.next()) is not None:
                 cast(Any, archive).members.clear()  # it would keep them all
                 if member.isfile() and (file := archive.extractfile(member)) is not None:
-                    yield member.name, read_chunks(cast(Readable, file), member.name)
+                    yield member.name, read_chunks(cast(Readable, file), member.name), None
+                elif member.issym() or member.islnk():
+                    beside = posixpath.dirname(member.name) if member.issym() else ""
+                    yield member.name, iter(()), posixpath.normpath(posixpath.join(beside, member.linkname))
         # tarfile ends in silence at a damaged header, as at the end of the file; the end of an archive is zeros.
         if any(stream.last) or len(stream.last) < tarfile.BLOCKSIZE:
             raise tarfile.ReadError("the archive has no end")
@@ -116,7 +124,7 @@ def read_members(chunks: Iterator[bytes]) -> Iterator[tuple[str, Iterator[bytes]
             pass
 
 
-class _Rewound:
+class Rewound:
     """A file of which the beginning has been read, as if it had not."""
 
     def __init__(self, head: bytes, file: Readable) -> None:
@@ -260,9 +268,12 @@ def _to_utf8(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    r"""Yield each line without `\n` or `\r\n`; memory is bounded by the longest line."""
+    r"""Yield each line without `\n` or `\r\n`; memory is bounded by the longest line.
+
+    A text that has none of these in its first megabyte, and `\r`, has that for its line ends, as on early Macs.
+    """
     pieces: list[bytes] = []
-    for chunk in chunks:
+    for chunk in _with_line_feeds(iter(chunks)):
         first, *more = chunk.split(b"\n")
         pieces.append(first)
         for piece in more:
@@ -270,3 +281,16 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
             pieces = [piece]
     if last := b"".join(pieces):
         yield last.removesuffix(b"\r")
+
+
+def _with_line_feeds(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    ahead, size, is_mac = list[bytes](), 0, False
+    for chunk in chunks:
+        ahead.append(chunk)
+        size += len(chunk)
+        is_mac = is_mac or b"\r" in chunk
+        if b"\n" in chunk or size >= _LINE_END_BYTES:
+            break
+    is_mac = is_mac and not any(b"\n" in chunk for chunk in ahead)
+    whole = chain(ahead, chunks)
+    yield from (chunk.replace(b"\r", b"\n") for chunk in whole) if is_mac else whole

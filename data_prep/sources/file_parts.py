@@ -33,6 +33,7 @@ from data_prep.sources.content import (
     BOM,
     DAMAGE,
     HEAD_BYTES,
+    Rewound,
     describe_other_format,
     is_compressed,
     is_tar,
@@ -46,6 +47,8 @@ from data_prep.sources.remote_files import Info, is_url, list_matches, open_file
 FileSource = JsonLinesSource | ParquetSource | PlainTextSource | CsvSource | MarkupSource | LatexSource | WarcSource
 
 _CHUNK_BYTES = 2**20
+_MAX_ARCHIVES = 4
+"""Archives within archives that are followed."""
 
 
 def list_files(config: FileSource) -> tuple[Span, ...]:
@@ -174,16 +177,23 @@ class TextFile:
     chunks: Iterator[bytes]
     """Its bytes, in UTF-8 and decompressed. They are gone once the next file is asked for."""
 
+    archive: str = ""
+    """The innermost archive that it is a member of; empty if it is none."""
+
+    link: str | None = None
+    """The member of the archive that it is a link to."""
+
     def read(self) -> bytes:
         """Return all of it."""
         return b"".join(self.chunks)
 
 
-def open_files(source: str, span: Span, *, is_text: bool = True) -> Iterator[TextFile]:
-    """Yield the file of a span, or the members of the tar archive that it is, compressed or not.
+def open_files(source: str, span: Span, *, is_text: bool = True, with_links: bool = False) -> Iterator[TextFile]:
+    """Yield the file of a span, or the members of the tar archive that it is, compressed or not, and of those in it.
 
     Nothing is unpacked to disk: a member's name is a name and no path. With `is_text` what holds another format is
-    refused. Raises UserError if the file cannot be read or is damaged.
+    refused; with `with_links` links within an archive are yielded, too. Raises UserError if the file cannot be read or
+    is damaged.
     """
     name = display_name(span.name)
     with explain_damage(source, span.name) as progress, open_file(span.name) as file:
@@ -191,24 +201,30 @@ def open_files(source: str, span: Span, *, is_text: bool = True) -> Iterator[Tex
         if not span.is_whole:
             yield TextFile(name, _read_range(file, span.start, span.stop))
             return
-        head = file.read(HEAD_BYTES)
-        file.seek(0)
+        head = file.read(HEAD_BYTES)  # a server may not let it be read again
         if is_text and not is_compressed(head):
             _check_format(source, name, head)
-        chunks = read_chunks(file, span.name)
-        first = next(chunks, b"")
-        while len(first) < HEAD_BYTES and (more := next(chunks, b"")):
-            first += more
-        if not is_tar(first):
-            if is_text:
-                _check_format(source, name, first[:HEAD_BYTES])
-            yield TextFile(name, chain((first,), chunks))
-            return
-        for member, own in read_members(chain((first,), chunks)):
-            beginning = next(own, b"")
-            if is_text:
-                _check_format(source, f"{name}/{member}", beginning[:HEAD_BYTES])
-            yield TextFile(f"{name}/{member}", chain((beginning,), own))
+        found = _open_text(source, TextFile(name, read_chunks(Rewound(head, file), span.name)), is_text=is_text)
+        yield from (one for one in found if with_links or one.link is None)
+
+
+def _open_text(source: str, file: TextFile, *, is_text: bool, depth: int = 0) -> Iterator[TextFile]:
+    """Yield a file, or the members of the archive that it is."""
+    first = b""
+    while len(first) < HEAD_BYTES and (more := next(file.chunks, b"")):
+        first += more
+    chunks = chain((first,), file.chunks)
+    if not is_tar(first):
+        if is_text:
+            _check_format(source, file.name, first[:HEAD_BYTES])
+        yield replace(file, chunks=chunks)
+        return
+    if depth > _MAX_ARCHIVES:
+        raise UserError(f"source '{source}': {file.name} is an archive in {depth} others; unpack it")
+    for member, own, link in read_members(chunks):
+        target = None if link is None else f"{file.name}/{link}"
+        one = TextFile(f"{file.name}/{member}", own, file.name, target)
+        yield from (one,) if link is not None else _open_text(source, one, is_text=is_text, depth=depth + 1)
 
 
 def read_bytes(source: str, span: Span) -> Iterator[tuple[str, bytes]]:

@@ -14,6 +14,9 @@ from data_prep.sources.document import Digest, Entry, Opened, Span, Unreadable
 from data_prep.sources.file_parts import TextFile, digest_files, explain_damage, list_files, open_files
 from data_prep.sources.record_fields import check_columns, to_document
 
+MAX_CHARACTERS_AGAIN = 128 * MIB
+"""Of a file in which more are read again after quotation marks too many, these pair nowhere."""
+
 MAX_ROW_CHARACTERS = 16 * MIB
 """A row that is longer is taken for one whose quotation mark is never closed."""
 
@@ -41,9 +44,19 @@ def read(config: CsvSource, span: Span) -> Iterator[Entry]:
             if isinstance(header, str):
                 raise UserError(f"source '{config.name}': the header of {file.name} cannot be read ({header})")
             check_columns(config, file.name, header)
-            for row in rows:
-                progress.number = rows.last_line
-                yield _to_entry(config, header, row, file.name, rows)
+            try:
+                for row in rows:
+                    progress.number = rows.last_line
+                    yield _to_entry(config, header, row, file.name, rows)
+            except _Unpaired as error:
+                raise UserError(
+                    f"source '{config.name}': {file.name} has quotation marks that do not pair in many rows, up to "
+                    f"line {rows.last_line}; is it CSV as in RFC 4180?"
+                ) from error
+
+
+class _Unpaired(Exception):
+    """Quotation marks pair in so few rows that to look for the others takes too long."""
 
 
 class _Rows:
@@ -61,6 +74,9 @@ class _Rows:
 
         self._taken: list[str] = []
         """Lines of the row that is read now."""
+
+        self._characters_again = MAX_CHARACTERS_AGAIN
+        """How many may still be read again."""
 
         self._delimiter = delimiter
         self._reader = self._begin()
@@ -91,6 +107,9 @@ class _Rows:
             try:
                 row = next(self._reader)
             except csv.Error as error:
+                self._characters_again -= sum(map(len, self._taken[1:]))
+                if self._characters_again < 0:
+                    raise _Unpaired from error
                 self._again.extendleft(reversed(self._taken[1:]))
                 del self._taken[1:]
                 self._reader = self._begin()

@@ -122,6 +122,30 @@ def test_an_archive_of_unix_v7_is_one() -> None:
     assert texts(plain_text("x.tar")) == [("notes/x.tar/a.txt:1", "first")]
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_archives_in_archives_are_read_as_their_files(suffix: str) -> None:
+    inner = COMPRESS[suffix](tar({"a.txt": b"first", "sub/b.txt": b"second"}))
+    Path("x.tar").write_bytes(tar({"inner.tar": inner, "c.txt": b"third"}))
+    assert texts(plain_text("x.tar")) == [
+        ("notes/x.tar/inner.tar/a.txt:1", "first"),
+        ("notes/x.tar/inner.tar/sub/b.txt:1", "second"),
+        ("notes/x.tar/c.txt:1", "third"),
+    ]
+    nested = tar({"a.txt": b"deep"})
+    for _ in range(9):
+        nested = tar({"x.tar": nested})
+    Path("x.tar").write_bytes(nested)
+    with pytest.raises(UserError, match="is an archive in 5 others; unpack it"):
+        read_records(plain_text("x.tar"))
+
+
+def test_line_ends_of_early_macs_are_line_ends() -> None:
+    Path("a.txt").write_bytes(b"one\rtwo\r\rthree")
+    assert texts(plain_text("a.txt")) == [("notes/a.txt:1", "one\ntwo"), ("notes/a.txt:4", "three")]
+    Path("a.txt").write_bytes(b"one\rtwo\nthree")
+    assert [text for _, text in texts(plain_text("a.txt", document="line"))] == ["one\rtwo", "three"]
+
+
 def test_a_member_of_another_format_is_named() -> None:
     Path("x.tar").write_bytes(tar({"a.txt": b"fine", "b.bin": b"PK\x03\x04" + bytes(600)}))
     with pytest.raises(UserError, match=r"x\.tar/b\.bin is a zip archive"):

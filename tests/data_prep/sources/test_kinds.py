@@ -90,6 +90,13 @@ def test_a_row_of_csv_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(others) == 59 and all(isinstance(one, Document) for one in others)
 
 
+def test_quotation_marks_that_pair_nowhere_end_the_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would be looked for in all that follows: an hour for a megabyte."""
+    monkeypatch.setattr(csv_tables, "MAX_CHARACTERS_AGAIN", 1 << 20)
+    Path("a.csv").write_text("text,n\n" + 'x","\n' * 60_000)
+    assert "quotation marks that do not pair in many rows, up to line" in error_of(csv())
+
+
 def test_lines_of_a_row_with_too_many_values_are_said() -> None:
     Path("a.csv").write_text('n,text\n1,"open\n2,two\n3,","end"\n4,four\n')
     bad, good = read_records(csv())
