@@ -3,9 +3,9 @@
 import errno
 import os
 import posixpath
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from configs.data.sources import LatexSource
 from data_prep.sources.content import DAMAGE, read_chunks
 from data_prep.sources.document import Digest, Document, Dropped, Entry, Span, Unreadable
 from data_prep.sources.file_parts import (
+    TextFile,
     digest_files,
     digest_part,
     display_name,
@@ -23,46 +24,22 @@ from data_prep.sources.file_parts import (
     list_files,
     open_files,
 )
-from data_prep.sources.formats.latex_text import Find, PaperError, is_main, is_picture, put_together, to_text
+from data_prep.sources.formats.latex_encoding import decode, find_codec
+from data_prep.sources.formats.latex_text import (
+    Find,
+    PaperError,
+    begins_document,
+    is_main,
+    is_picture,
+    put_together,
+    to_text,
+)
 from data_prep.sources.remote_files import local_directory
 
 _SUFFIXES = (".tex", ".ltx", ".latex", ".sty", ".cls", ".bbl")
 """Files of a paper that hold text or macros."""
 
 _MAIN_NAMES = ("main", "ms", "paper", "article", "manuscript")
-_ENCODING = re.compile(
-    rb"\\usepackage\s*+\[([^\]]{1,200})\]\s*+\{inputen[cx]\}|\\inputencoding\s*+\{([^{}]{1,50})\}"
-    rb"|\\begin\s*+\{CJK\*?\}\s*+(?:\[[^\]]{0,50}\])?\s*+\{([^{}]{1,50})\}"
-)
-_CODECS = {
-    "ascii": "ascii",
-    "latin1": "cp1252",  # a superset
-    "ansinew": "cp1252",
-    "latin2": "iso8859-2",
-    "latin3": "iso8859-3",
-    "latin4": "iso8859-4",
-    "latin5": "iso8859-9",
-    "latin9": "iso8859-15",
-    "latin10": "iso8859-16",
-    "iso88595": "iso8859-5",
-    "iso88597": "iso8859-7",
-    "applemac": "mac-roman",
-    "macce": "mac-latin2",
-    "maccyr": "mac-cyrillic",
-    "cp866av": "cp866",
-    "cp866nav": "cp866",
-    "cp437de": "cp437",
-    "GB": "gbk",
-    "GBK": "gbk",
-    "Bg5": "big5hkscs",
-    "KS": "cp949",
-    "JIS": "euc-jp",
-    "SJIS": "cp932",
-    **{name: name for name in ("cp437", "cp850", "cp852", "cp855", "cp865", "cp866", "koi8-r", "koi8-u")},
-    **{name: name for name in ("cp1250", "cp1251", "cp1252", "cp1253", "cp1257")},
-}
-"""Encodings by the options of inputenc (latex2e's inputenc.dtx, cyinpenc.dtx) and of the environment CJK."""
-
 _NO_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP)
 """What is said of a name that no file can have."""
 
@@ -82,9 +59,11 @@ def identity(config: LatexSource, digest: Digest) -> JsonValue:
     found: dict[str, JsonValue] = dict(named)
     directories = {local_directory(span.name) for span in list_files(config) if span.name.endswith(_SUFFIXES)}
     for directory in sorted(path for path in directories if path is not None):
-        for root, _, names in sorted(os.walk(directory)):
-            for name in sorted(name for name in names if name.endswith(_SUFFIXES)):
-                part = f"{root}/{name}"
+        for root, inner, names in os.walk(directory):
+            inner[:] = sorted(name for name in inner if not name.startswith("."))
+            for part in (f"{root}/{name}" for name in sorted(names) if name.endswith(_SUFFIXES)):
+                if not os.path.isfile(part):  # a link that leads nowhere, such as the locks of editors
+                    continue
                 found.setdefault(display_name(part), digest_part(config.name, part, digest))
     return found
 
@@ -93,36 +72,70 @@ def read(config: LatexSource, span: Span) -> Iterator[Entry]:
     """Yield the documents of a main file, or of the main files of an archive; the id of the first is the file's name.
 
     A main file that another of the archive includes is no document of its own, nor is a file that another file of the
-    source includes. Pictures are dropped.
+    source includes. Pictures are dropped. Of an archive of archives, as arXiv has them in bulk, each is a paper.
     """
-    name = display_name(span.name)
-    files, is_archive = _read_files(config, span, name)
-    if files is None:
-        yield Unreadable(name, "too_large", f"its files have more than {MAX_PAPER_BYTES >> 20} MiB")
-    elif is_archive:
-        yield from _read_archive(config, name, files)
-    else:
+    papers, name, num_inner = dict[str, _Paper](), display_name(span.name), 0
+    for file in open_files(config.name, span, is_text=False, with_links=True):
+        archive = file.archive
+        for done in [one for one in papers if one != archive and not archive.startswith(f"{one}/")]:
+            num_inner += 1
+            yield from _read_paper(config, span, papers.pop(done))
+        is_single = bool(archive) and file.name.endswith(".gz")  # a paper of one file in an archive of papers
+        paper = papers.setdefault(archive, _Paper(archive or name))
         with explain_damage(config.name, span.name):
-            entry = _read_file(config, span.name, files[name])
-        yield entry
+            if is_single and not file.link:
+                alone = _Paper(file.name)
+                alone.add(file, is_all=True)
+                num_inner += 1
+                yield from _read_paper(config, span, alone)
+            else:
+                paper.add(file, is_all=not archive)
+    for paper in papers.values():
+        if paper.files or not num_inner:  # of an archive of papers the rest is none
+            yield from _read_paper(config, span, paper)
 
 
-def _read_files(config: LatexSource, span: Span, name: str) -> tuple[dict[str, bytes] | None, bool]:
-    """Return the files of a paper by name, None if they are too large, and whether they are members of an archive."""
-    files, num_bytes, is_archive = dict[str, bytes](), 0, False
-    for file in open_files(config.name, span, is_text=False):
-        is_archive = is_archive or file.name != name
-        member = file.name.removeprefix(f"{name}/")
-        if is_archive and not member.endswith(_SUFFIXES):
-            continue
-        chunks = list[bytes]()
-        with explain_damage(config.name, span.name):
+class _Paper:
+    """The files of a paper: of an archive, or one alone."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.files = dict[str, bytes]()
+        self.links = dict[str, str]()
+        self.is_archive = False
+        self._num_bytes = 0
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether not all its files are kept."""
+        return self._num_bytes > MAX_PAPER_BYTES
+
+    def add(self, file: TextFile, *, is_all: bool) -> None:
+        """Take a file if it is one of text or macros, or whatever it is with `is_all`."""
+        member = file.name.removeprefix(f"{self.name}/")
+        self.is_archive = self.is_archive or member != file.name
+        if file.link is not None:
+            self.links[member] = file.link.removeprefix(f"{self.name}/")
+        elif is_all or member.endswith(_SUFFIXES):
+            chunks = list[bytes]()
             for chunk in file.chunks:
-                num_bytes += len(chunk)
-                if num_bytes <= MAX_PAPER_BYTES:
+                self._num_bytes += len(chunk)
+                if not self.is_too_large:
                     chunks.append(chunk)
-        files[member] = b"".join(chunks)
-    return (files if num_bytes <= MAX_PAPER_BYTES else None), is_archive
+            self.files[member] = b"".join(chunks)
+
+
+def _read_paper(config: LatexSource, span: Span, paper: _Paper) -> Iterator[Entry]:
+    if paper.is_too_large:
+        yield Unreadable(paper.name, "too_large", f"its files have more than {MAX_PAPER_BYTES >> 20} MiB")
+    elif paper.is_archive:
+        yield from _read_archive(config, paper)
+    elif paper.name == display_name(span.name):
+        with explain_damage(config.name, span.name):
+            entry = _read_file(config, span.name, paper.files[paper.name])
+        yield entry
+    else:
+        yield _to_entry(config, paper.name, paper.files[paper.name], lambda wanted: None)
 
 
 def _read_file(config: LatexSource, path: str, data: bytes) -> Document | Unreadable | Dropped:
@@ -130,28 +143,44 @@ def _read_file(config: LatexSource, path: str, data: bytes) -> Document | Unread
     directory, name = local_directory(path), display_name(path)
     if directory is None:
         return _to_entry(config, name, data, lambda wanted: None)
-    if not _is_main(data) and os.path.realpath(path) in _included(config, directory):
+    if os.path.realpath(path) in _included(config, directory):
         return Dropped("included", normalize_language(config.language))
-    return _to_entry(config, name, data, _in_directory(Path(directory), _codec(data), set()))
+    return _to_entry(config, name, data, _in_directory(Path(directory), find_codec(data), set()))
 
 
-def _read_archive(config: LatexSource, name: str, files: Mapping[str, bytes]) -> Iterator[Entry]:
-    mains = sorted((member for member, data in files.items() if _is_main(data)), key=_rank)
-    if not mains and len(files) == 1:
-        mains = list(files)
+def _read_archive(config: LatexSource, paper: _Paper) -> Iterator[Entry]:
+    mains = sorted((member for member, data in paper.files.items() if _is_main(data)), key=lambda m: _rank(paper, m))
+    if not mains and len(paper.files) == 1:
+        mains = list(paper.files)
     if not mains:
-        yield Unreadable(name, "no_main_file", f"of {len(files)} files with text none has \\documentclass")
-    used = set[str]()
-    for member in mains:
-        if member not in used:
-            find = _in_archive(files, posixpath.dirname(member), _codec(files[member]), used)
-            yield _to_entry(config, name if member == mains[0] else f"{name}/{member}", files[member], find)
+        number = len(paper.files)
+        yield Unreadable(paper.name, "no_main_file", f"of {number} files with text none has \\documentclass")
+    used = {main: _list_included(paper, main) for main in mains}
+    first = True
+    for main in mains:
+        others = [other for other in mains if main in used[other] and other != main]
+        # Of two that include each other the first is one.
+        if not others or (all(main in used[other] and other in used[main] for other in others) and first):
+            find = _in_archive(paper, posixpath.dirname(main), find_codec(paper.files[main]), set())
+            yield _to_entry(config, paper.name if first else f"{paper.name}/{main}", paper.files[main], find)
+            first = False
+
+
+def _list_included(paper: _Paper, main: str) -> set[str]:
+    """Return the members of an archive that a main file includes."""
+    used, data = set[str](), paper.files[main]
+    with suppress(PaperError):  # it is told where the main file is read itself
+        find = _in_archive(paper, posixpath.dirname(main), find_codec(data), used)
+        put_together(decode(data, find_codec(data)), find, MAX_PAPER_BYTES)
+    return used
 
 
 def _to_entry(config: LatexSource, name: str, data: bytes, find: Find) -> Document | Unreadable | Dropped:
     language = normalize_language(config.language)
     try:
-        text = _decode(data, _codec(data))
+        text = decode(data, find_codec(data))
+        if "\0" in text:
+            return Unreadable(name, "not_text", "it has zero bytes")
         if is_picture(text):
             return Dropped("picture", language)
         whole = to_text(text, find, max_characters=MAX_PAPER_BYTES)
@@ -160,44 +189,29 @@ def _to_entry(config: LatexSource, name: str, data: bytes, find: Find) -> Docume
     return Document(f"{config.name}/{name}", whole, language, config.name)
 
 
-def _codec(data: bytes) -> str | None:
-    """Return the encoding that a main file declares, the last if there are several; None if it is UTF-8 or unknown."""
-    options = b",".join(option for found in _ENCODING.findall(data) for option in found).decode("latin-1")
-    names = [name.strip() for name in options.split(",")]
-    return next((_CODECS[name] for name in reversed(names) if name in _CODECS), None)
-
-
-def _decode(data: bytes, codec: str | None, name: str = "") -> str:
-    """Return the text of a file, which is UTF-8, or else in the encoding of the paper. Raises PaperError."""
-    for one in ("utf-8", codec):
-        try:
-            if one:
-                return data.decode(one)
-        except UnicodeDecodeError:
-            continue
-    raise PaperError("invalid_utf8", f"{name or 'its main file'}, and it declares {codec or 'no other encoding'}")
-
-
 def _is_main(data: bytes) -> bool:
     return is_main(data.decode("latin-1"))  # what tells is ASCII
 
 
-def _rank(member: str) -> tuple[bool, int, int, str]:
-    """Order the main files of a paper: one that is named like one, then the shortest name."""
+def _rank(paper: _Paper, member: str) -> tuple[bool, bool, int, int, str]:
+    """Order the main files of a paper: those that begin a document, then one that is named like one, then the shortest
+    name."""
     stem = posixpath.splitext(posixpath.basename(member))[0].lower()
-    return stem not in _MAIN_NAMES, member.count("/"), len(member), member
+    begins = begins_document(paper.files[member].decode("latin-1"))
+    return not begins, stem not in _MAIN_NAMES, member.count("/"), len(member), member
 
 
-def _in_archive(files: Mapping[str, bytes], directory: str, codec: str | None, used: set[str]) -> Find:
+def _in_archive(paper: _Paper, directory: str, codec: str | None, used: set[str]) -> Find:
     """Find files by their names in the directory of a main file; those that are found go into `used`."""
-    known = {posixpath.normpath(member): member for member in files}
+    known = {posixpath.normpath(member): member for member in paper.files}
+    known |= {posixpath.normpath(link): known[to] for link, to in paper.links.items() if to in known}
 
     def find(wanted: str) -> str | None:
         member = known.get(posixpath.normpath(posixpath.join(directory, wanted)))
         if member is None:
             return None
         used.add(member)
-        return _decode(files[member], codec, member)
+        return decode(paper.files[member], codec, member)
 
     return find
 
@@ -219,7 +233,7 @@ def _in_directory(directory: Path, codec: str | None, used: set[str]) -> Find:
             if path.stat().st_size > MAX_PAPER_BYTES:
                 raise PaperError("too_large", f"{wanted} has more than {MAX_PAPER_BYTES >> 20} MiB")
             with path.open("rb") as file:
-                return _decode(b"".join(read_chunks(file, path.name)), codec, wanted)
+                return decode(b"".join(read_chunks(file, path.name)), codec, wanted)
         except DAMAGE as error:
             raise PaperError("damaged", wanted) from error
         except (OSError, ValueError) as error:
@@ -242,16 +256,18 @@ def _listed(config: LatexSource) -> Mapping[str, list[str]]:
 
 @lru_cache(maxsize=1 << 12)
 def _included(config: LatexSource, directory: str) -> frozenset[str]:
-    """Return what the main files of a source in a directory, and in those above it, include, as paths without links."""
+    """Return what the files of a source in a directory, and in those above it, include, as paths without links.
+
+    Of two that include each other the first is not among them.
+    """
     path = os.path.realpath(directory)
-    used = set[str]()
-    for main in _listed(config).get(path, ()):
-        data = Path(main).read_bytes()
-        if _is_main(data):
-            try:
-                text = _decode(data, _codec(data))
-                put_together(text, _in_directory(Path(path), _codec(data), used), MAX_PAPER_BYTES)
-            except PaperError:
-                pass  # it is told where the main file is read itself
+    used = dict[str, set[str]]()
+    for name in _listed(config).get(path, ()):
+        data, own = Path(name).read_bytes(), os.path.realpath(name)
+        used[own] = set()
+        with suppress(PaperError):  # it is told where the file is read itself
+            find = _in_directory(Path(path), find_codec(data), used[own])
+            put_together(decode(data, find_codec(data)), find, MAX_PAPER_BYTES)
+    found = {one for own, those in used.items() for one in those if own not in used.get(one, ()) or own < one}
     above = os.path.dirname(path)
-    return frozenset(used) if above == path else frozenset(used) | _included(config, above)
+    return frozenset(found) if above == path else frozenset(found) | _included(config, above)

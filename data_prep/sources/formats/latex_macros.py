@@ -18,8 +18,11 @@ MAX_BODY_CHARACTERS = 20_000
 _MAX_EXPANSIONS = 200_000
 
 _VERBATIM = r"\\begin\{(?P<env>verbatim\*?|Verbatim\*?|lstlisting|minted|alltt|filecontents\*?)\}"
+_OPTIONS = r"(?:\[[^\]\n]{0,200}\])?"
+_INLINE = rf"\\(?:verb\*?|lstinline{_OPTIONS}|mintinline{_OPTIONS}\{{\w{{1,30}}\}})"
 LITERAL = (
-    rf"{_VERBATIM}|\\verb\*?(?P<bar>[^\sA-Za-z*])[^\n]{{0,1000}}?(?P=bar)|\\(?:url|path|href)\s*+\{{[^{{}}\n]*+\}}"
+    rf"{_VERBATIM}|{_INLINE}(?P<bar>[^\sA-Za-z*{{])[^\n]{{0,1000}}?(?P=bar)"
+    rf"|(?:\\(?:url|path|href)|{_INLINE})\s*+\{{[^{{}}\n]*+\}}"
 )
 """The pattern of what is kept as it is written. Where it matches the beginning of an environment, `close_literal` finds
 the end."""
@@ -72,17 +75,50 @@ def close_literal(text: str, match: re.Match[str], unclosed: set[str]) -> int:
 
 
 def take_macros(text: str, macros: dict[str, Macro]) -> str:
-    """Add the macros that a text defines, as far as they are safe to expand; return the text without these."""
-    pieces, done, groups = [], 0, _match_braces(text)
+    """Add the macros that a preamble defines, as far as they are safe to expand; the last definition of a name counts.
+
+    Returns the text without these definitions.
+    """
+    pieces, done = [], 0
+    for start, end, name, macro in _list_definitions(text, macros):
+        macros[name] = macro
+        pieces.append(text[done:start])
+        done = end
+    return "".join([*pieces, text[done:]])
+
+
+def take_macros_of_body(text: str, macros: dict[str, Macro]) -> str:
+    """Add the macros that a body defines once, and that the preamble does not; return the text without these.
+
+    What is defined anew on the way means one thing here and another there: it is taken from the macros, and left.
+    """
+    definitions = list(_list_definitions(text, macros))
+    known = {name: {macro} for name, macro in macros.items()}
+    for _, _, name, macro in definitions:
+        known.setdefault(name, set()).add(macro)
+    changing = {name for name, bodies in known.items() if len(bodies) > 1}
+    pieces, done = [], 0
+    for start, end, name, macro in definitions:
+        if name not in changing:
+            macros[name] = macro
+            pieces.append(text[done:start])
+            done = end
+    for name in changing:
+        macros.pop(name, None)
+    return "".join([*pieces, text[done:]])
+
+
+def _list_definitions(text: str, macros: Mapping[str, Macro]) -> Iterator[tuple[int, int, str, Macro]]:
+    """Yield where each definition that is safe begins and ends, with its line if it fills that, and what it defines."""
+    done, groups, known = 0, _match_braces(text), dict(macros)
     for match in _DEFINITION.finditer(text):
-        if match.start() < done or (found := _read_definition(text, match, macros, groups)) is None:
+        if match.start() < done or (found := _read_definition(text, match, known, groups)) is None:
             continue
         macro, end = found
-        macros[match["name"]] = macro
-        pieces.append(text[done : match.start()])
+        known[match["name"]] = macro
         fills_line = text[match.start() - 1 : match.start()] in ("", "\n") and text[end : end + 1] == "\n"
         done = end + fills_line
-    return "".join([*pieces, text[done:]])
+        yield match.start(), done, match["name"], macro
 
 
 def _read_definition(

@@ -8,31 +8,44 @@ import posixpath
 import re
 from collections.abc import Callable
 
-from data_prep.sources.formats.latex_macros import LITERAL, Macro, close_literal, expand, take_macros
+from data_prep.sources.formats.latex_macros import (
+    LITERAL,
+    Macro,
+    close_literal,
+    expand,
+    take_macros,
+    take_macros_of_body,
+)
 
 MAX_INCLUDED = 10_000
 """Most inclusions of files that are followed in one paper."""
 
 _COMMENT = re.compile(
-    r"\\begin\{comment\}"
+    r"\\begin\{comment\}|(?P<off>\\iffalse(?![A-Za-z@])\s?)"
     rf"|(?P<keep>{LITERAL}|\\.)"
     r"|(?P<line>^[ \t]*+%[^\n]*+(?:\n|\Z))"
-    r"|(?P<rest>%[^\n]*+\n?[ \t]*+)",
+    r"|(?P<rest>%[^\n]*+(?:\n(?![ \t]*+\n)[ \t]*+)?)",  # a blank line after it ends the paragraph all the same
     re.DOTALL | re.MULTILINE,
 )
 _END_COMMENT = r"\end{comment}"
+_CONDITION = re.compile(r"\\(?P<word>if[A-Za-z@]*|else|fi)(?![A-Za-z@])\s?")
+_MAX_CONDITIONS = 1000
+"""Words of conditions that are looked through for the end of one."""
 _INCLUDE = re.compile(
     r"(?<!\\)\\(?:(?:input|include|subfile(?:include)?)\s*+\{(?P<braced>[^{}]{1,500})\}"
     r"|(?P<sub>sub)?(?:import|inputfrom|includefrom)\*?\s*+\{(?P<directory>[^{}]{0,500})\}\s*+\{(?P<imported>[^{}]{1,500})\}"
     r"|input\s++(?P<bare>[^\s\\{}]++))"
 )
 _PACKAGE = re.compile(r"(?<!\\)\\(?:usepackage|RequirePackage)\s*+(?:\[[^\]]{0,2000}\])?\s*+\{([^{}]{1,2000})\}")
-_BEGIN, _END = re.compile(r"\\begin\s*+\{document\}"), re.compile(r"\\end\s*+\{document\}")
+_BEGIN = re.compile(rf"(?P<keep>{LITERAL}|\\\\)|\\begin\s*+\{{document\}}", re.DOTALL)
+_END = re.compile(rf"(?P<keep>{LITERAL}|\\\\)|\\end\s*+\{{document\}}", re.DOTALL)
 _SETTINGS = r"\s*+(?:\[[^\]]{0,2000}\])?\s*+"
 _CLASS = re.compile(
     rf"\\document(?:class|style)(?![A-Za-z])(?!{_SETTINGS}\{{subfiles\}})|\\(?:bye|magnification)(?![A-Za-z])"
 )
+_PART = re.compile(rf"\\document(?:class|style){_SETTINGS}\{{subfiles\}}")
 _PICTURE = re.compile(rf"\\documentclass{_SETTINGS}\{{standalone\}}")
+_HAS_CLASS = re.compile(r"\\document(?:class|style)(?![A-Za-z])")
 _BLANK_LINES = re.compile(r"\n[ \t]*\n(?:[ \t]*\n)+")
 
 Find = Callable[[str], str | None]
@@ -53,9 +66,9 @@ def to_text(main: str, find: Find, *, max_characters: int = 1 << 28) -> str:
     Raises PaperError if the files that are included do not end, or come to more than `max_characters`.
     """
     whole = put_together(main, find, max_characters)
-    begin = _BEGIN.search(whole)
+    begin = _search(_BEGIN, whole)
     preamble, body = (whole[: begin.start()], whole[begin.end() :]) if begin else ("", whole)
-    if end := _END.search(body):
+    if end := _search(_END, body):
         body = body[: end.start()]
     macros: dict[str, Macro] = {}
     for packages in _PACKAGE.findall(preamble):
@@ -63,7 +76,7 @@ def to_text(main: str, find: Find, *, max_characters: int = 1 << 28) -> str:
             if (package := find(f"{name.strip()}.sty")) is not None:
                 take_macros(remove_comments(package), macros)
     take_macros(preamble, macros)
-    body = take_macros(body, macros)
+    body = take_macros_of_body(body, macros)
     return _BLANK_LINES.sub("\n\n", expand(body, macros)).strip() + "\n"
 
 
@@ -73,8 +86,23 @@ def put_together(main: str, find: Find, max_characters: int) -> str:
 
 
 def is_main(text: str) -> bool:
-    """Return whether a file is one that TeX is called with: it has a class, not that of parts, or is plain TeX."""
-    return _CLASS.search(remove_comments(text)) is not None
+    """Return whether a file is one that TeX is called with: it has a class, not that of parts, or is plain TeX, or it
+    begins a document without being a part."""
+    plain = remove_comments(text)
+    return _CLASS.search(plain) is not None or (_search(_BEGIN, plain) is not None and not _PART.search(plain))
+
+
+def begins_document(text: str) -> bool:
+    """Return whether a document begins in a file itself."""
+    return _search(_BEGIN, remove_comments(text)) is not None
+
+
+def _search(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """Return the first match that is not in what is kept as it is written."""
+    place, unclosed = 0, set[str]()
+    while (match := pattern.search(text, place)) and match["keep"]:
+        place = close_literal(text, match, unclosed)
+    return match
 
 
 def is_picture(text: str) -> bool:
@@ -91,6 +119,14 @@ def remove_comments(text: str) -> str:
             place = close_literal(text, match, unclosed)
             continue
         place = match.end()
+        if match["off"]:
+            found = _find_end_of_condition(text, place)
+            if found is None:
+                continue
+            stop, place = found
+            pieces += [text[done : match.start()], stop]
+            done = place
+            continue
         if not (match["line"] or match["rest"]):
             end = -1 if _END_COMMENT in unclosed else text.find(_END_COMMENT, place)
             if end < 0:
@@ -100,6 +136,23 @@ def remove_comments(text: str) -> str:
         pieces.append(text[done : match.start()])
         done = place
     return "".join([*pieces, text[done:]])
+
+
+def _find_end_of_condition(text: str, place: int) -> tuple[str, int] | None:
+    """Return what a condition that is false leaves, its `else`, and where it ends; None if it does not."""
+    depth, otherwise = 0, None
+    for number, match in enumerate(_CONDITION.finditer(text, place)):
+        if number > _MAX_CONDITIONS:
+            return None
+        if match["word"] == "fi":
+            if depth == 0:
+                return ("" if otherwise is None else remove_comments(text[otherwise : match.start()])), match.end()
+            depth -= 1
+        elif match["word"] == "else":
+            otherwise = match.end() if depth == 0 else otherwise
+        else:
+            depth += 1
+    return None
 
 
 class _Inclusion:
@@ -131,8 +184,9 @@ class _Inclusion:
 
     def _put_in(self, name: str, found: str, base: str) -> str:
         own = remove_comments(found)
-        begin, end = _BEGIN.search(own), _END.search(own)
-        if begin:  # a subfile, which has a preamble of its own
+        begin = _search(_BEGIN, own)
+        if begin and _HAS_CLASS.search(own, 0, begin.start()):  # a part, which has a preamble of its own
+            end = _search(_END, own)
             own = own[begin.end() : end.start() if end else len(own)]
         self._num_left -= 1
         self._characters_left -= len(own)
