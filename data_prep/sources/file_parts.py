@@ -41,12 +41,15 @@ from data_prep.sources.content import (
     read_members,
     split_lines,
 )
-from data_prep.sources.document import Digest, LineCut, Span
+from data_prep.sources.document import Digest, LineCut, Span, Unreadable
 from data_prep.sources.remote_files import Info, is_url, list_matches, open_file, version_of
 
 FileSource = JsonLinesSource | ParquetSource | PlainTextSource | CsvSource | MarkupSource | LatexSource | WarcSource
 
 _CHUNK_BYTES = 2**20
+MAX_DOCUMENT_BYTES = 2**28
+"""A file that is one document and has more is unreadable."""
+
 _MAX_ARCHIVES = 4
 """Archives within archives that are followed."""
 
@@ -183,10 +186,6 @@ class TextFile:
     link: str | None = None
     """The member of the archive that it is a link to."""
 
-    def read(self) -> bytes:
-        """Return all of it."""
-        return b"".join(self.chunks)
-
 
 def open_files(source: str, span: Span, *, is_text: bool = True, with_links: bool = False) -> Iterator[TextFile]:
     """Yield the file of a span, or the members of the tar archive that it is, compressed or not, and of those in it.
@@ -227,12 +226,23 @@ def _open_text(source: str, file: TextFile, *, is_text: bool, depth: int = 0) ->
         yield from (one,) if link is not None else _open_text(source, one, is_text=is_text, depth=depth + 1)
 
 
-def read_bytes(source: str, span: Span) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and the text of the file, or of each member of the archive. Raises UserError as `read_lines`."""
+def read_bytes(source: str, span: Span) -> Iterator[tuple[str, bytes] | Unreadable]:
+    """Yield the name and the text of the file, or of each member of the archive; Unreadable for one that is too large.
+
+    Raises UserError as `read_lines`.
+    """
     for file in open_files(source, span):
+        pieces, size = list[bytes](), 0
         with explain_damage(source, span.name):
-            text = file.read()
-        yield file.name, text
+            for chunk in file.chunks:
+                size += len(chunk)
+                if size <= MAX_DOCUMENT_BYTES:
+                    pieces.append(chunk)
+        if size <= MAX_DOCUMENT_BYTES:
+            yield file.name, b"".join(pieces)
+        else:
+            detail = f"it has more than {MAX_DOCUMENT_BYTES >> 20} MiB, and each file is one document"
+            yield Unreadable(file.name, "too_large", detail)
 
 
 @dataclass

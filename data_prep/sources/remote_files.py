@@ -2,8 +2,9 @@
 
 import glob
 import os
-from collections.abc import Mapping
-from typing import Any, BinaryIO
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, BinaryIO, cast
 
 from cluster.storage.errors import is_transient
 from configs.base import InfrastructureError, UserError
@@ -22,17 +23,70 @@ def is_url(name: str) -> bool:
 
 
 def open_file(name: str) -> BinaryIO:
-    """Open a file to read its bytes; it can be sought in. Raises OSError, also for what a protocol's library raises."""
+    """Open a file to read its bytes. Raises OSError, also for what a protocol's library raises, then and as it is read.
+
+    It can be sought in, unless its server cannot.
+    """
     if not is_url(name):
         return open(name, "rb")
     files, path = _file_system(name)
+    with _as_os_errors():
+        return cast(BinaryIO, _RemoteFile(files.open(path, "rb"), files))
+
+
+class _RemoteFile:
+    """A file behind a URL, whose protocol's own exceptions are OSErrors."""
+
+    def __init__(self, file: Any, files: Any) -> None:
+        self._file, self._files = file, files  # a file system that nobody holds closes what is read from it
+
+    def read(self, size: int = -1) -> bytes:
+        """Return so many bytes, fewer at the end."""
+        with _as_os_errors():
+            data: bytes = self._file.read(size)
+        return data
+
+    def readline(self, size: int = -1) -> bytes:
+        """Return a line, or so many bytes of it."""
+        with _as_os_errors():
+            data: bytes = self._file.readline(size)
+        return data
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        """Go to a place."""
+        with _as_os_errors():
+            found: int = self._file.seek(place, whence)
+        return found
+
+    def tell(self) -> int:
+        """Return the place."""
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed."""
+        return bool(self._file.closed)
+
+    def __enter__(self) -> "_RemoteFile":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+@contextmanager
+def _as_os_errors() -> Iterator[None]:
     try:
-        opened: BinaryIO = files.open(path, "rb")
-    except OSError:
+        yield
+    except (OSError, GeneratorExit):
         raise
     except Exception as error:
-        raise OSError(one_line(error)) from error
-    return opened
+        kind = OSError if isinstance(error, (ValueError, TypeError, NotImplementedError)) else ConnectionError
+        raise kind(f"{type(error).__name__}: {one_line(error)}") from error
 
 
 Info = Mapping[str, Any]
@@ -44,13 +98,23 @@ def list_matches(source: str, pattern: str) -> dict[str, Info]:
     if not is_url(pattern):
         names = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
         return {name: {} for name in names}
-    files, path = _file_system(pattern)
     try:
+        files, path = _file_system(pattern)
         info = _find(files, path)
         if info is not None or not any(character in path for character in "*?["):
-            return {pattern: info} if info is not None and info["type"] == "file" else {}
+            inner = pattern.partition("::")[2]
+            version = _chained_version(inner) if inner else {}
+            return {pattern: {**info, **version}} if info is not None and info["type"] == "file" else {}
         found: dict[str, Info] = files.glob(path, detail=True)
-        return {files.unstrip_protocol(name): one for name, one in found.items() if one["type"] == "file"}
+        _, chain, inner = pattern.partition("::")  # of what is in an archive, such as zip://*.txt::s3://bucket/a.zip
+        version = _chained_version(inner) if chain else {}
+        return {
+            f"{files.unstrip_protocol(name)}{chain}{inner}": {**one, **version}
+            for name, one in found.items()
+            if one["type"] == "file"
+        }
+    except UserError:
+        raise
     except Exception as error:  # whatever HTTP, botocore and others raise
         raise _error_class(error)(
             f"source '{source}': {pattern} cannot be listed ({type(error).__name__}: {one_line(error)}); check the "
@@ -70,6 +134,15 @@ def _find(files: Any, path: str) -> Info | None:
             raise cause from None
         return None
     return info
+
+
+def _chained_version(inner: str) -> dict[str, str]:
+    """Return what is known of the version of an archive that a file is read from."""
+    if not is_url(inner):
+        return {}
+    files, path = _file_system(inner)
+    info = _find(files, path)
+    return {"checksum": version_of(info)} if info is not None and version_of(info) else {}
 
 
 def _error_class(error: Exception) -> type[UserError]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import JsonValue
 
@@ -14,12 +14,22 @@ from data_prep.sources.file_parts import digest_files, list_files, read_bytes
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-_FRONT_MATTER = re.compile(r"\A(?:---[ \t]*\n.*?\n(?:---|\.\.\.)|\+\+\+[ \t]*\n.*?\n\+\+\+)[ \t]*(?:\n|\Z)", re.DOTALL)
-_FENCE = re.compile(r"^[ \t]*+(?P<mark>`{3,}+(?!.*`)|~{3,}+)", re.MULTILINE)
-_RST_COMMENT = re.compile(
-    r"^\.\.(?:[ \t]+(?![\w:.+-]+::|\[|_)[^\n]*)?\n(?:(?:[ \t]+[^\n]*|[ \t]*)(?:\n|\Z))*", re.MULTILINE
+_FRONT_MATTER = re.compile(
+    r"\A(?:---[ \t]*\n(?=(?:[ \t]*\#[^\n]*\n)*[\w\"'][^\n:]*:|\.\.\.|---).*?\n?(?:---|\.\.\.)"
+    r"|\+\+\+[ \t]*\n.*?\n\+\+\+)[ \t]*(?:\n|\Z)",
+    re.DOTALL,
 )
-"""Two dots and what is indented below them, unless it is a directive, a footnote or a target."""
+"""YAML, which begins with a key, or TOML; two rules with text between them are none."""
+
+_FENCE = re.compile(r"^(?:[ \t]|[-*+][ \t]|[0-9]{1,9}[.)][ \t]|>)*+(?P<mark>`{3,}+(?!.*`)|~{3,}+)", re.MULTILINE)
+_CODE_OR_COMMENT = re.compile(r"(?P<ticks>`++)|(?P<indent>^(?: {4}|\t)[^\n]*+)|<!--", re.MULTILINE)
+_RST_COMMENT = re.compile(
+    r"^\.\.(?:[ \t]+(?![\w:.+-]+::|\[|_|\|)[^\n]*)?\n(?:(?:[ \t]+[^\n]*|[ \t]*)(?:\n|\Z))*", re.MULTILINE
+)
+"""Two dots and what is indented below them, unless it is a directive, a footnote, a target or a substitution."""
+
+MAX_RENDERED_CHARACTERS = 1 << 20
+"""A file that is longer is not rendered: some take the libraries half a minute for so much."""
 
 _ERROR = 3  # the level at which docutils has left out what it quotes
 
@@ -36,7 +46,11 @@ def identity(config: MarkupSource, digest: Digest) -> JsonValue:
 
 def read(config: MarkupSource, span: Span) -> Iterator[Entry]:
     """Yield the document of a file, or of each member of an archive; its id is the file's name."""
-    for name, data in read_bytes(config.name, span):
+    for file in read_bytes(config.name, span):
+        if isinstance(file, Unreadable):
+            yield file
+            continue
+        name, data = file
         try:
             text = data.decode().replace("\r\n", "\n")
         except UnicodeDecodeError:
@@ -44,6 +58,10 @@ def read(config: MarkupSource, span: Span) -> Iterator[Entry]:
             continue
         is_rst = config.format == "rst" or (config.format == "by_suffix" and name.lower().endswith((".rst", ".rest")))
         extract = (_RST if is_rst else _MARKDOWN)[config.text]
+        if config.text == "plain" and len(text) > MAX_RENDERED_CHARACTERS:
+            detail = f"it has more than {MAX_RENDERED_CHARACTERS:,} characters; `text: source` takes it"
+            yield Unreadable(name, "too_large", detail)
+            continue
         language = normalize_language(config.language)
         try:
             extracted = extract(text)
@@ -72,10 +90,30 @@ def _find_end_of_code(text: str, fence: re.Match[str]) -> int:
 
 
 def _without_comments(text: str) -> str:
-    pieces, done = [], 0
-    while (start := text.find("<!--", done)) >= 0 and (end := text.find("-->", start + 4)) >= 0:
-        pieces.append(text[done:start])
-        done = end + 3
+    """Return text without comments; what is in code, between backticks or indented, stays."""
+    pieces, done, place, unclosed = list[str](), 0, 0, set[int]()
+    paragraph = -1
+    while match := _CODE_OR_COMMENT.search(text, place):
+        place = match.end()
+        if match["indent"]:
+            continue
+        if match["ticks"]:
+            if match.start() > paragraph:  # code between backticks ends with the paragraph at the latest
+                end = text.find("\n\n", place)
+                paragraph, unclosed = (len(text) if end < 0 else end), set()
+            number = len(match["ticks"])
+            closing = None
+            if number not in unclosed:
+                closing = re.compile(rf"(?<!`)`{{{number}}}(?!`)").search(text, place, paragraph)
+            if closing is None:
+                unclosed.add(number)
+            else:
+                place = closing.end()
+            continue
+        if (end := text.find("-->", place)) < 0:
+            break
+        pieces.append(text[done : match.start()])
+        done = place = end + 3
     return "".join([*pieces, text[done:]])
 
 
@@ -112,7 +150,9 @@ def rst_plain(text: str) -> str:
     """
     from docutils import nodes
     from docutils.core import publish_doctree
+    from docutils.parsers.rst import roles
 
+    cast(Any, roles)._roles.clear()  # of the documents read before, which docutils keeps
     settings = {
         "report_level": 5,
         "halt_level": 6,
@@ -120,6 +160,7 @@ def rst_plain(text: str) -> str:
         "raw_enabled": False,
         "_disable_config": True,
         "syntax_highlight": "none",
+        "line_length_limit": MAX_RENDERED_CHARACTERS,
     }
     tree = publish_doctree(rst_source(text), settings_overrides=settings)
     kinds = (nodes.title, nodes.subtitle, nodes.paragraph, nodes.term, nodes.literal_block, nodes.math_block)

@@ -45,7 +45,8 @@ def is_file_a_document(config: PlainTextSource) -> bool:
 def read(config: PlainTextSource, span: Span) -> Iterator[Entry]:
     """Yield the documents of a span; a document's number is the line it begins on. Blank ones are skipped."""
     if is_file_a_document(config):
-        yield from (_to_entry(config, f"{name}:1", text) for name, text in read_bytes(config.name, span))
+        for file in read_bytes(config.name, span):
+            yield file if isinstance(file, Unreadable) else _to_entry(config, f"{file[0]}:1", file[1])
         return
     for name, lines in read_lines(config.name, span):
         yield Opened(name)

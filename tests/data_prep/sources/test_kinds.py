@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,9 +16,11 @@ import pytest
 
 from configs.base import InfrastructureError, UserError
 from configs.data.sources import CsvSource, JsonLinesSource, MarkupSource, ParquetSource, PlainTextSource
+from data_prep.sources import file_parts
 from data_prep.sources.document import Document, Entry, Unreadable
 from data_prep.sources.formats import csv_tables
-from data_prep.sources.formats.markup import markdown_source
+from data_prep.sources.formats import markup as markup_module
+from data_prep.sources.formats.markup import markdown_source, rst_plain, rst_source
 from data_prep.sources.remote_files import version_of
 from data_prep.sources.table import READERS
 from tests.data_prep.corpora import read_records
@@ -188,6 +191,15 @@ def test_markdown_as_it_reads() -> None:
         ("``` a`b\n<!-- b -->x", "``` a`b\nx"),
         ("<!-- a -->\n```\n<!-- never closed -->\n", "\n```\n<!-- never closed -->\n"),
         ("a <!-- b", "a <!-- b"),
+        ("a `<!--` b and c `-->` d <!-- x -->e", "a `<!--` b and c `-->` d e"),
+        ("``a ` <!-- b -->`` `c\n\n` <!-- x -->e", "``a ` <!-- b -->`` `c\n\n` e"),
+        ("- ```\n  <!-- a -->\n  ```\n<!-- x -->e", "- ```\n  <!-- a -->\n  ```\ne"),
+        ("text\n\n    <!-- code -->\n\t<!-- code -->\n", "text\n\n    <!-- code -->\n\t<!-- code -->\n"),
+        ("---\ntitle: x\n---\ntext", "text"),
+        ("---\n# comment\n'title': x\n...\ntext", "text"),
+        ("---\n\nIntro\n\n---\ntext", "---\n\nIntro\n\n---\ntext"),
+        ("---\nIntro\n---\ntext", "---\nIntro\n---\ntext"),
+        ("---\n---\ntext", "text"),
         ("a <!-->b--> c", "a  c"),
     ],
 )
@@ -195,7 +207,32 @@ def test_comments_of_markdown_are_those_outside_of_code(written: str, left: str)
     assert markdown_source(written) == left
 
 
-@pytest.mark.parametrize("piece", ["<!--", "~~~~x\n", "```x\n"])
+def test_restructured_text_keeps_substitutions_long_lines_and_forgets_roles() -> None:
+    text = ".. |name| replace:: The Project\n\n|name| is good.\n"
+    assert rst_source(text) == text and rst_plain(text) == "The Project is good."
+    long = "Title\n=====\n\n" + "word " * 4000 + "\n\nLast.\n"
+    assert rst_plain(long) == f"Title\n\n{('word ' * 4000).strip()}\n\nLast."
+    alone = rst_plain("Uses :red:`y` here.\n")
+    rst_plain(".. role:: red\n\nA :red:`x`.\n")
+    assert rst_plain("Uses :red:`y` here.\n") == alone, "whatever was read before"
+
+
+def test_files_that_are_documents_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_parts, "MAX_DOCUMENT_BYTES", 100)
+    monkeypatch.setattr(markup_module, "MAX_RENDERED_CHARACTERS", 50)
+    for name, size in (("a.md", 40), ("b.md", 60), ("c.md", 101)):
+        Path(name).write_text("x" * size)
+    for text, expected in (
+        ("source", ["x" * 40, "x" * 60, "too_large"]),
+        ("plain", ["x" * 40, "too_large", "too_large"]),
+    ):
+        source = MarkupSource(name="m", kind="markup", paths=("*.md",), text=text)
+        assert [one for _, one in summary(read_records(source))] == ["x" * 40, second, "too_large"]
+    source = PlainTextSource(name="m", kind="plain_text", paths=("*.md",), document="file")
+    assert [one for _, one in summary(read_records(source))] == ["x" * 40, "x" * 60, "too_large"]
+
+
+@pytest.mark.parametrize("piece", ["<!--", "~~~~x\n", "```x\n", "`", "` ``", "`a\n"])
 def test_markdown_that_never_closes_takes_no_time_to_speak_of(piece: str) -> None:
     assert markdown_source(piece * 100_000) == piece * 100_000
 
@@ -291,14 +328,15 @@ class _Server(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         status = int(self.path.split("/")[1])
         self.send_response(status)
-        self.send_header("Content-Length", "4" if status == 200 else "0")
+        if "unsized" not in self.path:
+            self.send_header("Content-Length", "4" if status == 200 else "0")
         self.send_header("ETag", '"7"')
         self.end_headers()
 
     def do_GET(self) -> None:
         self.do_HEAD()
         if self.path.startswith("/200"):
-            self.wfile.write(b"text")
+            self.wfile.write(b"te" if "cut" in self.path else b"text")
 
     def log_message(self, *args: Any) -> None:
         """Print nothing."""
@@ -317,6 +355,34 @@ def test_a_file_behind_http_is_read_and_known_by_its_etag(server: str) -> None:
     assert [text for _, text in summary(read_records(source))] == ["text"]
     identity = READERS["plain_text"].identity(source, lambda path: "")
     assert identity == {f"{server}/200/a.txt": {"size": 4, "version": 'ETag "7"'}}
+
+
+def test_a_file_whose_size_a_server_does_not_say_is_read(server: str) -> None:
+    source = PlainTextSource(name="web", kind="plain_text", paths=(f"{server}/200/unsized.txt",))
+    assert [text for _, text in summary(read_records(source))] == ["text"]
+
+
+def test_a_connection_that_is_lost_in_a_file_may_pass(server: str) -> None:
+    source = PlainTextSource(name="web", kind="plain_text", paths=(f"{server}/200/cut.txt",))
+    with pytest.raises(InfrastructureError, match=r"cut\.txt cannot be read"):
+        read_records(source)
+
+
+def test_files_in_an_archive_behind_a_url_are_named_with_it(tmp_path: Path) -> None:
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        archive.writestr("x.jsonl", '{"text": "one"}\n')
+        archive.writestr("y.jsonl", '{"text": "two"}\n')
+    url = f"zip://*.jsonl::file://{tmp_path}/a.zip"
+    assert [text for _, text in summary(read_records(json_lines(url)))] == ["one", "two"]
+    identity = READERS["json_lines"].identity(json_lines(url), lambda path: "")
+    assert set(identity) == {f"zip://{name}.jsonl::file://{tmp_path}/a.zip" for name in "xy"}
+
+
+def test_a_server_of_another_protocol_out_of_reach_is_one_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(UserError, match="cannot be listed"):
+        read_records(json_lines(f"ftp://127.0.0.1:{port}/a.jsonl"))
 
 
 @pytest.mark.parametrize(
