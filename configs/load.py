@@ -46,7 +46,7 @@ class Loaded(Generic[C]):
 
     def fail(self, problems: Iterable[Problem]) -> None:
         """Raise ConfigError with every problem and where it stands; do nothing if there is none."""
-        lines = [f"{self.origin.where(problem.location)}: {problem.message}" for problem in problems]
+        lines = dict.fromkeys(f"{self.origin.where(problem.location)}: {problem.message}" for problem in problems)
         if lines:
             raise ConfigError("\n".join(lines))
 

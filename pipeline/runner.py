@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from cluster.executor import Executor
-from cluster.host.files import FileEntry, write_text
+from cluster.host.files import FileEntry, delete_partials, write_text
 from cluster.leases.fence import Fence
 from cluster.leases.lease import lease, store_lease
 from cluster.placement import Placement
@@ -139,6 +139,7 @@ class Runner:
             raise type(error)(f"step {step.name!r}: {error}") from error
         seconds = round(time.perf_counter() - clock, 3)
         fence.check()
+        delete_partials(path)
         digests = self.stages[step.stage].file_digests
         record = make_record(
             step,

@@ -47,6 +47,13 @@ def is_partial(name: str) -> bool:
     return name.startswith(".") and name.endswith(".partial")
 
 
+def delete_partials(directory: Path) -> None:
+    """Delete what `whole_file` left unfinished in a directory, and below it, when its process was killed."""
+    for top, _, names in os.walk(directory):
+        for name in filter(is_partial, names):
+            Path(top, name).unlink(missing_ok=True)
+
+
 def sync(path: Path) -> None:
     """Wait until a file's bytes, or a directory's names, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -24,6 +24,9 @@ _LOCALE = re.compile(
 """A locale of POSIX: language, region, codeset and modifier."""
 
 _MODIFIERS = {"latin": "Latn", "cyrillic": "Cyrl", "devanagari": "Deva", "iqtelif": "Latn"}
+_USUAL_SCRIPTS = {"azb": "Arab", "acm": "Arab", "acq": "Arab", "ajp": "Arab"}
+"""Of languages of which CLDR does not know it."""
+
 _MAIN_MEMBERS = {"nb": "no", "pbt": "ps"}
 
 
@@ -50,7 +53,8 @@ def normalize_language(tag: str) -> str:
     if code == UNDETERMINED:
         return f"{code}-{language.script}" if language.script else code
     script = language.script or (language.maximize().script if language.territory else None)
-    usual = langcodes.Language.get(code).maximize().script
+    usual = _USUAL_SCRIPTS.get(code) or langcodes.Language.get(code).maximize().script
+    script = {"Hang": "Kore"}.get(script or "", script)  # Korean in its letters alone
     return code if script in (None, usual) else f"{code}-{script}"
 
 

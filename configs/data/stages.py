@@ -60,6 +60,15 @@ class HeldOutConfig(Config):
     """Directories of finished `clean` artifacts. What they hold out is dropped here, unless it is held out here, too:
     so models of this corpus can be scored on it."""
 
+    @model_validator(mode="after")
+    def _check_shares(self) -> Self:
+        given = dict[str, str]()
+        for key in self.shares:
+            other = given.setdefault(stream_label(key), key)
+            if other != key:
+                raise ValueError(f"shares has {other!r} and {key!r}, which are the same; give one share")
+        return self
+
     def share_of(self, source: str, language: str) -> float:
         """Return the share of a source and a language, which is given by its label."""
         shares = {stream_label(key): share for key, share in self.shares.items()}

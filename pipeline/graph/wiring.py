@@ -136,7 +136,13 @@ def wire(run: RunConfig, stages: Mapping[str, Stage]) -> tuple[dict[str, WiredSt
     taken = [
         Problem(("steps", name), f"step {name!r} is named like a part of another; rename it") for name in wirer.twice
     ]
-    return wirer.steps, [*wirer.problems, *taken]
+    there = {step.origin for step in wirer.steps.values()} | set(wirer.steps)
+    gone = [
+        Problem(("outputs", i), f"step {run.origin(output)!r} has no part {output!r}{hint(output, sorted(there))}")
+        for i, output in enumerate(run.outputs)
+        if output not in there and not wirer.problems
+    ]
+    return wirer.steps, [*wirer.problems, *taken, *gone]
 
 
 def wiring_problems(run: RunConfig, stages: Mapping[str, Stage]) -> list[Problem]:

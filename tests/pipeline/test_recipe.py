@@ -93,6 +93,7 @@ def line_of(text: str) -> int:
         ("tokenizer: tokenizer, corpus", "tokenizer: other, corpus", "was made with 'tokenizer', .*; take 'tokenizer'"),
         ("{tokens: tokens, tokenizer: tokenizer}", "{tokens: tokens, tokenizer: other}", "takes tokenizer 'other'"),
         ("language: en}", "language: jp}", "'jp' is no language tag; did you mean 'ja'"),
+        ("{share: 0.1}", "{share: 0.1, shares: {words/en: 0.2, words/eng: 0.1}}", "'words/eng', which are the same"),
         ("{share: 0.1}", "{share: 0.1, shares: {words: 0.2}}", "no source and language; write both, such as web/sw"),
         ("{share: 0.1}", "{share: 0.1, shares: {words/sw: 0.2}}", "names 'words/sw', and the language there is en"),
     ],

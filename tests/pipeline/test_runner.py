@@ -328,3 +328,17 @@ def write_known(config: Repeat, *, text: Artifact[Text], out: Path, executor: Ex
     (out / "known.txt").write_text("four")
     (out / "text.txt").write_text("text")
     return Text(path="text.txt")
+
+
+def test_what_a_killed_process_left_unfinished_is_no_part_of_the_artifact(tmp_path):
+    """A process that is killed cannot delete the file that it was writing."""
+
+    def leave(config, *, text, out, executor):
+        (out / "pages").mkdir(exist_ok=True)
+        for name in (".text.txt.0123abcd.partial", "pages/.page.0123abcd.partial", ".kept", "a.partial"):
+            (out / name).write_text("x")
+        return repeat(config, text=text, out=out, executor=executor)
+
+    found = run(tmp_path, stages=instead_of("repeat", leave)).artifacts["book"].dir.parent
+    left = {path.name for path in found.glob("repeat-*/**/*") if path.is_file()}
+    assert {".kept", "a.partial", "text.txt"} <= left and not any(name.endswith("abcd.partial") for name in left)

@@ -171,6 +171,13 @@ def test_masks_of_several_steps_that_never_looked_at_each_other_are_refused(read
     assert problems(run.model_copy(update={"steps": steps})) == []
 
 
+def test_an_output_is_a_step_or_a_part_of_one():
+    run = recipe("web", "books")
+    assert problems(run.model_copy(update={"outputs": ("tokens.web", "unique")})) == []
+    (found,) = problems(run.model_copy(update={"outputs": ("tokens.wbe",)}))
+    assert "step 'tokens' has no part 'tokens.wbe'; did you mean 'tokens.web'?" in found
+
+
 def test_a_tokenizer_names_the_sources_that_it_learns_from():
     found = [p.message for p in recipe_problems(recipe("web", "books", tokenizer={"corpus": "corpus"}))]
     assert len(found) == 1 and "corpus: [corpus.web, corpus.books]" in found[0]
