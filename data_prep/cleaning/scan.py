@@ -51,12 +51,13 @@ def scan_part(part: Part) -> list[Piece]:
     writer = _PieceWriter(part, len(pieces))
     first, skip = pieces[-1].position if pieces else (0, 0)
     unreadable = [record for piece in pieces for record in piece.unreadable]
+    began = 0  # the first piece that may hold records of the file
     for number, span in enumerate(part.spans[first:], first):
-        file = display_name(span.name)
+        file, began = display_name(span.name), 0 if skip else len(pieces)
         for place, entry in enumerate(READERS[part.source.kind].read(part.source, span), 1):
             if isinstance(entry, Opened):
-                _check_finished(part, span, file, [*pieces, writer.piece])
-                file = entry.file
+                _check_finished(part, span, file, [*pieces[began:], writer.piece])
+                file, began = entry.file, 0 if skip >= place else len(pieces)
                 writer.open(file)
             if isinstance(entry, Opened) or place <= skip:
                 continue
@@ -69,13 +70,16 @@ def scan_part(part: Part) -> list[Piece]:
                 writer = _PieceWriter(part, len(pieces))
         skip = 0
         writer.open(file)
-        _check_finished(part, span, file, [*pieces, writer.piece])
+        _check_finished(part, span, file, [*pieces[began:], writer.piece])
     pieces.append(writer.finish(position=(len(part.spans), 0), is_last=True))
     return pieces
 
 
 def _check_finished(part: Part, span: Span, file: str, pieces: list[Piece]) -> None:
-    """Check a file, or a member of an archive, that was read to its end; one that others share is checked later."""
+    """Check a file, or a member of an archive, that was read to its end; one that others share is checked later.
+
+    `pieces` are those since it began.
+    """
     own = [piece for piece in pieces if piece.num_unreadable[file]]
     if own and span.is_whole and not READERS[part.source.kind].is_file_a_document(part.source):
         check_file(

@@ -115,14 +115,21 @@ def part_bytes(num_bytes: int) -> int:
 
 def _list_parts(config: CleanConfig, directory: Path, executor: Executor) -> list[Part]:
     """Cut the sources into parts of about one size, whatever their files are."""
-    spans = [(source, span) for source in config.sources for span in READERS[source.kind].spans(source)]
+    listed = [(source, _without_paths(source)) for source in config.sources]
+    spans = [(bare, span) for source, bare in listed for span in READERS[source.kind].spans(source)]
     total = sum(span.num_bytes for _, span in spans)
     size = part_bytes(total)
     cut = _split(spans, size, executor)
     parts: list[Part] = []
+    bare = config.model_copy(update={"sources": ()})
     for source, own in _bundle(cut, size):
-        parts.append(Part(len(parts), source, own, config, directory, min(size, config.shard_bytes)))
+        parts.append(Part(len(parts), source, own, bare, directory, min(size, config.shard_bytes)))
     return parts
+
+
+def _without_paths(source: Source) -> Source:
+    """Return a source as an item of work takes it: a list of 100,000 files would go along with each of their parts."""
+    return source.model_copy(update={"paths": ()}) if hasattr(source, "paths") and source.kind != "latex" else source
 
 
 def _split(

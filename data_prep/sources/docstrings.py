@@ -14,7 +14,8 @@ from pydantic import JsonValue
 from configs.data.languages import normalize_language
 from configs.data.sources import DocstringsSource
 from data_prep.sources.document import Digest, Document, Span, Unreadable
-from data_prep.sources.file_parts import cannot_open, digest_part
+from data_prep.sources.file_parts import cannot_open
+from data_prep.sources.listing import digest_part
 from data_prep.sources.package_text import find_package
 
 _SKIPPED_DIRECTORIES = ("test", "tests")

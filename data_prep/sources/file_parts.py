@@ -1,4 +1,4 @@
-"""Shared by the sources that read files: expand patterns to files, read lines and bytes, make the user's errors.
+"""Shared by the sources that read files: read lines, bytes and members of archives, make the user's errors.
 
 A span's name is the file's absolute path. Where the user wrote a relative path, `/./` stands between the directory that
 the command was run in and the name as the user's pattern matched it (the convention of rsync's --relative):
@@ -6,17 +6,12 @@ the command was run in and the name as the user's pattern matched it (the conven
 messages.
 """
 
-import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
-from pathlib import Path
 from typing import BinaryIO
-
-from pydantic import JsonValue
 
 from cluster.storage.errors import error_class
 from configs.base import UserError
@@ -41,8 +36,8 @@ from data_prep.sources.content import (
     read_members,
     split_lines,
 )
-from data_prep.sources.document import Digest, LineCut, Span, Unreadable
-from data_prep.sources.remote_files import Info, is_url, list_matches, open_file, version_of
+from data_prep.sources.document import LineCut, Span, Unreadable
+from data_prep.sources.remote_files import is_url, open_file
 
 FileSource = JsonLinesSource | ParquetSource | PlainTextSource | CsvSource | MarkupSource | LatexSource | WarcSource
 
@@ -54,58 +49,9 @@ _MAX_ARCHIVES = 4
 """Archives within archives that are followed."""
 
 
-def list_files(config: FileSource) -> tuple[Span, ...]:
-    """Return each file that `paths` names, once, sorted by name, relative names first.
-
-    Raises UserError if a pattern matches nothing, or anything but a file.
-    """
-    names = {name: info for pattern in config.paths for name, info in _match_pattern(config.name, pattern).items()}
-    found: dict[str, Span] = {}
-    for name in sorted(names, key=lambda name: (os.path.isabs(name), name)):
-        key = name if is_url(name) else os.path.abspath(name)
-        if key not in found:
-            found[key] = _to_span(config.name, name, names[name])
-    return tuple(found.values())
-
-
-def _to_span(source: str, name: str, info: Info) -> Span:
-    if is_url(name):
-        return Span(name, int(info.get("size") or 0), version=version_of(info))
-    part = re.sub(r"/(\./)+", "/", name) if os.path.isabs(name) else f"{os.getcwd()}/./{name}"
-    with _explained(source, part):
-        return Span(part, max(1, os.stat(part).st_size))  # an empty file, too, is one whose size is known
-
-
-def digest_files(config: FileSource, digest: Digest) -> JsonValue:
-    """Return the digest of every file by its displayed name; of one behind a URL the version that its server tells.
-
-    Raises UserError if it tells none: the same recipe could then make something else.
-    """
-    return {display_name(span.name): _identify(config.name, span, digest) for span in list_files(config)}
-
-
-def _identify(source: str, span: Span, digest: Digest) -> JsonValue:
-    if not is_url(span.name):
-        return digest_part(source, span.name, digest)
-    if not span.version:
-        raise UserError(
-            f"source '{source}': the server of {span.name} tells no version of the file (ETag or time); copy the file "
-            "and name the copy"
-        )
-    return {"size": span.num_bytes, "version": span.version}
-
-
 def display_name(part: str) -> str:
     """Return the file's name as the user's pattern matched it."""
     return part if is_url(part) else part.partition("/./")[2] or part
-
-
-def digest_part(source: str, part: str, digest: Digest) -> JsonValue:
-    """Return the digest of one file here. Raises what `cannot_open` makes if the file cannot be read."""
-    try:
-        return digest(Path(part))
-    except OSError as error:
-        raise cannot_open(source, part, error) from error
 
 
 def split_by_lines(config: FileSource, span: Span, num_bytes: int) -> tuple[Span, ...]:
@@ -115,7 +61,7 @@ def split_by_lines(config: FileSource, span: Span, num_bytes: int) -> tuple[Span
     """
     if span.num_bytes <= num_bytes * 3 // 2:
         return (span,)
-    with _explained(config.name, span.name), open_file(span.name) as file:
+    with explain_refusal(config.name, span.name), open_file(span.name) as file:
         head = file.read(HEAD_BYTES)
         if is_compressed(head) or is_tar(head) or describe_other_format(head):
             return (span,)  # what is to be refused, too: the beginning alone shows what it is
@@ -127,7 +73,7 @@ def split_by_lines(config: FileSource, span: Span, num_bytes: int) -> tuple[Span
 def find_first_line(config: FileSource, span: Span, *, after_blank: bool = False) -> LineCut:
     """Find the first line that begins in a range; with `after_blank` the first of them that follows a blank line."""
     assert span.stop is not None
-    with _explained(config.name, span.name), open_file(span.name) as file:
+    with explain_refusal(config.name, span.name), open_file(span.name) as file:
         start, lines_before = _find_start(file, span.start, span.stop, after_blank=after_blank)
         file.seek(span.start)
         num_lines, left = 0, span.stop - span.start
@@ -279,27 +225,12 @@ def cannot_open(source: str, part: str, error: OSError) -> UserError:
 
 
 @contextmanager
-def _explained(source: str, part: str) -> Iterator[None]:
+def explain_refusal(source: str, part: str) -> Iterator[None]:
+    """Raise what a file system refuses as the user's error."""
     try:
         yield
     except OSError as error:
         raise cannot_open(source, part, error) from error
-
-
-def _match_pattern(source: str, pattern: str) -> dict[str, Info]:
-    names = list_matches(source, pattern)
-    if not names:
-        where = "" if is_url(pattern) else f" in {os.getcwd()}"
-        raise UserError(f"source '{source}': nothing matches '{pattern}'{where}; mend it or take it out of `paths`")
-    for name in names:
-        if not is_url(name) and not os.path.isfile(name):
-            what = "is a directory" if os.path.isdir(name) else "is not a file"
-            raise UserError(
-                f"source '{source}': '{name}' {what}; write a pattern that matches files only, such as '*.txt'"
-            )
-        if "\n" in name or name.encode(errors="replace").decode() != name:
-            raise UserError(f"source '{source}': {name!a} is not one line of UTF-8; rename the file")
-    return names
 
 
 def _read_range(file: BinaryIO, start: int, stop: int | None) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from configs.base import UserError
 from configs.data.sources import HuggingFaceSource
 from data_prep.sources.document import Digest, Entry, Opened, Span
-from data_prep.sources.file_parts import digest_part
+from data_prep.sources.listing import digest_part
 from data_prep.sources.record_fields import check_columns, to_document
 
 _PATTERN = re.compile(r"[\[\]*?{}]|::")

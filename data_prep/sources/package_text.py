@@ -11,7 +11,8 @@ from pydantic import JsonValue
 from configs.base import UserError
 from configs.data.sources import PackageTextSource
 from data_prep.sources.document import Digest, Document, Span, Unreadable
-from data_prep.sources.file_parts import digest_part, read_lines
+from data_prep.sources.file_parts import read_lines
+from data_prep.sources.listing import digest_part
 from data_prep.sources.record_fields import Unlabelled, find_label
 
 _SAMPLE_PACKAGES = ("eld", "scipy", "sympy", "networkx", "sklearn")

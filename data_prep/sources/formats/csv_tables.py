@@ -11,7 +11,8 @@ from configs.base import MIB, UserError
 from configs.data.sources import CsvSource
 from data_prep.sources.content import split_lines
 from data_prep.sources.document import Digest, Entry, Opened, Span, Unreadable
-from data_prep.sources.file_parts import TextFile, digest_files, explain_damage, list_files, open_files
+from data_prep.sources.file_parts import TextFile, explain_damage, open_files
+from data_prep.sources.listing import digest_files, list_files
 from data_prep.sources.record_fields import check_columns, to_document
 
 MAX_CHARACTERS_AGAIN = 128 * MIB

@@ -12,13 +12,8 @@ from pydantic import JsonValue
 from configs.base import UserError
 from configs.data.sources import JsonLinesSource
 from data_prep.sources.document import Digest, Entry, LineCut, Opened, Span, Unreadable
-from data_prep.sources.file_parts import (
-    digest_files,
-    find_first_line,
-    list_files,
-    read_lines,
-    split_by_lines,
-)
+from data_prep.sources.file_parts import find_first_line, read_lines, split_by_lines
+from data_prep.sources.listing import digest_files, list_files
 from data_prep.sources.record_fields import to_document
 
 _LONG_NUMBER = re.compile(rb"\d{19}")

@@ -15,15 +15,7 @@ from configs.data.languages import normalize_language
 from configs.data.sources import LatexSource
 from data_prep.sources.content import DAMAGE, read_chunks
 from data_prep.sources.document import Digest, Document, Dropped, Entry, Span, Unreadable
-from data_prep.sources.file_parts import (
-    TextFile,
-    digest_files,
-    digest_part,
-    display_name,
-    explain_damage,
-    list_files,
-    open_files,
-)
+from data_prep.sources.file_parts import TextFile, display_name, explain_damage, open_files
 from data_prep.sources.formats.latex_encoding import decode, find_codec
 from data_prep.sources.formats.latex_text import (
     Find,
@@ -34,6 +26,7 @@ from data_prep.sources.formats.latex_text import (
     put_together,
     to_text,
 )
+from data_prep.sources.listing import digest_files, digest_part, list_files
 from data_prep.sources.remote_files import local_directory
 
 _SUFFIXES = (".tex", ".ltx", ".latex", ".sty", ".cls", ".bbl")

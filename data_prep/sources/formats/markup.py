@@ -9,7 +9,8 @@ from pydantic import JsonValue
 from configs.data.languages import normalize_language
 from configs.data.sources import MarkupSource
 from data_prep.sources.document import Digest, Document, Entry, Span, Unreadable
-from data_prep.sources.file_parts import digest_files, list_files, read_bytes
+from data_prep.sources.file_parts import read_bytes
+from data_prep.sources.listing import digest_files, list_files
 
 if TYPE_CHECKING:
     from markdown_it.token import Token

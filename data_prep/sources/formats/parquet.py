@@ -12,7 +12,8 @@ from configs.base import InfrastructureError, UserError
 from configs.data.sources import ParquetSource
 from configs.text import one_line
 from data_prep.sources.document import Digest, Document, Span, Unreadable
-from data_prep.sources.file_parts import cannot_open, damaged, digest_files, display_name, list_files
+from data_prep.sources.file_parts import cannot_open, damaged, display_name
+from data_prep.sources.listing import digest_files, list_files
 from data_prep.sources.record_fields import check_columns, to_document
 from data_prep.sources.remote_files import is_url, open_file
 

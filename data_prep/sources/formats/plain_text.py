@@ -7,14 +7,8 @@ from pydantic import JsonValue
 from configs.data.languages import normalize_language
 from configs.data.sources import PlainTextSource
 from data_prep.sources.document import Digest, Document, Entry, LineCut, Opened, Span, Unreadable
-from data_prep.sources.file_parts import (
-    digest_files,
-    find_first_line,
-    list_files,
-    read_bytes,
-    read_lines,
-    split_by_lines,
-)
+from data_prep.sources.file_parts import find_first_line, read_bytes, read_lines, split_by_lines
+from data_prep.sources.listing import digest_files, list_files
 
 
 def spans(config: PlainTextSource) -> tuple[Span, ...]:

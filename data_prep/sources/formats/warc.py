@@ -14,8 +14,9 @@ from configs.data.sources import WarcSource
 from configs.text import one_line
 from data_prep.sources.content import DAMAGE, HEAD_BYTES, Readable, describe_other_format, read_decompressed
 from data_prep.sources.document import Digest, Document, Dropped, Entry, Span, Unreadable
-from data_prep.sources.file_parts import damaged, digest_files, display_name, explain_damage, list_files
+from data_prep.sources.file_parts import damaged, display_name, explain_damage
 from data_prep.sources.formats.http_body import MAX_BODY_BYTES, BodyError, decode_body, decode_text
+from data_prep.sources.listing import digest_files, list_files
 from data_prep.sources.remote_files import open_file
 
 _HTML = ("text/html", "application/xhtml+xml")
