@@ -29,8 +29,8 @@ def open_file(name: str) -> BinaryIO:
     """
     if not is_url(name):
         return open(name, "rb")
-    files, path = _file_system(name)
     with _as_os_errors():
+        files, path = _file_system(name)
         return cast(BinaryIO, _RemoteFile(files.open(path, "rb"), files))
 
 
@@ -82,7 +82,7 @@ class _RemoteFile:
 def _as_os_errors() -> Iterator[None]:
     try:
         yield
-    except (OSError, GeneratorExit):
+    except (OSError, UserError):
         raise
     except Exception as error:
         kind = OSError if isinstance(error, (ValueError, TypeError, NotImplementedError)) else ConnectionError
@@ -139,7 +139,8 @@ def _find(files: Any, path: str) -> Info | None:
 def _chained_version(inner: str) -> dict[str, str]:
     """Return what is known of the version of an archive that a file is read from."""
     if not is_url(inner):
-        return {}
+        found = os.stat(inner)
+        return {"checksum": f"{found.st_size} bytes, written {found.st_mtime_ns}"}
     files, path = _file_system(inner)
     info = _find(files, path)
     return {"checksum": version_of(info)} if info is not None and version_of(info) else {}

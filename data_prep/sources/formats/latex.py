@@ -149,14 +149,13 @@ def _read_archive(config: LatexSource, paper: _Paper) -> Iterator[Entry]:
         number = len(paper.files)
         yield Unreadable(paper.name, "no_main_file", f"of {number} files with text none has \\documentclass")
     used = {main: _list_included(paper, main) for main in mains}
-    first = True
-    for main in mains:
-        others = [other for other in mains if main in used[other] and other != main]
-        # Of two that include each other the first is one.
-        if not others or (all(main in used[other] and other in used[main] for other in others) and first):
+    name = paper.name
+    for number, main in enumerate(mains):
+        includers = (other for other in mains if other != main and main in used[other])
+        if all(other in used[main] and number < mains.index(other) for other in includers):  # the first of a circle
             find = _in_archive(paper, posixpath.dirname(main), find_codec(paper.files[main]), set())
-            yield _to_entry(config, paper.name if first else f"{paper.name}/{main}", paper.files[main], find)
-            first = False
+            yield _to_entry(config, name or f"{paper.name}/{main}", paper.files[main], find)
+            name = ""
 
 
 def _list_included(paper: _Paper, main: str) -> set[str]:

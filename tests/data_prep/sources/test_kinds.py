@@ -369,6 +369,12 @@ def test_files_in_an_archive_behind_a_url_are_named_with_it(tmp_path: Path) -> N
     with zipfile.ZipFile("a.zip", "w") as archive:
         archive.writestr("x.jsonl", '{"text": "one"}\n')
         archive.writestr("y.jsonl", '{"text": "two"}\n')
+    url = f"zip://*.jsonl::{tmp_path}/a.zip"
+    assert [text for _, text in summary(read_records(json_lines(url)))] == ["one", "two"]
+    assert READERS["json_lines"].identity(json_lines(url), lambda path: "")
+    Path("b.zip").write_bytes(b"no archive")
+    with pytest.raises(UserError, match="cannot be listed"):
+        read_records(json_lines(f"zip://*.jsonl::file://{tmp_path}/b.zip"))
     url = f"zip://*.jsonl::file://{tmp_path}/a.zip"
     assert [text for _, text in summary(read_records(json_lines(url)))] == ["one", "two"]
     identity = READERS["json_lines"].identity(json_lines(url), lambda path: "")

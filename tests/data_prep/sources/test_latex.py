@@ -305,6 +305,12 @@ def test_files_that_include_each_other_are_one_document() -> None:
     assert [type(record) for record in read("*.tex")] == [Document, Dropped]
 
 
+def test_of_a_circle_beside_another_main_file_one_is_a_document() -> None:
+    files = {"main.tex": main_of("Main."), "aa.tex": main_of(r"A \input{bb}"), "bb.tex": main_of(r"B \input{aa}")}
+    write_archive("c.tar.gz", files)
+    assert [record.id for record in read("c.tar.gz")] == ["papers/c.tar.gz", "papers/c.tar.gz/aa.tex"]
+
+
 def test_an_archive_of_archives_has_a_paper_in_each() -> None:
     write_archive("one.tar.gz", {"m.tex": main_of(r"One \input{x}"), "x.tex": "x"})
     files: dict[str, str | bytes] = {"2401/1.gz": Path("one.tar.gz").read_bytes()}
