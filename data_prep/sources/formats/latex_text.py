@@ -29,7 +29,7 @@ _COMMENT = re.compile(
 )
 _END_COMMENT = r"\end{comment}"
 _CONDITION = re.compile(r"\\(?P<word>if[A-Za-z@]*|else|fi)(?![A-Za-z@])\s?")
-_MAX_CONDITIONS = 1000
+_MAX_CONDITIONS = 100
 """Words of conditions that are looked through for the end of one."""
 _INCLUDE = re.compile(
     r"(?<!\\)\\(?:(?:input|include|subfile(?:include)?)\s*+\{(?P<braced>[^{}]{1,500})\}"
