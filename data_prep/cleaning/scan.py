@@ -58,7 +58,8 @@ def scan_part(part: Part) -> list[Piece]:
             if isinstance(entry, Opened):
                 _check_finished(part, span, file, [*pieces[began:], writer.piece])
                 file, began = entry.file, 0 if skip >= place else len(pieces)
-                writer.open(file)
+                if place > skip:
+                    writer.open(file)
             if isinstance(entry, Opened) or place <= skip:
                 continue
             writer.take(file, entry)

@@ -7,6 +7,7 @@ messages.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -166,7 +167,11 @@ def _open_text(source: str, file: TextFile, *, is_text: bool, depth: int = 0) ->
         return
     if depth > _MAX_ARCHIVES:
         raise UserError(f"source '{source}': {file.name} is an archive in {depth} others; unpack it")
+    names = Counter[str]()
     for member, own, link in read_members(chunks):
+        names[member] += 1
+        if names[member] > 1:  # a file that was added again; ids and counts tell it from the first
+            member = f"{member}#{names[member]}"
         target = None if link is None else f"{file.name}/{link}"
         one = TextFile(f"{file.name}/{member}", own, file.name, target)
         yield from (one,) if link is not None else _open_text(source, one, is_text=is_text, depth=depth + 1)

@@ -27,7 +27,7 @@ from data_prep.sources.formats.latex_text import (
     to_text,
 )
 from data_prep.sources.listing import digest_files, digest_part, list_files
-from data_prep.sources.remote_files import local_directory
+from data_prep.sources.remote_files import is_url, list_matches, local_directory
 
 _SUFFIXES = (".tex", ".ltx", ".latex", ".sty", ".cls", ".bbl")
 """Files of a paper that hold text or macros."""
@@ -42,6 +42,8 @@ MAX_PAPER_BYTES = 1 << 26
 
 def spans(config: LatexSource) -> tuple[Span, ...]:
     """Return the main files and archives, each once."""
+    _listed.cache_clear()
+    _included.cache_clear()
     return list_files(config)
 
 
@@ -73,14 +75,14 @@ def read(config: LatexSource, span: Span) -> Iterator[Entry]:
         for done in [one for one in papers if one != archive and not archive.startswith(f"{one}/")]:
             num_inner += 1
             yield from _read_paper(config, span, papers.pop(done))
-        is_single = bool(archive) and file.name.endswith(".gz")  # a paper of one file in an archive of papers
         paper = papers.setdefault(archive, _Paper(archive or name))
         with explain_damage(config.name, span.name):
-            if is_single and not file.link:
+            if archive and not file.link and file.name.endswith(".gz"):
                 alone = _Paper(file.name)
                 alone.add(file, is_all=True)
-                num_inner += 1
-                yield from _read_paper(config, span, alone)
+                if any(map(_is_main, alone.files.values())):  # else it is a picture or the like
+                    num_inner += 1
+                    yield from _read_paper(config, span, alone)
             else:
                 paper.add(file, is_all=not archive)
     for paper in papers.values():
@@ -136,7 +138,8 @@ def _read_file(config: LatexSource, path: str, data: bytes) -> Document | Unread
     directory, name = local_directory(path), display_name(path)
     if directory is None:
         return _to_entry(config, name, data, lambda wanted: None)
-    if os.path.realpath(path) in _included(config, directory):
+    base = path.partition("/./")[0] if "/./" in path else "/"
+    if os.path.realpath(path) in _included(config, base, directory):
         return Dropped("included", normalize_language(config.language))
     return _to_entry(config, name, data, _in_directory(Path(directory), find_codec(data), set()))
 
@@ -175,7 +178,7 @@ def _to_entry(config: LatexSource, name: str, data: bytes, find: Find) -> Docume
             return Unreadable(name, "not_text", "it has zero bytes")
         if is_picture(text):
             return Dropped("picture", language)
-        whole = to_text(text, find, max_characters=MAX_PAPER_BYTES)
+        whole = to_text(text, find, max_characters=MAX_PAPER_BYTES, name=posixpath.basename(name))
     except PaperError as error:
         return Unreadable(name, error.reason, error.detail)
     return Document(f"{config.name}/{name}", whole, language, config.name)
@@ -237,24 +240,25 @@ def _in_directory(directory: Path, codec: str | None, used: set[str]) -> Find:
 
 
 @lru_cache(maxsize=2)
-def _listed(config: LatexSource) -> Mapping[str, list[str]]:
-    """Return the files of a source on this machine by their directory."""
+def _listed(config: LatexSource, base: str) -> Mapping[str, list[str]]:
+    """Return the files of a source on this machine by their directory; `base` is where its patterns begin."""
     found = defaultdict[str, list[str]](list)
-    for span in list_files(config):
-        if local_directory(span.name) is not None and span.name.endswith(_SUFFIXES):
-            found[os.path.realpath(os.path.dirname(span.name))].append(span.name)
-    return found
+    for pattern in (one for one in config.paths if not is_url(one)):
+        for name in list_matches(config.name, os.path.join(base, pattern)):
+            if name.endswith(_SUFFIXES):
+                found[os.path.realpath(os.path.dirname(name))].append(name)
+    return {directory: sorted(set(names)) for directory, names in found.items()}
 
 
 @lru_cache(maxsize=1 << 12)
-def _included(config: LatexSource, directory: str) -> frozenset[str]:
+def _included(config: LatexSource, base: str, directory: str) -> frozenset[str]:
     """Return what the files of a source in a directory, and in those above it, include, as paths without links.
 
     Of two that include each other the first is not among them.
     """
     path = os.path.realpath(directory)
     used = dict[str, set[str]]()
-    for name in _listed(config).get(path, ()):
+    for name in _listed(config, base).get(path, ()):
         data, own = Path(name).read_bytes(), os.path.realpath(name)
         used[own] = set()
         with suppress(PaperError):  # it is told where the file is read itself
@@ -262,4 +266,4 @@ def _included(config: LatexSource, directory: str) -> frozenset[str]:
             put_together(decode(data, find_codec(data)), find, MAX_PAPER_BYTES)
     found = {one for own, those in used.items() for one in those if own not in used.get(one, ()) or own < one}
     above = os.path.dirname(path)
-    return frozenset(found) if above == path else frozenset(found) | _included(config, above)
+    return frozenset(found) if above == path else frozenset(found) | _included(config, base, above)

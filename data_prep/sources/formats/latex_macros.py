@@ -22,7 +22,8 @@ _OPTIONS = r"(?:\[[^\]\n]{0,200}\])?"
 _INLINE = rf"\\(?:verb\*?|lstinline{_OPTIONS}|mintinline{_OPTIONS}\{{\w{{1,30}}\}})"
 LITERAL = (
     rf"{_VERBATIM}|{_INLINE}(?P<bar>[^\sA-Za-z*{{])[^\n]{{0,1000}}?(?P=bar)"
-    rf"|(?:\\(?:url|path|href)|{_INLINE})\s*+\{{[^{{}}\n]*+\}}"
+    r"|\\(?:url|path|nolinkurl)(?P<quote>[|!\"+])[^\n]{0,1000}?(?P=quote)"
+    rf"|(?:\\(?:url|path|href|nolinkurl)|{_INLINE})\s*+\{{[^{{}}\n]*+\}}"
 )
 """The pattern of what is kept as it is written. Where it matches the beginning of an environment, `close_literal` finds
 the end."""
@@ -30,6 +31,10 @@ the end."""
 _DEFINITION = re.compile(
     r"(?<!\\)\\(?P<kind>(?:re)?newcommand|providecommand|DeclareRobustCommand|DeclareMathOperator|def)\*?"
     r"\s*+\{?\s*+\\(?P<name>[A-Za-z]++)\s*+\}?"
+)
+_ANY_DEFINITION = re.compile(
+    r"(?<!\\)\\(?:(?P<kind>(?:re)?newcommand|providecommand|DeclareRobustCommand|DeclareMathOperator|[egx]?def"
+    r"|(?:New|Renew|Provide|Declare)DocumentCommand)\*?\s*+\{?\s*+|let\s*+)\\(?P<name>[A-Za-z]++)(?:\s*+=?\s*+\\(?P<as>[A-Za-z]++))?"
 )
 _UNSAFE = re.compile(
     r"\\(?:[egx]?def|let|futurelet|(?:re)?newcommand|providecommand|csname|catcode|expandafter|global|advance|the|if\w*|else|fi"
@@ -79,12 +84,28 @@ def take_macros(text: str, macros: dict[str, Macro]) -> str:
 
     Returns the text without these definitions.
     """
+    definitions = list(_list_definitions(text, macros))
+    spoiled = _find_spoiled(text, definitions)
     pieces, done = [], 0
-    for start, end, name, macro in _list_definitions(text, macros):
-        macros[name] = macro
-        pieces.append(text[done:start])
-        done = end
+    for start, end, name, macro in definitions:
+        if name not in spoiled:
+            macros[name] = macro
+            pieces.append(text[done:start])
+            done = end
+    for name in spoiled:
+        macros.pop(name, None)
     return "".join([*pieces, text[done:]])
+
+
+def _find_spoiled(text: str, definitions: Sequence[tuple[int, int, str, Macro]]) -> set[str]:
+    """Return the names that are also defined in a way that is not understood, or not safe."""
+    taken, found = {start for start, _, _, _ in definitions}, set[str]()
+    for match in _ANY_DEFINITION.finditer(text):
+        if match.start() not in taken and match["kind"] != "providecommand":
+            found.add(match["name"])
+            if match["kind"] is None and match["as"]:
+                found.add(match["as"])
+    return found
 
 
 def take_macros_of_body(text: str, macros: dict[str, Macro]) -> str:
@@ -96,7 +117,7 @@ def take_macros_of_body(text: str, macros: dict[str, Macro]) -> str:
     known = {name: {macro} for name, macro in macros.items()}
     for _, _, name, macro in definitions:
         known.setdefault(name, set()).add(macro)
-    changing = {name for name, bodies in known.items() if len(bodies) > 1}
+    changing = {name for name, bodies in known.items() if len(bodies) > 1} | _find_spoiled(text, definitions)
     pieces, done = [], 0
     for start, end, name, macro in definitions:
         if name not in changing:

@@ -28,9 +28,17 @@ _COMMENT = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _END_COMMENT = r"\end{comment}"
-_CONDITION = re.compile(r"\\(?P<word>if[A-Za-z@]*|else|fi)(?![A-Za-z@])\s?")
-_MAX_CONDITIONS = 100
-"""Words of conditions that are looked through for the end of one."""
+_CONDITION = re.compile(r"%[^\n]*|\\[\\%]|\\(?P<word>if(?!f(?![A-Za-z@])|thenelse)[A-Za-z@]*|else|fi)(?![A-Za-z@])\s?")
+_MAX_CONDITIONS, _MAX_ALL_CONDITIONS = 100, 20_000
+"""Words of conditions that are looked through for the end of one, and of all in a text."""
+
+_ASSIGNED = re.compile(r"\\let\s*\\[A-Za-z@]+\s*=?\s*\Z")
+_SHORTHAND = re.compile(
+    r"\\(?:def\s*+|(?:re)?newcommand\s*+\*?\s*+\{?\s*+)\\(?P<name>[A-Za-z]++)\s*+\}?\s*+"
+    r"\{\s*+(?P<for>\\(?:begin|end)\s*+\{document\})\s*+\}"
+)
+"""A name that an author gives to the beginning or the end of the document."""
+
 _INCLUDE = re.compile(
     r"(?<!\\)\\(?:(?:input|include|subfile(?:include)?)\s*+\{(?P<braced>[^{}]{1,500})\}"
     r"|(?P<sub>sub)?(?:import|inputfrom|includefrom)\*?\s*+\{(?P<directory>[^{}]{0,500})\}\s*+\{(?P<imported>[^{}]{1,500})\}"
@@ -60,12 +68,12 @@ class PaperError(Exception):
         self.reason, self.detail = reason, detail
 
 
-def to_text(main: str, find: Find, *, max_characters: int = 1 << 28) -> str:
-    """Return the text of a paper, given its main file and a way to find the others.
+def to_text(main: str, find: Find, *, max_characters: int = 1 << 28, name: str = "") -> str:
+    """Return the text of a paper, given its main file, that file's own name, and a way to find the others.
 
     Raises PaperError if the files that are included do not end, or come to more than `max_characters`.
     """
-    whole = put_together(main, find, max_characters)
+    whole = _without_shorthands(put_together(main, find, max_characters, name=name))
     begin = _search(_BEGIN, whole)
     preamble, body = (whole[: begin.start()], whole[begin.end() :]) if begin else ("", whole)
     if end := _search(_END, body):
@@ -80,16 +88,24 @@ def to_text(main: str, find: Find, *, max_characters: int = 1 << 28) -> str:
     return _BLANK_LINES.sub("\n\n", expand(body, macros)).strip() + "\n"
 
 
-def put_together(main: str, find: Find, max_characters: int) -> str:
+def put_together(main: str, find: Find, max_characters: int, *, name: str = "") -> str:
     """Return a main file, without comments, with what it includes in its place. Raises PaperError."""
-    return _Inclusion(find, max_characters).flatten(remove_comments(main))
+    return _Inclusion(find, max_characters, name).flatten(remove_comments(main))
+
+
+def _without_shorthands(text: str) -> str:
+    for match in list(_SHORTHAND.finditer(text))[:4]:
+        used = re.compile(rf"\\{match['name']}(?![A-Za-z])")
+        text = used.sub(match["for"].replace("\\", "\\\\"), text.replace(match[0], "", 1))
+    return text
 
 
 def is_main(text: str) -> bool:
     """Return whether a file is one that TeX is called with: it has a class, not that of parts, or is plain TeX, or it
-    begins a document without being a part."""
+    begins or ends a document without being a part."""
     plain = remove_comments(text)
-    return _CLASS.search(plain) is not None or (_search(_BEGIN, plain) is not None and not _PART.search(plain))
+    is_document = _search(_BEGIN, plain) is not None or _search(_END, plain) is not None
+    return _CLASS.search(plain) is not None or (is_document and not _PART.search(plain))
 
 
 def begins_document(text: str) -> bool:
@@ -113,14 +129,16 @@ def is_picture(text: str) -> bool:
 def remove_comments(text: str) -> str:
     """Return the text without comments; a comment takes its line end along, as in TeX, or the line that it fills."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    pieces, done, place, unclosed = list[str](), 0, 0, set[str]()
+    pieces, done, place, unclosed, left = list[str](), 0, 0, set[str](), _MAX_ALL_CONDITIONS
     while match := _COMMENT.search(text, place):
         if match["keep"]:
             place = close_literal(text, match, unclosed)
             continue
         place = match.end()
         if match["off"]:
-            found = _find_end_of_condition(text, place)
+            is_assigned = _ASSIGNED.search(text, max(0, match.start() - 100), match.start()) is not None
+            found = None if is_assigned or left <= 0 else _find_end_of_condition(text, place)
+            left -= _MAX_CONDITIONS if found is None else 0
             if found is None:
                 continue
             stop, place = found
@@ -144,6 +162,8 @@ def _find_end_of_condition(text: str, place: int) -> tuple[str, int] | None:
     for number, match in enumerate(_CONDITION.finditer(text, place)):
         if number > _MAX_CONDITIONS:
             return None
+        if match["word"] is None:
+            continue
         if match["word"] == "fi":
             if depth == 0:
                 return ("" if otherwise is None else remove_comments(text[otherwise : match.start()])), match.end()
@@ -158,9 +178,9 @@ def _find_end_of_condition(text: str, place: int) -> tuple[str, int] | None:
 class _Inclusion:
     """The files of one paper, as they are put into each other."""
 
-    def __init__(self, find: Find, max_characters: int) -> None:
+    def __init__(self, find: Find, max_characters: int, name: str) -> None:
         self._find = find
-        self._open: list[str] = []
+        self._open = [name]
         """Names of the files that are being included, each by the one before it."""
 
         self._num_left, self._characters_left = MAX_INCLUDED, max_characters

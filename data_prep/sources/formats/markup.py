@@ -16,16 +16,17 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 _FRONT_MATTER = re.compile(
-    r"\A(?:---[ \t]*\n(?=(?:[ \t]*\#[^\n]*\n)*[\w\"'][^\n:]*:|\.\.\.|---).*?\n?(?:---|\.\.\.)"
-    r"|\+\+\+[ \t]*\n.*?\n\+\+\+)[ \t]*(?:\n|\Z)",
-    re.DOTALL,
+    r"\A(?:---[ \t]*\n(?=(?:[ \t]*\#[^\n]*\n)*(?:[\w\"'][^\n:]*:[ \t\n]|---))(?:[^\n]*\n)*?(?:---|\.\.\.)"
+    r"|\+\+\+[ \t]*\n(?:[^\n]*\n)*?\+\+\+)[ \t]*(?:\n|\Z)"
 )
 """YAML, which begins with a key, or TOML; two rules with text between them are none."""
 
 _FENCE = re.compile(r"^(?:[ \t]|[-*+][ \t]|[0-9]{1,9}[.)][ \t]|>)*+(?P<mark>`{3,}+(?!.*`)|~{3,}+)", re.MULTILINE)
 _CODE_OR_COMMENT = re.compile(r"(?P<ticks>`++)|(?P<indent>^(?: {4}|\t)[^\n]*+)|<!--", re.MULTILINE)
 _RST_COMMENT = re.compile(
-    r"^\.\.(?:[ \t]+(?![\w:.+-]+::|\[|_|\|)[^\n]*)?\n(?:(?:[ \t]+[^\n]*|[ \t]*)(?:\n|\Z))*", re.MULTILINE
+    r"(?:^\.\.[ \t]++(?![\w:.+-]+ ?::|\[|_|\|)[^\n]+|(?:\A|(?<=\n\n))\.\.[ \t]*+(?=\n[ \t]+\S))(?:\n|\Z)"
+    r"(?:(?:[ \t]+[^\n]*|[ \t]*)(?:\n|\Z))*",
+    re.MULTILINE,
 )
 """Two dots and what is indented below them, unless it is a directive, a footnote, a target or a substitution."""
 

@@ -139,6 +139,17 @@ def test_archives_in_archives_are_read_as_their_files(suffix: str) -> None:
         read_records(plain_text("x.tar"))
 
 
+def test_members_of_one_name_are_told_apart() -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for data in (b"first", b"again"):
+            entry = tarfile.TarInfo("a.txt")
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    Path("x.tar").write_bytes(buffer.getvalue())
+    assert texts(plain_text("x.tar")) == [("notes/x.tar/a.txt:1", "first"), ("notes/x.tar/a.txt#2:1", "again")]
+
+
 def test_line_ends_of_early_macs_are_line_ends() -> None:
     Path("a.txt").write_bytes(b"one\rtwo\r\rthree")
     assert texts(plain_text("a.txt")) == [("notes/a.txt:1", "one\ntwo"), ("notes/a.txt:4", "three")]

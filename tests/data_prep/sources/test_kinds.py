@@ -200,6 +200,8 @@ def test_markdown_as_it_reads() -> None:
         ("---\n\nIntro\n\n---\ntext", "---\n\nIntro\n\n---\ntext"),
         ("---\nIntro\n---\ntext", "---\nIntro\n---\ntext"),
         ("---\n---\ntext", "text"),
+        ("---\nNote: this is only the beginning...\n\nBody.\n", "---\nNote: this is only the beginning...\n\nBody.\n"),
+        ("---\ntitle: Wait for it...\nurl: a---\n---\ntext", "text"),
         ("a <!-->b--> c", "a  c"),
     ],
 )
@@ -215,6 +217,25 @@ def test_restructured_text_keeps_substitutions_long_lines_and_forgets_roles() ->
     alone = rst_plain("Uses :red:`y` here.\n")
     rst_plain(".. role:: red\n\nA :red:`x`.\n")
     assert rst_plain("Uses :red:`y` here.\n") == alone, "whatever was read before"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Para.\n\n..  note::\n\n    Important.\n",
+        "Para.\n\n.. note ::\n\n    Important.\n",
+        "Para.\n\n..  [1] The footnote.\n",
+        "Para.\n\n..\n\n    Quoted.\n",
+        "Hi\n..\n\n  Text one.\n",
+    ],
+)
+def test_what_is_no_comment_of_restructured_text_stays(text: str) -> None:
+    assert rst_source(text) == text
+
+
+def test_comments_of_restructured_text_are_gone() -> None:
+    text = "One.\n\n.. a comment\n   goes on\n\n..\n   another\n\nTwo.\n.. third\n.. fourth\n\nThree.\n"
+    assert rst_source(text).split() == ["One.", "Two.", "Three."]
 
 
 def test_files_that_are_documents_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

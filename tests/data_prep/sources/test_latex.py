@@ -36,6 +36,9 @@ def text_of(body: str, preamble: str = "", **files: str) -> str:
         ("a \\iffalse gone \\ifx b\\fi gone \\fi c", "a c"),
         ("a \\iffalse gone \\else kept \\fi c", "a kept c"),
         ("a \\iffalse never ends", "a \\iffalse never ends"),
+        ("a \\iffalse $x \\iff y$ \\ifthenelse{b}\n%\\fi\nd \\fi c", "a c"),
+        ("\\let\\ifdraft\\iffalse a \\ifdraft b\\fi c", "\\let\\ifdraft\\iffalse a \\ifdraft b\\fi c"),
+        ("\\nolinkurl{a%20b} \\url|a%20b| % y", "\\nolinkurl{a%20b} \\url|a%20b| "),
         ('\\lstinline!printf("%d")! x % y\nz', '\\lstinline!printf("%d")! x z'),
         ("\\mintinline{c}|a%b| \\lstinline[language=C]{a%b} % y", "\\mintinline{c}|a%b| \\lstinline[language=C]{a%b} "),
         ("one\n% a line\n  % another\ntwo", "one\ntwo"),
@@ -88,6 +91,22 @@ def test_macros_are_expanded_with_their_arguments(definition: str, used: str, ex
 )
 def test_what_is_defined_anew_in_the_text_is_left_as_it_is(body: str) -> None:
     assert text_of(body) == body
+
+
+@pytest.mark.parametrize(
+    "more",
+    [r"\gdef\x{B}", r"\renewcommand{\x}{\ifmmode b\else c\fi}", r"\let\x\relax", r"\RenewDocumentCommand{\x}{}{B}"],
+)
+def test_a_macro_that_is_also_defined_otherwise_is_left_alone(more: str) -> None:
+    assert text_of(r"Value \x.", r"\newcommand{\x}{A}" + more) == r"Value \x."
+    body = rf"\newcommand{{\x}}{{A}}{more} Value \x."
+    assert text_of(body) == body
+
+
+def test_names_for_the_beginning_and_the_end_of_the_document_are_these() -> None:
+    names = "\\def\\bd{\\begin{document}}\n\\newcommand{\\ed}{\\end{document}}\n"
+    whole = "\\documentclass{a}\n" + names + "\\bd\nThe whole paper, \\bdx.\n\\ed\nafter"
+    assert to_text(whole, lambda name: None) == "The whole paper, \\bdx.\n"
 
 
 def test_the_end_of_the_document_is_not_what_is_verbatim() -> None:
@@ -161,6 +180,8 @@ LONG = 300_000
     [
         r"\begin{verbatim}" * (LONG // 16),
         r"\begin{comment}" * (LONG // 15),
+        r"\iffalse " * (LONG // 9),
+        r"\def\x" + " " * LONG,
         r"\newcommand{\x}{ " * (LONG // 17),
         r"\newcommand{\x}{ " * (LONG // 17) + "}" * (LONG // 17),
         r"\newcommand" + " " * LONG,
@@ -321,6 +342,31 @@ def test_an_archive_of_archives_has_a_paper_in_each() -> None:
         ("papers/bulk.tar/2401/1.gz", "One x\n"),
         ("papers/bulk.tar/2401/2.gz", "Two\n"),
     ]
+
+
+def test_compressed_pictures_of_an_archive_are_no_papers() -> None:
+    pictures = {"fig1.eps.gz": gzip.compress(b"%!PS-Adobe"), "fig2.ps.gz": gzip.compress(b"\xc4\x00\xfd" * 9)}
+    write_archive("a.tar.gz", {"main.tex": main_of("Paper."), **pictures})
+    assert [(record.id, record.text) for record in read("a.tar.gz")] == [("papers/a.tar.gz", "Paper.\n")]
+
+
+def test_a_main_file_that_includes_the_beginning_of_the_document_is_the_paper() -> None:
+    files = {"header.tex": "\\documentclass{a}\\begin{document}", "main.tex": "\\input{header}\nText.\n\\end{document}"}
+    write_archive("a.tar.gz", files)
+    assert [record.text for record in read("a.tar.gz")] == ["Text.\n"]
+
+
+def test_what_a_file_that_changed_includes_is_looked_up_again() -> None:
+    Path("a.tex").write_text(main_of(r"A \input{b}"))
+    Path("b.tex").write_text(main_of("B"))
+    assert [type(record) for record in read("*.tex")] == [Document, Dropped]
+    Path("a.tex").write_text(main_of("A alone"))
+    assert [record.text for record in read("*.tex")] == ["A alone\n", "B\n"]
+
+
+def test_a_main_file_is_not_put_into_itself() -> None:
+    Path("a.tex").write_text(main_of(r"Body \input{a} end"))
+    assert read("a.tex")[0].text == "Body \\input{a} end\n"
 
 
 def test_links_in_an_archive_are_what_they_lead_to() -> None:
