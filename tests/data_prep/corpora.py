@@ -7,8 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cluster.inline import InlineExecutor
-from configs.base import Artifact
+from configs.base import Artifact, UserError
 from configs.data.stages import CleanConfig
 from configs.pools import PoolConfig
 from data_prep.cleaning.document_files import read_documents
@@ -39,6 +41,19 @@ def read_span(source: Any, span: Span) -> list[Record]:
 
 def read_records(source: Any) -> list[Record]:
     return [record for span in READERS[source.kind].spans(source) for record in read_span(source, span)]
+
+
+def error_of(source: Any) -> str:
+    """Return the one sentence that reading a source ends with."""
+    with pytest.raises(UserError) as caught:
+        read_records(source)
+    assert "\n" not in str(caught.value) and f"source '{source.name}'" in str(caught.value)
+    return str(caught.value)
+
+
+def summary(records: Iterable[Any]) -> list[tuple[str, str]]:
+    """Return (id, text) of documents, (where, reason) of what is unreadable, ("", reason) of what is dropped."""
+    return [(r.id, r.text) if isinstance(r, Document) else (getattr(r, "where", ""), r.reason) for r in records]
 
 
 def clean_config(*sources: dict[str, Any], **changes: Any) -> CleanConfig:

@@ -85,14 +85,20 @@ def take_macros(text: str, macros: dict[str, Macro]) -> str:
     Returns the text without these definitions.
     """
     definitions = list(_list_definitions(text, macros))
-    spoiled = _find_spoiled(text, definitions)
+    return _take(text, macros, definitions, leaving=_find_spoiled(text, definitions))
+
+
+def _take(
+    text: str, macros: dict[str, Macro], definitions: Sequence[tuple[int, int, str, Macro]], *, leaving: set[str]
+) -> str:
+    """Add to the macros what is defined, and take it out of the text, but for the names in `leaving`, which are none."""
     pieces, done = [], 0
     for start, end, name, macro in definitions:
-        if name not in spoiled:
+        if name not in leaving:
             macros[name] = macro
             pieces.append(text[done:start])
             done = end
-    for name in spoiled:
+    for name in leaving:
         macros.pop(name, None)
     return "".join([*pieces, text[done:]])
 
@@ -117,16 +123,8 @@ def take_macros_of_body(text: str, macros: dict[str, Macro]) -> str:
     known = {name: {macro} for name, macro in macros.items()}
     for _, _, name, macro in definitions:
         known.setdefault(name, set()).add(macro)
-    changing = {name for name, bodies in known.items() if len(bodies) > 1} | _find_spoiled(text, definitions)
-    pieces, done = [], 0
-    for start, end, name, macro in definitions:
-        if name not in changing:
-            macros[name] = macro
-            pieces.append(text[done:start])
-            done = end
-    for name in changing:
-        macros.pop(name, None)
-    return "".join([*pieces, text[done:]])
+    changing = {name for name, bodies in known.items() if len(bodies) > 1}
+    return _take(text, macros, definitions, leaving=changing | _find_spoiled(text, definitions))
 
 
 def _list_definitions(text: str, macros: Mapping[str, Macro]) -> Iterator[tuple[int, int, str, Macro]]:

@@ -23,6 +23,9 @@ _HTML = ("text/html", "application/xhtml+xml")
 _HTML_BEGIN = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*+(?:<!--.*?-->\s*+)?<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL
 )
+_VERSION_AT_END = re.compile(r"[^/]WARC/1\.[0-9]\Z")
+"""How a field ends that broke off before the first line of the next record; a URL may have that as its last part."""
+
 _ERRORS_PER_MILLE = 20
 """Characters of a page in a thousand that may be wrong in its declared encoding."""
 
@@ -106,7 +109,7 @@ def _check_header(record: Any) -> None:
     pairs = getattr(record.rec_headers, "headers", [])
     names = [name.lower() for name, _ in pairs]
     if any(names.count(name) > 1 for name in ("warc-type", "content-length", "warc-record-id")) or any(
-        "WARC/1." in text for pair in pairs for text in pair
+        _VERSION_AT_END.search(text) for pair in pairs for text in pair
     ):
         raise EOFError("a record's header breaks off")
 

@@ -17,29 +17,18 @@ import pytest
 from configs.base import InfrastructureError, UserError
 from configs.data.sources import CsvSource, JsonLinesSource, MarkupSource, ParquetSource, PlainTextSource
 from data_prep.sources import file_parts
-from data_prep.sources.document import Document, Entry, Unreadable
+from data_prep.sources.document import Document, Unreadable
 from data_prep.sources.formats import csv_tables
 from data_prep.sources.formats import markup as markup_module
 from data_prep.sources.formats.markup import markdown_source, rst_plain, rst_source
 from data_prep.sources.remote_files import version_of
 from data_prep.sources.table import READERS
-from tests.data_prep.corpora import read_records
+from tests.data_prep.corpora import error_of, read_records, summary
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def error_of(source: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        read_records(source)
-    assert "\n" not in str(caught.value) and f"source '{source.name}'" in str(caught.value)
-    return str(caught.value)
-
-
-def summary(records: list[Entry]) -> list[tuple[str, str]]:
-    return [(r.id, r.text) if isinstance(r, Document) else (getattr(r, "where", ""), r.reason) for r in records]
 
 
 # CSV

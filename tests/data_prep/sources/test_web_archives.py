@@ -9,32 +9,16 @@ import brotli
 import pytest
 import zstandard
 
-from configs.base import UserError
 from configs.data.sources import WarcSource
 from data_prep.sources.document import Document, Dropped, Unreadable
 from data_prep.sources.formats import http_body
 from tests.contracts.test_sources import write_warc
-from tests.data_prep.corpora import read_records
+from tests.data_prep.corpora import error_of, read_records, summary
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def error_of(source: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        read_records(source)
-    assert "\n" not in str(caught.value) and "source 'web'" in str(caught.value)
-    return str(caught.value)
-
-
-def summary(records: list[Any]) -> list[tuple[str, str]]:
-    """Return (id, text) of documents, (where, reason) of what is unreadable, ("", reason) of what is dropped."""
-    return [
-        (record.id, record.text) if isinstance(record, Document) else (getattr(record, "where", ""), record.reason)
-        for record in records
-    ]
 
 
 def warc(**fields: Any) -> WarcSource:
@@ -224,6 +208,11 @@ def test_a_record_that_breaks_off_in_its_header_is_an_error(place: str, kept: in
     data = {"first": cut, "middle": one + cut + one + one, "last": one + cut}[place]
     Path("a.warc").write_bytes(data)
     assert "a.warc is " in error_of(warc())
+
+
+def test_a_url_may_end_like_the_first_line_of_a_record() -> None:
+    write_answer(PLAIN, b"the standard", more="WARC-Refers-To-Target-URI: http://a/WARC/1.1\r\n")
+    assert [text for _, text in summary(read_records(warc()))] == ["the standard"]
 
 
 def test_elements_nested_a_hundred_thousand_deep_take_no_time_to_speak_of() -> None:
