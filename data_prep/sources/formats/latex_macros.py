@@ -91,7 +91,7 @@ def take_macros(text: str, macros: dict[str, Macro]) -> str:
 def _take(
     text: str, macros: dict[str, Macro], definitions: Sequence[tuple[int, int, str, Macro]], *, leaving: set[str]
 ) -> str:
-    """Add to the macros what is defined, and take it out of the text, but for the names in `leaving`, which are none."""
+    """Add what is defined to the macros, and take it out of the text; names in `leaving` are no macros, and stay."""
     pieces, done = [], 0
     for start, end, name, macro in definitions:
         if name not in leaving:
