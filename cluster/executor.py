@@ -73,6 +73,10 @@ class Executor(Protocol):
         """
         ...
 
+    def warm(self, fn: Callable[[T], R], *, num_items: int) -> None:
+        """Have workers import what `fn` needs, for a `map` over so many items that follows; wait for nothing."""
+        ...
+
     def gang(
         self,
         fn: Callable[[Rank, A], R],

@@ -46,6 +46,9 @@ class InlineExecutor:
                 yield result
                 meter.advance()
 
+    def warm(self, fn: Callable[[T], R], *, num_items: int) -> None:
+        """Do nothing: there are no workers."""
+
     def gang(
         self,
         fn: Callable[[Rank, A], R],

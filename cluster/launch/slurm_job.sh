@@ -100,6 +100,14 @@ asked_to_end() {
     [ -z "$driver" ] || [ -n "$told" ] || { told=yes; kill -TERM "$driver" 2>/dev/null; }
 }
 
+# The driver's end, and its code. A signal ends a `wait`, and two in a row end two of which the second runs no trap: only
+# what `wait` says of a driver that is gone is the driver's own code.
+wait_for_driver() {
+    while kill -0 "$driver" 2>/dev/null; do wait "$driver"; done
+    wait "$driver"
+    code=$?
+}
+
 # The head's step has ended by itself. No attempt could succeed here any more, but one of a new start may.
 lost_ray() {
     lost=yes
@@ -151,12 +159,7 @@ then
     "$python" -P "${command[@]}" --ray-address "$address" </dev/null &
     driver=$!
     [ -z "$signalled" ] || asked_to_end
-    while
-        signalled=
-        wait "$driver"
-        code=$?
-        [ -n "$signalled" ]
-    do :; done
+    wait_for_driver
     # Told before it could hear: nothing is lost.
     [ "$code" != 143 ] || [ -z "$told" ] || code=75
     [ "$code" != 75 ] || [ -z "$lost" ] || code=71

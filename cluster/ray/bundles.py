@@ -1,8 +1,9 @@
 """The bundles that a gang holds on Ray's nodes: a placement group with one bundle a rank."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
@@ -81,29 +82,25 @@ def reserve_bundles(capacity: Capacity, placement: Placement, *, before: int, la
     return Bundles(group, tuple(by_bundle[index] for index in range(asked[0])))
 
 
-def wait_for_room(need: Mapping[str, float], selector: dict[str, str], *, timeout_seconds: float, label: str) -> None:
-    """Wait until Ray has room for one piece of work, said after SECONDS_UNTIL_SAID.
+def wait_for_room(probes: Sequence[Any], need: Mapping[str, float], *, timeout_seconds: float, label: str) -> None:
+    """Wait until Ray has run one of the tasks that do nothing but take what is needed, said after SECONDS_UNTIL_SAID.
 
-    Ray itself would keep the work in its queue for ever, without a word. Raises StartUpError when the time is up.
+    Ray itself would keep work in its queue for ever, without a word, and is late to say what is free: what ran had
+    room. Raises StartUpError when the time is up.
     """
     waiter, began, is_said = RayWaiter(label), time.monotonic(), False
     words = describe_resources(need)
-    group = placement_group([dict(need)], bundle_label_selector=[selector])
-    try:
-        while not _is_ready(group, label):
-            waited = time.monotonic() - began
-            if waited > timeout_seconds:
-                raise StartUpError(
-                    f"{label}: {words} did not become free in {timeout_seconds:g} s; the cluster's nodes are "
-                    f"{describe_nodes(live_nodes())}; wait for other work to end, ask for less with cpus_per_task, or "
-                    "wait longer with start_timeout_seconds in the cluster file"
-                )
-            if waited > SECONDS_UNTIL_SAID and not is_said:
-                is_said = True
-                print_line(f"{label}: waiting for {words}; the cluster's nodes are {describe_nodes(live_nodes())}")
-            waiter.sleep(SECONDS_BETWEEN_POLLS)
-    finally:
-        remove_placement_group(group)
+    while not waiter.wait(probes)[0]:
+        waited = time.monotonic() - began
+        if waited > timeout_seconds:
+            raise StartUpError(
+                f"{label}: {words} did not become free in {timeout_seconds:g} s; the cluster's nodes are "
+                f"{describe_nodes(live_nodes())}; wait for other work to end, ask for less with cpus_per_task, or "
+                "wait longer with start_timeout_seconds in the cluster file"
+            )
+        if waited > SECONDS_UNTIL_SAID and not is_said:
+            is_said = True
+            print_line(f"{label}: waiting for {words}; the cluster's nodes are {describe_nodes(live_nodes())}")
 
 
 def describe_resources(need: Mapping[str, float]) -> str:

@@ -27,15 +27,7 @@ from cluster.ray.capacity import Capacity
 from cluster.ray.connection import SECONDS_BETWEEN_CHECKS, RayWaiter, connect, first_line, translate_ray_failures
 from cluster.ray.failures import RanksLost
 from cluster.ray.gang import Gang
-from cluster.ray.nodes import (
-    describe_nodes,
-    free_resources,
-    label_selector,
-    live_nodes,
-    nodes_of,
-    request_nodes,
-    with_own_answers,
-)
+from cluster.ray.nodes import describe_nodes, label_selector, live_nodes, nodes_of, request_nodes, with_own_answers
 from cluster.ray.quarantine import NodeFailures
 from cluster.storage.errors import wait_until_answers
 from configs.base import InfrastructureError, OutOfMemory, StartUpError, UserError
@@ -47,9 +39,6 @@ R = TypeVar("R")
 A = TypeVar("A")
 
 SECONDS_BETWEEN_POLLS = 0.5
-SECONDS_BETWEEN_LOOKS, SECONDS_UNTIL_GIVEN_BACK = 0.02, 0.5
-"""Between looks for free cores, and for how long they are looked for before they are waited for."""
-
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 1.0, 30.0
 
 
@@ -141,18 +130,10 @@ class RayExecutor:
         placement = self.used_placement or self.placement()
         device = {name: n for name, n in rank_resources(placement).items() if name != "CPU"} if on_device else {}
         need = {"CPU": float(placement.cpus_per_task), **device}
-        options = {
-            "num_cpus": placement.cpus_per_task,
-            "num_gpus": device.pop("GPU", 0),
-            "resources": device,
-            "max_retries": placement.max_restarts,
-        }
-        if items and not self._has_room(need):
-            timeout = placement.start_timeout_seconds
-            wait_for_room(need, self._selector() or {}, timeout_seconds=timeout, label=label)
-        remote: Any = ray.remote(fn)
-        submit = remote.options(**options, label_selector=self._selector()).remote
-        num_slots = sum(node.num_cpus // placement.cpus_per_task for node in self._good_nodes())
+        if items:
+            probes = self._submit_probes(fn, need, placement, num_items=len(items))
+            wait_for_room(probes, need, timeout_seconds=placement.start_timeout_seconds, label=label)
+        submit, num_slots = self._submitter(fn, need, placement), self._count_slots(placement)
         waiting: deque[tuple[T, Any]] = deque()
         upcoming = iter(items)
         # Items in flight when one fails are left to end by themselves: ray.cancel races with their end and aborts
@@ -173,24 +154,40 @@ class RayExecutor:
                         if num_failures > placement.max_restarts:
                             raise InfrastructureError(f"{label}: {error}, after {num_failures - 1} retries") from None
                         print_line(f"{label}: {error}; the item is done again")
-                        submit = remote.options(**options, label_selector=self._selector()).remote
+                        submit = self._submitter(fn, need, placement)
                         reference = submit(item)
                 yield result
                 meter.advance()
 
-    def _has_room(self, need: Mapping[str, float]) -> bool:
-        """Return whether a node has room for an item now, or soon: Ray is late to say what earlier items gave back.
+    def warm(self, fn: Callable[[T], R], *, num_items: int) -> None:
+        """Have workers import what `fn` needs, for a `map` over so many items that follows; wait for nothing."""
+        placement = self.used_placement or self.placement()
+        self._submit_probes(fn, {"CPU": float(placement.cpus_per_task)}, placement, num_items=num_items)
 
-        That takes less time than to wait for room with a placement group, which is tried again once a second.
-        """
-        until = time.monotonic() + SECONDS_UNTIL_GIVEN_BACK
-        while True:
-            free = free_resources(self._good_nodes())
-            if any(node.num_cpus >= need["CPU"] and (len(need) == 1 or node.num_gpus >= 1) for node in free):
-                return True
-            if time.monotonic() > until:
-                return False
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+    def _submit_probes(
+        self, fn: Callable[[T], R], need: Mapping[str, float], placement: Placement, *, num_items: int
+    ) -> list[Any]:
+        """Submit tasks that import what `fn` needs, as many as there are items that may run at once."""
+        submit = self._submitter(_import_only, need, placement)
+        return [submit(fn) for _ in range(min(num_items, max(1, self._count_slots(placement))))]
+
+    def _submitter(self, fn: Callable[..., object], need: Mapping[str, float], placement: Placement) -> Any:
+        """Return what submits calls of `fn` that each take so much of one of the good nodes."""
+        return (
+            ray.remote(fn)
+            .options(
+                num_cpus=need["CPU"],
+                num_gpus=need.get("GPU", 0),
+                resources={name: number for name, number in need.items() if name not in ("CPU", "GPU")},
+                max_retries=placement.max_restarts,
+                label_selector=self._selector(),
+            )
+            .remote
+        )
+
+    def _count_slots(self, placement: Placement) -> int:
+        """Return how many items the cores of the good nodes hold at once."""
+        return sum(node.num_cpus // placement.cpus_per_task for node in self._good_nodes())
 
     def _good_nodes(self) -> list[Node]:
         """List the nodes of the pool without those that keep failing, or all if there are no others."""
@@ -291,6 +288,10 @@ class RayExecutor:
                         wait_until_answers(output.parent, notify=print_line)
                     _back_off(label, losses[host])
                 num_restarts += 1
+
+
+def _import_only(fn: Callable[..., object]) -> None:
+    """Do nothing: a worker that is given `fn` has imported its module."""
 
 
 class _DeviceFailed(Exception):

@@ -72,6 +72,7 @@ def clean(config: CleanConfig, *, out: Path, executor: Executor) -> CleanCorpus:
     """
     directory = out / "parts"
     tally = Tally(config)
+    executor.warm(scan_part, num_items=PARTS)  # workers start while files are listed and cut
     parts = _list_parts(config, directory, executor)
     for part, found in zip(parts, executor.map(scan_part, parts, label="reading sources"), strict=True):
         for piece in found:

@@ -44,6 +44,25 @@ def sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
+def hold(begun: Path) -> None:
+    begun.touch()
+    time.sleep(1000)
+
+
+@dataclass(frozen=True)
+class Unpickled:
+    """A function that leaves a mark where it is unpickled."""
+
+    mark: Path
+
+    def __call__(self, number: int) -> int:
+        return number
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        object.__setattr__(self, "mark", state["mark"])
+        self.mark.touch()
+
+
 def square(number: int) -> int:
     return number * number
 
@@ -269,15 +288,19 @@ def test_a_rank_that_aborts_is_not_blamed_where_a_later_death_explains_it(make_r
     assert "*** SIGABRT received" in (tmp_path / "rank-00001.log").read_text()
 
 
-def test_items_for_which_there_is_no_room_are_waited_for_a_while_and_not_for_ever(make_ray, monkeypatch, capsys):
+def test_items_for_which_there_is_no_room_are_waited_for_a_while_and_not_for_ever(
+    make_ray, monkeypatch, capsys, tmp_path
+):
     """Ray keeps work in its queue without a word, for as long as others have the cores, or for ever where none fits."""
     import ray
 
     monkeypatch.setattr(bundles, "SECONDS_UNTIL_SAID", 0.5)
     num_cpus = int(ray.cluster_resources()["CPU"])
-    holder = ray.remote(sleep).options(num_cpus=num_cpus).remote(1000)
+    holder = ray.remote(hold).options(num_cpus=num_cpus).remote(tmp_path / "held")
     try:
         executor = make_ray(start_timeout_seconds=2.0)
+        while not (tmp_path / "held").exists():  # Ray may still say for a while that the cores are free
+            sleep(0.01)
         with pytest.raises(
             StartUpError, match=r"^squaring: 1 CPU core did not become free in 2 s; the cluster's nodes"
         ):
@@ -288,6 +311,16 @@ def test_items_for_which_there_is_no_room_are_waited_for_a_while_and_not_for_eve
         r"squaring: waiting for 1 CPU core; the cluster's nodes are \S+ with 0 of", capsys.readouterr().err
     )
     assert list(make_ray(start_timeout_seconds=60.0).map(square, range(3), label="squaring")) == [0, 1, 4]
+
+
+def test_workers_import_what_a_map_will_need_before_it(make_ray, tmp_path):
+    executor = make_ray()
+    executor.warm(Unpickled(tmp_path / "imported"), num_items=1)
+    until = time.monotonic() + 60
+    while not (tmp_path / "imported").exists():
+        assert time.monotonic() < until
+        sleep(0.02)
+    assert list(executor.map(square, range(3), label="squaring")) == [0, 1, 4]
 
 
 def test_what_ranks_print_is_kept_and_the_last_words_of_a_lost_one_are_told(make_ray, tmp_path, capsys):

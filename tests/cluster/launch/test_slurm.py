@@ -1,5 +1,6 @@
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from cluster.connect import executor_for
 from cluster.host.limits import OBJECT_STORE_BYTES, memory_bytes
+from cluster.launch import slurm_script
 from cluster.launch.launcher import DriverStatus, Submission
 from cluster.launch.slurm import Slurm
 from configs.base import ConfigError, StartUpError
@@ -194,6 +196,33 @@ def test_a_machine_without_slurm_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="no `sbatch` on this machine's PATH; submit from a login node"):
         Slurm(SlurmLauncher(kind="slurm")).check()
+
+
+TOLD_OFTEN = """
+eval "$(sed -n '/^asked_to_end()/,/^}/p; /^wait_for_driver()/,/^}/p' "$1")"
+signalled= told= driver=
+trap asked_to_end USR1
+"$2" -c '
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), sys.exit(75)))
+print("up", flush=True)
+time.sleep(60)' &
+driver=$!
+wait_for_driver
+echo "code $code"
+"""
+
+
+def test_a_job_that_is_told_to_end_many_times_ends_with_the_driver_s_code():
+    """Each node's step hears of a pre-emption and tells the script: signals come while others are handled."""
+    job = ["bash", "-c", TOLD_OFTEN, "job", str(Path(slurm_script.__file__).with_name("slurm_job.sh")), sys.executable]
+    for seconds in (0, 0, 0.0001, 0.0001, 0.0005, 0.0005) * 2:
+        with subprocess.Popen(job, stdout=subprocess.PIPE, text=True) as told:
+            assert told.stdout is not None and told.stdout.readline() == "up\n"
+            for _ in range(30):
+                told.send_signal(signal.SIGUSR1)
+                time.sleep(seconds)
+            assert told.stdout.read() == "code 75\n"
 
 
 @pytest.fixture(scope="module")
