@@ -1,11 +1,12 @@
 """The manifests of the stages in data_prep: clean documents, a tokenizer, token shards."""
 
 from collections import Counter
+from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from configs.base import Manifest
-from configs.data.languages import UNDETERMINED
+from configs.data.languages import UNDETERMINED, is_undetermined, macrolanguage
 
 _MAX_NAMED = 6
 """Most sources and languages that a summary names."""
@@ -29,8 +30,26 @@ class CorpusCount(_Entry):
     changed: dict[str, int] = {}
     """Kind of change -> number of documents that were normalised so, of those that are within the bounds."""
 
+    found: dict[str, int] = {}
+    """What was found in its documents: those with mathematics (`math`), `code`, a `table`, and with delimiters of
+    mathematics that lack their other half (`math_unbalanced`); and replaced personal data by kind (`email-pii`)."""
+
     kept_bytes: int
     """UTF-8 bytes of the kept documents."""
+
+
+class IdentifiedCount(_Entry):
+    """How many documents of a language, as their source says it, were found to be in another, or the same."""
+
+    source: str
+    declared: str
+    identified: str
+    num_documents: int
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both are of one macrolanguage, or the source did not say."""
+        return is_undetermined(self.declared) or macrolanguage(self.declared) == macrolanguage(self.identified)
 
 
 class CorpusShard(_Entry):
@@ -65,6 +84,18 @@ class CleanCorpus(Manifest):
     """One entry for each source and language, ordered by source, then language."""
 
     unreadable: tuple[UnreadableRecord, ...]
+
+    identified: tuple[IdentifiedCount, ...] = ()
+    """By source, what its documents say and what was found, of all whose language was identified."""
+
+    thresholds: str = ""
+    """File of the filters' bounds that were applied to each language; empty if there are no filters."""
+
+    not_learned: Mapping[str, int] = Field(default_factory=dict)
+    """Languages with too few documents to learn bounds from -> how many were read for it."""
+
+    samples: str = ""
+    """File of samples of what the filters dropped, which holds text of the sources; empty if there are no filters."""
 
     num_empty_files: int = 0
     """Files, and members of archives, without a record; `files.jsonl` names them."""

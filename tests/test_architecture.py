@@ -20,7 +20,7 @@ ORDER = {
         "devices device_errors machines host rank_output placement storage executor leases inline "
         "ray launch connect doctor"
     ),
-    "data_prep": "manifests sources cleaning masks tokenizer tokens",
+    "data_prep": "manifests sources text cleaning masks tokenizer tokens",
     "training": (
         "accelerator records job network zero data manifests sizing checkpoint hf_files export init log loop stage "
         "conform"

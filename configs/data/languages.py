@@ -58,6 +58,39 @@ def normalize_language(tag: str) -> str:
     return code if script in (None, usual) else f"{code}-{script}"
 
 
+def is_undetermined(label: str) -> bool:
+    """Return whether a label says no language, but perhaps a script: `und`, `und-Cyrl`."""
+    return label.partition("-")[0] == UNDETERMINED
+
+
+@lru_cache(maxsize=1 << 16)
+def macrolanguage(label: str) -> str:
+    """Return the code of the macrolanguage that a label's language is a member of (ISO 639-3), or its own."""
+    from langcodes.data_dicts import MACROLANGUAGES
+
+    code = label.partition("-")[0]
+    return MACROLANGUAGES.get(code, code)
+
+
+@lru_cache(maxsize=1 << 16)
+def iso_label(label: str) -> str:
+    """Return the ISO 639-3 code and the script of a label, `swh_Latn` of `sw`; a label in private use stays.
+
+    Of a macrolanguage it is the code of the member that `normalize_language` gives its label to.
+    """
+    import langcodes
+    from langcodes.data_dicts import NORMALIZED_MACROLANGUAGES
+
+    if label == UNDETERMINED or _PRIVATE.fullmatch(label):
+        return label
+    members = {main: member for member, main in NORMALIZED_MACROLANGUAGES.items() if len(member) == 3}
+    members |= {main: langcodes.Language.get(member).to_alpha3() for member, main in _MAIN_MEMBERS.items()}
+    language = langcodes.Language.get(label)
+    code = members.get(language.language or "") or language.to_alpha3()
+    script = language.script or _USUAL_SCRIPTS.get(language.language or "") or language.maximize().script
+    return f"{code}_{script}" if script else code
+
+
 def _suggest(tag: str) -> str:
     """Return a question after the language that was meant: that of a country, or one written out."""
     import langcodes

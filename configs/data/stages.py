@@ -7,9 +7,11 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from configs.base import MIB, ByContent, Config
+from configs.base import MIB, AddedLater, ByContent, Config
+from configs.data.filters import FilterConfig
 from configs.data.languages import normalize_language
 from configs.data.sources import Source
+from configs.data.text import IdentifyConfig, PersonalDataConfig
 from configs.paths import PathText
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -97,6 +99,15 @@ class CleanConfig(Config):
     max_unreadable: int = Field(default=0, ge=0)
     """Number of unreadable records (invalid UTF-8, broken JSON, a missing field) that is tolerated in a source; with
     one more, cleaning fails. It fails, too, if most records of a file are unreadable."""
+
+    identify: Annotated[IdentifyConfig | None, AddedLater()] = None
+    """How the language of each document is identified. null: it is what the source says."""
+
+    filters: Annotated[FilterConfig | None, AddedLater()] = None
+    """Which documents are dropped for what their prose looks like. null: none are."""
+
+    personal_data: Annotated[PersonalDataConfig | None, AddedLater()] = None
+    """Which personal data is replaced in texts. null: none is."""
 
     held_out: HeldOutConfig = HeldOutConfig()
     """Which documents are kept out of training."""

@@ -19,6 +19,7 @@ import zstandard
 from cluster.host.files import whole_file, write_text
 from configs.base import MIB
 from data_prep.cleaning.document_files import LEVEL
+from data_prep.cleaning.samples import SampleRow
 from data_prep.manifests import UnreadableRecord
 
 BLOCK_BYTES = MIB
@@ -56,6 +57,15 @@ class Piece:
 
     changed: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(language, kind of change) -> number of documents."""
+
+    found: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(language, what) -> how much of it was found in documents that are kept."""
+
+    identified: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(language as the source says it, language that was found) -> number of documents."""
+
+    samples: list[SampleRow] = field(default_factory=list)
+    """A few of the documents that filters dropped."""
 
     unreadable: list[UnreadableRecord] = field(default_factory=list)
     num_records: Counter[str] = field(default_factory=Counter)
@@ -140,6 +150,9 @@ def read_piece(path: Path) -> Piece:
         groups=[Group(**group | {"blocks": tuple(map(tuple, group["blocks"]))}) for group in saved["groups"]],
         dropped=Counter({(language, reason): number for language, reason, number in saved["dropped"]}),
         changed=Counter({(language, kind): number for language, kind, number in saved["changed"]}),
+        found=Counter({(language, kind): number for language, kind, number in saved["found"]}),
+        identified=Counter({(declared, found): number for declared, found, number in saved["identified"]}),
+        samples=[SampleRow(*row) for row in saved["samples"]],
         unreadable=[UnreadableRecord(**record) for record in saved["unreadable"]],
         num_records=Counter(saved["num_records"]),
         num_unreadable=Counter(saved["num_unreadable"]),
@@ -155,6 +168,9 @@ def _to_json(piece: Piece) -> str:
             "groups": [vars(group) for group in piece.groups],
             "dropped": [[*key, number] for key, number in piece.dropped.items()],
             "changed": [[*key, number] for key, number in piece.changed.items()],
+            "found": [[*key, number] for key, number in piece.found.items()],
+            "identified": [[*key, number] for key, number in piece.identified.items()],
+            "samples": piece.samples,
             "unreadable": [record.model_dump() for record in piece.unreadable],
             "num_records": piece.num_records,
             "num_unreadable": piece.num_unreadable,

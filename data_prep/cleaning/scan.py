@@ -15,15 +15,13 @@ from configs.data.sources import Source
 from configs.data.stages import CleanConfig
 from data_prep.cleaning.document_files import encode_document
 from data_prep.cleaning.held_out import digest_bytes, is_below_share
-from data_prep.cleaning.normalize import normalize
 from data_prep.cleaning.pieces import Piece, PieceRow, read_piece, write_piece
+from data_prep.cleaning.samples import Samples
+from data_prep.cleaning.treatment import Treatment, load_learned
 from data_prep.manifests import UnreadableRecord
 from data_prep.sources.document import Document, Dropped, Opened, Record, Span, Unreadable
 from data_prep.sources.file_parts import display_name
 from data_prep.sources.table import READERS
-
-RAW_FACTOR = 4
-"""A text that is so many times as long as is allowed is dropped before it is normalised."""
 
 _MAX_SHOWN = 5
 
@@ -42,13 +40,17 @@ class Part:
     piece_bytes: int
     """Bytes of text after which a piece ends."""
 
+    learned: Path | None = None
+    """File of the bounds that were learned; None if none were."""
+
 
 def scan_part(part: Part) -> list[Piece]:
     """Read a part into pieces; finished ones are not made again. Raises UserError as soon as too much is unreadable."""
     pieces = list(_finished_pieces(part))
     if pieces and pieces[-1].is_last:
         return pieces
-    writer = _PieceWriter(part, len(pieces))
+    treatment = Treatment(part.source, part.config, load_learned(part.learned))
+    writer = _PieceWriter(part, len(pieces), treatment)
     first, skip = pieces[-1].position if pieces else (0, 0)
     unreadable = [record for piece in pieces for record in piece.unreadable]
     began = 0  # the first piece that may hold records of the file
@@ -68,7 +70,7 @@ def scan_part(part: Part) -> list[Piece]:
                 check_unreadable(unreadable, part.config)
             if writer.num_bytes >= part.piece_bytes:
                 pieces.append(writer.finish(position=(number, place)))
-                writer = _PieceWriter(part, len(pieces))
+                writer = _PieceWriter(part, len(pieces), treatment)
         skip = 0
         writer.open(file)
         _check_finished(part, span, file, [*pieces[began:], writer.piece])
@@ -114,7 +116,7 @@ def check_file(source: str, file: str, *, num_records: int, num_unreadable: int,
 class _PieceWriter:
     """A piece that is being filled."""
 
-    def __init__(self, part: Part, number: int) -> None:
+    def __init__(self, part: Part, number: int, treatment: Treatment) -> None:
         self._part = part
         self.piece = Piece(_piece_name(part, number))
         self.num_bytes = 0
@@ -124,6 +126,7 @@ class _PieceWriter:
         """By whether they are held out and by language."""
 
         self._num_documents = 0
+        self._treatment, self._samples = treatment, Samples()
 
         self._shares: dict[str, float] = {}
 
@@ -139,45 +142,44 @@ class _PieceWriter:
             self.piece.unreadable.append(
                 UnreadableRecord(where=record.where, reason=record.reason, detail=record.detail)
             )
-        elif reason := record.reason if isinstance(record, Dropped) else self._add(record):
+            return
+        language, reason = (record.language, record.reason) if isinstance(record, Dropped) else self._add(record)
+        if reason:
             self.piece.num_dropped[file] += 1
-            self.piece.dropped[record.language, reason] += 1
+            self.piece.dropped[language, reason] += 1
 
-    def _add(self, document: Document) -> str | None:
-        """Normalise a document and keep it; return the reason if it is to be dropped."""
-        config, language = self._part.config, document.language
-        if len(document.text) > RAW_FACTOR * config.max_characters:
-            return "too_long"
-        text, changes = normalize(document.text, fix_encoding=self._part.source.fix_encoding)
-        if reason := _check_bounds(text, config):
-            return reason
-        for kind in changes:
+    def _add(self, document: Document) -> tuple[str, str | None]:
+        """Treat a document and keep it; return its language, and the reason if it is dropped."""
+        treated = self._treatment.treat(document)
+        language = treated.language
+        if treated.identified:
+            self.piece.identified[document.language, treated.identified.label] += 1
+        if treated.reason:
+            if treated.dropping:
+                self._samples.take(document, treated)
+            return language, treated.reason
+        for kind in treated.changes:
             self.piece.changed[language, kind] += 1
-        encoded = text.encode()
+        for kind, number in treated.found.items():
+            self.piece.found[language, kind] += number
+        encoded = treated.text.encode()
         digest = digest_bytes(encoded)
-        line = encode_document(Document(document.id, text, language, document.source, document.metadata))
+        metadata = {**document.metadata, **treated.metadata}
+        line = encode_document(Document(document.id, treated.text, language, document.source, metadata))
         if language not in self._shares:
-            self._shares[language] = config.held_out.share_of(document.source, language)
+            self._shares[language] = self._part.config.held_out.share_of(document.source, language)
         is_held_out = is_below_share(digest, self._shares[language])
         self._rows[is_held_out, language].append(PieceRow(digest, self._num_documents, len(encoded), line))
         self._num_documents += 1
         self.num_bytes += len(encoded)
-        return None
+        return language, None
 
     def finish(self, *, position: tuple[int, int], is_last: bool = False) -> Piece:
         """Write the piece."""
         self.piece.position, self.piece.is_last = position, is_last
+        self.piece.samples = self._samples.rows()
         write_piece(self._part.directory, self.piece, self._rows)
         return self.piece
-
-
-def _check_bounds(text: str, config: CleanConfig) -> str | None:
-    """Return the reason to drop a text, or None."""
-    if not text:
-        return "empty"
-    if len(text) < config.min_characters:
-        return "too_short"
-    return "too_long" if len(text) > config.max_characters else None
 
 
 def _finished_pieces(part: Part) -> Iterator[Piece]:

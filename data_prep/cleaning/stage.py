@@ -7,28 +7,35 @@ Workers read parts of the sources (scan.py), decide on duplicates by ranges of d
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from cluster.executor import Executor
+from cluster.host.files import write_text
 from configs.base import MIB, UserError
+from configs.data.filters import FilterConfig, Thresholds
 from configs.data.sources import Source
 from configs.data.stages import CleanConfig
+from configs.load import dump_yaml
 from data_prep.cleaning.duplicates import Ints, Partition, Pieces, choose_num_partitions, count_kept, find_duplicates
 from data_prep.cleaning.held_out import find_held_out_digests, observe_held_out
+from data_prep.cleaning.learn import learn
+from data_prep.cleaning.samples import write_samples
 from data_prep.cleaning.scan import Part, scan_part
 from data_prep.cleaning.shards import DIRECTORIES, ShardItem, plan_shards, write_shard
 from data_prep.cleaning.tally import Tally
+from data_prep.cleaning.treatment import load_learned
 from data_prep.manifests import CleanCorpus, CorpusCount
 from data_prep.sources.document import Digest, LineCut, Span, settle
 from data_prep.sources.table import READERS
+from data_prep.text.filters import Filters
 
 MOST_PART_BYTES, LEAST_PART_BYTES = 64 * MIB, 4 * MIB
-FILES = "files.jsonl"
-"""What became of the records of each file that was read."""
+FILES, SAMPLES_FILE, THRESHOLDS_FILE = "files.jsonl", "dropped.jsonl", "thresholds.yaml"
+"""What became of the records of each file that was read; samples of what filters dropped; what they applied."""
 
 LITTLE_BYTES = 256 * MIB
 """Lines of so much are counted here, which takes less time than to start workers."""
@@ -59,10 +66,17 @@ class _CutItem:
 
 def observe_sources(config: CleanConfig, digest: Digest) -> JsonValue:
     """Return what the sources and the corpora of held_out.against hold now: part of the fingerprint of the corpus."""
-    return {
+    observed: dict[str, JsonValue] = {
         "sources": {source.name: READERS[source.kind].identity(source, digest) for source in config.sources},
         "held_out_elsewhere": observe_held_out(config.held_out.against),
     }
+    return observed | {name: digest(Path(path)) for name, path in _own_files(config) if path is not None}
+
+
+def _own_files(config: CleanConfig) -> Iterator[tuple[str, str | None]]:
+    """Yield the files that the settings name, whose content is part of the identity."""
+    yield "language_model", config.identify.model if config.identify else None
+    yield "thresholds", config.filters.file if config.filters else None
 
 
 def clean(config: CleanConfig, *, out: Path, executor: Executor) -> CleanCorpus:
@@ -74,6 +88,12 @@ def clean(config: CleanConfig, *, out: Path, executor: Executor) -> CleanCorpus:
     tally = Tally(config)
     executor.warm(scan_part, num_items=PARTS)  # workers start while files are listed and cut
     parts = _list_parts(config, directory, executor)
+    not_learned: dict[str, int] = {}
+    learned: Path | None = None
+    if config.filters and config.filters.learn:
+        learned = directory / "learned.json"
+        not_learned = learn(parts, config.filters.learn, learned, executor)
+        parts = [replace(part, learned=learned) for part in parts]
     for part, found in zip(parts, executor.map(scan_part, parts, label="reading sources"), strict=True):
         for piece in found:
             tally.add(part.source, piece)
@@ -91,14 +111,29 @@ def clean(config: CleanConfig, *, out: Path, executor: Executor) -> CleanCorpus:
     items = _list_shards(pieces, kept_bytes, config, out=out, index=index, num_partitions=number)
     written = list(executor.map(write_shard, items, label="writing documents"))
     tally.write_files(out / FILES)
+    if config.filters:
+        write_samples(out / SAMPLES_FILE, tally.samples.items())
+        _write_thresholds(config.filters, counts, learned, out / THRESHOLDS_FILE)
     _delete_atomically(directory)
     return CleanCorpus(
         shards=tuple(shard for shard in written if shard.path.startswith(DIRECTORIES[False])),
         held_out=tuple(shard for shard in written if shard.path.startswith(DIRECTORIES[True])),
         counts=counts,
         unreadable=tuple(tally.unreadable),
+        identified=tally.identified(),
+        thresholds=THRESHOLDS_FILE if config.filters else "",
+        not_learned=not_learned,
+        samples=SAMPLES_FILE if config.filters else "",
         num_empty_files=tally.num_empty_files,
     )
+
+
+def _write_thresholds(config: FilterConfig, counts: tuple[CorpusCount, ...], learned: Path | None, path: Path) -> None:
+    """Write what the filters applied to each language, in the form that `filters.file` takes."""
+    filters = Filters(config, load_learned(learned))
+    languages = sorted({count.language for count in counts})
+    applied = Thresholds(languages={language: filters.applied(language) for language in languages})
+    write_text(path, dump_yaml(applied.model_dump(mode="json", exclude_defaults=True)))
 
 
 def _delete_atomically(directory: Path) -> None:

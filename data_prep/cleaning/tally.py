@@ -13,8 +13,9 @@ from configs.data.sources import Source
 from configs.data.stages import CleanConfig, stream_label
 from data_prep.cleaning.duplicates import Ints, Pieces
 from data_prep.cleaning.pieces import Piece
+from data_prep.cleaning.samples import Samples
 from data_prep.cleaning.scan import check_file, check_unreadable
-from data_prep.manifests import CorpusCount, UnreadableRecord
+from data_prep.manifests import CorpusCount, IdentifiedCount, UnreadableRecord
 from data_prep.sources.table import READERS
 
 _COLUMNS = 8
@@ -37,7 +38,13 @@ class Tally:
         """Offset, length and documents of each block, in turn."""
 
         self._totals: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-        """(source, language) -> what was dropped, `dropped REASON`, and changed, `changed KIND`."""
+        """(source, language) -> what was dropped, `dropped REASON`, changed, `changed KIND`, found, `found KIND`."""
+
+        self._identified = Counter[tuple[str, str, str]]()
+        """Source, language as it says, language that was found -> documents."""
+
+        self.samples: defaultdict[str, Samples] = defaultdict(Samples)
+        """By source, what its filters dropped."""
 
         self._num_records, self._num_unreadable, self._num_dropped = (Counter[tuple[str, str]]() for _ in range(3))
         """By source and file."""
@@ -55,7 +62,9 @@ class Tally:
             first_block = len(self._blocks) // 3
             self._groups.extend((*map(int, place), group.first_row, group.num_documents, group.num_bytes, first_block))
             self._blocks.extend(number for block in group.blocks for number in block)
-        for what, counter in (("dropped", piece.dropped), ("changed", piece.changed)):
+        self._identified.update({(source.name, *pair): number for pair, number in piece.identified.items()})
+        self.samples[source.name].add(piece.samples)
+        for what, counter in (("dropped", piece.dropped), ("changed", piece.changed), ("found", piece.found)):
             for (language_label, kind), count in counter.items():
                 self._totals[source.name, language_label][f"{what} {kind}"] += count
         self.unreadable += piece.unreadable
@@ -106,6 +115,13 @@ class Tally:
     def num_empty_files(self) -> int:
         """How many files, or members of archives, hold no record."""
         return sum(not number for number in self._num_records.values())
+
+    def identified(self) -> tuple[IdentifiedCount, ...]:
+        """Return which languages were found where sources say which."""
+        return tuple(
+            IdentifiedCount(source=source, declared=declared, identified=found, num_documents=number)
+            for (source, declared, found), number in sorted(self._identified.items())
+        )
 
     def write_files(self, path: Path) -> None:
         """Write what became of the records of each file, a JSON object a line; duplicates are among the documents."""
@@ -174,7 +190,7 @@ class Tally:
 
 
 def _to_count(source: str, language: str, total: Counter[str]) -> CorpusCount:
-    dropped, changed = _counts_of("dropped", total), _counts_of("changed", total)
+    dropped = _counts_of("dropped", total)
     return CorpusCount(
         source=source,
         language=language,
@@ -182,7 +198,8 @@ def _to_count(source: str, language: str, total: Counter[str]) -> CorpusCount:
         num_kept=total["kept"],
         num_held_out=total["held_out"],
         dropped=dropped,
-        changed=changed,
+        changed=_counts_of("changed", total),
+        found=_counts_of("found", total),
         kept_bytes=total["bytes"],
     )
 

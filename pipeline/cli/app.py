@@ -197,20 +197,26 @@ def sample(
     show_samples(find_artifact(found, stage="train").files_here(), at, out, as_json=as_json)
 
 
+_SCHEMAS = ("recipe", "cluster", "thresholds")
+
+
 @app.command()
 def schema(
     kind: Annotated[
         str,
-        typer.Argument(help="`recipe` or `cluster`.", metavar="KIND", autocompletion=lambda: ["recipe", "cluster"]),
+        typer.Argument(
+            help="`recipe`, `cluster` or `thresholds`.", metavar="KIND", autocompletion=lambda: list(_SCHEMAS)
+        ),
     ] = "recipe",
 ) -> None:
-    """Print the JSON Schema of recipes or of cluster files, for editors."""
+    """Print the JSON Schema of recipes, of cluster files, or of the filters' files of thresholds, for editors."""
     from configs.cluster import ClusterConfig
+    from configs.data.filters import Thresholds
     from configs.run import RunConfig
 
-    models: dict[str, Any] = {"recipe": RunConfig, "cluster": ClusterConfig}
+    models: dict[str, Any] = dict(zip(_SCHEMAS, (RunConfig, ClusterConfig, Thresholds), strict=True))
     if kind not in models:
-        raise ConfigError(f"there is no schema of {kind!r}; ask for `recipe` or `cluster`")
+        raise ConfigError(f"there is no schema of {kind!r}; ask for `recipe`, `cluster` or `thresholds`")
     print(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema"} | models[kind].model_json_schema()))
 
 

@@ -12,7 +12,7 @@ from cluster.host import files
 from cluster.inline import InlineExecutor
 from configs.data.stages import CleanConfig
 from configs.pools import PoolConfig
-from data_prep.cleaning import scan, stage
+from data_prep.cleaning import stage, treatment
 from tests.data_prep.corpora import INLINE, clean_config, sentences, source, write_lines
 
 
@@ -48,7 +48,7 @@ def run(config: CleanConfig, out: Path, executor: Executor = INLINE) -> dict[str
 
 def count_records(monkeypatch: pytest.MonkeyPatch, *, die_at: int | None = None) -> list[str]:
     """Note the id of each record that is normalised from now on; die before number `die_at`, from 0."""
-    original, seen = scan.normalize, list[str]()
+    original, seen = treatment.normalize, list[str]()
 
     def note(text: str, **kwargs: Any) -> Any:
         if len(seen) == die_at:
@@ -56,7 +56,7 @@ def count_records(monkeypatch: pytest.MonkeyPatch, *, die_at: int | None = None)
         seen.append(text)
         return original(text, **kwargs)
 
-    monkeypatch.setattr(scan, "normalize", note)
+    monkeypatch.setattr(treatment, "normalize", note)
     return seen
 
 

@@ -1,0 +1,187 @@
+"""Personal data in a text, each replaced by a placeholder that says what it was; never in mathematics or code.
+
+A number is taken only where something beside its digits speaks for it: an address of the internet that is public, with
+a word or a port that says so, since versions and sections are written in the same way; a card's number with its check
+digit, in its groups or after a word; an account's with its country's rules and checksum (python-stdnum); a telephone's
+with its country's code, or after a word, by the rules of its country (phonenumbers).
+"""
+
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+
+from data_prep.text.spans import CODE, MATH, Spans
+
+Found = tuple[int, int]
+"""Where it begins and ends."""
+
+_CONTEXT = 40
+"""Characters before a number in which a word may say what it is."""
+
+_AT = re.compile(r"(?<=[\w.+%-])@(?=\w)")
+_LOCAL = re.compile(r"[\w.+%-]{1,64}\Z")
+_DOMAIN = re.compile(r"@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-])")
+
+_IPV4 = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?!\d|\.\d)")
+_IPV6 = re.compile(r"(?<![0-9A-Fa-f:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![0-9A-Fa-f:.])")
+_IP_BEFORE = re.compile(
+    r"(?:\b(?:ip|ips|ipv[46]|addr(?:ess)?|adresse|direcci[oó]n|host|server|servidor|serveur|client|gateway|router|dns|"
+    r"nameserver|peer|proxy|subnet|netmask|ping|ssh|telnet|traceroute|whois|login|logged|connect(?:ed|ion)?|remote)\b"
+    r"|[a-z]{2,6}://|адрес|сервер|地址|服务器|アドレス|サーバ|주소|서버|عنوان)[^\n]{0,30}\Z",
+    re.I,
+)
+_IP_AFTER = re.compile(r":\d{2,5}\b|/\d{1,2}\b| - - \[")
+_VERSION_BEFORE = re.compile(
+    r"(?:\b(?:v|ver|version|versione|versión|release|section|sec|chapter|§|rev|build|oid)\.?\s*|[\w)]/)\Z", re.I
+)
+
+_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
+
+_CARD = re.compile(
+    r"(?<![\d.,+-])"
+    r"(?:[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}|3[47]\d{2}([ -])\d{6}\2\d{5}|[2-6]\d{15}|3[47]\d{13})"
+    r"(?!\d|[.,-]\d)"
+)
+_CARD_BEFORE = re.compile(
+    r"(?:card|visa|master|amex|american express|maestro|credit|debit|karte|carte|tarjeta|cart[aã]o|carta|карт|カード"
+    r"|卡|카드|بطاقة)[^\n]{0,30}\Z",
+    re.I,
+)
+
+_PHONE = re.compile(r"(?<![\w+.])(?:\+|00)?[(\d][\d ()./-]{5,20}\d(?![\w])")
+_PHONE_BEFORE = re.compile(
+    r"(?:\b(?:tel|tél|telef?on\w*|phone|fax|mobile|mobil|cell|call|whatsapp|hotline|contact)\b|\btel:|☎|📞|☏|тел|факс|"
+    r"電話|电话|전화|هاتف|फ़ोन|फोन|ফোন|โทร)[^\n\d]{0,20}\Z",
+    re.I,
+)
+
+
+def _find_emails(text: str, region: str) -> Iterator[Found]:
+    for at in _AT.finditer(text):
+        local = _LOCAL.search(text, max(0, at.start() - 64), at.start())
+        domain = _DOMAIN.match(text, at.start())
+        if local and domain:
+            start = local.start() + len(local[0]) - len(local[0].lstrip(".+-%"))
+            if start < at.start():
+                yield start, domain.end()
+
+
+def _find_addresses(text: str, region: str) -> Iterator[Found]:
+    for match in _IPV4.finditer(text):
+        before = text[max(0, match.start() - _CONTEXT) : match.start()]
+        is_said = _IP_BEFORE.search(before) or _IP_AFTER.match(text, match.end())
+        if is_said and _is_public(match[0]) and not _VERSION_BEFORE.search(before):
+            yield match.span()
+    for match in _IPV6.finditer(text):
+        if match[0].count(":") > 2 and _is_public(match[0]):
+            yield match.span()
+
+
+def _is_public(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_global
+    except ValueError:
+        return False
+
+
+def _find_accounts(text: str, region: str) -> Iterator[Found]:
+    from stdnum import iban
+
+    for match in _IBAN.finditer(text):
+        for stop in _ends_of_groups(match):
+            if iban.is_valid(text[match.start() : stop]):
+                yield match.start(), stop
+                break
+
+
+def _ends_of_groups(match: re.Match[str]) -> Iterator[int]:
+    """Yield where the number may end, the longest first: a word in capitals may follow it."""
+    yield match.end()
+    for place in range(len(match[0]) - 1, 13, -1):
+        if match[0][place] == " ":
+            yield match.start() + place
+
+
+def _find_cards(text: str, region: str) -> Iterator[Found]:
+    from stdnum import luhn
+
+    for match in _CARD.finditer(text):
+        digits = re.sub(r"\D", "", match[0])
+        is_grouped = len(digits) < len(match[0])
+        before = text[max(0, match.start() - _CONTEXT) : match.start()]
+        if len(set(digits)) > 1 and luhn.is_valid(digits) and (is_grouped or _CARD_BEFORE.search(before)):
+            yield match.span()
+
+
+def _find_phones(text: str, region: str) -> Iterator[Found]:
+    import phonenumbers
+
+    for match in _PHONE.finditer(text):
+        number = re.sub(r"\A00", "+", match[0])
+        if not number.startswith("+") and not _PHONE_BEFORE.search(
+            text[max(0, match.start() - _CONTEXT) : match.start()]
+        ):
+            continue
+        try:
+            parsed = phonenumbers.parse(number, region or None)
+        except phonenumbers.NumberParseException:
+            continue
+        if phonenumbers.is_valid_number(parsed):
+            yield match.span()
+
+
+_FINDERS: dict[str, tuple[Callable[[str, str], Iterator[Found]], str]] = {
+    "email": (_find_emails, "@"),
+    "ip": (_find_addresses, ""),
+    "iban": (_find_accounts, ""),
+    "card": (_find_cards, ""),
+    "phone": (_find_phones, ""),
+}
+"""By kind: what finds it, and what a text with it has. The first that finds a place has it."""
+
+
+@lru_cache(maxsize=1 << 12)
+def _region_of(language: str) -> str:
+    """Return the country that a language is spoken in most, whose rules its telephone numbers without a code follow."""
+    import langcodes
+
+    return "" if language.startswith(("und", "x-")) else langcodes.Language.get(language).maximize().territory or ""
+
+
+_DIGITS = re.compile(r"\d[\d .:-]{4}|::|@")
+
+
+def replace_personal_data(text: str, spans: Spans, kinds: Sequence[str], *, language: str) -> tuple[str, Counter[str]]:
+    """Return the text with a placeholder, `<email-pii>`, for what is found of these kinds; and counts by kind."""
+    counts: Counter[str] = Counter()
+    if not _DIGITS.search(text):
+        return text, counts
+    taken = [(span.start, span.stop, "") for span in spans.spans if span.kind in (MATH, CODE)]
+    for kind, (find, sign) in _FINDERS.items():
+        if kind in kinds and sign in text:
+            found = [(start, stop, kind) for start, stop in find(text, _region_of(language))]
+            taken = _without_overlaps(taken, found)
+    pieces, done = [], 0
+    for start, stop, kind in taken:
+        if kind:
+            counts[kind] += 1
+            pieces += [text[done:start], f"<{kind}-pii>"]
+            done = stop
+    return "".join([*pieces, text[done:]]), counts
+
+
+def _without_overlaps(
+    taken: list[tuple[int, int, str]], found: list[tuple[int, int, str]]
+) -> list[tuple[int, int, str]]:
+    """Return both in order, without those of `found` that overlap what is taken."""
+    merged: list[tuple[int, int, str]] = []
+    place = 0
+    for one in found:
+        while place < len(taken) and taken[place][0] < one[1]:
+            merged.append(taken[place])
+            place += 1
+        if not merged or merged[-1][1] <= one[0]:
+            merged.append(one)
+    return merged + taken[place:]
