@@ -1,6 +1,5 @@
 """The manifests of the stages in data_prep: clean documents, a tokenizer, token shards."""
 
-from collections import Counter
 from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,11 +11,13 @@ _MAX_NAMED = 6
 """Most sources and languages that a summary names."""
 
 
-class _Entry(BaseModel):
+class Entry(BaseModel):
+    """A part of a manifest."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class CorpusCount(_Entry):
+class CorpusCount(Entry):
     """Counts of the documents of one source in one language: read = kept + held out + all that were dropped."""
 
     source: str
@@ -38,7 +39,7 @@ class CorpusCount(_Entry):
     """UTF-8 bytes of the kept documents."""
 
 
-class IdentifiedCount(_Entry):
+class IdentifiedCount(Entry):
     """How many documents of a language, as their source says it, were found to be in another, or the same."""
 
     source: str
@@ -52,7 +53,7 @@ class IdentifiedCount(_Entry):
         return is_undetermined(self.declared) or macrolanguage(self.declared) == macrolanguage(self.identified)
 
 
-class CorpusShard(_Entry):
+class CorpusShard(Entry):
     """A file of documents of one source, ordered by language: JSON lines compressed with Zstandard."""
 
     path: str
@@ -62,7 +63,7 @@ class CorpusShard(_Entry):
     """File of the digests of its documents (data_prep/cleaning/held_out.py)."""
 
 
-class UnreadableRecord(_Entry):
+class UnreadableRecord(Entry):
     """A record of a source that could not be read as a document."""
 
     where: str
@@ -122,60 +123,7 @@ class CleanCorpus(Manifest):
         return f" (none of {', '.join(missing[:_MAX_NAMED])}{f' and {more} more' if more > 0 else ''})"
 
 
-IN_EARLIER_SOURCE, NEAR_HELD_OUT = "in_earlier_source", "near_held_out"
-"""Why a mask leaves a document out."""
-
-
-class MaskedShard(_Entry):
-    """A shard of a corpus with documents that are left out."""
-
-    shard: str
-    """Path of the shard in the corpus."""
-
-    path: str
-    """File of the numbers of the documents, in order: a uint32 array of NumPy."""
-
-    num_documents: int
-
-
-class MaskCount(_Entry):
-    """What is left out of one source in one language."""
-
-    source: str
-    language: str
-    dropped: dict[str, int]
-    """Reason -> number of documents, of those that are not held out."""
-
-    num_bytes: int
-    """UTF-8 bytes of their texts."""
-
-    num_held_out: int
-    """Held-out documents that an earlier corpus has."""
-
-
-class Mask(Manifest):
-    """Documents of a corpus that are left out: those of earlier corpora, held-out ones too, and near copies of what is
-    held out."""
-
-    corpus: str
-    """Name in the store of the corpus."""
-
-    shards: tuple[MaskedShard, ...]
-    counts: tuple[MaskCount, ...]
-    """One entry for each source and language that loses documents."""
-
-    def summary(self) -> str:
-        reasons = Counter[str]()
-        for count in self.counts:
-            reasons.update(count.dropped)
-        held_out, size = sum(c.num_held_out for c in self.counts), sum(c.num_bytes for c in self.counts)
-        return (
-            f"left out: {reasons[IN_EARLIER_SOURCE]:,} documents of earlier sources, {reasons[NEAR_HELD_OUT]:,} near "
-            f"copies of held-out ones ({size / 1e6:,.2f} MB), {held_out:,} held out of earlier sources"
-        )
-
-
-class Certificate(_Entry):
+class Certificate(Entry):
     """Proof that all that reads the tokenizer gave the same ids on real and adversarial texts, and what of it.
 
     On none of the texts, which spell all special pieces, a special one was among the ids.
@@ -250,7 +198,7 @@ class TrainedTokenizer(Manifest):
         )
 
 
-class Segment(_Entry):
+class Segment(Entry):
     """The documents of one language, which stand side by side in a token shard."""
 
     language: str
@@ -260,7 +208,7 @@ class Segment(_Entry):
     """UTF-8 bytes of the text."""
 
 
-class TokenShard(_Entry):
+class TokenShard(Entry):
     """The files `<path>.bin` and `<path>.idx`; the segments follow each other in them."""
 
     path: str

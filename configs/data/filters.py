@@ -251,7 +251,7 @@ class FilterConfig(Config):
         labels = [normalize_language(tag) for tag in self.languages]
         if len(set(labels)) < len(labels):
             raise ValueError("languages names a language twice; leave one")
-        if self == type(self)():
+        if not self.model_fields_set:
             raise ValueError("filters says nothing; give presets, limits, a file or learn, or leave it out")
         return self
 

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -142,14 +142,52 @@ class CleanConfig(Config):
         return self
 
 
+class NearDuplicatesConfig(Config):
+    """Near copies among documents: of a cluster of them one is kept."""
+
+    similarity: Annotated[float, Field(ge=0.7, le=1)] = 0.8
+    """How similar two documents are at least, estimated: the share of their runs of ten letters (four in Chinese and
+    Japanese) that both have. What pairs connect is a cluster."""
+
+    keep: Literal["first", "longest"] = "first"
+    """Which document of a cluster is kept: the first in the order of the corpus, or the longest. If an earlier corpus
+    has one of them, none is."""
+
+
+class DecontaminateConfig(Config):
+    """Test sets whose items are looked for in documents, in all languages: a document with one is left out."""
+
+    tests: tuple[Source, ...] = Field(min_length=1)
+    """Test sets, of any kind that a source can be; `text_field` names the field of an item's text. A set with several
+    fields is given several times, under several names."""
+
+    min_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of an item's n-grams that a document has at least that is left out: n-grams of 13 words, or of 26 letters
+    in scripts without spaces; of 8 words, or 16 letters, of an item that has fewer; shorter items are counted, and not
+    looked for."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        repeated = [name for name, n in Counter(test.name for test in self.tests).items() if n > 1]
+        if repeated:
+            raise ValueError(f"two test sets are named {repeated[0]!r}; give each a name of its own")
+        return self
+
+
 class DeduplicateConfig(Config):
-    """Which documents of a corpus are left out of training: those that an earlier corpus has, and near copies of what
-    is held out."""
+    """Which documents of a corpus are left out of training: those that an earlier corpus has, near copies of what is
+    held out or of each other, and those with items of test sets."""
 
     held_out_similarity: Annotated[float | None, Field(ge=0.5, le=1)] = 0.8
     """How similar a document is at least to a held-out one, of this corpus or an earlier, that it is left out as its
     near copy: the share of their runs of ten letters (four in Chinese and Japanese) that both have, estimated. null:
     near copies are not looked for."""
+
+    near: Annotated[NearDuplicatesConfig | None, AddedLater()] = None
+    """How near copies of other documents, of this corpus and of earlier ones, are left out. null: they stay."""
+
+    decontaminate: Annotated[DecontaminateConfig | None, AddedLater()] = None
+    """Which test sets are looked for. null: none."""
 
 
 class TrainTokenizerConfig(Config):

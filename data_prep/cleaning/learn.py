@@ -3,7 +3,6 @@
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from cluster.executor import Executor
@@ -23,7 +22,7 @@ def learn(parts: Sequence[Part], config: LearnConfig, path: Path, executor: Exec
         samples: defaultdict[str, Sample] = defaultdict(Sample)
         number = max(1, round(len(parts) * config.share))
         chosen = [parts[place * len(parts) // number] for place in range(number)]
-        for found in executor.map(partial(sample_part, config=config), chosen, label="learning what texts are like"):
+        for found in executor.map(sample_part, chosen, label="learning what texts are like"):
             for language, sample in found.items():
                 samples[language].merge(sample)
         write_text(path, learn_thresholds(samples, config).model_dump_json())
@@ -32,8 +31,10 @@ def learn(parts: Sequence[Part], config: LearnConfig, path: Path, executor: Exec
     return {language: number for language, number in numbers.items() if number < config.min_documents}
 
 
-def sample_part(part: Part, *, config: LearnConfig) -> dict[str, Sample]:
+def sample_part(part: Part) -> dict[str, Sample]:
     """Return what the documents of a part are like, by language."""
+    assert part.config.filters is not None and part.config.filters.learn is not None
+    config = part.config.filters.learn
     treatment, samples = Treatment(part.source, part.config, Thresholds()), defaultdict[str, Sample](Sample)
     for span in part.spans:
         for entry in READERS[part.source.kind].read(part.source, span):

@@ -10,7 +10,8 @@ import numpy as np
 from cluster.host.files import inside
 from configs.base import Artifact, UserError
 from data_prep.cleaning.document_files import read_documents
-from data_prep.manifests import IN_EARLIER_SOURCE, CleanCorpus, CorpusCount, CorpusShard, Mask, MaskCount
+from data_prep.manifests import CleanCorpus, CorpusCount, CorpusShard
+from data_prep.masks.manifest import IN_EARLIER_SOURCE, Mask, MaskCount
 from data_prep.sources.document import Document
 
 

@@ -9,7 +9,7 @@ least of each is a place; an empty range takes the value of another (optimal den
 Candidates are those with a band of places in common (Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, ch. 3.4).
 """
 
-import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -30,9 +30,11 @@ SHINGLE, SHORT_SHINGLE = 10, 4
 Signatures = npt.NDArray[np.uint32]
 """(n, PLACES)."""
 
-_NO_LETTERS = re.compile(r"[\W_]+")
 _IDEOGRAPHIC = 0x2E80
 """The first of the characters of Chinese and Japanese; Korean, and historic scripts, come after it."""
+
+_LAST_LETTER = 0x40000
+"""No plane after the third has letters (Unicode 17)."""
 
 _SHIFT = np.uint64(64 - (PLACES - 1).bit_length())
 
@@ -50,6 +52,14 @@ def _donors() -> npt.NDArray[np.int64]:
     return np.array([[i, *generator.permutation(PLACES)] for i in range(PLACES)])
 
 
+@cache
+def _is_letter() -> npt.NDArray[np.bool_]:
+    """Return for each character whether it is a letter or a digit."""
+    table = np.zeros(sys.maxunicode + 1, dtype=np.bool_)
+    table[:_LAST_LETTER] = [chr(code).isalnum() for code in range(_LAST_LETTER)]
+    return table
+
+
 def sign(text: str) -> npt.NDArray[np.uint32]:
     """Return the signature of a text, (PLACES,)."""
     hashes = np.sort(_hash_shingles(text))
@@ -65,8 +75,9 @@ def sign(text: str) -> npt.NDArray[np.uint32]:
 
 
 def _hash_shingles(text: str) -> npt.NDArray[np.uint64]:
-    letters = _NO_LETTERS.sub("", text.casefold()) or text
-    codes = np.frombuffer(letters.encode("utf-32-le"), dtype="<u4").astype(np.uint64)
+    every = np.frombuffer((text.casefold() or text).encode("utf-32-le"), dtype="<u4")
+    letters = every[_is_letter()[every]]
+    codes = (letters if len(letters) else every).astype(np.uint64)
     length = SHORT_SHINGLE if np.count_nonzero(codes >= _IDEOGRAPHIC) * 2 > len(codes) else SHINGLE
     length = max(1, min(length, len(codes)))
     number = len(codes) - length + 1
@@ -79,11 +90,11 @@ def _hash_shingles(text: str) -> npt.NDArray[np.uint64]:
     return hashes ^ (hashes >> np.uint64(31))
 
 
-def _band_keys(signatures: Signatures) -> npt.NDArray[np.uint64]:
-    """Return a key for each band of each signature, (n, BANDS)."""
-    width = PLACES // BANDS
-    bands = signatures.reshape(-1, BANDS, width).astype(np.uint64)
-    keys = np.zeros((len(signatures), BANDS), dtype=np.uint64)
+def band_keys(signatures: Signatures, num_bands: int) -> npt.NDArray[np.uint64]:
+    """Return a key for each band of each signature, (n, bands); places that are left over are in none."""
+    width = PLACES // num_bands
+    bands = signatures[:, : width * num_bands].reshape(-1, num_bands, width).astype(np.uint64)
+    keys = np.zeros((len(signatures), num_bands), dtype=np.uint64)
     for place in range(width):
         keys = (keys ^ bands[:, :, place]) * np.uint64(0x9E3779B97F4A7C15)
         keys ^= keys >> np.uint64(29)
@@ -104,7 +115,7 @@ class SignatureIndex:
     @classmethod
     def build(cls, signatures: Signatures) -> "SignatureIndex":
         """Return the index of signatures."""
-        keys = np.ascontiguousarray(_band_keys(signatures).T)
+        keys = np.ascontiguousarray(band_keys(signatures, BANDS).T)
         owners = np.argsort(keys, axis=1, kind="stable")
         return cls(signatures, np.take_along_axis(keys, owners, axis=1), owners.astype(np.uint32))
 
@@ -124,7 +135,7 @@ class SignatureIndex:
         """Return which signatures are estimated to be at least so similar to one of the index."""
         found = np.zeros(len(signatures), dtype=bool)
         wanted = similarity * PLACES
-        for band, keys in enumerate(_band_keys(signatures).T):
+        for band, keys in enumerate(band_keys(signatures, BANDS).T):
             starts = np.searchsorted(self.keys[band], keys, side="left")
             stops = np.searchsorted(self.keys[band], keys, side="right")
             for i in np.flatnonzero((stops > starts) & ~found).tolist():

@@ -1,9 +1,9 @@
-"""The stage that finds what of a corpus is left out of training for what it, and earlier corpora, have.
+"""The stage that finds what of a corpus is left out of training for what it, earlier corpora, and test sets have.
 
-* What an earlier corpus has, word for word, is left out here, held out or not: the earlier one keeps it. Digests are
-  joined range by range, as within a corpus (data_prep/cleaning/duplicates.py): each corpus keeps those of a shard, in
-  order, beside it.
+* What an earlier corpus has, word for word, is left out here, held out or not: the earlier one keeps it (earlier.py).
 * What is nearly a held-out text of this corpus or an earlier is left out, by signatures (signatures.py).
+* What has an item of a test set is left out, with a receipt (contamination.py).
+* Of documents that are nearly the same, here and in earlier corpora, one is kept (near_duplicates.py).
 
 A mask is of one corpus and depends on it and on those before it alone. So a corpus that is added last changes no mask,
 and nothing that was made from one; and what it holds out is not looked for in the corpora before it.
@@ -14,42 +14,37 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+from pydantic import JsonValue
 
 from cluster.executor import Executor
 from cluster.host.files import inside, whole_file, write_text
 from configs.base import Artifact
-from configs.data.stages import DeduplicateConfig
+from configs.data.stages import DecontaminateConfig, DeduplicateConfig
 from data_prep.cleaning.document_files import read_documents
-from data_prep.cleaning.duplicates import are_among, choose_num_partitions, slice_of_range
-from data_prep.manifests import (
-    IN_EARLIER_SOURCE,
-    NEAR_HELD_OUT,
-    CleanCorpus,
-    CorpusShard,
-    Mask,
-    MaskCount,
-    MaskedShard,
+from data_prep.cleaning.duplicates import choose_num_partitions
+from data_prep.manifests import CleanCorpus, CorpusShard
+from data_prep.masks.contamination import Item, build_index
+from data_prep.masks.earlier import Range, find_earlier
+from data_prep.masks.manifest import Mask, MaskCount, MaskedShard, TestSetCount
+from data_prep.masks.near_duplicates import Signed, find_near_duplicates
+from data_prep.masks.shard_pass import (
+    REASONS,
+    Looked,
+    Lost,
+    ShardItem,
+    finish_shard,
+    load_items,
+    look_at_shard,
+    save_items,
 )
 from data_prep.masks.signatures import SignatureIndex, sign_all
-from data_prep.sources.document import Document
+from data_prep.sources.document import Digest
+from data_prep.sources.table import READERS
 
-_BATCH_DOCUMENTS = 1000
-
-
-@dataclass(frozen=True)
-class _Range:
-    """One item of work: find the documents of a range of digests that earlier corpora have."""
-
-    files: Path
-    """JSON: the files of digests of the corpus, `own`, and those of earlier ones, `earlier`."""
-
-    number: int
-    num_partitions: int
+CLUSTERS, RECEIPTS = "clusters", "contamination.jsonl"
 
 
 @dataclass(frozen=True)
@@ -69,24 +64,18 @@ class _IndexItem:
 
 
 @dataclass(frozen=True)
-class _ShardItem:
-    """One item of work: write what is left out of a shard."""
+class _TestItem:
+    """The one item of work that makes the index of test sets."""
 
-    directory: Path
-    num_partitions: int
-    """0 if there is no earlier corpus."""
+    config: DecontaminateConfig
+    index: Path
 
-    number: int
-    """Of the shard, among those of the corpus."""
 
-    num_shards: int
-
-    documents: Path
-    mask: Path
-    index: Path | None
-    """Of what is held out; None if near copies are not looked for in this shard."""
-
-    similarity: float
+def observe_tests(config: DeduplicateConfig, digest: Digest) -> JsonValue:
+    """Return what the test sets hold now, which is part of the mask's fingerprint; None if there are none."""
+    if config.decontaminate is None:
+        return None
+    return {test.name: READERS[test.kind].identity(test, digest) for test in config.decontaminate.tests}
 
 
 def deduplicate(
@@ -97,40 +86,37 @@ def deduplicate(
     out: Path,
     executor: Executor,
 ) -> Mask:
-    """Find the documents of a corpus that an earlier one has, and near copies of what these or it itself hold out."""
+    """Find what of a corpus is left out of training. Raises UserError if a test set is missing or cannot be read."""
     directory = out / "parts"
     num_partitions = _find_all_earlier(corpus, earlier, directory, executor) if earlier else 0
-    index = None
+    held_out = None
     if config.held_out_similarity is not None:
-        index = _index_held_out([corpus, *earlier], directory, executor)
-    items = list(_list_items(config, corpus, out, num_partitions, index))
-    shards = [*corpus.manifest.shards, *corpus.manifest.held_out]
-    totals: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    masked = []
-    for item, lost in zip(items, executor.map(_write_mask, items, label="writing masks"), strict=True):
-        is_held_out = item.number >= len(corpus.manifest.shards)
-        for source, language, reason, num_documents, num_bytes in lost:
-            total = totals[source, language]
-            total["held out" if is_held_out else reason] += num_documents
-            total["bytes"] += 0 if is_held_out else num_bytes
-        if lost:
-            shard = shards[item.number]
-            masked.append(MaskedShard(shard=shard.path, path=_mask_path(shard), num_documents=sum(r[3] for r in lost)))
-    shutil.rmtree(directory, ignore_errors=True)
-    return Mask(
+        held_out = _index_held_out([corpus, *earlier], directory, executor)
+    tests = _index_tests(config.decontaminate, directory, executor) if config.decontaminate else None
+    items = list(_list_items(config, corpus, out, num_partitions, held_out, tests))
+    looked = list(executor.map(look_at_shard, items, label="looking at documents"))
+    cluster_sizes: list[int] = []
+    if config.near:
+        own = [
+            Signed(one.num_documents, tuple(directory / name for name in one.tables), item.ledger, item.near)
+            for item, one in zip(items, looked, strict=True)
+            if item.finds_near
+        ]
+        cluster_sizes = find_near_duplicates(config.near, own, earlier, directory, executor)
+    lost = list(executor.map(finish_shard, items, label="writing masks"))
+    if tests:
+        _write_receipts(out / RECEIPTS, items)
+    mask = Mask(
         corpus=corpus.dir.resolve().name,
-        shards=tuple(masked),
-        counts=tuple(
-            MaskCount(
-                source=source,
-                language=language,
-                dropped={reason: total[reason] for reason in (IN_EARLIER_SOURCE, NEAR_HELD_OUT) if total[reason]},
-                num_bytes=total["bytes"],
-                num_held_out=total["held out"],
-            )
-            for (source, language), total in sorted(totals.items())
-        ),
+        shards=tuple(_list_masked(corpus, items, lost)),
+        counts=_count(corpus, items, lost),
+        tests=_count_tests(load_items(tests), looked) if tests else (),
+        receipts=RECEIPTS if tests else "",
+        clusters=CLUSTERS if config.near else "",
+        cluster_sizes=tuple(cluster_sizes),
     )
+    shutil.rmtree(directory, ignore_errors=True)
+    return mask
 
 
 def _find_all_earlier(
@@ -141,10 +127,15 @@ def _find_all_earlier(
     write_text(directory / "digests.json", json.dumps(files))
     shards = (*corpus.manifest.shards, *corpus.manifest.held_out)
     num_partitions = choose_num_partitions(sum(shard.num_documents for shard in shards))
-    ranges = [_Range(directory / "digests.json", number, num_partitions) for number in range(num_partitions)]
-    for _ in executor.map(_find_earlier, ranges, label="looking for duplicates"):
+    ranges = [Range(directory / "digests.json", number, num_partitions) for number in range(num_partitions)]
+    for _ in executor.map(find_earlier, ranges, label="looking for duplicates"):
         pass
     return num_partitions
+
+
+def _digest_files(corpus: Artifact[CleanCorpus]) -> list[str]:
+    shards = (*corpus.manifest.shards, *corpus.manifest.held_out)
+    return [str(inside(corpus.dir, shard.digests).absolute()) for shard in shards]
 
 
 def _index_held_out(corpora: Sequence[Artifact[CleanCorpus]], directory: Path, executor: Executor) -> Path | None:
@@ -162,110 +153,123 @@ def _index_held_out(corpora: Sequence[Artifact[CleanCorpus]], directory: Path, e
     return index
 
 
-def _list_items(
-    config: DeduplicateConfig,
-    corpus: Artifact[CleanCorpus],
-    out: Path,
-    num_partitions: int,
-    index: Path | None,
-) -> Iterator[_ShardItem]:
-    """Yield the shards that may lose documents: all, or, without an index, if there is an earlier corpus."""
-    shards, similarity = corpus.manifest.shards, config.held_out_similarity or 0.0
-    all_shards = (*shards, *corpus.manifest.held_out)
-    for number, shard in enumerate(all_shards):
-        own_index = index if number < len(shards) else None
-        if num_partitions or own_index:
-            documents, mask = inside(corpus.dir, shard.path), out / _mask_path(shard)
-            yield _ShardItem(
-                out / "parts", num_partitions, number, len(all_shards), documents, mask, own_index, similarity
-            )
-
-
-def _digest_files(corpus: Artifact[CleanCorpus]) -> list[str]:
-    shards = (*corpus.manifest.shards, *corpus.manifest.held_out)
-    return [str(inside(corpus.dir, shard.digests).absolute()) for shard in shards]
-
-
-def _mask_path(shard: CorpusShard) -> str:
-    return f"masks/{shard.path.replace('/', '-').removesuffix('.jsonl.zst')}.npy"
-
-
-def _found_file(directory: Path, number: int) -> Path:
-    """Return the file of what earlier corpora have of a range of digests: where the rows of each shard begin among
-    all that are found, then these rows."""
-    return directory / f"found-{number:05d}.npy"
-
-
-def _find_earlier(item: _Range) -> None:
-    """Write the documents in a range that earlier corpora have."""
-    files = json.loads(item.files.read_text(encoding="utf-8"))
-    own = list(_slices(files["own"], item))
-    rows = np.concatenate(own)
-    shard = np.repeat(np.arange(len(own)), [len(part) for part in own])
-    is_earlier = are_among(rows, _slices(files["earlier"], item))
-    shard, row = shard[is_earlier], rows["row"][is_earlier]
-    bounds = np.concatenate([[0], np.cumsum(np.bincount(shard, minlength=len(own)))])
-    _save(_found_file(item.files.parent, item.number), np.concatenate([bounds, row[np.lexsort((row, shard))]]))
-
-
-def _slices(paths: Sequence[str], item: _Range) -> Iterator[npt.NDArray[np.void]]:
-    for path in paths:
-        yield slice_of_range(np.load(path, mmap_mode="r"), item.number, item.num_partitions)
-
-
 def _sign_shard(item: _SignItem) -> None:
-    _save(item.signatures, sign_all(document.text for document in read_documents(item.documents)))
+    with whole_file(item.signatures) as partial, partial.open("wb") as file:
+        np.save(file, sign_all(document.text for document in read_documents(item.documents)), allow_pickle=False)
 
 
 def _build_index(item: _IndexItem) -> None:
     SignatureIndex.build(np.concatenate([np.load(path) for path in item.signatures])).save(item.index)
 
 
-Lost = tuple[str, str, str, int, int]
-"""Source, language, reason, documents and bytes."""
+def _index_tests(config: DecontaminateConfig, directory: Path, executor: Executor) -> Path:
+    """Make the index of test sets; return its path."""
+    index = directory / "tests.npy"
+    for _ in executor.map(_build_test_index, [_TestItem(config, index)], label="reading test sets"):
+        pass
+    return index
 
 
-def _write_mask(item: _ShardItem) -> list[Lost]:
-    """Write the rows that a shard loses, unless it is done; return what it loses."""
-    done = item.directory / f"masked-{item.number:06d}.json"
-    if not done.exists():
-        reasons = {row: IN_EARLIER_SOURCE for row in _load_found(item)}
-        lost: defaultdict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
-        for row, document, is_near in _look_for_copies(item) if item.index or reasons else ():
-            if is_near and row not in reasons:
-                reasons[row] = NEAR_HELD_OUT
-            if row in reasons:
-                total = lost[document.source, document.language, reasons[row]]
-                total[0], total[1] = total[0] + 1, total[1] + len(document.text.encode())
-        if reasons:
-            _save(item.mask, np.array(sorted(reasons), dtype=np.uint32))
-        write_text(done, json.dumps([[*key, *total] for key, total in sorted(lost.items())]))
-    return [tuple(row) for row in json.loads(done.read_text(encoding="utf-8"))]
+def _build_test_index(item: _TestItem) -> None:
+    save_items(item.index, build_index(item.config.tests, item.index))
 
 
-def _load_found(item: _ShardItem) -> list[int]:
-    """Return the rows of a shard that earlier corpora have."""
-    rows: list[int] = []
-    for number in range(item.num_partitions):
-        table = np.load(_found_file(item.directory, number), mmap_mode="r")
-        start, stop = (table[[item.number, item.number + 1]] + item.num_shards + 1).tolist()
-        rows += table[start:stop].tolist()
-    return rows
+def _list_items(
+    config: DeduplicateConfig,
+    corpus: Artifact[CleanCorpus],
+    out: Path,
+    num_partitions: int,
+    held_out: Path | None,
+    tests: Path | None,
+) -> Iterator[ShardItem]:
+    """Yield the shards that may lose documents; of what is held out these are documents of earlier corpora alone."""
+    shards = corpus.manifest.shards
+    every = (*shards, *corpus.manifest.held_out)
+    for number, shard in enumerate(every):
+        is_trained_on = number < len(shards)
+        if num_partitions or (is_trained_on and (held_out or tests or config.near)):
+            yield ShardItem(
+                directory=out / "parts",
+                number=number,
+                num_shards=len(every),
+                source=shard.source,
+                documents=inside(corpus.dir, shard.path),
+                num_partitions=num_partitions,
+                held_out=held_out if is_trained_on else None,
+                similarity=config.held_out_similarity or 0.0,
+                tests=tests if is_trained_on else None,
+                min_share=config.decontaminate.min_share if config.decontaminate else 1.0,
+                finds_near=is_trained_on and config.near is not None,
+                mask=out / _file_of("masks", shard),
+                clusters=out / _file_of(CLUSTERS, shard),
+            )
 
 
-def _look_for_copies(item: _ShardItem) -> Iterator[tuple[int, Document, bool]]:
-    """Yield the documents of a shard by row, each with whether it is nearly a held-out one."""
-    documents, first = read_documents(item.documents), 0
-    index = SignatureIndex.load(item.index) if item.index else None
-    while batch := list(islice(documents, _BATCH_DOCUMENTS)):
-        are_near = [False] * len(batch)
-        if index is not None:
-            signatures = sign_all(document.text for document in batch)
-            are_near = index.find_similar(signatures, item.similarity).tolist()
-        yield from zip(range(first, first + len(batch)), batch, are_near, strict=True)
-        first += len(batch)
+def _file_of(directory: str, shard: CorpusShard) -> str:
+    return f"{directory}/{shard.path.replace('/', '-').removesuffix('.jsonl.zst')}.npy"
 
 
-def _save(path: Path, array: npt.NDArray[np.generic]) -> None:
-    with whole_file(path) as partial, partial.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
+def _list_masked(
+    corpus: Artifact[CleanCorpus], items: Sequence[ShardItem], lost: Sequence[list[Lost]]
+) -> Iterator[MaskedShard]:
+    shards = (*corpus.manifest.shards, *corpus.manifest.held_out)
+    for item, rows in zip(items, lost, strict=True):
+        if rows:
+            shard = shards[item.number]
+            num_documents = sum(row[3] for row in rows)
+            yield MaskedShard(shard=shard.path, path=_file_of("masks", shard), num_documents=num_documents)
+
+
+def _count(
+    corpus: Artifact[CleanCorpus], items: Sequence[ShardItem], lost: Sequence[list[Lost]]
+) -> tuple[MaskCount, ...]:
+    totals: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for item, rows in zip(items, lost, strict=True):
+        is_held_out = item.number >= len(corpus.manifest.shards)
+        for source, language, reason, num_documents, num_bytes in rows:
+            total = totals[source, language]
+            total["held out" if is_held_out else reason] += num_documents
+            total["bytes"] += 0 if is_held_out else num_bytes
+    return tuple(
+        MaskCount(
+            source=source,
+            language=language,
+            dropped={reason: total[reason] for reason in REASONS if total[reason]},
+            num_bytes=total["bytes"],
+            num_held_out=total["held out"],
+        )
+        for (source, language), total in sorted(totals.items())
+    )
+
+
+def _count_tests(items: Sequence[Item], looked: Sequence[Looked]) -> tuple[TestSetCount, ...]:
+    """Return the receipt: for each test set and language of its items what was found."""
+    totals: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    documents: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for item in items:
+        totals[item.test, item.language].update({"items": 1, "too short": not item.num_grams})
+    overlaps = [overlap for shard in looked for overlap in shard.overlaps]
+    for number in {number for number, _ in overlaps}:
+        totals[items[number].test, items[number].language]["found"] += 1
+    for number, document in overlaps:
+        documents[items[number].test, items[number].language].add(document)
+    return tuple(
+        TestSetCount(
+            test=test,
+            language=language,
+            num_items=total["items"],
+            num_too_short=total["too short"],
+            num_found=total["found"],
+            num_documents=len(documents[test, language]),
+        )
+        for (test, language), total in sorted(totals.items())
+    )
+
+
+def _write_receipts(path: Path, items: Sequence[ShardItem]) -> None:
+    """Join the receipts of the shards in one file."""
+    with whole_file(path) as partial, partial.open("wb") as out:
+        for item in items:
+            if item.receipts.exists():
+                with item.receipts.open("rb") as receipts:
+                    shutil.copyfileobj(receipts, out)

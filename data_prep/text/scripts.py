@@ -1,6 +1,7 @@
 """The script that a text is written in: ISO 15924 codes, from the tables of Unicode that fontTools brings."""
 
 import sys
+from collections.abc import Iterable
 from functools import cache, lru_cache
 
 import numpy as np
@@ -58,6 +59,12 @@ def script_numbers(text: str) -> npt.NDArray[np.uint8]:
     """Return the number of the script of each character of a text; `script_code` gives its code."""
     numbers: npt.NDArray[np.uint8] = _tables()[1][np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")]
     return numbers
+
+
+def numbers_of_scripts(codes: Iterable[str]) -> list[int]:
+    """Return the numbers, as `script_numbers` gives them, of scripts by their codes."""
+    known = _tables()[0]
+    return [known.index(code) for code in codes]
 
 
 def count_scripts(text: str) -> dict[str, int]:

@@ -6,6 +6,7 @@ et al., arXiv 2406.17557, section 3.6. What counts words is None in a script wit
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -27,6 +28,7 @@ _PARAGRAPH = regex.compile(r"\n[ \t]*\n\s*")
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 Hashes = npt.NDArray[np.uint64]
+Ints = npt.NDArray[np.int64]
 
 
 class Prose:
@@ -61,7 +63,7 @@ class Prose:
         return [part for part in map(str.strip, _PARAGRAPH.split(self.text)) if part]
 
     @cached_property
-    def units(self) -> tuple[Hashes, npt.NDArray[np.int64]]:
+    def units(self) -> tuple[Hashes, Ints]:
         """A hash of each word, or letter, and its length in characters."""
         if self.has_words:
             number = len(self.words)
@@ -72,50 +74,61 @@ class Prose:
         return codes * _FACTOR, np.ones(len(codes), dtype=np.int64)
 
     @cached_property
-    def runs(self) -> dict[int, float]:
-        """For n of 5 to 10 the share of characters that are in a run of n words that was there before."""
-        shares = dict.fromkeys(range(5, 11), 0.0)
-        for n in shares:
-            shares[n] = self._repeated_share(n if self.has_words else 2 * n)
-            if not shares[n]:  # a longer run would hold one of this length
+    def repeats(self) -> "dict[int, Repeats]":
+        """For n of 2 to 10 what is repeated of the runs of n words; of scripts without spaces for n of 5 to 10."""
+        hashes, lengths = self.units
+        found = dict.fromkeys(range(2 if self.has_words else 5, 11), Repeats())
+        places, keys = np.arange(len(hashes)), hashes
+        total, ends = max(1, int(lengths.sum())), np.concatenate(([0], np.cumsum(lengths)))
+        size = 1
+        for n in found:
+            wanted = n if self.has_words else 2 * n
+            while size < wanted:  # a run that is repeated begins with one that is
+                within = places + size < len(hashes)
+                places, keys = places[within], keys[within]
+                keys = (keys ^ hashes[places + size]) * _FACTOR
+                size += 1
+            if not len(keys):
                 break
-        return shares
-
-    def _repeated_share(self, n: int) -> float:
-        hashes, lengths = self.units
-        if len(hashes) <= n:
-            return 0.0
-        grams = _hash_runs(hashes, n)
-        order = np.argsort(grams, kind="stable")
-        again = order[1:][grams[order[1:]] == grams[order[:-1]]]
-        if not len(again):
-            return 0.0
-        bounds = np.zeros(len(hashes) + 1, dtype=np.int64)
-        np.add.at(bounds, again, 1)
-        np.add.at(bounds, again + n, -1)
-        return float(lengths[np.cumsum(bounds[:-1]) > 0].sum() / lengths.sum())
-
-    def top_share(self, n: int) -> float | None:
-        """Return the share of characters of the most frequent run of n words, of those that are there twice."""
-        hashes, lengths = self.units
-        if not self.has_words or len(hashes) <= n:
-            return None if not self.has_words else 0.0
-        grams = _hash_runs(hashes, n)
-        order = np.argsort(grams, kind="stable")
-        starts = np.flatnonzero(np.concatenate(([True], grams[order[1:]] != grams[order[:-1]])))
-        counts = np.diff(starts, append=len(grams))
-        sizes = np.lib.stride_tricks.sliding_window_view(lengths, n).sum(axis=1)[order[starts]]
-        is_top = counts == counts.max()
-        return float(counts.max() * sizes[is_top].max() / lengths.sum()) if counts.max() > 1 else 0.0
+            places, keys, found[n] = _find_repeats(places, keys, size, ends, total)
+        return found
 
 
-def _hash_runs(hashes: Hashes, n: int) -> Hashes:
-    """Return a hash of each run of n."""
-    number = len(hashes) - n + 1
-    result = np.zeros(number, dtype=np.uint64)
-    for place in range(n):
-        result = (result ^ hashes[place : place + number]) * _FACTOR
-    return result
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """What is repeated of the runs of some words."""
+
+    top: float = 0.0
+    """Share of characters in the run that takes most of them, of those that are there most often, twice at least."""
+
+    again: float = 0.0
+    """Share of characters that are in a run that was there before."""
+
+
+def _find_repeats(places: Ints, keys: Hashes, size: int, ends: Ints, total: int) -> tuple[Ints, Hashes, Repeats]:
+    """Return which of the runs of `size` units, by where they begin and their keys, are there twice; and their shares.
+
+    `ends` are the characters before each unit, and after the last; `total` is their number.
+    """
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    is_first = np.ones(len(keys), dtype=bool)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    if is_first.all():
+        return places[:0], keys[:0], Repeats()
+    starts = is_first.nonzero()[0]
+    counts = np.empty_like(starts)
+    counts[:-1], counts[-1] = starts[1:] - starts[:-1], len(keys) - starts[-1]
+    begins = places[order]
+    most = counts.max()
+    tops = begins[starts[counts == most]]
+    top = most * (ends[tops + size] - ends[tops]).max() / total
+    again = begins[~is_first]
+    bounds = np.bincount(again, minlength=len(ends)) - np.bincount(again + size, minlength=len(ends))
+    covered = np.cumsum(bounds[:-1]) > 0
+    share = (ends[1:] - ends[:-1])[covered].sum() / total
+    kept = order[np.repeat(counts > 1, counts)]
+    return places[kept], keys[kept], Repeats(float(top), float(share))
 
 
 def _share(items: Sequence[str], holds: Callable[[str], bool]) -> float:
@@ -126,8 +139,10 @@ def _word_share(prose: Prose, count: Callable[[Prose], float]) -> float | None:
     return count(prose) / len(prose.words) if prose.has_words and prose.words else None
 
 
-def _is_alphabetic(word: str) -> bool:
-    return word.isalpha() or any(map(str.isalpha, word))
+def _count_alphabetic(words: Sequence[str]) -> int:
+    """Return how many words have a letter."""
+    others = [word for word in words if not word.isalpha()]
+    return len(words) - sum(not any(map(str.isalpha, word)) for word in others)
 
 
 def _repeated(items: Sequence[str]) -> float:
@@ -170,7 +185,7 @@ def _line_share(prose: Prose, holds: Callable[[str], bool]) -> float:
 STATISTICS: dict[str, Callable[[Prose], float | None]] = {
     "num_words": _count_words,
     "mean_word_length": lambda prose: _word_share(prose, lambda own: sum(map(len, own.words))),
-    "alphabetic_word_share": lambda prose: _word_share(prose, lambda own: sum(map(_is_alphabetic, own.words))),
+    "alphabetic_word_share": lambda prose: _word_share(prose, lambda own: _count_alphabetic(own.words)),
     "symbol_word_ratio": lambda prose: _word_share(prose, lambda own: len(_SYMBOL.findall(own.text))),
     "num_stop_words": _count_stop_words,
     "letter_share": _letter_share,
@@ -186,14 +201,14 @@ STATISTICS: dict[str, Callable[[Prose], float | None]] = {
     "duplicate_line_characters": lambda prose: _repeated_characters(prose.lines, prose.text),
     "duplicate_paragraph_share": lambda prose: _repeated(prose.paragraphs),
     "duplicate_paragraph_characters": lambda prose: _repeated_characters(prose.paragraphs, prose.text),
-    "top_2_gram": lambda prose: prose.top_share(2),
-    "top_3_gram": lambda prose: prose.top_share(3),
-    "top_4_gram": lambda prose: prose.top_share(4),
-    "duplicate_5_grams": lambda prose: prose.runs[5],
-    "duplicate_6_grams": lambda prose: prose.runs[6],
-    "duplicate_7_grams": lambda prose: prose.runs[7],
-    "duplicate_8_grams": lambda prose: prose.runs[8],
-    "duplicate_9_grams": lambda prose: prose.runs[9],
-    "duplicate_10_grams": lambda prose: prose.runs[10],
+    "top_2_gram": lambda prose: prose.repeats[2].top if prose.has_words else None,
+    "top_3_gram": lambda prose: prose.repeats[3].top if prose.has_words else None,
+    "top_4_gram": lambda prose: prose.repeats[4].top if prose.has_words else None,
+    "duplicate_5_grams": lambda prose: prose.repeats[5].again,
+    "duplicate_6_grams": lambda prose: prose.repeats[6].again,
+    "duplicate_7_grams": lambda prose: prose.repeats[7].again,
+    "duplicate_8_grams": lambda prose: prose.repeats[8].again,
+    "duplicate_9_grams": lambda prose: prose.repeats[9].again,
+    "duplicate_10_grams": lambda prose: prose.repeats[10].again,
 }
 """Each statistic by its name in a recipe (configs/data/text.py says what it is), the cheap ones first."""

@@ -12,7 +12,8 @@ from cluster.host.files import inside
 from cluster.storage.errors import error_class
 from configs.base import Artifact, UserError
 from data_prep.cleaning.document_files import read_documents
-from data_prep.manifests import CleanCorpus, Mask, TokenizedCorpus
+from data_prep.manifests import CleanCorpus, TokenizedCorpus
+from data_prep.masks.manifest import Mask
 from data_prep.masks.reading import mask_file, read_unmasked
 from data_prep.tokens.megatron_shards import document_lengths
 

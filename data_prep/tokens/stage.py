@@ -15,15 +15,8 @@ from configs.base import Artifact
 from configs.data.stages import TokenizeConfig
 from data_prep.cleaning.document_files import write_documents
 from data_prep.cleaning.held_out import smallest_digests
-from data_prep.manifests import (
-    CleanCorpus,
-    CorpusShard,
-    Mask,
-    Segment,
-    TokenizedCorpus,
-    TokenShard,
-    TrainedTokenizer,
-)
+from data_prep.manifests import CleanCorpus, CorpusShard, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
+from data_prep.masks.manifest import Mask
 from data_prep.masks.reading import find_mask, mask_file, read_unmasked
 from data_prep.sources.document import Document
 from data_prep.tokenizer.stage import check_certificate

@@ -9,7 +9,8 @@ from typing import Any
 
 from configs.base import Artifact
 from configs.evaluation import ExportConfig
-from data_prep.manifests import CleanCorpus, CorpusCount, Mask, TrainedTokenizer
+from data_prep.manifests import CleanCorpus, CorpusCount, TrainedTokenizer
+from data_prep.masks.manifest import Mask
 from data_prep.masks.reading import masked_counts
 from eval.manifests import Scores
 from pipeline.graph.config_diff import flatten

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from data_prep.manifests import CleanCorpus, CorpusCount, Mask, TokenizedCorpus
+from data_prep.manifests import CleanCorpus, CorpusCount, TokenizedCorpus
+from data_prep.masks.manifest import Mask
 from data_prep.masks.reading import masked_counts
 from pipeline.report.tables import NOTHING, Table
 from training.manifests import counted

@@ -10,7 +10,8 @@ from pydantic import JsonValue
 from cluster.executor import Executor
 from configs.base import Artifact, Manifest
 from configs.evaluation import ReportConfig
-from data_prep.manifests import CleanCorpus, Mask, TokenizedCorpus, TrainedTokenizer
+from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
+from data_prep.masks.manifest import Mask
 from data_prep.sources.document import Digest
 from data_prep.tokens.join import join_tokens
 from eval.manifests import Scores

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from cluster.host.files import inside
 from cluster.storage.errors import error_class
 from configs.base import Artifact, Manifest, UserError
-from data_prep.manifests import CleanCorpus, Mask, TokenizedCorpus
+from data_prep.manifests import CleanCorpus, TokenizedCorpus
+from data_prep.masks.manifest import Mask
 from data_prep.tokens.find_document import TokenRange, find_document
 from pipeline.store.artifact import load_artifact, read_record
 from training.data.position import count_samples_read

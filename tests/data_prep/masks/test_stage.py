@@ -10,8 +10,9 @@ import pytest
 from configs.base import Artifact, UserError
 from configs.data.stages import DeduplicateConfig
 from data_prep.cleaning import duplicates
-from data_prep.manifests import CleanCorpus, Mask
-from data_prep.masks import stage
+from data_prep.manifests import CleanCorpus
+from data_prep.masks import shard_pass
+from data_prep.masks.manifest import Mask
 from data_prep.masks.reading import find_mask, mask_file, masked_counts, read_held_out, read_unmasked
 from data_prep.masks.stage import deduplicate
 from tests.data_prep.corpora import INLINE, clean_config, cleaned, held_out, kept, sentences, source, write_lines
@@ -137,16 +138,16 @@ def test_finished_shards_are_not_masked_again(
     tmp_path: Path, corpora: list[Artifact[CleanCorpus]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calm = masked(tmp_path / "calm", corpora[2], *corpora[:2], similarity=0.8)
-    original, signed = stage.sign_all, list[int]()
+    original, signed = shard_pass.sign_all, list[int]()
 
     def dying(texts: Iterable[str]) -> Any:
-        if len(signed) == 4:
+        if len(signed) == 2:
             raise KeyboardInterrupt
         signed.append(0)
         return original(texts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "sign_all", dying)
+        patch.setattr(shard_pass, "sign_all", dying)
         with pytest.raises(KeyboardInterrupt):
             masked(tmp_path / "out", corpora[2], *corpora[:2], similarity=0.8)
     assert masked(tmp_path / "out", corpora[2], *corpora[:2], similarity=0.8).manifest == calm.manifest
