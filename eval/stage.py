@@ -15,7 +15,8 @@ from cluster.host.files import write_text
 from configs.base import Artifact, UserError
 from configs.evaluation import EvaluateConfig
 from data_prep.cleaning.held_out import smallest_digests
-from data_prep.manifests import CleanCorpus, Mask, TrainedTokenizer
+from data_prep.manifests import CleanCorpus, TrainedTokenizer
+from data_prep.masks.manifest import Mask
 from data_prep.masks.reading import find_mask, read_held_out
 from data_prep.sources.document import Document
 from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores, bits_per_byte

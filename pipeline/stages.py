@@ -23,5 +23,5 @@ STAGES = {
     "train": stage(train, version=6, observe=observe_init_from, file_digests=rank_file_digests),
     "evaluate": stage(evaluate, version=2, check=check_lm_eval),
     "export": stage(export, version=3),
-    "report": stage(report, version=3, observe=observe_templates, check=check_report),
+    "report": stage(report, version=4, observe=observe_templates, check=check_report),
 }

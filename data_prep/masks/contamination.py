@@ -92,7 +92,7 @@ class Tokens(NamedTuple):
 
 @cache
 def _powers() -> Hashes:
-    return np.cumprod(np.full(_LETTERS_OF_A_TOKEN, 0xD6E8FEB86659FD93, dtype=np.uint64))
+    return np.cumprod(np.full(_LETTERS_OF_A_TOKEN, 0xD6E8FEB86659FD93, dtype=np.uint64), dtype=np.uint64)
 
 
 def find_tokens(text: str) -> Tokens:

@@ -38,7 +38,7 @@ class MaskCount(Entry):
     """Held-out documents that an earlier corpus has."""
 
 
-class TestSetCount(Entry):
+class ContaminationCount(Entry):
     """What was found of a test set, in one language, in a corpus."""
 
     test: str
@@ -65,7 +65,7 @@ class Mask(Manifest):
     counts: tuple[MaskCount, ...]
     """One entry for each source and language that loses documents."""
 
-    tests: tuple[TestSetCount, ...] = ()
+    tests: tuple[ContaminationCount, ...] = ()
     """The receipt of the test sets that were looked for."""
 
     receipts: str = ""

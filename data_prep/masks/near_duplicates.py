@@ -38,6 +38,9 @@ PARTITION_ROWS = 1 << 22
 TABLE_DOCUMENTS = 1 << 16
 """Documents of a table, at most: 58 MB."""
 
+MARGIN = 0.03
+"""Documents that are estimated to be less alike by so much are taken for near copies, too: the estimate is a sample."""
+
 _REPRESENTATIVES = 8
 """Of documents with a key in common each is compared with so many that are unlike each other."""
 
@@ -208,7 +211,8 @@ def _compare(keys: npt.NDArray[np.uint64], numbers: Ints, sketches: npt.NDArray[
 
     The rows of a key are compared with its first; those that are unlike it with the first of these, and so on.
     """
-    wanted = (similarity + (1 - similarity) / 4) * PLACES
+    least = max(0.0, similarity - MARGIN)
+    wanted = (least + (1 - least) / 4) * PLACES
     found = [np.empty((0, 2), dtype=np.int64)]
     for _ in range(_REPRESENTATIVES):
         is_first = np.ones(len(keys), dtype=bool)

@@ -28,7 +28,7 @@ from data_prep.cleaning.duplicates import choose_num_partitions
 from data_prep.manifests import CleanCorpus, CorpusShard
 from data_prep.masks.contamination import Item, build_index
 from data_prep.masks.earlier import Range, find_earlier
-from data_prep.masks.manifest import Mask, MaskCount, MaskedShard, TestSetCount
+from data_prep.masks.manifest import Mask, MaskCount, MaskedShard, ContaminationCount
 from data_prep.masks.near_duplicates import Signed, find_near_duplicates
 from data_prep.masks.shard_pass import (
     REASONS,
@@ -242,7 +242,7 @@ def _count(
     )
 
 
-def _count_tests(items: Sequence[Item], looked: Sequence[Looked]) -> tuple[TestSetCount, ...]:
+def _count_tests(items: Sequence[Item], looked: Sequence[Looked]) -> tuple[ContaminationCount, ...]:
     """Return the receipt: for each test set and language of its items what was found."""
     totals: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     documents: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
@@ -254,7 +254,7 @@ def _count_tests(items: Sequence[Item], looked: Sequence[Looked]) -> tuple[TestS
     for number, document in overlaps:
         documents[items[number].test, items[number].language].add(document)
     return tuple(
-        TestSetCount(
+        ContaminationCount(
             test=test,
             language=language,
             num_items=total["items"],

@@ -16,7 +16,7 @@ from configs.data.languages import UNDETERMINED, normalize_language
 from configs.data.text import IdentifyConfig
 from data_prep.text.scripts import NO_SCRIPT, find_main_script, label_in_script, usual_script
 
-SAMPLE_CHARACTERS = 8192
+SAMPLE_CHARACTERS = 1024
 """Of a longer text so much is looked at: a third each from its beginning, its middle and its end."""
 
 _FASTTEXT_LABELS = 5

@@ -7,6 +7,8 @@ from functools import cache, lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from configs.data.languages import UNDETERMINED
+
 NO_SCRIPT = "Zyyy"
 """The code of characters that belong to no script, such as digits, and of texts of these alone."""
 
@@ -85,8 +87,12 @@ def usual_script(label: str) -> str:
     """Return the script of a language's label: the one that it says, or the usual one; NO_SCRIPT if none is known."""
     import langcodes
 
-    language = langcodes.Language.get(label)
-    return language.script or language.maximize().script or NO_SCRIPT
+    try:
+        language = langcodes.Language.get(label)
+    except ValueError:  # a label of nobody's
+        return NO_SCRIPT
+    is_private = label.startswith(("x-", UNDETERMINED))
+    return language.script or (None if is_private else language.maximize().script) or NO_SCRIPT
 
 
 @lru_cache(maxsize=1 << 12)

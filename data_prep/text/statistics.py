@@ -6,7 +6,6 @@ et al., arXiv 2406.17557, section 3.6. What counts words is None in a script wit
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -77,9 +76,9 @@ class Prose:
     def repeats(self) -> "dict[int, Repeats]":
         """For n of 2 to 10 what is repeated of the runs of n words; of scripts without spaces for n of 5 to 10."""
         hashes, lengths = self.units
-        found = dict.fromkeys(range(2 if self.has_words else 5, 11), Repeats())
+        found = dict.fromkeys(range(2 if self.has_words else 5, 11), _NOTHING)
         places, keys = np.arange(len(hashes)), hashes
-        total, ends = max(1, int(lengths.sum())), np.concatenate(([0], np.cumsum(lengths)))
+        ends = np.concatenate(([0], lengths.cumsum()))
         size = 1
         for n in found:
             wanted = n if self.has_words else 2 * n
@@ -90,45 +89,60 @@ class Prose:
                 size += 1
             if not len(keys):
                 break
-            places, keys, found[n] = _find_repeats(places, keys, size, ends, total)
+            places, keys, found[n] = _find_repeats(places, keys, size, ends)
         return found
 
 
-@dataclass(frozen=True, slots=True)
 class Repeats:
     """What is repeated of the runs of some words."""
 
-    top: float = 0.0
-    """Share of characters in the run that takes most of them, of those that are there most often, twice at least."""
+    def __init__(self, begins: Ints, is_first: npt.NDArray[np.bool_], size: int, ends: Ints) -> None:
+        """`begins`: where each run begins, equal ones together, in order; `is_first`: whether none equal is before it.
 
-    again: float = 0.0
-    """Share of characters that are in a run that was there before."""
+        `size`: its units; `ends`: the characters before each unit, and after the last.
+        """
+        self._begins, self._is_first, self._size, self._ends = begins, is_first, size, ends
+
+    @cached_property
+    def top(self) -> float:
+        """Share of characters in the run that is there most often, twice at least; of several in the longest."""
+        if not len(self._begins):
+            return 0.0
+        starts = self._is_first.nonzero()[0]
+        counts = np.append(starts[1:], len(self._begins)) - starts
+        most = counts.max()
+        tops = self._begins[starts[counts == most]]
+        return float(most * (self._ends[tops + self._size] - self._ends[tops]).max() / self._ends[-1])
+
+    @cached_property
+    def again(self) -> float:
+        """Share of characters that are in a run that was there before."""
+        if not len(self._begins):
+            return 0.0
+        again, number = self._begins[~self._is_first], len(self._ends)
+        bounds = np.bincount(again, minlength=number) - np.bincount(again + self._size, minlength=number)
+        covered = bounds[:-1].cumsum() > 0
+        return float((self._ends[1:] - self._ends[:-1])[covered].sum() / self._ends[-1])
 
 
-def _find_repeats(places: Ints, keys: Hashes, size: int, ends: Ints, total: int) -> tuple[Ints, Hashes, Repeats]:
-    """Return which of the runs of `size` units, by where they begin and their keys, are there twice; and their shares.
+_NO_UNITS, _NO_RUNS = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.bool_)
+_NOTHING = Repeats(_NO_UNITS, _NO_RUNS, 1, _NO_UNITS)
 
-    `ends` are the characters before each unit, and after the last; `total` is their number.
+
+def _find_repeats(places: Ints, keys: Hashes, size: int, ends: Ints) -> tuple[Ints, Hashes, Repeats]:
+    """Return which of the runs of `size` units, by where they begin and their keys, are there twice, sorted by key.
+
+    `ends` are the characters before each unit, and after the last.
     """
-    order = np.argsort(keys, kind="stable")
+    order = keys.argsort(kind="stable")
     ordered = keys[order]
     is_first = np.ones(len(keys), dtype=bool)
     is_first[1:] = ordered[1:] != ordered[:-1]
-    if is_first.all():
-        return places[:0], keys[:0], Repeats()
-    starts = is_first.nonzero()[0]
-    counts = np.empty_like(starts)
-    counts[:-1], counts[-1] = starts[1:] - starts[:-1], len(keys) - starts[-1]
-    begins = places[order]
-    most = counts.max()
-    tops = begins[starts[counts == most]]
-    top = most * (ends[tops + size] - ends[tops]).max() / total
-    again = begins[~is_first]
-    bounds = np.bincount(again, minlength=len(ends)) - np.bincount(again + size, minlength=len(ends))
-    covered = np.cumsum(bounds[:-1]) > 0
-    share = (ends[1:] - ends[:-1])[covered].sum() / total
-    kept = order[np.repeat(counts > 1, counts)]
-    return places[kept], keys[kept], Repeats(float(top), float(share))
+    is_repeated = ~is_first
+    is_repeated[:-1] |= is_repeated[1:]
+    kept = order[is_repeated]
+    places = places[kept]
+    return places, keys[kept], Repeats(places, is_first[is_repeated], size, ends)
 
 
 def _share(items: Sequence[str], holds: Callable[[str], bool]) -> float:
@@ -141,8 +155,8 @@ def _word_share(prose: Prose, count: Callable[[Prose], float]) -> float | None:
 
 def _count_alphabetic(words: Sequence[str]) -> int:
     """Return how many words have a letter."""
-    others = [word for word in words if not word.isalpha()]
-    return len(words) - sum(not any(map(str.isalpha, word)) for word in others)
+    others = [word for word in words if not word[0].isalpha()]
+    return len(words) - len(others) + sum(any(map(str.isalpha, word)) for word in others)
 
 
 def _repeated(items: Sequence[str]) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from data_prep.manifests import CleanCorpus, CorpusCount, TokenizedCorpus
 from data_prep.masks.manifest import Mask
 from data_prep.masks.reading import masked_counts
+from data_prep.text.scripts import usual_script
 from pipeline.report.tables import NOTHING, Table
 from training.manifests import counted
 
@@ -37,7 +38,7 @@ class DataPart:
 
 
 def data_part(corpora: Sequence[CleanCorpus], masks: Sequence[Mask], tokens: TokenizedCorpus | None) -> DataPart:
-    """Return the tables by source and by language, the most text first; they count tokens only if these are given."""
+    """Return the tables by source, script and language, the most text first; they count tokens if these are given."""
     corpus = CleanCorpus(
         shards=(),
         held_out=(),
@@ -45,6 +46,7 @@ def data_part(corpora: Sequence[CleanCorpus], masks: Sequence[Mask], tokens: Tok
         unreadable=tuple(record for one in corpora for record in one.unreadable),
     )
     by_source = _sum_tokens(tokens, lambda source, language: source) if tokens else None
+    by_script = _sum_tokens(tokens, lambda source, language: usual_script(language)) if tokens else None
     by_language = _sum_tokens(tokens, lambda source, language: language) if tokens else None
     first = corpus.unreadable[:_MAX_UNREADABLE]
     listed = [(record.where, f"{record.reason} {record.detail}".strip()) for record in first]
@@ -55,6 +57,7 @@ def data_part(corpora: Sequence[CleanCorpus], masks: Sequence[Mask], tokens: Tok
         num_lost=sum(c.num_read - c.num_kept - c.num_held_out - sum(c.dropped.values()) for c in corpus.counts),
         tables=(
             _breakdown("Source", corpus.counts, lambda count: count.source, by_source),
+            _breakdown("Script", corpus.counts, lambda count: usual_script(count.language), by_script),
             _breakdown("Language", corpus.counts, lambda count: count.language, by_language),
         ),
         unreadable=Table(caption, ("Where", "Why"), listed, num_text=2) if listed else None,
@@ -79,17 +82,16 @@ def _breakdown(
     groups: dict[str, list[CorpusCount]] = {}
     for count in counts:
         groups.setdefault(key(count), []).append(count)
-    reasons = sorted({reason for count in counts for reason in count.dropped})
 
     def cells(name: str, group: Sequence[CorpusCount], own: Iterable[_Tokens]) -> list[str]:
-        return [name, *_count_cells(group, reasons), *(_token_cells(list(own)) if tokens is not None else [])]
+        return [name, *_count_cells(group), *(_token_cells(list(own)) if tokens is not None else [])]
 
     known = tokens or {}
     return Table(
         caption=f"By {head.lower()}, the most text first",
         heads=(
             *(head, "Read", "Kept", "Held out"),
-            *(f"Dropped: {reason.replace('_', ' ')}" for reason in reasons),
+            "Dropped",
             "Bytes kept",
             *(("Tokens", "Bytes a token") if tokens is not None else ()),
         ),
@@ -102,15 +104,12 @@ def _by_size(groups: Mapping[str, list[CorpusCount]]) -> list[str]:
     return sorted(groups, key=lambda name: (-sum(count.kept_bytes for count in groups[name]), name))
 
 
-def _count_cells(counts: Sequence[CorpusCount], reasons: Sequence[str]) -> list[str]:
-    dropped = Counter[str]()
-    for count in counts:
-        dropped.update(count.dropped)
+def _count_cells(counts: Sequence[CorpusCount]) -> list[str]:
     numbers = [
         sum(count.num_read for count in counts),
         sum(count.num_kept for count in counts),
         sum(count.num_held_out for count in counts),
-        *[dropped[reason] for reason in reasons],
+        sum(sum(count.dropped.values()) for count in counts),
         sum(count.kept_bytes for count in counts),
     ]
     return [f"{number:,}" for number in numbers]

@@ -15,6 +15,7 @@ from data_prep.masks.manifest import Mask
 from data_prep.sources.document import Digest
 from data_prep.tokens.join import join_tokens
 from eval.manifests import Scores
+from pipeline.report.cleaning import cleaning_part
 from pipeline.report.data import data_part
 from pipeline.report.page import check_templates, list_files, render_page
 from pipeline.report.provenance import (
@@ -100,6 +101,7 @@ def report(
     series = read_series(iterate_metrics(model.dir / METRICS_FILE))
     tokenized = join_tokens(tokens).manifest if tokens else None
     training = training_part(model, tokenized, series, records[_name(model)].config)
+    data = data_part([one.manifest for one in corpus], [one.manifest for one in mask], tokenized) if corpus else None
     summaries = {_name(artifact): artifact.manifest.summary() for artifact in artifacts}
     values: dict[str, Any] = {
         "title": config.title,
@@ -108,9 +110,8 @@ def report(
         "gone": GONE,
         "export": _export_part(export, _name(export), records) if export else None,
         "lineage": lineage_steps(records, _tokenizer_summaries(model.dir, records) | summaries),
-        "data": data_part([one.manifest for one in corpus], [one.manifest for one in mask], tokenized)
-        if corpus
-        else None,
+        "data": data,
+        "cleaning": cleaning_part(corpus, mask, data.corpus.counts) if data else None,
         "training": training,
         "window": _window(training),
         "bits": bits_charts(scores.manifest) if scores else None,
@@ -121,9 +122,9 @@ def report(
         "fingerprints": fingerprints_table(records),
     }
     values["parts"] = _parts(values)
-    data = render_page(config.templates, values).encode()
-    (out / REPORT_FILE).write_bytes(data)
-    return Report(path=REPORT_FILE, num_bytes=len(data))
+    page = render_page(config.templates, values).encode()
+    (out / REPORT_FILE).write_bytes(page)
+    return Report(path=REPORT_FILE, num_bytes=len(page))
 
 
 def _listed(given: Any) -> tuple[Artifact[Any], ...]:
@@ -212,6 +213,7 @@ def _parts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("bits", "Bits per byte", values["bits"] is not None),
         ("choice", "Multiple choice", values["bits"] is not None),
         ("data", "Data", values["data"] is not None),
+        ("cleaning", "Cleaning", values["cleaning"] is not None),
         ("lineage", "Lineage", True),
         ("time", "Time", True),
         ("environment", "Environment", True),

@@ -136,7 +136,11 @@ def test_several_test_sets_and_sources_of_any_kind(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [("", "holds no item"), ('{"txt": "a"}\n', r"test set 'quiz': .*missing_field"), ('{"text": "a"}\nbroken\n', "invalid_json")],
+    [
+        ("", "holds no item"),
+        ('{"txt": "a"}\n', r"test set 'quiz': .*missing_field"),
+        ('{"text": "a"}\nbroken\n', "invalid_json"),
+    ],
 )
 def test_a_test_set_that_cannot_be_read_is_refused(tmp_path, content, problem):
     tests = tmp_path / "quiz.jsonl"

@@ -280,9 +280,9 @@ def test_report_holds_no_secret_and_is_else_as_it_was_drawn(tmp_path: Path, monk
     [
         ((), "training lineage time environment recipe check"),
         (("export",), "model training lineage time environment recipe check"),
-        (("corpus",), "training data lineage time environment recipe check"),
+        (("corpus",), "training data cleaning lineage time environment recipe check"),
         (("tokens",), "training lineage time environment recipe check"),
-        (("corpus", "tokens"), "training data lineage time environment recipe check"),
+        (("corpus", "tokens"), "training data cleaning lineage time environment recipe check"),
         (("scores",), "training bits choice lineage time environment recipe check"),
     ],
 )
