@@ -32,8 +32,9 @@ class CorpusCount(Entry):
     """Kind of change -> number of documents that were normalised so, of those that are within the bounds."""
 
     found: dict[str, int] = {}
-    """What was found in its documents: those with mathematics (`math`), `code`, a `table`, and with delimiters of
-    mathematics that lack their other half (`math_unbalanced`); and replaced personal data by kind (`email-pii`)."""
+    """What was found in the documents that filters leave, duplicates among them: those with mathematics (`math`), code
+    (`code`) or a `table`, and with delimiters of mathematics that lack their other half (`math_unbalanced`); personal
+    data that was replaced, by kind (`email-pii`)."""
 
     kept_bytes: int
     """UTF-8 bytes of the kept documents."""

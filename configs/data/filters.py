@@ -260,7 +260,7 @@ class FilterConfig(Config):
     ) -> dict[str, Bounds]:
         """Return the bounds of a language, which is given by its label, in the order of their statistics.
 
-        `file` and `learned` are by label.
+        Those that are switched off are among them, as {}. `file` and `learned` are by label.
         """
         by_tag = {normalize_language(tag): limits for tag, limits in self.languages.items()}
         layers: list[Mapping[str, Bounds]] = [PRESETS[name] for name in self.presets]
@@ -269,4 +269,4 @@ class FilterConfig(Config):
         layers += [own[language].limits.given() for own in (learned, file) if language in own]
         layers += [by_tag[language].given()] if language in by_tag else []
         merged = {name: bounds for layer in layers for name, bounds in layer.items()}
-        return {name: merged[name] for name in Limits.model_fields if name in merged and merged[name] != Bounds()}
+        return {name: merged[name] for name in Limits.model_fields if name in merged}

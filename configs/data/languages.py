@@ -24,7 +24,7 @@ _LOCALE = re.compile(
 """A locale of POSIX: language, region, codeset and modifier."""
 
 _MODIFIERS = {"latin": "Latn", "cyrillic": "Cyrl", "devanagari": "Deva", "iqtelif": "Latn"}
-_USUAL_SCRIPTS = {"azb": "Arab", "acm": "Arab", "acq": "Arab", "ajp": "Arab"}
+_USUAL_SCRIPTS = {"azb": "Arab", "acm": "Arab", "acq": "Arab", "ajp": "Arab", "grc": "Grek"}
 """Of languages of which CLDR does not know it."""
 
 _MAIN_MEMBERS = {"nb": "no", "pbt": "ps"}
@@ -53,9 +53,23 @@ def normalize_language(tag: str) -> str:
     if code == UNDETERMINED:
         return f"{code}-{language.script}" if language.script else code
     script = language.script or (language.maximize().script if language.territory else None)
-    usual = _USUAL_SCRIPTS.get(code) or langcodes.Language.get(code).maximize().script
+    usual = usual_script(code)
     script = {"Hang": "Kore"}.get(script or "", script)  # Korean in its letters alone
     return code if script in (None, usual) else f"{code}-{script}"
+
+
+@lru_cache(maxsize=1 << 16)
+def usual_script(label: str) -> str | None:
+    """Return the script of a language's label: the one that it says, or the usual one; None if none is known."""
+    import langcodes
+
+    try:
+        language = langcodes.Language.get(label)
+    except ValueError:  # a label of nobody's
+        return None
+    if language.script or label.startswith("x-") or is_undetermined(label):
+        return language.script
+    return _USUAL_SCRIPTS.get(language.language or "") or language.maximize().script
 
 
 def is_undetermined(label: str) -> bool:
@@ -87,7 +101,7 @@ def iso_label(label: str) -> str:
     members |= {main: langcodes.Language.get(member).to_alpha3() for member, main in _MAIN_MEMBERS.items()}
     language = langcodes.Language.get(label)
     code = members.get(language.language or "") or language.to_alpha3()
-    script = language.script or _USUAL_SCRIPTS.get(language.language or "") or language.maximize().script
+    script = usual_script(label)
     return f"{code}_{script}" if script else code
 
 

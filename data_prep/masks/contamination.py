@@ -124,7 +124,7 @@ def _mix(hashes: Hashes) -> Hashes:
 
 def _grams(tokens: Hashes, lengths: Iterable[int]) -> Iterator[tuple[int, Hashes]]:
     """Yield each length, in order, with a hash of each run of so many tokens."""
-    keys, size = tokens, 1
+    keys, size = tokens * _FACTOR, 1  # else "a b" were "b a"
     for length in sorted(lengths):
         while size < length and len(tokens) > size:
             keys = (keys[: len(tokens) - size] ^ tokens[size:]) * _FACTOR

@@ -28,7 +28,7 @@ from data_prep.cleaning.duplicates import choose_num_partitions
 from data_prep.manifests import CleanCorpus, CorpusShard
 from data_prep.masks.contamination import Item, build_index
 from data_prep.masks.earlier import Range, find_earlier
-from data_prep.masks.manifest import Mask, MaskCount, MaskedShard, ContaminationCount
+from data_prep.masks.manifest import ContaminationCount, Mask, MaskCount, MaskedShard
 from data_prep.masks.near_duplicates import Signed, find_near_duplicates
 from data_prep.masks.shard_pass import (
     REASONS,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import regex
 
-from configs.data.filters import Bounds, FilterConfig, LanguageFilter, LearnConfig, Limits, Thresholds
+from configs.data.filters import ALL_LANGUAGES, Bounds, FilterConfig, LanguageFilter, LearnConfig, Limits, Thresholds
 from configs.load import load
 from data_prep.text.statistics import STATISTICS, Prose
 
@@ -42,15 +42,16 @@ class Filters:
     def applied(self, language: str) -> LanguageFilter:
         """Return what is applied to a language, which is given by its label."""
         limits = self._config.limits_of(language, file=self._file, learned=self._learned)
-        layers = [own[language].stop_words for own in (self._learned, self._file) if language in own]
-        stop_words = next((words for words in reversed(layers) if words), ())
+        layers = [(self._file, language), (self._learned, language), (self._file, ALL_LANGUAGES)]
+        stop_words = next((own[key].stop_words for own, key in layers if key in own and own[key].stop_words), ())
         return LanguageFilter(limits=Limits(**limits), stop_words=stop_words)
 
     def find_reason(self, text: str, language: str) -> Dropping | None:
         """Return why the prose of a document in a language is dropped, by the first filter that does; or None."""
         if language not in self._of:
             own = self.applied(language)
-            self._of[language] = list(own.limits.given().items()), frozenset(own.stop_words)
+            limits = [(name, bounds) for name, bounds in own.limits.given().items() if bounds != Bounds()]
+            self._of[language] = limits, frozenset(own.stop_words)
         limits, stop_words = self._of[language]
         prose = Prose(text, language=language, stop_words=stop_words)
         for name, bounds in limits:

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from configs.base import UserError
-from configs.data.languages import UNDETERMINED, normalize_language
+from configs.data.languages import UNDETERMINED, normalize_language, usual_script
 from configs.data.text import IdentifyConfig
-from data_prep.text.scripts import NO_SCRIPT, find_main_script, label_in_script, usual_script
+from data_prep.text.scripts import NO_SCRIPT, find_main_script, label_in_script
 
 SAMPLE_CHARACTERS = 1024
 """Of a longer text so much is looked at: a third each from its beginning, its middle and its end."""
 
-_FASTTEXT_LABELS = 5
-"""So many of the most likely labels are asked of a fastText model, of which the first in the text's script is taken."""
+_EVERY_LABEL = 10_000
+"""More labels than a model has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,11 @@ def _identify_by_fasttext(model: Any, text: str) -> Identified:
     script = find_main_script(text)
     if script == NO_SCRIPT:
         return Identified(UNDETERMINED, 0.0, "script")
-    labels, scores = model.predict(text.replace("\n", " "), k=_FASTTEXT_LABELS, threshold=-1.0)
-    if found := _find_fitting((label.removeprefix("__label__") for label in labels), script):
-        return Identified(found[1], min(1.0, float(scores[found[0]])), "fasttext")
+    line = text.encode("utf-8", "replace").decode().replace("\n", " ")
+    for number in (1, _EVERY_LABEL):  # the most likely one, which takes less time, or the first in the text's script
+        labels, scores = model.predict(line, k=number, threshold=-1.0)
+        if found := _find_fitting((label.removeprefix("__label__") for label in labels), script):
+            return Identified(found[1], min(1.0, float(scores[found[0]])), "fasttext")
     return Identified(f"{UNDETERMINED}-{script}", 0.0, "script")
 
 
@@ -113,7 +115,7 @@ def _languages_by_script() -> dict[str, tuple[str, ...]]:
     labels = sorted({label for label in map(_label_of, codes) if label})
     return {
         script: tuple(label for label in labels if usual_script(label) == script)
-        for script in {usual_script(label) for label in labels}
+        for script in {usual_script(label) or NO_SCRIPT for label in labels}
     }
 
 
@@ -143,5 +145,5 @@ def _load_fasttext(path: str) -> Any:
         raise UserError(f"identify.model: {path} is not there; give the file of a fastText model of languages")
     try:
         return fasttext.load_model(path)
-    except ValueError as error:
+    except (ValueError, MemoryError, RuntimeError) as error:
         raise UserError(f"identify.model: {path} is no model of fastText ({error}); give a .bin or .ftz file") from None

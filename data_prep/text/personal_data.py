@@ -12,7 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
+import regex
+
 from data_prep.text.spans import CODE, MATH, Spans
+
+_DIGIT = re.compile(r"\d")
+_PATHS = (":/", ":~")
 
 Found = tuple[int, int]
 """Where it begins and ends."""
@@ -21,54 +26,73 @@ _CONTEXT = 40
 """Characters before a number in which a word may say what it is."""
 
 _AT = re.compile(r"(?<=[\w.+%-])@(?=\w)")
-_LOCAL = re.compile(r"[\w.+%-]{1,64}\Z")
-_DOMAIN = re.compile(r"@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-])")
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_LOCAL = regex.compile(r"[\w.+%-]{1,64}\Z")
+_SPACED_LOCAL = regex.compile(rf"[[\w.+%-]--[{_UNSPACED}]]{{1,64}}\Z", regex.V1)
+"""Before the sign: first without letters of scripts in which a sentence has no spaces."""
+
+_DOMAIN = regex.compile(
+    r"@(?:(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9])"
+    r"|(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![^\W_]))"
+)
+_NO_DOMAIN = re.compile(r"\.(?:png|jpe?g|gif|svg|webp|js|css|html?)\Z", re.I)
+"""Of `icon@2x.png`."""
 
 _IPV4 = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?!\d|\.\d)")
 _MAYBE_IPV4, _MAYBE_IPV6 = re.compile(r"\.\d{1,3}\.\d{1,3}\b"), re.compile(r":[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]")
 """What begins with one character, which is looked for fast."""
 
-_IPV6 = re.compile(r"(?<![0-9A-Fa-f:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![0-9A-Fa-f:.])")
+_IPV6 = re.compile(
+    r"(?<![0-9A-Fa-f:.])[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![0-9A-Fa-f:]|\.\d)"
+)
+"""Global unicast addresses begin with 2 or 3 (RFC 4291)."""
+
 _IP_BEFORE = re.compile(
     r"(?:\b(?:ip|ips|ipv[46]|addr(?:ess)?|adresse|direcci[oó]n|host|server|servidor|serveur|client|gateway|router|dns|"
     r"nameserver|peer|proxy|subnet|netmask|ping|ssh|telnet|traceroute|whois|login|logged|connect(?:ed|ion)?|remote)\b"
     r"|[a-z]{2,6}://|адрес|сервер|地址|服务器|アドレス|サーバ|주소|서버|عنوان)[^\n]{0,30}\Z",
     re.I,
 )
-_IP_AFTER = re.compile(r":\d{2,5}\b|/\d{1,2}\b| - - \[")
+_IP_AFTER = re.compile(r":\d{2,5}\b|/(?:[89]|[12]\d|3[0-2])\b| - - \[")
 _VERSION_BEFORE = re.compile(
     r"(?:\b(?:v|ver|version|versione|versión|release|section|sec|chapter|§|rev|build|oid)\.?\s*|[\w)]/)\Z", re.I
 )
 
-_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
+_IBAN = re.compile(
+    r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ \u00a0]?[A-Z0-9]{4}){2,7}(?:[ \u00a0]?[A-Z0-9]{1,3})?(?![A-Za-z0-9])"
+)
 
 _CARD = re.compile(
     r"(?<![\d.,+-])"
-    r"(?:[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}|3[47]\d{2}([ -])\d{6}\2\d{5}|[2-6]\d{15}|3[47]\d{13})"
+    r"(?:[2-6]\d{3}([ \u00a0-])\d{4}\1\d{4}\1\d{4}|3[47]\d{2}([ \u00a0-])\d{6}\2\d{5}|[2-6]\d{15}|3[47]\d{13})"
     r"(?!\d|[.,-]\d)"
 )
 _CARD_BEFORE = re.compile(
-    r"(?:card|visa|master|amex|american express|maestro|credit|debit|karte|carte|tarjeta|cart[aã]o|carta|карт|カード"
-    r"|卡|카드|بطاقة)[^\n]{0,30}\Z",
+    r"(?:\bcards?\b|visa|master|amex|american express|maestro|credit|debit|karte|carte|tarjeta|cart[aã]o|carta|карт"
+    r"|カード|卡|카드|بطاقة)[^\n]{0,30}\Z",
     re.I,
 )
 
-_PHONE = re.compile(r"(?<![\w+.])(?:\+|00)?[(\d][\d ()./-]{5,20}\d(?![\w])")
+_PHONE = re.compile(r"(?<![A-Za-z0-9_+.})\]])(?:\(?\+|00)?[(\d][\d \u00a0()./-]{5,20}\d(?![A-Za-z0-9_])")
 _PHONE_BEFORE = re.compile(
-    r"(?:\b(?:tel|tél|telef?on\w*|phone|fax|mobile|mobil|cell|call|whatsapp|hotline|contact)\b|\btel:|☎|📞|☏|тел|факс|"
-    r"電話|电话|전화|هاتف|फ़ोन|फोन|ফোন|โทร)[^\n\d]{0,20}\Z",
+    r"(?:\b(?:tel|tél|tlf|t[eé]l[eéè](?:f|ph)[oóò]o?n\w*|phone|fax|mobile?|mob|cell|call|whatsapp|hotline|contact|puhelin"
+    r"|telepon|simu|điện thoại)\b|\btel:|☎|📞|☏|тел|факс|τηλ|טל|電話|电话|전화|هاتف|تلفن|फ़ोन|फोन|मोबाइल|ফোন|โทร)"
+    r"[^\n\d]{0,20}\Z",
     re.I,
 )
 
 
 def _find_emails(text: str, region: str) -> Iterator[Found]:
     for at in _AT.finditer(text):
-        local = _LOCAL.search(text, max(0, at.start() - 64), at.start())
         domain = _DOMAIN.match(text, at.start())
-        if local and domain:
-            start = local.start() + len(local[0]) - len(local[0].lstrip(".+-%"))
-            if start < at.start():
-                yield start, domain.end()
+        if not domain or _NO_DOMAIN.search(domain[0]) or text[domain.end() : domain.end() + 2].strip() in _PATHS:
+            continue
+        for pattern in (_SPACED_LOCAL, _LOCAL):
+            if local := pattern.search(text, max(0, at.start() - 64), at.start()):
+                start = local.start() + len(local[0]) - len(local[0].lstrip("_.+-%"))
+                if start < at.start():
+                    yield start, domain.end()
+                break
 
 
 def _find_addresses(text: str, region: str) -> Iterator[Found]:
@@ -93,17 +117,17 @@ def _find_accounts(text: str, region: str) -> Iterator[Found]:
     from stdnum import iban
 
     for match in _IBAN.finditer(text):
-        for stop in _ends_of_groups(match):
+        for stop in _ends_of_groups(match, 15):
             if iban.is_valid(text[match.start() : stop]):
                 yield match.start(), stop
                 break
 
 
-def _ends_of_groups(match: re.Match[str]) -> Iterator[int]:
-    """Yield where the number may end, the longest first: a word in capitals may follow it."""
+def _ends_of_groups(match: re.Match[str], least: int) -> Iterator[int]:
+    """Yield where a number of at least so many characters may end, the longest first: others may follow it."""
     yield match.end()
-    for place in range(len(match[0]) - 1, 13, -1):
-        if match[0][place] == " ":
+    for place in range(len(match[0]) - 1, least - 1, -1):
+        if match[0][place] in " \u00a0":
             yield match.start() + place
 
 
@@ -122,17 +146,20 @@ def _find_phones(text: str, region: str) -> Iterator[Found]:
     import phonenumbers
 
     for match in _PHONE.finditer(text):
-        number = re.sub(r"\A00", "+", match[0])
-        if not number.startswith("+") and not _PHONE_BEFORE.search(
-            text[max(0, match.start() - _CONTEXT) : match.start()]
-        ):
+        is_international = match[0].startswith(("+", "(+")) or (match[0].startswith("00") and not match[0].isdigit())
+        before = text[max(0, match.start() - _CONTEXT) : match.start()]
+        if not is_international and not _PHONE_BEFORE.search(before):
             continue
-        try:
-            parsed = phonenumbers.parse(number, region or None)
-        except phonenumbers.NumberParseException:
-            continue
-        if phonenumbers.is_valid_number(parsed):
-            yield match.span()
+        for stop in _ends_of_groups(match, 7):
+            number = re.sub(r"\A00", "+", text[match.start() : stop])
+            try:
+                parsed = phonenumbers.parse(number, region or None)
+            except phonenumbers.NumberParseException:
+                continue
+            if phonenumbers.is_valid_number(parsed):
+                is_within = number.startswith("(") and number.count("(") > number.count(")")
+                yield match.start() + is_within, stop
+                break
 
 
 _FINDERS: dict[str, tuple[Callable[[str, str], Iterator[Found]], int]] = {
@@ -156,7 +183,7 @@ def _region_of(language: str) -> str:
 def replace_personal_data(text: str, spans: Spans, kinds: Sequence[str], *, language: str) -> tuple[str, Counter[str]]:
     """Return the text with a placeholder, `<email-pii>`, for what is found of these kinds; and counts by kind."""
     counts: Counter[str] = Counter()
-    num_digits = sum(map(text.count, "0123456789"))
+    num_digits = sum(map(text.count, "0123456789")) if text.isascii() else len(_DIGIT.findall(text))
     taken = [(span.start, span.stop, "") for span in spans.spans if span.kind in (MATH, CODE)]
     for kind, (find, least_digits) in _FINDERS.items():
         if kind in kinds and num_digits >= least_digits:

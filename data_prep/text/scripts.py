@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from configs.data.languages import UNDETERMINED
+from configs.data.languages import usual_script
 
 NO_SCRIPT = "Zyyy"
 """The code of characters that belong to no script, such as digits, and of texts of these alone."""
@@ -83,22 +83,9 @@ def find_main_script(text: str) -> str:
 
 
 @lru_cache(maxsize=1 << 12)
-def usual_script(label: str) -> str:
-    """Return the script of a language's label: the one that it says, or the usual one; NO_SCRIPT if none is known."""
-    import langcodes
-
-    try:
-        language = langcodes.Language.get(label)
-    except ValueError:  # a label of nobody's
-        return NO_SCRIPT
-    is_private = label.startswith(("x-", UNDETERMINED))
-    return language.script or (None if is_private else language.maximize().script) or NO_SCRIPT
-
-
-@lru_cache(maxsize=1 << 12)
 def label_in_script(label: str, script: str) -> str | None:
     """Return the label of a language for a text in a script, `uz-Cyrl`; None if it is not written in it."""
-    usual = usual_script(label)
+    usual = usual_script(label) or NO_SCRIPT
     if script in (usual, NO_SCRIPT) or script in _PARTS.get(usual, ()):
         return label
     return f"{label}-{script}" if script in _ALSO_WRITTEN.get(label, ()) else None

@@ -1,10 +1,11 @@
 r"""Spans of a text that are no prose: mathematics, code and tables, in Markdown, reStructuredText and LaTeX.
 
 What judges prose, by its words and symbols, looks past them, and what changes text leaves them as they are. Every step
-is linear in the length of the text: a span that is not closed within MAX_CHARACTERS is none.
+is linear in the length of the text: a span that is not closed within MAX_CHARACTERS is none, nor is mathematics with a
+blank line in it; but a fence that is not closed ends with the text, as in CommonMark.
 
 Dollars follow Pandoc's rule (`tex_math_dollars`): the opening one has a character that is no space at its right, the
-closing one such a character at its left and no digit at its right, and a blank line ends what is open.
+closing one such a character at its left and no digit at its right.
 """
 
 import re
@@ -158,21 +159,39 @@ class _Scanner:
                 self._depth += 1 if token["env"] == "begin" else -1
                 if not self._depth:
                     self._close(token.end(), _KINDS[token["name"]])
-        elif closing in ("$", "$$") and token["dollars"]:
-            if closing == "$" and not self._closes_dollar(token):
-                self._give_up()
-                self._take_outside(token)
-            else:
-                self._close(token.end(), MATH)
-        elif closing[0] == "`" and token["ticks"] == closing:
-            self._close(token.end(), CODE)
+        elif token["dollars"] and closing in ("$", token["dollars"]):
+            self._take_dollars(token, closing)
+        elif closing[0] == "`" and (token["ticks"] == closing or (closing == "`" and token[0] == "\\`")):
+            self._take_ticks(token, closing)
         elif token["bracket"] == closing or (closing == "math" and token["tag"] and token[0].startswith("</")):
             self._close(token.end(), MATH)
-        elif token["blank"] and (closing in ("$", ")") or closing[0] == "`"):
+        elif (token["blank"] and self._kind_of(closing) == MATH) or (token["blank"] and closing[0] == "`"):
             self._give_up()
         elif token["bracket"] and _CLOSING.get(token["bracket"]) == closing:  # opened twice: the first has no end
             self._give_up()
             self._open = (closing, token.start(), MAX_CHARACTERS)
+
+    def _take_dollars(self, token: re.Match[str], closing: str) -> None:
+        if closing == "$$":
+            self._close(token.end(), MATH)
+        elif token["dollars"] == "$$":  # one formula ends and the next begins
+            self._close(token.start() + 1, MATH)
+            if self._opens_dollar(token):
+                self._open = ("$", token.start() + 1, MAX_INLINE_CHARACTERS)
+        elif self._closes_dollar(token):
+            self._close(token.end(), MATH)
+        else:
+            self._give_up()
+            self._take_outside(token)
+
+    def _take_ticks(self, token: re.Match[str], closing: str) -> None:
+        assert self._open is not None
+        inside = self._text[self._open[1] + len(closing) : token.end() - len(closing)]
+        if inside[-1:].isspace() and not inside[:1].isspace():  # quotes of LaTeX: ``one'' and ``two''
+            self._give_up()
+            self._take_outside(token)
+        else:
+            self._close(token.end(), CODE)
 
     def _take_outside(self, token: re.Match[str]) -> None:
         start = token.start()
@@ -211,6 +230,11 @@ class _Scanner:
     def _give_up(self) -> None:
         assert self._open is not None
         closing = self._open[0]
-        is_math = closing in ("$$", "]", ")") or (closing.startswith("env ") and _KINDS[closing[4:]] == MATH)
-        self.num_unbalanced += is_math
+        self.num_unbalanced += closing != "$" and self._kind_of(closing) == MATH
         self._open = None
+
+    def _kind_of(self, closing: str) -> str:
+        """Return what ends so."""
+        if closing.startswith("env "):
+            return _KINDS[closing[4:]]
+        return CODE if closing[0] == "`" else MATH

@@ -77,7 +77,7 @@ class Prose:
         """For n of 2 to 10 what is repeated of the runs of n words; of scripts without spaces for n of 5 to 10."""
         hashes, lengths = self.units
         found = dict.fromkeys(range(2 if self.has_words else 5, 11), _NOTHING)
-        places, keys = np.arange(len(hashes)), hashes
+        places, keys = np.arange(len(hashes)), hashes * _FACTOR  # else "a b" were "b a"
         ends = np.concatenate(([0], lengths.cumsum()))
         size = 1
         for n in found:

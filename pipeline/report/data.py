@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from configs.data.languages import usual_script
 from data_prep.manifests import CleanCorpus, CorpusCount, TokenizedCorpus
 from data_prep.masks.manifest import Mask
 from data_prep.masks.reading import masked_counts
-from data_prep.text.scripts import usual_script
+from data_prep.text.scripts import NO_SCRIPT
 from pipeline.report.tables import NOTHING, Table
 from training.manifests import counted
 
@@ -46,7 +47,7 @@ def data_part(corpora: Sequence[CleanCorpus], masks: Sequence[Mask], tokens: Tok
         unreadable=tuple(record for one in corpora for record in one.unreadable),
     )
     by_source = _sum_tokens(tokens, lambda source, language: source) if tokens else None
-    by_script = _sum_tokens(tokens, lambda source, language: usual_script(language)) if tokens else None
+    by_script = _sum_tokens(tokens, lambda source, language: usual_script(language) or NO_SCRIPT) if tokens else None
     by_language = _sum_tokens(tokens, lambda source, language: language) if tokens else None
     first = corpus.unreadable[:_MAX_UNREADABLE]
     listed = [(record.where, f"{record.reason} {record.detail}".strip()) for record in first]
@@ -57,7 +58,7 @@ def data_part(corpora: Sequence[CleanCorpus], masks: Sequence[Mask], tokens: Tok
         num_lost=sum(c.num_read - c.num_kept - c.num_held_out - sum(c.dropped.values()) for c in corpus.counts),
         tables=(
             _breakdown("Source", corpus.counts, lambda count: count.source, by_source),
-            _breakdown("Script", corpus.counts, lambda count: usual_script(count.language), by_script),
+            _breakdown("Script", corpus.counts, lambda count: usual_script(count.language) or NO_SCRIPT, by_script),
             _breakdown("Language", corpus.counts, lambda count: count.language, by_language),
         ),
         unreadable=Table(caption, ("Where", "Why"), listed, num_text=2) if listed else None,

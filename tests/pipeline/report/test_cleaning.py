@@ -6,7 +6,7 @@ import orjson
 
 from configs.base import Artifact
 from data_prep.manifests import CleanCorpus, CorpusCount, IdentifiedCount
-from data_prep.masks.manifest import Mask, ContaminationCount
+from data_prep.masks.manifest import ContaminationCount, Mask
 from data_prep.masks.reading import masked_counts
 from pipeline.report.cleaning import MOST_ROWS, cleaning_part
 
