@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from configs.base import MIB, AddedLater, ByContent, Config
 from configs.data.filters import FilterConfig
 from configs.data.languages import normalize_language
+from configs.data.scores import BlocklistConfig, ScoreConfig, check_names
 from configs.data.sources import Source
 from configs.data.text import IdentifyConfig, PersonalDataConfig
 from configs.paths import PathText
@@ -106,6 +107,12 @@ class CleanConfig(Config):
     filters: Annotated[FilterConfig | None, AddedLater()] = None
     """Which documents are dropped for what their prose looks like. null: none are."""
 
+    scores: Annotated[tuple[ScoreConfig, ...], AddedLater()] = ()
+    """Scores of documents, such as quality and toxicity, and which documents are dropped for them."""
+
+    blocklists: Annotated[tuple[BlocklistConfig, ...], AddedLater()] = ()
+    """Lists of hashes of documents that are dropped."""
+
     personal_data: Annotated[PersonalDataConfig | None, AddedLater()] = None
     """Which personal data is replaced in texts. null: none is."""
 
@@ -129,6 +136,7 @@ class CleanConfig(Config):
         repeated = [name for name, n in Counter(source.name for source in self.sources).items() if n > 1]
         if repeated:
             raise ValueError(f"two sources are named {repeated[0]!r}; give each a name of its own")
+        check_names(self.scores, self.blocklists)
         names = [source.name for source in self.sources]
         for key in self.held_out.shares:
             if (name := key.partition("/")[0]) not in (*names, "*"):

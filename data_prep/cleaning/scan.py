@@ -155,7 +155,7 @@ class _PieceWriter:
         if treated.identified:
             self.piece.identified[document.language, treated.identified.label] += 1
         if treated.reason:
-            if treated.dropping:
+            if treated.dropping and treated.dropping.is_shown:
                 self._samples.take(document, treated)
             return language, treated.reason
         for kind in treated.changes:

@@ -31,7 +31,8 @@ from data_prep.cleaning.treatment import load_learned
 from data_prep.manifests import CleanCorpus, CorpusCount
 from data_prep.sources.document import Digest, LineCut, Span, settle
 from data_prep.sources.table import READERS
-from data_prep.text.filters import Filters
+from data_prep.text.filters import Filters, load_thresholds
+from data_prep.text.scores import Scorer
 
 MOST_PART_BYTES, LEAST_PART_BYTES = 64 * MIB, 4 * MIB
 FILES, SAMPLES_FILE, THRESHOLDS_FILE = "files.jsonl", "dropped.jsonl", "thresholds.yaml"
@@ -70,13 +71,31 @@ def observe_sources(config: CleanConfig, digest: Digest) -> JsonValue:
         "sources": {source.name: READERS[source.kind].identity(source, digest) for source in config.sources},
         "held_out_elsewhere": observe_held_out(config.held_out.against),
     }
-    return observed | {name: digest(Path(path)) for name, path in _own_files(config) if path is not None}
+    return observed | {name: digest(path) for name, path in _own_files(config)}
 
 
-def _own_files(config: CleanConfig) -> Iterator[tuple[str, str | None]]:
-    """Yield the files that the settings name, whose content is part of the identity."""
-    yield "language_model", config.identify.model if config.identify else None
-    yield "thresholds", config.filters.file if config.filters else None
+def _own_files(config: CleanConfig) -> Iterator[tuple[str, Path]]:
+    """Yield the files that the settings name, whose content is hashed. Raises UserError if one is missing."""
+    named = {
+        "identify.model": config.identify.model if config.identify else None,
+        "filters.file": config.filters.file if config.filters else None,
+        **{f"scores.{number}.model": score.model for number, score in enumerate(config.scores)},
+        **{f"blocklists.{number}.path": one.path for number, one in enumerate(config.blocklists)},
+    }
+    for name, path in named.items():
+        if path is not None:
+            if not Path(path).is_file():
+                raise UserError(f"{name}: {path} is not there, or is no file; correct its path")
+            yield name, Path(path)
+
+
+def check_clean(config: CleanConfig) -> None:
+    """Raise UserError if a file that the settings name is missing, or the thresholds or lists in one are wrong."""
+    for _ in _own_files(config):
+        pass
+    if config.filters:
+        load_thresholds(config.filters)
+    Scorer(tuple(score for score in config.scores if score.kind == "linear"), config.blocklists)
 
 
 def clean(config: CleanConfig, *, out: Path, executor: Executor) -> CleanCorpus:
@@ -111,8 +130,9 @@ def clean(config: CleanConfig, *, out: Path, executor: Executor) -> CleanCorpus:
     items = _list_shards(pieces, kept_bytes, config, out=out, index=index, num_partitions=number)
     written = list(executor.map(write_shard, items, label="writing documents"))
     tally.write_files(out / FILES)
-    if config.filters:
+    if config.filters or config.scores:
         write_samples(out / SAMPLES_FILE, tally.samples.items())
+    if config.filters:
         _write_thresholds(config.filters, counts, learned, out / THRESHOLDS_FILE)
     _delete_atomically(directory)
     return CleanCorpus(
@@ -123,7 +143,7 @@ def clean(config: CleanConfig, *, out: Path, executor: Executor) -> CleanCorpus:
         identified=tally.identified(),
         thresholds=THRESHOLDS_FILE if config.filters else "",
         not_learned=not_learned,
-        samples=SAMPLES_FILE if config.filters else "",
+        samples=SAMPLES_FILE if config.filters or config.scores else "",
         num_empty_files=tally.num_empty_files,
     )
 

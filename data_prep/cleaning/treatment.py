@@ -1,4 +1,4 @@
-"""What is done with each document: normalised, its language identified, filtered, personal data replaced.
+"""What is done with each document: normalised, its language identified, filtered, scored, personal data replaced.
 
 A document that is dropped has a reason; the first that drops it counts.
 """
@@ -20,6 +20,7 @@ from data_prep.sources.document import Document
 from data_prep.text.filters import Dropping, Filters
 from data_prep.text.language_id import Identified, make_identifier
 from data_prep.text.personal_data import replace_personal_data
+from data_prep.text.scores import Scorer
 from data_prep.text.spans import NO_SPANS, Spans, find_spans
 
 RAW_FACTOR = 4
@@ -44,6 +45,9 @@ class Treated:
     """How its text was normalised."""
 
     identified: Identified | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    """By name (data_prep/text/scores.py)."""
+
     spans: Spans = NO_SPANS
     found: Counter[str] = field(default_factory=Counter)
     """What was found in it, by kind: see CorpusCount.found."""
@@ -51,12 +55,13 @@ class Treated:
     @property
     def metadata(self) -> Mapping[str, JsonValue]:
         """What is kept with the document of what was found."""
-        found = self.identified
-        if found is None:
-            return {}
-        return {
-            "identified": {"label": iso_label(found.label), "score": round(found.score, 4), "backend": found.backend}
-        }
+        kept: dict[str, JsonValue] = {}
+        if found := self.identified:
+            score = round(found.score, 4)
+            kept["identified"] = {"label": iso_label(found.label), "score": score, "backend": found.backend}
+        if self.scores:
+            kept["scores"] = {name: round(score, 4) for name, score in self.scores.items()}
+        return kept
 
 
 class Treatment:
@@ -67,13 +72,15 @@ class Treatment:
         self._source, self._config = source, config
         self._identify = make_identifier(config.identify) if config.identify else None
         self._filters = Filters(config.filters, learned) if config.filters else None
+        self._scorer = Scorer(config.scores, config.blocklists) if config.scores or config.blocklists else None
 
     def treat(self, document: Document) -> Treated:
         """Return what becomes of a document."""
         treated = self.read(document)
-        if treated.reason is None and self._filters:
-            treated.dropping = self._filters.find_reason(treated.spans.prose(treated.text), treated.language)
-            treated.reason = treated.dropping.reason if treated.dropping else None
+        if treated.reason is None and self._scorer:
+            treated.reason = self._scorer.find_blocked(treated.text, document)
+        if treated.reason is None and (self._filters or self._scorer):
+            self._judge(treated, document)
         if treated.reason is None:
             self._count_spans(treated)
             self._replace_personal_data(treated)
@@ -86,13 +93,23 @@ class Treatment:
             return Treated("", document.language, "too_long")
         text, changes = normalize(document.text, fix_encoding=self._source.fix_encoding)
         treated = Treated(text, document.language, _check_bounds(text, config), changes=changes)
-        if treated.reason is None and (config.identify or config.filters or config.personal_data):
+        if treated.reason is None and (config.identify or config.filters or config.scores or config.personal_data):
             treated.spans = find_spans(text)
         if treated.reason is None and self._identify and config.identify:
             prose = treated.spans.prose(text)
             treated.identified = self._identify(prose if prose.strip() else text)
             treated.language, treated.reason = _decide(treated.identified, document.language, config.identify)
         return treated
+
+    def _judge(self, treated: Treated, document: Document) -> None:
+        """Drop a document for what its prose looks like, or for its scores."""
+        prose = treated.spans.prose(treated.text)
+        if self._filters:
+            treated.dropping = self._filters.find_reason(prose, treated.language)
+        if treated.dropping is None and self._scorer:
+            scored = self._scorer.score(prose, treated.language, document)
+            treated.scores, treated.dropping = scored.scores, scored.dropping
+        treated.reason = treated.dropping.reason if treated.dropping else None
 
     def _count_spans(self, treated: Treated) -> None:
         treated.found.update({span.kind for span in treated.spans.spans})

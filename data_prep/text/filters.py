@@ -26,6 +26,8 @@ class Dropping:
 
     value: float
     bound: float
+    is_shown: bool = True
+    """Whether the document may be among the samples."""
 
 
 class Filters:

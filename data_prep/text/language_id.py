@@ -8,19 +8,15 @@ All labels go through one table (configs/data/languages.py).
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from configs.base import UserError
 from configs.data.languages import UNDETERMINED, normalize_language, usual_script
 from configs.data.text import IdentifyConfig
+from data_prep.text.fasttext_model import load_fasttext, predict
 from data_prep.text.scripts import NO_SCRIPT, find_main_script, label_in_script
 
 SAMPLE_CHARACTERS = 1024
 """Of a longer text so much is looked at: a third each from its beginning, its middle and its end."""
-
-_EVERY_LABEL = 10_000
-"""More labels than a model has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +37,7 @@ class Identified:
 def make_identifier(config: IdentifyConfig) -> Callable[[str], Identified]:
     """Return the function that identifies texts. Raises UserError if what it needs is missing or is no model."""
     if config.backend == "fasttext":
-        model = _load_fasttext(str(config.model))
+        model = load_fasttext(str(config.model), "identify.model")
         return lambda text: _identify_by_fasttext(model, _sample(text))
     _load_cld2(), _load_py3langid()
     return lambda text: _identify_by_cld2(_sample(text))
@@ -74,11 +70,10 @@ def _identify_by_fasttext(model: Any, text: str) -> Identified:
     script = find_main_script(text)
     if script == NO_SCRIPT:
         return Identified(UNDETERMINED, 0.0, "script")
-    line = text.encode("utf-8", "replace").decode().replace("\n", " ")
-    for number in (1, _EVERY_LABEL):  # the most likely one, which takes less time, or the first in the text's script
-        labels, scores = model.predict(line, k=number, threshold=-1.0)
-        if found := _find_fitting((label.removeprefix("__label__") for label in labels), script):
-            return Identified(found[1], min(1.0, float(scores[found[0]])), "fasttext")
+    for number in (1, None):  # the most likely one, which takes less time, or the first in the text's script
+        ranked = predict(model, text, number=number)
+        if found := _find_fitting((label.removeprefix("__label__") for label, _ in ranked), script):
+            return Identified(found[1], ranked[found[0]][1], "fasttext")
     return Identified(f"{UNDETERMINED}-{script}", 0.0, "script")
 
 
@@ -131,19 +126,3 @@ def _load_py3langid() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-
-
-@cache
-def _load_fasttext(path: str) -> Any:
-    try:
-        import fasttext
-    except ImportError:
-        raise UserError(
-            "identify.backend is fasttext, and fastText is not installed; install concord-train[fasttext]"
-        ) from None
-    if not Path(path).is_file():
-        raise UserError(f"identify.model: {path} is not there; give the file of a fastText model of languages")
-    try:
-        return fasttext.load_model(path)
-    except (ValueError, MemoryError, RuntimeError) as error:
-        raise UserError(f"identify.model: {path} is no model of fastText ({error}); give a .bin or .ftz file") from None

@@ -145,6 +145,17 @@ def _find_repeats(places: Ints, keys: Hashes, size: int, ends: Ints) -> tuple[In
     return places, keys[kept], Repeats(places, is_first[is_repeated], size, ends)
 
 
+_WORDS = regex.compile(
+    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]|[\w\p{M}]+"
+)
+
+
+def split_words(text: str) -> list[str]:
+    """Return the words of a text: runs of letters, digits and marks, and each letter of scripts without spaces."""
+    words: list[str] = _WORDS.findall(text)
+    return words
+
+
 def _share(items: Sequence[str], holds: Callable[[str], bool]) -> float:
     return sum(map(holds, items)) / len(items) if items else 0.0
 

@@ -97,6 +97,7 @@ def test_a_mark_of_a_key_that_was_added_stands_on_the_key_itself_and_the_key_has
 
 KEYS = {
     "BatchRampConfig": 3,
+    "BlocklistConfig": 3,
     "Bounds": 2,
     "CleanConfig": 6,
     "CosineSchedule": 3,
@@ -129,6 +130,7 @@ KEYS = {
     "PhaseConfig": 2,
     "PlainTextSource": 6,
     "ReportConfig": 1,
+    "ScoreConfig": 8,
     "SpikeConfig": 3,
     "StabilityConfig": 3,
     "TokenizeConfig": 1,
