@@ -36,7 +36,7 @@ from configs.data.stages import CleanConfig, DeduplicateConfig
 from configs.pools import PoolConfig
 from data_prep.cleaning.document_files import read_documents
 from data_prep.cleaning.stage import clean
-from data_prep.masks.reading import mask_file, read_unmasked
+from data_prep.masks.reading import mask_of, read_unmasked
 from data_prep.masks.stage import deduplicate
 
 CLEAN = """
@@ -212,7 +212,7 @@ def left_by_us(corpus: Artifact, out: Path) -> set[str]:
 
     mask = Artifact(out, Mask.model_validate_json((out / "mask.json").read_text()))
     shards = corpus.manifest.shards
-    return {d.id for s in shards for d in read_unmasked(corpus.dir / s.path, mask_file(mask, s))}
+    return {d.id for s in shards for d in read_unmasked(corpus.dir / s.path, mask_of(mask, s))}
 
 
 def run_other(python: str, script: str, directory: Path, turn: int, *arguments: object) -> float:

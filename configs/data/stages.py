@@ -162,6 +162,23 @@ class NearDuplicatesConfig(Config):
     has one of them, none is."""
 
 
+class ParagraphsConfig(Config):
+    """Paragraphs that several documents have, word for word: the first has them, they are cut out of the others.
+
+    A paragraph is what blank lines part; in a text without blank lines, a line.
+    """
+
+    min_characters: Annotated[int, Field(ge=20)] = 80
+    """Shorter paragraphs stay."""
+
+    min_documents: Annotated[int, Field(ge=2)] = 3
+    """Documents that have a paragraph, of this corpus and earlier ones, before it is cut out of all but the first."""
+
+    min_remaining: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Share of a document's bytes that remain at least; of which less would remain it is left out whole
+    (`repeated_paragraphs`)."""
+
+
 class DecontaminateConfig(Config):
     """Test sets whose items are looked for in documents, in all languages: a document with one is left out."""
 
@@ -193,6 +210,9 @@ class DeduplicateConfig(Config):
 
     near: Annotated[NearDuplicatesConfig | None, AddedLater()] = None
     """How near copies of other documents, of this corpus and of earlier ones, are left out. null: they stay."""
+
+    paragraphs: Annotated[ParagraphsConfig | None, AddedLater()] = None
+    """How paragraphs that several documents have are cut out. null: they stay."""
 
     decontaminate: Annotated[DecontaminateConfig | None, AddedLater()] = None
     """Which test sets are looked for. null: none."""

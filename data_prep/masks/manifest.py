@@ -6,9 +6,10 @@ from configs.base import Manifest
 from data_prep.manifests import Entry
 
 IN_EARLIER_SOURCE, NEAR_HELD_OUT, CONTAMINATED = "in_earlier_source", "near_held_out", "contaminated"
-NEAR_DUPLICATE = "near_duplicate"
+NEAR_DUPLICATE, REPEATED_PARAGRAPHS = "near_duplicate", "repeated_paragraphs"
 """Why a mask leaves a document out: an earlier source has it; it is nearly a held-out one; it has an item of a test
-set; it is nearly another document of its source, or of an earlier one."""
+set; it is nearly another document of its source, or of an earlier one; too little of it remains without paragraphs that
+documents before it have."""
 
 
 class MaskedShard(Entry):
@@ -18,9 +19,12 @@ class MaskedShard(Entry):
     """Path of the shard in the corpus."""
 
     path: str
-    """File of the numbers of the documents, in order: a uint32 array of NumPy."""
+    """File of the numbers of the documents, in order: a uint32 array of NumPy; empty if none is left out whole."""
 
     num_documents: int
+    cuts: str = ""
+    """File of what is cut out of other documents: a uint32 array of NumPy, (n, 3), of the number of a document and
+    where in its text, in characters, a paragraph begins and ends, in order; empty if nothing is."""
 
 
 class MaskCount(Entry):
@@ -33,6 +37,12 @@ class MaskCount(Entry):
 
     num_bytes: int
     """UTF-8 bytes of their texts."""
+
+    num_cut_paragraphs: int = 0
+    """Paragraphs that are cut out of documents that stay."""
+
+    num_cut_bytes: int = 0
+    """UTF-8 bytes of these."""
 
     num_held_out: int
     """Held-out documents that an earlier corpus has."""
@@ -82,8 +92,11 @@ class Mask(Manifest):
         reasons = Counter[str]()
         for count in self.counts:
             reasons.update(count.dropped)
-        held_out, size = sum(c.num_held_out for c in self.counts), sum(c.num_bytes for c in self.counts)
+        held_out = sum(c.num_held_out for c in self.counts)
+        size = sum(c.num_bytes + c.num_cut_bytes for c in self.counts)
         more = f", {reasons[NEAR_DUPLICATE]:,} near copies of others" if self.clusters else ""
+        if cut := sum(count.num_cut_paragraphs for count in self.counts):
+            more += f", {cut:,} paragraphs"
         more += f", {reasons[CONTAMINATED]:,} with items of test sets" if self.tests else ""
         return (
             f"left out: {reasons[IN_EARLIER_SOURCE]:,} documents of earlier sources, {reasons[NEAR_HELD_OUT]:,} near "

@@ -16,15 +16,23 @@ import numpy.typing as npt
 import orjson
 
 from cluster.host.files import whole_file, write_text
+from configs.data.stages import ParagraphsConfig
 from data_prep.cleaning.document_files import read_documents
 from data_prep.masks.contamination import Item, ItemIndex, Overlap
 from data_prep.masks.earlier import load_found
-from data_prep.masks.manifest import CONTAMINATED, IN_EARLIER_SOURCE, NEAR_DUPLICATE, NEAR_HELD_OUT
+from data_prep.masks.manifest import (
+    CONTAMINATED,
+    IN_EARLIER_SOURCE,
+    NEAR_DUPLICATE,
+    NEAR_HELD_OUT,
+    REPEATED_PARAGRAPHS,
+)
 from data_prep.masks.near_duplicates import TABLE_DOCUMENTS, write_tables
+from data_prep.masks.paragraphs import ParagraphTables, read_cuts
 from data_prep.masks.signatures import SignatureIndex, Signatures, sign_all
 from data_prep.sources.document import Document
 
-REASONS = ("", IN_EARLIER_SOURCE, NEAR_HELD_OUT, CONTAMINATED, NEAR_DUPLICATE)
+REASONS = ("", IN_EARLIER_SOURCE, NEAR_HELD_OUT, CONTAMINATED, NEAR_DUPLICATE, REPEATED_PARAGRAPHS)
 """By the number of a ledger's row; the first that fits a document counts."""
 
 LEDGER_ROW = np.dtype([("size", "<u4"), ("language", "<u2"), ("reason", "u1")])
@@ -62,7 +70,11 @@ class ShardItem:
     finds_near: bool
     """Whether its documents are signed, for near copies of each other."""
 
+    paragraphs: ParagraphsConfig | None
+    """How paragraphs that several documents have are cut out; None if they stay."""
+
     mask: Path
+    cuts: Path
     clusters: Path
 
     @property
@@ -94,6 +106,10 @@ class Looked:
     tables: list[str] = field(default_factory=list)
     """Files of bands, by name."""
 
+    paragraph_tables: list[str] = field(default_factory=list)
+    num_paragraphs: int = 0
+    """Rows of these tables."""
+
     overlaps: list[tuple[int, str]] = field(default_factory=list)
     """Item of a test set and document."""
 
@@ -123,11 +139,13 @@ class _Pass:
         self._rows: list[tuple[int, int, int]] = []
         self._languages: dict[str, int] = {}
         self._looked = Looked()
+        config = item.paragraphs
+        self._paragraphs = ParagraphTables(item.prefix, config.min_characters) if config else None
 
     def run(self) -> Looked:
         """Read the shard to its end and write what was found."""
         item, looked = self._item, self._looked
-        if not (self._earlier or self._held_out or self._tests or item.finds_near):
+        if not (self._earlier or self._held_out or self._tests or item.finds_near or item.paragraphs):
             return looked
         with whole_file(item.receipts) as partial, partial.open("wb") as self._receipts:
             batches = self._batches()
@@ -136,6 +154,10 @@ class _Pass:
             else:
                 for _ in batches:
                     pass
+        if self._paragraphs:
+            self._paragraphs.close()
+            looked.paragraph_tables = [path.name for path in self._paragraphs.paths]
+            looked.num_paragraphs = self._paragraphs.num_rows
         ledger = np.array(self._rows, dtype=LEDGER_ROW)
         with whole_file(item.ledger) as partial, partial.open("wb") as file:
             np.save(file, ledger, allow_pickle=False)
@@ -165,6 +187,8 @@ class _Pass:
             self._write_receipt(document, overlap)
         language = self._languages.setdefault(document.language, len(self._languages))
         self._rows.append((len(document.text.encode()), language, REASONS.index(reason)))
+        if self._paragraphs and not reason:
+            self._paragraphs.add(row, document.text)
         return REASONS.index(reason)
 
     def _write_receipt(self, document: Document, overlap: Overlap) -> None:
@@ -202,31 +226,65 @@ def load_items(index: Path) -> list[Item]:
     return [Item(*row) for row in rows]
 
 
+CUT = "cut"
+"""In the place of a reason: paragraphs that are cut out of documents that stay."""
+
 Lost = tuple[str, str, str, int, int]
-"""Source, language, reason, documents and bytes."""
+"""Source, language, reason, documents and bytes; of CUT the number of paragraphs instead of documents."""
 
 
-def finish_shard(item: ShardItem) -> list[Lost]:
-    """Write the mask of a shard, from its ledger and its near copies; return what it loses."""
-    if not item.ledger.exists():  # nothing was looked for in it
+@dataclass(frozen=True)
+class FinishItem:
+    """One item of work: write the mask of a shard."""
+
+    shard: ShardItem
+    bounds: tuple[int, int] | None
+    """The number of its first document and after its last, as cuts count them; None if nothing is cut out."""
+
+
+def finish_shard(item: FinishItem) -> list[Lost]:
+    """Write the mask of a shard, from its ledger, its near copies and its cuts; return what it loses."""
+    shard = item.shard
+    if not shard.ledger.exists():  # nothing was looked for in it
         return []
-    ledger, languages = np.load(item.ledger), look_at_shard(item).languages
-    if item.finds_near:
-        near = np.load(item.near)
+    ledger, languages = np.load(shard.ledger), look_at_shard(shard).languages
+    if shard.finds_near:
+        near = np.load(shard.near)
         ledger["reason"][near["out"]] = REASONS.index(NEAR_DUPLICATE)
         if len(near["kept"]):
-            _save(item.clusters, near["kept"])
-    rows = np.flatnonzero(ledger["reason"])
-    if not len(rows):
-        return []
-    _save(item.mask, rows.astype(np.uint32))
+            _save(shard.clusters, near["kept"])
     lost: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
-    for language, reason, size in zip(
-        *(ledger[name][rows].tolist() for name in ("language", "reason", "size")), strict=True
-    ):
-        total = lost[languages[language], REASONS[reason]]
-        total[0], total[1] = total[0] + 1, total[1] + size
-    return [(item.source, *key, total[0], total[1]) for key, total in sorted(lost.items())]
+    if item.bounds:
+        cuts = _cut_paragraphs(shard, ledger, item.bounds)
+        for row, size in zip(cuts["number"].tolist(), cuts["size"].tolist(), strict=True):
+            _add(lost[languages[ledger["language"][row]], CUT], size)
+    rows = np.flatnonzero(ledger["reason"])
+    if len(rows):
+        _save(shard.mask, rows.astype(np.uint32))
+    for row in ledger[rows].tolist():
+        size, language, reason = row
+        _add(lost[languages[language], REASONS[reason]], size)
+    return [(shard.source, *key, total[0], total[1]) for key, total in sorted(lost.items())]
+
+
+def _add(total: list[int], size: int) -> None:
+    total[0], total[1] = total[0] + 1, total[1] + size
+
+
+def _cut_paragraphs(shard: ShardItem, ledger: npt.NDArray[np.void], bounds: tuple[int, int]) -> npt.NDArray[np.void]:
+    """Write what is cut out of a shard's documents, and return it by their rows; in the ledger those go of which too
+    little would remain."""
+    assert shard.paragraphs is not None
+    cuts = read_cuts(shard.directory, *bounds)
+    cuts["number"] -= np.uint64(bounds[0])
+    removed = np.bincount(cuts["number"].astype(np.int64), weights=cuts["size"], minlength=len(ledger))
+    too_little = (removed > 0) & (ledger["size"] - removed < shard.paragraphs.min_remaining * ledger["size"])
+    ledger["reason"][too_little & (ledger["reason"] == 0)] = REASONS.index(REPEATED_PARAGRAPHS)
+    cuts = np.array(cuts[ledger["reason"][cuts["number"]] == 0])
+    if len(cuts):
+        columns = [cuts[name].astype(np.uint32) for name in ("number", "start", "stop")]
+        _save(shard.cuts, np.column_stack(columns))
+    return cuts
 
 
 def _save(path: Path, array: npt.NDArray[np.generic]) -> None:

@@ -4,6 +4,7 @@
 * What is nearly a held-out text of this corpus or an earlier is left out, by signatures (signatures.py).
 * What has an item of a test set is left out, with a receipt (contamination.py).
 * Of documents that are nearly the same, here and in earlier corpora, one is kept (near_duplicates.py).
+* Paragraphs that several documents have are cut out of all but the first (paragraphs.py).
 
 A mask is of one corpus and depends on it and on those before it alone. So a corpus that is added last changes no mask,
 and nothing that was made from one; and what it holds out is not looked for in the corpora before it.
@@ -22,7 +23,7 @@ from pydantic import JsonValue
 from cluster.executor import Executor
 from cluster.host.files import inside, whole_file, write_text
 from configs.base import Artifact
-from configs.data.stages import DecontaminateConfig, DeduplicateConfig
+from configs.data.stages import DecontaminateConfig, DeduplicateConfig, ParagraphsConfig
 from data_prep.cleaning.document_files import read_documents
 from data_prep.cleaning.duplicates import choose_num_partitions
 from data_prep.manifests import CleanCorpus, CorpusShard
@@ -30,8 +31,11 @@ from data_prep.masks.contamination import Item, build_index
 from data_prep.masks.earlier import Range, find_earlier
 from data_prep.masks.manifest import ContaminationCount, Mask, MaskCount, MaskedShard
 from data_prep.masks.near_duplicates import Signed, find_near_duplicates
+from data_prep.masks.paragraphs import Tabled, find_repeated_paragraphs
 from data_prep.masks.shard_pass import (
+    CUT,
     REASONS,
+    FinishItem,
     Looked,
     Lost,
     ShardItem,
@@ -103,7 +107,8 @@ def deduplicate(
             if item.finds_near
         ]
         cluster_sizes = find_near_duplicates(config.near, own, earlier, directory, executor)
-    lost = list(executor.map(finish_shard, items, label="writing masks"))
+    finishing = _finish_items(config.paragraphs, items, looked, earlier, directory, executor)
+    lost = list(executor.map(finish_shard, finishing, label="writing masks"))
     if tests:
         _write_receipts(out / RECEIPTS, items)
     mask = Mask(
@@ -187,7 +192,7 @@ def _list_items(
     every = (*shards, *corpus.manifest.held_out)
     for number, shard in enumerate(every):
         is_trained_on = number < len(shards)
-        if num_partitions or (is_trained_on and (held_out or tests or config.near)):
+        if num_partitions or (is_trained_on and (held_out or tests or config.near or config.paragraphs)):
             yield ShardItem(
                 directory=out / "parts",
                 number=number,
@@ -200,9 +205,36 @@ def _list_items(
                 tests=tests if is_trained_on else None,
                 min_share=config.decontaminate.min_share if config.decontaminate else 1.0,
                 finds_near=is_trained_on and config.near is not None,
+                paragraphs=config.paragraphs if is_trained_on else None,
                 mask=out / _file_of("masks", shard),
+                cuts=out / _file_of("cuts", shard),
                 clusters=out / _file_of(CLUSTERS, shard),
             )
+
+
+def _finish_items(
+    config: ParagraphsConfig | None,
+    items: Sequence[ShardItem],
+    looked: Sequence[Looked],
+    earlier: Sequence[Artifact[CleanCorpus]],
+    directory: Path,
+    executor: Executor,
+) -> list[FinishItem]:
+    """Find what is cut out of documents, if anything is, and return the items of the last pass."""
+    if config is None:
+        return [FinishItem(item, None) for item in items]
+    own = [
+        Tabled(
+            one.num_documents,
+            one.num_paragraphs,
+            tuple(directory / name for name in one.paragraph_tables),
+            item.near if item.finds_near else None,
+        )
+        for item, one in zip(items, looked, strict=True)
+        if item.paragraphs
+    ]
+    bounds = iter(find_repeated_paragraphs(config, own, earlier, directory, executor))
+    return [FinishItem(item, next(bounds) if item.paragraphs else None) for item in items]
 
 
 def _file_of(directory: str, shard: CorpusShard) -> str:
@@ -216,8 +248,13 @@ def _list_masked(
     for item, rows in zip(items, lost, strict=True):
         if rows:
             shard = shards[item.number]
-            num_documents = sum(row[3] for row in rows)
-            yield MaskedShard(shard=shard.path, path=_file_of("masks", shard), num_documents=num_documents)
+            num_documents = sum(row[3] for row in rows if row[2] != CUT)
+            yield MaskedShard(
+                shard=shard.path,
+                path=_file_of("masks", shard) if num_documents else "",
+                num_documents=num_documents,
+                cuts=_file_of("cuts", shard) if any(row[2] == CUT for row in rows) else "",
+            )
 
 
 def _count(
@@ -229,7 +266,7 @@ def _count(
         for source, language, reason, num_documents, num_bytes in rows:
             total = totals[source, language]
             total["held out" if is_held_out else reason] += num_documents
-            total["bytes"] += 0 if is_held_out else num_bytes
+            total["cut bytes" if reason == CUT else "bytes"] += 0 if is_held_out else num_bytes
     return tuple(
         MaskCount(
             source=source,
@@ -237,6 +274,8 @@ def _count(
             dropped={reason: total[reason] for reason in REASONS if total[reason]},
             num_bytes=total["bytes"],
             num_held_out=total["held out"],
+            num_cut_paragraphs=total[CUT],
+            num_cut_bytes=total["cut bytes"],
         )
         for (source, language), total in sorted(totals.items())
     )

@@ -14,7 +14,7 @@ from configs.base import Artifact, UserError
 from data_prep.cleaning.document_files import read_documents
 from data_prep.manifests import CleanCorpus, TokenizedCorpus
 from data_prep.masks.manifest import Mask
-from data_prep.masks.reading import mask_file, read_unmasked
+from data_prep.masks.reading import ShardMask, mask_of, read_unmasked
 from data_prep.tokens.megatron_shards import document_lengths
 
 
@@ -100,7 +100,7 @@ def name_documents(
                 wanted = [one for one in inside_shard if one[1] < one[2]]
                 if wanted:
                     prefix, text = inside(tokens.dir, shard.path), inside(corpus.dir, documents.path)
-                    parts = _name_parts(prefix, text, mask_file(mask, documents), wanted)
+                    parts = _name_parts(prefix, text, mask_of(mask, documents), wanted)
                     for number, part in parts:
                         found[number].append(part)
                 before += segment.num_tokens
@@ -109,7 +109,7 @@ def name_documents(
 
 
 def _name_parts(
-    prefix: Path, text: Path, masked: Path | None, wanted: Sequence[tuple[int, int, int]]
+    prefix: Path, text: Path, masked: ShardMask | None, wanted: Sequence[tuple[int, int, int]]
 ) -> Iterator[tuple[int, DocumentPart]]:
     """Yield the parts of documents in ranges of tokens of a shard, each with the number of its range."""
     lengths = document_lengths(prefix)
@@ -145,7 +145,7 @@ def _find_ranges(
             start += segment.num_tokens
             before[segment.language] = before.get(segment.language, 0) + segment.num_tokens
         lengths = document_lengths(inside(tokens.dir, shard.path)).tolist()
-        read = read_unmasked(inside(corpus.dir, documents.path), mask_file(mask, documents))
+        read = read_unmasked(inside(corpus.dir, documents.path), mask_of(mask, documents))
         for document, length, stop in zip(read, lengths, accumulate(lengths), strict=True):
             if document.id == name:
                 end = stop + shift[document.language]
@@ -160,7 +160,10 @@ def _explain_absence(name: str, source: str, corpus: Artifact[CleanCorpus], mask
     masked = {one.shard for one in mask.manifest.shards} if mask else set()
     for shard in manifest.shards:
         if shard.path in masked and any(d.id == name for d in read_documents(inside(corpus.dir, shard.path))):
-            return "its mask leaves it out: an earlier source has the same text, or a held-out document nearly the same"
+            return (
+                "its mask leaves it out: an earlier source has the same text, a held-out or another document nearly "
+                "the same, or it has an item of a test set"
+            )
     held_out = (shard for shard in manifest.held_out if shard.source == source)
     if any(document.id == name for shard in held_out for document in read_documents(inside(corpus.dir, shard.path))):
         return "it was held out for evaluation"

@@ -17,7 +17,7 @@ from data_prep.cleaning.document_files import write_documents
 from data_prep.cleaning.held_out import smallest_digests
 from data_prep.manifests import CleanCorpus, CorpusShard, Segment, TokenizedCorpus, TokenShard, TrainedTokenizer
 from data_prep.masks.manifest import Mask
-from data_prep.masks.reading import find_mask, mask_file, read_unmasked
+from data_prep.masks.reading import ShardMask, find_mask, mask_of, read_unmasked
 from data_prep.sources.document import Document
 from data_prep.tokenizer.stage import check_certificate
 from data_prep.tokens.join import entropy, save_counts
@@ -32,7 +32,7 @@ class _ShardItem:
     """One item of work: a shard of documents, and the prefix of the token shard to write."""
 
     documents: Path
-    masked: Path | None
+    masked: ShardMask | None
     """Documents that are left out (data_prep/masks/reading.py)."""
 
     prefix: Path
@@ -44,7 +44,7 @@ class _SampleItem:
     """One item of work: choose of a shard of held-out documents what may be validated on."""
 
     shard: Path
-    masked: Path | None
+    masked: ShardMask | None
     max_bytes: int
 
 
@@ -75,7 +75,7 @@ def tokenize(
     made = tokenizer.manifest
     made_of = corpus.manifest.shards
     items = [
-        _ShardItem(inside(corpus.dir, shard.path), mask_file(mask, shard), out / _shard_path(shard), tokenizer)
+        _ShardItem(inside(corpus.dir, shard.path), mask_of(mask, shard), out / _shard_path(shard), tokenizer)
         for shard in made_of
     ]
     counts = np.zeros(made.vocab_size, dtype=np.int64)
@@ -104,7 +104,7 @@ def _write_validation(
     """Write a shard of held-out documents for each source that has some."""
     shards = corpus.manifest.held_out if config.validation_bytes else ()
     samples = [
-        _SampleItem(inside(corpus.dir, shard.path), mask_file(mask, shard), config.validation_bytes) for shard in shards
+        _SampleItem(inside(corpus.dir, shard.path), mask_of(mask, shard), config.validation_bytes) for shard in shards
     ]
     found = executor.map(_choose_held_out, samples, label="choosing what to validate on") if samples else []
     chosen = smallest_digests(chain.from_iterable(found), max_bytes=config.validation_bytes)

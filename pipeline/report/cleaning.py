@@ -41,7 +41,7 @@ def cleaning_part(
     return CleaningPart(
         tables=[table for table in found if table is not None],
         samples=_samples(corpora),
-        notes=list(_notes(corpora, identified)),
+        notes=[*_notes(corpora, identified), *_cuts(masks)],
     )
 
 
@@ -184,6 +184,15 @@ def _samples(corpora: Sequence[Artifact[CleanCorpus]]) -> Table | None:
     rows = [row for _, own in sorted(by_reason.items()) for row in own[:: max(1, len(own) // room)][:room]]
     heads = ("Reason", "Source", "Language", "How it begins", "Value (bound)")
     return Table(caption="Samples of what the filters dropped", heads=heads, rows=rows, num_text=4)
+
+
+def _cuts(masks: Sequence[Artifact[Mask]]) -> list[str]:
+    counts = [count for mask in masks for count in mask.manifest.counts]
+    number, size = sum(count.num_cut_paragraphs for count in counts), sum(count.num_cut_bytes for count in counts)
+    said = (
+        f"{number:,} paragraphs ({size / 1e6:,.2f} MB) that other documents have were cut out of documents that stay."
+    )
+    return [said] if number else []
 
 
 def _notes(corpora: Sequence[Artifact[CleanCorpus]], identified: Sequence[IdentifiedCount]) -> Sequence[str]:

@@ -125,6 +125,7 @@ KEYS = {
     "NearDuplicatesConfig": 2,
     "OptimizerConfig": 9,
     "PackageTextSource": 9,
+    "ParagraphsConfig": 3,
     "ParquetSource": 9,
     "PersonalDataConfig": 1,
     "PhaseConfig": 2,

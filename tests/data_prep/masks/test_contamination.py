@@ -14,7 +14,7 @@ from data_prep.cleaning.normalize import normalize
 from data_prep.manifests import CleanCorpus
 from data_prep.masks.contamination import find_tokens
 from data_prep.masks.manifest import CONTAMINATED, Mask
-from data_prep.masks.reading import mask_file, read_unmasked
+from data_prep.masks.reading import mask_of, read_unmasked
 from data_prep.masks.stage import deduplicate, observe_tests
 from tests.data_prep.corpora import INLINE, clean_config, cleaned, source, write_lines
 
@@ -51,7 +51,7 @@ def corpus_of(directory: Path, texts: list[tuple[str, str]]) -> Artifact[CleanCo
 
 
 def remaining(corpus: Artifact[CleanCorpus], mask: Artifact[Mask]) -> set[str]:
-    return {d.text for s in corpus.manifest.shards for d in read_unmasked(corpus.dir / s.path, mask_file(mask, s))}
+    return {d.text for s in corpus.manifest.shards for d in read_unmasked(corpus.dir / s.path, mask_of(mask, s))}
 
 
 def receipts(mask: Artifact[Mask]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from data_prep.manifests import CleanCorpus
 from data_prep.masks import near_duplicates, shard_pass
 from data_prep.masks.manifest import NEAR_DUPLICATE, Mask
 from data_prep.masks.near_duplicates import connect
-from data_prep.masks.reading import mask_file, masked_counts, read_unmasked
+from data_prep.masks.reading import mask_of, masked_counts, read_unmasked
 from data_prep.masks.stage import deduplicate
 from tests.data_prep.corpora import INLINE, clean_config, cleaned, kept, source, write_lines
 
@@ -55,7 +55,7 @@ def masked(
 
 def remaining(corpus: Artifact[CleanCorpus], mask: Artifact[Mask]) -> list[str]:
     shards = corpus.manifest.shards
-    return [d.text for s in shards for d in read_unmasked(corpus.dir / s.path, mask_file(mask, s))]
+    return [d.text for s in shards for d in read_unmasked(corpus.dir / s.path, mask_of(mask, s))]
 
 
 def planted() -> list[str]:

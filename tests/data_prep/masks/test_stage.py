@@ -13,7 +13,7 @@ from data_prep.cleaning import duplicates
 from data_prep.manifests import CleanCorpus
 from data_prep.masks import shard_pass
 from data_prep.masks.manifest import Mask
-from data_prep.masks.reading import find_mask, mask_file, masked_counts, read_held_out, read_unmasked
+from data_prep.masks.reading import find_mask, mask_of, masked_counts, read_held_out, read_unmasked
 from data_prep.masks.stage import deduplicate
 from tests.data_prep.corpora import INLINE, clean_config, cleaned, held_out, kept, sentences, source, write_lines
 
@@ -36,7 +36,7 @@ def masked(
 
 def remaining(corpus: Artifact[CleanCorpus], mask: Artifact[Mask]) -> list[str]:
     shards = corpus.manifest.shards
-    return [d.text for s in shards for d in read_unmasked(corpus.dir / s.path, mask_file(mask, s))]
+    return [d.text for s in shards for d in read_unmasked(corpus.dir / s.path, mask_of(mask, s))]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import orjson
 
 from configs.base import Artifact
 from data_prep.manifests import CleanCorpus, CorpusCount, IdentifiedCount
-from data_prep.masks.manifest import ContaminationCount, Mask
+from data_prep.masks.manifest import ContaminationCount, Mask, MaskCount
 from data_prep.masks.reading import masked_counts
 from pipeline.report.cleaning import MOST_ROWS, cleaning_part
 
@@ -101,6 +101,13 @@ def test_near_copies_and_test_sets_are_told(tmp_path):
     part = part_of(corpus_of(tmp_path, [count("sw")]), Artifact(tmp_path, mask))
     assert table(part, "Near copies").rows == [["2", "5"], ["4 to 5", "3"], ["11 to 100", "1"]]
     assert table(part, "Test sets").rows == [["quiz", "sw", "9", "1", "2", "3"]]
+
+
+def test_paragraphs_that_are_cut_out_are_told(tmp_path):
+    cut = {"source": "web", "language": "sw", "dropped": {}, "num_bytes": 0, "num_held_out": 0}
+    counts = (MaskCount(**cut, num_cut_paragraphs=1200, num_cut_bytes=2_500_000),)
+    part = part_of(corpus_of(tmp_path, [count("sw")]), Artifact(tmp_path, Mask(corpus="c", shards=(), counts=counts)))
+    assert part.notes == ["1,200 paragraphs (2.50 MB) that other documents have were cut out of documents that stay."]
 
 
 def test_a_corpus_that_loses_nothing_has_no_tables(tmp_path):
