@@ -42,7 +42,7 @@ def sample_part(part: Part) -> dict[str, Sample]:
                 continue
             treated = treatment.read(entry)
             if treated.reason is None:
-                samples[treated.language].add(treated.spans.prose(treated.text), treated.language, config)
+                samples[treated.language].add(treated.spans.marked(treated.text), treated.language, config)
     for sample in samples.values():
         sample.trim()
     return dict(samples)

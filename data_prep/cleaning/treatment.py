@@ -103,11 +103,10 @@ class Treatment:
 
     def _judge(self, treated: Treated, document: Document) -> None:
         """Drop a document for what its prose looks like, or for its scores."""
-        prose = treated.spans.prose(treated.text)
         if self._filters:
-            treated.dropping = self._filters.find_reason(prose, treated.language)
+            treated.dropping = self._filters.find_reason(treated.spans.marked(treated.text), treated.language)
         if treated.dropping is None and self._scorer:
-            scored = self._scorer.score(prose, treated.language, document)
+            scored = self._scorer.score(treated.spans.prose(treated.text), treated.language, document)
             treated.scores, treated.dropping = scored.scores, scored.dropping
         treated.reason = treated.dropping.reason if treated.dropping else None
 

@@ -49,7 +49,7 @@ class Filters:
         return LanguageFilter(limits=Limits(**limits), stop_words=stop_words)
 
     def find_reason(self, text: str, language: str) -> Dropping | None:
-        """Return why the prose of a document in a language is dropped, by the first filter that does; or None."""
+        """Return why the prose of a document, with marks for its spans, is dropped, by the first filter that does."""
         if language not in self._of:
             own = self.applied(language)
             limits = [(name, bounds) for name, bounds in own.limits.given().items() if bounds != Bounds()]
@@ -84,7 +84,7 @@ class Sample:
     """Word in small letters -> number of documents that have it."""
 
     def add(self, text: str, language: str, config: LearnConfig) -> None:
-        """Count a document's prose."""
+        """Count a document's prose, with marks for its spans."""
         prose = Prose(text, language=language)
         self.num_documents += 1
         for name in {*config.low, *config.high}:

@@ -9,7 +9,7 @@ closing one such a character at its left and no digit at its right.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 MATH, CODE, TABLE = "math", "code", "table"
@@ -19,6 +19,9 @@ MAX_CHARACTERS = 20_000
 
 MAX_INLINE_CHARACTERS = 1000
 """Longest span between single dollars or backquotes."""
+
+MARKS = "".join(map(chr, range(0xF0000, 0xFFFFE)))
+"""Characters of private use that stand for spans."""
 
 _MATHS = (
     "equation|align|alignat|gather|multline|flalign|eqnarray|math|displaymath|dmath|split|cases|matrix|pmatrix|bmatrix"
@@ -62,13 +65,23 @@ class Spans:
 
     def prose(self, text: str) -> str:
         """Return the text with a space in the place of each span."""
+        return self._replace(text, lambda _: " ")
+
+    def marked(self, text: str) -> str:
+        """Return the text with a character of its own, among MARKS, in the place of each span.
+
+        So lines and runs of words with other formulas in them are not the same.
+        """
+        return self._replace(text, lambda number: f" {MARKS[number % len(MARKS)]} ")
+
+    def _replace(self, text: str, by: Callable[[int], str]) -> str:
         if not self.spans:
             return text
-        pieces, done = [], 0
-        for span in self.spans:
-            pieces.append(text[done : span.start])
+        pieces, done = list[str](), 0
+        for number, span in enumerate(self.spans):
+            pieces += [text[done : span.start], by(number)]
             done = span.stop
-        return " ".join([*pieces, text[done:]])
+        return "".join([*pieces, text[done:]])
 
 
 NO_SPANS = Spans((), 0)

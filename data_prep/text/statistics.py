@@ -13,6 +13,7 @@ import numpy.typing as npt
 import regex
 
 from data_prep.text.scripts import NO_SCRIPT, count_scripts, find_main_script, label_in_script
+from data_prep.text.spans import MARKS
 
 WITHOUT_SPACES = frozenset(
     {"Hani", "Hira", "Kana", "Bopo", "Thai", "Laoo", "Khmr", "Mymr", "Tibt", "Lana", "Talu", "Java"}
@@ -21,6 +22,7 @@ WITHOUT_SPACES = frozenset(
 
 SHORT_LINE_CHARACTERS = 30
 _BULLETS = ("•", "●", "○", "■", "□", "▪", "▫", "‣", "⁃", "–", "-", "*", "·")
+_MARK = regex.compile(f"[{MARKS[0]}-{MARKS[-1]}]")
 _SYMBOL = regex.compile(r"#|\.\.\.|…")
 _ENDS_SENTENCE = regex.compile(r"[\p{Sentence_Terminal}…][\p{Pe}\p{Pf}\"'’”]*$")
 _PARAGRAPH = regex.compile(r"\n[ \t]*\n\s*")
@@ -31,10 +33,18 @@ Ints = npt.NDArray[np.int64]
 
 
 class Prose:
-    """A text without its spans of mathematics, code and tables; each thing is counted when it is asked for."""
+    """A text without its spans of mathematics, code and tables; each thing is counted when it is asked for.
 
-    def __init__(self, text: str, *, language: str, stop_words: frozenset[str] = frozenset()) -> None:
-        self.text, self.language, self.stop_words = text, language, stop_words
+    Where spans were are marks (spans.py): they are in no word, and tell lines and runs of words apart.
+    """
+
+    def __init__(self, marked: str, *, language: str, stop_words: frozenset[str] = frozenset()) -> None:
+        self.marked, self.language, self.stop_words = marked, language, stop_words
+
+    @cached_property
+    def text(self) -> str:
+        """The text without marks."""
+        return self.marked if self.marked.isascii() else _MARK.sub("", self.marked)
 
     @cached_property
     def script(self) -> str:
@@ -54,21 +64,21 @@ class Prose:
     @cached_property
     def lines(self) -> list[str]:
         """Lines that are not blank, without the spaces at their ends."""
-        return [line for line in map(str.strip, self.text.split("\n")) if line]
+        return [line for line in map(str.strip, self.marked.split("\n")) if line]
 
     @cached_property
     def paragraphs(self) -> list[str]:
         """What blank lines part."""
-        return [part for part in map(str.strip, _PARAGRAPH.split(self.text)) if part]
+        return [part for part in map(str.strip, _PARAGRAPH.split(self.marked)) if part]
 
     @cached_property
     def units(self) -> tuple[Hashes, Ints]:
-        """A hash of each word, or letter, and its length in characters."""
+        """A hash of each word, letter, or mark, and its length in characters."""
+        words = self.marked.split()
         if self.has_words:
-            number = len(self.words)
-            hashes = np.fromiter(map(hash, self.words), dtype=np.int64, count=number).astype(np.uint64)
-            return hashes, np.fromiter(map(len, self.words), dtype=np.int64, count=number)
-        letters = "".join(self.words)
+            hashes = np.fromiter(map(hash, words), dtype=np.int64, count=len(words)).astype(np.uint64)
+            return hashes, np.fromiter(map(len, words), dtype=np.int64, count=len(words))
+        letters = "".join(words)
         codes = np.frombuffer(letters.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
         return codes * _FACTOR, np.ones(len(codes), dtype=np.int64)
 

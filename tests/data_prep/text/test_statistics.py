@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.data.filters import Limits
+from data_prep.text.spans import find_spans
 from data_prep.text.statistics import STATISTICS, Prose
 
 
@@ -212,3 +213,24 @@ def test_runs_of_other_words_or_in_another_order_are_no_repeats(text: str) -> No
 def test_one_word_many_times() -> None:
     check_repeats("word " * 30)
     check_repeats("字" * 30)
+
+
+def test_formulas_tell_lines_and_runs_of_words_apart_and_are_no_words() -> None:
+    lines = [f"Let $x_{i}$ be a point of the space and $y_{i}$ another" for i in range(8)]
+    text = "\n".join(lines)
+    prose = Prose(find_spans(text).marked(text), language="en")
+    assert STATISTICS["duplicate_line_share"](prose) == 0
+    assert STATISTICS["duplicate_line_characters"](prose) == 0
+    assert STATISTICS["num_words"](prose) == 8 * 9
+    assert STATISTICS["alphabetic_word_share"](prose) == 1
+    assert STATISTICS["letter_share"](prose) == 1
+    assert STATISTICS["duplicate_10_grams"](prose) == 0, "no run of ten words is without a formula"
+    bare = Prose(find_spans(text).prose(text), language="en")
+    assert STATISTICS["duplicate_10_grams"](bare) > 0.8, "which is what the marks are for"
+
+
+def test_marks_are_unique_for_tens_of_thousands_of_formulas_and_may_come_again_after() -> None:
+    text = " ".join(f"$a$ word{i}" for i in range(70_000))
+    marked = find_spans(text).marked(text)
+    prose = Prose(marked, language="en")
+    assert len(prose.words) == 70_000 and len(marked.split()) == 140_000
