@@ -193,6 +193,13 @@ class LearnConfig(Config):
     num_stop_words: Annotated[int, Field(ge=0, le=100)] = 10
     """So many words that most documents of a language have are its stop words. 0: none are learned."""
 
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        for name, low in self.low.items():
+            if low >= self.high.get(name, 1.0):
+                raise ValueError(f"low.{name}, {low:g}, is not below high.{name}, {self.high[name]:g}")
+        return self
+
 
 class LanguageFilter(Config):
     """What a file of thresholds says of one language, or of all, `*`."""
@@ -215,6 +222,12 @@ class Thresholds(Config):
 
     languages: dict[Annotated[str, AfterValidator(_check_language)], LanguageFilter] = {}
     """By language; `*` is all languages for which nothing else is said."""
+
+    @model_validator(mode="after")
+    def _names_languages_once(self) -> Self:
+        if len(self.by_label()) < len(self.languages):
+            raise ValueError("languages names a language twice; leave one")
+        return self
 
     def by_label(self) -> dict[str, LanguageFilter]:
         """Return what is said by the labels of the languages, and `*`."""

@@ -22,7 +22,9 @@ from configs.data.sources import Source
 from data_prep.cleaning.normalize import normalize
 from data_prep.sources.document import Document, Unreadable
 from data_prep.sources.table import READERS
+from data_prep.text.personal_data import KINDS, replace_personal_data
 from data_prep.text.scripts import numbers_of_scripts, script_numbers
+from data_prep.text.spans import find_spans
 from data_prep.text.statistics import WITHOUT_SPACES
 
 WORDS, FEWER_WORDS = 13, 8
@@ -52,6 +54,9 @@ class Item(NamedTuple):
     id: str
     num_grams: int
     """0 if it is too short to be looked for."""
+
+    is_variant: bool = False
+    """Whether it is the item before it with its personal data replaced, as it may be in a corpus."""
 
 
 class Overlap(NamedTuple):
@@ -141,6 +146,15 @@ def _length_of(tokens: Tokens) -> int | None:
     return longer if number >= longer else shorter if number >= shorter else None
 
 
+def _grams_of(text: str) -> Hashes:
+    """Return the hashes of an item's n-grams, each once; none if it is too short."""
+    tokens = find_tokens(text)
+    length = _length_of(tokens)
+    if length is None:
+        return np.empty(0, dtype=np.uint64)
+    return np.unique(next(keys for _, keys in _grams(tokens.hashes, (length,))))
+
+
 def read_items(test: Source) -> Iterator[Document]:
     """Yield the items of a test set. Raises UserError if one cannot be read, or if there is none."""
     is_empty = True
@@ -164,15 +178,14 @@ def build_index(tests: Iterable[Source], path: Path) -> list[Item]:
     grams = [np.empty(0, dtype=GRAM)]
     for test in tests:
         for document in read_items(test):
-            tokens = find_tokens(normalize(document.text)[0])
-            length = _length_of(tokens)
-            own = np.empty(0, dtype=np.uint64)
-            if length is not None:
-                own = np.unique(next(keys for n, keys in _grams(tokens.hashes, (length,))))
-            rows = np.empty(len(own), dtype=GRAM)
-            rows["hash"], rows["item"] = own, len(items)
-            grams.append(rows)
-            items.append(Item(test.name, document.language, document.id, len(own)))
+            text = normalize(document.text)[0]
+            replaced, counts = replace_personal_data(text, find_spans(text), KINDS, language=document.language)
+            for is_variant, own_text in enumerate((text, replaced) if counts else (text,)):
+                own = _grams_of(own_text)
+                rows = np.empty(len(own), dtype=GRAM)
+                rows["hash"], rows["item"] = own, len(items)
+                grams.append(rows)
+                items.append(Item(test.name, document.language, document.id, len(own), bool(is_variant)))
     table = np.concatenate(grams)
     with whole_file(path) as partial, partial.open("wb") as file:
         np.save(file, table[np.lexsort((table["item"], table["hash"]))], allow_pickle=False)

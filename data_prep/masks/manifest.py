@@ -96,7 +96,7 @@ class Mask(Manifest):
         size = sum(c.num_bytes + c.num_cut_bytes for c in self.counts)
         more = f", {reasons[NEAR_DUPLICATE]:,} near copies of others" if self.clusters else ""
         if cut := sum(count.num_cut_paragraphs for count in self.counts):
-            more += f", {cut:,} paragraphs"
+            more += f", {cut:,} paragraphs and {reasons[REPEATED_PARAGRAPHS]:,} documents of such"
         more += f", {reasons[CONTAMINATED]:,} with items of test sets" if self.tests else ""
         return (
             f"left out: {reasons[IN_EARLIER_SOURCE]:,} documents of earlier sources, {reasons[NEAR_HELD_OUT]:,} near "

@@ -198,6 +198,7 @@ def find_repeated(item: RangeItem) -> None:
     cuts["number"] = number[is_cut]
     for name in ("start", "stop", "size"):
         cuts[name] = rows[name][is_cut]
+    _save(item.cuts.with_name(item.cuts.name.replace("cuts", "holders")), np.unique(holder[is_cut]))
     _save(item.cuts, cuts[np.lexsort((cuts["start"], cuts["number"]))])
 
 
@@ -210,6 +211,15 @@ def read_cuts(directory: Path, start: int, stop: int) -> Rows:
         found.append(np.array(table[np.searchsorted(numbers, start) : np.searchsorted(numbers, stop)]))
     cuts = np.concatenate(found)
     return cuts[np.lexsort((cuts["start"], cuts["number"]))]
+
+
+def read_holders(directory: Path, start: int, stop: int) -> npt.NDArray[np.uint64]:
+    """Return the documents, from one number to before another, that keep what is cut out of others."""
+    found = [np.empty(0, dtype=np.uint64)]
+    for path in sorted(directory.glob("holders-*.npy")):
+        numbers = np.load(path)
+        found.append(numbers[np.searchsorted(numbers, start) : np.searchsorted(numbers, stop)])
+    return np.unique(np.concatenate(found))
 
 
 def cut(text: str, ranges: Sequence[tuple[int, int]]) -> str:

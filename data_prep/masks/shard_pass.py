@@ -28,7 +28,7 @@ from data_prep.masks.manifest import (
     REPEATED_PARAGRAPHS,
 )
 from data_prep.masks.near_duplicates import TABLE_DOCUMENTS, write_tables
-from data_prep.masks.paragraphs import ParagraphTables, read_cuts
+from data_prep.masks.paragraphs import ParagraphTables, read_cuts, read_holders
 from data_prep.masks.signatures import SignatureIndex, Signatures, sign_all
 from data_prep.sources.document import Document
 
@@ -222,7 +222,7 @@ def save_items(index: Path, items: list[Item]) -> None:
 
 def load_items(index: Path) -> list[Item]:
     """Return the items of an index of test sets, by their number."""
-    rows: list[tuple[str, str, str, int]] = orjson.loads(index.with_suffix(".items.json").read_bytes())
+    rows: list[tuple[str, str, str, int, bool]] = orjson.loads(index.with_suffix(".items.json").read_bytes())
     return [Item(*row) for row in rows]
 
 
@@ -272,13 +272,16 @@ def _add(total: list[int], size: int) -> None:
 
 
 def _cut_paragraphs(shard: ShardItem, ledger: npt.NDArray[np.void], bounds: tuple[int, int]) -> npt.NDArray[np.void]:
-    """Write what is cut out of a shard's documents, and return it by their rows; in the ledger those go of which too
-    little would remain."""
+    """Write what is cut out of a shard's documents, and return it by their rows.
+
+    In the ledger those go of which too little would remain, unless they keep what is cut out of others.
+    """
     assert shard.paragraphs is not None
     cuts = read_cuts(shard.directory, *bounds)
     cuts["number"] -= np.uint64(bounds[0])
     removed = np.bincount(cuts["number"].astype(np.int64), weights=cuts["size"], minlength=len(ledger))
     too_little = (removed > 0) & (ledger["size"] - removed < shard.paragraphs.min_remaining * ledger["size"])
+    too_little[(read_holders(shard.directory, *bounds) - np.uint64(bounds[0])).astype(np.int64)] = False
     ledger["reason"][too_little & (ledger["reason"] == 0)] = REASONS.index(REPEATED_PARAGRAPHS)
     cuts = np.array(cuts[ledger["reason"][cuts["number"]] == 0])
     if len(cuts):

@@ -286,9 +286,10 @@ def _count_tests(items: Sequence[Item], looked: Sequence[Looked]) -> tuple[Conta
     totals: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     documents: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for item in items:
-        totals[item.test, item.language].update({"items": 1, "too short": not item.num_grams})
+        if not item.is_variant:
+            totals[item.test, item.language].update({"items": 1, "too short": not item.num_grams})
     overlaps = [overlap for shard in looked for overlap in shard.overlaps]
-    for number in {number for number, _ in overlaps}:
+    for number in {number - items[number].is_variant for number, _ in overlaps}:
         totals[items[number].test, items[number].language]["found"] += 1
     for number, document in overlaps:
         documents[items[number].test, items[number].language].add(document)

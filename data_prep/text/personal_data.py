@@ -17,7 +17,8 @@ import regex
 from data_prep.text.spans import CODE, MATH, Spans
 
 _DIGIT = re.compile(r"\d")
-_PATHS = (":/", ":~")
+_IN_CODE = re.compile(r"\(|:[~/\w.-]+/")
+"""What follows a name of code, or the host of a repository, `git@host:name/`."""
 
 Found = tuple[int, int]
 """Where it begins and ends."""
@@ -35,8 +36,13 @@ _DOMAIN = regex.compile(
     r"@(?:(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9])"
     r"|(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![^\W_]))"
 )
-_NO_DOMAIN = re.compile(r"\.(?:png|jpe?g|gif|svg|webp|js|css|html?)\Z", re.I)
-"""Of `icon@2x.png`."""
+_TOP_LEVEL = frozenset(
+    """com org net edu gov mil int info biz name pro mobi asia aero coop museum jobs travel tel cat post app dev xyz
+    online site shop store tech cloud blog page email news live world today space website agency digital media academy
+    school science wiki group team network systems solutions support services center studio design consulting
+    foundation health bank africa berlin london paris tokyo nyc swiss""".split()  # noqa: SIM905
+)
+"""The generic domains that addresses of mail end with most; those of countries have two letters."""
 
 _IPV4 = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?!\d|\.\d)")
 _MAYBE_IPV4, _MAYBE_IPV6 = re.compile(r"\.\d{1,3}\.\d{1,3}\b"), re.compile(r":[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]")
@@ -63,9 +69,9 @@ _IBAN = re.compile(
 )
 
 _CARD = re.compile(
-    r"(?<![\d.,+-])"
+    r"(?<![\d.,+-])(?<!\d{4}[ \u00a0])"
     r"(?:[2-6]\d{3}([ \u00a0-])\d{4}\1\d{4}\1\d{4}|3[47]\d{2}([ \u00a0-])\d{6}\2\d{5}|[2-6]\d{15}|3[47]\d{13})"
-    r"(?!\d|[.,-]\d)"
+    r"(?!\d|[.,-]\d|[ \u00a0]\d{4})"
 )
 _CARD_BEFORE = re.compile(
     r"(?:\bcards?\b|visa|master|amex|american express|maestro|credit|debit|karte|carte|tarjeta|cart[aã]o|carta|карт"
@@ -74,23 +80,33 @@ _CARD_BEFORE = re.compile(
 )
 
 _PHONE = re.compile(r"(?<![A-Za-z0-9_+.})\]])(?:\(?\+|00)?[(\d][\d \u00a0()./-]{5,20}\d(?![A-Za-z0-9_])")
+_DECIMAL, _GROUP = re.compile(r"\+?\d{1,2}\.\d{2,}(?!\.)"), re.compile(r"\d+")
+_MORE_COLUMNS = re.compile(r"[ \t]+[+-]?\d+\.\d")
+"""What follows a number in a table."""
+
 _PHONE_BEFORE = re.compile(
-    r"(?:\b(?:tel|tél|tlf|t[eé]l[eéè](?:f|ph)[oóò]o?n\w*|phone|fax|mobile?|mob|cell|call|whatsapp|hotline|contact|puhelin"
-    r"|telepon|simu|điện thoại)\b|\btel:|☎|📞|☏|тел|факс|τηλ|טל|電話|电话|전화|هاتف|تلفن|फ़ोन|फोन|मोबाइल|ফোন|โทร)"
-    r"[^\n\d]{0,20}\Z",
+    r"(?:\b(?:tel|tél|tlf|t[eé]l[eéè](?:f|ph)[oóò]o?n\w*|phone|fax|mobile?|mob|call|whatsapp|hotline|puhelin"
+    r"|telepon|simu|điện thoại)\b|\btel:|☎|📞|☏|тел|факс|τηλ|טל|電話|电话|手机|手機|휴대폰|전화|هاتف|تلفن|फ़ोन|फोन"
+    r"|मोबाइल|ফোন|โทร)[^\n\d]{0,20}\Z",
     re.I,
 )
+
+
+def _is_mail(domain: str) -> bool:
+    """Return whether a domain ends as those of mail do: `tensor@self.weight` is none."""
+    last = domain.rpartition(".")[2].lower()
+    return len(last) == 2 or last in _TOP_LEVEL or not last.isascii()
 
 
 def _find_emails(text: str, region: str) -> Iterator[Found]:
     for at in _AT.finditer(text):
         domain = _DOMAIN.match(text, at.start())
-        if not domain or _NO_DOMAIN.search(domain[0]) or text[domain.end() : domain.end() + 2].strip() in _PATHS:
+        if not domain or not _is_mail(domain[0]) or _IN_CODE.match(text, domain.end()):
             continue
         for pattern in (_SPACED_LOCAL, _LOCAL):
             if local := pattern.search(text, max(0, at.start() - 64), at.start()):
                 start = local.start() + len(local[0]) - len(local[0].lstrip("_.+-%"))
-                if start < at.start():
+                if start < at.start() and text[start - 3 : start] != "://":
                     yield start, domain.end()
                 break
 
@@ -146,6 +162,8 @@ def _find_phones(text: str, region: str) -> Iterator[Found]:
     import phonenumbers
 
     for match in _PHONE.finditer(text):
+        if _DECIMAL.match(match[0]) or _MORE_COLUMNS.match(text, match.end()):
+            continue
         is_international = match[0].startswith(("+", "(+")) or (match[0].startswith("00") and not match[0].isdigit())
         before = text[max(0, match.start() - _CONTEXT) : match.start()]
         if not is_international and not _PHONE_BEFORE.search(before):
@@ -157,10 +175,14 @@ def _find_phones(text: str, region: str) -> Iterator[Found]:
             except phonenumbers.NumberParseException:
                 continue
             if phonenumbers.is_valid_number(parsed):
+                if len(_GROUP.findall(text[stop : match.end()])) > 1:  # columns of numbers
+                    break
                 is_within = number.startswith("(") and number.count("(") > number.count(")")
                 yield match.start() + is_within, stop
                 break
 
+
+KINDS = ("email", "ip", "iban", "card", "phone")
 
 _FINDERS: dict[str, tuple[Callable[[str, str], Iterator[Found]], int]] = {
     "email": (_find_emails, 0),

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -97,7 +98,10 @@ def _load_linear(path: str, where: str) -> tuple[float, dict[str, float]]:
     try:
         loaded: Any = json.loads(_read(path, where))
         weights = {str(word): float(weight) for word, weight in loaded["weights"].items()}
-        return float(loaded["intercept"]), weights
+        intercept = float(loaded["intercept"])
+        if not all(map(math.isfinite, (intercept, *weights.values()))):
+            raise ValueError("a number is not finite")
+        return intercept, weights
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f'{where}: {path} is no linear model ({error!r}); write {{"intercept": 0.0, "weights": {{"word": 1.0}}}}'
@@ -107,9 +111,10 @@ def _load_linear(path: str, where: str) -> tuple[float, dict[str, float]]:
 @cache
 def _load_digests(name: str, path: str) -> frozenset[bytes]:
     digests = set[bytes]()
-    for number, line in enumerate(_read(path, f"blocklists: {name}").splitlines(), 1):
-        if not (own := line.strip()):
+    for number, line in enumerate(_read(path, f"blocklists: {name}").removeprefix(BOM_UTF8).splitlines(), 1):
+        if not (fields := line.split()):
             continue
+        own = fields[0]  # sha256sum writes a file's name after it
         if not _DIGEST.fullmatch(own):
             raise UserError(
                 f"blocklists: {name}: line {number} of {path} is no SHA-256 in hex, of 64 digits; correct it"

@@ -2,7 +2,7 @@ r"""Spans of a text that are no prose: mathematics, code and tables, in Markdown
 
 What judges prose, by its words and symbols, looks past them, and what changes text leaves them as they are. Every step
 is linear in the length of the text: a span that is not closed within MAX_CHARACTERS is none, nor is mathematics with a
-blank line in it; but a fence that is not closed ends with the text, as in CommonMark.
+blank line in it; but a fence of backquotes that is not closed ends with the text, as in CommonMark.
 
 Dollars follow Pandoc's rule (`tex_math_dollars`): the opening one has a character that is no space at its right, the
 closing one such a character at its left and no digit at its right.
@@ -30,7 +30,14 @@ _TABLES = "tabular|tabularx|tabulary|longtable|array|table"
 _CODES = "verbatim|lstlisting|minted|Verbatim|alltt|algorithm|algorithmic"
 _KINDS = {name: kind for kind, names in ((MATH, _MATHS), (TABLE, _TABLES), (CODE, _CODES)) for name in names.split("|")}
 
-_HINT = re.compile(r"[$`|\\]|>>>|~~~|<math")
+_DIRECTIVES = {"math": MATH, "table": TABLE, "list-table": TABLE, "csv-table": TABLE}
+_DIRECTIVE = re.compile(
+    r"^(?P<indent>[ \t]*)(?:\.\. (?P<name>math|code-block|code|sourcecode|parsed-literal|ipython|plot|doctest|testcode"
+    r"|table|list-table|csv-table)::[^\n]*|[^\s.][^\n]{0,500}::[ \t]*)$",
+    re.M,
+)
+
+_HINT = re.compile(r"[$`|\\]|>>>|~~~|<math|::")
 """What every span has one of."""
 
 _LINES = re.compile(
@@ -41,6 +48,9 @@ _TOKEN = re.compile(
     r"\\(?P<env>begin|end)\{(?P<name>[A-Za-z]+)\*?\}|\\(?P<bracket>[\[\]()])|\\[\\$`]|(?P<dollars>\$\$?)|(?P<ticks>`+)"
     r"|</?(?P<tag>math)\b[^>\n]{0,300}>|(?P<blank>\n[ \t]*\n)"
 )
+_SENTENCE_END = re.compile(r"[.!?]\s+[A-Z]")
+"""Of two prices, `$5. Write to us: 3$`."""
+
 _CLOSING = {"[": "]", "(": ")"}
 
 
@@ -91,7 +101,7 @@ def find_spans(text: str) -> Spans:
     """Find the mathematics, the code and the tables of a text."""
     if not _HINT.search(text):
         return NO_SPANS
-    blocks = list(_find_blocks(text))
+    blocks = _merge(list(_find_directives(text)), list(_find_blocks(text)))
     found, unbalanced = list(blocks), 0
     done = 0
     for start, stop in [*((block.start, block.stop) for block in blocks), (len(text), len(text))]:
@@ -101,6 +111,40 @@ def find_spans(text: str) -> Spans:
         unbalanced += scanner.num_unbalanced
         done = stop
     return Spans(tuple(sorted(found, key=lambda span: span.start)), unbalanced)
+
+
+def _merge(first: list[Span], others: list[Span]) -> list[Span]:
+    """Return spans in order, without those of `others` that overlap one of `first`; both are in order."""
+    merged, place = list[Span](), 0
+    for span in others:
+        while place < len(first) and first[place].start < span.stop:
+            merged.append(first[place])
+            place += 1
+        if not merged or merged[-1].stop <= span.start:
+            merged.append(span)
+    return merged + first[place:]
+
+
+def _find_directives(text: str) -> Iterator[Span]:
+    """Yield what reStructuredText indents below a directive or a paragraph that ends with `::`."""
+    done = 0
+    for mark in _DIRECTIVE.finditer(text):
+        if mark.start() < done:
+            continue
+        indent, stop, begin = len(mark["indent"].expandtabs()), mark.end(), mark.end() + 1
+        while begin <= len(text):
+            end = text.find("\n", begin)
+            end = len(text) if end < 0 else end
+            line = text[begin:end].expandtabs()
+            if line.strip():
+                if len(line) - len(line.lstrip()) <= indent:
+                    break
+                stop = end
+            begin = end + 1
+        if stop > mark.end():
+            start = mark.start() if mark["name"] else mark.end()
+            yield Span(start, stop, _DIRECTIVES.get(mark["name"] or "", CODE))
+            done = stop
 
 
 def _find_blocks(text: str) -> Iterator[Span]:
@@ -125,13 +169,23 @@ def _find_blocks(text: str) -> Iterator[Span]:
             rows = []
         if line["row"]:
             rows.append(line)
-        elif line["fence"]:
+        elif line["fence"] and not _is_underline(text, line):
             fence, fence_start = line["fence"], line.start()
         elif line["prompt"]:
             session = line.start()
-    if fence or session is not None:
+    if fence.startswith("`") or session is not None:
         yield Span(fence_start if fence else session or 0, len(text), CODE)
     yield from _table(rows)
+
+
+def _is_underline(text: str, line: re.Match[str]) -> bool:
+    """Return whether a line of tildes stands below a title, as in reStructuredText."""
+    before = (
+        text[: line.start()].rpartition("\n")[0]
+        if line.start() < 2
+        else text[max(0, line.start() - 300) : line.start() - 1]
+    )
+    return line[0].strip("~ \t") == "" and bool(before.rpartition("\n")[2].strip())
 
 
 def _table(rows: list[re.Match[str]]) -> Iterator[Span]:
@@ -233,7 +287,10 @@ class _Scanner:
 
     def _closes_dollar(self, token: re.Match[str]) -> bool:
         before, after = self._text[token.start() - 1], self._text[token.end() : token.end() + 1]
-        return not before.isspace() and not after.isdigit()
+        assert self._open is not None
+        inside = self._text[self._open[1] : token.start()]
+        is_prose = "@" in inside or _SENTENCE_END.search(inside)
+        return not before.isspace() and not after.isdigit() and not is_prose
 
     def _close(self, stop: int, kind: str) -> None:
         assert self._open is not None

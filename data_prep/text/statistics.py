@@ -122,7 +122,8 @@ class Repeats:
         counts = np.append(starts[1:], len(self._begins)) - starts
         most = counts.max()
         tops = self._begins[starts[counts == most]]
-        return float(most * (self._ends[tops + self._size] - self._ends[tops]).max() / self._ends[-1])
+        longest = (self._ends[tops + self._size] - self._ends[tops]).max()
+        return min(1.0, float(most * longest / self._ends[-1]))  # runs that overlap count twice
 
     @cached_property
     def again(self) -> float:
@@ -166,10 +167,6 @@ def split_words(text: str) -> list[str]:
     return words
 
 
-def _share(items: Sequence[str], holds: Callable[[str], bool]) -> float:
-    return sum(map(holds, items)) / len(items) if items else 0.0
-
-
 def _word_share(prose: Prose, count: Callable[[Prose], float]) -> float | None:
     return count(prose) / len(prose.words) if prose.has_words and prose.words else None
 
@@ -198,9 +195,9 @@ def _script_share(prose: Prose) -> float | None:
     return sum(number for script, number in counts.items() if label_in_script(prose.language, script)) / total
 
 
-def _letter_share(prose: Prose) -> float:
+def _letter_share(prose: Prose) -> float | None:
     size = sum(map(len, prose.words))
-    return sum(count_scripts(prose.text).values()) / size if size else 0.0
+    return sum(count_scripts(prose.text).values()) / size if size else None
 
 
 def _count_words(prose: Prose) -> float | None:
@@ -213,8 +210,8 @@ def _count_stop_words(prose: Prose) -> float | None:
     return sum(word in prose.stop_words for word in map(str.casefold, prose.words))
 
 
-def _line_share(prose: Prose, holds: Callable[[str], bool]) -> float:
-    return _share(prose.lines, holds)
+def _line_share(prose: Prose, holds: Callable[[str], bool]) -> float | None:
+    return sum(map(holds, prose.lines)) / len(prose.lines) if prose.words else None
 
 
 STATISTICS: dict[str, Callable[[Prose], float | None]] = {

@@ -157,3 +157,15 @@ def test_what_test_sets_hold_is_part_of_the_fingerprint(tmp_path):
     write_lines(tmp_path / "quiz.jsonl", [("en", f"{ITEM} more")])
     assert observe_tests(config, lambda path: path.read_text(encoding="utf-8")) != before
     assert observe_tests(DeduplicateConfig(), lambda path: "") is None
+
+
+def test_an_item_whose_personal_data_the_corpus_has_replaced_is_found(tmp_path):
+    item = "Write to ana@example.com or ring +44 20 7946 0958 and ask her how many apples she has sold on this day"
+    tests = write_lines(tmp_path / "quiz.jsonl", [("en", item)])
+    path = write_lines(tmp_path / "web.jsonl", [("en", f"so it says: {item}"), ("en", f"again {ITEM}")])
+    config = clean_config(source("web", path), held_out={"share": 0}, personal_data={})
+    corpus = cleaned(tmp_path / "clean", config)
+    mask = masked(tmp_path / "mask", corpus, tests)
+    assert remaining(corpus, mask) == {f"again {ITEM}"}
+    (one,) = mask.manifest.tests
+    assert (one.num_items, one.num_found, one.num_documents) == (1, 1, 1)

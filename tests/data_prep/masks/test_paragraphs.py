@@ -158,3 +158,13 @@ def test_paragraphs_in_any_script_are_cut_where_they_are(tmp_path):
     assert mask.manifest.counts[0].num_cut_bytes == 3 * len(repeated.encode())
     (file,) = {one.cuts for one in mask.manifest.shards if one.cuts} if len(mask.manifest.shards) == 1 else {""}
     assert not file or np.load(mask.dir / file).shape == (3, 3)
+
+
+def test_a_document_that_keeps_what_others_lose_is_not_left_out(tmp_path):
+    """Else nobody would have the notice: it is first in a document that has little else of its own."""
+    menus = [paragraph(50 + i) for i in range(4)]
+    texts = [f"{paragraph(1)}\n\n" + "\n\n".join(menus), "\n\n".join([*menus, FOOTER])]
+    texts += [f"{paragraph(i)}\n\n{FOOTER}" for i in (2, 3)]
+    corpus = corpus_of(tmp_path, "web", texts)
+    left = remaining(corpus, masked(tmp_path / "mask", corpus, min_documents=2))
+    assert left == [texts[0], FOOTER, paragraph(2), paragraph(3)]

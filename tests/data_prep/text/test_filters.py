@@ -291,3 +291,19 @@ def test_merging_keeps_the_words_that_most_documents_have() -> None:
         merged.merge(own)
     assert len(merged.words) < 9000
     assert learn_thresholds({"sw": merged}, config).languages["sw"].stop_words == ("zzza", "zzzb")
+
+
+def test_quantiles_that_cross_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"low.num_words, 0.9, is not below high.num_words, 0.1"):
+        LearnConfig.model_validate({"low": {"num_words": 0.9}, "high": {"num_words": 0.1}})
+
+
+def test_a_file_that_names_a_language_twice_is_refused() -> None:
+    with pytest.raises(ValidationError, match="names a language twice"):
+        Thresholds.model_validate({"languages": {"sw": {}, "swh_Latn": {}}})
+
+
+def test_a_text_of_code_or_mathematics_alone_is_not_judged_as_prose() -> None:
+    settings = {"presets": ["fineweb"], "limits": {"letter_share": {"min": 0.5}}}
+    filters = Filters(FilterConfig.model_validate(settings), Thresholds())
+    assert filters.find_reason("\U000f0000 \U000f0001", "en") is None

@@ -382,3 +382,19 @@ def test_replacing_twice_changes_nothing_more() -> None:
 )
 def test_odd_texts_are_read(text: str) -> None:
     assert replaced(text) == text.replace("ana@example.com", "<email-pii>")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "4111 1111 1111 1111 4111 1111 1111 1111",
+        "0012 4111 1111 1111 1111",
+        "x = +4.798963000 and +49.58 23.31 4.5",
+        "-7.313 +6.949000 +5.275 8.25",
+        "the cell line 415-867-5309",
+        "scores = q@k.transpose(-2, -1) + x@self.weight",
+        "git@github.com:user/repo.git and git+ssh://git@github.com/user",
+    ],
+)
+def test_tables_of_numbers_and_code_hold_no_personal_data(text: str) -> None:
+    assert replaced(text, "en") == text

@@ -83,7 +83,16 @@ def test_a_score_that_documents_bring(tmp_path):
             score(config, "text", **metadata)
 
 
-@pytest.mark.parametrize("model", [{}, [], {"intercept": "x", "weights": {}}, {"intercept": 0, "weights": {"a": None}}])
+@pytest.mark.parametrize(
+    "model",
+    [
+        {},
+        [],
+        {"intercept": "x", "weights": {}},
+        {"intercept": 0, "weights": {"a": None}},
+        {"intercept": float("nan"), "weights": {}},
+    ],
+)
 def test_a_file_that_is_no_linear_model_is_refused(tmp_path, model):
     with pytest.raises(UserError, match=r"is no linear model .* write"):
         score({"kind": "linear", "model": linear(tmp_path, model)}, "text")
@@ -168,3 +177,12 @@ def test_what_models_and_lists_hold_is_part_of_the_fingerprint(tmp_path):
     found = observe_sources(config, lambda file: file.read_text(encoding="utf-8"))
     assert isinstance(found, dict) and found["scores.0.model"] == Path(path).read_text(encoding="utf-8")
     assert found["blocklists.0.path"] == ""
+
+
+@pytest.mark.parametrize("form", ["{}\n", "\ufeff{}\r\n", "{}  page.txt\n"])
+def test_lists_as_tools_write_them(tmp_path, form):
+    listed = tmp_path / "list"
+    listed.write_text(form.format(hashlib.sha256(b"blocked").hexdigest()), encoding="utf-8", newline="")
+    scorer = Scorer((), (BlocklistConfig(name="bad", path=str(listed)),))
+    assert scorer.find_blocked("blocked", document()) == "blocked_bad"
+    assert scorer.find_blocked("other", document()) is None

@@ -122,7 +122,7 @@ def test_a_blank_line_and_the_greatest_length_end_what_is_displayed(opening: str
         ("- a\n  ```\n  b\n  ```\n- c", ["  ```\n  b\n  ```"]),
         ("```\na\n```\nb\n```\nc\n```", ["```\na\n```", "```\nc\n```"]),
         ("a\n```\nnever closed $x$\n\nb", ["```\nnever closed $x$\n\nb"]),
-        ("a\n~~~~\nb\n~~~\nc", ["~~~~\nb\n~~~\nc"]),
+        ("a\n\n````\nb\n```\nc", ["````\nb\n```\nc"]),
         ("use `x` and `y z`.", ["`x`", "`y z`"]),
         ("use ``a`b`` now", ["``a`b``"]),
         ("`a``b`", ["`a``b`"]),
@@ -283,3 +283,36 @@ DELIMITERS = (
 @given(st.lists(st.sampled_from(DELIMITERS), max_size=60).map("".join))
 def test_spans_are_ordered_and_apart_and_prose_is_the_rest(text: str) -> None:
     check(text, find_spans(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Introduction\n~~~~~~~~~~~~\n\nWrite to ana@example.com.\n",
+        "one\n\n~~~ cut here ~~~\n\ntwo",
+        "It costs $5 now. Write to us: it's 3$ each",
+        "It costs $5, ask ana@example.com, or 3$ each",
+        "std::\nnext line",
+        "a note::",
+    ],
+)
+def test_headings_prices_and_colons_are_prose(text: str) -> None:
+    assert find_spans(text).spans == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Use it::\n\n    x = a[0]\n    y\n\nafter", [(CODE, "\n\n    x = a[0]\n    y")]),
+        (".. math:: a\n\n   b + c\n\nafter", [(MATH, ".. math:: a\n\n   b + c")]),
+        ("  .. code-block:: python\n     :linenos:\n\n     f(x)\n  end", None),
+        (".. table::\n\n   == ==\n   a  b\n   == ==\n\nafter", [(TABLE, ".. table::\n\n   == ==\n   a  b\n   == ==")]),
+        ("Use `it`::\n\n  `x` and $y$\n\nafter $z$", None),
+    ],
+)
+def test_what_restructuredtext_indents_is_no_prose(text: str, expected: list[tuple[str, str]] | None) -> None:
+    if expected is None:
+        prose = find_spans(text).prose(text)
+        assert "f(x)" not in prose and "$" not in prose
+    else:
+        assert found(text) == expected
