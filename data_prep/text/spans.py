@@ -9,7 +9,7 @@ closing one such a character at its left and no digit at its right.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 MATH, CODE, TABLE = "math", "code", "table"
@@ -101,7 +101,7 @@ def find_spans(text: str) -> Spans:
     """Find the mathematics, the code and the tables of a text."""
     if not _HINT.search(text):
         return NO_SPANS
-    blocks = _merge(list(_find_directives(text)), list(_find_blocks(text)))
+    blocks = _merge([*_find_directives(text), *_find_blocks(text)])
     found, unbalanced = list(blocks), 0
     done = 0
     for start, stop in [*((block.start, block.stop) for block in blocks), (len(text), len(text))]:
@@ -113,16 +113,15 @@ def find_spans(text: str) -> Spans:
     return Spans(tuple(sorted(found, key=lambda span: span.start)), unbalanced)
 
 
-def _merge(first: list[Span], others: list[Span]) -> list[Span]:
-    """Return spans in order, without those of `others` that overlap one of `first`; both are in order."""
-    merged, place = list[Span](), 0
-    for span in others:
-        while place < len(first) and first[place].start < span.stop:
-            merged.append(first[place])
-            place += 1
-        if not merged or merged[-1].stop <= span.start:
-            merged.append(span)
-    return merged + first[place:]
+def _merge(spans: Iterable[Span]) -> list[Span]:
+    """Return spans in order, those that overlap as one, of the kind of the first."""
+    merged = list[Span]()
+    for span in sorted(spans, key=lambda one: (one.start, -one.stop)):
+        if merged and span.start < merged[-1].stop:
+            first = merged.pop()
+            span = Span(first.start, max(first.stop, span.stop), first.kind)
+        merged.append(span)
+    return merged
 
 
 def _find_directives(text: str) -> Iterator[Span]:
@@ -180,11 +179,7 @@ def _find_blocks(text: str) -> Iterator[Span]:
 
 def _is_underline(text: str, line: re.Match[str]) -> bool:
     """Return whether a line of tildes stands below a title, as in reStructuredText."""
-    before = (
-        text[: line.start()].rpartition("\n")[0]
-        if line.start() < 2
-        else text[max(0, line.start() - 300) : line.start() - 1]
-    )
+    before = text[max(0, line.start() - 300) : max(0, line.start() - 1)]
     return line[0].strip("~ \t") == "" and bool(before.rpartition("\n")[2].strip())
 
 

@@ -316,3 +316,10 @@ def test_what_restructuredtext_indents_is_no_prose(text: str, expected: list[tup
         assert "f(x)" not in prose and "$" not in prose
     else:
         assert found(text) == expected
+
+
+def test_a_fence_with_what_looks_like_a_directive_in_it_is_one_span() -> None:
+    fence = "```rst\nUse it::\n\n    x = 1\n\nmore of the fence\n```"
+    assert found(f"before\n\n{fence}\n\nafter") == [(CODE, fence)]
+    block = ".. code-block:: python\n\n   >>> f(x)\n   3\n\n   more = 1"
+    assert found(f"{block}\n\nafter") == [(CODE, block)]
