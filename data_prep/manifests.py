@@ -97,7 +97,8 @@ class CleanCorpus(Manifest):
     """Languages with too few documents to learn bounds from -> how many were read for it."""
 
     samples: str = ""
-    """File of samples of what the filters dropped, which holds text of the sources; empty if there are no filters."""
+    """File of samples of what the filters dropped; empty if there are no filters. As all that shows text of the
+    sources beside the documents themselves, each of its rows says so: `contains_text: true`."""
 
     num_empty_files: int = 0
     """Files, and members of archives, without a record; `files.jsonl` names them."""

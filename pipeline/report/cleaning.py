@@ -1,7 +1,7 @@
 """The part of the page about cleaning: what was dropped and why, with samples; languages; near copies; test sets."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -14,10 +14,12 @@ from data_prep.masks.manifest import Mask
 from pipeline.report.tables import Table
 
 MOST_ROWS = 40
-"""Of a table that has a row for each pair of languages, or each sample."""
+"""Of a table that has a row for each pair of languages."""
 
 _MOST_LANGUAGES = 4
-_SAMPLE_CHARACTERS = 200
+_SAMPLE_CHARACTERS = 160
+_MOST_SAMPLES = 8
+"""Of a language."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,21 @@ class CleaningPart:
     """What became of documents on the way, and what was found in them."""
 
     tables: Sequence[Table]
-    samples: Table | None
-    """The beginnings of some dropped documents: text of the sources."""
+    languages: Sequence["LanguagePart"]
+    """Of each language that loses documents, what it loses, with samples; by label."""
 
     notes: Sequence[str]
     """What else is to be known, in sentences."""
+
+
+@dataclass(frozen=True)
+class LanguagePart:
+    """What became of the documents of a language."""
+
+    title: str
+    reasons: Table
+    samples: Table | None
+    """The beginnings of some documents that filters dropped: text of the sources."""
 
 
 def cleaning_part(
@@ -40,7 +52,7 @@ def cleaning_part(
     found = [_reasons(counts), _found(counts), _mismatches(identified), _clusters(masks), _tests(masks)]
     return CleaningPart(
         tables=[table for table in found if table is not None],
-        samples=_samples(corpora),
+        languages=list(_languages(counts, _samples(corpora))),
         notes=[*_notes(corpora, identified), *_cuts(masks)],
     )
 
@@ -168,22 +180,51 @@ def _tests(masks: Sequence[Artifact[Mask]]) -> Table | None:
     return Table(caption="Test sets that were looked for", heads=heads, rows=rows, num_text=2)
 
 
-def _samples(corpora: Sequence[Artifact[CleanCorpus]]) -> Table | None:
-    """Return samples of what filters dropped: of each reason, from as many languages as there is room for."""
+def _languages(counts: Sequence[CorpusCount], samples: Mapping[str, list[list[str]]]) -> Iterator[LanguagePart]:
+    """Yield the languages that lose documents, each with why."""
+    num_read, dropped = Counter[str](), defaultdict[str, Counter[str]](Counter)
+    for count in counts:
+        num_read[count.language] += count.num_read
+        dropped[count.language].update(count.dropped)
+    for language in sorted(label for label, reasons in dropped.items() if reasons.total()):
+        total, read = dropped[language].total(), num_read[language]
+        rows = [
+            [_words(reason), f"{number:,}", f"{number / read:.2%}"]
+            for reason, number in sorted(dropped[language].items(), key=lambda pair: (-pair[1], pair[0]))
+            if number
+        ]
+        heads = ("Reason", "Documents", "Of those read")
+        yield LanguagePart(
+            title=f"{language}: {total:,} of {read:,} documents dropped, {total / read:.1%}",
+            reasons=Table(caption=f"Why documents in {language} were dropped", heads=heads, rows=rows),
+            samples=_sample_table(language, samples.get(language, [])),
+        )
+
+
+def _sample_table(language: str, rows: list[list[str]]) -> Table | None:
+    """Return samples of a language: of each reason as many as there is room for."""
     by_reason = defaultdict[str, list[list[str]]](list)
+    for row in rows:
+        by_reason[row[0]].append(row)
+    if not by_reason:
+        return None
+    room = max(1, _MOST_SAMPLES // len(by_reason))
+    shown = [row for _, own in sorted(by_reason.items()) for row in own[:room]][:_MOST_SAMPLES]
+    heads = ("Reason", "Source", "How it begins", "Value (bound)")
+    return Table(caption=f"Samples of what the filters dropped in {language}", heads=heads, rows=shown, num_text=3)
+
+
+def _samples(corpora: Sequence[Artifact[CleanCorpus]]) -> dict[str, list[list[str]]]:
+    """Return samples of what filters dropped, by language."""
+    found = defaultdict[str, list[list[str]]](list)
     for corpus in corpora:
         if corpus.manifest.samples:
             for line in inside(corpus.dir, corpus.manifest.samples).read_bytes().splitlines():
                 row = orjson.loads(line)
                 text = " ".join(row["text"].split())[:_SAMPLE_CHARACTERS]
                 value = f"{row['value']:.4g} ({row['bound']:.4g})"
-                by_reason[row["reason"]].append([_words(row["reason"]), row["source"], row["language"], text, value])
-    if not by_reason:
-        return None
-    room = max(1, MOST_ROWS // len(by_reason))
-    rows = [row for _, own in sorted(by_reason.items()) for row in own[:: max(1, len(own) // room)][:room]]
-    heads = ("Reason", "Source", "Language", "How it begins", "Value (bound)")
-    return Table(caption="Samples of what the filters dropped", heads=heads, rows=rows, num_text=4)
+                found[row["language"]].append([_words(row["reason"]), row["source"], text, value])
+    return found
 
 
 def _cuts(masks: Sequence[Artifact[Mask]]) -> list[str]:

@@ -44,6 +44,8 @@ class Report(Manifest):
 
     path: str
     num_bytes: int
+    contains_text: bool = False
+    """Whether the page shows text of the sources: samples of what filters dropped."""
 
     def summary(self) -> str:
         return f"{self.path}, {self.num_bytes / 1024:,.0f} KiB"
@@ -124,7 +126,8 @@ def report(
     values["parts"] = _parts(values)
     page = render_page(config.templates, values).encode()
     (out / REPORT_FILE).write_bytes(page)
-    return Report(path=REPORT_FILE, num_bytes=len(page))
+    shows_text = values["cleaning"] is not None and any(one.samples for one in values["cleaning"].languages)
+    return Report(path=REPORT_FILE, num_bytes=len(page), contains_text=shows_text)
 
 
 def _listed(given: Any) -> tuple[Artifact[Any], ...]:

@@ -77,14 +77,18 @@ def test_two_hundred_languages_make_tables_that_can_be_read(tmp_path):
         for label in labels
         for reason in reasons
     ]
+    lines += [lines[0] | {"reason": "high_num_words", "language": "x-000"}] * 20
     (tmp_path / "dropped.jsonl").write_bytes(b"".join(map(orjson.dumps, lines)).replace(b"}{", b"}\n{"))
     part = part_of(corpus_of(tmp_path, counts, identified=identified, samples="dropped.jsonl"))
     assert len(table(part, "Languages found").rows) == MOST_ROWS
     assert "and 160 more pairs" in table(part, "Languages found").caption
-    assert part.samples is not None and len(part.samples.rows) == 39
-    assert {row[0] for row in part.samples.rows} == {"high top 2 gram", "high top 3 gram", "high num words"}
-    assert len({row[2] for row in part.samples.rows}) > 10
-    assert all(len(row[3]) <= 200 for row in part.samples.rows)
+    assert len(part.languages) == 200
+    one = part.languages[7]
+    assert one.title == "x-007: 3 of 100 documents dropped, 3.0%"
+    assert one.reasons.rows[0] == ["high num words", "1", "1.00%"]
+    assert one.samples is not None
+    assert [row[0] for row in one.samples.rows] == ["high num words", "high top 2 gram", "high top 3 gram"]
+    assert all(len(row[2]) <= 160 for row in one.samples.rows)
 
 
 def test_near_copies_and_test_sets_are_told(tmp_path):
@@ -112,4 +116,4 @@ def test_paragraphs_that_are_cut_out_are_told(tmp_path):
 
 def test_a_corpus_that_loses_nothing_has_no_tables(tmp_path):
     part = part_of(corpus_of(tmp_path, [count("sw", dropped={}, num_kept=100)]))
-    assert (part.tables, part.samples, part.notes) == ([], None, [])
+    assert (part.tables, part.languages, part.notes) == ([], [], [])
