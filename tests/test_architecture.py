@@ -51,6 +51,12 @@ DOORS = {
     "fsspec": ("cluster/storage/remote.py", "data_prep/sources/remote_files.py"),
     "jinja2": ("cluster/launch/kube_manifest.py", "pipeline/report/page.py"),
     "typer": ("pipeline/cli/",),
+    "fasttext": ("data_prep/text/fasttext_model.py",),
+    "pycld2": ("data_prep/text/language_id.py",),
+    "py3langid": ("data_prep/text/language_id.py",),
+    "fontTools": ("data_prep/text/scripts.py",),
+    "phonenumbers": ("data_prep/text/personal_data.py",),
+    "stdnum": ("data_prep/text/personal_data.py",),
 }
 """The folder, or the files, that alone import a heavy library."""
 

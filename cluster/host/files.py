@@ -19,6 +19,15 @@ class FileEntry(BaseModel):
     sha256: str
 
 
+def version_of(path: Path) -> tuple[int, int]:
+    """Return what changes with a file's bytes, for caches: when it was written and its size; zeros if it is missing."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
 @contextmanager
 def whole_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Give a temporary path to write to, which becomes `path` if the block ends well and is removed if it does not.

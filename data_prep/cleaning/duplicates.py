@@ -69,8 +69,7 @@ class Pieces:
     def save(self, directory: Path) -> None:
         """Write the arrays, for the items of work."""
         for key, value in vars(self).items():
-            with whole_file(directory / f"{key}.npy") as partial, partial.open("wb") as file:
-                np.save(file, np.asarray(value), allow_pickle=False)
+            save_array(directory / f"{key}.npy", np.asarray(value))
 
     @classmethod
     def load(cls, directory: Path) -> "Pieces":
@@ -132,8 +131,7 @@ def find_duplicates(partition: Partition) -> Dropped:
     dropped = is_duplicate | is_elsewhere
     own = group[dropped]
     numbers = np.sort(pieces.group_starts[own] + rows["row"][dropped] - pieces.group_row[own])
-    with whole_file(partition.dropped_file) as partial, partial.open("wb") as file:
-        np.save(file, numbers, allow_pickle=False)
+    save_array(partition.dropped_file, numbers)
     groups, place = np.unique(own, return_inverse=True)
 
     def count(weights: npt.NDArray[np.generic]) -> Ints:
@@ -197,6 +195,12 @@ def are_among(rows: npt.NDArray[np.void], others: Iterable[npt.NDArray[np.void]]
     result = np.empty(len(rows), dtype=bool)
     result[order] = found
     return result
+
+
+def save_array(path: Path, array: npt.NDArray[np.generic]) -> None:
+    """Write an array, whole or not at all."""
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
 
 
 def _map(path: Path) -> npt.NDArray[Any]:

@@ -16,7 +16,7 @@ import zstandard
 from cluster.host.files import whole_file, write_text
 from configs.base import MIB
 from data_prep.cleaning.document_files import LEVEL
-from data_prep.cleaning.duplicates import Ints, Pieces, load_dropped
+from data_prep.cleaning.duplicates import Ints, Pieces, load_dropped, save_array
 from data_prep.cleaning.held_out import DIGEST_BYTES, SHARD_DIGEST_ROW
 from data_prep.cleaning.pieces import DIGEST_ROW
 from data_prep.manifests import CorpusShard
@@ -157,5 +157,4 @@ def _write_digests(path: Path, digests: bytes) -> None:
     order = np.lexsort((halves[:, 1], halves[:, 0]))
     table = np.empty(len(order), dtype=SHARD_DIGEST_ROW)
     table["high"], table["low"], table["row"] = halves[order, 0], halves[order, 1], order
-    with whole_file(path) as partial, partial.open("wb") as file:
-        np.save(file, table, allow_pickle=False)
+    save_array(path, table)

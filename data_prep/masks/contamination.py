@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cluster.host.files import whole_file
 from configs.base import UserError
 from configs.data.sources import Source
+from data_prep.cleaning.duplicates import save_array
 from data_prep.cleaning.normalize import normalize
 from data_prep.sources.document import Document, Unreadable
 from data_prep.sources.table import READERS
@@ -187,8 +187,7 @@ def build_index(tests: Iterable[Source], path: Path) -> list[Item]:
                 grams.append(rows)
                 items.append(Item(test.name, document.language, document.id, len(own), bool(is_variant)))
     table = np.concatenate(grams)
-    with whole_file(path) as partial, partial.open("wb") as file:
-        np.save(file, table[np.lexsort((table["item"], table["hash"]))], allow_pickle=False)
+    save_array(path, table[np.lexsort((table["item"], table["hash"]))])
     return items
 
 

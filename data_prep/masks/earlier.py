@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cluster.host.files import whole_file
-from data_prep.cleaning.duplicates import are_among, slice_of_range
+from data_prep.cleaning.duplicates import are_among, save_array, slice_of_range
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,7 @@ def find_earlier(item: Range) -> None:
     is_earlier = are_among(rows, _slices(files["earlier"], item))
     shard, row = shard[is_earlier], rows["row"][is_earlier]
     bounds = np.concatenate([[0], np.cumsum(np.bincount(shard, minlength=len(own)))])
-    with whole_file(_found_file(item.files.parent, item.number)) as partial, partial.open("wb") as file:
-        np.save(file, np.concatenate([bounds, row[np.lexsort((row, shard))]]), allow_pickle=False)
+    save_array(_found_file(item.files.parent, item.number), np.concatenate([bounds, row[np.lexsort((row, shard))]]))
 
 
 def _slices(paths: Sequence[str], item: Range) -> Iterator[npt.NDArray[np.void]]:

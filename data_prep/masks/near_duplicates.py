@@ -25,7 +25,7 @@ from cluster.host.files import inside, whole_file, write_text
 from configs.base import Artifact
 from configs.data.stages import NearDuplicatesConfig
 from data_prep.cleaning.document_files import read_documents
-from data_prep.cleaning.duplicates import Ints, slice_of_range
+from data_prep.cleaning.duplicates import Ints, save_array, slice_of_range
 from data_prep.manifests import CleanCorpus
 from data_prep.masks.signatures import PLACES, Signatures, band_keys, sign
 
@@ -146,8 +146,7 @@ def write_tables(prefix: Path, batches: Iterable[tuple[npt.NDArray[np.uint32], S
         table["high"], table["row"] = keys.ravel()[order], rows[order // NEAR_BANDS]
         table["sketch"] = _sketch(signatures)[order // NEAR_BANDS]
         path = prefix.with_name(f"{prefix.name}-{number:04d}.npy")
-        with whole_file(path) as partial, partial.open("wb") as file:
-            np.save(file, table, allow_pickle=False)
+        save_array(path, table)
         paths.append(path)
     return paths
 
@@ -202,8 +201,7 @@ def find_pairs(item: PairItem) -> None:
     all_keys, all_numbers = np.concatenate(keys), np.concatenate(numbers)
     order = np.lexsort((all_numbers, all_keys))
     pairs = _compare(all_keys[order], all_numbers[order], np.concatenate(sketches)[order], item.similarity)
-    with whole_file(item.pairs) as partial, partial.open("wb") as file:
-        np.save(file, np.unique(pairs, axis=0), allow_pickle=False)
+    save_array(item.pairs, np.unique(pairs, axis=0))
 
 
 def _compare(keys: npt.NDArray[np.uint64], numbers: Ints, sketches: npt.NDArray[np.uint64], similarity: float) -> Ints:

@@ -16,11 +16,11 @@ import numpy.typing as npt
 import xxhash
 
 from cluster.executor import Executor
-from cluster.host.files import inside, whole_file, write_text
+from cluster.host.files import inside, write_text
 from configs.base import Artifact
 from configs.data.stages import ParagraphsConfig
 from data_prep.cleaning.document_files import read_documents
-from data_prep.cleaning.duplicates import slice_of_range
+from data_prep.cleaning.duplicates import save_array, slice_of_range
 from data_prep.manifests import CleanCorpus
 
 PARAGRAPH_ROW = np.dtype([("high", "<u8"), ("row", "<u4"), ("start", "<u4"), ("stop", "<u4"), ("size", "<u4")])
@@ -76,7 +76,7 @@ class ParagraphTables:
         if self._rows:
             table = np.array(self._rows, dtype=PARAGRAPH_ROW)
             path = self._prefix.with_name(f"{self._prefix.name}-paragraphs-{next(self._numbers):04d}.npy")
-            _save(path, table[np.argsort(table["high"], kind="stable")])
+            save_array(path, table[np.argsort(table["high"], kind="stable")])
             self.paths.append(path)
             self.num_rows += len(table)
             self._rows = []
@@ -198,8 +198,8 @@ def find_repeated(item: RangeItem) -> None:
     cuts["number"] = number[is_cut]
     for name in ("start", "stop", "size"):
         cuts[name] = rows[name][is_cut]
-    _save(item.cuts.with_name(item.cuts.name.replace("cuts", "holders")), np.unique(holder[is_cut]))
-    _save(item.cuts, cuts[np.lexsort((cuts["start"], cuts["number"]))])
+    save_array(item.cuts.with_name(item.cuts.name.replace("cuts", "holders")), np.unique(holder[is_cut]))
+    save_array(item.cuts, cuts[np.lexsort((cuts["start"], cuts["number"]))])
 
 
 def read_cuts(directory: Path, start: int, stop: int) -> Rows:
@@ -229,8 +229,3 @@ def cut(text: str, ranges: Sequence[tuple[int, int]]) -> str:
         pieces.append(text[done:start].rstrip() if pieces or start else text[done:start])
         done = stop
     return "".join([*pieces, text[done:]]).strip()
-
-
-def _save(path: Path, array: npt.NDArray[np.generic]) -> None:
-    with whole_file(path) as partial, partial.open("wb") as file:
-        np.save(file, array, allow_pickle=False)

@@ -18,6 +18,7 @@ import orjson
 from cluster.host.files import whole_file, write_text
 from configs.data.stages import ParagraphsConfig
 from data_prep.cleaning.document_files import read_documents
+from data_prep.cleaning.duplicates import save_array
 from data_prep.masks.contamination import Item, ItemIndex, Overlap
 from data_prep.masks.earlier import load_found
 from data_prep.masks.manifest import (
@@ -159,8 +160,7 @@ class _Pass:
             looked.paragraph_tables = [path.name for path in self._paragraphs.paths]
             looked.num_paragraphs = self._paragraphs.num_rows
         ledger = np.array(self._rows, dtype=LEDGER_ROW)
-        with whole_file(item.ledger) as partial, partial.open("wb") as file:
-            np.save(file, ledger, allow_pickle=False)
+        save_array(item.ledger, ledger)
         looked.num_documents, looked.languages = len(ledger), list(self._languages)
         return looked
 
@@ -252,7 +252,7 @@ def finish_shard(item: FinishItem) -> list[Lost]:
         near = np.load(shard.near)
         ledger["reason"][near["out"]] = REASONS.index(NEAR_DUPLICATE)
         if len(near["kept"]):
-            _save(shard.clusters, near["kept"])
+            save_array(shard.clusters, near["kept"])
     lost: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     if item.bounds:
         cuts = _cut_paragraphs(shard, ledger, item.bounds)
@@ -260,7 +260,7 @@ def finish_shard(item: FinishItem) -> list[Lost]:
             _add(lost[languages[ledger["language"][row]], CUT], size)
     rows = np.flatnonzero(ledger["reason"])
     if len(rows):
-        _save(shard.mask, rows.astype(np.uint32))
+        save_array(shard.mask, rows.astype(np.uint32))
     for row in ledger[rows].tolist():
         size, language, reason = row
         _add(lost[languages[language], REASONS[reason]], size)
@@ -286,10 +286,5 @@ def _cut_paragraphs(shard: ShardItem, ledger: npt.NDArray[np.void], bounds: tupl
     cuts = np.array(cuts[ledger["reason"][cuts["number"]] == 0])
     if len(cuts):
         columns = [cuts[name].astype(np.uint32) for name in ("number", "start", "stop")]
-        _save(shard.cuts, np.column_stack(columns))
+        save_array(shard.cuts, np.column_stack(columns))
     return cuts
-
-
-def _save(path: Path, array: npt.NDArray[np.generic]) -> None:
-    with whole_file(path) as partial, partial.open("wb") as file:
-        np.save(file, array, allow_pickle=False)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cluster.host.files import whole_file
+from data_prep.cleaning.duplicates import save_array
 
 PLACES, BANDS = 128, 32
 """Places of a signature, and bands that it is cut into: of texts that are similar to 0.8 all are candidates but one in
@@ -122,8 +122,7 @@ class SignatureIndex:
     def save(self, directory: Path) -> None:
         """Write the index into a directory."""
         for name, array in vars(self).items():
-            with whole_file(directory / f"{name}.npy") as partial, partial.open("wb") as file:
-                np.save(file, array, allow_pickle=False)
+            save_array(directory / f"{name}.npy", array)
 
     @classmethod
     def load(cls, directory: Path) -> "SignatureIndex":

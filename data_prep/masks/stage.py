@@ -25,7 +25,7 @@ from cluster.host.files import inside, whole_file, write_text
 from configs.base import Artifact
 from configs.data.stages import DecontaminateConfig, DeduplicateConfig, ParagraphsConfig
 from data_prep.cleaning.document_files import read_documents
-from data_prep.cleaning.duplicates import choose_num_partitions
+from data_prep.cleaning.duplicates import choose_num_partitions, save_array
 from data_prep.manifests import CleanCorpus, CorpusShard
 from data_prep.masks.contamination import Item, build_index
 from data_prep.masks.earlier import Range, find_earlier
@@ -159,8 +159,7 @@ def _index_held_out(corpora: Sequence[Artifact[CleanCorpus]], directory: Path, e
 
 
 def _sign_shard(item: _SignItem) -> None:
-    with whole_file(item.signatures) as partial, partial.open("wb") as file:
-        np.save(file, sign_all(document.text for document in read_documents(item.documents)), allow_pickle=False)
+    save_array(item.signatures, sign_all(document.text for document in read_documents(item.documents)))
 
 
 def _build_index(item: _IndexItem) -> None:

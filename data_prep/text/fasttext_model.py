@@ -1,18 +1,23 @@
 """Models of fastText: the one door to that library, of which three packages have the same module."""
 
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from cluster.host.files import version_of
 from configs.base import UserError
 
 _EVERY_LABEL = 10_000
 """More labels than a model has."""
 
 
-@cache
 def load_fasttext(path: str, where: str) -> Any:
-    """Load a model. Raises UserError, which says where it was named, if it is missing or is no model."""
+    """Load a model, once in a process. Raises UserError, which says where it was named, if it is missing or is none."""
+    return _load(path, where, version_of(Path(path)))
+
+
+@lru_cache(maxsize=8)
+def _load(path: str, where: str, version: tuple[int, int]) -> Any:
     try:
         import fasttext
     except ImportError:

@@ -3,11 +3,12 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import regex
 
+from cluster.host.files import version_of
 from configs.data.filters import ALL_LANGUAGES, Bounds, FilterConfig, LanguageFilter, LearnConfig, Limits, Thresholds
 from configs.load import load
 from data_prep.text.statistics import STATISTICS, Prose
@@ -69,7 +70,13 @@ class Filters:
 
 def load_thresholds(config: FilterConfig) -> Thresholds:
     """Return what the file of thresholds says; nothing if there is none. Raises ConfigError if it is wrong."""
-    return load(Path(config.file), Thresholds).config if config.file else Thresholds()
+    return _load_file(Path(config.file), version_of(Path(config.file))) if config.file else Thresholds()
+
+
+@lru_cache(maxsize=4)
+def _load_file(path: Path, version: tuple[int, int]) -> Thresholds:
+    """Read a file once in a process: of 200 languages that takes more than a second, and each part of a source asks."""
+    return load(path, Thresholds).config
 
 
 @dataclass

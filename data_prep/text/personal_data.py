@@ -182,8 +182,6 @@ def _find_phones(text: str, region: str) -> Iterator[Found]:
                 break
 
 
-KINDS = ("email", "ip", "iban", "card", "phone")
-
 _FINDERS: dict[str, tuple[Callable[[str, str], Iterator[Found]], int]] = {
     "email": (_find_emails, 0),
     "ip": (_find_addresses, 1),
@@ -192,6 +190,8 @@ _FINDERS: dict[str, tuple[Callable[[str, str], Iterator[Found]], int]] = {
     "phone": (_find_phones, 6),
 }
 """By kind: what finds it, and the digits of a text that may hold it. The first kind that finds a place has it."""
+
+KINDS = tuple(_FINDERS)
 
 
 @lru_cache(maxsize=1 << 12)

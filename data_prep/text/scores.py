@@ -10,10 +10,11 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from cluster.host.files import version_of
 from configs.base import UserError
 from configs.data.scores import BlocklistConfig, ScoreConfig
 from data_prep.sources.document import Document
@@ -39,7 +40,9 @@ class Scorer:
     def __init__(self, scores: tuple[ScoreConfig, ...], blocklists: tuple[BlocklistConfig, ...]) -> None:
         """Raise UserError if a file is missing or is not what it should be."""
         self._scores = [(config, config.labels(), _scorer(config)) for config in scores]
-        self._blocklists = [(config, _load_digests(config.name, config.path)) for config in blocklists]
+        self._blocklists = [
+            (config, _load_digests(config.name, config.path, version_of(Path(config.path)))) for config in blocklists
+        ]
 
     def find_blocked(self, text: str, document: Document) -> str | None:
         """Return the reason if a list has a document; None if none does."""
@@ -69,7 +72,7 @@ def _scorer(config: ScoreConfig) -> Callable[[str, Document], float]:
     if config.kind == "field":
         return lambda text, document: _read_number(document, str(config.field), where)
     if config.kind == "linear":
-        intercept, weights = _load_linear(str(config.model), where)
+        intercept, weights = _load_linear(str(config.model), where, version_of(Path(str(config.model))))
         return lambda text, document: _score_linear(text, intercept, weights)
     model, label = load_fasttext(str(config.model), where), str(config.label)
     if label not in (known := [name for name, _ in predict(model, "a", number=None)]):
@@ -93,8 +96,8 @@ def _score_linear(text: str, intercept: float, weights: Mapping[str, float]) -> 
     return 1 / (1 + math.exp(min(700.0, max(-700.0, -(intercept + mean)))))
 
 
-@cache
-def _load_linear(path: str, where: str) -> tuple[float, dict[str, float]]:
+@lru_cache(maxsize=64)
+def _load_linear(path: str, where: str, version: tuple[int, int]) -> tuple[float, dict[str, float]]:
     try:
         loaded: Any = json.loads(_read(path, where))
         weights = {str(word): float(weight) for word, weight in loaded["weights"].items()}
@@ -108,8 +111,8 @@ def _load_linear(path: str, where: str) -> tuple[float, dict[str, float]]:
         ) from None
 
 
-@cache
-def _load_digests(name: str, path: str) -> frozenset[bytes]:
+@lru_cache(maxsize=64)
+def _load_digests(name: str, path: str, version: tuple[int, int]) -> frozenset[bytes]:
     digests = set[bytes]()
     for number, line in enumerate(_read(path, f"blocklists: {name}").removeprefix(BOM_UTF8).splitlines(), 1):
         if not (fields := line.split()):

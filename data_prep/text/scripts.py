@@ -58,7 +58,7 @@ def _tables() -> tuple[list[str], npt.NDArray[np.uint8]]:
 
 
 def script_numbers(text: str) -> npt.NDArray[np.uint8]:
-    """Return the number of the script of each character of a text; `script_code` gives its code."""
+    """Return the number of the script of each character of a text, as `numbers_of_scripts` gives it."""
     numbers: npt.NDArray[np.uint8] = _tables()[1][np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")]
     return numbers
 

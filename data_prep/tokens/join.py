@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cluster.host.files import inside, whole_file
+from cluster.host.files import inside
 from configs.base import Artifact, UserError
+from data_prep.cleaning.duplicates import save_array
 from data_prep.manifests import TokenizedCorpus, TokenShard
 
 COUNTS_FILE = "piece_counts.npy"
@@ -62,8 +63,7 @@ def names_of(corpus: Artifact[TokenizedCorpus]) -> tuple[str, ...]:
 
 def save_counts(directory: Path, counts: npt.NDArray[np.int64]) -> None:
     """Write how often each id occurs in the shards of an artifact."""
-    with whole_file(directory / COUNTS_FILE) as partial, partial.open("wb") as file:
-        np.save(file, counts, allow_pickle=False)
+    save_array(directory / COUNTS_FILE, counts)
 
 
 def entropy(counts: npt.NDArray[np.int64]) -> float:

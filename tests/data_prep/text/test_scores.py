@@ -186,3 +186,10 @@ def test_lists_as_tools_write_them(tmp_path, form):
     scorer = Scorer((), (BlocklistConfig(name="bad", path=str(listed)),))
     assert scorer.find_blocked("blocked", document()) == "blocked_bad"
     assert scorer.find_blocked("other", document()) is None
+
+
+def test_a_file_that_has_changed_is_read_again(tmp_path):
+    config = {"kind": "linear", "model": linear(tmp_path)}
+    before = score(config, "good").scores["own"]
+    linear(tmp_path, {"intercept": 0.25, "weights": {}})
+    assert score(config, "good").scores["own"] == pytest.approx(1 / (1 + math.exp(-0.25))) != before
