@@ -7,8 +7,8 @@ it has fewer. Shorter items are not looked for, and counted. A document has an i
 
 import sys
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from configs.base import UserError
 from configs.data.sources import Source
 from data_prep.cleaning.duplicates import save_array
 from data_prep.cleaning.normalize import normalize
+from data_prep.masks.manifest import ContaminationCount
 from data_prep.sources.document import Document, Unreadable
 from data_prep.sources.table import READERS
 from data_prep.text.personal_data import KINDS, replace_personal_data
@@ -223,6 +224,35 @@ class ItemIndex:
             for item in sorted(hits)
             if shares[item] >= self._min_share
         ]
+
+
+def count_found(items: Sequence[Item], overlaps: Iterable[tuple[int, str]]) -> tuple[ContaminationCount, ...]:
+    """Return the receipt: for each test set and language of its items what was found.
+
+    `overlaps` are the numbers of items with the ids of the documents that have them.
+    """
+    totals: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    documents: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for item in items:
+        if not item.is_variant:
+            totals[item.test, item.language].update({"items": 1, "too short": not item.num_grams})
+    found = set[int]()
+    for number, document in overlaps:
+        found.add(number - items[number].is_variant)
+        documents[items[number].test, items[number].language].add(document)
+    for number in found:
+        totals[items[number].test, items[number].language]["found"] += 1
+    return tuple(
+        ContaminationCount(
+            test=test,
+            language=language,
+            num_items=total["items"],
+            num_too_short=total["too short"],
+            num_found=total["found"],
+            num_documents=len(documents[test, language]),
+        )
+        for (test, language), total in sorted(totals.items())
+    )
 
 
 def _shown(text: str, tokens: Tokens, places: Iterable[tuple[int, int]]) -> str:

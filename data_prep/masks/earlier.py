@@ -1,6 +1,7 @@
-"""What earlier corpora have, word for word: digests are joined range by range, as within a corpus.
+"""Earlier corpora: what they have word for word, and their documents without those that their own masks leave out.
 
-Each corpus keeps the digests of a shard, in order, beside it (data_prep/cleaning/duplicates.py).
+Each corpus keeps the digests of a shard, in order, beside it (data_prep/cleaning/duplicates.py); they are joined range
+by range, as within a corpus.
 """
 
 import json
@@ -11,7 +12,46 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cluster.host.files import inside
+from configs.base import Artifact
+from data_prep.cleaning.document_files import read_documents
 from data_prep.cleaning.duplicates import are_among, save_array, slice_of_range
+from data_prep.manifests import CleanCorpus
+from data_prep.masks.manifest import Mask
+from data_prep.sources.document import Document
+
+
+@dataclass(frozen=True)
+class EarlierShard:
+    """A shard of an earlier corpus."""
+
+    documents: Path
+    num_documents: int
+    masked: Path | None
+    """File of the numbers of the documents that its own mask leaves out; None if it leaves none out, or none is known.
+    """
+
+
+def list_earlier_shards(
+    earlier: Sequence[Artifact[CleanCorpus]], masks: Sequence[Artifact[Mask]]
+) -> tuple[EarlierShard, ...]:
+    """Return the shards of earlier corpora, in order."""
+    mask_by_corpus = {mask.manifest.corpus: mask for mask in masks}
+    shards = []
+    for corpus in earlier:
+        mask = mask_by_corpus.get(corpus.dir.resolve().name)
+        files = {one.shard: inside(mask.dir, one.path) for one in mask.manifest.shards if one.path} if mask else {}
+        shards += [
+            EarlierShard(inside(corpus.dir, shard.path), shard.num_documents, files.get(shard.path))
+            for shard in corpus.manifest.shards
+        ]
+    return tuple(shards)
+
+
+def read_earlier(shard: EarlierShard) -> Iterator[tuple[int, Document]]:
+    """Yield the documents of a shard that its own mask keeps, with their numbers in the shard."""
+    masked = frozenset[int](np.load(shard.masked).tolist() if shard.masked else ())
+    return ((row, document) for row, document in enumerate(read_documents(shard.documents)) if row not in masked)
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.executor import Executor
-from cluster.host.files import inside, whole_file, write_text
-from configs.base import Artifact
+from cluster.host.files import whole_file, write_text
 from configs.data.stages import NearDuplicatesConfig
-from data_prep.cleaning.document_files import read_documents
 from data_prep.cleaning.duplicates import Ints, save_array, slice_of_range
-from data_prep.manifests import CleanCorpus
+from data_prep.masks.earlier import EarlierShard, read_earlier
 from data_prep.masks.signatures import PLACES, Signatures, band_keys, sign
 
 NEAR_BANDS = 20
@@ -95,7 +93,7 @@ class Signed:
 def find_near_duplicates(
     config: NearDuplicatesConfig,
     own: Sequence[Signed],
-    earlier: Sequence[Artifact[CleanCorpus]],
+    earlier: Sequence[EarlierShard],
     directory: Path,
     executor: Executor,
 ) -> list[int]:
@@ -103,14 +101,11 @@ def find_near_duplicates(
 
     Writes what each shard has of clusters; returns how many clusters there are of 2, 3, 4, ... documents.
     """
-    shards = [(one, shard) for one in earlier for shard in one.manifest.shards]
-    signs = [
-        SignItem(inside(one.dir, shard.path), directory / f"earlier-{i:06d}") for i, (one, shard) in enumerate(shards)
-    ]
+    signs = [SignItem(shard, directory / f"earlier-{i:06d}") for i, shard in enumerate(earlier)]
     tables: list[tuple[str, int]] = []
     number = 0
     signed = executor.map(sign_shard, signs, label="signing earlier sources")
-    for (_, shard), paths in zip(shards, signed, strict=True):
+    for shard, paths in zip(earlier, signed, strict=True):
         tables += [(str(path), number) for path in paths]
         number += shard.num_documents
     first_own, starts = number, []
@@ -162,7 +157,7 @@ def _sketch(signatures: Signatures) -> npt.NDArray[np.uint64]:
 class SignItem:
     """One item of work: write the tables of a shard of an earlier corpus."""
 
-    documents: Path
+    shard: EarlierShard
     prefix: Path
 
 
@@ -170,17 +165,17 @@ def sign_shard(item: SignItem) -> list[Path]:
     """Write the tables of a shard, unless they are there; return their paths."""
     done = item.prefix.with_suffix(".tables")
     if not done.exists():
-        paths = write_tables(item.prefix, _sign_batches(item.documents))
+        paths = write_tables(item.prefix, _sign_batches(item.shard))
         with whole_file(done) as partial:
             partial.write_text("\n".join(path.name for path in paths), encoding="utf-8")
     return [done.with_name(name) for name in done.read_text(encoding="utf-8").split()]
 
 
-def _sign_batches(path: Path) -> Iterator[tuple[npt.NDArray[np.uint32], Signatures]]:
-    documents, first = read_documents(path), 0
-    while batch := [sign(document.text) for document in islice(documents, TABLE_DOCUMENTS)]:
-        yield np.arange(first, first + len(batch), dtype=np.uint32), np.array(batch, dtype=np.uint32)
-        first += len(batch)
+def _sign_batches(shard: EarlierShard) -> Iterator[tuple[npt.NDArray[np.uint32], Signatures]]:
+    documents = read_earlier(shard)
+    while batch := [(row, sign(document.text)) for row, document in islice(documents, TABLE_DOCUMENTS)]:
+        rows, signatures = zip(*batch, strict=True)
+        yield np.array(rows, dtype=np.uint32), np.array(signatures, dtype=np.uint32)
 
 
 def _choose_num_partitions(num_documents: int) -> int:

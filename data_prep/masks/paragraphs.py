@@ -16,12 +16,10 @@ import numpy.typing as npt
 import xxhash
 
 from cluster.executor import Executor
-from cluster.host.files import inside, write_text
-from configs.base import Artifact
+from cluster.host.files import write_text
 from configs.data.stages import ParagraphsConfig
-from data_prep.cleaning.document_files import read_documents
 from data_prep.cleaning.duplicates import save_array, slice_of_range
-from data_prep.manifests import CleanCorpus
+from data_prep.masks.earlier import EarlierShard, read_earlier
 
 PARAGRAPH_ROW = np.dtype([("high", "<u8"), ("row", "<u4"), ("start", "<u4"), ("stop", "<u4"), ("size", "<u4")])
 """A paragraph: its hash, the number of its document in the shard, where it is in the text, its bytes of UTF-8."""
@@ -86,7 +84,7 @@ class ParagraphTables:
 class TableItem:
     """One item of work: write the tables of a shard of an earlier corpus."""
 
-    documents: Path
+    shard: EarlierShard
     prefix: Path
     min_characters: int
 
@@ -96,7 +94,7 @@ def write_tables(item: TableItem) -> tuple[list[Path], int]:
     done = item.prefix.with_suffix(".paragraphs.json")
     if not done.exists():
         tables = ParagraphTables(item.prefix, item.min_characters)
-        for row, document in enumerate(read_documents(item.documents)):
+        for row, document in read_earlier(item.shard):
             tables.add(row, document.text)
         tables.close()
         write_text(done, json.dumps([[path.name for path in tables.paths], tables.num_rows]))
@@ -132,7 +130,7 @@ class RangeItem:
 def find_repeated_paragraphs(
     config: ParagraphsConfig,
     own: Sequence[Tabled],
-    earlier: Sequence[Artifact[CleanCorpus]],
+    earlier: Sequence[EarlierShard],
     directory: Path,
     executor: Executor,
 ) -> list[tuple[int, int]]:
@@ -140,15 +138,11 @@ def find_repeated_paragraphs(
 
     Returns for each shard the number of its first document and that after its last: `read_cuts` takes them.
     """
-    shards = [(one, shard) for one in earlier for shard in one.manifest.shards]
-    items = [
-        TableItem(inside(one.dir, shard.path), directory / f"earlier-{i:06d}", config.min_characters)
-        for i, (one, shard) in enumerate(shards)
-    ]
+    items = [TableItem(shard, directory / f"earlier-{i:06d}", config.min_characters) for i, shard in enumerate(earlier)]
     tables: list[tuple[str, int, str | None]] = []
     number = num_rows = 0
     written = executor.map(write_tables, items, label="reading paragraphs of earlier sources")
-    for (_, shard), (paths, rows) in zip(shards, written, strict=True):
+    for shard, (paths, rows) in zip(earlier, written, strict=True):
         tables += [(str(path), number, None) for path in paths]
         number, num_rows = number + shard.num_documents, num_rows + rows
     first_own, bounds = number, list[tuple[int, int]]()

@@ -6,8 +6,9 @@
 * Of documents that are nearly the same, here and in earlier corpora, one is kept (near_duplicates.py).
 * Paragraphs that several documents have are cut out of all but the first (paragraphs.py).
 
-A mask is of one corpus and depends on it and on those before it alone. So a corpus that is added last changes no mask,
-and nothing that was made from one; and what it holds out is not looked for in the corpora before it.
+A mask is of one corpus and depends on it, on those before it and on their masks alone. So a corpus that is added last
+changes no mask, and nothing that was made from one; and what it holds out is not looked for in the corpora before it.
+The masks of earlier corpora tell which of their documents stay: only these keep a near copy or a paragraph for all.
 """
 
 import json
@@ -27,9 +28,9 @@ from configs.data.stages import DecontaminateConfig, DeduplicateConfig, Paragrap
 from data_prep.cleaning.document_files import read_documents
 from data_prep.cleaning.duplicates import choose_num_partitions, save_array
 from data_prep.manifests import CleanCorpus, CorpusShard
-from data_prep.masks.contamination import Item, build_index
-from data_prep.masks.earlier import Range, find_earlier
-from data_prep.masks.manifest import ContaminationCount, Mask, MaskCount, MaskedShard
+from data_prep.masks.contamination import build_index, count_found
+from data_prep.masks.earlier import EarlierShard, Range, find_earlier, list_earlier_shards
+from data_prep.masks.manifest import Mask, MaskCount, MaskedShard
 from data_prep.masks.near_duplicates import Signed, find_near_duplicates
 from data_prep.masks.paragraphs import Tabled, find_repeated_paragraphs
 from data_prep.masks.shard_pass import (
@@ -82,11 +83,20 @@ def observe_tests(config: DeduplicateConfig, digest: Digest) -> JsonValue:
     return {test.name: READERS[test.kind].identity(test, digest) for test in config.decontaminate.tests}
 
 
+def needs_earlier_masks(config: DeduplicateConfig) -> bool:
+    """Return whether a mask depends on what the masks of earlier corpora leave out.
+
+    What has the same text, or an item of a test set, is left out whatever becomes of its like in an earlier corpus.
+    """
+    return config.near is not None or config.paragraphs is not None
+
+
 def deduplicate(
     config: DeduplicateConfig,
     *,
     corpus: Artifact[CleanCorpus],
     earlier: tuple[Artifact[CleanCorpus], ...] = (),
+    earlier_masks: tuple[Artifact[Mask], ...] = (),
     out: Path,
     executor: Executor,
 ) -> Mask:
@@ -99,6 +109,7 @@ def deduplicate(
     tests = _index_tests(config.decontaminate, directory, executor) if config.decontaminate else None
     items = list(_list_items(config, corpus, out, num_partitions, held_out, tests))
     looked = list(executor.map(look_at_shard, items, label="looking at documents"))
+    earlier_shards = list_earlier_shards(earlier, earlier_masks)
     cluster_sizes: list[int] = []
     if config.near:
         own = [
@@ -106,8 +117,8 @@ def deduplicate(
             for item, one in zip(items, looked, strict=True)
             if item.finds_near
         ]
-        cluster_sizes = find_near_duplicates(config.near, own, earlier, directory, executor)
-    finishing = _finish_items(config.paragraphs, items, looked, earlier, directory, executor)
+        cluster_sizes = find_near_duplicates(config.near, own, earlier_shards, directory, executor)
+    finishing = _finish_items(config.paragraphs, items, looked, earlier_shards, directory, executor)
     lost = list(executor.map(finish_shard, finishing, label="writing masks"))
     if tests:
         _write_receipts(out / RECEIPTS, items)
@@ -115,7 +126,7 @@ def deduplicate(
         corpus=corpus.dir.resolve().name,
         shards=tuple(_list_masked(corpus, items, lost)),
         counts=_count(corpus, items, lost),
-        tests=_count_tests(load_items(tests), looked) if tests else (),
+        tests=count_found(load_items(tests), (one for shard in looked for one in shard.overlaps)) if tests else (),
         receipts=RECEIPTS if tests else "",
         clusters=CLUSTERS if config.near else "",
         cluster_sizes=tuple(cluster_sizes),
@@ -215,7 +226,7 @@ def _finish_items(
     config: ParagraphsConfig | None,
     items: Sequence[ShardItem],
     looked: Sequence[Looked],
-    earlier: Sequence[Artifact[CleanCorpus]],
+    earlier: Sequence[EarlierShard],
     directory: Path,
     executor: Executor,
 ) -> list[FinishItem]:
@@ -277,31 +288,6 @@ def _count(
             num_cut_bytes=total["cut bytes"],
         )
         for (source, language), total in sorted(totals.items())
-    )
-
-
-def _count_tests(items: Sequence[Item], looked: Sequence[Looked]) -> tuple[ContaminationCount, ...]:
-    """Return the receipt: for each test set and language of its items what was found."""
-    totals: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    documents: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-    for item in items:
-        if not item.is_variant:
-            totals[item.test, item.language].update({"items": 1, "too short": not item.num_grams})
-    overlaps = [overlap for shard in looked for overlap in shard.overlaps]
-    for number in {number - items[number].is_variant for number, _ in overlaps}:
-        totals[items[number].test, items[number].language]["found"] += 1
-    for number, document in overlaps:
-        documents[items[number].test, items[number].language].add(document)
-    return tuple(
-        ContaminationCount(
-            test=test,
-            language=language,
-            num_items=total["items"],
-            num_too_short=total["too short"],
-            num_found=total["found"],
-            num_documents=len(documents[test, language]),
-        )
-        for (test, language), total in sorted(totals.items())
     )
 
 

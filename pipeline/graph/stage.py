@@ -61,6 +61,10 @@ class Stage:
     before: Mapping[str, str]
     """Slot that takes a list -> slot of which it is given, if a recipe does not say, the artifacts before this one."""
 
+    own_before: Mapping[str, Callable[[Any], bool]]
+    """Slot that takes a list of what the stage makes -> whether a step with this config is given there what it made
+    for the artifacts before this one, where a recipe names none of these."""
+
     output: type[Manifest]
 
 
@@ -73,6 +77,7 @@ def stage(
     check: Callable[[Any], None] | None = None,
     file_digests: Callable[[Path], Mapping[str, FileEntry]] | None = None,
     before: Mapping[str, str] | None = None,
+    own_before: Mapping[str, Callable[[Any], bool]] | None = None,
 ) -> Stage:
     """Read a stage's contract off its signature.
 
@@ -106,6 +111,7 @@ def stage(
         cadence is not None,
         {slot: read for slot, read in slots.items() if read is not None},
         before or {},
+        own_before or {},
         output,
     )
 

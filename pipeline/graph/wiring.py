@@ -78,13 +78,23 @@ class _Wirer:
                 names = tuple(parts.values())
                 one = names[place] if slot in wide else names[0] if names else ""
                 inputs[slot] = names if stage.slots[slot].is_list else one
-            for slot, of in stage.before.items():
-                if slot not in inputs and of in given:
-                    inputs[slot] = tuple(given[of].values())[:place]
+            if not given.keys() & stage.before.keys():
+                inputs |= self._given_before(name, place, given)
             config = configs.get(key, step.config)
             cadence = getattr(step, "cadence", None)
             self.twice += [part] if part in self.steps else []
             self.steps[part] = WiredStep(part, name, step.stage, config, inputs, step.pool, cadence)
+
+    def _given_before(self, name: str, place: int, given: Mapping[str, Mapping[str, str]]) -> dict[str, Names]:
+        """Return by slot what a part is given of those before it, where a recipe does not say."""
+        step, stage = self._run.steps[name], self._stages[self._run.steps[name].stage]
+        found: dict[str, Names] = {
+            slot: tuple(given[of].values())[:place] for slot, of in stage.before.items() if of in given
+        }
+        for slot, applies in stage.own_before.items():
+            if slot not in given and applies(step.config):
+                found[slot] = tuple(self._parts[name].values())[:place]
+        return found
 
     def _resolve(self, name: str, slot: str) -> dict[str, str]:
         """Return by key the parts of the steps that a slot is given."""

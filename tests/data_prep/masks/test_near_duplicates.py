@@ -47,10 +47,15 @@ def corpus_of(directory: Path, name: str, texts: list[str]) -> Artifact[CleanCor
 
 
 def masked(
-    directory: Path, corpus: Artifact[CleanCorpus], *earlier: Artifact[CleanCorpus], **near: Any
+    directory: Path,
+    corpus: Artifact[CleanCorpus],
+    *earlier: Artifact[CleanCorpus],
+    masks: tuple[Artifact[Mask], ...] = (),
+    **near: Any,
 ) -> Artifact[Mask]:
     config = DeduplicateConfig.model_validate({"near": near})
-    return Artifact(directory, deduplicate(config, corpus=corpus, earlier=earlier, out=directory, executor=INLINE))
+    given = {"corpus": corpus, "earlier": earlier, "earlier_masks": masks}
+    return Artifact(directory, deduplicate(config, **given, out=directory, executor=INLINE))
 
 
 def remaining(corpus: Artifact[CleanCorpus], mask: Artifact[Mask]) -> list[str]:
@@ -113,6 +118,21 @@ def test_what_is_left_out_for_another_reason_stands_for_no_cluster(tmp_path):
     mask = masked(tmp_path / "mask", books, web)
     assert remaining(books, mask) == [" ".join(alone)]
     assert mask.manifest.counts[0].dropped == {"in_earlier_source": 1, NEAR_DUPLICATE: 1}
+
+
+def test_a_document_that_its_own_mask_leaves_out_keeps_no_copy_from_a_later_corpus(tmp_path):
+    """The copy of web's text has no item of the test set, so somebody must keep it."""
+    item = words(3, 20)
+    base = words(1)
+    web = corpus_of(tmp_path, "web", [" ".join([*base, *item]), " ".join(words(4))])
+    books = corpus_of(tmp_path, "books", [" ".join([*base, *words(9, 3)]), " ".join(words(2))])
+    quiz = source("quiz", write_lines(tmp_path / "quiz.jsonl", [("en", " ".join(item))]))
+    config = DeduplicateConfig.model_validate({"decontaminate": {"tests": [quiz]}, "near": {}})
+    first = Artifact(tmp_path / "first", deduplicate(config, corpus=web, out=tmp_path / "first", executor=INLINE))
+    assert first.manifest.counts[0].dropped == {"contaminated": 1}
+    whole = [document.text for document in kept(books)]
+    assert remaining(books, masked(tmp_path / "blind", books, web, similarity=0.7)) == [" ".join(words(2))]
+    assert remaining(books, masked(tmp_path / "mask", books, web, masks=(first,), similarity=0.7)) == whole
 
 
 def test_partitions_and_tables_change_nothing(tmp_path, monkeypatch):

@@ -32,10 +32,16 @@ def corpus_of(directory: Path, name: str, texts: list[str], **changes: Any) -> A
 
 
 def masked(
-    directory: Path, corpus: Artifact[CleanCorpus], *earlier: Artifact[CleanCorpus], near: Any = None, **given: Any
+    directory: Path,
+    corpus: Artifact[CleanCorpus],
+    *earlier: Artifact[CleanCorpus],
+    masks: tuple[Artifact[Mask], ...] = (),
+    near: Any = None,
+    **given: Any,
 ) -> Artifact[Mask]:
     config = DeduplicateConfig.model_validate({"paragraphs": given, "near": near, "held_out_similarity": None})
-    return Artifact(directory, deduplicate(config, corpus=corpus, earlier=earlier, out=directory, executor=INLINE))
+    inputs = {"corpus": corpus, "earlier": earlier, "earlier_masks": masks}
+    return Artifact(directory, deduplicate(config, **inputs, out=directory, executor=INLINE))
 
 
 def remaining(corpus: Artifact[CleanCorpus], mask: Artifact[Mask]) -> list[str]:
@@ -109,6 +115,19 @@ def test_an_earlier_corpus_keeps_its_paragraphs(tmp_path):
     web = corpus_of(tmp_path, "web", [f"{paragraph(1)}\n\n{FOOTER}"])
     books = corpus_of(tmp_path, "books", [f"{paragraph(2)}\n\n{FOOTER}", f"{paragraph(3)}\n\n{FOOTER}"])
     assert remaining(books, masked(tmp_path / "mask", books, web)) == [paragraph(2), paragraph(3)]
+
+
+def test_a_document_that_its_own_mask_leaves_out_keeps_no_paragraph_from_a_later_corpus(tmp_path):
+    """Web's third document has little but a menu that the first ones have, and the notice goes with it."""
+    menus = [paragraph(50 + i) for i in range(4)]
+    texts = [f"{paragraph(i)}\n\n" + "\n\n".join(menus) for i in (1, 2)]
+    web = corpus_of(tmp_path, "web", [*texts, "\n\n".join([*menus, FOOTER])])
+    books = corpus_of(tmp_path, "books", [f"{paragraph(i)}\n\n{FOOTER}" for i in (3, 4)])
+    first = masked(tmp_path / "first", web, min_documents=2)
+    assert not any(FOOTER in text for text in remaining(web, first))
+    assert not any(FOOTER in text for text in remaining(books, masked(tmp_path / "blind", books, web)))
+    left = remaining(books, masked(tmp_path / "mask", books, web, masks=(first,), min_documents=2))
+    assert left == [f"{paragraph(3)}\n\n{FOOTER}", paragraph(4)]
 
 
 def test_what_is_left_out_as_a_near_copy_keeps_no_paragraph(tmp_path):

@@ -80,6 +80,23 @@ def test_each_source_has_an_artifact_a_mask_and_tokens():
     assert [one.name for one in config.sources] == ["books"]
 
 
+@pytest.mark.parametrize("key", ["near", "paragraphs"])
+def test_where_one_document_is_kept_for_all_a_mask_takes_the_masks_before_it(key):
+    run = recipe("web", "books", "notes")
+    unique = run.steps["unique"]
+    config = unique.config.model_validate({key: {}})
+    found = run.model_copy(update={"steps": {**run.steps, "unique": unique.model_copy(update={"config": config})}})
+    steps = planned(found).steps
+    assert steps["unique.notes"].inputs == {
+        "corpus": "corpus.notes",
+        "earlier": ("corpus.web", "corpus.books"),
+        "earlier_masks": ("unique.web", "unique.books"),
+    }
+    own = unique.model_copy(update={"config": config, "inputs": {"corpus": ("corpus",), "earlier": ("corpus.web",)}})
+    given = planned(run.model_copy(update={"steps": {**run.steps, "unique": own}})).steps
+    assert "earlier_masks" not in given["unique.notes"].inputs
+
+
 def test_a_source_that_is_added_last_leaves_all_others_as_they_are():
     names = ["a", "b", "c", "d", "e", "f"]
     before, after = planned(recipe(*names)).steps, planned(recipe(*names, "new")).steps
