@@ -12,7 +12,7 @@ from pathlib import Path
 from configs.data.languages import normalize_language
 from configs.data.sources import Source
 from configs.data.stages import CleanConfig, ImportTokenizerConfig, TokenizeConfig, TrainTokenizerConfig
-from configs.evaluation import EvaluateConfig
+from configs.evaluation import EvaluateConfig, ReportConfig
 from configs.load import Loaded, Problem, load, shipped
 from configs.run import RunConfig
 from configs.training.mixture import MixtureConfig
@@ -43,6 +43,9 @@ def recipe_problems(run: RunConfig) -> Iterator[Problem]:
                 yield from below(("steps", name, "config", "mixture"), mixture_problems(config.mixture, *given))
         yield from _tokenizer_problems(run, name)
         yield from _sample_problems(run, name)
+        if isinstance(config, ReportConfig) and not step.inputs:
+            what = f"step {name!r} has nothing to report on; give it an input, such as `corpus` or `model`"
+            yield Problem(("steps", name), what)
         yield from below(("steps", name), chain_problems(run, name))
 
 

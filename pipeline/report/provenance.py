@@ -50,7 +50,8 @@ class TimePart:
     """Steps that were begun more than once: only the last attempt is counted."""
 
     by_step: BarChart
-    by_part: BarChart
+    by_part: BarChart | None
+    """None if nothing was trained."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def time_part(records: Records, training_seconds: Mapping[str, float]) -> TimePa
         total=duration(sum(record.seconds for record in records.values())),
         counted_once=[record.step for record in records.values() if record.attempts > 1],
         by_step=bar_chart(by_step, title="Wall time by step"),
-        by_part=bar_chart(by_part, title="Training time by part"),
+        by_part=bar_chart(by_part, title="Training time by part") if by_part else None,
     )
 
 

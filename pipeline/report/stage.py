@@ -27,13 +27,16 @@ from pipeline.report.provenance import (
 )
 from pipeline.report.recipe import write_recipe
 from pipeline.report.results import bits_charts, choice_part, share
-from pipeline.report.training import TrainingPart, read_series, training_part
+from pipeline.report.training import Series, TrainingPart, read_series, training_part
 from pipeline.store.artifact import Record, load_artifact
 from pipeline.store.lineage import GONE, ancestry, duration
 from training.log.metrics_file import METRICS_FILE, iterate_metrics
 from training.manifests import ExportedModel, TrainedModel, counted
 
 REPORT_FILE = "report.html"
+
+_SINGLE = ("model", "scores", "export")
+"""Inputs of one artifact each."""
 
 _NOTED_RISE = 0.01
 """Nats by which the held-out loss ends above its lowest before the page says so in its first sentence."""
@@ -81,7 +84,7 @@ def check_report(config: ReportConfig) -> None:
 def report(
     config: ReportConfig,
     *,
-    model: Artifact[TrainedModel],
+    model: Artifact[TrainedModel] | None = None,
     corpus: tuple[Artifact[CleanCorpus], ...] = (),
     mask: tuple[Artifact[Mask], ...] = (),
     tokens: tuple[Artifact[TokenizedCorpus], ...] = (),
@@ -92,32 +95,32 @@ def report(
 ) -> Report:
     """Write `report.html`. Everything in it comes from the artifacts and the records of their ancestors.
 
-    Parts whose input the recipe leaves out are left out of the page.
+    Parts whose input the recipe leaves out are left out of the page; one is there.
     """
     slots = {"corpus": corpus, "mask": mask, "tokens": tokens, "model": model, "scores": scores, "export": export}
     given = {slot: _listed(one) for slot, one in slots.items() if one}
-    single = ("model", "scores", "export")
-    names = {slot: _name(own[0]) if slot in single else [_name(one) for one in own] for slot, own in given.items()}
+    names = {slot: _name(own[0]) if slot in _SINGLE else [_name(one) for one in own] for slot, own in given.items()}
     artifacts = [artifact for own in given.values() for artifact in own]
     records = _merge_ancestries([artifact.dir for artifact in artifacts])
-    series = read_series(iterate_metrics(model.dir / METRICS_FILE))
+    series = read_series(iterate_metrics(model.dir / METRICS_FILE)) if model else Series()
     tokenized = join_tokens(tokens).manifest if tokens else None
-    training = training_part(model, tokenized, series, records[_name(model)].config)
+    trained, scored = model.manifest if model else None, scores.manifest if scores else None
+    training = training_part(model, tokenized, series, records[_name(model)].config) if model else None
     data = data_part([one.manifest for one in corpus], [one.manifest for one in mask], tokenized) if corpus else None
     summaries = {_name(artifact): artifact.manifest.summary() for artifact in artifacts}
     values: dict[str, Any] = {
         "title": config.title,
-        "outcome": outcome(model.manifest, scores.manifest if scores else None),
-        "figures": _figures(model.manifest, tokenized, scores.manifest if scores else None, records),
+        "outcome": outcome(trained, scored, data.corpus if data else None),
+        "figures": _figures(trained, tokenized, scored, records),
         "gone": GONE,
         "export": _export_part(export, _name(export), records) if export else None,
-        "lineage": lineage_steps(records, _tokenizer_summaries(model.dir, records) | summaries),
+        "lineage": lineage_steps(records, _tokenizer_summaries(artifacts[0].dir, records) | summaries),
         "data": data,
         "cleaning": cleaning_part(corpus, mask, data.corpus.counts) if data else None,
         "training": training,
-        "window": _window(training),
-        "bits": bits_charts(scores.manifest) if scores else None,
-        "choice": choice_part(scores.manifest.multiple_choice) if scores and scores.manifest.multiple_choice else None,
+        "window": _window(training) if training else "",
+        "bits": bits_charts(scored) if scored else None,
+        "choice": choice_part(scored.multiple_choice) if scored and scored.multiple_choice else None,
         "time": time_part(records, series.seconds),
         "environment": environment_part(records),
         "recipe": write_recipe(records, title=config.title, config=config.model_dump(mode="json"), inputs=names),
@@ -139,8 +142,11 @@ def _name(artifact: Artifact[Any]) -> str:
     return artifact.dir.resolve().name
 
 
-def outcome(model: TrainedModel, scores: Scores | None) -> str:
-    """Return one sentence on how training and evaluation went."""
+def outcome(model: TrainedModel | None, scores: Scores | None, corpus: CleanCorpus | None = None) -> str:
+    """Return one sentence on how training and evaluation went; without a model, on what else there is."""
+    if model is None:
+        scored = f"Held-out text takes {scores.mean_bits_per_byte:.3f} bits per byte." if scores else ""
+        return scored or (f"{corpus.summary()}." if corpus else "No model and no corpus are on this page.")
     margin = model.unigram_entropy - model.final_loss
     side = "below" if margin >= 0 else "above"
     loss = f"The loss ended at {model.final_loss:.2f} nats a token, {abs(margin):.2f} {side} the unigram entropy"
@@ -173,9 +179,9 @@ def _merge_ancestries(directories: list[Path]) -> dict[str, Record]:
     return records
 
 
-def _tokenizer_summaries(model: Path, records: Mapping[str, Record]) -> dict[str, str]:
+def _tokenizer_summaries(artifact: Path, records: Mapping[str, Record]) -> dict[str, str]:
     """Return the summary of each tokenizer among the ancestors, by artifact name, as far as they are in the store."""
-    store = model.resolve().parent
+    store = artifact.resolve().parent
     tokenizers = {
         name: load_artifact(store / name, TrainedTokenizer)
         for name, record in records.items()
@@ -191,14 +197,14 @@ def _export_part(export: Artifact[ExportedModel], name: str, records: Mapping[st
 
 
 def _figures(
-    model: TrainedModel, tokens: TokenizedCorpus | None, scores: Scores | None, records: Mapping[str, Record]
+    model: TrainedModel | None, tokens: TokenizedCorpus | None, scores: Scores | None, records: Mapping[str, Record]
 ) -> list[tuple[str, str]]:
     task = scores.multiple_choice if scores else None
+    trained = [("tokens trained on", _count(model.num_tokens)), ("steps", f"{model.num_steps:,}")] if model else []
     return [
-        ("parameters", _count(model.num_parameters)),
+        *([("parameters", _count(model.num_parameters))] if model else []),
         *([("tokens in the corpus", _count(tokens.num_tokens))] if tokens else []),
-        ("tokens trained on", _count(model.num_tokens)),
-        ("steps", f"{model.num_steps:,}"),
+        *trained,
         *([(f"real text told from shuffled, chance {task.chance:.0%}", share(task.total))] if task else []),
         ("wall time of all steps", duration(sum(record.seconds for record in records.values()))),
     ]
@@ -212,7 +218,7 @@ def _parts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the id and the name of each part that the page has."""
     parts = [
         ("model", "Load the model", values["export"] is not None),
-        ("training", "Training", True),
+        ("training", "Training", values["training"] is not None),
         ("bits", "Bits per byte", values["bits"] is not None),
         ("choice", "Multiple choice", values["bits"] is not None),
         ("data", "Data", values["data"] is not None),

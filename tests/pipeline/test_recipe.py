@@ -107,6 +107,11 @@ def test_a_refusal_names_the_line_of_the_recipe(place: Path, old: str, new: str,
     assert found and int(found[1]) in changed, told
 
 
+def test_a_report_of_nothing_is_refused(place: Path) -> None:
+    (place / "toy.yaml").write_text(RECIPE.replace("outputs:", "  page: {stage: report}\noutputs:"))
+    assert "step 'page' has nothing to report on; give it an input" in refusal()
+
+
 CHAIN = """\
   anneal:
     stage: train
