@@ -11,6 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from configs.data.stages import CleanConfig
+from configs.load import shipped
+from pipeline.recipe import read_recipe
+
 Concord = Callable[..., tuple[int, str, str]]
 WORDS = ["sea", "river", "star", "field", "lamp", "mill", "stone", "cloud", "night", "road", "bread", "glass", "the"]
 CLUSTER = """
@@ -40,6 +44,17 @@ def lines(numbers: range, **fields: str) -> str:
 def table(path: str, rows: list[dict[str, object]]) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def test_what_the_multilingual_recipe_shows_for_files_of_ones_own_loads(tmp_path: Path) -> None:
+    text = shipped("recipes", "multilingual").read_text(encoding="utf-8")
+    assert text.count("#+ ") == 5
+    (tmp_path / "own.yaml").write_text(text.replace("#+ ", ""), encoding="utf-8")
+    clean = read_recipe(tmp_path / "own.yaml", ()).config.steps["corpus"].config
+    assert isinstance(clean, CleanConfig) and clean.filters is not None
+    assert clean.filters.file == "thresholds.yaml"
+    assert [score.name for score in clean.scores] == ["quality", "toxicity"]
+    assert [one.name for one in clean.blocklists] == ["unsafe"]
 
 
 @pytest.fixture
