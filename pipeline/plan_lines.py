@@ -7,7 +7,7 @@ from cluster.machines import Node
 from cluster.placement import Placement, TooFew, describe_machines
 from configs.base import Artifact, UserError
 from configs.cluster import ClusterConfig
-from configs.data.stages import CleanConfig
+from configs.data.stages import CleanConfig, DeduplicateConfig
 from configs.evaluation import EvaluateConfig
 from configs.training.train import TrainConfig
 from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
@@ -21,6 +21,7 @@ from pipeline.estimate.stage_time import (
     Work,
     clean_work,
     evaluate_time,
+    mask_work,
     stage_time,
     tokenize_work,
 )
@@ -115,7 +116,10 @@ def _stage_time(step: PlannedStep, ready: Prepared, cluster: ClusterConfig) -> S
     (corpus,) = corpora
     assert isinstance(corpus.config, CleanConfig)
     work = clean_work(corpus.config) if step.stage == "clean" else _text_of(corpus, ready)
-    return stage_time(step.stage, work, placement, _directory(ready))
+    if isinstance(step.config, DeduplicateConfig):
+        earlier = [_text_of(ready.plan.steps[name], ready) for name in step.listed("earlier")]
+        work = mask_work(work, earlier, step.config)
+    return stage_time(step.stage, step.config, work, placement, _directory(ready))
 
 
 def _text_of(corpus: PlannedStep, ready: Prepared) -> Work:

@@ -8,8 +8,9 @@ from pathlib import Path
 from pydantic import JsonValue, ValidationError
 
 from cluster.placement import Placement
+from configs.base import Config
 from configs.data.sources import Source
-from configs.data.stages import CleanConfig
+from configs.data.stages import CleanConfig, DeduplicateConfig
 from configs.evaluation import EvaluateConfig
 from data_prep.cleaning.stage import part_bytes
 from data_prep.manifests import CleanCorpus, TokenizedCorpus
@@ -21,8 +22,13 @@ from pipeline.estimate.speed import Speed
 from pipeline.graph.why import finished_records
 from pipeline.store.artifact import Record
 
-BYTES_PER_CORE_SECOND = {"clean": 20e6, "deduplicate": 8e6, "tokenize": 8e6}
-"""Bytes of text a second of a core by stage, as benchmarks/stage_speed.py measured them (benchmarks/RESULTS.md)."""
+SECONDS_PER_MEGABYTE = {
+    "clean": {"": 0.035, "identify": 0.066, "filters": 0.11, "personal_data": 0.12, "scores": 0.099},
+    "deduplicate": {"": 0.043, "near": 0.0075, "paragraphs": 0.033, "decontaminate": 0.17},
+    "tokenize": {"": 0.098},
+}
+"""Seconds of a core for a megabyte of text, by stage, and what each part of a config adds, for each score in `scores`,
+as benchmarks/stage_speed.py measured them (benchmarks/RESULTS.md)."""
 
 STREAMS = (".gz", ".zst", ".zstd", ".xz", ".bz2")
 """Suffixes of files that are read from their beginning."""
@@ -82,15 +88,42 @@ def tokenize_work(corpus: CleanCorpus | None, config: CleanConfig) -> Work:
     return Work(total, len(corpus.shards), total / max(1, len(corpus.shards)))
 
 
-def stage_time(stage: str, work: Work, placement: Placement, store: Path | None) -> StageTime:
-    """Return how long it takes to clean or tokenise: as fast as it last was in the store, else as it was measured."""
+def mask_work(corpus: Work, earlier: Sequence[Work], config: DeduplicateConfig) -> Work:
+    """Return the text that a mask's stage reads: its corpus, and those before it, where what they keep is looked at."""
+    if config.near is None and config.paragraphs is None:
+        return corpus
+    works = [corpus, *earlier]
+    return Work(
+        sum(work.num_bytes for work in works),
+        sum(work.num_items for work in works),
+        max(work.largest for work in works),
+        tuple(dict.fromkeys(name for work in works for name in work.unknown)),
+    )
+
+
+def _parts_of(stage: str, config: Mapping[str, JsonValue]) -> tuple[str, ...]:
+    """Return the parts that a config has of those that take time, each as often as it is there."""
+    found: list[str] = []
+    for part in SECONDS_PER_MEGABYTE[stage]:
+        value = config.get(part)
+        found += [part] * (len(value) if isinstance(value, list) else value is not None)
+    return tuple(found)
+
+
+def stage_time(stage: str, config: Config, work: Work, placement: Placement, store: Path | None) -> StageTime:
+    """Return how long it takes to clean, mask or tokenise text.
+
+    As fast as it last was in the store with the same parts, else as it was measured.
+    """
     if not work.num_bytes:
         return StageTime(None, f"not known: the size of {', '.join(work.unknown) or 'its text'} is not known from here")
-    rate, source = _remembered(stage, store) if store else (None, "")
-    ends = [rate] if rate else [BYTES_PER_CORE_SECOND[stage] * factor for factor in (2.0, 0.5)]
+    parts = _parts_of(stage, config.model_dump(mode="json"))
+    rate, source = _remembered(stage, parts, store) if store else (None, "")
+    assumed = 1e6 / sum(SECONDS_PER_MEGABYTE[stage][part] for part in ("", *parts))
+    ends = [rate] if rate else [assumed * factor for factor in (2.0, 0.5)]
     busy = min(placement.num_tasks, work.num_items)
     took = [max(work.num_bytes / (rate * busy), work.largest / rate) for rate in ends]
-    speed = source or f"assumed: {BYTES_PER_CORE_SECOND[stage] / 1e6:g} MB/s a core, half of that to twice"
+    speed = source or f"assumed: {assumed / 1e6:.2g} MB/s a core, half of that to twice"
     left_out = f", without {', '.join(work.unknown)}, whose size is not known" if work.unknown else ""
     return StageTime(Range(took[0], took[-1]), f"{_megabytes(work.num_bytes)} of text{left_out}; {speed}")
 
@@ -153,9 +186,9 @@ def _file_sizes(source: Source) -> list[tuple[float, bool]]:
     return sizes
 
 
-def _remembered(stage: str, store: Path) -> tuple[float | None, str]:
+def _remembered(stage: str, parts: tuple[str, ...], store: Path) -> tuple[float | None, str]:
     for record in finished_records(stage, store):
-        if rate := rate_of(record):
+        if _parts_of(stage, record.config) == parts and (rate := rate_of(record)):
             where = f"{record.stage}-{record.fingerprint[:12]}"
             return rate, f"{rate / 1e6:,.2g} MB/s a core, measured in {where}"
     return None, ""

@@ -6,17 +6,18 @@ import pytest
 
 from cluster.machines import Node
 from cluster.placement import Placement, place
-from configs.data.stages import CleanConfig
+from configs.data.stages import CleanConfig, DeduplicateConfig
 from configs.evaluation import EvaluateConfig
 from configs.pools import PoolConfig
 from data_prep.manifests import CleanCorpus, CorpusCount, CorpusShard
 from pipeline.estimate.basis import Range
 from pipeline.estimate.speed import Speed
 from pipeline.estimate.stage_time import (
-    BYTES_PER_CORE_SECOND,
+    SECONDS_PER_MEGABYTE,
     Work,
     clean_work,
     evaluate_time,
+    mask_work,
     rate_of,
     stage_time,
     tokenize_work,
@@ -62,6 +63,10 @@ def cleaned(seconds: float, *, attempts: int = 1, **layout: object) -> Record:
 SOURCES = [{"name": "web", "kind": "json_lines", "paths": ["*.jsonl*"]}]
 
 
+PLAIN = CleanConfig.model_validate({"sources": SOURCES})
+FILTERED = CleanConfig.model_validate({"sources": SOURCES, "identify": {}, "filters": {"presets": ["c4"]}})
+
+
 def test_text_is_known_by_its_files_and_compressed_ones_hold_more(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.jsonl").write_bytes(b"x" * 1000)
@@ -87,16 +92,16 @@ def test_large_files_are_cut_and_those_that_are_read_as_streams_are_not(tmp_path
 
 def test_cleaning_takes_its_bytes_over_the_cores_that_have_a_file(tmp_path):
     work = Work(800 * MB, 8, 100 * MB)
-    took = stage_time("clean", work, cores(16), tmp_path).seconds
-    rate = BYTES_PER_CORE_SECOND["clean"]
+    took = stage_time("clean", PLAIN, work, cores(16), tmp_path).seconds
+    rate = MB / SECONDS_PER_MEGABYTE["clean"][""]
     assert took == Range(pytest.approx(800 * MB / 8 / rate / 2), pytest.approx(800 * MB / 8 / rate * 2))
-    fewer = stage_time("clean", work, cores(4, cpus_per_task=2), tmp_path).seconds
+    fewer = stage_time("clean", PLAIN, work, cores(4, cpus_per_task=2), tmp_path).seconds
     assert fewer is not None and took is not None and fewer.low == pytest.approx(4 * took.low)
 
 
 def test_the_largest_file_is_the_least_time(tmp_path):
-    took = stage_time("clean", Work(800 * MB, 8, 500 * MB), cores(64), tmp_path).seconds
-    assert took is not None and took.high == pytest.approx(500 * MB / BYTES_PER_CORE_SECOND["clean"] * 2)
+    took = stage_time("clean", PLAIN, Work(800 * MB, 8, 500 * MB), cores(64), tmp_path).seconds
+    assert took is not None and took.high == pytest.approx(500 * SECONDS_PER_MEGABYTE["clean"][""] * 2)
 
 
 def test_what_was_cleaned_before_says_how_fast(tmp_path):
@@ -105,9 +110,29 @@ def test_what_was_cleaned_before_says_how_fast(tmp_path):
     assert rate_of(done) == pytest.approx(2 * 200 * 900 / 10)
     (tmp_path / f"clean-{'0' * 12}").mkdir()
     commit(tmp_path / f"clean-{'0' * 12}", done)
-    found = stage_time("clean", Work(72_000, 1, 72_000), cores(4), tmp_path)
+    found = stage_time("clean", PLAIN, Work(72_000, 1, 72_000), cores(4), tmp_path)
     assert found.seconds == Range(pytest.approx(2.0), pytest.approx(2.0))
     assert f"measured in clean-{'0' * 12}" in found.source
+
+
+def test_what_was_cleaned_with_other_parts_says_nothing(tmp_path):
+    (tmp_path / f"clean-{'0' * 12}").mkdir()
+    commit(tmp_path / f"clean-{'0' * 12}", cleaned(10.0, num_tasks=2))
+    work = Work(72_000, 1, 72_000)
+    found = stage_time("clean", FILTERED, work, cores(4), tmp_path)
+    assert found.source.endswith("assumed: 4.7 MB/s a core, half of that to twice")
+    scores = [{"name": name, "kind": "field", "field": name} for name in ("one", "two")]
+    scored = PLAIN.model_copy(
+        update={"scores": CleanConfig.model_validate({"sources": SOURCES, "scores": scores}).scores}
+    )
+    assert "assumed: 4.3 MB/s" in stage_time("clean", scored, work, cores(4), tmp_path).source
+
+
+def test_a_mask_that_keeps_one_of_several_reads_earlier_sources_too():
+    own, other = Work(100.0, 2, 60.0), Work(900.0, 5, 400.0, ("hub",))
+    assert mask_work(own, [other], DeduplicateConfig()) == own
+    near = DeduplicateConfig.model_validate({"near": {}})
+    assert mask_work(own, [other], near) == Work(1000.0, 7, 400.0, ("hub",))
 
 
 def test_a_record_that_does_not_say_how_many_cores_there_were_says_nothing():
@@ -122,7 +147,7 @@ def test_more_cores_than_files_were_not_busy():
 
 
 def test_text_of_unknown_size_takes_an_unknown_time(tmp_path):
-    found = stage_time("clean", Work(0, 1, 0, ("hub",)), cores(4), tmp_path)
+    found = stage_time("clean", PLAIN, Work(0, 1, 0, ("hub",)), cores(4), tmp_path)
     assert found.seconds is None and "the size of hub" in found.source
 
 
