@@ -1,5 +1,6 @@
 """What a recipe says of a training that another step takes: which checkpoint, which weights, and how it goes on."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 from configs.data.stages import CleanConfig, TokenizeConfig
@@ -10,6 +11,7 @@ from configs.run import RunConfig, Step
 from configs.training.model import ModelConfig
 from configs.training.train import TrainConfig
 from training.checkpoint.choice import Choice
+from training.checkpoint.retention import steps_to_keep
 from training.manifests import counted
 
 _OF_THE_OBJECTIVE = {"depth_scaled_init", "router_balance", "router_balance_by", "router_z", "output_z"}
@@ -134,7 +136,8 @@ def kept_at_the_end(config: TrainConfig, rule: RetentionConfig) -> set[int]:
     """Return the steps whose checkpoints certainly stay when a training has ended."""
     every, last = config.checkpoint_every_steps, config.total_steps
     own = sorted({*range(every, last + 1, every), last})
-    return {*own[-rule.newest :], *(step for step in own if rule.every_steps and step % rule.every_steps == 0)}
+    unknown = dict.fromkeys(own, math.nan)
+    return steps_to_keep(unknown, rule, is_own=lambda _: True, sound_step=last, validation_losses={})
 
 
 def retention_problems(run: RunConfig, name: str, rule: RetentionConfig, source: TrainConfig) -> Iterator[Problem]:

@@ -1,6 +1,7 @@
 """The shape of the code, read from its text: layers, rooms, doors, docstrings, sizes, and what stays unimported."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -182,6 +183,7 @@ def test_tests_are_no_packages():
 def test_a_module_and_what_is_public_in_it_say_what_they_are(name):
     assert ast.get_docstring(TREES[name])
     assert undocumented(TREES[name]) == []
+    assert re.findall(r'^\s*"""(?:Of|As|Both of) .*', FILES[name].read_text(encoding="utf-8"), re.M) == []
 
 
 @pytest.mark.parametrize("name", CODE)

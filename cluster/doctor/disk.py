@@ -1,6 +1,5 @@
 """Disks: whether the store and the temporary directory can be written, have space, are fast enough, and can lock."""
 
-import fcntl
 import os
 import shutil
 import sys
@@ -14,6 +13,7 @@ from statistics import median
 from cluster.doctor.report import Finding, fail, ok, warn
 from cluster.host.programs import run_program
 from cluster.host.temporary import find_problem, ray_directory
+from cluster.leases.flock import lock_file
 from cluster.storage.errors import FIX_COMMANDS
 from configs.base import GIB, MIB
 
@@ -78,7 +78,7 @@ def temporary_findings(*, quick: bool) -> list[Finding]:
 def locked_file(store: Path) -> Iterator[Path]:
     """Keep a locked file in the store during the block, for other hosts to see and to try to lock."""
     with tempfile.NamedTemporaryFile(prefix=".doctor-", dir=nearest_existing(store)) as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(file)
         yield Path(file.name)
 
 
@@ -108,7 +108,7 @@ def _lock_finding(path: Path) -> Finding:
     """Check that the file system can lock, between processes."""
     try:
         with path.open() as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(file)
             if _is_locked(path):
                 return ok("store locks", "flock holds")
             seen = "flock does not keep a second process out"

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from cluster.host.files import whole_file
 from cluster.host.programs import run_program
 from cluster.host.redact import redact
+from cluster.storage.errors import error_class
 from configs.base import StartUpError, UserError
 from configs.cluster import ClusterConfig
 from configs.secrets import REDACTED, is_secret
@@ -134,7 +135,9 @@ def write_bundle(
                 entry.size, entry.mtime = len(data), int(time.time())
                 archive.addfile(entry, io.BytesIO(data))
     except OSError as error:
-        raise UserError(f"the bundle {path} cannot be written ({error.strerror}); give another file") from error
+        raise error_class(error)(
+            f"the bundle {path} cannot be written ({error.strerror}); give another file"
+        ) from error
 
 
 def check_bundle(path: Path) -> None:

@@ -181,8 +181,8 @@ class LearnConfig(Config):
     """Share of a source that is read for it, spread over all of it; parts of 4 MB at least."""
 
     min_documents: Annotated[int, Field(ge=1)] = 500
-    """Of a language with fewer documents in that share nothing is learned: the other bounds hold, and the report says
-    so."""
+    """Documents of a language in that share that it takes to learn from: with fewer the other bounds hold, and the
+    report says so."""
 
     low: dict[StatisticName, Quantile] = {}
     """Statistics of which a least value is learned, each with its quantile: 0.05 drops the lowest twentieth."""

@@ -25,7 +25,7 @@ _LOCALE = re.compile(
 
 _MODIFIERS = {"latin": "Latn", "cyrillic": "Cyrl", "devanagari": "Deva", "iqtelif": "Latn"}
 _USUAL_SCRIPTS = {"azb": "Arab", "acm": "Arab", "acq": "Arab", "ajp": "Arab", "grc": "Grek"}
-"""Of languages of which CLDR does not know it."""
+"""Scripts of languages of which CLDR does not know it."""
 
 _MAIN_MEMBERS = {"nb": "no", "pbt": "ps"}
 

@@ -26,7 +26,7 @@ LEAST_PARTITION_DOCUMENTS, PARTITIONS = 1 << 15, 8
 """There are so many partitions, unless they had less documents."""
 
 _EMPTY_BYTES = 128
-"""Of a file of NumPy's that holds an empty array, or a few numbers."""
+"""Size of a file of NumPy's that holds an empty array."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -41,10 +41,10 @@ class Pieces:
 
     names: list[str]
     sources: list[str]
-    """Of the corpus, in its order."""
+    """Sources of the corpus, in its order."""
 
     languages: list[str]
-    """Of the corpus, sorted."""
+    """Languages of the corpus, sorted."""
 
     group_source: Ints
     group_is_held_out: npt.NDArray[np.bool_]
@@ -84,7 +84,7 @@ class Partition:
     """One item of work: decide on the documents whose digests are in a range."""
 
     directory: Path
-    """Of the pieces."""
+    """Where the pieces are."""
 
     index: Path
     """The directory that `Pieces.save` wrote to."""

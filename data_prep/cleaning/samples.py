@@ -14,7 +14,7 @@ from data_prep.cleaning.treatment import Treated
 from data_prep.sources.document import Document
 
 SAMPLES = 3
-"""Of so many documents of each source, language and reason the beginning is kept."""
+"""Documents of each source, language and reason whose beginning is kept."""
 
 SAMPLE_CHARACTERS = 400
 

@@ -35,7 +35,7 @@ class ShardItem:
 
     out: Path
     directory: Path
-    """Of the pieces."""
+    """Where the pieces are."""
 
     index: Path
     num_partitions: int

@@ -31,7 +31,7 @@ class Tally:
         self._names: list[str] = []
         self._languages: dict[str, int] = {}
         self._groups = array("q")
-        """Of each group, in turn: source, whether it is held out, language, piece, first row, documents, bytes, first
+        """For each group, in turn: source, whether it is held out, language, piece, first row, documents, bytes, first
         block."""
 
         self._blocks = array("q")

@@ -35,7 +35,7 @@ LETTERS, FEWER_LETTERS = 2 * WORDS, 2 * FEWER_WORDS
 LENGTHS = (FEWER_WORDS, WORDS, FEWER_LETTERS, LETTERS)
 
 SHOWN_CHARACTERS = 500
-"""Of the text that a document and an item have in common so much is shown."""
+"""Characters of the text that a document and an item have in common that are shown."""
 
 _LETTERS_OF_A_TOKEN = 64
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
@@ -65,7 +65,7 @@ class Overlap(NamedTuple):
 
     item: int
     share: float
-    """Of the item's n-grams."""
+    """Share of the item's n-grams."""
 
     text: str
     """The longest stretch of the document that both have."""

@@ -28,7 +28,7 @@ from data_prep.masks.earlier import EarlierShard, read_earlier
 from data_prep.masks.signatures import PLACES, Signatures, band_keys, sign
 
 NEAR_BANDS = 20
-"""Of 6 places each."""
+"""Bands of 6 places each."""
 
 PARTITION_ROWS = 1 << 22
 """Rows of tables that a partition has at most, about: 180 MB."""
@@ -40,7 +40,7 @@ MARGIN = 0.03
 """Documents that are estimated to be less alike by so much are taken for near copies, too: the estimate is a sample."""
 
 _REPRESENTATIVES = 8
-"""Of documents with a key in common each is compared with so many that are unlike each other."""
+"""Documents with a key in common that are unlike each other, of which the others are each compared with so many."""
 
 BAND_ROW = np.dtype([("high", "<u8"), ("row", "<u4"), ("sketch", "<u8", 4)])
 """A band of a document: its key, the document's number in its shard, the sketch of its signature."""

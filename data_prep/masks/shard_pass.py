@@ -49,16 +49,16 @@ class ShardItem:
     """One item of work: a shard of the corpus."""
 
     directory: Path
-    """Of what is written on the way."""
+    """Where what is written on the way goes."""
 
     number: int
-    """Of the shard, among those of the corpus."""
+    """Number of the shard, among those of the corpus."""
 
     num_shards: int
     source: str
     documents: Path
     num_partitions: int
-    """Of what earlier corpora have; 0 if there is none."""
+    """Partitions of what earlier corpora have; 0 if there is none."""
 
     held_out: Path | None
     """Index of what is held out; None if near copies of it are not looked for in this shard."""

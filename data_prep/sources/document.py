@@ -79,7 +79,7 @@ class Span:
     """The number, in the file, of the first line or record of the range."""
 
     version: str = ""
-    """Of a file behind a URL what tells its bytes from others; empty if its server does not say, or of other files."""
+    """What tells the bytes of a file behind a URL from others; empty if its server does not say, or for other files."""
 
     @property
     def is_whole(self) -> bool:

@@ -122,7 +122,7 @@ class TextFile:
     """A file of text that is being read: one of its own, or a member of an archive."""
 
     name: str
-    """As it is displayed: `a.txt`, or `books.tar.gz/one/a.txt`."""
+    """The name that is displayed: `a.txt`, or `books.tar.gz/one/a.txt`."""
 
     chunks: Iterator[bytes]
     """Its bytes, in UTF-8 and decompressed. They are gone once the next file is asked for."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from cluster.storage.errors import error_class
 from configs.base import UserError
 from configs.data.sources import HuggingFaceSource
 from data_prep.sources.document import Digest, Entry, Opened, Span
@@ -107,7 +108,9 @@ def _literal_name(config: HuggingFaceSource, directory: str) -> str:
             raise UserError(f"'{links.parent}' is another user's; take it away, or set TMPDIR to a directory of yours")
         _link_files(Path(directory), _list_data_files(config, Path(directory)), links)
     except OSError as error:
-        raise UserError(f"'{links}' cannot be made ({error.strerror}); set TMPDIR to a directory of yours") from error
+        raise error_class(error)(
+            f"'{links}' cannot be made ({error.strerror}); set TMPDIR to a directory of yours"
+        ) from error
     return str(links)
 
 

@@ -16,7 +16,7 @@ from data_prep.text.fasttext_model import load_fasttext, predict
 from data_prep.text.scripts import NO_SCRIPT, find_main_script, label_in_script
 
 SAMPLE_CHARACTERS = 1024
-"""Of a longer text so much is looked at: a third each from its beginning, its middle and its end."""
+"""Characters of a longer text that are looked at: a third each from its beginning, its middle and its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,8 @@ class Identified:
     """The language that a text is in."""
 
     label: str
-    """As `normalize_language` gives it. `und-SCRIPT` if only the script is known, `und` if the text has no letters."""
+    """The label that `normalize_language` gives: `und-SCRIPT` if only the script is known, `und` of a text without
+    letters."""
 
     score: float
     """Between 0 and 1. `cld2`: the share of the text in this language; `py3langid`, `fasttext`: its probability among

@@ -41,7 +41,7 @@ _ALSO_WRITTEN = {
     "yue": ("Hans",),
     "zh": ("Hant", "Bopo"),
 }
-"""Of languages that are written in more than one script, those that are not the usual one."""
+"""Scripts that are not the usual one of a language that is written in more than one."""
 
 
 @cache

@@ -49,7 +49,7 @@ _TOKEN = re.compile(
     r"|</?(?P<tag>math)\b[^>\n]{0,300}>|(?P<blank>\n[ \t]*\n)"
 )
 _SENTENCE_END = re.compile(r"[.!?]\s+[A-Z]")
-"""Of two prices, `$5. Write to us: 3$`."""
+"""What two dollars that are prices have between them: `$5. Write to us: 3$`."""
 
 _CLOSING = {"[": "]", "(": ")"}
 
@@ -199,7 +199,7 @@ class _Scanner:
         """What closes it, where it began, and how long it may be."""
 
         self._depth = 0
-        """Of environments of one name within each other."""
+        """Depth of environments of one name within each other."""
 
     def scan(self) -> None:
         """Find the spans of the stretch."""

@@ -84,7 +84,7 @@ class Prose:
 
     @cached_property
     def repeats(self) -> "dict[int, Repeats]":
-        """For n of 2 to 10 what is repeated of the runs of n words; of scripts without spaces for n of 5 to 10."""
+        """What is repeated of the runs of n words, by n from 2 to 10; from 5 on in scripts without spaces."""
         hashes, lengths = self.units
         found = dict.fromkeys(range(2 if self.has_words else 5, 11), _NOTHING)
         places, keys = np.arange(len(hashes)), hashes * _FACTOR  # else "a b" were "b a"

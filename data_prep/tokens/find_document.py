@@ -70,7 +70,7 @@ class DocumentPart:
     start: int
     stop: int
     num_tokens: int
-    """Of the whole document."""
+    """Number of tokens of the whole document."""
 
 
 def name_documents(

@@ -16,8 +16,8 @@ from pipeline.estimate.basis import Range, find_basis
 from pipeline.estimate.links import links_of
 from pipeline.estimate.speed import Speed, speed_of
 from training.sizing.fit import Fit, LayoutChoice, apply_choice, choose_layout, needed_bytes
-from training.sizing.model_size import ModelSize
 from training.sizing.recipe_size import ModelParameters, find_parameters, measure_model
+from training.sizing.start import checkpoint_bytes
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def estimate(
     speed = speed_at(fit.chosen)
     seconds = seconds_for(num_tokens, speed)
     price = pool.machines.price_per_node_hour if pool.machines else None
-    checkpoint = checkpoint_bytes(size, config)
+    checkpoint = checkpoint_bytes(size, 2 if config.precision == "bf16" else 4)
     return Estimate(
         num_tokens=num_tokens,
         num_steps=config.total_steps - first_step,
@@ -128,12 +128,6 @@ def seconds_for(num_tokens: int, speed: Speed) -> Range | None:
     """Return the seconds that so many tokens take; None where the speed is not known."""
     found = speed.tokens_per_second
     return None if found is None else Range(num_tokens / found.high, num_tokens / found.low)
-
-
-def checkpoint_bytes(size: ModelSize, config: TrainConfig) -> int:
-    """Return the size of a checkpoint: fp32 weights, moments and average, and frozen parameters as they are trained."""
-    frozen = (size.num_parameters - size.num_trained) * (2 if config.precision == "bf16" else 4)
-    return 12 * size.num_trained - 4 * size.num_muon + 4 * size.num_averaged + frozen
 
 
 def num_on_disk(config: TrainConfig, rule: RetentionConfig) -> int:

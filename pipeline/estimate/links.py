@@ -24,7 +24,7 @@ class Links:
     """Between the GPUs of a machine, of each; None where that is not known."""
 
     network: float
-    """Of a machine with the others."""
+    """Link of a machine with the others."""
 
     host: float | None
     """Between a GPU and its host."""

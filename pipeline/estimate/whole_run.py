@@ -16,7 +16,7 @@ class WholeRun:
     """What the steps that are to be made take, one after the other."""
 
     seconds: Range | None
-    """Of the steps whose time is known; None if that of none is."""
+    """Time of the steps for which it is known; None if it is for none."""
 
     unknown: tuple[str, ...]
     """Names of the steps whose time is not known."""

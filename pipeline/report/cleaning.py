@@ -14,12 +14,12 @@ from data_prep.masks.manifest import Mask
 from pipeline.report.tables import Table
 
 MOST_ROWS = 40
-"""Of a table that has a row for each pair of languages."""
+"""Rows of a table that has one for each pair of languages, at most."""
 
 _MOST_LANGUAGES = 4
 _SAMPLE_CHARACTERS = 160
 _MOST_SAMPLES = 8
-"""Of a language."""
+"""Samples of a language, at most."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class CleaningPart:
 
     tables: Sequence[Table]
     languages: Sequence["LanguagePart"]
-    """Of each language that loses documents, what it loses, with samples; by label."""
+    """What each language loses that loses documents, with samples; by label."""
 
     notes: Sequence[str]
     """What else is to be known, in sentences."""

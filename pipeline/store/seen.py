@@ -18,7 +18,7 @@ from data_prep.tokens.find_document import TokenRange, find_document
 from pipeline.store.artifact import load_artifact, read_record
 from training.data.position import count_samples_read
 from training.data.tokens_read import Reading, count_tokens_read, find_document_readings
-from training.records import CHECKPOINT_FILE, CHECKPOINTS, CheckpointRecord, list_checkpoints
+from training.records import CHECKPOINT_FILE, CHECKPOINTS, CheckpointRecord, directory_of, newest_checkpoint
 
 M = TypeVar("M", bound=Manifest)
 
@@ -86,8 +86,8 @@ def find_checkpoint(path: Path) -> Checkpoint:
         training = read_record(directory)
         if training is not None and training.stage == "train":
             directory = inside(directory, str(training.manifest["checkpoint"]))
-        elif training is None and (newest := _newest_checkpoint(directory)) is not None:
-            directory = newest
+        elif training is None and (step := newest_checkpoint(directory / CHECKPOINTS)) is not None:
+            directory = directory_of(directory / CHECKPOINTS, step)
         else:
             raise UserError(
                 f"{path} is neither a checkpoint, which holds {CHECKPOINT_FILE}, nor a training that has one; name a "
@@ -101,11 +101,6 @@ def find_checkpoint(path: Path) -> Checkpoint:
             f"{directory / CHECKPOINT_FILE} is not a record that this version of Concord can read ({problem}); name "
             "another checkpoint of the training"
         ) from error
-
-
-def _newest_checkpoint(training: Path) -> Path | None:
-    found = list_checkpoints(training / CHECKPOINTS)
-    return next((path for path in found if (path / CHECKPOINT_FILE).is_file()), None)
 
 
 def streams_seen(checkpoint: Checkpoint) -> list[StreamSeen]:

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.host.files import write_text
+from cluster.storage.errors import error_class
 from configs.base import UserError
 from configs.text import one_line
 
@@ -42,7 +43,7 @@ class DeviceRecord(_Frozen):
     name: str
     count: int
     memory_bytes: int
-    """Of one accelerator; of the host where there is none."""
+    """Memory of one accelerator; of the host where there is none."""
 
     driver: str
     """Version of the driver, or of what PyTorch was built for; empty on a CPU."""
@@ -68,7 +69,7 @@ class ConformRecord(_Frozen):
     device: DeviceRecord
     host: HostRecord
     versions: dict[str, str]
-    """Of Python and of the packages that compute."""
+    """Versions of Python and of the packages that compute."""
 
     code: str
     """Concord's commit, or its version without a checkout."""
@@ -118,7 +119,9 @@ def read_record(path: Path) -> ConformRecord:
     try:
         return ConformRecord.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give a file that `concord conform` wrote") from None
+        raise error_class(error)(
+            f"{path} cannot be read ({error.strerror}); give a file that `concord conform` wrote"
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

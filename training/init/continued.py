@@ -23,9 +23,9 @@ from training.sizing.parameter_shapes import complete_config, is_known_family
 
 _CONFIG = "config.json"
 
-_WITHOUT_EFFECT = re.compile(
+_WITHOUT_EFFECT = (
     "vocab_size|.*_token_id|max_position_embeddings|transformers_version|architectures|.*dtype|use_cache|_name_or_path|"
-    "initializer_range|attention_dropout"
+    "initializer_range"
 )
 """Keys of a configuration that change nothing of what weights compute, or are compared as the vocabulary."""
 
@@ -145,13 +145,22 @@ def _settings_of(model: ModelConfig) -> dict[str, Any]:
     return given | tied | model.overrides
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the keys that both have with other values, and these. The architecture comes alone: its keys follow."""
-    found = {
+def config_differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], *, besides: str
+) -> dict[str, tuple[Any, Any]]:
+    """Return the keys of two configurations of transformers with other values, and these, where that tells on what
+    weights compute. The key `besides` is left out, too."""
+    ignored = re.compile(f"{_WITHOUT_EFFECT}|{besides}")
+    return {
         key: (before[key], now[key])
         for key in sorted(before.keys() & now.keys())
-        if not _WITHOUT_EFFECT.fullmatch(key) and not _is_same(before[key], now[key])
+        if not ignored.fullmatch(key) and not _is_same(before[key], now[key])
     }
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return what differs from the model that goes on. The architecture comes alone: its keys follow."""
+    found = config_differences(before, now, besides="attention_dropout")
     return {"model_type": found["model_type"]} if "model_type" in found else found
 
 

@@ -19,18 +19,13 @@ from configs.training.train import TrainConfig
 from data_prep.manifests import TrainedTokenizer
 from data_prep.tokenizer.stage import HUGGING_FACE
 from training.checkpoint.directory import StoredTensor, open_stored_weights
+from training.init.continued import config_differences
 from training.init.hf_tensors import open_tensors
 from training.init.locate import find_tokenizer, find_weights
 from training.init.vocabulary_rows import VocabularyRows, match_rows, move_rows
 from training.network.build_model import build_model
 from training.network.model_config import make_model_config
 from training.records import CHECKPOINT_FILE
-
-_KEYS_WITHOUT_EFFECT = re.compile(
-    "vocab_size|.*_token_id|max_position_embeddings|transformers_version|architectures|.*dtype|use_cache|_name_or_path|"
-    "initializer_range|tie_word_embeddings"
-)
-"""Keys of a configuration that do not change what the weights compute, or that are handled here."""
 
 _PIECE_BYTES = 64 << 20
 """Most bytes of a tensor that are in host memory at a time, unless it has to be read whole."""
@@ -255,14 +250,10 @@ def _vocabulary_notices(directory: Path, rows: VocabularyRows | None) -> list[st
 
 def _difference_notices(directory: Path, source: PretrainedConfig, own: PretrainedConfig) -> list[str]:
     """Return a notice of settings that differ and change no shape, such as a rotary base: nothing else shows them."""
-    before, now = source.to_dict(), own.to_dict()
-    differences = [
-        f"{key} is {now[key]}, was {before[key]}"
-        for key in sorted(before.keys() & now.keys())
-        if before[key] != now[key] and not _KEYS_WITHOUT_EFFECT.fullmatch(key)
-    ]
-    if not differences:
+    found = config_differences(source.to_dict(), own.to_dict(), besides="tie_word_embeddings")  # which is handled here
+    if not found:
         return []
+    differences = [f"{key} is {now}, was {before}" for key, (before, now) in found.items()]
     return [f"init_from: the recipe's model is not set as the one in {directory}: {'; '.join(differences)}"]
 
 

@@ -73,7 +73,7 @@ def predict_host(size: ModelSize, setting: TrainingLayout, steady: Memory, *, mo
     """
     on_gpu = setting.device != "cpu"
     offloaded = steady.offloaded if on_gpu else 0
-    checkpoint = _checkpoint_bytes(size, setting)
+    checkpoint = -(-checkpoint_bytes(size, setting.width) // setting.num_ranks)
     shards = setting.width * size.num_parameters // setting.num_ranks if setting.zero_stage == 3 and on_gpu else 0
     probe = 4 * _probed(size) if on_gpu else 0  # on CPUs predict_start has it
     rows = 3 * 4 * size.vocab_size * size.hidden_size if moves_rows else 0  # as stored, in fp32, and moved
@@ -90,9 +90,9 @@ def _probed(size: ModelSize) -> int:
     return 2 * size.largest_layer
 
 
-def _checkpoint_bytes(size: ModelSize, setting: TrainingLayout) -> int:
-    """Return the bytes that one rank saves: masters and moments of what it owns, and its part of what is frozen."""
+def checkpoint_bytes(size: ModelSize, width: int) -> int:
+    """Return the size of a checkpoint: fp32 weights, moments and average, and what is frozen in `width` bytes each."""
     num_adamw = size.num_trained - size.num_muon
     per_adamw, per_muon = 4 * (1 + len(ADAMW_MOMENTS)), 4 * (1 + len(MUON_MOMENTS))
-    frozen = setting.width * (size.num_parameters - size.num_trained)
-    return -(-(per_adamw * num_adamw + per_muon * size.num_muon + 4 * size.num_averaged + frozen) // setting.num_ranks)
+    frozen = width * (size.num_parameters - size.num_trained)
+    return per_adamw * num_adamw + per_muon * size.num_muon + 4 * size.num_averaged + frozen

@@ -26,7 +26,7 @@ class Reach:
     """FLOP/s of the passes, with all that is no product of matrices."""
 
     memory_bytes: float | None
-    """Of the device's memory; None where it is not known."""
+    """Bytes a second of the device's memory; None where it is not known."""
 
     near_bytes: float | None
     """To the ranks of its own machine, in one direction; None where it is not known, or there are none."""

@@ -16,7 +16,7 @@ from data_prep.sources.listing import digest_files, list_files
 from data_prep.sources.record_fields import check_columns, to_document
 
 MAX_CHARACTERS_AGAIN = 128 * MIB
-"""Of a file in which more are read again after quotation marks too many, these pair nowhere."""
+"""In a file of which more characters are read again after quotation marks too many, these pair nowhere."""
 
 MAX_ROW_CHARACTERS = 16 * MIB
 """A row that is longer is taken for one whose quotation mark is never closed."""
@@ -82,7 +82,7 @@ class _Rows:
         self._delimiter = delimiter
         self._reader = self._begin()
         self.first_line, self.last_line = 1, 0
-        """Of the row that was read last."""
+        """Lines of the row that was read last."""
 
     def _begin(self) -> Iterator[list[str]]:
         return csv.reader(self._feed(), delimiter=self._delimiter, strict=True)

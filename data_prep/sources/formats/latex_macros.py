@@ -55,7 +55,7 @@ class Macro:
 
     num_arguments: int
     default: str | None
-    """Of the first argument, where it may be left out."""
+    """Default of the first argument, where it may be left out."""
 
     body: str
 

@@ -7,11 +7,18 @@ import pytest
 
 from configs.base import GIB
 from tests.training.sizing.test_fit import LARGE, gpus, recipe
+from training.init import fill
+from training.network import initial_weights
 from training.sizing.attention import expected_attention
 from training.sizing.fit import choose_layout, needed_bytes, needed_host_bytes
 from training.sizing.memory import predict_memory
 from training.sizing.model_size import ModelSize, TrainingLayout
-from training.sizing.start import HostMemory, predict_host, predict_start
+from training.sizing.start import STAGED_BYTES, HostMemory, predict_host, predict_start
+
+
+def test_what_is_staged_is_what_the_first_weights_and_those_of_files_are_staged_in():
+    assert STAGED_BYTES == initial_weights.BLOCK_ELEMENTS * initial_weights._STAGED_BLOCKS * 4 == fill._PIECE_BYTES
+
 
 HUGE = replace(
     LARGE,
