@@ -11,7 +11,13 @@ from pathlib import Path
 
 from configs.data.languages import normalize_language
 from configs.data.sources import Source
-from configs.data.stages import CleanConfig, ImportTokenizerConfig, TokenizeConfig, TrainTokenizerConfig
+from configs.data.stages import (
+    CleanConfig,
+    DeduplicateConfig,
+    ImportTokenizerConfig,
+    TokenizeConfig,
+    TrainTokenizerConfig,
+)
 from configs.evaluation import EvaluateConfig, ReportConfig
 from configs.load import Loaded, Problem, load, shipped
 from configs.run import RunConfig
@@ -169,6 +175,10 @@ def _text_problems(steps: Mapping[str, WiredStep]) -> Iterator[Problem]:
     for step in steps.values():
         if isinstance(step.config, EvaluateConfig):
             yield from _mask_problems(step, as_names(step.inputs["corpus"]), steps, "scores on")
+        if isinstance(step.config, ReportConfig) and (step.inputs.get("mask") or step.inputs.get("corpus")):
+            yield from _report_problems(step, steps)
+        if isinstance(step.config, DeduplicateConfig) and step.config.keeps_one_of_several:
+            yield from _earlier_problems(step, steps)
         if isinstance(step.config, TokenizeConfig):
             yield from _mask_problems(step, as_names(step.inputs["corpus"]), steps, "reads")
         if isinstance(step.config, TrainConfig):
@@ -197,6 +207,26 @@ def _mask_problems(
         )
     elif masks:
         yield from _gap_problems(step, "mask", corpora, masks, steps, verb)
+
+
+def _report_problems(step: WiredStep, steps: Mapping[str, WiredStep]) -> Iterator[Problem]:
+    """Yield a mask of another corpus than those that are reported on; a page may be on corpora without their masks."""
+    if step.inputs.get("mask"):
+        yield from _mask_problems(step, as_names(step.inputs.get("corpus", ())), steps, "reports on")
+
+
+def _earlier_problems(step: WiredStep, steps: Mapping[str, WiredStep]) -> Iterator[Problem]:
+    """Yield an earlier corpus whose mask is not known: what it leaves out would keep a near copy or a paragraph."""
+    earlier = as_names(step.inputs.get("earlier", ()))
+    masks = as_names(step.inputs.get("earlier_masks", ()))
+    masked = [name for mask in masks for name in as_names(steps[mask].inputs["corpus"])]
+    if sorted(masked) != sorted(earlier):
+        yield Problem(
+            ("steps", step.origin, "inputs", "earlier_masks" if masks else "earlier"),
+            f"step {step.name!r} keeps one of several documents, so it needs the masks of its earlier corpora, "
+            f"{', '.join(earlier) or 'of which it has none'}, and is given those of "
+            f"{', '.join(masked) or 'none'}: give them in earlier_masks, or all corpora to one step, as `corpus`",
+        )
 
 
 def _gap_problems(

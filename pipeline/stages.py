@@ -1,7 +1,7 @@
 """Every stage Concord knows. The only module that imports the stage packages."""
 
 from data_prep.cleaning.stage import check_clean, clean, observe_sources
-from data_prep.masks.stage import deduplicate, needs_earlier_masks, observe_tests
+from data_prep.masks.stage import deduplicate, observe_tests
 from data_prep.tokenizer.foreign_files import observe_tokenizer
 from data_prep.tokenizer.import_stage import check_tokenizer, import_tokenizer
 from data_prep.tokenizer.stage import train_tokenizer
@@ -15,13 +15,13 @@ from training.records import rank_file_digests
 from training.stage import train
 
 STAGES = {
-    "clean": stage(clean, version=4, observe=observe_sources, check=check_clean, reads_to_the_end=True),
+    "clean": stage(clean, version=5, observe=observe_sources, check=check_clean, reads_to_the_end=True),
     "deduplicate": stage(
         deduplicate,
-        version=1,
+        version=2,
         observe=observe_tests,
         before={"earlier": "corpus"},
-        own_before={"earlier_masks": needs_earlier_masks},
+        own_before={"earlier_masks": lambda config: config.keeps_one_of_several},
     ),
     "train_tokenizer": stage(train_tokenizer, version=2),
     "import_tokenizer": stage(import_tokenizer, version=1, observe=observe_tokenizer, check=check_tokenizer),

@@ -208,7 +208,7 @@ class LanguageFilter(Config):
     """Bounds, which replace those of other places, one by one."""
 
     stop_words: tuple[str, ...] = ()
-    """Its stop words, in small letters."""
+    """Its stop words, in capitals or small letters."""
 
 
 def _check_language(tag: str) -> str:

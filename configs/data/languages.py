@@ -86,6 +86,11 @@ def macrolanguage(label: str) -> str:
     return MACROLANGUAGES.get(code, code)
 
 
+def is_of(label: str, wanted: str) -> bool:
+    """Return whether a label is `wanted`, or, where that says no script, of its language or macrolanguage in any."""
+    return label == wanted or ("-" not in wanted and macrolanguage(label) == macrolanguage(wanted))
+
+
 @lru_cache(maxsize=1 << 16)
 def iso_label(label: str) -> str:
     """Return the ISO 639-3 code and the script of a label, `swh_Latn` of `sw`; a label in private use stays.

@@ -217,6 +217,14 @@ class DeduplicateConfig(Config):
     decontaminate: Annotated[DecontaminateConfig | None, AddedLater()] = None
     """Which test sets are looked for. null: none."""
 
+    @property
+    def keeps_one_of_several(self) -> bool:
+        """Whether a document is left out because another stays: then a mask depends on those of earlier corpora.
+
+        What has the same text, or an item of a test set, is left out whatever becomes of its like.
+        """
+        return self.near is not None or self.paragraphs is not None
+
 
 class TrainTokenizerConfig(Config):
     """A SentencePiece BPE tokenizer with byte fallback, split digits and no normalisation of its own."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from configs.base import ByContent, Config
-from configs.data.languages import normalize_language
+from configs.data.languages import is_of, normalize_language
 from configs.data.sources import Language
 from configs.paths import PathText
 
@@ -32,10 +32,11 @@ class IdentifyConfig(Config):
     """A document with a lower score is dropped (`language_unsure`), if nothing else is said of its language."""
 
     min_scores: dict[Language, Score] = {}
-    """Other least scores, by language."""
+    """Other least scores, by language: of a language without a script in any script, if nothing closer is said."""
 
     languages: tuple[Language, ...] = ()
-    """Languages that are wanted: a document that is found to be in another is dropped (`other_language`). Left out: all
+    """Languages that are wanted: a document that is found to be in another is dropped (`other_language`). One without a
+    script is wanted in any, with those of its macrolanguage: `no` is `nn`, too, and `uz` is `uz-Cyrl`. Left out: all
     are."""
 
     on_mismatch: Literal["keep", "relabel", "drop"] = "keep"
@@ -59,9 +60,12 @@ class IdentifyConfig(Config):
         return self
 
     @cached_property
-    def labels(self) -> frozenset[str]:
-        """The labels of the languages that are wanted."""
-        return frozenset(map(normalize_language, self.languages))
+    def _labels(self) -> tuple[str, ...]:
+        return tuple(map(normalize_language, self.languages))
+
+    def wants(self, label: str) -> bool:
+        """Return whether a language, which is given by its label, is wanted."""
+        return not self._labels or any(is_of(label, wanted) for wanted in self._labels)
 
     @cached_property
     def _least_scores(self) -> dict[str, float]:
@@ -69,7 +73,8 @@ class IdentifyConfig(Config):
 
     def least_score(self, label: str) -> float:
         """Return the least score of a language, which is given by its label."""
-        return self._least_scores.get(label, self.min_score)
+        scores = self._least_scores
+        return scores.get(label, next((scores[tag] for tag in scores if is_of(label, tag)), self.min_score))
 
 
 class PersonalDataConfig(Config):

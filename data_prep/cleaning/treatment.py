@@ -134,7 +134,7 @@ def _decide(found: Identified, declared: str, config: IdentifyConfig) -> tuple[s
     label = declared if is_declared and config.on_mismatch != "relabel" else heard
     if found.score < config.least_score(found.label):
         return label, "language_unsure"
-    if config.languages and heard not in config.labels:
+    if not config.wants(heard):
         return label, "other_language"
     if is_declared and not agrees and config.on_mismatch == "drop":
         return label, "language_mismatch"

@@ -61,7 +61,7 @@ class ContaminationCount(Entry):
     """Items that a document of the corpus has."""
 
     num_documents: int
-    """Documents of the corpus that were left out for them."""
+    """Documents of the corpus that have one; some may have been left out for another reason before."""
 
 
 class Mask(Manifest):

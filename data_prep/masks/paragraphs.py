@@ -22,7 +22,8 @@ from data_prep.cleaning.duplicates import save_array, slice_of_range
 from data_prep.masks.earlier import EarlierShard, read_earlier
 
 PARAGRAPH_ROW = np.dtype([("high", "<u8"), ("row", "<u4"), ("start", "<u4"), ("stop", "<u4"), ("size", "<u4")])
-"""A paragraph: its hash, the number of its document in the shard, where it is in the text, its bytes of UTF-8."""
+"""A paragraph: its hash, the number of its document in the shard, where it is in the text, the bytes that go with it:
+its UTF-8, and the blanks that part it from what is before, or, at the beginning, from what is after."""
 
 CUT_ROW = np.dtype([("number", "<u8"), ("start", "<u4"), ("stop", "<u4"), ("size", "<u4")])
 """A paragraph that is cut out: the number of its document among all, where it is in the text, its bytes."""
@@ -31,6 +32,9 @@ TABLE_ROWS = 1 << 20
 """Rows of a table, at most: 24 MB."""
 
 PARTITION_ROWS = 1 << 22
+
+_MOST_BLANKS = 64
+"""Characters around a paragraph in which the blanks are counted that go with it."""
 
 _BLANK_LINES = re.compile(r"\n[ \t]*\n\s*")
 
@@ -65,7 +69,9 @@ class ParagraphTables:
         """Take the paragraphs of a document."""
         for start, stop in find_paragraphs(text, self._min_characters):
             own = text[start:stop].encode()
-            self._rows.append((xxhash.xxh3_64_intdigest(own), row, start, stop, len(own)))
+            before, after = text[max(0, start - _MOST_BLANKS) : start], text[stop : stop + _MOST_BLANKS]
+            blanks = len(before) - len(before.rstrip()) if start else len(after) - len(after.lstrip())
+            self._rows.append((xxhash.xxh3_64_intdigest(own), row, start, stop, len(own) + blanks))
         if len(self._rows) >= TABLE_ROWS:
             self.close()
 

@@ -248,14 +248,16 @@ def finish_shard(item: FinishItem) -> list[Lost]:
     if not shard.ledger.exists():  # nothing was looked for in it
         return []
     ledger, languages = np.load(shard.ledger), look_at_shard(shard).languages
+    kept = np.empty((0, 2), dtype=np.uint32)
     if shard.finds_near:
         near = np.load(shard.near)
         ledger["reason"][near["out"]] = REASONS.index(NEAR_DUPLICATE)
-        if len(near["kept"]):
-            save_array(shard.clusters, near["kept"])
+        kept = near["kept"]
+        if len(kept):
+            save_array(shard.clusters, kept)
     lost: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     if item.bounds:
-        cuts = _cut_paragraphs(shard, ledger, item.bounds)
+        cuts = _cut_paragraphs(shard, ledger, item.bounds, kept[:, 0])
         for row, size in zip(cuts["number"].tolist(), cuts["size"].tolist(), strict=True):
             _add(lost[languages[ledger["language"][row]], CUT], size)
     rows = np.flatnonzero(ledger["reason"])
@@ -271,10 +273,13 @@ def _add(total: list[int], size: int) -> None:
     total[0], total[1] = total[0] + 1, total[1] + size
 
 
-def _cut_paragraphs(shard: ShardItem, ledger: npt.NDArray[np.void], bounds: tuple[int, int]) -> npt.NDArray[np.void]:
+def _cut_paragraphs(
+    shard: ShardItem, ledger: npt.NDArray[np.void], bounds: tuple[int, int], kept: Rows
+) -> npt.NDArray[np.void]:
     """Write what is cut out of a shard's documents, and return it by their rows.
 
-    In the ledger those go of which too little would remain, unless they keep what is cut out of others.
+    In the ledger those go of which too little would remain, unless they keep what is cut out of others, or are what is
+    kept of near copies; and those of which nothing would remain.
     """
     assert shard.paragraphs is not None
     cuts = read_cuts(shard.directory, *bounds)
@@ -282,6 +287,8 @@ def _cut_paragraphs(shard: ShardItem, ledger: npt.NDArray[np.void], bounds: tupl
     removed = np.bincount(cuts["number"].astype(np.int64), weights=cuts["size"], minlength=len(ledger))
     too_little = (removed > 0) & (ledger["size"] - removed < shard.paragraphs.min_remaining * ledger["size"])
     too_little[(read_holders(shard.directory, *bounds) - np.uint64(bounds[0])).astype(np.int64)] = False
+    too_little[kept] = False
+    too_little |= removed >= np.maximum(ledger["size"], 1)
     ledger["reason"][too_little & (ledger["reason"] == 0)] = REASONS.index(REPEATED_PARAGRAPHS)
     cuts = np.array(cuts[ledger["reason"][cuts["number"]] == 0])
     if len(cuts):

@@ -23,12 +23,12 @@ from pydantic import JsonValue
 
 from cluster.executor import Executor
 from cluster.host.files import inside, whole_file, write_text
-from configs.base import Artifact
+from configs.base import Artifact, UserError
 from configs.data.stages import DecontaminateConfig, DeduplicateConfig, ParagraphsConfig
 from data_prep.cleaning.document_files import read_documents
 from data_prep.cleaning.duplicates import choose_num_partitions, save_array
 from data_prep.manifests import CleanCorpus, CorpusShard
-from data_prep.masks.contamination import build_index, count_found
+from data_prep.masks.contamination import FEWER_LETTERS, FEWER_WORDS, build_index, count_found
 from data_prep.masks.earlier import EarlierShard, Range, find_earlier, list_earlier_shards
 from data_prep.masks.manifest import Mask, MaskCount, MaskedShard
 from data_prep.masks.near_duplicates import Signed, find_near_duplicates
@@ -81,14 +81,6 @@ def observe_tests(config: DeduplicateConfig, digest: Digest) -> JsonValue:
     if config.decontaminate is None:
         return None
     return {test.name: READERS[test.kind].identity(test, digest) for test in config.decontaminate.tests}
-
-
-def needs_earlier_masks(config: DeduplicateConfig) -> bool:
-    """Return whether a mask depends on what the masks of earlier corpora leave out.
-
-    What has the same text, or an item of a test set, is left out whatever becomes of its like in an earlier corpus.
-    """
-    return config.near is not None or config.paragraphs is not None
 
 
 def deduplicate(
@@ -186,7 +178,14 @@ def _index_tests(config: DecontaminateConfig, directory: Path, executor: Executo
 
 
 def _build_test_index(item: _TestItem) -> None:
-    save_items(item.index, build_index(item.config.tests, item.index))
+    items = build_index(item.config.tests, item.index)
+    for test in item.config.tests:
+        if not any(one.num_grams for one in items if one.test == test.name):
+            raise UserError(
+                f"test set {test.name!r} has no item that is long enough to be looked for ({FEWER_WORDS} words, or "
+                f"{FEWER_LETTERS} letters of scripts without spaces); correct its text_field, or leave it out"
+            )
+    save_items(item.index, items)
 
 
 def _list_items(

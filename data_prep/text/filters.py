@@ -54,7 +54,7 @@ class Filters:
         if language not in self._of:
             own = self.applied(language)
             limits = [(name, bounds) for name, bounds in own.limits.given().items() if bounds != Bounds()]
-            self._of[language] = limits, frozenset(own.stop_words)
+            self._of[language] = limits, frozenset(map(str.casefold, own.stop_words))
         limits, stop_words = self._of[language]
         prose = Prose(text, language=language, stop_words=stop_words)
         for name, bounds in limits:

@@ -9,6 +9,7 @@ import math
 import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from cluster.host.files import version_of
 from configs.base import UserError
+from configs.data.languages import is_of
 from configs.data.scores import BlocklistConfig, ScoreConfig
 from data_prep.sources.document import Document
 from data_prep.text.fasttext_model import load_fasttext, predict
@@ -45,10 +47,13 @@ class Scorer:
         ]
 
     def find_blocked(self, text: str, document: Document) -> str | None:
-        """Return the reason if a list has a document; None if none does."""
+        """Return the reason if a list has a document; None if none does.
+
+        Raises UserError if it has no text where a list is promised one.
+        """
         for config, digests in self._blocklists:
-            hashed = text if config.field is None else document.metadata.get(config.field)
-            if isinstance(hashed, str) and hashlib.sha256(hashed.encode("utf-8", "surrogatepass")).digest() in digests:
+            hashed = text if config.field is None else _read_text(document, config.field, config.name)
+            if hashlib.sha256(hashed.encode("utf-8", "surrogatepass")).digest() in digests:
                 return f"blocked_{config.name}"
         return None
 
@@ -56,7 +61,7 @@ class Scorer:
         """Score the prose of a document in a language. Raises UserError if it has no number where one is promised."""
         scored = Scored()
         for config, labels, score in self._scores:
-            if labels and language not in labels:
+            if labels and not any(is_of(language, label) for label in labels):
                 continue
             value = scored.scores[config.name] = score(text, document)
             if config.drop_below is not None and value < config.drop_below:
@@ -80,14 +85,29 @@ def _scorer(config: ScoreConfig) -> Callable[[str, Document], float]:
     return lambda text, document: dict(predict(model, text, number=None)).get(label, 0.0)
 
 
+def _read_text(document: Document, name: str, blocklist: str) -> str:
+    value = document.metadata.get(name)
+    if isinstance(value, str):
+        return value
+    has = f"has {value!r} in the field {name!r}" if name in document.metadata else f"has no field {name!r}"
+    raise UserError(
+        f"blocklists: {blocklist}: document {document.id!r} {has}, and text is wanted; name it in metadata_fields, or "
+        "mend it"
+    )
+
+
 def _read_number(document: Document, name: str, where: str) -> float:
     value = document.metadata.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    number = float("nan")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            number = float(value)
+    if not math.isfinite(number):
         has = f"has {value!r} in the field {name!r}" if name in document.metadata else f"has no field {name!r}"
         raise UserError(
             f"{where}: document {document.id!r} {has}, and a number is wanted; name it in metadata_fields, or mend it"
         )
-    return float(value)
+    return number
 
 
 def _score_linear(text: str, intercept: float, weights: Mapping[str, float]) -> float:

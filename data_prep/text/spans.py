@@ -33,7 +33,7 @@ _KINDS = {name: kind for kind, names in ((MATH, _MATHS), (TABLE, _TABLES), (CODE
 _DIRECTIVES = {"math": MATH, "table": TABLE, "list-table": TABLE, "csv-table": TABLE}
 _DIRECTIVE = re.compile(
     r"^(?P<indent>[ \t]*)(?:\.\. (?P<name>math|code-block|code|sourcecode|parsed-literal|ipython|plot|doctest|testcode"
-    r"|table|list-table|csv-table)::[^\n]*|[^\s.][^\n]{0,500}::[ \t]*)$",
+    r"|table|list-table|csv-table)::[^\n]*|(?:[^\s.][^\n]{0,500})?::[ \t]*)$",
     re.M,
 )
 

@@ -30,6 +30,12 @@ SECONDS_PER_MEGABYTE = {
 """Seconds of a core for a megabyte of text, by stage, and what each part of a config adds, for each score in `scores`,
 as benchmarks/stage_speed.py measured them (benchmarks/RESULTS.md)."""
 
+_TIMED = (*SECONDS_PER_MEGABYTE["clean"], "blocklists")
+"""Keys of `clean` that its speed hangs on."""
+
+LEAST_SECONDS = 10.0
+"""A stage that took less says nothing of its speed: most of it was the start of workers."""
+
 STREAMS = (".gz", ".zst", ".zstd", ".xz", ".bz2")
 """Suffixes of files that are read from their beginning."""
 
@@ -90,7 +96,7 @@ def tokenize_work(corpus: CleanCorpus | None, config: CleanConfig) -> Work:
 
 def mask_work(corpus: Work, earlier: Sequence[Work], config: DeduplicateConfig) -> Work:
     """Return the text that a mask's stage reads: its corpus, and those before it, where what they keep is looked at."""
-    if config.near is None and config.paragraphs is None:
+    if not config.keeps_one_of_several:
         return corpus
     works = [corpus, *earlier]
     return Work(
@@ -111,14 +117,15 @@ def _parts_of(stage: str, config: Mapping[str, JsonValue]) -> tuple[str, ...]:
 
 
 def stage_time(stage: str, config: Config, work: Work, placement: Placement, store: Path | None) -> StageTime:
-    """Return how long it takes to clean, mask or tokenise text.
+    """Return how long it takes to clean, mask or tokenise text: as fast as was measured, or as it was in the store.
 
-    As fast as it last was in the store with the same parts, else as it was measured.
+    That is asked of the last artifact that was cleaned with the same parts, or tokenised, and took long enough to tell.
     """
     if not work.num_bytes:
         return StageTime(None, f"not known: the size of {', '.join(work.unknown) or 'its text'} is not known from here")
-    parts = _parts_of(stage, config.model_dump(mode="json"))
-    rate, source = _remembered(stage, parts, store) if store else (None, "")
+    given = config.model_dump(mode="json")
+    parts = _parts_of(stage, given)
+    rate, source = _remembered(stage, given, store) if store else (None, "")
     assumed = 1e6 / sum(SECONDS_PER_MEGABYTE[stage][part] for part in ("", *parts))
     ends = [rate] if rate else [assumed * factor for factor in (2.0, 0.5)]
     busy = min(placement.num_tasks, work.num_items)
@@ -186,9 +193,13 @@ def _file_sizes(source: Source) -> list[tuple[float, bool]]:
     return sizes
 
 
-def _remembered(stage: str, parts: tuple[str, ...], store: Path) -> tuple[float | None, str]:
+def _remembered(stage: str, config: Mapping[str, JsonValue], store: Path) -> tuple[float | None, str]:
+    if stage == "deduplicate":  # a mask does not say how much was read for it
+        return None, ""
+    parts = {key: value for key, value in config.items() if key in _TIMED}
     for record in finished_records(stage, store):
-        if _parts_of(stage, record.config) == parts and (rate := rate_of(record)):
+        same = {key: value for key, value in record.config.items() if key in _TIMED} == parts
+        if same and record.seconds >= LEAST_SECONDS and (rate := rate_of(record)):
             where = f"{record.stage}-{record.fingerprint[:12]}"
             return rate, f"{rate / 1e6:,.2g} MB/s a core, measured in {where}"
     return None, ""

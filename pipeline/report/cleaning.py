@@ -175,7 +175,7 @@ def _tests(masks: Sequence[Artifact[Mask]]) -> Table | None:
         "Items",
         "Too short to look for",
         "Found in a source, at most",
-        "Documents left out",
+        "Documents that have one",
     )
     return Table(caption="Test sets that were looked for", heads=heads, rows=rows, num_text=2)
 
@@ -249,6 +249,7 @@ def _notes(corpora: Sequence[Artifact[CleanCorpus]], identified: Sequence[Identi
         name, few = corpus.dir.resolve().name, corpus.manifest.not_learned
         if few:
             shown = ", ".join(f"{language} {number:,}" for language, number in sorted(few.items())[:MOST_ROWS])
+            shown += f", and {len(few) - MOST_ROWS} more" if len(few) > MOST_ROWS else ""
             notes.append(
                 f"Of {len(few)} languages of {name} no bounds were learned, since too few documents were read for it: "
                 f"{shown}."

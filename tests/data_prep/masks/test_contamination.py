@@ -106,11 +106,18 @@ def test_a_document_has_an_item_if_it_has_a_share_of_its_n_grams(tmp_path, text,
 @pytest.mark.parametrize(("number", "is_found"), [(7, False), (8, True), (12, True), (13, True)])
 def test_short_items_are_found_by_eight_words_and_shorter_ones_counted(tmp_path, number, is_found):
     item = " ".join(ITEM.split()[:number])
-    tests = write_lines(tmp_path / "quiz.jsonl", [("en", item)])
+    tests = write_lines(tmp_path / "quiz.jsonl", [("en", item), ("en", ITEM)])
     corpus = corpus_of(tmp_path, [("en", f"so it says {item} and ends"), ("en", "another document of the corpus")])
     mask = masked(tmp_path / "mask", corpus, tests)
     (one,) = mask.manifest.tests
-    assert (one.num_items, one.num_too_short, one.num_found) == (1, int(not is_found), int(is_found))
+    assert (one.num_items, one.num_too_short, one.num_found) == (2, int(not is_found), int(is_found))
+
+
+def test_a_test_set_of_which_nothing_can_be_looked_for_is_refused(tmp_path):
+    tests = write_lines(tmp_path / "quiz.jsonl", [("en", "What is this?"), ("en", "And that?")])
+    corpus = corpus_of(tmp_path, [("en", "a document of the corpus")])
+    with pytest.raises(UserError, match=r"test set .* has no item that is long enough to be looked for \(8 words"):
+        masked(tmp_path / "mask", corpus, tests)
 
 
 def test_several_test_sets_and_sources_of_any_kind(tmp_path):

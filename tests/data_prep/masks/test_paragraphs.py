@@ -81,10 +81,10 @@ def test_the_first_document_keeps_what_several_have(tmp_path):
     mask = masked(tmp_path / "mask", corpus)
     assert remaining(corpus, mask) == [texts[0], *own[1:]]
     (count,) = mask.manifest.counts
-    assert (count.num_cut_paragraphs, count.num_cut_bytes, count.dropped) == (3, 3 * len(FOOTER), {})
+    assert (count.num_cut_paragraphs, count.num_cut_bytes, count.dropped) == (3, 3 * len(f"\n\n{FOOTER}"), {})
     assert ", 3 paragraphs" in mask.manifest.summary()
     (total,) = masked_counts([corpus.manifest], [mask.manifest])
-    assert total.kept_bytes == sum(map(len, texts)) - 3 * len(FOOTER) and total.num_kept == 6
+    assert total.kept_bytes == sum(map(len, remaining(corpus, mask))) and total.num_kept == 6
 
 
 @pytest.mark.parametrize(("min_documents", "is_cut"), [(2, True), (3, True), (4, False)])
@@ -109,6 +109,26 @@ def test_a_document_of_which_too_little_remains_is_left_out(tmp_path):
     assert mask.manifest.counts[0].dropped == {REPEATED_PARAGRAPHS: 1}
     whole = masked(tmp_path / "whole", corpus, min_remaining=0)
     assert remaining(corpus, whole) == [texts[0], paragraph(1), paragraph(2), "little more"]
+
+
+@pytest.mark.parametrize("min_remaining", [0, 0.02])
+def test_a_document_of_which_nothing_remains_is_left_out_whatever_may_remain(tmp_path, min_remaining):
+    texts = [f"{FOOTER}\n\n{paragraph(1)}", f"{FOOTER}\n\n{paragraph(1)}\n", FOOTER, f"{paragraph(2)}\n\n{FOOTER}"]
+    corpus = corpus_of(tmp_path, "web", texts)
+    mask = masked(tmp_path / "mask", corpus, min_documents=2, min_remaining=min_remaining)
+    left = remaining(corpus, mask)
+    assert left == [texts[0], paragraph(2)]
+    (total,) = masked_counts([corpus.manifest], [mask.manifest])
+    assert total.kept_bytes == sum(len(text.encode()) for text in left)
+
+
+def test_what_is_kept_of_near_copies_is_not_left_out_for_its_paragraphs(tmp_path):
+    """Its copy has gone for it: what it has of its own would be nowhere."""
+    menu, own = paragraph(1, 60), paragraph(2, 12)
+    texts = [f"{menu}\n\n{own}", f"{menu}\n\n{own} more", f"{menu}\n\n{paragraph(3, 90)}"]
+    corpus = corpus_of(tmp_path, "web", [texts[2], *texts[:2]])
+    left = remaining(corpus, masked(tmp_path / "mask", corpus, near={"similarity": 0.8}, min_documents=2))
+    assert left == [texts[2], own]
 
 
 def test_an_earlier_corpus_keeps_its_paragraphs(tmp_path):
@@ -174,7 +194,7 @@ def test_paragraphs_in_any_script_are_cut_where_they_are(tmp_path):
     order = [document.text for document in kept(corpus)]
     mask = masked(tmp_path / "mask", corpus)
     assert remaining(corpus, mask) == [order[0], *(text.replace(f"\n\n{repeated}", "") for text in order[1:])]
-    assert mask.manifest.counts[0].num_cut_bytes == 3 * len(repeated.encode())
+    assert mask.manifest.counts[0].num_cut_bytes == 3 * len(f"\n\n{repeated}".encode())
     (file,) = {one.cuts for one in mask.manifest.shards if one.cuts} if len(mask.manifest.shards) == 1 else {""}
     assert not file or np.load(mask.dir / file).shape == (3, 3)
 

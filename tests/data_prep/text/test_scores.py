@@ -63,6 +63,9 @@ def test_a_document_beyond_is_dropped_and_what_is_too_high_is_not_shown(tmp_path
 def test_a_model_is_of_its_languages_alone(tmp_path):
     config = {"kind": "linear", "model": linear(tmp_path), "languages": ["swh_Latn"], "drop_below": 0.9}
     assert score(config, "bad", "en").scores == {} and score(config, "bad", "sw").dropping is not None
+    config["languages"] = ["uz", "no", "sr-Latn"]
+    found = {label: bool(score(config, "bad", label).scores) for label in ("uz-Cyrl", "nn", "sr-Latn", "sr", "kk")}
+    assert found == {"uz-Cyrl": True, "nn": True, "sr-Latn": True, "sr": False, "kk": False}
 
 
 def test_a_fasttext_model_gives_the_probability_of_a_label():
@@ -78,7 +81,14 @@ def test_a_score_that_documents_bring(tmp_path):
     config = {"kind": "field", "field": "toxicity", "drop_above": 0.5}
     assert score(config, "text", toxicity=0.7).dropping.reason == "high_own"
     assert score(config, "text", toxicity=0).scores == {"own": 0.0}
-    for metadata in ({}, {"toxicity": "high"}, {"toxicity": None}, {"toxicity": True}, {"toxicity": float("nan")}):
+    for metadata in (
+        {},
+        {"toxicity": "high"},
+        {"toxicity": None},
+        {"toxicity": True},
+        {"toxicity": float("nan")},
+        {"toxicity": 10**400},
+    ):
         with pytest.raises(UserError, match=r"scores: own: document 'web/1' has .* a number is wanted"):
             score(config, "text", **metadata)
 
@@ -151,6 +161,15 @@ def test_what_is_blocked_is_counted_and_never_shown(tmp_path):
     (count,) = manifest.counts
     assert count.dropped == {"blocked_texts": 1, "blocked_urls": 1, "high_toxicity": 1} and count.num_kept == 1
     assert (tmp_path / "out" / manifest.samples).read_bytes() == b""
+
+
+@pytest.mark.parametrize("row", [{}, {"url": None}, {"url": 7}])
+def test_a_list_of_a_field_that_documents_do_not_have_is_refused(tmp_path, row):
+    """Else an opt-out list with a wrong name of its field would block nothing, and say nothing."""
+    (tmp_path / "urls").write_text("0" * 64, encoding="utf-8")
+    lists = [{"name": "urls", "path": str(tmp_path / "urls"), "field": "url"}]
+    with pytest.raises(UserError, match=r"blocklists: urls: document .* 'url'.*, and text is wanted; name it in meta"):
+        cleaned_with(tmp_path, [{"text": "a text of some length"} | row], blocklists=lists)
 
 
 def test_scores_are_kept_with_the_document(tmp_path):

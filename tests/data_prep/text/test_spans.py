@@ -304,6 +304,7 @@ def test_headings_prices_and_colons_are_prose(text: str) -> None:
     ("text", "expected"),
     [
         ("Use it::\n\n    x = a[0]\n    y\n\nafter", [(CODE, "\n\n    x = a[0]\n    y")]),
+        ("Use it.\n\n::\n\n   ping 8.8.8.8\n\nafter", [(CODE, "\n\n   ping 8.8.8.8")]),
         (".. math:: a\n\n   b + c\n\nafter", [(MATH, ".. math:: a\n\n   b + c")]),
         ("  .. code-block:: python\n     :linenos:\n\n     f(x)\n  end", None),
         (".. table::\n\n   == ==\n   a  b\n   == ==\n\nafter", [(TABLE, ".. table::\n\n   == ==\n   a  b\n   == ==")]),
