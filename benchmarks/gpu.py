@@ -272,7 +272,7 @@ def smoke(name: str, kind: str, scale: Any, directory: Path, *, tiny: bool) -> I
     recipe = tiny_recipe(own) if tiny else Path("smoke")
     overrides = [f"store={own / 'store'}"]
     if installed("lm-eval") is None and not tiny:
-        overrides.append("steps.scores.config.multiple_choice=null")
+        overrides.append("steps.scores.config.tasks=[]")
     run_recipe(read_recipe(recipe, tuple(overrides)), "inline", Console(width=200))
     loaded = [library for library in ("ray", "wandb", "datasets", "lm_eval") if library in sys.modules]
     yield judged("smoke libraries", float(len(loaded)), limit=0.0, detail=f"loaded without need: {', '.join(loaded)}")

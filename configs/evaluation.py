@@ -1,11 +1,12 @@
 """The settings of a recipe about evaluation, the export and the report."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
-from configs.base import AddedLater, Config
+from configs.base import AddedLater, Config, Name
+from configs.data.sources import Language
 from configs.paths import PathText
 
 
@@ -36,33 +37,57 @@ class CheckpointChoice(Config):
     retention must have kept."""
 
 
-class MultipleChoiceConfig(Config):
-    """The word-order task: which choice is the real text? The second half of a held-out document stands against other
-    orders of its words."""
-
-    questions_per_language: int = Field(default=25, ge=1)
-    """Largest number of questions for each language."""
-
-    num_choices: int = Field(default=4, ge=2, le=10)
-    """Number of choices, including the real text; a guess is right one time in this many."""
-
-    seed: int = 0
-    """Seed of the wrong orders and of the position of the real text among the choices."""
+CONTINUATION = "continuation"
+"""The task that is made of the corpora's own held-out documents (eval/continuation.py)."""
 
 
 class EvaluateConfig(CheckpointChoice):
-    """How a model is scored on held-out documents."""
+    """How a model is scored: on held-out documents, and by tasks."""
 
     refused: ClassVar[Mapping[str, str]] = {
-        "documents_per_language": "documents are counted by source and language; set `documents_per_stream`"
+        "documents_per_language": "documents are counted by source and language; set `documents_per_stream`",
+        "multiple_choice": (
+            "the word-order task is gone, since untrained networks scored above chance in it; name tasks instead, such "
+            "as `tasks: [continuation]`, which is there if nothing is said"
+        ),
+        "suite": "there may be several; set `suites: [early]`",
     }
 
     documents_per_stream: int | None = Field(default=100, ge=1)
     """Largest number of held-out documents of each source and language to compute bits per byte on: those with the
     smallest digests, so that a larger number only adds to them. null: all."""
 
-    multiple_choice: MultipleChoiceConfig | None = MultipleChoiceConfig()
-    """The word-order task, which lm-eval scores; null leaves it out."""
+    domains: Mapping[Name, tuple[Name, ...]] = {}
+    """Domains, such as `science`, with the sources that belong to each: bits per byte are given for them, too."""
+
+    tasks: tuple[str, ...] = (CONTINUATION,)
+    """Tasks: by the names that lm-eval has for them, as paths of lm-eval's YAML files, or `continuation`, which is made
+    of held-out documents: which of four texts goes on this one?"""
+
+    suites: tuple[str, ...] = ()
+    """Suites of tasks: `early`, `multilingual`, `science`, `safety`, or the path of a YAML file like theirs."""
+
+    languages: tuple[Language, ...] = ()
+    """Languages in which tasks of suites are taken. Left out: those of the corpora. Tasks of no language are always."""
+
+    questions_per_task: int | None = Field(default=None, ge=1)
+    """Largest number of questions of each task, the first ones; for `continuation` of each language, 100 if this is
+    null. null: all."""
+
+    data: Annotated[PathText | None, Field(min_length=1)] = None
+    """Directory with the data of the suites' tasks, as `files` of each says, for a cluster without internet. null: from
+    the Hugging Face Hub, or its cache."""
+
+    @model_validator(mode="after")
+    def _names_once(self) -> Self:
+        for key in ("tasks", "suites"):
+            given = getattr(self, key)
+            if twice := [name for name in given if given.count(name) > 1]:
+                raise ValueError(f"{key} names {twice[0]!r} twice; leave one")
+        sources = [source for own in self.domains.values() for source in own]
+        if repeated := [source for source in sources if sources.count(source) > 1]:
+            raise ValueError(f"domains has the source {repeated[0]!r} twice; leave it in one")
+        return self
 
 
 class ExportConfig(CheckpointChoice):

@@ -1,6 +1,6 @@
-"""The manifest of the stage `evaluate`, and the formula of its score."""
+"""The manifest of the stage `evaluate`."""
 
-import math
+from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,43 +12,72 @@ class _Entry(BaseModel):
 
 
 class BitsPerByte(_Entry):
-    """The bits that the model needs for a byte of UTF-8 text, over a language's held-out documents, or a source's."""
+    """The bits that the model needs for a byte of UTF-8 text, and for the ends of documents, over held-out documents.
+
+    It is what metrics.jsonl and validation give. Within a language it compares models with other tokenizers.
+    """
 
     num_documents: int
     num_bytes: int
     bits_per_byte: float
+    low: float | None
+    """The 95% interval by bootstrap over documents; None with fewer than two."""
+
+    high: float | None
 
 
-class Accuracy(_Entry):
-    """The number of multiple-choice questions and of right answers."""
+class TaskScore(_Entry):
+    """A task, as the model answered it in one language."""
+
+    task: str
+    language: str
+    """Label of the language; `und` if the task is of none, or of several."""
+
+    suite: str
+    kind: str
+    formulation: str
+    metric: str
+    version: str
+    """Version of what the suite says of the task, and lm-eval's of the task itself."""
 
     num_questions: int
-    num_right: int
+    num_truncated: int
+    """Questions that were longer than the model's context, whose beginning was cut off."""
 
-    @property
-    def accuracy(self) -> float:
-        return self.num_right / self.num_questions
+    value: float | None
+    """The score; None if the task failed."""
 
+    low: float | None
+    """The 95% interval: Wilson's, or with errors by clusters; None if nothing can be said of it."""
 
-class MultipleChoice(_Entry):
-    """The word-order task, scored by lm-eval (`acc`: the choice with the highest log-likelihood is the answer)."""
+    high: float | None
+    chance: float | None
+    """Score of a guess; None where nothing is chosen."""
 
-    chance: float
-    """Accuracy of a guess."""
+    detectable: float | None
+    """The least difference to another model that so many questions show, at 5% with a power of 80%."""
 
-    total: Accuracy
-    by_language: dict[str, Accuracy]
-    num_left_out: int
-    """Questions that did not fit into the model's context."""
+    digest: str
+    """SHA-256 over the questions."""
 
-    lm_eval_version: str
+    licence: str
+    source: str
+    is_decontaminated: bool
+    """Whether the corpora's masks have a receipt for it: its questions were looked for in what the model read, and what
+    had one was left out. Else the score is not called clean."""
+
+    failure: str
+    """Why it could not be scored, in a sentence; empty if it was."""
 
 
 class Scores(Manifest):
-    """Scores of a model on documents that it was not trained on; `samples.jsonl` holds every answer."""
+    """Scores of a model on what it was not trained on; `samples/` holds every answer."""
 
     step: int
     """The optimizer step whose checkpoint was scored; of a mean over checkpoints the last."""
+
+    precision: str
+    """Number format of the weights while they were scored, which scores hang on."""
 
     bits_per_byte: dict[str, BitsPerByte]
     """Language -> score."""
@@ -56,7 +85,14 @@ class Scores(Manifest):
     bits_per_byte_by_stream: dict[str, BitsPerByte]
     """`source/language` -> score."""
 
-    multiple_choice: MultipleChoice | None
+    bits_per_byte_by_domain: dict[str, BitsPerByte]
+    """Domain of the recipe -> score."""
+
+    tasks: tuple[TaskScore, ...]
+    """In the order of the recipe; one that was made of the corpora in each language has a row for each."""
+
+    lm_eval_version: str
+    """Empty if no task was scored."""
 
     @property
     def mean_bits_per_byte(self) -> float:
@@ -67,14 +103,32 @@ class Scores(Manifest):
         ordered = sorted(self.bits_per_byte, key=lambda language: self.bits_per_byte[language].bits_per_byte)
         best, worst = (f"{lang} {self.bits_per_byte[lang].bits_per_byte:.2f}" for lang in (ordered[0], ordered[-1]))
         line = f"{self.mean_bits_per_byte:.3f} bits a byte over {len(ordered)} languages (best {best}, worst {worst})"
-        if (task := self.multiple_choice) is None:
-            return line
-        return f"{line}; word order {task.total.accuracy:.1%} (chance {task.chance:.0%})"
+        for name, (value, chance, number) in mean_scores(self.tasks).items():
+            guess = "" if chance is None else f", chance {chance:.0%}"
+            over = f" over {number} languages" if number > 1 else ""
+            line += f"; {name} {value:.1%}{over}{guess}" if chance is not None else f"; {name} {value:.3f}{over}"
+        if failed := [score.task for score in self.tasks if score.failure]:
+            line += f"; {len(failed)} tasks failed: {', '.join(failed[:3])}{' ...' if len(failed) > 3 else ''}"
+        return line
 
 
-def bits_per_byte(nats: float, num_bytes: int) -> float:
-    """Return the bits for each UTF-8 byte of a text whose negative log-likelihood is `nats`.
+def mean_scores(tasks: tuple[TaskScore, ...]) -> Mapping[str, tuple[float, float | None, int]]:
+    """Return for each task, by its name without its language, the mean over languages, that of chance, and how many."""
+    groups: dict[str, list[TaskScore]] = {}
+    for score in tasks:
+        if score.value is not None:
+            groups.setdefault(family_of(score), []).append(score)
+    found = {}
+    for name, own in groups.items():
+        chances = [score.chance for score in own if score.chance is not None]
+        values = [score.value for score in own if score.value is not None]
+        found[name] = (sum(values) / len(own), sum(chances) / len(own) if len(chances) == len(own) else None, len(own))
+    return found
 
-    The number is comparable between models with different tokenizers, within one language.
-    """
-    return nats / math.log(2) / num_bytes
+
+def family_of(score: TaskScore) -> str:
+    """Return the name of a task without what tells its language: `belebele_swh_Latn` is one of `belebele`."""
+    head, _, last = score.task.rpartition("_")
+    if last[:1].isupper() and len(last) == 4:
+        head = head.rpartition("_")[0]
+    return head if head and score.language != "und" else score.task

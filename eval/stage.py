@@ -1,11 +1,10 @@
-"""The stage that scores a trained model on held-out documents. It imports nothing heavy: the workers do."""
+"""The stage that scores a trained model: on held-out documents, and by tasks. It imports nothing heavy: workers do."""
 
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,39 +12,45 @@ from typing import Any
 from cluster.executor import Executor
 from cluster.host.files import write_text
 from configs.base import Artifact, UserError
-from configs.evaluation import EvaluateConfig
+from configs.evaluation import CONTINUATION, EvaluateConfig
 from data_prep.cleaning.held_out import smallest_digests
 from data_prep.manifests import CleanCorpus, TrainedTokenizer
 from data_prep.masks.manifest import Mask
 from data_prep.masks.reading import find_mask, read_held_out
 from data_prep.sources.document import Document
-from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores, bits_per_byte
-from eval.word_order import Question, make_questions
-from eval.workers import Texts, WorkerPaths, score_questions, score_texts
+from eval.continuation import make_questions
+from eval.manifests import BitsPerByte, Scores, TaskScore
+from eval.statistics import accuracy, bits_per_byte, detectable_difference
+from eval.suites import Task, find_tasks, lm_eval_folder
+from eval.workers import TaskWork, Texts, WorkerPaths, answer, forget_model, score_texts
 from training.checkpoint.choice import choose_weights
 from training.manifests import TrainedModel
 
-TEXTS_PER_ITEM = 400
-QUESTIONS = "word_order.jsonl"
-SAMPLES = "samples.jsonl"
+ITEM_BYTES = 500_000
+"""UTF-8 bytes of the texts of one item of work, about."""
+
+ITEM_TEXTS = 400
+CONTINUATIONS = 100
+"""Questions of `continuation` in each language, if the recipe does not say."""
+
+SAMPLES = "samples"
+"""Directory of the answers: `bits_per_byte.jsonl`, and a file a task."""
 
 
 @dataclass(frozen=True)
-class _ScoringItem:
-    """One item of work: texts or questions to score, and the file that keeps the answer once it is there."""
+class _Item:
+    """One item of work, and the file that keeps the answer once it is there."""
 
     paths: WorkerPaths
-    work: Texts | tuple[Question, ...]
+    work: Texts | TaskWork
     done: Path
 
 
-def check_lm_eval(config: EvaluateConfig) -> None:
-    """Raise UserError if the config needs lm-eval and it is not installed."""
-    if config.multiple_choice and find_spec("lm_eval") is None:
-        raise UserError(
-            "the word-order task (multiple_choice) is scored by lm-eval, which is not installed here; "
-            "pip install 'concord-train[eval]', or set multiple_choice: null"
-        )
+def check_tasks(config: EvaluateConfig) -> None:
+    """Raise UserError if a task or a suite is not there, or lm-eval is not installed and needed."""
+    if config.tasks or config.suites:
+        lm_eval_folder()
+        find_tasks(config)
 
 
 def check_held_out(corpora: Sequence[CleanCorpus]) -> None:
@@ -64,90 +69,188 @@ def evaluate(
     out: Path,
     executor: Executor,
 ) -> Scores:
-    """Score the model: bits per byte by language, and the word-order task if the config has one.
+    """Score the model: bits per byte on what the corpora hold out, without what the masks leave out, and tasks.
 
-    What the corpora hold out is scored, without what the masks leave out. Raises UserError if no document is held out.
+    A task that fails is a row among the scores. Raises UserError if no document is held out.
     """
     check_held_out([one.manifest for one in corpus])
     held_out = chain.from_iterable(read_held_out(one, find_mask(one, mask)) for one in corpus)
     chosen = smallest_digests(held_out, config.documents_per_stream)
-    questions = make_questions(chosen, config.multiple_choice) if config.multiple_choice else []
-    paths = WorkerPaths(choose_weights(config, model), tokenizer.dir, tokenizer.manifest.boundary_id, out / QUESTIONS)
-    work: list[Any] = [tuple(questions)] if questions else []
-    texts = [document.text for document in chosen]
-    work += [Texts(tuple(texts[i : i + TEXTS_PER_ITEM])) for i in range(0, len(texts), TEXTS_PER_ITEM)]
-    items = [_ScoringItem(paths, part, out / "parts" / f"{i:05d}.json") for i, part in enumerate(work)]
-    answers = list(executor.map(_score, items, label="evaluating", on_device=True))
-    answered = answers.pop(0) if questions else {"right": []}
-    asked = [pair for pair in zip(questions, answered["right"], strict=True) if pair[1] is not None]
-    nats = [value for answer in answers for value in answer["nats"]]
-    _write_samples(out / SAMPLES, chosen, nats, asked)
+    tasks = find_tasks(config, sorted({document.language for document in chosen}))
+    paths = WorkerPaths(
+        choose_weights(config, model),
+        tokenizer.dir,
+        tokenizer.manifest.boundary_id,
+        tokenizer.manifest.eos_id,
+        is_offline=all(task.is_local for task in tasks),
+    )
+    texts = list(_cut_texts([document.text for document in chosen]))
+    work: list[Texts | TaskWork] = [*texts, *(_task_work(task, chosen, config) for task in tasks)]
+    items = [_Item(paths, part, out / "parts" / f"{number:05d}.json") for number, part in enumerate(work)]
+    try:
+        answers = list(executor.map(_score, items, label="evaluating", on_device=True))
+    finally:
+        forget_model()
+    nats = [value for found in answers[: len(texts)] for value in found["nats"]]
+    scored = list(zip(tasks, answers[len(texts) :], strict=True))
+    _write_samples(out / SAMPLES, chosen, nats, scored)
     shutil.rmtree(out / "parts")
-    shutil.rmtree(paths.questions.with_suffix(".cache"), ignore_errors=True)  # lm-eval's copy of the questions
+    checked = [{count.test for count in one.manifest.tests} for one in mask]
+    receipts = set.intersection(*checked) if checked and len(mask) == len(corpus) else set()
     return Scores(
         step=paths.weights.step,
-        bits_per_byte=_average_bits_per_byte(chosen, nats, by=lambda document: document.language),
-        bits_per_byte_by_stream=_average_bits_per_byte(
-            chosen, nats, by=lambda document: f"{document.source}/{document.language}"
+        precision=answers[0]["precision"],
+        bits_per_byte=_bits(chosen, nats, by=lambda document: [document.language]),
+        bits_per_byte_by_stream=_bits(chosen, nats, by=lambda document: [f"{document.source}/{document.language}"]),
+        bits_per_byte_by_domain=_bits(
+            chosen, nats, by=lambda one: [name for name, sources in config.domains.items() if one.source in sources]
         ),
-        multiple_choice=_count_right_answers(asked, len(questions) - len(asked), answered, config) if asked else None,
+        tasks=tuple(row for task, found in scored for row in _rows_of(task, found, chosen, receipts)),
+        lm_eval_version=next((found["lm_eval_version"] for _, found in scored), ""),
     )
 
 
-def _score(item: _ScoringItem) -> dict[str, Any]:
-    """Score the item, or return the answer that was kept before a restart."""
+def _cut_texts(texts: Sequence[str]) -> Iterator[Texts]:
+    """Yield texts in items of work of about one size."""
+    batch, size = list[str](), 0
+    for text in texts:
+        batch.append(text)
+        size += len(text.encode())
+        if size >= ITEM_BYTES or len(batch) == ITEM_TEXTS:
+            yield Texts(tuple(batch))
+            batch, size = [], 0
+    if batch:
+        yield Texts(tuple(batch))
+
+
+def _task_work(task: Task, documents: Iterable[Document], config: EvaluateConfig) -> TaskWork:
+    if task.name != CONTINUATION:
+        return TaskWork(task, None, config.questions_per_task)
+    questions = make_questions(documents, per_language=config.questions_per_task or CONTINUATIONS)
+    return TaskWork(_continuation(task), tuple(asdict(question) for question in questions), None)
+
+
+def _continuation(task: Task) -> Task:
+    """Return lm-eval's settings of the task that is made here."""
+    settings = {
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{context}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "{{answer}}",
+        "target_delimiter": "",
+        "metric_list": [{"metric": "acc_bytes"}],
+    }
+    return Task(**{**vars(task), "overrides": tuple(settings.items()), "cluster": "group"})
+
+
+def _score(item: _Item) -> dict[str, Any]:
+    """Do an item of work, or return the answer that was kept before a restart."""
     if not item.done.exists():
         work = item.work
-        score = score_texts(item.paths, work) if isinstance(work, Texts) else score_questions(item.paths, work)
-        write_text(item.done, json.dumps(score))
-    answer: dict[str, Any] = json.loads(item.done.read_text(encoding="utf-8"))
-    return answer
+        found = score_texts(item.paths, work) if isinstance(work, Texts) else _answered(item.paths, work)
+        write_text(item.done, json.dumps(found))
+    done: dict[str, Any] = json.loads(item.done.read_text(encoding="utf-8"))
+    return done
 
 
-def _average_bits_per_byte(
-    documents: list[Document], nats: list[float], *, by: Callable[[Document], str]
+def _answered(paths: WorkerPaths, work: TaskWork) -> dict[str, Any]:
+    if work.rows is not None and not work.rows:
+        return {"failure": "no held-out documents are long enough for a question", "lm_eval_version": ""}
+    return answer(paths, work)
+
+
+def _bits(
+    documents: Sequence[Document], nats: Sequence[float], *, by: Callable[[Document], list[str]]
 ) -> dict[str, BitsPerByte]:
-    totals: defaultdict[str, list[float]] = defaultdict(lambda: [0, 0, 0.0])
+    groups: defaultdict[str, tuple[list[float], list[int]]] = defaultdict(lambda: ([], []))
     for document, value in zip(documents, nats, strict=True):
-        total = totals[by(document)]
-        total[0] += 1
-        total[1] += len(document.text.encode())
-        total[2] += value
-    return {
-        name: BitsPerByte(num_documents=int(n), num_bytes=int(size), bits_per_byte=bits_per_byte(total, int(size)))
-        for name, (n, size, total) in sorted(totals.items())
-    }
+        for name in by(document):
+            groups[name][0].append(value)
+            groups[name][1].append(len(document.text.encode()))
+    found = {}
+    for name, (own, sizes) in sorted(groups.items()):
+        interval = bits_per_byte(own, sizes)
+        several = len(own) > 1
+        found[name] = BitsPerByte(
+            num_documents=len(own),
+            num_bytes=sum(sizes),
+            bits_per_byte=interval.value,
+            low=interval.low if several else None,
+            high=interval.high if several else None,
+        )
+    return found
 
 
-def _count_right_answers(
-    asked: list[tuple[Question, bool]], num_left_out: int, answered: dict[str, Any], config: EvaluateConfig
-) -> MultipleChoice:
-    by_language: defaultdict[str, list[bool]] = defaultdict(list)
-    for question, right in asked:
-        by_language[question.language].append(right)
-    assert config.multiple_choice is not None
-    return MultipleChoice(
-        chance=1 / config.multiple_choice.num_choices,
-        total=Accuracy(num_questions=len(asked), num_right=sum(right for _, right in asked)),
-        by_language={
-            language: Accuracy(num_questions=len(rights), num_right=sum(rights))
-            for language, rights in sorted(by_language.items())
-        },
-        num_left_out=num_left_out,
-        lm_eval_version=answered["lm_eval_version"],
+def _rows_of(
+    task: Task, found: Mapping[str, Any], documents: Sequence[Document], receipts: Iterable[str]
+) -> Iterator[TaskScore]:
+    """Yield the row of a task; of what was made of the corpora, one for each language."""
+    if task.name != CONTINUATION or "failure" in found:
+        yield _row(task, found, found.get("answers", []), is_decontaminated=task.name in receipts)
+        return
+    languages = {document.id: document.language for document in documents}
+    groups: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for one in found["answers"]:
+        groups[languages[one["document"]]].append(one)
+    for language, own in sorted(groups.items()):
+        named = Task(**{**vars(task), "language": language})
+        yield _row(named, found, own, is_decontaminated=True)  # held-out documents, whose near copies masks leave out
+
+
+def _row(
+    task: Task, found: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], *, is_decontaminated: bool
+) -> TaskScore:
+    values = [float(one["value"]) for one in answers]
+    weights = [int(one["weight"]) for one in answers]
+    clusters = [one["cluster"] for one in answers]
+    value, low, high, detectable = found.get("value"), None, None, None
+    if answers and all(value == value for value in values):  # NaN: a score of the whole, such as BLEU
+        is_likelihood = any(weight != 1 for weight in weights)
+        interval = (
+            bits_per_byte(values, weights) if is_likelihood else accuracy(values, clusters if any(clusters) else None)
+        )
+        value = interval.value
+        low, high = (interval.low, interval.high) if len(values) > 1 else (None, None)
+        detectable = None if is_likelihood or len(values) < 2 else detectable_difference(values)
+    kind = found.get("kind", task.kind or "")
+    chance = task.chance
+    if chance is None and kind == "multiple_choice" and answers:
+        chance = sum(1 / one["num_choices"] for one in answers) / len(answers)
+    return TaskScore(
+        task=task.name,
+        language=task.language,
+        suite=task.suite,
+        kind=kind,
+        formulation=task.formulation,
+        metric=found.get("metric", task.metric or ""),
+        version="/".join(filter(None, (task.version, found.get("version", "")))),
+        num_questions=len(answers),
+        num_truncated=found.get("num_truncated", 0),
+        value=value,
+        low=low,
+        high=high,
+        chance=chance,
+        detectable=detectable,
+        digest=found.get("digest", ""),
+        licence=task.licence,
+        source=task.source,
+        is_decontaminated=is_decontaminated,
+        failure=found.get("failure", ""),
     )
 
 
 def _write_samples(
-    path: Path, documents: list[Document], nats: list[float], asked: list[tuple[Question, bool]]
+    directory: Path, documents: Sequence[Document], nats: Sequence[float], scored: Sequence[tuple[Task, Any]]
 ) -> None:
-    """Write every single answer, so that anybody can compute other statistics."""
-    rows: list[dict[str, Any]] = []
-    for d, n in zip(documents, nats, strict=True):
-        size = len(d.text.encode())
-        where = {"document": d.id, "source": d.source, "language": d.language}
-        rows.append({"task": "bits_per_byte", **where, "num_bytes": size, "nats": n})
-    for q, r in asked:
-        row = {"task": "word_order", "document": q.document, "language": q.language, "answer": q.answer, "right": r}
-        rows.append(row)
+    """Write every single answer, so that anybody can compute other statistics, and compare two models."""
+    rows = [
+        {"document": d.id, "source": d.source, "language": d.language, "num_bytes": len(d.text.encode()), "nats": value}
+        for d, value in zip(documents, nats, strict=True)
+    ]
+    _write_rows(directory / "bits_per_byte.jsonl", rows)
+    for task, found in scored:
+        _write_rows(directory / f"{task.name}.jsonl", found.get("answers", []))
+
+
+def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))

@@ -1,16 +1,20 @@
 """The work of a worker that scores a model. It keeps the model loaded from one item of work to the next."""
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.base import UserError
+from configs.text import one_line
 from data_prep.tokenizer.stage import HUGGING_FACE
-from eval.word_order import Question
+from eval.suites import Task
 from training.checkpoint.choice import ChosenWeights
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from eval.likelihood import Scorer
 
 
 @dataclass(frozen=True)
@@ -19,11 +23,13 @@ class WorkerPaths:
 
     weights: ChosenWeights
     tokenizer: Path
-    boundary_id: int
-    """The id that stands before a text (data_prep/manifests.py)."""
+    begin_id: int
+    """The id that stands before a text, the one that begins it or ends the one before (data_prep/manifests.py)."""
 
-    questions: Path
-    """File to write the questions to, for lm-eval."""
+    end_id: int
+
+    is_offline: bool
+    """Whether no task needs the Hub."""
 
 
 @dataclass(frozen=True)
@@ -33,42 +39,78 @@ class Texts:
     texts: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class TaskWork:
+    """A task that is to be answered."""
+
+    task: Task
+    rows: tuple[Mapping[str, Any], ...] | None
+    """The questions of a task that is made here."""
+
+    limit: int | None
+
+
 def score_texts(paths: WorkerPaths, work: Texts) -> dict[str, Any]:
-    """Return `nats`: the negative log-likelihood of each text."""
+    """Return `nats`: the negative log-likelihood of each text and its end, and `precision`, that of the weights."""
     from data_prep.tokenizer.encoder import open_encoder
-    from eval.likelihood import document_nats
 
+    scorer = _load_scorer(paths.weights)
     ids = open_encoder(paths.tokenizer)(list(work.texts))
-    return {"nats": document_nats(ids, _load_model(paths.weights), prefix=paths.boundary_id)}
+    return {"nats": scorer.document_nats(ids, begin=paths.begin_id, end=paths.end_id), "precision": _precision(scorer)}
 
 
-def score_questions(paths: WorkerPaths, work: tuple[Question, ...]) -> dict[str, Any]:
-    """Return `right`, whether each question was answered rightly, and `lm_eval_version`.
+def answer(paths: WorkerPaths, work: TaskWork) -> dict[str, Any]:
+    """Return a task's answers, or `failure`, one sentence: a task that fails is a row among the scores, and no end.
 
-    A question that does not fit into the model's context has None.
+    What the machine fails of, such as memory or a disk, is raised.
     """
+    if paths.is_offline:  # before datasets is imported: else it looks up what is there
+        os.environ["HF_HUB_OFFLINE"] = "1"
     from transformers import AutoTokenizer
 
-    from eval.lm_eval_tasks import answer_questions, lm_eval_version
+    from eval.harness import answer_task, lm_eval_version
 
     tokenizer = AutoTokenizer.from_pretrained(paths.tokenizer / HUGGING_FACE, split_special_tokens=True)
-    model = _load_model(paths.weights)
-    longest = int(model.config.max_position_embeddings)
-    fitting = [question for question in work if _count_tokens(question, tokenizer) <= longest]
-    answers = iter(answer_questions(fitting, paths.questions, model=model, tokenizer=tokenizer) if fitting else [])
-    kept = set(fitting)
-    return {"right": [next(answers) if q in kept else None for q in work], "lm_eval_version": lm_eval_version()}
+    scorer = _load_scorer(paths.weights)
+    found: dict[str, Any] = {"lm_eval_version": lm_eval_version(), "precision": _precision(scorer)}
+    try:
+        return found | asdict(answer_task(work.task, work.rows, scorer, tokenizer, limit=work.limit))
+    except UserError as error:
+        return found | {"failure": str(error)}
+    except (MemoryError, OSError) as error:
+        if isinstance(error, ConnectionError | FileNotFoundError):
+            return found | {"failure": _describe(error)}
+        raise
+    except RuntimeError as error:
+        if "out of memory" in str(error):
+            raise
+        return found | {"failure": _describe(error)}
+    except Exception as error:
+        return found | {"failure": _describe(error)}
 
 
-def _count_tokens(question: Question, tokenizer: Any) -> int:
-    """Count the tokens of the longest choice after the context, which lm-eval cuts off in the same way."""
-    context = len(tokenizer(question.context).input_ids)
-    return max(len(tokenizer(question.context + choice).input_ids) - context for choice in question.choices)
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)[:300]}"
+
+
+def _precision(scorer: "Scorer") -> str:
+    return str(scorer.model.dtype).removeprefix("torch.")
 
 
 @lru_cache(maxsize=1)
-def _load_model(weights: ChosenWeights) -> "PreTrainedModel":
+def _load_scorer(weights: ChosenWeights) -> "Scorer":
+    import torch
+
+    from eval.likelihood import Scorer
     from training.accelerator import find_device_type
     from training.checkpoint.load_model import load_model
 
-    return load_model(*weights.checkpoints, kind=weights.kind).to(find_device_type())
+    device = find_device_type()
+    # products of bf16 took 20 times as long on a CPU without instructions for them
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    return Scorer(load_model(*weights.checkpoints, kind=weights.kind).to(dtype).to(device))
+
+
+def forget_model() -> None:
+    """Free the memory of the model that this process holds, if it holds one."""
+    _load_scorer.cache_clear()

@@ -6,7 +6,8 @@ from data_prep.tokenizer.foreign_files import observe_tokenizer
 from data_prep.tokenizer.import_stage import check_tokenizer, import_tokenizer
 from data_prep.tokenizer.stage import train_tokenizer
 from data_prep.tokens.stage import tokenize
-from eval.stage import check_lm_eval, evaluate
+from eval.stage import check_tasks, evaluate
+from eval.suites import observe_tasks
 from pipeline.export.stage import export
 from pipeline.graph.stage import stage
 from pipeline.report.stage import check_report, observe_templates, report
@@ -27,7 +28,7 @@ STAGES = {
     "import_tokenizer": stage(import_tokenizer, version=1, observe=observe_tokenizer, check=check_tokenizer),
     "tokenize": stage(tokenize, version=3),
     "train": stage(train, version=6, observe=observe_init_from, file_digests=rank_file_digests),
-    "evaluate": stage(evaluate, version=2, check=check_lm_eval),
+    "evaluate": stage(evaluate, version=3, observe=observe_tasks, check=check_tasks),
     "export": stage(export, version=3),
     "report": stage(report, version=4, observe=observe_templates, check=check_report),
 }

@@ -197,7 +197,7 @@ def sample(
     show_samples(find_artifact(found, stage="train").files_here(), at, out, as_json=as_json)
 
 
-_SCHEMAS = ("recipe", "cluster", "thresholds")
+_SCHEMAS = ("recipe", "cluster", "thresholds", "suite")
 
 
 @app.command()
@@ -205,18 +205,19 @@ def schema(
     kind: Annotated[
         str,
         typer.Argument(
-            help="`recipe`, `cluster` or `thresholds`.", metavar="KIND", autocompletion=lambda: list(_SCHEMAS)
+            help="`recipe`, `cluster`, `thresholds` or `suite`.", metavar="KIND", autocompletion=lambda: list(_SCHEMAS)
         ),
     ] = "recipe",
 ) -> None:
-    """Print the JSON Schema of recipes, of cluster files, or of the filters' files of thresholds, for editors."""
+    """Print the JSON Schema of recipes, of cluster files, thresholds of filters, or suites of tasks, for editors."""
     from configs.cluster import ClusterConfig
     from configs.data.filters import Thresholds
     from configs.run import RunConfig
+    from configs.tasks import SuiteConfig
 
-    models: dict[str, Any] = dict(zip(_SCHEMAS, (RunConfig, ClusterConfig, Thresholds), strict=True))
+    models: dict[str, Any] = dict(zip(_SCHEMAS, (RunConfig, ClusterConfig, Thresholds, SuiteConfig), strict=True))
     if kind not in models:
-        raise ConfigError(f"there is no schema of {kind!r}; ask for `recipe`, `cluster` or `thresholds`")
+        raise ConfigError(f"there is no schema of {kind!r}; ask for {', '.join(_SCHEMAS)}")
     print(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema"} | models[kind].model_json_schema()))
 
 

@@ -11,12 +11,12 @@ from cluster.placement import Placement
 from configs.base import Config
 from configs.data.sources import Source
 from configs.data.stages import CleanConfig, DeduplicateConfig
-from configs.evaluation import EvaluateConfig
+from configs.evaluation import CONTINUATION, EvaluateConfig
 from data_prep.cleaning.stage import part_bytes
 from data_prep.manifests import CleanCorpus, TokenizedCorpus
 from data_prep.sources.table import READERS
-from eval.stage import TEXTS_PER_ITEM
-from eval.word_order import MAX_UNITS
+from eval.continuation import MAX_BYTES, NUM_CHOICES
+from eval.stage import CONTINUATIONS, ITEM_BYTES
 from pipeline.estimate.basis import Range
 from pipeline.estimate.speed import Speed
 from pipeline.graph.why import finished_records
@@ -45,9 +45,6 @@ COMPRESSION = 3.0
 
 BYTES_PER_TOKEN = 4.0
 """Bytes of text in a token where the corpus is not tokenised: an assumption."""
-
-_TOKENS_PER_WORD = 2.0
-"""An assumption, for questions."""
 
 
 @dataclass(frozen=True)
@@ -168,13 +165,17 @@ def evaluate_time(
     """
     if speed.tokens_per_second is None:
         return StageTime(None, "not known: the speed of the model is not")
-    texts, num_tokens = _scored(config, corpora, _bytes_per_token(tokens))
+    bytes_per_token = _bytes_per_token(tokens)
+    num_tokens = _scored_bytes(config, corpora) / bytes_per_token
     workers = placement.num_ranks if placement.device != "cpu" else placement.num_tasks
     cores = 1.0 if placement.device != "cpu" else placement.cpus_per_task / placement.cpus_per_rank
-    busy = max(1, min(workers, ceil(texts / TEXTS_PER_ITEM))) * cores / placement.num_ranks
+    busy = max(1, min(workers, ceil(num_tokens * bytes_per_token / ITEM_BYTES))) * cores / placement.num_ranks
     rates = (3 * busy * speed.tokens_per_second.high, 3 * busy * speed.tokens_per_second.low)
     took = Range(num_tokens / rates[0], num_tokens / rates[1])
-    return StageTime(took, f"{num_tokens:,.0f} tokens, three times as fast as they are trained on; {speed.source}")
+    others = [name for name in (*config.tasks, *config.suites) if name != CONTINUATION]
+    left_out = f", without {', '.join(others)}, whose size is not known" if others else ""
+    what = f"{num_tokens:,.0f} tokens{left_out}, three times as fast as they are trained on; {speed.source}"
+    return StageTime(took, what)
 
 
 def _file_sizes(source: Source) -> list[tuple[float, bool]]:
@@ -228,16 +229,14 @@ def _bytes_per_token(tokens: TokenizedCorpus | None) -> float:
     return sum(s.num_bytes for shard in tokens.shards for s in shard.segments) / tokens.num_tokens
 
 
-def _scored(config: EvaluateConfig, corpora: Sequence[CleanCorpus], bytes_per_token: float) -> tuple[int, float]:
-    """Return the number of texts that are scored, questions included, and of their tokens."""
-    texts, tokens, by_language = 0, 0.0, dict[str, int]()
+def _scored_bytes(config: EvaluateConfig, corpora: Sequence[CleanCorpus]) -> float:
+    """Return the bytes of the texts that are scored, those of the task that is made of them included."""
+    total, by_language = 0.0, dict[str, int]()
     for count in (count for corpus in corpora for count in corpus.counts):
         held = min(count.num_held_out, config.documents_per_stream or count.num_held_out)
-        length = count.kept_bytes / max(1, count.num_kept) / bytes_per_token
-        texts, tokens = texts + held, tokens + held * length
+        total += held * count.kept_bytes / max(1, count.num_kept)
         by_language[count.language] = by_language.get(count.language, 0) + held
-    if config.multiple_choice is not None:
-        asked = sum(min(config.multiple_choice.questions_per_language, held) for held in by_language.values())
-        choices = asked * config.multiple_choice.num_choices
-        texts, tokens = texts + choices, tokens + choices * 2 * MAX_UNITS * _TOKENS_PER_WORD
-    return texts, tokens
+    if CONTINUATION in config.tasks:
+        most = config.questions_per_task or CONTINUATIONS
+        total += sum(min(most, held) for held in by_language.values()) * NUM_CHOICES * 3 * MAX_BYTES
+    return total

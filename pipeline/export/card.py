@@ -12,7 +12,7 @@ from configs.evaluation import ExportConfig
 from data_prep.manifests import CleanCorpus, CorpusCount, TrainedTokenizer
 from data_prep.masks.manifest import Mask
 from data_prep.masks.reading import masked_counts
-from eval.manifests import Scores
+from eval.manifests import Scores, mean_scores
 from pipeline.graph.config_diff import flatten
 from pipeline.store.artifact import Record
 from pipeline.store.lineage import shorten_digests
@@ -85,8 +85,11 @@ def _front_matter(
     }
     if scores:
         metrics = [{"type": "bits_per_byte", "name": "bits per byte", "value": round(scores.mean_bits_per_byte, 4)}]
-        if task := scores.multiple_choice:
-            metrics.append({"type": "accuracy", "name": "word order", "value": round(task.total.accuracy, 4)})
+        metrics += [
+            {"type": "accuracy", "name": task, "value": round(value, 4)}
+            for task, (value, chance, _) in mean_scores(scores.tasks).items()
+            if chance is not None
+        ]
         held_out = {"type": "held-out", "name": "documents held out of training"}
         result = {"task": {"type": "text-generation"}, "dataset": held_out, "metrics": metrics}
         values["model-index"] = [{"name": name, "results": [result]}]

@@ -11,7 +11,6 @@ from cluster.host.redact import redact
 from cluster.storage.errors import error_class
 from configs.base import UserError
 from configs.text import one_line
-from pipeline.report.results import share
 from training.manifests import counted
 
 PAGE = "page.html.j2"
@@ -87,7 +86,6 @@ def make_environment(folders: Sequence[Path]) -> jinja2.Environment:
     environment.filters |= {
         "count": "{:,}".format,
         "counted": counted,
-        "share": share,
         "px": "{:.1f}".format,
         "pct": "{:.3f}%".format,
     }

@@ -1,40 +1,68 @@
-"""The parts of the page about what the model scored: bits per byte, multiple choice."""
+"""The parts of the page about what the model scored: bits per byte, and tasks."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from math import sqrt
 
-from eval.manifests import Accuracy, MultipleChoice, Scores
+from eval.manifests import BitsPerByte, Scores, TaskScore, family_of
 from pipeline.report.charts import Bar, BarChart, Reference, bar_chart
 from pipeline.report.tables import NOTHING, Table, split
 
-_Z = 1.959964
-"""The quantile of the normal distribution with 2.5% above it."""
+MOST_FAILURES = 20
+"""Tasks that failed and are told, at most."""
 
 
 @dataclass(frozen=True)
-class ChoicePart:
-    """Right answers, overall and by language, with 95% intervals."""
+class Family:
+    """A task in all languages that it was scored in."""
 
-    task: MultipleChoice
-    low: float
-    high: float
-    verdict: Literal["above", "below", "holds"]
-    """How the interval lies to chance."""
+    name: str
+    scores: Sequence[TaskScore]
+    """Those that did not fail, at least one."""
 
-    tables: Sequence[Table]
+    @property
+    def value(self) -> float:
+        """The mean over languages, all with the same weight."""
+        return sum(_value(one) for one in self.scores) / len(self.scores)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% interval of the mean, from those of the languages; None if one has none."""
+        halves = [(one.high - one.low) / 2 for one in self.scores if one.low is not None and one.high is not None]
+        if len(halves) < len(self.scores):
+            return None
+        if len(self.scores) == 1:
+            return self.scores[0].low or 0.0, self.scores[0].high or 0.0
+        half = sqrt(sum(half**2 for half in halves)) / len(halves)
+        return self.value - half, self.value + half
+
+    @property
+    def chance(self) -> float | None:
+        """The mean score of a guess; None where nothing is chosen."""
+        chances = [one.chance for one in self.scores if one.chance is not None]
+        return sum(chances) / len(chances) if len(chances) == len(self.scores) else None
+
+    @property
+    def is_above_chance(self) -> bool:
+        """Whether the interval lies above chance."""
+        return self.chance is not None and self.interval is not None and self.interval[0] > self.chance
 
 
-def wilson(*, num_right: int, num_questions: int) -> tuple[float, float]:
-    """Return the 95% interval of a proportion (Wilson, JASA 22, 1927); 0..1 if nothing was asked."""
-    if num_questions == 0:
-        return 0.0, 1.0
-    n, p = num_questions, num_right / num_questions
-    centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+@dataclass(frozen=True)
+class TasksPart:
+    """What the model scored in tasks."""
+
+    lm_eval_version: str
+    overview: Table
+    by_language: Sequence[Table]
+    """Languages by tasks, for those that are in several languages."""
+
+    unclean: Sequence[str]
+    """Tasks whose questions were not looked for in what the model read."""
+
+    failures: Sequence[tuple[str, str]]
+    num_unlisted: int
 
 
 def bits_charts(scores: Scores) -> list[BarChart]:
@@ -49,12 +77,12 @@ def bits_charts(scores: Scores) -> list[BarChart]:
         for language in [stream.rpartition("/")[2]]
     }
     ordered = sorted(by_name.items(), key=lambda item: (item[1].bits_per_byte, item[0]))
-    bars = [Bar(name, s.bits_per_byte, f"{s.bits_per_byte:.3f}", f"{s.num_documents:,}") for name, s in ordered]
+    bars = [Bar(name, s.bits_per_byte, f"{s.bits_per_byte:.3f}", _bits_interval(s)) for name, s in ordered]
     return [
         bar_chart(
             run,
             title=f"Bits per byte, {run[0].label} to {run[-1].label}",
-            heads=("bits", "docs"),
+            heads=("bits", "95%"),
             maximum=bars[-1].value,
             reference=Reference("mean", scores.mean_bits_per_byte),
         )
@@ -62,26 +90,88 @@ def bits_charts(scores: Scores) -> list[BarChart]:
     ]
 
 
-def choice_part(task: MultipleChoice) -> ChoicePart:
-    """Return what the page shows of a multiple-choice task."""
-    low, high = wilson(num_right=task.total.num_right, num_questions=task.total.num_questions)
-    heads = ("Language", "Right", "Accuracy", "95% interval")
-    rows = [_answers(language, accuracy) for language, accuracy in sorted(task.by_language.items())]
-    return ChoicePart(
-        task=task,
-        low=low,
-        high=high,
-        verdict="above" if low > task.chance else "below" if high < task.chance else "holds",
-        tables=[Table(f"{run[0][0]} to {run[-1][0]}", heads, run) for run in split(rows)],
+def domains_table(scores: Scores) -> Table | None:
+    """Return the bits per byte of the recipe's domains; None if it has none."""
+    rows = [
+        (name, f"{one.bits_per_byte:.3f}", _bits_interval(one), f"{one.num_documents:,}")
+        for name, one in scores.bits_per_byte_by_domain.items()
+    ]
+    return Table("Bits per byte by domain", ("Domain", "Bits", "95% interval", "Documents"), rows) if rows else None
+
+
+def find_families(scores: Scores) -> list[Family]:
+    """Return the tasks without their languages, in the order in which they come, those alone that did not all fail."""
+    groups: dict[str, list[TaskScore]] = {}
+    for one in scores.tasks:
+        if one.value is not None:
+            groups.setdefault(family_of(one), []).append(one)
+    return [Family(name, own) for name, own in groups.items()]
+
+
+def tasks_part(scores: Scores) -> TasksPart | None:
+    """Return what the page shows of tasks; None if there were none."""
+    if not scores.tasks:
+        return None
+    families = find_families(scores)
+    failed = [(one.task, one.failure) for one in scores.tasks if one.failure]
+    heads = ("Task", "Languages", "Score", "95% interval", "Chance", "Above chance in", "Worst", "Questions")
+    return TasksPart(
+        lm_eval_version=scores.lm_eval_version,
+        overview=Table("Tasks, the mean over languages", heads, [_overview(family) for family in families]),
+        by_language=_by_language([family for family in families if len(family.scores) > 1]),
+        unclean=sorted({family_of(one) for one in scores.tasks if not one.failure and not one.is_decontaminated}),
+        failures=failed[:MOST_FAILURES],
+        num_unlisted=max(0, len(failed) - MOST_FAILURES),
     )
 
 
-def share(accuracy: Accuracy) -> str:
-    """Return the share of right answers in percent; a dash if nothing was asked."""
-    return f"{accuracy.accuracy:.1%}" if accuracy.num_questions else NOTHING
+def share(value: float, *, is_share: bool = True) -> str:
+    """Return a score: in percent if it is a share of questions."""
+    return f"{value:.1%}" if is_share else f"{value:.3f}"
 
 
-def _answers(language: str, accuracy: Accuracy) -> tuple[str, ...]:
-    low, high = wilson(num_right=accuracy.num_right, num_questions=accuracy.num_questions)
-    interval = f"{100 * low:.0f} to {100 * high:.0f}%"
-    return language, f"{accuracy.num_right:,} of {accuracy.num_questions:,}", share(accuracy), interval
+def _overview(family: Family) -> Sequence[str]:
+    has_chance = family.chance is not None
+    worst = min(family.scores, key=_value)
+    above = sum(one.low is not None and one.chance is not None and one.low > one.chance for one in family.scores)
+    low, high = family.interval or (None, None)
+    return (
+        family.name,
+        f"{len(family.scores):,}",
+        share(family.value, is_share=has_chance),
+        NOTHING
+        if low is None or high is None
+        else f"{share(low, is_share=has_chance)} to {share(high, is_share=has_chance)}",
+        share(family.chance) if family.chance is not None else NOTHING,
+        f"{above:,} of {len(family.scores):,}" if has_chance else NOTHING,
+        f"{worst.language} {share(_value(worst), is_share=has_chance)}" if len(family.scores) > 1 else NOTHING,
+        f"{sum(one.num_questions for one in family.scores):,}",
+    )
+
+
+def _by_language(families: Sequence[Family]) -> Sequence[Table]:
+    """Return the scores of each language in each task, with half of its interval; side by side where there are many."""
+    cells = {(one.language, family.name): one for family in families for one in family.scores}
+    languages = sorted({language for language, _ in cells})
+    rows = [[language, *(_cell(cells.get((language, family.name))) for family in families)] for language in languages]
+    heads = ("Language", *(family.name for family in families))
+    runs = split(rows, max_columns=1 if len(families) > 2 else 3) if rows else []
+    return [Table(f"{run[0][0]} to {run[-1][0]}", heads, run) for run in runs]
+
+
+def _cell(score: TaskScore | None) -> str:
+    if score is None:
+        return NOTHING
+    text = share(_value(score), is_share=score.chance is not None)
+    if score.low is None or score.high is None or score.chance is None:
+        return text
+    return f"{text} \u00b1 {(score.high - score.low) / 2:.0%}{'' if score.low > score.chance else '*'}"
+
+
+def _value(score: TaskScore) -> float:
+    assert score.value is not None
+    return score.value
+
+
+def _bits_interval(score: BitsPerByte) -> str:
+    return NOTHING if score.low is None or score.high is None else f"{score.low:.2f} to {score.high:.2f}"

@@ -26,7 +26,7 @@ from pipeline.report.provenance import (
     time_part,
 )
 from pipeline.report.recipe import write_recipe
-from pipeline.report.results import bits_charts, choice_part, share
+from pipeline.report.results import bits_charts, domains_table, find_families, share, tasks_part
 from pipeline.report.training import Series, TrainingPart, read_series, training_part
 from pipeline.store.artifact import Record, load_artifact
 from pipeline.store.lineage import GONE, ancestry, duration
@@ -120,14 +120,14 @@ def report(
         "training": training,
         "window": _window(training) if training else "",
         "bits": bits_charts(scored) if scored else None,
-        "choice": choice_part(scored.multiple_choice) if scored and scored.multiple_choice else None,
+        "domains": domains_table(scored) if scored else None,
+        "tasks": tasks_part(scored) if scored else None,
         "time": time_part(records, series.seconds),
         "environment": environment_part(records),
         "recipe": write_recipe(records, title=config.title, config=config.model_dump(mode="json"), inputs=names),
         "fingerprints": fingerprints_table(records),
     }
-    values["parts"] = _parts(values)
-    page = render_page(config.templates, values).encode()
+    page = render_page(config.templates, values | {"parts": _parts(values)}).encode()
     (out / REPORT_FILE).write_bytes(page)
     shows_text = values["cleaning"] is not None and any(one.samples for one in values["cleaning"].languages)
     return Report(path=REPORT_FILE, num_bytes=len(page), contains_text=shows_text)
@@ -199,13 +199,13 @@ def _export_part(export: Artifact[ExportedModel], name: str, records: Mapping[st
 def _figures(
     model: TrainedModel | None, tokens: TokenizedCorpus | None, scores: Scores | None, records: Mapping[str, Record]
 ) -> list[tuple[str, str]]:
-    task = scores.multiple_choice if scores else None
+    shown = [family for family in find_families(scores) if family.is_above_chance][:2] if scores else []
     trained = [("tokens trained on", _count(model.num_tokens)), ("steps", f"{model.num_steps:,}")] if model else []
     return [
         *([("parameters", _count(model.num_parameters))] if model else []),
         *([("tokens in the corpus", _count(tokens.num_tokens))] if tokens else []),
         *trained,
-        *([(f"real text told from shuffled, chance {task.chance:.0%}", share(task.total))] if task else []),
+        *((f"{one.name}, chance {one.chance:.0%}", share(one.value)) for one in shown),
         ("wall time of all steps", duration(sum(record.seconds for record in records.values()))),
     ]
 
@@ -220,7 +220,7 @@ def _parts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("model", "Load the model", values["export"] is not None),
         ("training", "Training", values["training"] is not None),
         ("bits", "Bits per byte", values["bits"] is not None),
-        ("choice", "Multiple choice", values["bits"] is not None),
+        ("tasks", "Tasks", values["tasks"] is not None),
         ("data", "Data", values["data"] is not None),
         ("cleaning", "Cleaning", values["cleaning"] is not None),
         ("lineage", "Lineage", True),

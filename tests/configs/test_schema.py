@@ -8,9 +8,10 @@ from configs.base import AddedLater, Config
 from configs.cluster import ClusterConfig
 from configs.data.filters import Thresholds
 from configs.run import RunConfig, Step
+from configs.tasks import SuiteConfig
 from pipeline.stages import STAGES
 
-FILES = [RunConfig, ClusterConfig, Thresholds]
+FILES = [RunConfig, ClusterConfig, Thresholds, SuiteConfig]
 """What people write."""
 
 
@@ -106,7 +107,7 @@ KEYS = {
     "DeduplicateConfig": 1,
     "DocstringsSource": 5,
     "EmaConfig": 1,
-    "EvaluateConfig": 2,
+    "EvaluateConfig": 7,
     "ExportConfig": 1,
     "FilterConfig": 5,
     "HeldOutConfig": 3,
@@ -121,7 +122,6 @@ KEYS = {
     "MarkupSource": 7,
     "MixtureConfig": 2,
     "ModelConfig": 12,
-    "MultipleChoiceConfig": 3,
     "NearDuplicatesConfig": 2,
     "OptimizerConfig": 9,
     "PackageTextSource": 9,

@@ -1,35 +1,57 @@
-"""The formula of bits per byte, and the summary of scores."""
+"""The summary of scores, and the means of tasks over languages."""
 
-import math
+from typing import Any
 
 import pytest
 
-from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores, bits_per_byte
+from eval.manifests import BitsPerByte, Scores, TaskScore, family_of, mean_scores
 
 
-def test_bits_per_byte_of_a_uniform_guess_over_bytes_is_eight() -> None:
-    assert bits_per_byte(100 * math.log(256), 100) == pytest.approx(8)
+def task(name: str, language: str = "und", **given: Any) -> TaskScore:
+    known = {"suite": "", "kind": "multiple_choice", "formulation": "cloze", "metric": "acc", "version": "1"}
+    numbers = {"num_questions": 8, "num_truncated": 0, "value": 0.375, "low": 0.1, "high": 0.7, "chance": 0.25}
+    rest = {"detectable": 0.3, "digest": "", "licence": "", "source": "", "is_decontaminated": True, "failure": ""}
+    return TaskScore.model_validate({"task": name, "language": language} | known | numbers | rest | given)
 
 
-def test_bits_per_byte_counts_bytes_not_characters_or_tokens() -> None:
-    text = "ខ្មែរ"
-    assert bits_per_byte(math.log(2), len(text.encode())) == pytest.approx(1 / 15)
-
-
-def scores(**bits: float) -> Scores:
-    by_language = {name: BitsPerByte(num_documents=1, num_bytes=9, bits_per_byte=value) for name, value in bits.items()}
-    task = MultipleChoice(
-        chance=0.25, total=Accuracy(num_questions=8, num_right=3), by_language={}, num_left_out=0, lm_eval_version="1"
+def scores(*tasks: TaskScore, **bits: float) -> Scores:
+    by_language = {
+        name: BitsPerByte(num_documents=1, num_bytes=9, bits_per_byte=value, low=None, high=None)
+        for name, value in bits.items()
+    }
+    return Scores(
+        step=1,
+        precision="float32",
+        bits_per_byte=by_language,
+        bits_per_byte_by_stream={},
+        bits_per_byte_by_domain={},
+        tasks=tasks,
+        lm_eval_version="1",
     )
-    return Scores(step=1, bits_per_byte=by_language, bits_per_byte_by_stream={}, multiple_choice=task)
 
 
 def test_every_language_counts_the_same_in_the_mean() -> None:
     assert scores(en=1.0, sw=2.0, lo=6.0).mean_bits_per_byte == pytest.approx(3)
+    tasks = (task("xcopa_sw", "sw", value=0.5, num_questions=900), task("xcopa_th", "th", value=0.7))
+    assert mean_scores(tasks) == {"xcopa": (pytest.approx(0.6), 0.25, 2)}
 
 
-def test_summary_names_the_best_and_the_worst_language() -> None:
-    summary = scores(en=1.0, sw=2.0, lo=6.0).summary()
+def test_summary_names_the_best_and_the_worst_language_the_tasks_and_what_failed() -> None:
+    failed = task("piqa", value=None, failure="no data")
+    summary = scores(task("sciq"), failed, en=1.0, sw=2.0, lo=6.0).summary()
     assert "best en 1.00, worst lo 6.00" in summary
-    assert "37.5% (chance 25%)" in summary
+    assert "sciq 37.5%, chance 25%" in summary and "1 tasks failed: piqa" in summary
     assert "\n" not in summary
+
+
+@pytest.mark.parametrize(
+    ("name", "language", "family"),
+    [
+        ("belebele_swh_Latn", "sw", "belebele"),
+        ("multiblimp_eng", "en", "multiblimp"),
+        ("continuation", "en", "continuation"),
+        ("arc_easy", "und", "arc_easy"),
+    ],
+)
+def test_a_family_is_a_task_in_all_languages(name: str, language: str, family: str) -> None:
+    assert family_of(task(name, language)) == family

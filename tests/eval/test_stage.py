@@ -16,16 +16,16 @@ from transformers import AutoTokenizer
 
 from configs.base import Artifact, ConfigError, UserError
 from configs.data.stages import TokenizeConfig, TrainTokenizerConfig
-from configs.evaluation import EvaluateConfig, ExportConfig, MultipleChoiceConfig
+from configs.evaluation import EvaluateConfig, ExportConfig
 from data_prep.cleaning.held_out import smallest_digests
 from data_prep.manifests import CleanCorpus, TrainedTokenizer
 from data_prep.masks.reading import read_held_out
 from data_prep.tokenizer.sentencepiece_model import EOS_ID, load_sentencepiece
 from data_prep.tokenizer.stage import MODEL, train_tokenizer
 from data_prep.tokens.stage import tokenize
+from eval.continuation import make_questions
 from eval.manifests import Scores
-from eval.stage import check_lm_eval, evaluate
-from eval.word_order import make_questions
+from eval.stage import check_tasks, evaluate
 from pipeline.prepare import check_stages, prepare
 from pipeline.recipe import read_recipe
 from tests.data_prep.corpora import INLINE, clean_config, cleaned, eld_sentences, source, write_lines
@@ -36,7 +36,6 @@ from training.loop.trainer import train_rank
 from training.manifests import TrainedModel
 
 LANGUAGES = ("en", "sq", "zh", "th", "ar")
-CHOICE = MultipleChoiceConfig(questions_per_language=2, num_choices=3)
 CONTEXT = 48
 ROOT = Path(__file__).parents[2]
 
@@ -67,13 +66,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def run_evaluate(made: Made, out: Path, **changes: Any) -> Scores:
-    config = EvaluateConfig.model_validate({"multiple_choice": None} | changes)
+    config = EvaluateConfig.model_validate({"tasks": []} | changes)
     return evaluate(config, model=made.model, tokenizer=made.tokenizer, corpus=(made.corpus,), out=out, executor=INLINE)
 
 
 def samples(out: Path, task: str) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (out / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if row["task"] == task]
+    return [json.loads(line) for line in (out / f"samples/{task}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @torch.inference_mode()
@@ -91,8 +89,8 @@ def test_bits_per_byte_equals_a_direct_computation(made: Made, tmp_path: Path) -
     model = load_model(made.model.dir / made.model.manifest.checkpoint)
     encoder, compared = load_sentencepiece(made.tokenizer.dir / MODEL), 0
     for row, document in zip(rows, documents, strict=True):
-        ids = [EOS_ID, *encoder.encode(document.text)]
-        if len(ids) <= CONTEXT:
+        ids = [EOS_ID, *encoder.encode(document.text), EOS_ID]
+        if len(ids) <= CONTEXT + 1:
             assert row["nats"] == pytest.approx(nats_of(model, ids, first=1), rel=1e-4)
             compared += 1
     assert compared >= 5
@@ -103,33 +101,165 @@ def test_bits_per_byte_equals_a_direct_computation(made: Made, tmp_path: Path) -
         assert (score.num_documents, score.num_bytes) == (len(own), sum(len(text.encode()) for text in texts))
         bits = sum(row["nats"] for row in own) / math.log(2)
         assert score.bits_per_byte == pytest.approx(bits / score.num_bytes)
+        assert score.low is not None and score.high is not None and score.low < score.bits_per_byte < score.high
+    whole = run_evaluate(made, tmp_path / "domains", domains={"text": ["eld"], "none": ["other"]})
+    assert whole.bits_per_byte_by_domain.keys() == {"text"}
+    assert whole.bits_per_byte_by_domain["text"].num_documents == len(rows)
 
 
-def test_lm_eval_answers_every_question_as_a_direct_computation_does(made: Made, tmp_path: Path) -> None:
-    scores = run_evaluate(made, tmp_path, multiple_choice=CHOICE.model_dump(), documents_per_stream=2)
-    documents = smallest_digests(read_held_out(made.corpus), 2)
+def test_continuations_are_scored_by_language_as_a_direct_computation_does(made: Made, tmp_path: Path) -> None:
+    scores = run_evaluate(made, tmp_path, tasks=["continuation"], questions_per_task=4)
+    questions = make_questions(smallest_digests(read_held_out(made.corpus), 100), per_language=4)
     model = load_model(made.model.dir / made.model.manifest.checkpoint)
-    encoder, right, num_left_out = load_sentencepiece(made.tokenizer.dir / MODEL), {}, 0
-    for question in make_questions(documents, CHOICE):
-        context = len(encoder.encode(question.context))
-        choices = [encoder.encode(question.context + choice) for choice in question.choices]
-        if max(map(len, choices)) - context > CONTEXT:  # a choice would lose its beginning
-            num_left_out += 1
-            continue
-        cut = [(ids[-(CONTEXT + 1) :], len(ids) - context) for ids in choices]
-        nats = [nats_of(model, ids, first=len(ids) - length) for ids, length in cut]
-        right[question.document] = nats.index(min(nats)) == question.answer
-    rows, task = samples(tmp_path, "word_order"), scores.multiple_choice
-    assert {row["document"]: row["right"] for row in rows} == right
-    assert task is not None
-    assert (task.num_left_out, len(right)) == (num_left_out, len(rows))
-    assert num_left_out
-    assert (task.total.num_questions, task.total.num_right) == (len(rows), sum(row["right"] for row in rows))
-    assert task.chance == pytest.approx(1 / 3)
-    assert task.lm_eval_version
-    for language, accuracy in task.by_language.items():
-        assert accuracy.num_right == sum(row["right"] for row in rows if row["language"] == language)
-    assert len(samples(tmp_path, "bits_per_byte")) == 2 * len(LANGUAGES)
+    encoder = load_sentencepiece(made.tokenizer.dir / MODEL)
+    rows = {row["document"]: row for row in samples(tmp_path, "continuation")}
+    assert rows.keys() == {question.document for question in questions}
+    for question in questions:
+        nats = []
+        for choice in question.choices:
+            ids = encoder.encode(question.context + choice)
+            length = len(ids) - len(encoder.encode(question.context))
+            cut = ids[-(CONTEXT + 1) :]
+            nats.append(nats_of(model, cut, first=max(1, len(cut) - length)) / len(choice.encode()))
+        row = rows[question.document]
+        assert (row["value"], row["num_choices"]) == (float(nats.index(min(nats)) == question.answer), 4)
+    assert {score.language for score in scores.tasks} == {question.language for question in questions}
+    for score in scores.tasks:
+        own = [rows[question.document]["value"] for question in questions if question.language == score.language]
+        assert (score.task, score.value, score.chance) == ("continuation", sum(own) / len(own), 0.25)
+        assert score.num_questions == len(own) and score.is_decontaminated and not score.failure
+    assert "continuation" in scores.summary() and "chance 25%" in scores.summary()
+
+
+def write_task(directory: Path, name: str, **settings: Any) -> str:
+    """Write a task of lm-eval's, with its questions; return its path."""
+    texts = [text for language, text in eld_sentences(60) if language == "en"]
+    rows = [
+        {
+            "id": i,
+            "passage": texts[i // 4],
+            "question": texts[i],
+            "choices": [text[:20] for text in texts[i + 1 : i + 4]],
+            "label": i % 3,
+        }
+        for i in range(24)
+    ]
+    (directory / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {
+            "data_files": {"test": str(directory / "rows.jsonl")},
+            "cache_dir": str(directory / "cache"),
+        },
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{question}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "{{label}}",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+        "metadata": {"version": 3},
+    }
+    path = directory / f"{name}.yaml"
+    path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in (task | settings).items()))
+    return str(path)
+
+
+def test_scores_of_a_task_equal_those_of_lm_eval_itself(made: Made, tmp_path: Path, monkeypatch: Any) -> None:
+    """The same questions, prompts, choices and versions; of likelihoods the last digits hang on the batch."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    rolling = {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{question}}",
+        "metric_list": [{"metric": "bits_per_byte"}],
+    }
+    written = {
+        "generate": {
+            "output_type": "generate_until",
+            "doc_to_choice": None,
+            "doc_to_target": "{{question}}",
+            "generation_kwargs": {"until": ["."], "max_gen_toks": 4, "do_sample": False},
+            "metric_list": [{"metric": "chrf"}],
+        },
+        "choose": {},
+        "roll": rolling,
+    }
+    paths = [write_task(tmp_path, name, **settings) for name, settings in written.items()]
+    scores = {score.task: score for score in run_evaluate(made, tmp_path / "out", tasks=paths).tasks}
+    assert [score.failure for score in scores.values()] == ["", "", ""]
+    model = load_model(made.model.dir / made.model.manifest.checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(made.tokenizer.dir / "hugging_face", split_special_tokens=True)
+    theirs = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, device="cpu"),
+        tasks=[*written],
+        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+        bootstrap_iters=0,
+    )
+    found = theirs["results"]
+    assert scores["choose"].value == found["choose"]["acc,none"] and scores["choose"].version == "1/3"
+    assert scores["roll"].value == pytest.approx(found["roll"]["bits_per_byte,none"], rel=1e-5)
+    assert scores["generate"].value == pytest.approx(found["generate"]["chrf,none"])
+    values = [sample["acc"] for sample in sorted(theirs["samples"]["choose"], key=lambda one: one["doc_id"])]
+    assert [row["value"] for row in samples(tmp_path / "out", "choose")] == values
+    assert scores["choose"].chance == pytest.approx(1 / 3) and scores["choose"].num_questions == 24
+    assert scores["generate"].low is None and scores["roll"].low is not None
+
+
+def test_a_task_that_fails_is_a_row_and_the_others_are_scored(made: Made, tmp_path: Path) -> None:
+    paths = [
+        write_task(tmp_path, "good"),
+        write_task(tmp_path, "no_field", doc_to_text="{{nothing.of.this}}"),
+        write_task(tmp_path, "no_data", dataset_kwargs={"data_files": {"test": str(tmp_path / "gone.jsonl")}}),
+        write_task(tmp_path, "no_metric", metric_list=[]),
+    ]
+    scores = run_evaluate(made, tmp_path / "out", tasks=paths)
+    failures = {score.task: score.failure for score in scores.tasks}
+    assert failures["good"] == "" and all(failures[name] for name in ("no_field", "no_data", "no_metric"))
+    assert "3 tasks failed: no_field, no_data, no_metric" in scores.summary()
+    assert [score.value is None for score in scores.tasks] == [False, True, True, True]
+
+
+def test_questions_on_one_passage_are_no_independent_observations(made: Made, tmp_path: Path) -> None:
+    suite = tmp_path / "own.yaml"
+    write_task(tmp_path, "rows")
+    entry = {
+        "task": "rows",
+        "folder": ".",
+        "kind": "multiple_choice",
+        "formulation": "cloze",
+        "licence": "CC0-1.0",
+        "source": "made",
+        "files": {"test": "rows"},
+        "set": {
+            "test_split": "test",
+            "output_type": "multiple_choice",
+            "doc_to_text": "{{question}}",
+            "doc_to_choice": "{{choices}}",
+            "doc_to_target": "{{label}}",
+        },
+    }
+    found = []
+    for number, more in enumerate(({}, {"cluster": "passage"})):
+        suite.write_text(json.dumps({"description": "One.", "tasks": [entry | more]}))
+        given = {"suites": [str(suite)], "data": str(tmp_path)}
+        (score,) = run_evaluate(made, tmp_path / f"out-{number}", **given).tasks
+        found.append(score)
+    assert found[0].value == found[1].value and (found[0].low, found[0].high) != (found[1].low, found[1].high)
+    assert found[0].suite == "own" and found[0].licence == "CC0-1.0" and len(found[0].digest) == 64
+    assert not found[0].is_decontaminated  # no mask was given
+    suite.write_text(json.dumps({"description": "One.", "tasks": [entry | {"digest": "0" * 64}]}))
+    (score,) = run_evaluate(made, tmp_path / "changed", suites=[str(suite)], data=str(tmp_path)).tasks
+    assert "the data have changed" in score.failure
+
+
+def test_nothing_of_lm_eval_reaches_the_terminal(made: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run_evaluate(made, tmp_path, tasks=["continuation"], questions_per_task=4)
+    said = capfd.readouterr()
+    assert said.out == "" and not [line for line in said.err.splitlines() if "evaluating" not in line]
 
 
 def test_finished_scores_are_not_computed_again(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +271,7 @@ def test_finished_scores_are_not_computed_again(made: Made, tmp_path: Path, monk
         broken.setattr("eval.stage.score_texts", None)
         scores = run_evaluate(made, tmp_path)
     assert scores == run_evaluate(made, tmp_path / "again")
-    assert {path.name for path in tmp_path.iterdir()} <= {"again", "samples.jsonl", "word_order.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {"again", "samples"}
 
 
 def test_no_held_out_document_is_one_line(made: Made, tmp_path: Path) -> None:
@@ -206,10 +336,10 @@ def test_an_export_begun_before_is_made_anew(made: Made, tmp_path: Path) -> None
 
 
 def test_want_of_lm_eval_is_told_before_anything_is_made(tmp_path, monkeypatch):
-    monkeypatch.setattr("eval.stage.find_spec", lambda name: None)
+    monkeypatch.setattr("eval.suites.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"scored by lm-eval, which is not installed here; pip install"):
-        check_lm_eval(EvaluateConfig(multiple_choice=CHOICE))
-    check_lm_eval(EvaluateConfig(multiple_choice=None))
-    with pytest.raises(ConfigError, match=r"smoke\.yaml:\d+: the word-order task"):
+        check_tasks(EvaluateConfig())
+    check_tasks(EvaluateConfig(tasks=()))
+    with pytest.raises(ConfigError, match=r"smoke\.yaml:\d+: tasks are scored by lm-eval"):
         check_stages(prepare(read_recipe(Path("smoke"), (f"store={tmp_path}",))))
     check_stages(prepare(read_recipe(Path("smoke"), (f"store={tmp_path}", "outputs=[model]"))))  # makes no scores

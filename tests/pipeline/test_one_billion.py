@@ -35,7 +35,7 @@ TINY = {
     f"{TRAIN}.schedule": "{kind: wsd, num_warmup_steps: 1, num_decay_steps: 2}",
     f"{TRAIN}.mixture.phases": "[{source_weights: {web: 4, science: 1}, max_epochs: 4, budget_tokens: 512}, "
     "{source_weights: {web: 1, science: 1}, max_epochs: 4, budget_tokens: 256}]",
-    "steps.scores.config": "{documents_per_stream: 2, multiple_choice: null}",
+    "steps.scores.config": "{documents_per_stream: 2, tasks: []}",
 }
 
 

@@ -49,7 +49,7 @@ steps:
   scores:
     stage: evaluate
     inputs: {model: model, tokenizer: tokenizer, corpus: corpus, mask: unique}
-    config: {multiple_choice: null}
+    config: {tasks: []}
 outputs: [scores]
 """
 CLEANED = ["corpus.words", "corpus.stacks"]
@@ -131,11 +131,11 @@ def chained() -> str:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("{multiple_choice: null}", "{multiple_choice: null, checkpoint: 7}", "every 500 steps and of its last, 2"),
-        ("{multiple_choice: null}", "{multiple_choice: null, weights: ema}", "keeps no average; give it `ema`"),
+        ("{tasks: []}", "{tasks: [], checkpoint: 7}", "every 500 steps and of its last, 2"),
+        ("{tasks: []}", "{tasks: [], weights: ema}", "keeps no average; give it `ema`"),
         (
-            "{multiple_choice: null}",
-            "{multiple_choice: null, average: 2}",
+            "{tasks: []}",
+            "{tasks: [], average: 2}",
             "the training makes 1 checkpoint up to step 2; lower it",
         ),
         ("{mode: new_data}", "{mode: new_data, schedule: continued}", "the training that goes on has taken 2 by then"),
@@ -171,7 +171,7 @@ def test_what_is_taken_of_another_training_must_be_there(place: Path, old: str, 
 
 def test_keys_that_there_were_are_refused_with_what_to_set_instead(place: Path) -> None:
     text = RECIPE.replace("{share: 0.1}", "{documents_per_language: 4, max_fraction: 0.1}")
-    text = text.replace("{multiple_choice: null}", "{multiple_choice: null, documents_per_language: 9}")
+    text = text.replace("{tasks: []}", "{tasks: [], documents_per_language: 9}")
     (place / "toy.yaml").write_text(text)
     told = refusal()
     assert "steps.corpus.config.held_out.documents_per_language cannot be set here: documents are held out by" in told

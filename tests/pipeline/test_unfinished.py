@@ -38,7 +38,7 @@ TRAINING
   scores:
     stage: evaluate
     inputs: {model: anneal, tokenizer: tokenizer, corpus: corpus}
-    config: {multiple_choice: null, documents_per_stream: 2}
+    config: {tasks: [], documents_per_stream: 2}
   export: {stage: export, inputs: {model: anneal, tokenizer: tokenizer}, config: {dtype: float32}}
 """
 BEFORE = """\

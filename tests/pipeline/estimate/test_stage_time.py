@@ -153,12 +153,12 @@ def test_text_of_unknown_size_takes_an_unknown_time(tmp_path):
 
 def test_scoring_takes_a_third_of_what_training_on_its_tokens_would():
     speed = Speed(Range(1000.0, 2000.0), "measured")
-    config = EvaluateConfig(documents_per_stream=5, multiple_choice=None)
+    config = EvaluateConfig(documents_per_stream=5, tasks=())
     one = replace(cores(1), device="cuda")
     found = evaluate_time(config, [corpus()], None, speed=speed, placement=one).seconds
     # 5 of 10 documents of two languages, of 900 bytes, 4 bytes a token
     assert found == Range(pytest.approx(2 * 5 * 225 / 6000), pytest.approx(2 * 5 * 225 / 3000))
-    everything = EvaluateConfig(documents_per_stream=None, multiple_choice=None)
+    everything = EvaluateConfig(documents_per_stream=None, tasks=())
     twice = evaluate_time(everything, [corpus()], None, speed=speed, placement=one).seconds
     assert twice is not None and found is not None and twice.low == pytest.approx(2 * found.low)
     asked = EvaluateConfig(documents_per_stream=5)
@@ -169,7 +169,7 @@ def test_scoring_takes_a_third_of_what_training_on_its_tokens_would():
 
 
 def test_ranks_without_an_item_of_work_score_nothing():
-    config = EvaluateConfig(documents_per_stream=5, multiple_choice=None)
+    config = EvaluateConfig(documents_per_stream=5, tasks=())
     eight = replace(cores(8), device="cuda", num_ranks=8)
     found = evaluate_time(config, [corpus()], None, speed=Speed(Range(800.0, 800.0), ""), placement=eight).seconds
     assert found is not None and found.low == pytest.approx(2 * 5 * 225 / 300)  # ten texts are one item

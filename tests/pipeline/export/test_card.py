@@ -11,9 +11,10 @@ from configs.base import Artifact
 from configs.data.stages import CleanConfig
 from configs.evaluation import ExportConfig
 from data_prep.manifests import Certificate, CleanCorpus, CorpusCount, TrainedTokenizer
-from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores
+from eval.manifests import BitsPerByte, Scores
 from pipeline.export.card import _weights, hub_language, write_card
 from pipeline.store.artifact import Input, Record
+from tests.eval.test_manifests import task
 from tests.training.ranks import tiny_config
 from training.manifests import ExportedModel, TrainedModel
 
@@ -34,15 +35,12 @@ CERTIFICATE = Certificate(
 TOKENIZER = TrainedTokenizer(vocab_size=320, eos_id=1, pad_id=2, sample_bytes={}, certificate=CERTIFICATE)
 SCORES = Scores(
     step=6,
-    bits_per_byte={"sw": BitsPerByte(num_documents=7, num_bytes=100, bits_per_byte=1.5)},
+    precision="float32",
+    bits_per_byte={"sw": BitsPerByte(num_documents=7, num_bytes=100, bits_per_byte=1.5, low=1.4, high=1.6)},
     bits_per_byte_by_stream={},
-    multiple_choice=MultipleChoice(
-        chance=0.25,
-        total=Accuracy(num_questions=4, num_right=3),
-        by_language={},
-        num_left_out=0,
-        lm_eval_version="0",
-    ),
+    bits_per_byte_by_domain={},
+    tasks=(task("continuation", "sw", value=0.75),),
+    lm_eval_version="0",
 )
 
 
@@ -134,7 +132,7 @@ def test_data_licences_settings_scores_and_flags_are_told(tmp_path: Path) -> Non
     assert "| notes | not stated | und | 3 | 30 |" in text
     assert "| optimizer.learning_rate | `0.01` |" in text
     assert "transformers 4.57 or newer" in text
-    assert "| sw | 1.5000 | 7 |" in text and "word order 75.0%" in text
+    assert "| sw | 1.5000 | 7 |" in text and "continuation 75.0%" in text
     assert "- one, with a flag" in text
     assert "secret" not in text, "a corpus that only the tokenizer was trained on"
     assert "The weights are those after step 9." in text

@@ -168,7 +168,7 @@ def continue_foreign(root: Path, name: str, corpus: Artifact[CleanCorpus]) -> No
     )
     artifact = Artifact(made / "model", model)
     scores = evaluate(
-        EvaluateConfig(multiple_choice=None),
+        EvaluateConfig(tasks=()),
         model=artifact,
         tokenizer=tokenizer,
         corpus=(corpus,),

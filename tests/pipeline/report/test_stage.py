@@ -17,11 +17,12 @@ from cluster.host.files import sha256_of
 from configs.base import RESUME_ME, Artifact, Manifest, UserError
 from configs.evaluation import ReportConfig
 from data_prep.manifests import CleanCorpus, CorpusCount, Segment, TokenizedCorpus, TokenShard, UnreadableRecord
-from eval.manifests import Accuracy, BitsPerByte, MultipleChoice, Scores
+from eval.manifests import BitsPerByte, Scores
 from pipeline.report.page import TEMPLATES
 from pipeline.report.stage import Report, check_report, observe_templates, outcome, report
 from pipeline.run import Terminated
 from pipeline.store.artifact import FileEntry, Input, Record, commit
+from tests.eval.test_manifests import task
 from tests.training.checkpoint.test_directory import record
 from tests.training.log.test_metrics_file import line
 from training.log.metrics_file import StepMetrics, Validation
@@ -132,11 +133,13 @@ def _make(
         num_skipped=1,
         rollbacks=(Rollback(at_step=19, to_step=15, skipped=(1_000, 4_200), reason=EVIL, time=1.0),),
     )
-    bits = {la: BitsPerByte(num_documents=10, num_bytes=99, bits_per_byte=1 + i) for i, la in enumerate(languages)}
+    bits = {
+        la: BitsPerByte(num_documents=10, num_bytes=99, bits_per_byte=1 + i, low=0.5 + i, high=1.5 + i)
+        for i, la in enumerate(languages)
+    }
     by_stream = {f"{EVIL}/{language}": score for language, score in bits.items()}
-    answers = {la: Accuracy(num_questions=2, num_right=1) for la in languages}
-    total = Accuracy(num_questions=100, num_right=50)
-    task = MultipleChoice(chance=0.25, total=total, by_language=answers, num_left_out=0, lm_eval_version="0.4.9")
+    tasks = [task(f"{name}_{la}", la, value=0.5, low=0.4, high=0.6) for la in languages for name in ("xcopa", "arc")]
+    tasks += [task("piqa", suite=EVIL, value=0.3), task(f"evil {EVIL}", value=None, failure=EVIL)]
     files = {"model/config.json": FileEntry(num_bytes=2, sha256=SHA)}
     made = {
         "corpus": _put(store, "clean", _corpus(languages)),
@@ -146,7 +149,13 @@ def _make(
             store,
             "evaluate",
             Scores(
-                step=20, bits_per_byte=bits, bits_per_byte_by_stream=by_stream, multiple_choice=task if choice else None
+                step=20,
+                precision="bfloat16",
+                bits_per_byte=bits,
+                bits_per_byte_by_stream=by_stream,
+                bits_per_byte_by_domain={EVIL: bits[languages[0]]},
+                tasks=tuple(tasks) if choice else (),
+                lm_eval_version="0.4.9",
             ),
             "train",
             "clean",
@@ -283,11 +292,11 @@ def test_report_holds_no_secret_and_is_else_as_it_was_drawn(tmp_path: Path, monk
         (("model", "corpus"), "training data cleaning lineage time environment recipe check"),
         (("model", "tokens"), "training lineage time environment recipe check"),
         (("model", "corpus", "tokens"), "training data cleaning lineage time environment recipe check"),
-        (("model", "scores"), "training bits choice lineage time environment recipe check"),
+        (("model", "scores"), "training bits tasks lineage time environment recipe check"),
         (("corpus",), "data cleaning lineage time environment recipe check"),
         (("corpus", "tokens"), "data cleaning lineage time environment recipe check"),
         (("export",), "model lineage time environment recipe check"),
-        (("scores",), "bits choice lineage time environment recipe check"),
+        (("scores",), "bits tasks lineage time environment recipe check"),
         (("tokens",), "lineage time environment recipe check"),
     ],
 )
@@ -464,7 +473,9 @@ def test_report_tells_the_outcome_and_the_numbers(tmp_path: Path):
     assert "6.00 nats a token, 1.25 below the unigram entropy" in text
     assert "1.500 bits per byte, the mean of 2 languages" in text
     assert "2,026 2,000 20 6 246,912 8,000 2.50" in text
-    assert "50 of 100 right, 50.0% (95% interval 40.4% to 59.6%); chance gives 25.0%" in text
+    assert "xcopa 2 50.0% 42.9% to 57.1% 25.0% 2 of 2 sw 50.0% 16" in text
+    assert "piqa 1 30.0% 10.0% to 70.0% 25.0% 0 of 1" in text
+    assert "evil" in text and "Not scored" in text
     assert "broken.jsonl:7" in text
     assert "optimizer.learning_rate 0.004" in text
     assert "2.8.0, 2.9.0" in text

@@ -1,0 +1,258 @@
+"""Tasks are scored by lm-eval, with likelihoods by the scorer of eval/likelihood.py. No other file imports lm_eval.
+
+What lm-eval asks of a model is what its own Hugging Face model is asked; only how likelihoods are computed differs, so
+that logits are never made for a whole batch. Its lines and bars do not reach the terminal.
+"""
+
+import contextlib
+import csv
+import gzip
+import hashlib
+import io
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+os.environ["TQDM_DISABLE"] = "1"
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+import datasets
+import lm_eval
+import pyarrow.parquet
+from lm_eval.evaluator import evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
+from transformers import PreTrainedTokenizerBase
+
+from configs.base import UserError
+from eval.likelihood import Scorer, Targets
+from eval.suites import Task
+
+GENERATED_ROWS = 8
+"""Texts that are written at once."""
+
+logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question of a task, as it was answered."""
+
+    question: str
+    """Digest of the question and of what the model was asked, by which answers of two models are paired."""
+
+    value: float
+    """Score; of a likelihood the nats."""
+
+    weight: float
+    """1, or of a likelihood the UTF-8 bytes of the text."""
+
+    num_choices: int
+    cluster: str
+    document: str
+    """What of the question identifies it for people: its id, if it has one."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A task, as a model answered it."""
+
+    answers: tuple[Answer, ...]
+    metric: str
+    """The metric of lm-eval, with its filter if it has one."""
+
+    value: float | None
+    """The score that lm-eval gives; None if it has none."""
+
+    version: str
+    """lm-eval's version of the task."""
+
+    kind: str
+    digest: str
+    """SHA-256 over the questions, in their order."""
+
+    num_truncated: int
+    """Questions that were longer than the model's context, whose beginning was cut off."""
+
+
+class _Model(HFLM):  # type: ignore[misc]
+    """lm-eval's Hugging Face model, with likelihoods by the scorer."""
+
+    def __init__(self, scorer: Scorer, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(
+            pretrained=scorer.model, tokenizer=tokenizer, batch_size=GENERATED_ROWS, device=str(scorer.model.device)
+        )
+        self._scorer = scorer
+        self.num_truncated = 0
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Any], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        sequences = []
+        for _, context, continuation in requests:
+            ids = (context + continuation)[-(self.max_length + 1) :]
+            self.num_truncated += len(context) + len(continuation) > self.max_length + 1
+            sequences.append(Targets(ids, max(1, len(ids) - len(continuation))))
+        found = [(-one.nats, one.is_greedy) for one in self._scorer.score(sequences)]
+        for (text, *_), answer in zip(requests, found, strict=True):
+            if text is not None:
+                self.cache_hook.add_partial("loglikelihood", text, answer)
+        return found
+
+
+@lru_cache(maxsize=1)
+def _model(scorer: Scorer, tokenizer: PreTrainedTokenizerBase) -> _Model:
+    with _silent():
+        return _Model(scorer, tokenizer)
+
+
+def answer_task(
+    task: Task,
+    rows: Sequence[Mapping[str, Any]] | None,
+    scorer: Scorer,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    limit: int | None,
+) -> Answers:
+    """Have a model answer a task, or its first `limit` questions; `rows` are the questions of one that is made here.
+
+    Raises UserError if the task cannot be read, or has another digest than it should have, and what lm-eval raises.
+    """
+    loaded = _load(task, rows)
+    name = loaded.config.task
+    model = _model(scorer, tokenizer)
+    model.num_truncated = 0
+    with _silent():
+        results = evaluate(
+            lm=model,
+            task_dict={"tasks": {name: loaded}, "groups": {}, "group_map": {}},
+            limit=limit,
+            bootstrap_iters=0,
+            log_samples=True,
+        )
+    assert results is not None  # only ranks other than the first get None, and there is one rank
+    metric = _choose_metric(task, results["results"][name])
+    samples = _of_filter(results["samples"][name], metric)
+    digest = hashlib.sha256("".join(str(sample["doc_hash"]) for sample in samples).encode()).hexdigest()
+    if task.digest is not None and limit is None and digest != task.digest:
+        raise UserError(f"its questions have the digest {digest}, and {task.digest} was wanted: the data have changed")
+    value = results["results"][name].get(metric)
+    return Answers(
+        answers=tuple(_answer(task, sample, metric) for sample in samples),
+        metric=metric.removesuffix(",none"),
+        value=float(value) if isinstance(value, int | float) else None,
+        version=str(results["versions"].get(name, "")),
+        kind=_KINDS.get(loaded.config.output_type, "generation"),
+        digest=digest,
+        num_truncated=model.num_truncated,
+    )
+
+
+_KINDS = {"multiple_choice": "multiple_choice", "loglikelihood": "likelihood", "loglikelihood_rolling": "likelihood"}
+
+
+def _load(task: Task, rows: Sequence[Mapping[str, Any]] | None) -> Any:
+    """Return lm-eval's task."""
+    config: dict[str, Any] = {"metadata": {"version": task.version}}
+    if task.file is not None:
+        config = load_yaml(task.file, resolve_func=True)
+    config |= {"task": task.lm_eval_name} | dict(task.overrides)
+    config.pop("tag", None)
+    if "group" in config and not config.get("output_type"):
+        raise UserError(f"{task.name} is a group of tasks; name its tasks")
+    if rows is not None:
+        config |= {"custom_dataset": lambda **_: _dataset({"test": [dict(row) for row in rows]}), "test_split": "test"}
+    elif task.files:
+        files = dict(task.files)
+        config["custom_dataset"] = lambda **_: _dataset(
+            {split: _read(path, task.columns) for split, path in files.items()}
+        )
+        config["dataset_path"] = "local"
+        for key in ("training_split", "validation_split", "test_split", "fewshot_split"):
+            if config.get(key) is not None and config[key] not in files:
+                config.pop(key)
+    elif task.revision is not None:
+        config["dataset_kwargs"] = {**(config.get("dataset_kwargs") or {}), "revision": task.revision}
+    if task.num_fewshot is not None:
+        config["num_fewshot"] = task.num_fewshot
+    names = [one["metric"] for one in config.get("metric_list") or []]
+    wanted = (task.metric or "").partition(",")[0]
+    if wanted and wanted not in names and not callable(config.get("process_results")):
+        config["metric_list"] = [*(config.get("metric_list") or []), {"metric": wanted}]
+    with _silent():
+        loaded = TaskManager(include_defaults=False).load([config])["tasks"]
+    (one,) = loaded.values()
+    return one
+
+
+def _dataset(splits: Mapping[str, list[dict[str, Any]]]) -> Any:
+    return datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()})
+
+
+def _read(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of a file: JSON lines, CSV, TSV or Parquet. Raises UserError if it cannot be read."""
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    try:
+        if kind == "parquet":
+            rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+            return rows
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            if kind == "csv":
+                return list(csv.DictReader(file, fieldnames=[*columns] or None))
+            if kind == "tsv":
+                return list(csv.DictReader(file, [*columns] or None, delimiter="\t", quoting=csv.QUOTE_NONE))
+            return [json.loads(line) for line in file if line.strip()]
+    except (ValueError, OSError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as {kind}: {error}") from None
+
+
+def _choose_metric(task: Task, results: Mapping[str, Any]) -> str:
+    """Return the key of the score among lm-eval's results. Raises UserError if there is none."""
+    known = [key for key in results if "," in key and "_stderr" not in key]
+    wanted = task.metric or (known[0] if known else "")
+    name, _, chosen = wanted.partition(",")
+    fits = [key for key in known if key.partition(",")[0] == name and (not chosen or key.partition(",")[2] == chosen)]
+    if not fits:
+        raise UserError(f"it has no metric {wanted!r}; it has {', '.join(known) or 'none'}")
+    return fits[0]
+
+
+def _of_filter(samples: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[str, Any]]:
+    """Return the answers that a metric is of, in the order of the questions: each filter has all of them."""
+    of = metric.partition(",")[2]
+    return sorted((one for one in samples if one.get("filter", of) == of), key=lambda sample: int(sample["doc_id"]))
+
+
+def _answer(task: Task, sample: Mapping[str, Any], metric: str) -> Answer:
+    value, weight = sample[metric.partition(",")[0]], 1.0
+    if metric.startswith("bits_per_byte"):
+        value, weight = -value[0], float(value[1])
+    if not isinstance(value, int | float):
+        value = float("nan")  # a metric of the whole, such as BLEU
+    document = sample["doc"]
+    cluster = str(document.get(task.cluster, "")) if task.cluster else ""
+    return Answer(
+        question=f"{sample['doc_hash']}-{sample['prompt_hash']}"[:129],
+        value=float(value),
+        weight=weight,
+        num_choices=len(sample["resps"]),
+        cluster=hashlib.sha256(cluster.encode()).hexdigest()[:16] if cluster else "",
+        document=str(document.get("document", document.get("id", sample["doc_id"]))),
+    )
+
+
+@contextlib.contextmanager
+def _silent() -> Any:
+    """Keep what lm-eval and datasets print away from the terminal."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def lm_eval_version() -> str:
+    """Return the version of lm-eval."""
+    return str(lm_eval.__version__)

@@ -1,0 +1,160 @@
+"""Intervals and tests on scores. All functions are pure, and draw by seeds, so that anybody gets the same numbers.
+
+Intervals are of 95%. Bootstraps are by document, or by cluster of questions (Efron and Tibshirani, An Introduction to
+the Bootstrap, 1993, ch. 13); clustered errors as Miller has them (arXiv 2411.00640, section 2.2).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import log, sqrt
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+RESAMPLES = 2000
+LEVEL = 0.95
+_TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+_BLOCK = 1 << 22
+"""Draws that are held at a time."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a second set of answers differs from a first on the same questions."""
+
+    difference: Interval
+    p_value: float
+    num_better: int
+    """Questions on which the second is better."""
+
+    num_worse: int
+
+
+def bits_per_byte(nats: Sequence[float] | Floats, num_bytes: Sequence[int], *, seed: int = 0) -> Interval:
+    """Return the bits for each byte over documents, with its interval by bootstrap over them.
+
+    With fewer than two documents the interval is unbounded: nothing is known of others.
+    """
+    rows = np.column_stack((np.asarray(nats, dtype=float) / log(2), np.asarray(num_bytes, dtype=float)))
+    value = float(rows[:, 0].sum() / rows[:, 1].sum())
+    if len(rows) < 2:
+        return Interval(value, 0.0, float("inf"))
+    drawn = _resampled_sums(rows, seed)
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], _TAILS)
+    return Interval(value, float(low), float(high))
+
+
+def compare_bits_per_byte(
+    first: Sequence[float], second: Sequence[float], num_bytes: Sequence[int], *, seed: int = 0
+) -> Comparison:
+    """Return how many bits per byte a second model takes more than a first on the same documents (paired bootstrap).
+
+    The p-value is that of Wilcoxon's signed-rank test over documents.
+    """
+    rows = np.column_stack([np.asarray(part, dtype=float) for part in (first, second, num_bytes)])
+    rows[:, :2] /= log(2)
+    change = rows[:, 1] - rows[:, 0]
+    value = float(change.sum() / rows[:, 2].sum())
+    p_value = float(stats.wilcoxon(change).pvalue) if len(rows) > 1 and change.any() else 1.0
+    if len(rows) < 2:
+        return Comparison(Interval(value, float("-inf"), float("inf")), 1.0, 0, 0)
+    drawn = _resampled_sums(rows, seed)
+    low, high = np.quantile((drawn[:, 1] - drawn[:, 0]) / drawn[:, 2], _TAILS)
+    return Comparison(
+        Interval(value, float(low), float(high)), p_value, int((change < 0).sum()), int((change > 0).sum())
+    )
+
+
+def _resampled_sums(rows: Floats, seed: int) -> Floats:
+    """Return the sums of the columns over as many rows as there are, drawn with replacement, (RESAMPLES, columns)."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    number = len(rows)
+    found = []
+    for start in range(0, RESAMPLES, step := max(1, _BLOCK // number)):
+        size = min(step, RESAMPLES - start)
+        found.append(rows[generator.integers(0, number, (size, number))].sum(axis=1))
+    return np.concatenate(found)
+
+
+def accuracy(values: Sequence[float], clusters: Sequence[str] | None = None) -> Interval:
+    """Return the mean of scores of questions with its interval.
+
+    Wilson's where each is right or wrong and they are independent (E. B. Wilson, JASA 22, 1927); else the mean plus and
+    minus 1.96 errors, clustered where questions share a passage.
+    """
+    scores = np.asarray(values, dtype=float)
+    mean = float(scores.mean())
+    shares = clusters is not None and len(set(clusters)) < len(scores)
+    if not shares and np.isin(scores, (0.0, 1.0)).all():
+        found = stats.binomtest(int(scores.sum()), len(scores)).proportion_ci(LEVEL, method="wilson")
+        return Interval(mean, float(found.low), float(found.high))
+    error = clustered_error(scores, clusters if shares and clusters is not None else range(len(scores)))
+    half = float(stats.norm.ppf(_TAILS[1])) * error
+    return Interval(mean, mean - half, mean + half)
+
+
+def clustered_error(values: Floats, clusters: Sequence[object]) -> float:
+    """Return the standard error of a mean over questions that come in clusters; infinite with fewer than two."""
+    _, of = np.unique(np.asarray([str(one) for one in clusters]), return_inverse=True)
+    number = int(of.max()) + 1 if len(of) else 0
+    if number < 2:
+        return float("inf")
+    sums = np.bincount(of, weights=values - values.mean(), minlength=number)
+    return float(sqrt((sums**2).sum() * number / (number - 1)) / len(values))
+
+
+def compare_answers(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> Comparison:
+    """Return how much better a second model answers the same questions: paired bootstrap, exact McNemar.
+
+    Where answers are more than right or wrong, the p-value is that of Wilcoxon's signed-rank test.
+    """
+    change = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
+    better, worse = int((change > 0).sum()), int((change < 0).sum())
+    if len(change) < 2:
+        return Comparison(Interval(float(change.mean()), float("-inf"), float("inf")), 1.0, better, worse)
+    means = _resampled_sums(change[:, None], seed)[:, 0] / len(change)
+    low, high = (float(one) for one in np.quantile(means, _TAILS))
+    if not change.any():
+        p_value = 1.0
+    elif np.isin(change, (-1.0, 0.0, 1.0)).all():
+        p_value = float(stats.binomtest(better, better + worse).pvalue)
+    else:
+        p_value = float(stats.wilcoxon(change).pvalue)
+    return Comparison(Interval(float(change.mean()), low, high), p_value, better, worse)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return p-values that hold for all tests together (S. Holm, Scand. J. Statist. 6, 1979), by name."""
+    ordered = sorted(p_values.items(), key=lambda item: item[1])
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    for place, (name, p_value) in enumerate(ordered):
+        largest = max(largest, min(1.0, (len(ordered) - place) * p_value))
+        adjusted[name] = largest
+    return {name: adjusted[name] for name in p_values}
+
+
+def detectable_difference(values: Sequence[float], *, power: float = 0.8) -> float:
+    """Return the least difference of two means of such scores, unpaired, that a test at 5% finds with this power."""
+    scores = np.asarray(values, dtype=float)
+    if len(scores) < 2:
+        return float("inf")
+    factor = float(stats.norm.ppf(_TAILS[1]) + stats.norm.ppf(power))
+    return factor * sqrt(2 * float(scores.var(ddof=1)) / len(scores))
+
+
+def above_chance(score: float, chance: float) -> float:
+    """Return a score on the scale on which a guess is 0 and all right is 1."""
+    return (score - chance) / (1 - chance)

@@ -1,0 +1,284 @@
+"""Finds the tasks that a recipe names: in suites, in lm-eval's folders, in YAML files. Imports nothing heavy.
+
+lm-eval's own index of its 14,697 tasks takes 13 seconds; here only folders that a suite names are looked into, and of
+tasks that are named alone the files whose first lines name them.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from configs.base import UserError
+from configs.data.languages import UNDETERMINED, is_of, normalize_language
+from configs.evaluation import CONTINUATION, EvaluateConfig
+from configs.load import load, shipped
+from configs.tasks import Kind, SuiteConfig, TaskConfig
+from data_prep.sources.document import Digest
+
+_TASK = re.compile(r"^\"?(?:task|group)\"?: *[\"']?([^\"'\s#]+)[\"']? *(?:#.*)?$", re.M)
+_PLACEHOLDERS = {"iso": r"[a-z]{3}_[A-Z][a-z]{3}", "alpha3": r"[a-z]{3}", "alpha2": r"[a-z]{2}", "name": r"[a-z]+"}
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".csv", ".tsv")
+_SUFFIX = re.compile(rf"(?:^|_)({_PLACEHOLDERS['iso']})(?:_|$)")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task that is to be scored."""
+
+    name: str
+    """The name that the scores have for it."""
+
+    lm_eval_name: str
+    file: Path | None
+    """YAML file of lm-eval's task, which other files may belong to; None for what is made here."""
+
+    language: str
+    """Label of its language, `und` if it is of none or of several."""
+
+    kind: Kind | None
+    """None where only lm-eval's file tells."""
+
+    suite: str = ""
+    formulation: str = "none"
+    metric: str | None = None
+    """None: the first that lm-eval's file names."""
+
+    chance: float | None = None
+    num_fewshot: int | None = None
+    cluster: str | None = None
+    licence: str = ""
+    source: str = ""
+    revision: str | None = None
+    digest: str | None = None
+    version: str = "1"
+    files: tuple[tuple[str, Path], ...] = ()
+    """For each split its file, if the data are on this machine's disks; else lm-eval asks the Hub."""
+
+    columns: tuple[str, ...] = ()
+    overrides: tuple[tuple[str, Any], ...] = ()
+    """Keys of lm-eval's task that are set otherwise."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its data need no network."""
+        return bool(self.files) or self.name == CONTINUATION
+
+
+def find_tasks(config: EvaluateConfig, languages: Collection[str] | None = None) -> list[Task]:
+    """Return the tasks of a recipe, each once, in order; `languages` are those of the corpora, by their labels.
+
+    Without these tasks of all languages are found, and those whose data are not on disk left out. Raises UserError for
+    a task, a suite or a file that is not there.
+    """
+    wanted = [normalize_language(tag) for tag in config.languages] or (None if languages is None else [*languages])
+    found: dict[str, Task] = {}
+    for name in config.tasks:
+        task = Task(CONTINUATION, CONTINUATION, None, UNDETERMINED, "multiple_choice", metric="acc_bytes")
+        for one in [task] if name == CONTINUATION else [_named(name)]:
+            found.setdefault(one.name, one)
+    for name in config.suites:
+        suite = read_suite(name)
+        before = len(found)
+        for entry in suite.tasks:
+            for task in _tasks_of(entry, wanted):
+                task = replace(task, suite=Path(name).stem)
+                if config.data is None:
+                    found.setdefault(task.name, replace(task, files=()))
+                else:
+                    with suppress(UserError) if languages is None else nullcontext():
+                        found.setdefault(task.name, _with_data(task, Path(config.data)))
+        if len(found) == before and wanted is not None and languages is not None:
+            raise UserError(
+                f"suite {name!r} has no task in {', '.join(sorted(wanted)) or 'any language'}; give other `languages`, "
+                "or leave it out"
+            )
+    return list(found.values())
+
+
+def read_suite(name: str) -> SuiteConfig:
+    """Return a suite by its name or the path of its file. Raises ConfigError with all that is wrong in it."""
+    return load(shipped("suites", name), SuiteConfig, ()).config
+
+
+def lm_eval_folder() -> Path:
+    """Return where lm-eval has its tasks. Raises UserError if it is not installed."""
+    spec = find_spec("lm_eval")
+    if spec is None or spec.origin is None:
+        raise UserError(
+            "tasks are scored by lm-eval, which is not installed here; pip install 'concord-train[eval]', or set "
+            "tasks: [] and suites: []"
+        )
+    return Path(spec.origin).parent / "tasks"
+
+
+def _named(name: str) -> Task:
+    """Return the task of a name, or of a path."""
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"tasks: {name} is not there; give the path of a YAML file of lm-eval's")
+        found = _TASK.search(path.read_text(encoding="utf-8"))
+        if found is None:
+            raise UserError(f"tasks: {name} has no line `task: NAME`; give a YAML file of a task of lm-eval's")
+        return Task(found[1], found[1], path.absolute(), _language_in(found[1]), None)
+    file = _find_file(name)
+    if file is None:
+        raise UserError(
+            f"tasks: lm-eval has no task {name!r}{_close_to(name)}; `lm-eval ls tasks` lists them, or give the path of "
+            "a YAML file"
+        )
+    return Task(name, name, file, _language_in(name), None)
+
+
+def _language_in(name: str) -> str:
+    """Return the language that a name tells, as `belebele_swh_Latn` does; `und` if it tells none."""
+    found = _SUFFIX.search(name)
+    return normalize_language(found[1]) if found else UNDETERMINED
+
+
+def _find_file(name: str) -> Path | None:
+    """Return lm-eval's file of a task, looking first where its name begins like a folder's."""
+    root = lm_eval_folder()
+    folders = sorted((one for one in root.iterdir() if one.is_dir()), key=lambda one: -len(one.name))
+    likely = [one for one in folders if name.startswith(one.name)]
+    for folder in (*likely, *(one for one in folders if one not in likely)):
+        if (file := names_in(folder).get(name)) is not None:
+            return file
+    return None
+
+
+@cache
+def names_in(folder: Path) -> dict[str, Path]:
+    """Return the tasks and groups that files below a folder of lm-eval's name, with their files."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*.yaml")):
+        for name in _TASK.findall(path.read_text(encoding="utf-8")):
+            found.setdefault(name, path)
+    return found
+
+
+def _close_to(name: str) -> str:
+    folders = [one for one in lm_eval_folder().iterdir() if one.is_dir()]
+    near = get_close_matches(name.partition("_")[0], [one.name for one in folders], n=1, cutoff=0.8)
+    names = [one for folder in folders if folder.name in near for one in names_in(folder)]
+    close = get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _tasks_of(entry: TaskConfig, wanted: Collection[str] | None) -> Iterator[Task]:
+    """Yield the tasks of an entry in the wanted languages. Raises UserError if lm-eval does not have it."""
+    names: Mapping[str, Path | None]
+    if entry.folder == ".":
+        names = {_filled(entry.task, code): None for code in entry.languages or ("",)}
+    else:
+        folder = lm_eval_folder() / entry.folder
+        names = names_in(folder) if folder.is_dir() else {}
+    placeholder = next((one for one in _PLACEHOLDERS if f"{{{one}}}" in entry.task), None)
+    if placeholder is None:
+        if entry.task not in names:
+            raise UserError(f"this lm-eval has no task {entry.task!r} in {entry.folder}; install another version of it")
+        label = normalize_language(entry.language) if entry.language else UNDETERMINED
+        if label == UNDETERMINED or _is_wanted(label, wanted):
+            yield _task(entry, entry.task, names[entry.task], label, "")
+        return
+    parts = map(re.escape, entry.task.split(f"{{{placeholder}}}"))
+    pattern = re.compile(f"({_PLACEHOLDERS[placeholder]})".join(parts))
+    for name, file in names.items():
+        if found := pattern.fullmatch(name):
+            tag = _label_of(found[1], placeholder)
+            if tag is not None and _is_wanted(tag, wanted):
+                yield _task(entry, name, file, tag, found[1])
+
+
+def _label_of(code: str, placeholder: str) -> str | None:
+    """Return the label of a language by what stands for a placeholder; None if that is no language."""
+    import langcodes
+
+    try:
+        return normalize_language(str(langcodes.find(code)) if placeholder == "name" else code)
+    except (ValueError, LookupError):
+        return None
+
+
+def _is_wanted(label: str, wanted: Collection[str] | None) -> bool:
+    """Return whether a task in a language tells of texts in the wanted ones: the same, or one says no script."""
+    return wanted is None or any(is_of(label, one) or is_of(one, label) for one in wanted)
+
+
+def _task(entry: TaskConfig, name: str, file: Path | None, label: str, code: str) -> Task:
+    return Task(
+        name=_filled(entry.name, code) if entry.name else name,
+        lm_eval_name=name,
+        file=None if entry.from_scratch else file,
+        language=label,
+        kind=entry.kind,
+        formulation=entry.formulation,
+        metric=entry.metric,
+        chance=entry.chance,
+        num_fewshot=entry.num_fewshot,
+        cluster=entry.cluster,
+        licence=entry.licence,
+        source=entry.source,
+        revision=entry.revision,
+        digest=entry.digest,
+        version=entry.version,
+        files=tuple((split, Path(_filled(path, code))) for split, path in entry.files.items()),
+        columns=entry.columns,
+        overrides=tuple((key, _filled_in(value, code)) for key, value in entry.set.items()),
+    )
+
+
+def _filled(text: str, code: str) -> str:
+    """Return a text with what stands for its placeholder; `{{x_{iso}}}` is jinja with a placeholder in it."""
+    for placeholder in _PLACEHOLDERS:
+        text = text.replace(f"{{{placeholder}}}", code)
+    return text.replace("{Name}", code.capitalize())
+
+
+def _filled_in(value: Any, code: str) -> Any:
+    if isinstance(value, str):
+        return _filled(value, code)
+    return [_filled_in(one, code) for one in value] if isinstance(value, list) else value
+
+
+def _with_data(task: Task, directory: Path) -> Task:
+    """Return a task with its files in the directory of data. Raises UserError if one is not there."""
+    if not task.files:
+        raise UserError(f"task {task.name!r} has no local form; leave out `data`, or the task")
+    files = []
+    for split, stem in task.files:
+        found = [path for suffix in _SUFFIXES if (path := (directory / f"{stem}{suffix}").absolute()).is_file()]
+        files += [(split, path) for path in found[:1]]
+        if not found and split == task.files[0][0]:  # that of the questions; others have examples
+            raise UserError(
+                f"data: {directory / stem} is not there, with one of the suffixes {', '.join(_SUFFIXES)}, which task "
+                f"{task.name!r} reads ({task.source}); put it there, or leave out `data`, to have it from the Hub"
+            )
+    return replace(task, files=tuple(files))
+
+
+def observe_tasks(config: EvaluateConfig, digest: Digest) -> JsonValue:
+    """Return what tasks are beyond what the config says: files of suites and tasks, data on disk, lm-eval's version.
+
+    None where no more is asked than `continuation`.
+    """
+    tasks = [task for task in find_tasks(config) if task.name != CONTINUATION]
+    if not tasks and not config.suites:
+        return None
+    own = {task.file for task in tasks if task.file is not None and lm_eval_folder() not in task.file.parents}
+    data = {path for task in tasks for _, path in task.files}
+    return {
+        "lm_eval": version("lm_eval"),
+        "suites": {name: digest(shipped("suites", name)) for name in config.suites},
+        "tasks": {path.name: digest(path) for path in sorted(own)},
+        "data": {str(path): digest(path) for path in sorted(data)},
+    }

@@ -1,0 +1,121 @@
+"""Intervals hold what they should as often as they say, and tests find what is there and no more."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from eval.statistics import (
+    above_chance,
+    accuracy,
+    bits_per_byte,
+    clustered_error,
+    compare_answers,
+    compare_bits_per_byte,
+    detectable_difference,
+    holm,
+)
+
+
+def test_bits_per_byte_of_a_uniform_guess_over_bytes_is_eight() -> None:
+    found = bits_per_byte([100 * math.log(256), 50 * math.log(256)], [100, 50])
+    assert (found.value, found.low, found.high) == pytest.approx((8, 8, 8))
+
+
+def test_bits_per_byte_counts_bytes_not_characters_or_tokens() -> None:
+    assert bits_per_byte([math.log(2)], [len("ខ្មែរ".encode())]).value == pytest.approx(1 / 15)
+
+
+def test_one_document_says_nothing_of_others() -> None:
+    assert bits_per_byte([1.0], [10]).high == math.inf
+
+
+@pytest.mark.parametrize("kind", ["bits", "right", "shares", "clusters"])
+def test_intervals_hold_the_truth_nineteen_times_of_twenty(kind: str) -> None:
+    generator = np.random.Generator(np.random.PCG64(3))
+    held, tries = 0, 200
+    for seed in range(tries):
+        if kind == "bits":
+            sizes = generator.integers(100, 3000, 60)
+            truth, found = (
+                2.0,
+                bits_per_byte(math.log(2) * sizes * generator.normal(2.0, 0.4, 60), sizes.tolist(), seed=seed),
+            )
+        elif kind == "right":
+            truth, found = 0.3, accuracy((generator.random(80) < 0.3).astype(float).tolist())
+        elif kind == "shares":
+            truth, found = 0.5, accuracy(generator.random(80).tolist())
+        else:  # questions on a passage are right together
+            passages = np.repeat(np.arange(60), 5)
+            values = (generator.random(60)[passages] < 0.4).astype(float)
+            truth, found = 0.4, accuracy(values.tolist(), [str(one) for one in passages])
+        held += found.low <= truth <= found.high
+    assert 0.9 <= held / tries <= 0.99
+
+
+def test_wilsons_interval_is_that_of_a_published_example_and_never_empty() -> None:
+    published = accuracy([1.0] * 81 + [0.0] * 182)  # Newcombe, Statistics in Medicine 17, 1998, table I
+    assert (published.low, published.high) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    none, every = accuracy([0.0] * 10), accuracy([1.0] * 10)
+    assert none.low == pytest.approx(0) and none.high > 0.2 and every.low < 0.8 and every.high == pytest.approx(1)
+
+
+def test_errors_by_clusters_are_those_of_means_where_all_are_alike() -> None:
+    values = np.repeat([0.0, 1.0, 1.0, 0.0, 1.0], 4)
+    clusters = np.repeat(np.arange(5), 4)
+    means = values.reshape(5, 4).mean(axis=1)
+    assert clustered_error(values, clusters) == pytest.approx(means.std(ddof=1) / math.sqrt(5))
+    assert clustered_error(values, ["one"] * 20) == math.inf
+
+
+def test_a_difference_by_document_is_found_where_intervals_overlap() -> None:
+    generator = np.random.Generator(np.random.PCG64(0))
+    sizes = generator.integers(200, 2000, 50)
+    first = sizes * generator.normal(1.0, 0.3, 50)
+    second = first * 1.02
+    one, other = bits_per_byte(first, sizes.tolist()), bits_per_byte(second, sizes.tolist())
+    assert one.high > other.low
+    found = compare_bits_per_byte(first, second, sizes.tolist())
+    assert found.difference.low > 0 and found.p_value < 1e-6 and (found.num_better, found.num_worse) == (0, 50)
+    same = compare_bits_per_byte(first, first, sizes.tolist())
+    assert same.p_value == 1 and same.difference.low == same.difference.high == 0
+
+
+def test_answers_are_compared_by_mcnemars_exact_test() -> None:
+    first, second = [0.0] * 9 + [1.0] * 3 + [1.0] * 20, [1.0] * 9 + [0.0] * 3 + [1.0] * 20
+    found = compare_answers(first, second)
+    assert (found.num_better, found.num_worse) == (9, 3)
+    assert found.p_value == pytest.approx(stats.binomtest(9, 12).pvalue)
+    assert found.difference.value == pytest.approx(6 / 32)
+    assert found.difference.low < 0.1 < found.difference.high
+    assert compare_answers(first, first).p_value == 1
+    assert compare_answers([0.1, 0.5, 0.2], [0.4, 0.9, 0.3]).num_better == 3
+
+
+def test_no_difference_is_found_where_there_is_none_but_one_time_in_twenty() -> None:
+    generator = np.random.Generator(np.random.PCG64(1))
+    found = 0
+    for _ in range(300):
+        first, second = ((generator.random(100) < 0.4).astype(float) for _ in range(2))
+        found += compare_answers(first.tolist(), second.tolist()).p_value < 0.05
+    assert found / 300 <= 0.06
+
+
+def test_many_languages_are_tested_together() -> None:
+    raw = {"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.5}
+    assert holm(raw) == pytest.approx({"a": 0.04, "b": 0.09, "c": 0.09, "d": 0.5})
+    assert list(holm(raw)) == list(raw) and holm({}) == {}
+
+
+def test_what_can_be_found_shrinks_with_the_root_of_questions() -> None:
+    assert detectable_difference([0.0, 1.0] * 250) == pytest.approx(
+        2 * detectable_difference([0.0, 1.0] * 1000), rel=0.01
+    )
+    # two shares of 500 questions at one half: 2.8 * sqrt(2 * 0.25 / 500)
+    assert detectable_difference([0.0, 1.0] * 250) == pytest.approx(0.0886, abs=1e-3)
+    assert detectable_difference([1.0]) == math.inf
+
+
+def test_chance_is_zero_and_all_right_is_one() -> None:
+    assert (above_chance(0.25, 0.25), above_chance(1, 0.25), above_chance(0.0, 0.5)) == (0, 1, -1)
