@@ -1,6 +1,6 @@
 """The types every package shares: Config (in), Manifest (out), Artifact (a manifest with its directory)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Generic, TypeVar
@@ -95,6 +95,19 @@ class Manifest(BaseModel):
 
 
 M = TypeVar("M", bound=Manifest, covariant=True)
+
+
+@dataclass(frozen=True)
+class Unfinished(Generic[M]):
+    """An artifact that is being made while a stage already takes it: what stands in its directory may be read."""
+
+    dir: Path
+    find: Callable[[], M | None]
+    """Returns the manifest once the artifact is finished, and None before. Raises Abandoned if it will not be."""
+
+
+class Abandoned(Exception):
+    """What a stage takes unfinished is not being made any more."""
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,10 @@ class EvaluateConfig(CheckpointChoice):
         "suite": "there may be several; set `suites: [early]`",
     }
 
+    checkpoints: Literal["chosen", "every"] = "chosen"
+    """`every` scores each checkpoint that the recipe asks for besides the chosen one: while the training goes on, the
+    newest first, where the step has a pool of its own, else after it."""
+
     documents_per_stream: int | None = Field(default=100, ge=1)
     """Largest number of held-out documents of each source and language to compute bits per byte on: those with the
     smallest digests, so that a larger number only adds to them. null: all."""

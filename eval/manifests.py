@@ -70,6 +70,23 @@ class TaskScore(_Entry):
     """Why it could not be scored, in a sentence; empty if it was."""
 
 
+class CheckpointScores(_Entry):
+    """What a checkpoint scored while the training went on, or after it."""
+
+    step: int
+    num_tokens: int
+    """Tokens that it was trained on."""
+
+    bits_per_byte: dict[str, float]
+    """By language."""
+
+    tasks: dict[str, float]
+    """Mean over languages of each task that was scored."""
+
+    failure: str
+    """Why it could not be scored, in a sentence; empty if it was."""
+
+
 class Scores(Manifest):
     """Scores of a model on what it was not trained on; `samples/` holds every answer."""
 
@@ -93,6 +110,10 @@ class Scores(Manifest):
 
     lm_eval_version: str
     """Empty if no task was scored."""
+
+    curve: tuple[CheckpointScores, ...] = ()
+    """Each checkpoint that was scored, in the order of steps; empty if the chosen one alone was. `ledger.jsonl` has
+    every row."""
 
     @property
     def mean_bits_per_byte(self) -> float:

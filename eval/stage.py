@@ -1,49 +1,40 @@
-"""The stage that scores a trained model: on held-out documents, and by tasks. It imports nothing heavy: workers do."""
+"""The stage that scores a trained model, or each of its checkpoints: on held-out documents, and by tasks.
 
-import json
+It imports nothing heavy: workers do.
+"""
+
 import shutil
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from cluster.executor import Executor
-from cluster.host.files import write_text
-from configs.base import Artifact, UserError
-from configs.evaluation import CONTINUATION, EvaluateConfig
+from configs.base import Artifact, InfrastructureError, LeaseLost, OutOfMemory, Unfinished, UserError
+from configs.evaluation import EvaluateConfig
 from data_prep.cleaning.held_out import smallest_digests
 from data_prep.manifests import CleanCorpus, TrainedTokenizer
 from data_prep.masks.manifest import Mask
 from data_prep.masks.reading import find_mask, read_held_out
 from data_prep.sources.document import Document
-from eval.continuation import make_questions
-from eval.manifests import BitsPerByte, Scores, TaskScore
-from eval.statistics import accuracy, bits_per_byte, detectable_difference
-from eval.suites import Task, find_tasks, lm_eval_folder
-from eval.workers import TaskWork, Texts, WorkerPaths, answer, forget_model, score_texts
-from training.checkpoint.choice import choose_weights
+from eval.ledger import Ledger
+from eval.manifests import Scores
+from eval.scoring import Answered, Scoring
+from eval.suites import find_tasks, lm_eval_folder
+from eval.workers import forget_model
+from training.checkpoint.choice import ChosenWeights, choose_weights, list_own
+from training.checkpoint.retention import hold
 from training.manifests import TrainedModel
-
-ITEM_BYTES = 500_000
-"""UTF-8 bytes of the texts of one item of work, about."""
-
-ITEM_TEXTS = 400
-CONTINUATIONS = 100
-"""Questions of `continuation` in each language, if the recipe does not say."""
+from training.records import CHECKPOINT_FILE, CHECKPOINTS, CheckpointRecord, directory_of
 
 SAMPLES = "samples"
 """Directory of the answers: `bits_per_byte.jsonl`, and a file a task."""
 
+PARTS = "parts"
+"""Directory of what is answered of each checkpoint, until the stage ends."""
 
-@dataclass(frozen=True)
-class _Item:
-    """One item of work, and the file that keeps the answer once it is there."""
-
-    paths: WorkerPaths
-    work: Texts | TaskWork
-    done: Path
+SECONDS_BETWEEN_LOOKS = 2.0
+"""How often it is asked whether a training has a new checkpoint."""
 
 
 def check_tasks(config: EvaluateConfig) -> None:
@@ -62,7 +53,7 @@ def check_held_out(corpora: Sequence[CleanCorpus]) -> None:
 def evaluate(
     config: EvaluateConfig,
     *,
-    model: Artifact[TrainedModel],
+    model: Artifact[TrainedModel] | Unfinished[TrainedModel],
     tokenizer: Artifact[TrainedTokenizer],
     corpus: tuple[Artifact[CleanCorpus], ...],
     mask: tuple[Artifact[Mask], ...] = (),
@@ -71,186 +62,97 @@ def evaluate(
 ) -> Scores:
     """Score the model: bits per byte on what the corpora hold out, without what the masks leave out, and tasks.
 
-    A task that fails is a row among the scores. Raises UserError if no document is held out.
+    A task that fails is a row among the scores. With `checkpoints: every` each checkpoint is scored, the newest first,
+    also while the training goes on. Raises UserError if no document is held out, and Abandoned if the training ends
+    without a model.
     """
     check_held_out([one.manifest for one in corpus])
     held_out = chain.from_iterable(read_held_out(one, find_mask(one, mask)) for one in corpus)
     chosen = smallest_digests(held_out, config.documents_per_stream)
     tasks = find_tasks(config, sorted({document.language for document in chosen}))
-    paths = WorkerPaths(
-        choose_weights(config, model),
-        tokenizer.dir,
-        tokenizer.manifest.boundary_id,
-        tokenizer.manifest.eos_id,
-        is_offline=all(task.is_local for task in tasks),
-    )
-    texts = list(_cut_texts([document.text for document in chosen]))
-    work: list[Texts | TaskWork] = [*texts, *(_task_work(task, chosen, config) for task in tasks)]
-    items = [_Item(paths, part, out / "parts" / f"{number:05d}.json") for number, part in enumerate(work)]
+    checked = [frozenset(count.test for count in one.manifest.tests) for one in mask]
+    receipts = frozenset.intersection(*checked) if checked and len(mask) == len(corpus) else frozenset()
+    scoring = Scoring(config, chosen, tasks, tokenizer.dir, tokenizer.manifest, receipts)
+    ledger = Ledger(out)
     try:
-        answers = list(executor.map(_score, items, label="evaluating", on_device=True))
+        if config.checkpoints == "every":
+            for record in _unscored_checkpoints(model, ledger):
+                _score_checkpoint(record, model.dir, scoring, ledger, out, executor)
+        finished = _wait(model)
+        weights = choose_weights(config, finished)
+        answered = scoring.answer(weights, _parts_of(out, weights), executor)
     finally:
         forget_model()
-    nats = [value for found in answers[: len(texts)] for value in found["nats"]]
-    scored = list(zip(tasks, answers[len(texts) :], strict=True))
-    _write_samples(out / SAMPLES, chosen, nats, scored)
-    shutil.rmtree(out / "parts")
-    checked = [{count.test for count in one.manifest.tests} for one in mask]
-    receipts = set.intersection(*checked) if checked and len(mask) == len(corpus) else set()
-    return Scores(
-        step=paths.weights.step,
-        precision=answers[0]["precision"],
-        bits_per_byte=_bits(chosen, nats, by=lambda document: [document.language]),
-        bits_per_byte_by_stream=_bits(chosen, nats, by=lambda document: [f"{document.source}/{document.language}"]),
-        bits_per_byte_by_domain=_bits(
-            chosen, nats, by=lambda one: [name for name, sources in config.domains.items() if one.source in sources]
-        ),
-        tasks=tuple(row for task, found in scored for row in _rows_of(task, found, chosen, receipts)),
-        lm_eval_version=next((found["lm_eval_version"] for _, found in scored), ""),
-    )
+    scoring.write_answers(out / SAMPLES, answered)
+    scores = _scores(scoring, answered, weights, ledger)
+    shutil.rmtree(out / PARTS)
+    return scores
 
 
-def _cut_texts(texts: Sequence[str]) -> Iterator[Texts]:
-    """Yield texts in items of work of about one size."""
-    batch, size = list[str](), 0
-    for text in texts:
-        batch.append(text)
-        size += len(text.encode())
-        if size >= ITEM_BYTES or len(batch) == ITEM_TEXTS:
-            yield Texts(tuple(batch))
-            batch, size = [], 0
-    if batch:
-        yield Texts(tuple(batch))
+def _wait(model: Artifact[TrainedModel] | Unfinished[TrainedModel]) -> Artifact[TrainedModel]:
+    """Return the finished training."""
+    if isinstance(model, Artifact):
+        return model
+    while (manifest := model.find()) is None:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    return Artifact(model.dir, manifest)
 
 
-def _task_work(task: Task, documents: Iterable[Document], config: EvaluateConfig) -> TaskWork:
-    if task.name != CONTINUATION:
-        return TaskWork(task, None, config.questions_per_task)
-    questions = make_questions(documents, per_language=config.questions_per_task or CONTINUATIONS)
-    return TaskWork(_continuation(task), tuple(asdict(question) for question in questions), None)
+def _unscored_checkpoints(
+    model: Artifact[TrainedModel] | Unfinished[TrainedModel], ledger: Ledger
+) -> Iterator[CheckpointRecord]:
+    """Yield the checkpoints that the recipe asks for and that are not in the ledger, the newest first, to the last."""
+    while True:
+        is_finished = isinstance(model, Artifact) or model.find() is not None
+        records = [record for record in list_own(model.dir / CHECKPOINTS) if not ledger.has(record)]
+        if records:
+            yield max(records, key=lambda record: record.step)
+        elif is_finished:
+            return
+        else:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _continuation(task: Task) -> Task:
-    """Return lm-eval's settings of the task that is made here."""
-    settings = {
-        "output_type": "multiple_choice",
-        "doc_to_text": "{{context}}",
-        "doc_to_choice": "{{choices}}",
-        "doc_to_target": "{{answer}}",
-        "target_delimiter": "",
-        "metric_list": [{"metric": "acc_bytes"}],
-    }
-    return Task(**{**vars(task), "overrides": tuple(settings.items()), "cluster": "group"})
-
-
-def _score(item: _Item) -> dict[str, Any]:
-    """Do an item of work, or return the answer that was kept before a restart."""
-    if not item.done.exists():
-        work = item.work
-        found = score_texts(item.paths, work) if isinstance(work, Texts) else _answered(item.paths, work)
-        write_text(item.done, json.dumps(found))
-    done: dict[str, Any] = json.loads(item.done.read_text(encoding="utf-8"))
-    return done
-
-
-def _answered(paths: WorkerPaths, work: TaskWork) -> dict[str, Any]:
-    if work.rows is not None and not work.rows:
-        return {"failure": "no held-out documents are long enough for a question", "lm_eval_version": ""}
-    return answer(paths, work)
-
-
-def _bits(
-    documents: Sequence[Document], nats: Sequence[float], *, by: Callable[[Document], list[str]]
-) -> dict[str, BitsPerByte]:
-    groups: defaultdict[str, tuple[list[float], list[int]]] = defaultdict(lambda: ([], []))
-    for document, value in zip(documents, nats, strict=True):
-        for name in by(document):
-            groups[name][0].append(value)
-            groups[name][1].append(len(document.text.encode()))
-    found = {}
-    for name, (own, sizes) in sorted(groups.items()):
-        interval = bits_per_byte(own, sizes)
-        several = len(own) > 1
-        found[name] = BitsPerByte(
-            num_documents=len(own),
-            num_bytes=sum(sizes),
-            bits_per_byte=interval.value,
-            low=interval.low if several else None,
-            high=interval.high if several else None,
-        )
-    return found
-
-
-def _rows_of(
-    task: Task, found: Mapping[str, Any], documents: Sequence[Document], receipts: Iterable[str]
-) -> Iterator[TaskScore]:
-    """Yield the row of a task; of what was made of the corpora, one for each language."""
-    if task.name != CONTINUATION or "failure" in found:
-        yield _row(task, found, found.get("answers", []), is_decontaminated=task.name in receipts)
-        return
-    languages = {document.id: document.language for document in documents}
-    groups: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for one in found["answers"]:
-        groups[languages[one["document"]]].append(one)
-    for language, own in sorted(groups.items()):
-        named = Task(**{**vars(task), "language": language})
-        yield _row(named, found, own, is_decontaminated=True)  # held-out documents, whose near copies masks leave out
-
-
-def _row(
-    task: Task, found: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], *, is_decontaminated: bool
-) -> TaskScore:
-    values = [float(one["value"]) for one in answers]
-    weights = [int(one["weight"]) for one in answers]
-    clusters = [one["cluster"] for one in answers]
-    value, low, high, detectable = found.get("value"), None, None, None
-    if answers and all(value == value for value in values):  # NaN: a score of the whole, such as BLEU
-        is_likelihood = any(weight != 1 for weight in weights)
-        interval = (
-            bits_per_byte(values, weights) if is_likelihood else accuracy(values, clusters if any(clusters) else None)
-        )
-        value = interval.value
-        low, high = (interval.low, interval.high) if len(values) > 1 else (None, None)
-        detectable = None if is_likelihood or len(values) < 2 else detectable_difference(values)
-    kind = found.get("kind", task.kind or "")
-    chance = task.chance
-    if chance is None and kind == "multiple_choice" and answers:
-        chance = sum(1 / one["num_choices"] for one in answers) / len(answers)
-    return TaskScore(
-        task=task.name,
-        language=task.language,
-        suite=task.suite,
-        kind=kind,
-        formulation=task.formulation,
-        metric=found.get("metric", task.metric or ""),
-        version="/".join(filter(None, (task.version, found.get("version", "")))),
-        num_questions=len(answers),
-        num_truncated=found.get("num_truncated", 0),
-        value=value,
-        low=low,
-        high=high,
-        chance=chance,
-        detectable=detectable,
-        digest=found.get("digest", ""),
-        licence=task.licence,
-        source=task.source,
-        is_decontaminated=is_decontaminated,
-        failure=found.get("failure", ""),
-    )
-
-
-def _write_samples(
-    directory: Path, documents: Sequence[Document], nats: Sequence[float], scored: Sequence[tuple[Task, Any]]
+def _score_checkpoint(
+    record: CheckpointRecord, training: Path, scoring: Scoring, ledger: Ledger, out: Path, executor: Executor
 ) -> None:
-    """Write every single answer, so that anybody can compute other statistics, and compare two models."""
-    rows = [
-        {"document": d.id, "source": d.source, "language": d.language, "num_bytes": len(d.text.encode()), "nats": value}
-        for d, value in zip(documents, nats, strict=True)
-    ]
-    _write_rows(directory / "bits_per_byte.jsonl", rows)
-    for task, found in scored:
-        _write_rows(directory / f"{task.name}.jsonl", found.get("answers", []))
+    """Score a checkpoint, which stays meanwhile, and write it down; one that cannot be scored is written down, too."""
+    directory = directory_of(training / CHECKPOINTS, record.step)
+    weights = ChosenWeights((directory,), "ema" if scoring.config.weights == "ema" else "master")
+    started = time.time()
+    try:
+        with hold(directory):
+            answered = scoring.answer(weights, _parts_of(out, weights), executor)
+    except (LeaseLost, OutOfMemory, InfrastructureError):
+        raise  # what fails is no fault of the checkpoint's
+    except UserError as error:
+        ledger.add_failure(record, str(error), started=started)
+    except FileNotFoundError:
+        if (directory / CHECKPOINT_FILE).exists():
+            raise
+        ledger.add_failure(record, "it was deleted before it was read", started=started)
+    else:
+        bits = scoring.bits(answered, lambda document: [document.language])
+        ledger.add(record, bits, scoring.task_scores(answered), started=started)
 
 
-def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    write_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+def _parts_of(out: Path, weights: ChosenWeights) -> Path:
+    return out / PARTS / "-".join(path.name for path in weights.checkpoints)
+
+
+def _scores(scoring: Scoring, answered: Answered, weights: ChosenWeights, ledger: Ledger) -> Scores:
+    domains = scoring.config.domains
+
+    def domains_of(document: Document) -> list[str]:
+        return [name for name, sources in domains.items() if document.source in sources]
+
+    return Scores(
+        step=weights.step,
+        precision=answered.precision,
+        bits_per_byte=scoring.bits(answered, lambda document: [document.language]),
+        bits_per_byte_by_stream=scoring.bits(answered, lambda document: [f"{document.source}/{document.language}"]),
+        bits_per_byte_by_domain=scoring.bits(answered, domains_of),
+        tasks=scoring.task_scores(answered),
+        lm_eval_version=next((found["lm_eval_version"] for _, found in answered.tasks), ""),
+        curve=ledger.curve(),
+    )

@@ -113,6 +113,7 @@ def run_prepared(
         end,
         remote=ready.remote,
         take_over=take_over,
+        has_room_beside=machines.executor == "ray",
         done=dict(ready.as_they_are),
     )
     _run_until_a_signal(runner)

@@ -8,10 +8,11 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -23,16 +24,17 @@ from cluster.leases.lease import lease, store_lease
 from cluster.placement import Placement
 from cluster.storage.errors import error_class, explain_os_error
 from cluster.storage.objects import ObjectStore
-from configs.base import Artifact, Manifest, UserError
+from configs.base import Artifact, Manifest, Unfinished, UserError
 from data_prep.sources.document import Digest
+from pipeline.followers import Follower
 from pipeline.graph.plan import Plan, PlannedStep
 from pipeline.graph.stage import Stage
-from pipeline.graph.wiring import all_inputs
+from pipeline.graph.wiring import all_inputs, as_names
 from pipeline.store.artifact import BUILD_COUNT_FILE, Input, Record, commit, describe_files, load_artifact
 from pipeline.store.provenance import code_version, package_versions
 from pipeline.store.remote import RemoteStore
 
-Given = Artifact[Manifest] | tuple[Artifact[Manifest], ...]
+Given = Artifact[Manifest] | tuple[Artifact[Manifest], ...] | Unfinished[Manifest]
 """What fills a slot of a stage."""
 
 
@@ -59,6 +61,9 @@ class Runner:
     remote: RemoteStore | None = None
     """What the store is the working copy of, if that is behind a URL."""
 
+    has_room_beside: bool = False
+    """Whether steps of two pools can be made at once, which takes workers."""
+
     done: dict[str, Artifact[Manifest]] = field(default_factory=dict)
 
     def run(self) -> dict[str, Artifact[Manifest]]:
@@ -69,14 +74,46 @@ class Runner:
         missing: set[str] = set()
         for name in self.plan.outputs:
             self._look_for(name, missing)
-        for name in (name for name in self.plan.steps if name in missing):
-            step = self.plan.steps[name]
-            inputs: dict[str, Given] = {
-                slot: self.done[given] if isinstance(given, str) else tuple(self.done[one] for one in given)
-                for slot, given in step.inputs.items()
-            }
-            self.done[name] = self._make(step, inputs)
+        followers: dict[str, Follower] = {}
+        try:
+            for name in (name for name in self.plan.steps if name in missing):
+                step = self.plan.steps[name]
+                made = followers.pop(name).join() if name in followers else None
+                if made is None:
+                    followers |= self._begin_followers(step, missing)
+                    made = self._make(step, self._inputs(step))
+                self.done[name] = made
+        finally:
+            for follower in followers.values():
+                follower.abandon()
         return self.done
+
+    def _inputs(self, step: PlannedStep, without: Collection[str] = ()) -> dict[str, Given]:
+        return {
+            slot: self.done[given] if isinstance(given, str) else tuple(self.done[one] for one in given)
+            for slot, given in step.inputs.items()
+            if slot not in without
+        }
+
+    def _begin_followers(self, leader: PlannedStep, missing: Collection[str]) -> dict[str, Follower]:
+        """Begin the steps that take what `leader` makes while it is made, in threads of their own.
+
+        They have other pools, and all else that they take is there. What one does wrong is no matter of the leader's.
+        """
+        found: dict[str, Follower] = {}
+        if self.remote is not None or not self.has_room_beside:
+            return found
+        for name in missing:
+            step, stage = self.plan.steps[name], self.stages[self.plan.steps[name].stage]
+            slots = [slot for slot, given in step.inputs.items() if given == leader.name]
+            others = {one for slot, given in step.inputs.items() if slot not in slots for one in as_names(given)}
+            if not slots or not stage.follows(step.config) or step.pool == leader.pool:
+                continue
+            if all(stage.slots[slot].may_be_unfinished for slot in slots) and others <= self.done.keys():
+                path, kind = self.store / leader.artifact, self.stages[leader.stage].output
+                find = partial(load_artifact, path, kind)
+                found[name] = Follower(partial(self._make, step), self._inputs(step, slots), slots, path, find)
+        return found
 
     def _look_for(self, name: str, missing: set[str]) -> None:
         """Find the artifact of a step, or add the step to what is missing, after its inputs, which it needs then."""

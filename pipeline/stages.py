@@ -28,7 +28,13 @@ STAGES = {
     "import_tokenizer": stage(import_tokenizer, version=1, observe=observe_tokenizer, check=check_tokenizer),
     "tokenize": stage(tokenize, version=3),
     "train": stage(train, version=6, observe=observe_init_from, file_digests=rank_file_digests),
-    "evaluate": stage(evaluate, version=3, observe=observe_tasks, check=check_tasks),
+    "evaluate": stage(
+        evaluate,
+        version=3,
+        observe=observe_tasks,
+        check=check_tasks,
+        follows=lambda config: config.checkpoints == "every",
+    ),
     "export": stage(export, version=3),
     "report": stage(report, version=4, observe=observe_templates, check=check_report),
 }

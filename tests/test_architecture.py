@@ -26,10 +26,10 @@ ORDER = {
         "accelerator records job network zero data manifests sizing checkpoint hf_files export init log loop stage "
         "conform"
     ),
-    "eval": "likelihood statistics continuation manifests suites harness workers stage",
+    "eval": "likelihood statistics continuation manifests suites harness workers scoring ledger stage",
     "pipeline": (
-        "store graph estimate export report runner stages chain_checks recipe data_checks prepare layout_checks "
-        "plan_lines unfinished run runs cli"
+        "store graph estimate export report followers runner stages chain_checks recipe data_checks prepare "
+        "layout_checks plan_lines unfinished run runs cli"
     ),
 }
 """The rooms of a package, folders and files, from the lowest: each imports only from those before it."""

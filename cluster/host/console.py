@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import IO
 
 from rich.console import Console
+from rich.errors import LiveError
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -31,7 +32,7 @@ class ProgressMeter:
 
     def __init__(self, label: str, total: int) -> None:
         self._label, self._total, self._done = label, total, 0
-        self._printed = time.monotonic()
+        self._printed = self._begun = time.monotonic()
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
@@ -40,9 +41,11 @@ class ProgressMeter:
         if console.is_terminal and self._total > 1:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
             times = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-            self._bar = Progress(*columns, *times, console=console, transient=True)
-            self._bar.start()
-            self._task = self._bar.add_task(f"  {self._label}", total=self._total, note="")
+            bar = Progress(*columns, *times, console=console, transient=True)
+            with suppress(LiveError):  # a step beside this one has a bar
+                bar.start()
+                self._bar = bar
+                self._task = bar.add_task(f"  {self._label}", total=self._total, note="")
         return self
 
     def update(self, done: int, note: str = "") -> None:
@@ -52,7 +55,9 @@ class ProgressMeter:
             self._bar.update(self._task, completed=done, note=note)
         elif time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()
-            print_line(f"{self._label}: {done}/{self._total} {note}".rstrip())
+            took = time.monotonic() - self._begun
+            left = f", {took * (self._total - done) / done:,.0f} s left" if 0 < done < self._total else ""
+            print_line(f"{self._label}: {done}/{self._total}, {took:,.0f} s{left} {note}".rstrip())
 
     def advance(self) -> None:
         """Show that one more is done."""

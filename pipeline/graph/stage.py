@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from cluster.executor import Executor
 from cluster.host.files import FileEntry
-from configs.base import Artifact, Config, Manifest
+from configs.base import Artifact, Config, Manifest, Unfinished
 from data_prep.sources.document import Digest
 
 Observe = Callable[[Any, Digest], JsonValue]
@@ -27,6 +27,9 @@ class Slot:
 
     is_optional: bool
     """Whether a recipe may leave it out. One that is left out is no part of the step's identity."""
+
+    may_be_unfinished: bool = False
+    """Whether the stage can take it while it is being made."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ class Stage:
 
     output: type[Manifest]
 
+    follows: Callable[[Any], bool]
+    """Whether a step with this config takes what it can take unfinished while it is made, where its pool is another."""
+
 
 def stage(
     run: Callable[..., Manifest],
@@ -78,11 +84,13 @@ def stage(
     file_digests: Callable[[Path], Mapping[str, FileEntry]] | None = None,
     before: Mapping[str, str] | None = None,
     own_before: Mapping[str, Callable[[Any], bool]] | None = None,
+    follows: Callable[[Any], bool] = lambda config: False,
 ) -> Stage:
     """Read a stage's contract off its signature.
 
     Expects `run(config, *, <slot>: Artifact[M], ..., out: Path, executor: Executor) -> M`. An input that a recipe may
-    leave out is `<slot>: Artifact[M] | None = None`; one of several artifacts `<slot>: tuple[Artifact[M], ...]`, with
+    leave out is `<slot>: Artifact[M] | None = None`; one that may be unfinished `<slot>: Artifact[M] | Unfinished[M]`;
+    one of several artifacts `<slot>: tuple[Artifact[M], ...]`, with
     the default `()` if it may be left out. `cadence: C`, of a Config, may be there as well. Raises TypeError if the
     signature is anything else.
     """
@@ -113,6 +121,7 @@ def stage(
         before or {},
         own_before or {},
         output,
+        follows,
     )
 
 
@@ -127,6 +136,9 @@ def _slot(hint: object, default: object) -> Slot | None:
         return Slot(get_args(inner)[0], True, not required) if fits else None
     if get_origin(hint) in (Union, UnionType):
         kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+        if [get_origin(kind) for kind in kinds] == [Artifact, Unfinished]:
+            one, other = (get_args(kind)[0] for kind in kinds)
+            return Slot(one, False, False, may_be_unfinished=True) if required and one is other else None
         fits = len(kinds) == 1 and NoneType in get_args(hint) and get_origin(kinds[0]) is Artifact and default is None
         return Slot(get_args(kinds[0])[0], False, True) if fits else None
     return None

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import stat
 import subprocess
 import sys
@@ -14,15 +15,16 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from configs.base import Artifact, ConfigError, UserError
+from configs.base import Artifact, ConfigError, InfrastructureError, Unfinished, UserError
 from configs.data.stages import TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig, ExportConfig
 from data_prep.cleaning.held_out import smallest_digests
-from data_prep.manifests import CleanCorpus, TrainedTokenizer
+from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
 from data_prep.masks.reading import read_held_out
 from data_prep.tokenizer.sentencepiece_model import EOS_ID, load_sentencepiece
 from data_prep.tokenizer.stage import MODEL, train_tokenizer
 from data_prep.tokens.stage import tokenize
+from eval import scoring
 from eval.continuation import make_questions
 from eval.manifests import Scores
 from eval.stage import check_tasks, evaluate
@@ -47,6 +49,7 @@ class Made:
     corpus: Artifact[CleanCorpus]
     tokenizer: Artifact[TrainedTokenizer]
     model: Artifact[TrainedModel]
+    tokens: Artifact[TokenizedCorpus]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     job = tiny_job(root / "job", tiny_config(sequence_length=CONTEXT), world_size=1, zero_stage=1)
     job = replace(job, tokens=Artifact(root / "tokens", tokens), tokenizer=tokenizer)
     (trained,) = run_ranks(train_rank, 1, job)
-    return Made(corpus, tokenizer, Artifact(job.out, trained))
+    return Made(corpus, tokenizer, Artifact(job.out, trained), job.tokens)
 
 
 def run_evaluate(made: Made, out: Path, **changes: Any) -> Scores:
@@ -264,11 +267,11 @@ def test_nothing_of_lm_eval_reaches_the_terminal(made: Made, tmp_path: Path, cap
 
 def test_finished_scores_are_not_computed_again(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr("eval.stage._write_samples", None)  # it ends when all is scored and nothing is written yet
+        broken.setattr("eval.scoring._write_samples", None)  # it ends when all is scored and nothing is written yet
         with pytest.raises(TypeError):
             run_evaluate(made, tmp_path)
     with monkeypatch.context() as broken:
-        broken.setattr("eval.stage.score_texts", None)
+        broken.setattr("eval.scoring.score_texts", None)
         scores = run_evaluate(made, tmp_path)
     assert scores == run_evaluate(made, tmp_path / "again")
     assert {path.name for path in tmp_path.iterdir()} == {"again", "samples"}
@@ -343,3 +346,97 @@ def test_want_of_lm_eval_is_told_before_anything_is_made(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"smoke\.yaml:\d+: tasks are scored by lm-eval"):
         check_stages(prepare(read_recipe(Path("smoke"), (f"store={tmp_path}",))))
     check_stages(prepare(read_recipe(Path("smoke"), (f"store={tmp_path}", "outputs=[model]"))))  # makes no scores
+
+
+@pytest.fixture(scope="module")
+def several(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The same with a training that has kept all its checkpoints."""
+    root = tmp_path_factory.mktemp("several")
+    config = tiny_config(sequence_length=CONTEXT, num_steps=6, checkpoint_every_steps=2)
+    job = tiny_job(root / "job", config, world_size=1, zero_stage=1, retention={"newest": 9})
+    job = replace(job, tokens=made.tokens, tokenizer=made.tokenizer)
+    (trained,) = run_ranks(train_rank, 1, job)
+    return replace(made, model=Artifact(job.out, trained))
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "ledger.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+EVERY = {"checkpoints": "every", "documents_per_stream": 2}
+
+
+def test_each_checkpoint_is_scored_once_the_newest_first(several: Made, tmp_path: Path) -> None:
+    scores = run_evaluate(several, tmp_path, **EVERY)
+    assert [one.step for one in scores.curve] == [2, 4, 6]
+    rows = rows_of(tmp_path)
+    assert list(dict.fromkeys(row["step"] for row in rows)) == [6, 4, 2]
+    assert len({(row["step"], row["checkpoint"], row["task"], row["language"]) for row in rows}) == len(rows)
+    assert scores.curve[-1].bits_per_byte == {name: one.bits_per_byte for name, one in scores.bits_per_byte.items()}
+    alone = run_evaluate(several, tmp_path / "alone", checkpoint=4, documents_per_stream=2)
+    assert scores.curve[1].bits_per_byte == {name: one.bits_per_byte for name, one in alone.bits_per_byte.items()}
+    assert not (tmp_path / "parts").exists() and alone.curve == ()
+
+
+def test_an_evaluation_that_is_killed_scores_no_checkpoint_twice(
+    several: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = []
+    real = scoring.score_texts
+
+    def dying(paths: Any, work: Any) -> Any:
+        scored.append(paths.weights.step)
+        if scored == [6, 4]:
+            raise InfrastructureError("killed")
+        return real(paths, work)
+
+    monkeypatch.setattr(scoring, "score_texts", dying)
+    with pytest.raises(InfrastructureError):
+        run_evaluate(several, tmp_path, **EVERY)
+    assert {row["step"] for row in rows_of(tmp_path)} == {6}
+    run_evaluate(several, tmp_path, **EVERY)
+    assert scored == [6, 4, 4, 2]
+    assert {row["step"] for row in rows_of(tmp_path)} == {2, 4, 6}
+
+
+def test_a_damaged_checkpoint_is_a_row_and_the_others_are_scored(several: Made, tmp_path: Path) -> None:
+    copied = replace(several, model=Artifact(tmp_path / "train", several.model.manifest))
+    shutil.copytree(several.model.dir, tmp_path / "train")
+    (file,) = (tmp_path / "train/checkpoints/step-00000004").glob("rank-*.safetensors")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+    file.write_bytes(data)
+    scores = run_evaluate(copied, tmp_path / "out", **EVERY)
+    assert [bool(one.failure) for one in scores.curve] == [False, True, False]
+    (row,) = [row for row in rows_of(tmp_path / "out") if row["step"] == 4]
+    assert "step-00000004" in row["failure"]
+
+
+def test_checkpoints_are_scored_while_the_training_goes_on(several: Made, tmp_path: Path) -> None:
+    """Each look finds one checkpoint more; the second is deleted before it can be read."""
+    training = tmp_path / "train"
+    shutil.copytree(several.model.dir, training)
+    kept = {step: tmp_path / f"step-{step:08d}" for step in (2, 4, 6)}
+    for step, path in kept.items():
+        (training / f"checkpoints/step-{step:08d}").rename(path)
+    waiting = sorted(kept)
+    seen: list[list[int]] = []
+
+    def find() -> TrainedModel | None:
+        seen.append(
+            sorted(
+                {row["step"] for row in rows_of(tmp_path / "out")} if (tmp_path / "out/ledger.jsonl").exists() else []
+            )
+        )
+        if not waiting:
+            return several.model.manifest
+        step = waiting.pop(0)
+        kept[step].rename(training / f"checkpoints/step-{step:08d}")
+        return None
+
+    config = EvaluateConfig.model_validate({"tasks": []} | EVERY)
+    given = {"tokenizer": several.tokenizer, "corpus": (several.corpus,), "out": tmp_path / "out", "executor": INLINE}
+    (tmp_path / "out").mkdir()
+    scores = evaluate(config, model=Unfinished(training, find), **given)
+    assert [one.step for one in scores.curve] == [2, 4, 6]
+    assert seen[:4] == [[], [2], [2, 4], [2, 4, 6]]

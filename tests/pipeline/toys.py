@@ -118,14 +118,19 @@ class Outcome:
     artifacts: dict[str, Artifact] = field(default_factory=dict)
 
 
-def run(store: Path, plan: Plan | None = None, stages: Mapping[str, Stage] = STAGES) -> Outcome:
+def run(
+    store: Path, plan: Plan | None = None, stages: Mapping[str, Stage] = STAGES, *, has_room_beside: bool = False
+) -> Outcome:
     outcome = Outcome()
 
     def end(step, manifest, seconds):
         (outcome.reused if seconds is None else outcome.made).append(step.name)
 
     executor = InlineExecutor(PoolConfig())
-    runner = Runner(plan or planned(stages=stages), stages, store, lambda pool: executor, sha256_of, on_end=end)
+    plan = plan or planned(stages=stages)
+    runner = Runner(
+        plan, stages, store, lambda pool: executor, sha256_of, on_end=end, has_room_beside=has_room_beside
+    )
     outcome.artifacts = runner.run()
     return outcome
 

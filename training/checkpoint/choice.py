@@ -35,6 +35,11 @@ def _best_of(records: Mapping[int, CheckpointRecord]) -> CheckpointRecord | None
     return None if best is None else records[best]
 
 
+def list_own(root: Path) -> list[CheckpointRecord]:
+    """Return the records of the checkpoints under `root` that the recipe asks for, the newest first."""
+    return [record for _, record in _read_records(root) if record.own is not False]
+
+
 def choose_checkpoints(root: Path, choice: Choice, *, average: int = 1) -> list[Path]:
     """Return the chosen checkpoint under `root`, and the `average - 1` of the recipe's own before it, newest first.
 
