@@ -1,5 +1,6 @@
 """What is scored of a model, and what its answers come to."""
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -223,11 +224,18 @@ def _write_samples(
 ) -> None:
     rows = [
         {"document": d.id, "source": d.source, "language": d.language, "num_bytes": len(d.text.encode()), "nats": value}
+        | {"digest": hashlib.sha256(d.text.encode()).hexdigest()[:32]}
         for d, value in zip(documents, nats, strict=True)
     ]
     _write_rows(directory / "bits_per_byte.jsonl", rows)
+    languages = {document.id: document.language for document in documents}
     for task, found in scored:
-        _write_rows(directory / f"{task.name}.jsonl", found.get("answers", []))
+        is_made = task.name == CONTINUATION
+        rows = [
+            {**one, "language": languages[one["document"]] if is_made else task.language}
+            for one in found.get("answers", [])
+        ]
+        _write_rows(directory / f"{task.name}.jsonl", rows)
 
 
 def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

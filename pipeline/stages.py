@@ -36,5 +36,5 @@ STAGES = {
         follows=lambda config: config.checkpoints == "every",
     ),
     "export": stage(export, version=3),
-    "report": stage(report, version=4, observe=observe_templates, check=check_report),
+    "report": stage(report, version=5, observe=observe_templates, check=check_report),
 }

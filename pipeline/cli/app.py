@@ -10,6 +10,7 @@ from rich.console import Console
 
 from configs.base import ConfigError, UserError
 from pipeline.cli.completion import complete_cluster
+from pipeline.cli.evaluations import commands as evaluations
 from pipeline.cli.options import (
     ClusterOption,
     ProfileOption,
@@ -222,6 +223,7 @@ def schema(
 
 
 add_commands(app)
+app.add_typer(evaluations, name="eval")
 
 
 def _print_version(wanted: bool) -> None:

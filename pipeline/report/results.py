@@ -1,12 +1,13 @@
 """The parts of the page about what the model scored: bits per byte, and tasks."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 from eval.manifests import BitsPerByte, Scores, TaskScore, family_of
-from pipeline.report.charts import Bar, BarChart, Reference, bar_chart
+from pipeline.report.charts import Bar, BarChart, LineChart, Reference, bar_chart, line_chart
 from pipeline.report.tables import NOTHING, Table, split
 
 MOST_FAILURES = 20
@@ -65,6 +66,18 @@ class TasksPart:
     num_unlisted: int
 
 
+def scores_parts(scores: Scores | None) -> dict[str, Any]:
+    """Return the parts of the page about scores, by their names in the template; each None if there are no scores."""
+    makers: dict[str, Callable[[Scores], Any]] = {
+        "bits": bits_charts,
+        "curves": curve_charts,
+        "failed_checkpoints": failed_checkpoints,
+        "domains": domains_table,
+        "tasks": tasks_part,
+    }
+    return {name: make(scores) if scores else None for name, make in makers.items()}
+
+
 def bits_charts(scores: Scores) -> list[BarChart]:
     """Return the bits per byte of each language, from the best to the worst; none if nothing was scored.
 
@@ -88,6 +101,28 @@ def bits_charts(scores: Scores) -> list[BarChart]:
         )
         for run in split(bars)
     ]
+
+
+def curve_charts(scores: Scores) -> list[LineChart]:
+    """Return what checkpoints scored by step: the mean bits per byte, and tasks; none if fewer than two were scored."""
+    scored = [one for one in scores.curve if not one.failure]
+    if len(scored) < 2:
+        return []
+    bits = [(one.step, sum(one.bits_per_byte.values()) / len(one.bits_per_byte)) for one in scored if one.bits_per_byte]
+    names = dict.fromkeys(name for one in scored for name in one.tasks)
+    chances = {family.name: family.chance for family in find_families(scores)}
+    charts = [line_chart(bits, title="Bits per byte by step, the mean of languages", x_label="step", height=150)]
+    for name in names:
+        points = [(one.step, one.tasks[name]) for one in scored if name in one.tasks]
+        chance = chances.get(name)
+        known = () if chance is None else (Reference("chance", chance),)
+        charts.append(line_chart(points, title=f"{name} by step", x_label="step", height=150, references=known))
+    return charts
+
+
+def failed_checkpoints(scores: Scores) -> list[tuple[str, str]]:
+    """Return the checkpoints that could not be scored, with why."""
+    return [(f"step {one.step:,}", one.failure) for one in scores.curve if one.failure][:MOST_FAILURES]
 
 
 def domains_table(scores: Scores) -> Table | None:

@@ -26,7 +26,7 @@ from pipeline.report.provenance import (
     time_part,
 )
 from pipeline.report.recipe import write_recipe
-from pipeline.report.results import bits_charts, domains_table, find_families, share, tasks_part
+from pipeline.report.results import find_families, scores_parts, share
 from pipeline.report.training import Series, TrainingPart, read_series, training_part
 from pipeline.store.artifact import Record, load_artifact
 from pipeline.store.lineage import GONE, ancestry, duration
@@ -119,9 +119,7 @@ def report(
         "cleaning": cleaning_part(corpus, mask, data.corpus.counts) if data else None,
         "training": training,
         "window": _window(training) if training else "",
-        "bits": bits_charts(scored) if scored else None,
-        "domains": domains_table(scored) if scored else None,
-        "tasks": tasks_part(scored) if scored else None,
+        **scores_parts(scored),
         "time": time_part(records, series.seconds),
         "environment": environment_part(records),
         "recipe": write_recipe(records, title=config.title, config=config.model_dump(mode="json"), inputs=names),

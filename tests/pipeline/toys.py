@@ -128,9 +128,7 @@ def run(
 
     executor = InlineExecutor(PoolConfig())
     plan = plan or planned(stages=stages)
-    runner = Runner(
-        plan, stages, store, lambda pool: executor, sha256_of, on_end=end, has_room_beside=has_room_beside
-    )
+    runner = Runner(plan, stages, store, lambda pool: executor, sha256_of, on_end=end, has_room_beside=has_room_beside)
     outcome.artifacts = runner.run()
     return outcome
 

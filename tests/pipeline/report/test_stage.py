@@ -17,7 +17,7 @@ from cluster.host.files import sha256_of
 from configs.base import RESUME_ME, Artifact, Manifest, UserError
 from configs.evaluation import ReportConfig
 from data_prep.manifests import CleanCorpus, CorpusCount, Segment, TokenizedCorpus, TokenShard, UnreadableRecord
-from eval.manifests import BitsPerByte, Scores
+from eval.manifests import BitsPerByte, CheckpointScores, Scores
 from pipeline.report.page import TEMPLATES
 from pipeline.report.stage import Report, check_report, observe_templates, outcome, report
 from pipeline.run import Terminated
@@ -156,6 +156,16 @@ def _make(
                 bits_per_byte_by_domain={EVIL: bits[languages[0]]},
                 tasks=tuple(tasks) if choice else (),
                 lm_eval_version="0.4.9",
+                curve=tuple(
+                    CheckpointScores(
+                        step=step,
+                        num_tokens=step,
+                        bits_per_byte=dict.fromkeys(languages, 9 / step),
+                        tasks={"xcopa": 0.5},
+                        failure=EVIL if step == 4 else "",
+                    )
+                    for step in (2, 4, 6)
+                ),
             ),
             "train",
             "clean",
@@ -476,6 +486,7 @@ def test_report_tells_the_outcome_and_the_numbers(tmp_path: Path):
     assert "xcopa 2 50.0% 42.9% to 57.1% 25.0% 2 of 2 sw 50.0% 16" in text
     assert "piqa 1 30.0% 10.0% to 70.0% 25.0% 0 of 1" in text
     assert "evil" in text and "Not scored" in text
+    assert "Bits per byte by step, the mean of languages" in text and "step 4 was not scored" in text
     assert "broken.jsonl:7" in text
     assert "optimizer.learning_rate 0.004" in text
     assert "2.8.0, 2.9.0" in text

@@ -1,0 +1,96 @@
+"""`concord eval`: what suites have, and how two models differ."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pipeline.cli.options import SetOption, StoreOption, WorkOption
+
+commands = typer.Typer(no_args_is_help=True, help="Compare scores, and list the tasks of suites.")
+out = Console(highlight=False, soft_wrap=True)
+
+
+@commands.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="An `evaluate` step's artifact, as in `concord lineage`.")],
+    second: Annotated[str, typer.Argument(help="Another, of the same held-out text or tasks.")],
+    overrides: SetOption = None,
+    store: StoreOption = "store",
+    work_dir: WorkOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say in which languages and tasks the second model is better or worse than the first, or that none can tell.
+
+    Answers are paired by document and question; p-values are corrected for the number of languages.
+    """
+    from eval.compare import compare as compare_scores
+    from pipeline.cli.subject import find_artifact, find_subject
+
+    paths = [
+        find_artifact(
+            find_subject(one, store=store, work_dir=work_dir, overrides=overrides), stage="evaluate"
+        ).files_here()
+        for one in (first, second)
+    ]
+    rows, totals = compare_scores(*paths)
+    if as_json:
+        print(json.dumps({"rows": [asdict(row) for row in rows], "totals": [asdict(total) for total in totals]}))
+        return
+    cells: list[tuple[str, ...]] = [("measure", "language", "difference", "95% interval", "p (Holm)", "of", "verdict")]
+    for row in rows:
+        seen = f" (from {row.detectable:.3f} on it would show)" if row.verdict == "cannot tell" else ""
+        only = f" (+{row.num_unpaired:,} unpaired)" if row.num_unpaired else ""
+        interval = f"{row.difference.low:+.3f} to {row.difference.high:+.3f}"
+        p_value = f"{row.corrected:.3g}"
+        cells.append(
+            (
+                row.measure,
+                row.language,
+                f"{row.difference.value:+.3f}",
+                interval,
+                p_value,
+                f"{row.num_paired:,}{only}",
+                f"{row.verdict}{seen}",
+            )
+        )
+    _print_table(cells)
+    for total in totals:
+        given = total.difference
+        out.print(
+            f"{total.measure}: {given.value:+.3f} ({given.low:+.3f} to {given.high:+.3f}) over {total.num_languages} "
+            f"languages, the worst {total.worst}"
+            + ("; fewer bits are better" if total.measure.startswith("bits") else "")
+        )
+
+
+@commands.command()
+def suites(
+    name: Annotated[
+        str | None, typer.Argument(help="A suite's name, or the path of one. Left out: all that ship.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the tasks of suites, with their languages, how a model is asked, licences and sources."""
+    from configs.evaluation import EvaluateConfig
+    from configs.tasks import SUITES
+    from eval.suites import find_tasks
+
+    rows: list[dict[str, Any]] = []
+    for suite in [name] if name else SUITES:
+        for task in find_tasks(EvaluateConfig(tasks=(), suites=(suite,))):
+            known = {"suite": task.suite, "task": task.name, "language": task.language, "kind": task.kind}
+            how = {"formulation": task.formulation, "metric": task.metric, "licence": task.licence}
+            rows.append(known | how | {"source": task.source})
+    if as_json:
+        print(json.dumps(rows))
+        return
+    _print_table([tuple(rows[0]), *(tuple(str(cell or "") for cell in row.values()) for row in rows)])
+
+
+def _print_table(cells: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[place]) for row in cells) for place in range(len(cells[0]))]
+    for row in cells:
+        out.print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), markup=False)
