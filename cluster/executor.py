@@ -73,6 +73,10 @@ class Executor(Protocol):
         """
         ...
 
+    def release(self) -> None:
+        """End the workers that `map` on devices kept, with what they have loaded there."""
+        ...
+
     def warm(self, fn: Callable[[T], R], *, num_items: int) -> None:
         """Have workers import what `fn` needs, for a `map` over so many items that follows; wait for nothing."""
         ...

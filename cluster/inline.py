@@ -46,6 +46,9 @@ class InlineExecutor:
                 yield result
                 meter.advance()
 
+    def release(self) -> None:
+        """Do nothing: what is loaded is in this process."""
+
     def warm(self, fn: Callable[[T], R], *, num_items: int) -> None:
         """Do nothing: there are no workers."""
 

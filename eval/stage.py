@@ -83,6 +83,7 @@ def evaluate(
         answered = scoring.answer(weights, _parts_of(out, weights), executor)
     finally:
         forget_model()
+        executor.release()
     scoring.write_answers(out / SAMPLES, answered)
     scores = _scores(scoring, answered, weights, ledger)
     shutil.rmtree(out / PARTS)

@@ -3,12 +3,12 @@
 Ray Train was measured and left out: `benchmarks/gang_startup.py` compares the two in one run.
 """
 
-import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +25,8 @@ from cluster.placement import Placement, TooFew, describe_found, place
 from cluster.ray.bundles import describe_resources, rank_resources, wait_for_room
 from cluster.ray.capacity import Capacity
 from cluster.ray.connection import SECONDS_BETWEEN_CHECKS, RayWaiter, connect, first_line, translate_ray_failures
-from cluster.ray.failures import RanksLost
+from cluster.ray.device_workers import Worker, call_and_tell, end_workers
+from cluster.ray.failures import DeviceFailed, RanksLost, host_of_error
 from cluster.ray.gang import Gang
 from cluster.ray.nodes import describe_nodes, label_selector, live_nodes, nodes_of, request_nodes, with_own_answers
 from cluster.ray.quarantine import NodeFailures
@@ -58,6 +59,7 @@ class RayExecutor:
         self._pool, self._address, self._wandb = pool, address, wandb
         self._failures, self._avoid = failures or NodeFailures(None), avoid
         self.used_placement: Placement | None = None
+        self._device_workers: set[Worker] = set()
 
     def placement(self) -> Placement:
         """Lay the pool out on the cluster's nodes.
@@ -133,7 +135,9 @@ class RayExecutor:
         if items:
             probes = self._submit_probes(fn, need, placement, num_items=len(items))
             wait_for_room(probes, need, timeout_seconds=placement.start_timeout_seconds, label=label)
-        submit, num_slots = self._submitter(fn, need, placement), self._count_slots(placement)
+        call = (call_and_tell, fn) if on_device else (fn,)  # on devices workers are told with the results
+        submit = self._submitter(call, need, placement)
+        num_slots = self._count_slots(placement)
         waiting: deque[tuple[T, Any]] = deque()
         upcoming = iter(items)
         # Items in flight when one fails are left to end by themselves: ray.cancel races with their end and aborts
@@ -149,15 +153,23 @@ class RayExecutor:
                     try:
                         result = self._fetch_result(reference, placement, need, label=label)
                         break
-                    except _DeviceFailed as error:
+                    except DeviceFailed as error:
                         self._failures.add(error.host, reason=str(error))
                         if num_failures > placement.max_restarts:
                             raise InfrastructureError(f"{label}: {error}, after {num_failures - 1} retries") from None
                         print_line(f"{label}: {error}; the item is done again")
-                        submit = self._submitter(fn, need, placement)
+                        submit = self._submitter(call, need, placement)
                         reference = submit(item)
+                if on_device:
+                    result, worker = result
+                    self._device_workers.add(worker)
                 yield result
                 meter.advance()
+
+    def release(self) -> None:
+        """End the workers that `map` on devices kept, with what they have loaded there."""
+        workers, self._device_workers = self._device_workers, set()
+        end_workers(workers)
 
     def warm(self, fn: Callable[[T], R], *, num_items: int) -> None:
         """Have workers import what `fn` needs, for a `map` over so many items that follows; wait for nothing."""
@@ -168,12 +180,15 @@ class RayExecutor:
         self, fn: Callable[[T], R], need: Mapping[str, float], placement: Placement, *, num_items: int
     ) -> list[Any]:
         """Submit tasks that import what `fn` needs, as many as there are items that may run at once."""
-        submit = self._submitter(_import_only, need, placement)
+        submit = self._submitter((_import_only,), need, placement)
         return [submit(fn) for _ in range(min(num_items, max(1, self._count_slots(placement))))]
 
-    def _submitter(self, fn: Callable[..., object], need: Mapping[str, float], placement: Placement) -> Any:
-        """Return what submits calls of `fn` that each take so much of one of the good nodes."""
-        return (
+    def _submitter(
+        self, call: Sequence[Callable[..., object]], need: Mapping[str, float], placement: Placement
+    ) -> Callable[[Any], Any]:
+        """Return what submits calls of a function, with those after it as first arguments, to one of the good nodes."""
+        fn, *first = call
+        submit: Any = (
             ray.remote(fn)
             .options(
                 num_cpus=need["CPU"],
@@ -184,6 +199,7 @@ class RayExecutor:
             )
             .remote
         )
+        return partial(submit, *first)
 
     def _count_slots(self, placement: Placement) -> int:
         """Return how many items the cores of the good nodes hold at once."""
@@ -199,7 +215,7 @@ class RayExecutor:
         return label_selector(self._pool, avoided=[n for n in nodes_of(self._pool) if n.id not in good]) or None
 
     def _fetch_result(self, reference: Any, placement: Placement, need: Mapping[str, float], *, label: str) -> Any:
-        """Wait for an item's result and return it. Raises as `map` does, and _DeviceFailed."""
+        """Wait for an item's result and return it. Raises as `map` does, and DeviceFailed."""
         try:
             with translate_ray_failures(label):
                 self._wait_for_item(reference, placement, need, label=label)
@@ -209,7 +225,7 @@ class RayExecutor:
             if kind == "memory":
                 raise out_of_memory(f"{label}: an item", first_line(error.cause)) from None
             if kind == "device":
-                raise _DeviceFailed(_host_of(error), first_line(error.cause)) from None
+                raise DeviceFailed(host_of_error(error), first_line(error.cause)) from None
             raise (error.cause if isinstance(error.cause, (UserError, OSError)) else error) from None
         except OutOfMemoryError as error:
             raise OutOfMemory(
@@ -281,7 +297,7 @@ class RayExecutor:
                         capacity.note_failure(host, reason=str(lost), is_certain=lost.is_certain)
                     if is_last:
                         gang.check_memory_kills()
-                        raise InfrastructureError(_describe_end(label, lost, placement.max_restarts)) from None
+                        raise InfrastructureError(lost.describe_end(label, placement.max_restarts)) from None
                     losses[host] += 1
                     print_line(f"{label}: {lost}; starting all ranks again")
                     if lost.by_storage and output is not None:
@@ -292,25 +308,6 @@ class RayExecutor:
 
 def _import_only(fn: Callable[..., object]) -> None:
     """Do nothing: a worker that is given `fn` has imported its module."""
-
-
-class _DeviceFailed(Exception):
-    """The device of an item's worker failed."""
-
-    def __init__(self, host: str, how: str) -> None:
-        super().__init__(f"the device of an item on {host} failed ({how})")
-        self.host = host
-
-
-def _host_of(error: RayTaskError) -> str:
-    """Return the host of the worker that an item failed on, by the text of Ray's error, the one place that has it."""
-    found = re.search(r"\bip=([0-9A-Fa-f.:]+)", str(error))
-    address = found[1] if found else "?"
-    return next((n.host for n in live_nodes() if n.address.rpartition(":")[0] == address), address)
-
-
-def _describe_end(label: str, lost: RanksLost, max_restarts: int) -> str:
-    return f"{label}: {lost}, after {max_restarts} restarts; look for what kills it, then run the same command to go on"
 
 
 def _back_off(label: str, num_losses: int) -> None:

@@ -17,6 +17,7 @@ from cluster.device_errors import failure_kind, out_of_memory
 from cluster.executor import Resized
 from cluster.rank_output import Ended
 from cluster.ray.connection import first_line
+from cluster.ray.nodes import live_nodes
 from cluster.ray.rank import RankLocation
 from cluster.storage.errors import is_outage
 from configs.base import OutOfMemory, UserError
@@ -66,6 +67,11 @@ class RanksLost(Exception):
 
     def __str__(self) -> str:
         return super().__str__() + self.last_words
+
+    def describe_end(self, label: str, num_restarts: int) -> str:
+        """Return the sentence for a gang that was restarted so often, and is not again."""
+        what = f"{label}: {self}, after {num_restarts} restarts"
+        return f"{what}; look for what kills it, then run the same command to go on"
 
 
 def classify_failure(
@@ -181,3 +187,18 @@ def _describe_death(message: str) -> str:
         if found := re.search(pattern, message):
             return f" ({found.expand(words)})"
     return ""
+
+
+class DeviceFailed(Exception):
+    """The device of an item's worker failed."""
+
+    def __init__(self, host: str, how: str) -> None:
+        super().__init__(f"the device of an item on {host} failed ({how})")
+        self.host = host
+
+
+def host_of_error(error: RayTaskError) -> str:
+    """Return the host of the worker that an item failed on, by the text of Ray's error, the one place that has it."""
+    found = re.search(r"\bip=([0-9A-Fa-f.:]+)", str(error))
+    address = found[1] if found else "?"
+    return next((n.host for n in live_nodes() if n.address.rpartition(":")[0] == address), address)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster.executor import Executor, Rank, Resized
@@ -398,3 +399,22 @@ def test_a_ray_that_does_not_answer_gives_one_sentence():
 
     with pytest.raises(StartUpError, match="no Ray answers at"):
         check_answers(f"127.0.0.1:{free_port()}")
+
+
+def own_process(number: int) -> int:
+    return os.getpid()
+
+
+def test_workers_that_kept_a_device_are_ended_when_the_work_is_done_and_not_before(make_ray):
+    """One with a model on a GPU would keep the GPU's memory from what is made next."""
+    executor = make_ray(cpus_per_task=1)
+    first = set(executor.map(own_process, range(4), label="first", on_device=True))
+    again = set(executor.map(own_process, range(4), label="again", on_device=True))
+    assert first & again  # a warm worker is used again
+    assert all(psutil.pid_exists(pid) for pid in again)
+    executor.release()
+    deadline = time.monotonic() + 20
+    while any(psutil.pid_exists(pid) for pid in first | again) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(psutil.pid_exists(pid) for pid in first | again)
+    assert set(executor.map(own_process, range(2), label="after")).isdisjoint(first | again)
