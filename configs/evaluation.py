@@ -78,6 +78,10 @@ class EvaluateConfig(CheckpointChoice):
     """Largest number of questions of each task, the first ones; for `continuation` of each language, 100 if this is
     null. null: all."""
 
+    baselines: Mapping[Name, Annotated[PathText, Field(min_length=1)]] = {}
+    """Other models, each a directory of Hugging Face's, by the names that they get in tables: scored on the same. What
+    their training read is not known, so no score of theirs is called clean. Their files are hashed."""
+
     data: Annotated[PathText | None, Field(min_length=1)] = None
     """Directory with the data of the suites' tasks, as `files` of each says, for a cluster without internet. null: from
     the Hugging Face Hub, or its cache."""

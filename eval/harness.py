@@ -111,6 +111,11 @@ def _model(scorer: Scorer, tokenizer: PreTrainedTokenizerBase) -> _Model:
         return _Model(scorer, tokenizer)
 
 
+def forget_model() -> None:
+    """Let go of the model that was asked last."""
+    _model.cache_clear()
+
+
 def answer_task(
     task: Task,
     rows: Sequence[Mapping[str, Any]] | None,

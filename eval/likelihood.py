@@ -13,16 +13,9 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from training.network.loss_chunks import CPU_CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS
+from eval.sizing import MAX_WINDOW, chunk_elements
+from eval.sizing import batch_tokens as tokens_of_a_batch
 from training.network.probes import final_softcap
-
-BATCH_TOKENS = {"cpu": 4096}
-"""Tokens of one forward pass at most, but for a sequence that is longer by itself, by the type of device."""
-
-BATCH_TOKENS_OF_OTHERS = 32_768
-
-MAX_WINDOW = 8192
-"""Tokens of a window of a long document at most, whatever the model's context is."""
 
 _TOLERANCE = 1e-3
 
@@ -54,8 +47,8 @@ class Scorer:
         self.model = model
         self.context = int(model.config.max_position_embeddings)
         kind = model.device.type
-        self._batch_tokens = batch_tokens or BATCH_TOKENS.get(kind, BATCH_TOKENS_OF_OTHERS)
-        self._chunk_elements = CPU_CHUNK_ELEMENTS if kind == "cpu" else GPU_CHUNK_ELEMENTS
+        self._batch_tokens = batch_tokens or tokens_of_a_batch(kind)
+        self._chunk_elements = chunk_elements(kind)
         self._softcap, self._scale = final_softcap(model.config), 1.0
         self._head = self._find_head()
         if self._head is None:  # then a batch's logits are made at once

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from configs.base import Manifest
 
@@ -87,6 +87,16 @@ class CheckpointScores(_Entry):
     """Why it could not be scored, in a sentence; empty if it was."""
 
 
+class BaselineScores(_Entry):
+    """What another model scored on the same."""
+
+    precision: str
+    bits_per_byte: dict[str, BitsPerByte]
+    """Language -> score."""
+
+    tasks: tuple[TaskScore, ...]
+
+
 class Scores(Manifest):
     """Scores of a model on what it was not trained on; `samples/` holds every answer."""
 
@@ -110,6 +120,9 @@ class Scores(Manifest):
 
     lm_eval_version: str
     """Empty if no task was scored."""
+
+    baselines: dict[str, BaselineScores] = Field(default_factory=dict)
+    """Other models by the recipe's names; `baselines/NAME/samples/` has their answers."""
 
     curve: tuple[CheckpointScores, ...] = ()
     """Each checkpoint that was scored, in the order of steps; empty if the chosen one alone was. `ledger.jsonl` has

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Scoring:
     receipts: frozenset[str]
     """Test sets that were looked for in all that the model read."""
 
-    def answer(self, weights: ChosenWeights, parts: Path, executor: Executor) -> Answered:
+    def answer(self, weights: ChosenWeights | Path, parts: Path, executor: Executor) -> Answered:
         """Have a model answer, by the workers of the executor; what was answered before is in the directory `parts`."""
         paths = WorkerPaths(
             weights,
@@ -70,7 +70,7 @@ class Scoring:
         texts = list(_cut_texts([document.text for document in self.documents]))
         work: list[Texts | TaskWork] = [*texts, *(_task_work(task, self.documents, self.config) for task in self.tasks)]
         items = [_Item(paths, part, parts / f"{number:05d}.json") for number, part in enumerate(work)]
-        label = f"evaluating step {weights.step:,}"
+        label = f"evaluating {weights.name if isinstance(weights, Path) else f'step {weights.step:,}'}"
         answers = list(executor.map(_score, items, label=label, on_device=True))
         nats = [value for found in answers[: len(texts)] for value in found["nats"]]
         tasks = list(zip(self.tasks, answers[len(texts) :], strict=True))
@@ -80,10 +80,10 @@ class Scoring:
         """Return the bits per byte of each group that documents are in."""
         return _bits(self.documents, answered.nats, by=by)
 
-    def task_scores(self, answered: Answered) -> tuple[TaskScore, ...]:
-        """Return the rows of all tasks."""
-        found = answered.tasks
-        return tuple(row for task, own in found for row in _rows_of(task, own, self.documents, self.receipts))
+    def task_scores(self, answered: Answered, *, is_ours: bool = True) -> tuple[TaskScore, ...]:
+        """Return the rows of all tasks; of what other models read nothing is known."""
+        found, receipts = answered.tasks, self.receipts if is_ours else None
+        return tuple(row for task, own in found for row in _rows_of(task, own, self.documents, receipts))
 
     def write_answers(self, directory: Path, answered: Answered) -> None:
         """Write every single answer, so that anybody can compute other statistics, and compare two models."""
@@ -162,11 +162,11 @@ def _bits(
 
 
 def _rows_of(
-    task: Task, found: Mapping[str, Any], documents: Sequence[Document], receipts: Iterable[str]
+    task: Task, found: Mapping[str, Any], documents: Sequence[Document], receipts: Collection[str] | None
 ) -> Iterator[TaskScore]:
     """Yield the row of a task; of what was made of the corpora, one for each language."""
     if task.name != CONTINUATION or "failure" in found:
-        yield _row(task, found, found.get("answers", []), is_decontaminated=task.name in receipts)
+        yield _row(task, found, found.get("answers", []), is_decontaminated=task.name in (receipts or ()))
         return
     languages = {document.id: document.language for document in documents}
     groups: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
@@ -174,7 +174,8 @@ def _rows_of(
         groups[languages[one["document"]]].append(one)
     for language, own in sorted(groups.items()):
         named = Task(**{**vars(task), "language": language})
-        yield _row(named, found, own, is_decontaminated=True)  # held-out documents, whose near copies masks leave out
+        # held-out documents, whose near copies masks leave out
+        yield _row(named, found, own, is_decontaminated=receipts is not None)
 
 
 def _row(

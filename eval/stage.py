@@ -5,7 +5,7 @@ It imports nothing heavy: workers do.
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -18,17 +18,20 @@ from data_prep.masks.manifest import Mask
 from data_prep.masks.reading import find_mask, read_held_out
 from data_prep.sources.document import Document
 from eval.ledger import Ledger
-from eval.manifests import Scores
+from eval.manifests import BaselineScores, Scores
 from eval.scoring import Answered, Scoring
 from eval.suites import find_tasks, lm_eval_folder
 from eval.workers import forget_model
 from training.checkpoint.choice import ChosenWeights, choose_weights, list_own
 from training.checkpoint.retention import hold
 from training.manifests import TrainedModel
-from training.records import CHECKPOINT_FILE, CHECKPOINTS, CheckpointRecord, directory_of
+from training.records import CHECKPOINT_FILE, CHECKPOINTS, CheckpointRecord, directory_of, read_known_record
 
 SAMPLES = "samples"
 """Directory of the answers: `bits_per_byte.jsonl`, and a file a task."""
+
+BASELINES = "baselines"
+"""Directory of other models' answers, by name."""
 
 PARTS = "parts"
 """Directory of what is answered of each checkpoint, until the stage ends."""
@@ -81,11 +84,17 @@ def evaluate(
         finished = _wait(model)
         weights = choose_weights(config, finished)
         answered = scoring.answer(weights, _parts_of(out, weights), executor)
+        baselines = {
+            name: scoring.answer(Path(path).absolute(), out / PARTS / f"baseline-{name}", executor)
+            for name, path in config.baselines.items()
+        }
     finally:
         forget_model()
         executor.release()
     scoring.write_answers(out / SAMPLES, answered)
-    scores = _scores(scoring, answered, weights, ledger)
+    for name, others in baselines.items():
+        scoring.write_answers(out / BASELINES / name / SAMPLES, others)
+    scores = _scores(scoring, answered, weights, ledger, baselines)
     shutil.rmtree(out / PARTS)
     return scores
 
@@ -133,15 +142,19 @@ def _score_checkpoint(
             raise
         ledger.add_failure(record, "it was deleted before it was read", started=started)
     else:
-        bits = scoring.bits(answered, lambda document: [document.language])
+        bits = scoring.bits(answered, _language_of)
         ledger.add(record, bits, scoring.task_scores(answered), started=started)
 
 
 def _parts_of(out: Path, weights: ChosenWeights) -> Path:
-    return out / PARTS / "-".join(path.name for path in weights.checkpoints)
+    """Return where the answers of weights are: after a roll-back a step may have other ones."""
+    names = [f"{path.name}-{read_known_record(path).checksum[:12]}" for path in weights.checkpoints]
+    return out / PARTS / "-".join([weights.kind, *names])
 
 
-def _scores(scoring: Scoring, answered: Answered, weights: ChosenWeights, ledger: Ledger) -> Scores:
+def _scores(
+    scoring: Scoring, answered: Answered, weights: ChosenWeights, ledger: Ledger, baselines: Mapping[str, Answered]
+) -> Scores:
     domains = scoring.config.domains
 
     def domains_of(document: Document) -> list[str]:
@@ -150,10 +163,22 @@ def _scores(scoring: Scoring, answered: Answered, weights: ChosenWeights, ledger
     return Scores(
         step=weights.step,
         precision=answered.precision,
-        bits_per_byte=scoring.bits(answered, lambda document: [document.language]),
+        bits_per_byte=scoring.bits(answered, _language_of),
         bits_per_byte_by_stream=scoring.bits(answered, lambda document: [f"{document.source}/{document.language}"]),
         bits_per_byte_by_domain=scoring.bits(answered, domains_of),
         tasks=scoring.task_scores(answered),
         lm_eval_version=next((found["lm_eval_version"] for _, found in answered.tasks), ""),
         curve=ledger.curve(),
+        baselines={
+            name: BaselineScores(
+                precision=others.precision,
+                bits_per_byte=scoring.bits(others, _language_of),
+                tasks=scoring.task_scores(others, is_ours=False),
+            )
+            for name, others in baselines.items()
+        },
     )
+
+
+def _language_of(document: Document) -> list[str]:
+    return [document.language]

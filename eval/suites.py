@@ -272,8 +272,9 @@ def observe_tasks(config: EvaluateConfig, digest: Digest) -> JsonValue:
     None where no more is asked than `continuation`.
     """
     tasks = [task for task in find_tasks(config) if task.name != CONTINUATION]
+    baselines = {name: _digest_model(name, Path(path), digest) for name, path in config.baselines.items()}
     if not tasks and not config.suites:
-        return None
+        return {"baselines": baselines} if baselines else None
     own = {task.file for task in tasks if task.file is not None and lm_eval_folder() not in task.file.parents}
     data = {path for task in tasks for _, path in task.files}
     return {
@@ -281,4 +282,16 @@ def observe_tasks(config: EvaluateConfig, digest: Digest) -> JsonValue:
         "suites": {name: digest(shipped("suites", name)) for name in config.suites},
         "tasks": {path.name: digest(path) for path in sorted(own)},
         "data": {str(path): digest(path) for path in sorted(data)},
+        **({"baselines": baselines} if baselines else {}),
     }
+
+
+def _digest_model(name: str, directory: Path, digest: Digest) -> JsonValue:
+    """Return the digests of a model's files. Raises UserError if it is none."""
+    if not (directory / "config.json").is_file():
+        raise UserError(
+            f"baselines: {name}: {directory} has no config.json, so it is no model; give a directory that transformers "
+            "loads"
+        )
+    files = [path for path in sorted(directory.iterdir()) if path.suffix in (".json", ".safetensors", ".model", ".txt")]
+    return {path.name: digest(path) for path in files}

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from cluster.machines import Node
 from cluster.placement import Placement, TooFew, describe_machines
-from configs.base import Artifact, UserError
+from configs.base import GIB, Artifact, UserError
 from configs.cluster import ClusterConfig
 from configs.data.stages import CleanConfig, DeduplicateConfig
 from configs.evaluation import EvaluateConfig
 from configs.training.train import TrainConfig
 from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
 from data_prep.tokens.join import join_tokens
+from eval.sizing import scoring_bytes
 from pipeline.estimate.estimate import Estimate, estimate
 from pipeline.estimate.machines import lay_out
 from pipeline.estimate.rows import describe_problem
@@ -31,6 +32,7 @@ from pipeline.prepare import Prepared, needed_steps, vocab_size
 from pipeline.store.artifact import load_artifact
 from training.data.epochs import StreamEpochs, plan_epochs
 from training.init.continued import steps_before
+from training.sizing.recipe_size import find_parameters, measure_model
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ class PlanLine:
     round_trip: str = ""
     """What a tokenizer that is there does not decode to itself; empty if that is nothing, or of another step."""
 
+    memory: str = ""
+    """What scoring takes of a worker's device, and has; empty for another step."""
+
     expected_epochs: float | None = None
     """How often it reads all text, by the size of that, as long as its tokens are not made; None where it is not known.
     """
@@ -79,7 +84,8 @@ def plan_lines(ready: Prepared, cluster: ClusterConfig | None) -> list[PlanLine]
             line = _estimated(line, ready, cluster) if cluster is not None else line
         elif name in made and cluster is not None:
             try:
-                line = replace(line, time=_stage_time(step, ready, cluster))
+                memory, problem = _scoring_memory(step, ready, cluster)
+                line = replace(line, time=_stage_time(step, ready, cluster), memory=memory, problem=problem)
             except TooFew as error:
                 line = replace(line, problem=str(error))
         lines.append(line)
@@ -127,6 +133,27 @@ def _text_of(corpus: PlannedStep, ready: Prepared) -> Work:
     finished = load_artifact(ready.store / corpus.artifact, CleanCorpus)
     assert isinstance(corpus.config, CleanConfig)
     return tokenize_work(finished.manifest if finished else None, corpus.config)
+
+
+def _scoring_memory(step: PlannedStep, ready: Prepared, cluster: ClusterConfig) -> tuple[str, str]:
+    """Return the memory of a step that scores a model, and the problem if it has not so much; both empty of others."""
+    model = ready.plan.steps.get(step.one("model") or "")
+    if not isinstance(step.config, EvaluateConfig) or model is None or not isinstance(model.config, TrainConfig):
+        return "", ""
+    try:
+        _, placement = lay_out(cluster, step.pool)
+    except UserError:  # told with the time
+        return "", ""
+    size = measure_model(find_parameters(model.config, vocab_size=vocab_size(model, ready)), model.config)
+    needed = scoring_bytes(size, placement.device, sequence_length=model.config.sequence_length)
+    there = placement.memory_bytes_per_rank
+    memory = f"{needed / GIB:,.1f} GiB a worker" + (f" of {there / GIB:,.1f}" if there else ", of what is not known")
+    if there is None or needed <= there:
+        return memory, ""
+    return memory, (
+        f"scoring takes {needed / GIB:,.1f} GiB, and a worker of pool {step.pool!r} has {there / GIB:,.1f}; give the "
+        "step a pool with more memory"
+    )
 
 
 def _scoring_time(

@@ -26,7 +26,9 @@ ORDER = {
         "accelerator records job network zero data manifests sizing checkpoint hf_files export init log loop stage "
         "conform"
     ),
-    "eval": "likelihood statistics continuation manifests suites harness workers scoring ledger compare stage",
+    "eval": (
+        "sizing likelihood statistics continuation manifests suites harness workers scoring ledger compare screen stage"
+    ),
     "pipeline": (
         "store graph estimate export report followers runner stages chain_checks recipe data_checks prepare "
         "layout_checks plan_lines unfinished run runs cli"

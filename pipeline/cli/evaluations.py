@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from configs.base import UserError
 from pipeline.cli.options import SetOption, StoreOption, WorkOption
 
 commands = typer.Typer(no_args_is_help=True, help="Compare scores, and list the tasks of suites.")
@@ -29,13 +31,13 @@ def compare(
     from eval.compare import compare as compare_scores
     from pipeline.cli.subject import find_artifact, find_subject
 
-    paths = [
-        find_artifact(
-            find_subject(one, store=store, work_dir=work_dir, overrides=overrides), stage="evaluate"
-        ).files_here()
-        for one in (first, second)
-    ]
-    rows, totals = compare_scores(*paths)
+    def find(subject: str) -> Path:
+        if (Path(subject) / "samples").is_dir():  # of an artifact, or of a baseline in one
+            return Path(subject)
+        found = find_subject(subject, store=store, work_dir=work_dir, overrides=overrides)
+        return find_artifact(found, stage="evaluate").files_here()
+
+    rows, totals = compare_scores(find(first), find(second))
     if as_json:
         print(json.dumps({"rows": [asdict(row) for row in rows], "totals": [asdict(total) for total in totals]}))
         return
@@ -64,6 +66,45 @@ def compare(
             f"languages, the worst {total.worst}"
             + ("; fewer bits are better" if total.measure.startswith("bits") else "")
         )
+
+
+@commands.command()
+def screen(
+    subject: Annotated[str, typer.Argument(help="An `evaluate` step's artifact with `checkpoints: every`.")],
+    overrides: SetOption = None,
+    store: StoreOption = "store",
+    work_dir: WorkOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say which tasks give signal at this model's scale: above chance, rising, by more than they waver."""
+    from eval.manifests import Scores
+    from eval.screen import screen as screen_scores
+    from pipeline.cli.subject import find_artifact, find_subject
+    from pipeline.store.artifact import load_artifact
+
+    found = find_artifact(
+        find_subject(subject, store=store, work_dir=work_dir, overrides=overrides), stage="evaluate"
+    ).files_here()
+    artifact = load_artifact(found, Scores)
+    if artifact is None:
+        raise UserError(f"{found} is not finished; wait for it")
+    signals = screen_scores(artifact.manifest)
+    if as_json:
+        print(json.dumps([asdict(one) | {"is_signal": one.is_signal} for one in signals]))
+        return
+    heads = ("task", "signal", "above chance in", "rank correlation with steps", "signal to noise", "checkpoints")
+    rows = [
+        (
+            one.task,
+            "yes" if one.is_signal else "no",
+            f"{one.num_above_chance} of {one.num_languages}",
+            f"{one.correlation:+.2f}",
+            f"{one.signal_to_noise:.1f}",
+            f"{one.num_checkpoints}",
+        )
+        for one in signals
+    ]
+    _print_table([heads, *rows])
 
 
 @commands.command()

@@ -97,6 +97,8 @@ def _render(line: PlanLine) -> Iterator[str]:
         if line.time.seconds is not None:
             shown = f"{describe_range(line.time.seconds)} ({shown})"
         yield f"  [dim]{'time':<13}[/]  {escape(shown)}"
+    if line.memory:
+        yield f"  [dim]{'memory':<13}[/]  {escape(line.memory)}"
     if line.problem:
         yield f"  [bold red]does not fit[/]   {escape(line.problem)}"
 
@@ -126,6 +128,7 @@ def _line_to_json(line: PlanLine) -> dict[str, Any]:
         "problem": line.problem,
         "machines": line.machines,
         "time": asdict(line.time) if line.time is not None else None,
+        "memory": line.memory,
         "epochs": {
             one.stream: {"num_tokens": one.num_tokens, "tokens_read": one.tokens_read, "epochs": one.epochs}
             for one in line.epochs

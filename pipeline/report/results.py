@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from eval.manifests import BitsPerByte, Scores, TaskScore, family_of
+from eval.manifests import BaselineScores, BitsPerByte, Scores, TaskScore, family_of, mean_scores
 from pipeline.report.charts import Bar, BarChart, LineChart, Reference, bar_chart, line_chart
 from pipeline.report.tables import NOTHING, Table, split
 
@@ -74,6 +74,7 @@ def scores_parts(scores: Scores | None) -> dict[str, Any]:
         "failed_checkpoints": failed_checkpoints,
         "domains": domains_table,
         "tasks": tasks_part,
+        "baselines": baselines_table,
     }
     return {name: make(scores) if scores else None for name, make in makers.items()}
 
@@ -141,6 +142,22 @@ def find_families(scores: Scores) -> list[Family]:
         if one.value is not None:
             groups.setdefault(family_of(one), []).append(one)
     return [Family(name, own) for name, own in groups.items()]
+
+
+def baselines_table(scores: Scores) -> Table | None:
+    """Return what other models scored on the same, in the mean over languages; None if there are none."""
+    if not scores.baselines:
+        return None
+    models: list[Scores | BaselineScores] = [scores, *scores.baselines.values()]
+    bits = [[one.bits_per_byte for one in model.bits_per_byte.values()] for model in models]
+    rows = [("bits per byte", *(f"{sum(own) / len(own):.3f}" for own in bits))]
+    means = [mean_scores(model.tasks) for model in models]
+    for name in dict.fromkeys(name for own in means for name in own):
+        cells = [own.get(name) for own in means]
+        rows.append(
+            (name, *(NOTHING if cell is None else share(cell[0], is_share=cell[1] is not None) for cell in cells))
+        )
+    return Table("Beside other models, the mean over languages", ("Measure", "This model", *scores.baselines), rows)
 
 
 def tasks_part(scores: Scores) -> TasksPart | None:

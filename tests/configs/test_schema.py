@@ -107,7 +107,7 @@ KEYS = {
     "DeduplicateConfig": 1,
     "DocstringsSource": 5,
     "EmaConfig": 1,
-    "EvaluateConfig": 7,
+    "EvaluateConfig": 9,
     "ExportConfig": 1,
     "FilterConfig": 5,
     "HeldOutConfig": 3,

@@ -25,9 +25,11 @@ from data_prep.tokenizer.sentencepiece_model import EOS_ID, load_sentencepiece
 from data_prep.tokenizer.stage import MODEL, train_tokenizer
 from data_prep.tokens.stage import tokenize
 from eval import scoring
+from eval.compare import compare
 from eval.continuation import make_questions
 from eval.manifests import Scores
 from eval.stage import check_tasks, evaluate
+from eval.suites import observe_tasks
 from pipeline.prepare import check_stages, prepare
 from pipeline.recipe import read_recipe
 from tests.data_prep.corpora import INLINE, clean_config, cleaned, eld_sentences, source, write_lines
@@ -440,3 +442,26 @@ def test_checkpoints_are_scored_while_the_training_goes_on(several: Made, tmp_pa
     scores = evaluate(config, model=Unfinished(training, find), **given)
     assert [one.step for one in scores.curve] == [2, 4, 6]
     assert seen[:4] == [[], [2], [2, 4], [2, 4, 6]]
+
+
+def test_another_model_is_scored_beside_this_one(several: Made, tmp_path: Path) -> None:
+    """Its own tokenizer reads, and what it read before is not known; this model's own export scores the same."""
+    export = export_model(
+        ExportConfig(dtype="float32"), model=several.model, tokenizer=several.tokenizer, out=tmp_path, executor=INLINE
+    )
+    given = {"documents_per_stream": 4, "tasks": ["continuation"], "questions_per_task": 4}
+    path = str(tmp_path / export.path)
+    scores = run_evaluate(several, tmp_path / "out", baselines={"itself": path}, **given)
+    other = scores.baselines["itself"]
+    assert other.bits_per_byte.keys() == scores.bits_per_byte.keys()
+    for language, one in other.bits_per_byte.items():
+        assert one.bits_per_byte == pytest.approx(scores.bits_per_byte[language].bits_per_byte, rel=1e-4)
+    assert [one.value for one in other.tasks] == [one.value for one in scores.tasks]
+    assert not any(one.is_decontaminated for one in other.tasks)
+    rows, totals = compare(tmp_path / "out/baselines/itself", tmp_path / "out")
+    assert {row.verdict for row in rows} == {"cannot tell"} and len(totals) == 2
+    config = EvaluateConfig(tasks=(), baselines={"none": str(tmp_path)})
+    with pytest.raises(UserError, match=r"has no config\.json, so it is no model"):
+        observe_tasks(config, lambda path: "")
+    seen: Any = observe_tasks(EvaluateConfig(tasks=(), baselines={"itself": path}), lambda path: path.name)
+    assert "model.safetensors" in seen["baselines"]["itself"]

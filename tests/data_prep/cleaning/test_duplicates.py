@@ -58,8 +58,7 @@ def _rows(config: CleanConfig, name: str) -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize("partition_documents", [1, 7, 100])
-@pytest.mark.parametrize("part_bytes", [300, 4000])
+@pytest.mark.parametrize(("partition_documents", "part_bytes"), [(3, 300), (100, 300), (3, 4000)])
 def test_the_grain_of_the_work_changes_nothing(
     tmp_path: Path, config: CleanConfig, monkeypatch: pytest.MonkeyPatch, partition_documents: int, part_bytes: int
 ) -> None:

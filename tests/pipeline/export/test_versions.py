@@ -263,11 +263,11 @@ def test_a_foreign_model_goes_on_with_its_own_vocabulary(
 def test_text_is_scored_after_the_piece_that_begins_it(root: Path) -> None:
     made = root / "made" / "continued-llama"
     texts = json.loads((made / "held_out.json").read_text())
-    rows = [json.loads(line) for line in (made / "scores" / "samples.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (made / "scores/samples/bits_per_byte.jsonl").read_text().splitlines()]
     model = load_model(directory_of(made / "model" / "checkpoints", 1))
     encode, compared = open_encoder(made / "tokenizer"), 0
     for row in rows:
-        ids = torch.tensor([[1, *encode([texts[row["document"]]])[0]]])
+        ids = torch.tensor([[1, *encode([texts[row["document"]]])[0], 2]])
         if ids.shape[1] <= 64:
             nats = torch.nn.functional.cross_entropy(model(ids[:, :-1]).logits[0], ids[0, 1:], reduction="sum")
             assert row["nats"] == pytest.approx(float(nats), rel=1e-4)

@@ -1,0 +1,71 @@
+"""Tells which tasks give signal at a model's scale, from what its checkpoints scored.
+
+After the criteria of FineTasks (Hugging Face, 2024): a task's score lies above chance, rises with training, and does so
+by more than it varies from one checkpoint to the next.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+from scipy import stats
+
+from configs.base import UserError
+from eval.manifests import Scores, family_of
+
+LEAST_CHECKPOINTS = 4
+LEAST_CORRELATION = 0.5
+LEAST_SIGNAL_TO_NOISE = 2.0
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What a task shows of a training."""
+
+    task: str
+    num_checkpoints: int
+    num_above_chance: int
+    """Languages whose interval lies above chance at the last checkpoint."""
+
+    num_languages: int
+    correlation: float
+    """Spearman's, of the score with the step."""
+
+    signal_to_noise: float
+    """The rise over the typical change from one checkpoint to the next against the trend."""
+
+    @property
+    def is_signal(self) -> bool:
+        """Whether the task tells checkpoints of this model apart."""
+        rises = self.correlation >= LEAST_CORRELATION and self.signal_to_noise >= LEAST_SIGNAL_TO_NOISE
+        return rises and 2 * self.num_above_chance > self.num_languages
+
+
+def screen(scores: Scores) -> list[Signal]:
+    """Return what each task shows. Raises UserError if too few checkpoints were scored."""
+    curve = [one for one in scores.curve if not one.failure]
+    if len(curve) < LEAST_CHECKPOINTS:
+        raise UserError(
+            f"{len(curve)} checkpoints were scored, and it takes {LEAST_CHECKPOINTS} to tell a trend; set checkpoints: "
+            "every, and have the pool's retention keep more"
+        )
+    found = []
+    for name in dict.fromkeys(name for one in curve for name in one.tasks):
+        points = [(one.step, one.tasks[name]) for one in curve if name in one.tasks]
+        own = [one for one in scores.tasks if family_of(one) == name]
+        above = sum(one.low is not None and one.chance is not None and one.low > one.chance for one in own)
+        values = [value for _, value in points]
+        correlation = float(stats.spearmanr(*zip(*points, strict=True)).statistic) if len(set(values)) > 1 else 0.0
+        found.append(Signal(name, len(points), above, len(own), correlation, _signal_to_noise(values)))
+    return found
+
+
+def _signal_to_noise(values: Sequence[float]) -> float:
+    """Return the rise from the first third to the last over the median of changes less the mean change."""
+    third = max(1, len(values) // 3)
+    rise = sum(values[-third:]) / third - sum(values[:third]) / third
+    changes = [after - before for before, after in pairwise(values)]
+    trend = (values[-1] - values[0]) / max(1, len(changes))
+    noise = median(abs(change - trend) for change in changes) if changes else 0.0
+    return rise / noise if noise else (float("inf") if rise > 0 else 0.0)

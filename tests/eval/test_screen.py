@@ -1,0 +1,49 @@
+"""A task gives signal if it rises above chance by more than it wavers."""
+
+import random
+
+import pytest
+
+from configs.base import UserError
+from eval.manifests import CheckpointScores
+from eval.screen import screen
+from tests.eval.test_manifests import scores, task
+
+
+def curve(values: list[float]) -> tuple[CheckpointScores, ...]:
+    return tuple(
+        CheckpointScores(step=10 * i, num_tokens=i, bits_per_byte={}, tasks={"quiz": value}, failure="")
+        for i, value in enumerate(values, 1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "is_signal"),
+    [
+        ([0.25, 0.29, 0.34, 0.38, 0.45, 0.5], 0.4, True),
+        ([0.25, 0.29, 0.34, 0.38, 0.45, 0.5], 0.2, False),  # not above chance at the end
+        ([0.5, 0.45, 0.38, 0.34, 0.29, 0.3], 0.27, False),  # falls
+        ([0.25, 0.5, 0.26, 0.49, 0.27, 0.5], 0.4, False),  # wavers
+        ([0.3] * 6, 0.27, False),
+    ],
+)
+def test_a_task_that_rises_above_chance_steadily_gives_signal(values: list[float], low: float, is_signal: bool) -> None:
+    given = scores(task("quiz", value=values[-1], low=low), en=1.0).model_copy(update={"curve": curve(values)})
+    (found,) = screen(given)
+    assert found.is_signal == is_signal and found.num_checkpoints == 6
+
+
+def test_noise_alone_gives_none() -> None:
+    chosen = random.Random(0)
+    found = 0
+    for _ in range(200):
+        values = [0.25 + chosen.gauss(0, 0.02) for _ in range(10)]
+        low = values[-1] - 0.05
+        given = scores(task("quiz", value=values[-1], low=low), en=1.0).model_copy(update={"curve": curve(values)})
+        found += screen(given)[0].is_signal
+    assert found / 200 < 0.03
+
+
+def test_few_checkpoints_tell_no_trend() -> None:
+    with pytest.raises(UserError, match="3 checkpoints were scored, and it takes 4"):
+        screen(scores(task("quiz"), en=1.0).model_copy(update={"curve": curve([0.3, 0.4, 0.5])}))
