@@ -12,14 +12,19 @@ from math import sqrt
 from pathlib import Path
 from typing import Any, Literal
 
+from scipy import stats
+
 from cluster.storage.errors import error_class
 from configs.base import UserError
-from eval.statistics import Comparison, Interval, compare_answers, compare_bits_per_byte, holm
+from eval.statistics import Comparison, Interval, compare_answers, compare_bits_per_byte, holm, means_of_clusters
 
 BITS_PER_BYTE = "bits_per_byte"
 SIGNIFICANT = 0.05
-_POWER = 2.8
-"""Errors that a difference has to be of to be found with a power of 80%: 1.96 + 0.84."""
+_POWER = 0.84
+"""Errors beyond those of significance that a difference has to be of, to be found with a power of 80%."""
+
+_FEWEST = 6
+"""With fewer pairs no difference is one, however large: a rank test's least p-value is above 5%."""
 
 Verdict = Literal["better", "worse", "cannot tell"]
 
@@ -44,8 +49,9 @@ class Row:
     """The p-value with Holm's correction over the languages of the measure."""
 
     verdict: Verdict
+    higher_is_better: bool
     detectable: float
-    """The least difference that would have been found, with a power of 80%."""
+    """The least difference that would have been found, with a power of 80%; infinite with so few pairs that none is."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +116,10 @@ def _rows_of(
         for language, keys in sorted(groups.items())
     }
     corrected = holm({language: one.p_value for language, one in found.items()})
-    sign = -1 if measure == BITS_PER_BYTE else 1
+    sign = _sign(measure, second)
     for language, one in found.items():
-        half = (one.difference.high - one.difference.low) / 2
+        error = (one.difference.high - one.difference.low) / 2 / stats.norm.ppf(0.975)
+        wanted = stats.norm.ppf(1 - SIGNIFICANT / 2 / len(found)) + _POWER
         is_one = corrected[language] < SIGNIFICANT and not one.difference.low <= 0 <= one.difference.high
         yield Row(
             measure=measure,
@@ -123,7 +130,8 @@ def _rows_of(
             p_value=one.p_value,
             corrected=corrected[language],
             verdict="cannot tell" if not is_one else "better" if sign * one.difference.value > 0 else "worse",
-            detectable=half / 1.96 * _POWER,
+            detectable=float(error * wanted) if one.num_pairs >= _FEWEST else float("inf"),
+            higher_is_better=sign > 0,
         )
 
 
@@ -133,15 +141,25 @@ def _compare_bits(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[s
 
 
 def _compare_values(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> Comparison:
+    before, after = ([float(one["value"]) for one in own] for own in (first, second))
     if any(one["weight"] != 1 for one in first):
-        sizes = [int(one["weight"]) for one in first]
-        return compare_bits_per_byte([one["value"] for one in first], [one["value"] for one in second], sizes)
-    return compare_answers([one["value"] for one in first], [one["value"] for one in second])
+        return compare_bits_per_byte(before, after, [int(one["weight"]) for one in first])
+    clusters = [str(one.get("cluster", "")) for one in first]
+    if any(clusters):  # what shares a passage is one observation
+        before, after = means_of_clusters(before, clusters), means_of_clusters(after, clusters)
+    return compare_answers(before, after)
+
+
+def _sign(measure: str, answers: Mapping[str, Mapping[str, Any]]) -> int:
+    """Return 1 if a higher score is better, else -1."""
+    row = next(iter(answers.values()), {})
+    is_bits = measure == BITS_PER_BYTE or row.get("weight", 1) != 1
+    return -1 if is_bits or not row.get("higher_is_better", True) else 1
 
 
 def _total(measure: str, rows: Sequence[Row]) -> Total:
     value = sum(row.difference.value for row in rows) / len(rows)
     half = sqrt(sum(((row.difference.high - row.difference.low) / 2) ** 2 for row in rows)) / len(rows)
-    sign = -1 if measure == BITS_PER_BYTE else 1
+    sign = 1 if rows[0].higher_is_better else -1
     worst = min(rows, key=lambda row: sign * row.difference.value)
     return Total(measure, len(rows), Interval(value, value - half, value + half), worst.language)

@@ -77,7 +77,9 @@ class Answers:
     """SHA-256 over the questions, in their order."""
 
     num_truncated: int
-    """Questions that were longer than the model's context, whose beginning was cut off."""
+    """Requests that were longer than the model's context, whose beginning was cut off."""
+
+    higher_is_better: bool
 
 
 class _Model(HFLM):  # type: ignore[misc]
@@ -155,6 +157,7 @@ def answer_task(
         kind=_KINDS.get(loaded.config.output_type, "generation"),
         digest=digest,
         num_truncated=model.num_truncated,
+        higher_is_better=results.get("higher_is_better", {}).get(name, {}).get(metric.partition(",")[0]) is not False,
     )
 
 
@@ -245,7 +248,7 @@ def _answer(task: Task, sample: Mapping[str, Any], metric: str) -> Answer:
         question=f"{sample['doc_hash']}-{sample['prompt_hash']}"[:129],
         value=float(value),
         weight=weight,
-        num_choices=len(sample["resps"]),
+        num_choices=len(sample["resps"]) // (2 if "acc_mutual_info" in sample else 1),  # asked without context, too
         cluster=hashlib.sha256(cluster.encode()).hexdigest()[:16] if cluster else "",
         document=str(document.get("document", document.get("id", sample["doc_id"]))),
     )

@@ -42,7 +42,7 @@ class TaskScore(_Entry):
 
     num_questions: int
     num_truncated: int
-    """Questions that were longer than the model's context, whose beginning was cut off."""
+    """Requests, of which a choice has one, that were longer than the model's context: their beginning was cut off."""
 
     value: float | None
     """The score; None if the task failed."""
@@ -51,6 +51,9 @@ class TaskScore(_Entry):
     """The 95% interval: Wilson's, or with errors by clusters; None if nothing can be said of it."""
 
     high: float | None
+    higher_is_better: bool = True
+    """Whether a higher score is a better one."""
+
     chance: float | None
     """Score of a guess; None where nothing is chosen."""
 

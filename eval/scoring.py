@@ -5,6 +5,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from cluster.host.files import write_text
 from configs.evaluation import CONTINUATION, EvaluateConfig
 from data_prep.manifests import TrainedTokenizer
 from data_prep.sources.document import Document
-from eval.continuation import make_questions
+from eval.continuation import NUM_CHOICES, make_questions
 from eval.manifests import BitsPerByte, TaskScore
 from eval.statistics import accuracy, bits_per_byte, detectable_difference
 from eval.suites import Task
@@ -55,8 +56,8 @@ class Scoring:
     tasks: Sequence[Task]
     tokenizer: Path
     manifest: TrainedTokenizer
-    receipts: frozenset[str]
-    """Test sets that were looked for in all that the model read."""
+    receipts: frozenset[str] | None
+    """Test sets that were looked for in all that the model read; None if a corpus has no mask."""
 
     def answer(self, weights: ChosenWeights | Path, parts: Path, executor: Executor) -> Answered:
         """Have a model answer, by the workers of the executor; what was answered before is in the directory `parts`."""
@@ -135,7 +136,8 @@ def _score(item: _Item) -> dict[str, Any]:
 
 def _answered(paths: WorkerPaths, work: TaskWork) -> dict[str, Any]:
     if work.rows is not None and not work.rows:
-        return {"failure": "no held-out documents are long enough for a question", "lm_eval_version": ""}
+        why = f"it takes {NUM_CHOICES} held-out documents of one language that are long enough, and as many questions"
+        return {"failure": why, "lm_eval_version": ""}
     return answer(paths, work)
 
 
@@ -192,7 +194,7 @@ def _row(
         )
         value = interval.value
         low, high = (interval.low, interval.high) if len(values) > 1 else (None, None)
-        detectable = None if is_likelihood or len(values) < 2 else detectable_difference(values)
+        detectable = None if is_likelihood else detectable_difference(values, clusters if any(clusters) else None)
     kind = found.get("kind", task.kind or "")
     chance = task.chance
     if chance is None and kind == "multiple_choice" and answers:
@@ -211,7 +213,8 @@ def _row(
         low=low,
         high=high,
         chance=chance,
-        detectable=detectable,
+        detectable=detectable if detectable is not None and isfinite(detectable) else None,
+        higher_is_better=found.get("higher_is_better", True),
         digest=found.get("digest", ""),
         licence=task.licence,
         source=task.source,
@@ -233,7 +236,11 @@ def _write_samples(
     for task, found in scored:
         is_made = task.name == CONTINUATION
         rows = [
-            {**one, "language": languages[one["document"]] if is_made else task.language}
+            {
+                **one,
+                "language": languages[one["document"]] if is_made else task.language,
+                "higher_is_better": found["higher_is_better"],
+            }
             for one in found.get("answers", [])
         ]
         _write_rows(directory / f"{task.name}.jsonl", rows)

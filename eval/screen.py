@@ -55,8 +55,10 @@ def screen(scores: Scores) -> list[Signal]:
         points = [(one.step, one.tasks[name]) for one in curve if name in one.tasks]
         own = [one for one in scores.tasks if family_of(one) == name]
         above = sum(one.low is not None and one.chance is not None and one.low > one.chance for one in own)
-        values = [value for _, value in points]
-        correlation = float(stats.spearmanr(*zip(*points, strict=True)).statistic) if len(set(values)) > 1 else 0.0
+        sign = 1 if all(one.higher_is_better for one in own) else -1
+        values = [sign * value for _, value in points]
+        steps = [step for step, _ in points]
+        correlation = float(stats.spearmanr(steps, values).statistic) if len(set(values)) > 1 else 0.0
         found.append(Signal(name, len(points), above, len(own), correlation, _signal_to_noise(values)))
     return found
 

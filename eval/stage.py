@@ -3,20 +3,26 @@
 It imports nothing heavy: workers do.
 """
 
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from cluster.executor import Executor
-from configs.base import Artifact, InfrastructureError, LeaseLost, OutOfMemory, Unfinished, UserError
-from configs.evaluation import EvaluateConfig
+from configs.base import Artifact, Unfinished, UserError
+from configs.evaluation import CONTINUATION, EvaluateConfig
+from configs.load import shipped
 from data_prep.cleaning.held_out import smallest_digests
 from data_prep.manifests import CleanCorpus, TrainedTokenizer
 from data_prep.masks.manifest import Mask
 from data_prep.masks.reading import find_mask, read_held_out
-from data_prep.sources.document import Document
+from data_prep.sources.document import Digest, Document
 from eval.ledger import Ledger
 from eval.manifests import BaselineScores, Scores
 from eval.scoring import Answered, Scoring
@@ -42,9 +48,56 @@ SECONDS_BETWEEN_LOOKS = 2.0
 
 def check_tasks(config: EvaluateConfig) -> None:
     """Raise UserError if a task or a suite is not there, or lm-eval is not installed and needed."""
+    if config.data is not None and not Path(config.data).is_dir():
+        raise UserError(f"data: {config.data} is no directory; give the one that has the suites' data, or leave it out")
     if config.tasks or config.suites:
         lm_eval_folder()
         find_tasks(config)
+
+
+def observe_tasks(config: EvaluateConfig, digest: Digest) -> JsonValue:
+    """Return what tasks are beyond what the config says: files of suites and tasks, data on disk, lm-eval's version.
+
+    None where no more is asked than `continuation`.
+    """
+    tasks = [task for task in find_tasks(config) if task.name != CONTINUATION]
+    baselines = {name: _digest_model(name, Path(path), digest) for name, path in config.baselines.items()}
+    if not tasks and not config.suites:
+        return {"baselines": baselines} if baselines else None
+    files = [task.file for task in tasks if task.file is not None and lm_eval_folder() not in task.file.parents]
+    own = {path for file in files for path in (file, *_files_beside(file))}
+    data = {path for task in tasks for _, path in task.files}
+    return {
+        "lm_eval": version("lm_eval"),
+        "suites": {name: digest(shipped("suites", name)) for name in config.suites},
+        "tasks": {str(path): digest(path) for path in sorted(own)},
+        "data": {str(path): digest(path) for path in sorted(data)},
+        **({"baselines": baselines} if baselines else {}),
+    }
+
+
+def _files_beside(task: Path) -> Iterator[Path]:
+    """Yield what a task's file may take: YAML and Python beside it, and files that it names."""
+    for path in sorted(task.parent.iterdir()):
+        if path.is_file() and (path.suffix in (".yaml", ".yml", ".py") or path.name.endswith("yaml")):
+            yield path.absolute()
+    for word in re.findall(r"[\w./~+-]+\.\w+", task.read_text(encoding="utf-8")):
+        with suppress(OSError):
+            if (path := Path(word).expanduser()).is_file():
+                yield path.absolute()
+
+
+def _digest_model(name: str, directory: Path, digest: Digest) -> JsonValue:
+    """Return the digests of a model's files. Raises UserError if it is none."""
+    if not (directory / "config.json").is_file():
+        raise UserError(
+            f"baselines: {name}: {directory} has no config.json, so it is no model; give a directory that transformers "
+            "loads"
+        )
+    if not any(path.suffix in (".safetensors", ".bin") for path in directory.iterdir()):
+        raise UserError(f"baselines: {name}: {directory} has no weights (*.safetensors); give a whole model")
+    files = [path for path in sorted(directory.iterdir()) if path.suffix in (".json", ".safetensors", ".model", ".txt")]
+    return {path.name: digest(path) for path in files}
 
 
 def check_held_out(corpora: Sequence[CleanCorpus]) -> None:
@@ -74,7 +127,7 @@ def evaluate(
     chosen = smallest_digests(held_out, config.documents_per_stream)
     tasks = find_tasks(config, sorted({document.language for document in chosen}))
     checked = [frozenset(count.test for count in one.manifest.tests) for one in mask]
-    receipts = frozenset.intersection(*checked) if checked and len(mask) == len(corpus) else frozenset()
+    receipts = frozenset.intersection(*checked) if checked and len(mask) == len(corpus) else None
     scoring = Scoring(config, chosen, tasks, tokenizer.dir, tokenizer.manifest, receipts)
     ledger = Ledger(out)
     try:
@@ -133,9 +186,9 @@ def _score_checkpoint(
     try:
         with hold(directory):
             answered = scoring.answer(weights, _parts_of(out, weights), executor)
-    except (LeaseLost, OutOfMemory, InfrastructureError):
-        raise  # what fails is no fault of the checkpoint's
     except UserError as error:
+        if type(error) is not UserError:  # a signal, no room, machines that fail: no fault of the checkpoint's
+            raise
         ledger.add_failure(record, str(error), started=started)
     except FileNotFoundError:
         if (directory / CHECKPOINT_FILE).exists():

@@ -37,9 +37,10 @@ class Comparison:
     difference: Interval
     p_value: float
     num_better: int
-    """Questions on which the second is better."""
+    """Documents or questions, or clusters of them, on which the second is better."""
 
     num_worse: int
+    num_pairs: int
 
 
 def bits_per_byte(nats: Sequence[float] | Floats, num_bytes: Sequence[int], *, seed: int = 0) -> Interval:
@@ -69,11 +70,11 @@ def compare_bits_per_byte(
     value = float(change.sum() / rows[:, 2].sum())
     p_value = float(stats.wilcoxon(change).pvalue) if len(rows) > 1 and change.any() else 1.0
     if len(rows) < 2:
-        return Comparison(Interval(value, float("-inf"), float("inf")), 1.0, 0, 0)
+        return Comparison(Interval(value, float("-inf"), float("inf")), 1.0, 0, 0, len(rows))
     drawn = _resampled_sums(rows, seed)
     low, high = np.quantile((drawn[:, 1] - drawn[:, 0]) / drawn[:, 2], _TAILS)
     return Comparison(
-        Interval(value, float(low), float(high)), p_value, int((change < 0).sum()), int((change > 0).sum())
+        Interval(value, float(low), float(high)), p_value, int((change < 0).sum()), int((change > 0).sum()), len(rows)
     )
 
 
@@ -96,13 +97,27 @@ def accuracy(values: Sequence[float], clusters: Sequence[str] | None = None) -> 
     """
     scores = np.asarray(values, dtype=float)
     mean = float(scores.mean())
-    shares = clusters is not None and len(set(clusters)) < len(scores)
-    if not shares and np.isin(scores, (0.0, 1.0)).all():
-        found = stats.binomtest(int(scores.sum()), len(scores)).proportion_ci(LEVEL, method="wilson")
-        return Interval(mean, float(found.low), float(found.high))
-    error = clustered_error(scores, clusters if shares and clusters is not None else range(len(scores)))
+    of = [*clusters] if clusters is not None and len(set(clusters)) < len(scores) else None
+    is_share = bool(((scores >= 0) & (scores <= 1)).all())
+    if of is None and np.isin(scores, (0.0, 1.0)).all():
+        return Interval(mean, *wilson(mean, len(scores)))
+    error = clustered_error(scores, of if of is not None else range(len(scores)))
+    if is_share and not 0 < error < float("inf"):  # clusters that are all alike, or one, say no more than so many do
+        return Interval(mean, *wilson(mean, len(set(of)) if of is not None else len(scores)))
     half = float(stats.norm.ppf(_TAILS[1])) * error
-    return Interval(mean, mean - half, mean + half)
+    return (
+        Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
+        if is_share
+        else Interval(mean, mean - half, mean + half)
+    )
+
+
+def wilson(share: float, number: int) -> tuple[float, float]:
+    """Return the interval of a share of so many independent observations (E. B. Wilson, JASA 22, 1927)."""
+    z = float(stats.norm.ppf(_TAILS[1]))
+    centre = (share + z**2 / (2 * number)) / (1 + z**2 / number)
+    half = z * sqrt(share * (1 - share) / number + z**2 / (4 * number**2)) / (1 + z**2 / number)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def clustered_error(values: Floats, clusters: Sequence[object]) -> float:
@@ -123,7 +138,7 @@ def compare_answers(first: Sequence[float], second: Sequence[float], *, seed: in
     change = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
     better, worse = int((change > 0).sum()), int((change < 0).sum())
     if len(change) < 2:
-        return Comparison(Interval(float(change.mean()), float("-inf"), float("inf")), 1.0, better, worse)
+        return Comparison(Interval(float(change.mean()), float("-inf"), float("inf")), 1.0, better, worse, len(change))
     means = _resampled_sums(change[:, None], seed)[:, 0] / len(change)
     low, high = (float(one) for one in np.quantile(means, _TAILS))
     if not change.any():
@@ -132,7 +147,7 @@ def compare_answers(first: Sequence[float], second: Sequence[float], *, seed: in
         p_value = float(stats.binomtest(better, better + worse).pvalue)
     else:
         p_value = float(stats.wilcoxon(change).pvalue)
-    return Comparison(Interval(float(change.mean()), low, high), p_value, better, worse)
+    return Comparison(Interval(float(change.mean()), low, high), p_value, better, worse, len(change))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -146,9 +161,19 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def detectable_difference(values: Sequence[float], *, power: float = 0.8) -> float:
+def means_of_clusters(values: Sequence[float], clusters: Sequence[str]) -> list[float]:
+    """Return the mean of each cluster, in their order."""
+    groups: dict[str, list[float]] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        groups.setdefault(cluster, []).append(value)
+    return [sum(own) / len(own) for own in groups.values()]
+
+
+def detectable_difference(
+    values: Sequence[float], clusters: Sequence[str] | None = None, *, power: float = 0.8
+) -> float:
     """Return the least difference of two means of such scores, unpaired, that a test at 5% finds with this power."""
-    scores = np.asarray(values, dtype=float)
+    scores = np.asarray(means_of_clusters(values, clusters) if clusters else values, dtype=float)
     if len(scores) < 2:
         return float("inf")
     factor = float(stats.norm.ppf(_TAILS[1]) + stats.norm.ppf(power))

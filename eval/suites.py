@@ -10,21 +10,21 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-from pydantic import JsonValue
 
 from configs.base import UserError
 from configs.data.languages import UNDETERMINED, is_of, normalize_language
 from configs.evaluation import CONTINUATION, EvaluateConfig
 from configs.load import load, shipped
 from configs.tasks import Kind, SuiteConfig, TaskConfig
-from data_prep.sources.document import Digest
 
 _TASK = re.compile(r"^\"?(?:task|group)\"?: *[\"']?([^\"'\s#]+)[\"']? *(?:#.*)?$", re.M)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+RESERVED = (CONTINUATION, "bits_per_byte")
+"""Names that scores have already."""
+
 _PLACEHOLDERS = {"iso": r"[a-z]{3}_[A-Z][a-z]{3}", "alpha3": r"[a-z]{3}", "alpha2": r"[a-z]{2}", "name": r"[a-z]+"}
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".csv", ".tsv")
 _SUFFIX = re.compile(rf"(?:^|_)({_PLACEHOLDERS['iso']})(?:_|$)")
@@ -83,8 +83,10 @@ def find_tasks(config: EvaluateConfig, languages: Collection[str] | None = None)
     found: dict[str, Task] = {}
     for name in config.tasks:
         task = Task(CONTINUATION, CONTINUATION, None, UNDETERMINED, "multiple_choice", metric="acc_bytes")
-        for one in [task] if name == CONTINUATION else [_named(name)]:
-            found.setdefault(one.name, one)
+        one = task if name == CONTINUATION else _named(name)
+        if one.name in found:
+            raise UserError(f"tasks: {name} is a second task of the name {one.name!r}; give it another name")
+        found[one.name] = one
     for name in config.suites:
         suite = read_suite(name)
         before = len(found)
@@ -94,7 +96,7 @@ def find_tasks(config: EvaluateConfig, languages: Collection[str] | None = None)
                 if config.data is None:
                     found.setdefault(task.name, replace(task, files=()))
                 else:
-                    with suppress(UserError) if languages is None else nullcontext():
+                    with suppress(UserError) if wanted is None else nullcontext():
                         found.setdefault(task.name, _with_data(task, Path(config.data)))
         if len(found) == before and wanted is not None and languages is not None:
             raise UserError(
@@ -126,9 +128,14 @@ def _named(name: str) -> Task:
         path = Path(name)
         if not path.is_file():
             raise UserError(f"tasks: {name} is not there; give the path of a YAML file of lm-eval's")
-        found = _TASK.search(path.read_text(encoding="utf-8"))
+        try:
+            found = _TASK.search(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            raise UserError(f"tasks: {name} is no UTF-8 text; give a YAML file of a task of lm-eval's") from None
         if found is None:
             raise UserError(f"tasks: {name} has no line `task: NAME`; give a YAML file of a task of lm-eval's")
+        if not _NAME.fullmatch(found[1]) or found[1] in RESERVED:
+            raise UserError(f"tasks: {name}: a task cannot have the name {found[1]!r}, which files get; rename it")
         return Task(found[1], found[1], path.absolute(), _language_in(found[1]), None)
     file = _find_file(name)
     if file is None:
@@ -136,6 +143,8 @@ def _named(name: str) -> Task:
             f"tasks: lm-eval has no task {name!r}{_close_to(name)}; `lm-eval ls tasks` lists them, or give the path of "
             "a YAML file"
         )
+    if re.search(rf"^group: *[\"']?{re.escape(name)}[\"']? *$", file.read_text(encoding="utf-8"), re.M):
+        raise UserError(f"tasks: {name} is a group of tasks of lm-eval's; name its tasks")
     return Task(name, name, file, _language_in(name), None)
 
 
@@ -264,34 +273,3 @@ def _with_data(task: Task, directory: Path) -> Task:
                 f"{task.name!r} reads ({task.source}); put it there, or leave out `data`, to have it from the Hub"
             )
     return replace(task, files=tuple(files))
-
-
-def observe_tasks(config: EvaluateConfig, digest: Digest) -> JsonValue:
-    """Return what tasks are beyond what the config says: files of suites and tasks, data on disk, lm-eval's version.
-
-    None where no more is asked than `continuation`.
-    """
-    tasks = [task for task in find_tasks(config) if task.name != CONTINUATION]
-    baselines = {name: _digest_model(name, Path(path), digest) for name, path in config.baselines.items()}
-    if not tasks and not config.suites:
-        return {"baselines": baselines} if baselines else None
-    own = {task.file for task in tasks if task.file is not None and lm_eval_folder() not in task.file.parents}
-    data = {path for task in tasks for _, path in task.files}
-    return {
-        "lm_eval": version("lm_eval"),
-        "suites": {name: digest(shipped("suites", name)) for name in config.suites},
-        "tasks": {path.name: digest(path) for path in sorted(own)},
-        "data": {str(path): digest(path) for path in sorted(data)},
-        **({"baselines": baselines} if baselines else {}),
-    }
-
-
-def _digest_model(name: str, directory: Path, digest: Digest) -> JsonValue:
-    """Return the digests of a model's files. Raises UserError if it is none."""
-    if not (directory / "config.json").is_file():
-        raise UserError(
-            f"baselines: {name}: {directory} has no config.json, so it is no model; give a directory that transformers "
-            "loads"
-        )
-    files = [path for path in sorted(directory.iterdir()) if path.suffix in (".json", ".safetensors", ".model", ".txt")]
-    return {path.name: digest(path) for path in files}

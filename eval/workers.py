@@ -1,5 +1,6 @@
 """The work of a worker that scores a model. It keeps the model loaded from one item of work to the next."""
 
+import errno
 import gc
 import os
 import sys
@@ -88,19 +89,14 @@ def answer(paths: WorkerPaths, work: TaskWork) -> dict[str, Any]:
         return found | asdict(answer_task(work.task, work.rows, scorer, tokenizer, limit=work.limit))
     except UserError as error:
         return found | {"failure": str(error)}
-    except (MemoryError, OSError) as error:
-        if isinstance(error, ConnectionError | FileNotFoundError):
-            return found | {"failure": _describe(error)}
-        raise
-    except RuntimeError as error:
-        if "out of memory" in str(error):
+    except (Exception, SystemExit) as error:
+        is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if is_full or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             raise
         return found | {"failure": _describe(error)}
-    except Exception as error:
-        return found | {"failure": _describe(error)}
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {one_line(error)[:300]}"
 
 

@@ -5,13 +5,17 @@ ends, as if it had been killed.
 """
 
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cluster.host.console import print_line
 from configs.base import Abandoned, Artifact, Manifest, Unfinished
 from configs.text import one_line
+
+SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class Follower:
@@ -23,9 +27,14 @@ class Follower:
         inputs: Mapping[str, Any],
         slots: Collection[str],
         leader: Path,
+        progress: str,
         find: Callable[[], Artifact[Manifest] | None],
     ) -> None:
-        """Begin to `make` the step of `inputs` and, in each of `slots`, what is made in the directory `leader`."""
+        """Begin to `make` the step of `inputs` and, in each of `slots`, what is made in the directory `leader`.
+
+        That is when the file `progress` grows there: then the leader has its workers, of which it may need all.
+        """
+        self._progress, self._started = leader / progress, time.time()
         self._is_abandoned = threading.Event()
         self._made: Artifact[Manifest] | None = None
         self._find = find
@@ -44,6 +53,11 @@ class Follower:
         """Have the step end soon, since what it follows failed."""
         self._is_abandoned.set()
 
+    def _has_grown(self) -> bool:
+        with suppress(OSError):
+            return self._progress.is_file() and self._progress.stat().st_mtime >= self._started
+        return False
+
     def _find_manifest(self) -> Manifest | None:
         if self._is_abandoned.is_set():
             raise Abandoned
@@ -52,6 +66,8 @@ class Follower:
 
     def _run(self, make: Callable[[Mapping[str, Any]], Artifact[Manifest]], inputs: Mapping[str, Any]) -> None:
         try:
+            while not self._has_grown() and self._find_manifest() is None:
+                time.sleep(SECONDS_BETWEEN_LOOKS)
             self._made = make(inputs)
         except Abandoned:
             return

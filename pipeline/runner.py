@@ -110,9 +110,12 @@ class Runner:
             if not slots or not stage.follows(step.config) or step.pool == leader.pool:
                 continue
             if all(stage.slots[slot].may_be_unfinished for slot in slots) and others <= self.done.keys():
-                path, kind = self.store / leader.artifact, self.stages[leader.stage].output
+                path, leads = self.store / leader.artifact, self.stages[leader.stage]
+                kind = leads.output
                 find = partial(load_artifact, path, kind)
-                found[name] = Follower(partial(self._make, step), self._inputs(step, slots), slots, path, find)
+                found[name] = Follower(
+                    partial(self._make, step), self._inputs(step, slots), slots, path, leads.progress_file, find
+                )
         return found
 
     def _look_for(self, name: str, missing: set[str]) -> None:

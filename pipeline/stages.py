@@ -6,12 +6,12 @@ from data_prep.tokenizer.foreign_files import observe_tokenizer
 from data_prep.tokenizer.import_stage import check_tokenizer, import_tokenizer
 from data_prep.tokenizer.stage import train_tokenizer
 from data_prep.tokens.stage import tokenize
-from eval.stage import check_tasks, evaluate
-from eval.suites import observe_tasks
+from eval.stage import check_tasks, evaluate, observe_tasks
 from pipeline.export.stage import export
 from pipeline.graph.stage import stage
 from pipeline.report.stage import check_report, observe_templates, report
 from training.init.locate import observe_init_from
+from training.log.metrics_file import METRICS_FILE
 from training.records import rank_file_digests
 from training.stage import train
 
@@ -27,7 +27,9 @@ STAGES = {
     "train_tokenizer": stage(train_tokenizer, version=2),
     "import_tokenizer": stage(import_tokenizer, version=1, observe=observe_tokenizer, check=check_tokenizer),
     "tokenize": stage(tokenize, version=3),
-    "train": stage(train, version=6, observe=observe_init_from, file_digests=rank_file_digests),
+    "train": stage(
+        train, version=6, observe=observe_init_from, file_digests=rank_file_digests, progress_file=METRICS_FILE
+    ),
     "evaluate": stage(
         evaluate,
         version=3,

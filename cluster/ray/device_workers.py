@@ -42,6 +42,10 @@ def _end(pid: int) -> None:
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         if process.name().startswith("ray::IDLE"):  # one that does this, too, ends by itself
+            process.terminate()
+            with suppress(psutil.TimeoutExpired):
+                process.wait(_PATIENCE_SECONDS / 4)
+                return
             process.kill()
 
 

@@ -2,14 +2,18 @@
 
 import json
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from configs.base import UserError
 from pipeline.cli.options import SetOption, StoreOption, WorkOption
+
+if TYPE_CHECKING:
+    from eval.compare import Row
 
 commands = typer.Typer(no_args_is_help=True, help="Compare scores, and list the tasks of suites.")
 out = Console(highlight=False, soft_wrap=True)
@@ -39,33 +43,29 @@ def compare(
 
     rows, totals = compare_scores(find(first), find(second))
     if as_json:
-        print(json.dumps({"rows": [asdict(row) for row in rows], "totals": [asdict(total) for total in totals]}))
+        told = {"rows": [asdict(row) for row in rows], "totals": [asdict(total) for total in totals]}
+        print(json.dumps(_finite(told)))
         return
-    cells: list[tuple[str, ...]] = [("measure", "language", "difference", "95% interval", "p (Holm)", "of", "verdict")]
-    for row in rows:
-        seen = f" (from {row.detectable:.3f} on it would show)" if row.verdict == "cannot tell" else ""
-        only = f" (+{row.num_unpaired:,} unpaired)" if row.num_unpaired else ""
-        interval = f"{row.difference.low:+.3f} to {row.difference.high:+.3f}"
-        p_value = f"{row.corrected:.3g}"
-        cells.append(
-            (
-                row.measure,
-                row.language,
-                f"{row.difference.value:+.3f}",
-                interval,
-                p_value,
-                f"{row.num_paired:,}{only}",
-                f"{row.verdict}{seen}",
-            )
-        )
-    _print_table(cells)
+    _print_table(
+        [("measure", "language", "difference", "95% interval", "p (Holm)", "of", "verdict"), *map(_cells, rows)]
+    )
     for total in totals:
         given = total.difference
+        is_higher = next(row.higher_is_better for row in rows if row.measure == total.measure)
+        which = "" if is_higher else "; less is better"
         out.print(
             f"{total.measure}: {given.value:+.3f} ({given.low:+.3f} to {given.high:+.3f}) over {total.num_languages} "
-            f"languages, the worst {total.worst}"
-            + ("; fewer bits are better" if total.measure.startswith("bits") else "")
+            f"languages, the worst {total.worst}{which}"
         )
+
+
+def _cells(row: "Row") -> tuple[str, ...]:
+    seen = " (too few)" if row.detectable == float("inf") else f" (from {row.detectable:.3f} on it would show)"
+    seen = seen if row.verdict == "cannot tell" and row.detectable else ""
+    only = f" (+{row.num_unpaired:,} unpaired)" if row.num_unpaired else ""
+    interval = f"{row.difference.low:+.3f} to {row.difference.high:+.3f}"
+    numbers = (f"{row.difference.value:+.3f}", interval, f"{row.corrected:.3g}", f"{row.num_paired:,}{only}")
+    return row.measure, row.language, *numbers, f"{row.verdict}{seen}"
 
 
 @commands.command()
@@ -80,17 +80,20 @@ def screen(
     from eval.manifests import Scores
     from eval.screen import screen as screen_scores
     from pipeline.cli.subject import find_artifact, find_subject
-    from pipeline.store.artifact import load_artifact
+    from pipeline.store.artifact import load_artifact, read_record
 
     found = find_artifact(
         find_subject(subject, store=store, work_dir=work_dir, overrides=overrides), stage="evaluate"
     ).files_here()
+    record = read_record(found)
+    if record is not None and record.stage != "evaluate":
+        raise UserError(f"{found} is of stage {record.stage}; name the artifact of an `evaluate` step")
     artifact = load_artifact(found, Scores)
     if artifact is None:
         raise UserError(f"{found} is not finished; wait for it")
     signals = screen_scores(artifact.manifest)
     if as_json:
-        print(json.dumps([asdict(one) | {"is_signal": one.is_signal} for one in signals]))
+        print(json.dumps(_finite([asdict(one) | {"is_signal": one.is_signal} for one in signals])))
         return
     heads = ("task", "signal", "above chance in", "rank correlation with steps", "signal to noise", "checkpoints")
     rows = [
@@ -129,6 +132,15 @@ def suites(
         print(json.dumps(rows))
         return
     _print_table([tuple(rows[0]), *(tuple(str(cell or "") for cell in row.values()) for row in rows)])
+
+
+def _finite(value: Any) -> Any:
+    """Return a value as JSON knows it: without infinite numbers, which become null."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return {key: _finite(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def _print_table(cells: list[tuple[str, ...]]) -> None:

@@ -70,6 +70,9 @@ class Stage:
 
     output: type[Manifest]
 
+    progress_file: str
+    """File in its directory that grows once it has all that it takes to go on: what follows it begins then."""
+
     follows: Callable[[Any], bool]
     """Whether a step with this config takes what it can take unfinished while it is made, where its pool is another."""
 
@@ -84,15 +87,15 @@ def stage(
     file_digests: Callable[[Path], Mapping[str, FileEntry]] | None = None,
     before: Mapping[str, str] | None = None,
     own_before: Mapping[str, Callable[[Any], bool]] | None = None,
+    progress_file: str = "",
     follows: Callable[[Any], bool] = lambda config: False,
 ) -> Stage:
-    """Read a stage's contract off its signature.
+    """Read a stage's contract off its signature. Raises TypeError if that is not as follows.
 
     Expects `run(config, *, <slot>: Artifact[M], ..., out: Path, executor: Executor) -> M`. An input that a recipe may
     leave out is `<slot>: Artifact[M] | None = None`; one that may be unfinished `<slot>: Artifact[M] | Unfinished[M]`;
     one of several artifacts `<slot>: tuple[Artifact[M], ...]`, with
-    the default `()` if it may be left out. `cadence: C`, of a Config, may be there as well. Raises TypeError if the
-    signature is anything else.
+    the default `()` if it may be left out. `cadence: C`, of a Config, may be there as well.
     """
     hints = dict(get_type_hints(run))
     output: Any = hints.pop("return", None)
@@ -121,6 +124,7 @@ def stage(
         before or {},
         own_before or {},
         output,
+        progress_file,
         follows,
     )
 

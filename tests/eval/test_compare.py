@@ -93,3 +93,44 @@ def test_scores_without_anything_in_common_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a/samples/quiz.jsonl").write_text('{"value": 1}\n')
     with pytest.raises(UserError, match=r"quiz\.jsonl cannot be read"):
         compare(first, answers(tmp_path / "c", {"en": [1.0]}))
+
+
+def test_where_less_is_better_more_is_worse(tmp_path: Path) -> None:
+    def nats(directory: Path, factor: float, **more: Any) -> Path:
+        rows = [
+            {"question": f"q{i}", "value": (100 + i) * factor, "weight": 300.0, "language": "en"} | more
+            for i in range(40)
+        ]
+        return write(directory, "story", rows)
+
+    (row,), (total,) = compare(nats(tmp_path / "a", 1.0), nats(tmp_path / "b", 1.2))
+    assert (row.verdict, row.higher_is_better, total.worst) == ("worse", False, "en")
+    plain = {"weight": 1.0, "higher_is_better": False}
+    (row,), _ = compare(nats(tmp_path / "c", 1.0, **plain), nats(tmp_path / "d", 1.2, **plain))
+    assert row.verdict == "worse"
+
+
+def test_questions_on_one_passage_are_one_observation(tmp_path: Path) -> None:
+    """Ten questions of one passage of ten are right all together: no evidence of a better model."""
+
+    def quiz(directory: Path, rights: int) -> Path:
+        rows = [
+            {
+                "question": f"q{i}",
+                "value": float(i // 10 < 4 + rights),
+                "weight": 1.0,
+                "language": "en",
+                "cluster": str(i // 10),
+            }
+            for i in range(100)
+        ]
+        return write(directory, "quiz", rows)
+
+    (row,), _ = compare(quiz(tmp_path / "a", 0), quiz(tmp_path / "b", 1))
+    assert row.verdict == "cannot tell" and row.p_value > 0.5
+
+
+def test_with_few_pairs_no_difference_shows_however_large(tmp_path: Path) -> None:
+    first, second = answers(tmp_path / "a", {"en": [0.0] * 5}), answers(tmp_path / "b", {"en": [1.0] * 5})
+    (row,), _ = compare(first, second)
+    assert (row.verdict, row.detectable) == ("cannot tell", float("inf"))

@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from configs.base import Artifact, ConfigError, InfrastructureError, Unfinished, UserError
+from configs.base import Artifact, ConfigError, InfrastructureError, StartUpError, Unfinished, UserError
 from configs.data.stages import TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig, ExportConfig
 from data_prep.cleaning.held_out import smallest_digests
@@ -28,10 +28,10 @@ from eval import scoring
 from eval.compare import compare
 from eval.continuation import make_questions
 from eval.manifests import Scores
-from eval.stage import check_tasks, evaluate
-from eval.suites import observe_tasks
+from eval.stage import check_tasks, evaluate, observe_tasks
 from pipeline.prepare import check_stages, prepare
 from pipeline.recipe import read_recipe
+from pipeline.run import Terminated
 from tests.data_prep.corpora import INLINE, clean_config, cleaned, eld_sentences, source, write_lines
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
 from training.checkpoint.load_model import load_model
@@ -132,7 +132,8 @@ def test_continuations_are_scored_by_language_as_a_direct_computation_does(made:
     for score in scores.tasks:
         own = [rows[question.document]["value"] for question in questions if question.language == score.language]
         assert (score.task, score.value, score.chance) == ("continuation", sum(own) / len(own), 0.25)
-        assert score.num_questions == len(own) and score.is_decontaminated and not score.failure
+        assert score.num_questions == len(own) and not score.failure
+        assert not score.is_decontaminated  # no mask left near copies of held-out documents out
     assert "continuation" in scores.summary() and "chance 25%" in scores.summary()
 
 
@@ -399,6 +400,19 @@ def test_an_evaluation_that_is_killed_scores_no_checkpoint_twice(
     run_evaluate(several, tmp_path, **EVERY)
     assert scored == [6, 4, 4, 2]
     assert {row["step"] for row in rows_of(tmp_path)} == {2, 4, 6}
+
+
+@pytest.mark.parametrize("error", [Terminated("terminated"), StartUpError("no core became free")])
+def test_what_is_no_fault_of_a_checkpoint_is_no_row(
+    several: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: UserError
+) -> None:
+    def failing(paths: Any, work: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(scoring, "score_texts", failing)
+    with pytest.raises(type(error)):
+        run_evaluate(several, tmp_path, **EVERY)
+    assert not (tmp_path / "ledger.jsonl").exists()
 
 
 def test_a_damaged_checkpoint_is_a_row_and_the_others_are_scored(several: Made, tmp_path: Path) -> None:

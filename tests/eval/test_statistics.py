@@ -119,3 +119,13 @@ def test_what_can_be_found_shrinks_with_the_root_of_questions() -> None:
 
 def test_chance_is_zero_and_all_right_is_one() -> None:
     assert (above_chance(0.25, 0.25), above_chance(1, 0.25), above_chance(0.0, 0.5)) == (0, 1, -1)
+
+
+def test_clusters_that_are_all_alike_say_no_more_than_so_many_observations() -> None:
+    groups = [str(i // 4) for i in range(40)]
+    alike = accuracy([1.0, 0.0, 0.0, 0.0] * 10, groups)
+    assert alike.value == 0.25 and alike.low < 0.1 and alike.high > 0.5
+    one = accuracy([1.0, 0.0, 0.0, 0.0], ["a"] * 4)
+    assert 0 <= one.low < 0.25 < one.high <= 1
+    sure = accuracy([1.0] * 8 + [0.0], ["a"] * 4 + ["b"] * 4 + ["c"])
+    assert sure.high <= 1

@@ -11,7 +11,8 @@ from configs.base import UserError
 from configs.data.languages import normalize_language
 from configs.evaluation import EvaluateConfig
 from configs.tasks import SUITES
-from eval.suites import Task, find_tasks, names_in, observe_tasks, read_suite
+from eval.stage import check_tasks, observe_tasks
+from eval.suites import Task, find_tasks, names_in, read_suite
 
 
 def config(**given: Any) -> EvaluateConfig:
@@ -126,3 +127,44 @@ def test_names_are_read_once_in_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text('task: "one"\n')
     (tmp_path / "b.yaml").write_text("group: two # a comment\ntask:\n  - one\n")
     assert names_in(tmp_path) == {"one": tmp_path / "a.yaml", "two": tmp_path / "b.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("../../esc", "cannot have the name"),
+        ("bits_per_byte", "cannot have the name"),
+        ("continuation", "which files get"),
+    ],
+)
+def test_a_task_cannot_be_called_as_files_are(tmp_path: Path, name: str, says: str) -> None:
+    (tmp_path / "own.yaml").write_text(f"task: {name}\n")
+    with pytest.raises(UserError, match=says):
+        find_tasks(config(tasks=[str(tmp_path / "own.yaml")]))
+
+
+def test_groups_second_names_and_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="belebele is a group of tasks"):
+        find_tasks(config(tasks=["belebele"]))
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "one.yaml").write_text("task: one\n")
+    with pytest.raises(UserError, match="is a second task of the name 'one'"):
+        find_tasks(config(tasks=[str(tmp_path / "a/one.yaml"), str(tmp_path / "b/one.yaml")]))
+    (tmp_path / "bytes.yaml").write_bytes(b"task: \xff\n")
+    with pytest.raises(UserError, match="is no UTF-8 text"):
+        find_tasks(config(tasks=[str(tmp_path / "bytes.yaml")]))
+
+
+def test_code_and_data_that_a_task_takes_are_hashed(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("1")
+    (tmp_path / "own.yaml").write_text(f"task: own\ndataset_kwargs: {{data_files: {tmp_path}/rows.jsonl}}\n")
+    (tmp_path / "utils.py").write_text("a = 1")
+    given = config(tasks=[str(tmp_path / "own.yaml")])
+    seen: Any = [observe_tasks(given, lambda path: path.read_text())]
+    for name in ("utils.py", "rows.jsonl"):
+        (tmp_path / name).write_text("changed")
+        seen.append(observe_tasks(given, lambda path: path.read_text()))
+    assert seen[0] != seen[1] != seen[2]
+    with pytest.raises(UserError, match=r"gone is no directory"):
+        check_tasks(config(data=str(tmp_path / "gone")))

@@ -26,6 +26,7 @@ class Rooms:
         self.fails = 0
 
     def write(self, config: Write, *, out: Path, executor: Executor) -> Text:
+        assert not self.threads  # it has not begun before this has what it needs
         (out / "half.txt").write_text("half")
         self.begun.set()
         self.followed.wait(10 if config.text == "long" else 0)
@@ -48,7 +49,7 @@ class Rooms:
 
 def made(tmp_path: Path, rooms: Rooms, *, text: str = "long", pool: str = "other", has_room: bool = True) -> Any:
     stages = STAGES | {
-        "write": stage(rooms.write, version=1),
+        "write": stage(rooms.write, version=1, progress_file="half.txt"),
         "follow": stage(rooms.follow, version=1, follows=lambda config: config.times == 2),
     }
     steps = {
