@@ -4,6 +4,7 @@ Ray keeps an idle worker for the next task. One that has a model on a GPU would 
 """
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -15,6 +16,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+LEASE_SECONDS = 1.5
+"""How long Ray keeps a worker for the function that it ran last, at most: before, its end would be a failure to Ray."""
 
 _PATIENCE_SECONDS = 20.0
 
@@ -29,24 +33,27 @@ def call_and_tell(fn: Callable[[T], R], item: T) -> tuple[R, Worker]:
 
 def end_workers(workers: set[Worker]) -> None:
     """End workers that are idle. What cannot be reached any more has none of its own."""
-    pending = []
+    by_node: dict[str, list[int]] = {}
     for node, pid in workers:
+        by_node.setdefault(node, []).append(pid)
+    if workers:
+        time.sleep(LEASE_SECONDS)
+    pending = []
+    for node, pids in by_node.items():
         where = NodeAffinitySchedulingStrategy(node, soft=False)
-        pending.append(_end_worker.options(num_cpus=0, max_retries=0, scheduling_strategy=where).remote(pid))
+        pending.append(_end_idle.options(num_cpus=0, max_retries=0, scheduling_strategy=where).remote(pids))
     for one in pending:
         with suppress(RayError, GetTimeoutError):
             ray.get(one, timeout=_PATIENCE_SECONDS)
 
 
-def _end(pid: int) -> None:
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        if process.name().startswith("ray::IDLE"):  # one that does this, too, ends by itself
-            process.terminate()
-            with suppress(psutil.TimeoutExpired):
-                process.wait(_PATIENCE_SECONDS / 4)
-                return
-            process.kill()
+def _end(pids: list[int]) -> None:
+    """End the workers of this node that do nothing. One that does this ends by itself (max_calls)."""
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            if process.name().startswith("ray::IDLE"):
+                process.kill()
 
 
-_end_worker: Any = ray.remote(max_calls=1)(_end)
+_end_idle: Any = ray.remote(max_calls=1)(_end)
