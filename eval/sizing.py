@@ -12,7 +12,7 @@ BATCH_TOKENS_OF_OTHERS = 32_768
 MAX_WINDOW = 8192
 """Tokens of a window of a long document at most, whatever the model's context is."""
 
-PROCESS_BYTES = {"cpu": int(0.9 * GIB)}
+PROCESS_BYTES = {"cpu": int(1.2 * GIB)}
 """What a worker takes before it has loaded a model: its libraries, on a CPU. An assumption for GPUs."""
 
 PROCESS_BYTES_OF_OTHERS = GIB

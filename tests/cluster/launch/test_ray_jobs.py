@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -225,7 +226,9 @@ def real_ray(environment: dict[str, str]) -> Iterator[str]:
     finally:
         head.terminate()
         head.wait(60)
-        shutil.rmtree(directory)
+        deadline = time.monotonic() + 30
+        while directory.exists():  # its processes write until they are gone
+            shutil.rmtree(directory, ignore_errors=time.monotonic() < deadline)
 
 
 @needs_dashboard
