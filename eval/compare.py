@@ -8,7 +8,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,7 +94,9 @@ def _read(directory: Path, measure: str) -> dict[str, Mapping[str, Any]]:
     path = directory / "samples" / f"{measure}.jsonl"
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return {str(row["digest"] if measure == BITS_PER_BYTE else row["question"]): row for row in rows}
+        if measure == BITS_PER_BYTE:
+            return {str(row["digest"]): row for row in rows}
+        return {str(row["question"]): row for row in rows if isfinite(row["value"])}  # BLEU is of the whole alone
     except (OSError, ValueError, KeyError) as error:
         raise error_class(error)(f"{path} cannot be read ({error}); evaluate again") from None
 

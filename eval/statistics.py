@@ -178,8 +178,3 @@ def detectable_difference(
         return float("inf")
     factor = float(stats.norm.ppf(_TAILS[1]) + stats.norm.ppf(power))
     return factor * sqrt(2 * float(scores.var(ddof=1)) / len(scores))
-
-
-def above_chance(score: float, chance: float) -> float:
-    """Return a score on the scale on which a guess is 0 and all right is 1."""
-    return (score - chance) / (1 - chance)

@@ -134,3 +134,11 @@ def test_with_few_pairs_no_difference_shows_however_large(tmp_path: Path) -> Non
     first, second = answers(tmp_path / "a", {"en": [0.0] * 5}), answers(tmp_path / "b", {"en": [1.0] * 5})
     (row,), _ = compare(first, second)
     assert (row.verdict, row.detectable) == ("cannot tell", float("inf"))
+
+
+def test_a_score_of_the_whole_has_no_answers_to_compare(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        answers(tmp_path / name, {"en": [float("nan")] * 9}, task="translation")
+        answers(tmp_path / name, {"en": [1.0] * 9})
+    rows, _ = compare(tmp_path / "a", tmp_path / "b")
+    assert [row.measure for row in rows] == ["quiz"]

@@ -7,7 +7,6 @@ import pytest
 from scipy import stats
 
 from eval.statistics import (
-    above_chance,
     accuracy,
     bits_per_byte,
     clustered_error,
@@ -115,10 +114,6 @@ def test_what_can_be_found_shrinks_with_the_root_of_questions() -> None:
     # two shares of 500 questions at one half: 2.8 * sqrt(2 * 0.25 / 500)
     assert detectable_difference([0.0, 1.0] * 250) == pytest.approx(0.0886, abs=1e-3)
     assert detectable_difference([1.0]) == math.inf
-
-
-def test_chance_is_zero_and_all_right_is_one() -> None:
-    assert (above_chance(0.25, 0.25), above_chance(1, 0.25), above_chance(0.0, 0.5)) == (0, 1, -1)
 
 
 def test_clusters_that_are_all_alike_say_no_more_than_so_many_observations() -> None:
