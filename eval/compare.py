@@ -12,11 +12,17 @@ from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any, Literal
 
-from scipy import stats
-
 from cluster.storage.errors import error_class
 from configs.base import UserError
-from eval.statistics import Comparison, Interval, compare_answers, compare_bits_per_byte, holm, means_of_clusters
+from eval.statistics import (
+    NORMAL,
+    Comparison,
+    Interval,
+    compare_answers,
+    compare_bits_per_byte,
+    holm,
+    means_of_clusters,
+)
 
 BITS_PER_BYTE = "bits_per_byte"
 SIGNIFICANT = 0.05
@@ -120,8 +126,8 @@ def _rows_of(
     corrected = holm({language: one.p_value for language, one in found.items()})
     sign = _sign(measure, second)
     for language, one in found.items():
-        error = (one.difference.high - one.difference.low) / 2 / stats.norm.ppf(0.975)
-        wanted = stats.norm.ppf(1 - SIGNIFICANT / 2 / len(found)) + _POWER
+        error = (one.difference.high - one.difference.low) / 2 / NORMAL.inv_cdf(0.975)
+        wanted = NORMAL.inv_cdf(1 - SIGNIFICANT / 2 / len(found)) + _POWER
         is_one = corrected[language] < SIGNIFICANT and not one.difference.low <= 0 <= one.difference.high
         yield Row(
             measure=measure,
@@ -132,7 +138,7 @@ def _rows_of(
             p_value=one.p_value,
             corrected=corrected[language],
             verdict="cannot tell" if not is_one else "better" if sign * one.difference.value > 0 else "worse",
-            detectable=float(error * wanted) if one.num_pairs >= _FEWEST else float("inf"),
+            detectable=error * wanted if one.num_pairs >= _FEWEST else float("inf"),
             higher_is_better=sign > 0,
         )
 

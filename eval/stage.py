@@ -96,7 +96,11 @@ def _digest_model(name: str, directory: Path, digest: Digest) -> JsonValue:
         )
     if not any(path.suffix in (".safetensors", ".bin") for path in directory.iterdir()):
         raise UserError(f"baselines: {name}: {directory} has no weights (*.safetensors); give a whole model")
-    files = [path for path in sorted(directory.iterdir()) if path.suffix in (".json", ".safetensors", ".model", ".txt")]
+    files = [
+        path
+        for path in sorted(directory.iterdir())
+        if path.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")
+    ]
     return {path.name: digest(path) for path in files}
 
 

@@ -7,10 +7,10 @@ the Bootstrap, 1993, ch. 13); clustered errors as Miller has them (arXiv 2411.00
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log, sqrt
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -19,6 +19,8 @@ _BLOCK = 1 << 22
 """Draws that are held at a time."""
 
 Floats = npt.NDArray[np.float64]
+
+NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ def compare_bits_per_byte(
 
     The p-value is that of Wilcoxon's signed-rank test over documents.
     """
+    from scipy import stats  # which takes longer to import than a plan takes
+
     rows = np.column_stack([np.asarray(part, dtype=float) for part in (first, second, num_bytes)])
     rows[:, :2] /= log(2)
     change = rows[:, 1] - rows[:, 0]
@@ -104,7 +108,7 @@ def accuracy(values: Sequence[float], clusters: Sequence[str] | None = None) -> 
     error = clustered_error(scores, of if of is not None else range(len(scores)))
     if is_share and not 0 < error < float("inf"):  # clusters that are all alike, or one, say no more than so many do
         return Interval(mean, *wilson(mean, len(set(of)) if of is not None else len(scores)))
-    half = float(stats.norm.ppf(_TAILS[1])) * error
+    half = NORMAL.inv_cdf(_TAILS[1]) * error
     return (
         Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
         if is_share
@@ -114,7 +118,7 @@ def accuracy(values: Sequence[float], clusters: Sequence[str] | None = None) -> 
 
 def wilson(share: float, number: int) -> tuple[float, float]:
     """Return the interval of a share of so many independent observations (E. B. Wilson, JASA 22, 1927)."""
-    z = float(stats.norm.ppf(_TAILS[1]))
+    z = NORMAL.inv_cdf(_TAILS[1])
     centre = (share + z**2 / (2 * number)) / (1 + z**2 / number)
     half = z * sqrt(share * (1 - share) / number + z**2 / (4 * number**2)) / (1 + z**2 / number)
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -135,6 +139,8 @@ def compare_answers(first: Sequence[float], second: Sequence[float], *, seed: in
 
     Where answers are more than right or wrong, the p-value is that of Wilcoxon's signed-rank test.
     """
+    from scipy import stats
+
     change = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
     better, worse = int((change > 0).sum()), int((change < 0).sum())
     if len(change) < 2:
@@ -176,5 +182,5 @@ def detectable_difference(
     scores = np.asarray(means_of_clusters(values, clusters) if clusters else values, dtype=float)
     if len(scores) < 2:
         return float("inf")
-    factor = float(stats.norm.ppf(_TAILS[1]) + stats.norm.ppf(power))
+    factor = NORMAL.inv_cdf(_TAILS[1]) + NORMAL.inv_cdf(power)
     return factor * sqrt(2 * float(scores.var(ddof=1)) / len(scores))

@@ -63,7 +63,18 @@ DOORS = {
 }
 """The folder, or the files, that alone import a heavy library."""
 
-HEAVY = ["torch", "ray", "deepspeed", "transformers", "datasets", "wandb", "lm_eval", "sentencepiece", "tokenizers"]
+HEAVY = [
+    "torch",
+    "ray",
+    "deepspeed",
+    "transformers",
+    "datasets",
+    "wandb",
+    "lm_eval",
+    "sentencepiece",
+    "tokenizers",
+    "scipy",
+]
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_FILES_IN_A_FOLDER = 320, 50, 14
 LONG_FILES: dict[str, str] = {
     "training/loop/trainer.py": "one rank's loop, with all that decides when it saves, rolls back and ends",
