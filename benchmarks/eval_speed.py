@@ -81,9 +81,9 @@ def compare_speed(directory: Path, *, num_questions: int, turns: int) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     from configs.evaluation import EvaluateConfig
-    from eval.harness import answer_task
     from eval.likelihood import Scorer
-    from eval.suites import find_tasks
+    from eval.tasks.harness import answer_task
+    from eval.tasks.suites import find_tasks
 
     texts = read_texts()
     tokenizer = Tokenizer(models.BPE())

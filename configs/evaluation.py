@@ -38,7 +38,7 @@ class CheckpointChoice(Config):
 
 
 CONTINUATION = "continuation"
-"""The task that is made of the corpora's own held-out documents (eval/continuation.py)."""
+"""The task that is made of the corpora's own held-out documents (eval/tasks/continuation.py)."""
 
 
 class EvaluateConfig(CheckpointChoice):

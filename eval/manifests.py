@@ -73,6 +73,20 @@ class TaskScore(_Entry):
     """Why it could not be scored, in a sentence; empty if it was."""
 
 
+class BitsPerSentence(_Entry):
+    """The bits that the model takes for a sentence, over sentences that say the same in each language.
+
+    Unlike bits per byte it compares languages, and models with other tokenizers across languages.
+    """
+
+    num_sentences: int
+    bits_per_sentence: float
+    low: float | None
+    """The 95% interval by bootstrap over sentences; None with fewer than two."""
+
+    high: float | None
+
+
 class CheckpointScores(_Entry):
     """What a checkpoint scored while the training went on, or after it."""
 
@@ -123,6 +137,17 @@ class Scores(Manifest):
 
     lm_eval_version: str
     """Empty if no task was scored."""
+
+    languages: tuple[str, ...] = ()
+    """The languages in which scores were wanted: those of the corpora, or of the recipe. A task that lacks some of them
+    does not cover them."""
+
+    bits_per_sentence: dict[str, BitsPerSentence] = Field(default_factory=dict)
+    """Language -> score on parallel sentences; empty if the recipe names none."""
+
+    untrained: tuple[TaskScore, ...] = ()
+    """What a small untrained network scored in the tasks in which a guess has a score: where that is not chance, a task
+    can be answered without knowing anything, and is no headline."""
 
     baselines: dict[str, BaselineScores] = Field(default_factory=dict)
     """Other models by the recipe's names; `baselines/NAME/samples/` has their answers."""

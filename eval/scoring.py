@@ -14,10 +14,10 @@ from cluster.host.files import write_text
 from configs.evaluation import CONTINUATION, EvaluateConfig
 from data_prep.manifests import TrainedTokenizer
 from data_prep.sources.document import Document
-from eval.continuation import NUM_CHOICES, make_questions
 from eval.manifests import BitsPerByte, TaskScore
 from eval.statistics import accuracy, bits_per_byte, detectable_difference
-from eval.suites import Task
+from eval.tasks.continuation import NUM_CHOICES, make_questions
+from eval.tasks.suites import Task
 from eval.workers import TaskWork, Texts, WorkerPaths, answer, score_texts
 from training.checkpoint.choice import ChosenWeights
 

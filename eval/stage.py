@@ -26,7 +26,7 @@ from data_prep.sources.document import Digest, Document
 from eval.ledger import Ledger
 from eval.manifests import BaselineScores, Scores
 from eval.scoring import Answered, Scoring
-from eval.suites import find_tasks, lm_eval_folder
+from eval.tasks.suites import find_tasks, lm_eval_folder
 from eval.workers import forget_model
 from training.checkpoint.choice import ChosenWeights, choose_weights, list_own
 from training.checkpoint.retention import hold

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from configs.base import UserError
 from configs.text import one_line
 from data_prep.tokenizer.stage import HUGGING_FACE
-from eval.suites import Task
+from eval.tasks.suites import Task
 from training.checkpoint.choice import ChosenWeights
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def answer(paths: WorkerPaths, work: TaskWork) -> dict[str, Any]:
     """
     if paths.is_offline:  # before datasets is imported: else it looks up what is there
         os.environ["HF_HUB_OFFLINE"] = "1"
-    from eval.harness import answer_task, lm_eval_version
+    from eval.tasks.harness import answer_task, lm_eval_version
 
     tokenizer = _load_tokenizer(paths)
     scorer = _load_scorer(paths.weights)
@@ -145,7 +145,7 @@ def _open_scorer(weights: ChosenWeights | Path) -> "Scorer":
 def forget_model() -> None:
     """Free the memory of the model that this process holds, if it holds one."""
     _held.clear()
-    if (harness := sys.modules.get("eval.harness")) is not None:
+    if (harness := sys.modules.get("eval.tasks.harness")) is not None:
         harness.forget_model()
     if (torch := sys.modules.get("torch")) is not None:
         gc.collect()

@@ -26,9 +26,7 @@ ORDER = {
         "accelerator records job network zero data manifests sizing checkpoint hf_files export init log loop stage "
         "conform"
     ),
-    "eval": (
-        "sizing likelihood statistics continuation manifests suites harness workers scoring ledger compare screen stage"
-    ),
+    "eval": ("sizing likelihood statistics manifests families tasks workers scoring ledger compare screen stage"),
     "pipeline": (
         "store graph estimate export report followers runner stages chain_checks recipe data_checks prepare "
         "layout_checks plan_lines unfinished run runs cli"
@@ -47,9 +45,9 @@ DOORS = {
     "deepspeed": ("training/zero/",),
     "sentencepiece": ("data_prep/tokenizer/",),
     "tokenizers": ("data_prep/tokenizer/",),
-    "lm_eval": ("eval/harness.py",),
+    "lm_eval": ("eval/tasks/harness.py",),
     "wandb": ("training/log/wandb_log.py",),
-    "datasets": ("data_prep/sources/hugging_face.py", "eval/harness.py"),
+    "datasets": ("data_prep/sources/hugging_face.py", "eval/tasks/harness.py"),
     "yaml": ("configs/load.py",),
     "fsspec": ("cluster/storage/remote.py", "data_prep/sources/remote_files.py"),
     "jinja2": ("cluster/launch/kube_manifest.py", "pipeline/report/page.py"),

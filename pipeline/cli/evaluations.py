@@ -120,7 +120,7 @@ def suites(
     """List the tasks of suites, with their languages, how a model is asked, licences and sources."""
     from configs.evaluation import EvaluateConfig
     from configs.tasks import SUITES
-    from eval.suites import find_tasks
+    from eval.tasks.suites import find_tasks
 
     rows: list[dict[str, Any]] = []
     for suite in [name] if name else SUITES:

@@ -15,8 +15,8 @@ from configs.evaluation import CONTINUATION, EvaluateConfig
 from data_prep.cleaning.stage import part_bytes
 from data_prep.manifests import CleanCorpus, TokenizedCorpus
 from data_prep.sources.table import READERS
-from eval.continuation import MAX_BYTES, NUM_CHOICES
 from eval.scoring import CONTINUATIONS, ITEM_BYTES
+from eval.tasks.continuation import MAX_BYTES, NUM_CHOICES
 from pipeline.estimate.basis import Range
 from pipeline.estimate.speed import Speed
 from pipeline.graph.why import finished_records

@@ -3,51 +3,15 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
+from eval.families import Family, find_families, value_of
 from eval.manifests import BaselineScores, BitsPerByte, Scores, TaskScore, family_of, mean_scores
 from pipeline.report.charts import Bar, BarChart, LineChart, Reference, bar_chart, line_chart
 from pipeline.report.tables import NOTHING, Table, split
 
 MOST_FAILURES = 20
 """Tasks that failed and are told, at most."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """A task in all languages that it was scored in."""
-
-    name: str
-    scores: Sequence[TaskScore]
-    """Those that did not fail, at least one."""
-
-    @property
-    def value(self) -> float:
-        """The mean over languages, all with the same weight."""
-        return sum(_value(one) for one in self.scores) / len(self.scores)
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The 95% interval of the mean, from those of the languages; None if one has none."""
-        halves = [(one.high - one.low) / 2 for one in self.scores if one.low is not None and one.high is not None]
-        if len(halves) < len(self.scores):
-            return None
-        if len(self.scores) == 1:
-            return self.scores[0].low or 0.0, self.scores[0].high or 0.0
-        half = sqrt(sum(half**2 for half in halves)) / len(halves)
-        return self.value - half, self.value + half
-
-    @property
-    def chance(self) -> float | None:
-        """The mean score of a guess; None where nothing is chosen."""
-        chances = [one.chance for one in self.scores if one.chance is not None]
-        return sum(chances) / len(chances) if len(chances) == len(self.scores) else None
-
-    @property
-    def is_above_chance(self) -> bool:
-        """Whether the interval lies above chance."""
-        return self.chance is not None and self.interval is not None and self.interval[0] > self.chance
 
 
 @dataclass(frozen=True)
@@ -135,15 +99,6 @@ def domains_table(scores: Scores) -> Table | None:
     return Table("Bits per byte by domain", ("Domain", "Bits", "95% interval", "Documents"), rows) if rows else None
 
 
-def find_families(scores: Scores) -> list[Family]:
-    """Return the tasks without their languages, in the order in which they come, those alone that did not all fail."""
-    groups: dict[str, list[TaskScore]] = {}
-    for one in scores.tasks:
-        if one.value is not None:
-            groups.setdefault(family_of(one), []).append(one)
-    return [Family(name, own) for name, own in groups.items()]
-
-
 def baselines_table(scores: Scores) -> Table | None:
     """Return what other models scored on the same, in the mean over languages; None if there are none."""
     if not scores.baselines:
@@ -184,7 +139,7 @@ def share(value: float, *, is_share: bool = True) -> str:
 
 def _overview(family: Family) -> Sequence[str]:
     has_chance = family.chance is not None
-    worst = min(family.scores, key=_value)
+    worst = family.worst
     above = sum(one.low is not None and one.chance is not None and one.low > one.chance for one in family.scores)
     low, high = family.interval or (None, None)
     return (
@@ -196,7 +151,7 @@ def _overview(family: Family) -> Sequence[str]:
         else f"{share(low, is_share=has_chance)} to {share(high, is_share=has_chance)}",
         share(family.chance) if family.chance is not None else NOTHING,
         f"{above:,} of {len(family.scores):,}" if has_chance else NOTHING,
-        f"{worst.language} {share(_value(worst), is_share=has_chance)}" if len(family.scores) > 1 else NOTHING,
+        f"{worst.language} {share(value_of(worst), is_share=has_chance)}" if len(family.scores) > 1 else NOTHING,
         f"{sum(one.num_questions for one in family.scores):,}",
     )
 
@@ -214,15 +169,10 @@ def _by_language(families: Sequence[Family]) -> Sequence[Table]:
 def _cell(score: TaskScore | None) -> str:
     if score is None:
         return NOTHING
-    text = share(_value(score), is_share=score.chance is not None)
+    text = share(value_of(score), is_share=score.chance is not None)
     if score.low is None or score.high is None or score.chance is None:
         return text
     return f"{text} \u00b1 {(score.high - score.low) / 2:.0%}{'' if score.low > score.chance else '*'}"
-
-
-def _value(score: TaskScore) -> float:
-    assert score.value is not None
-    return score.value
 
 
 def _bits_interval(score: BitsPerByte) -> str:

@@ -14,6 +14,7 @@ from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
 from data_prep.masks.manifest import Mask
 from data_prep.sources.document import Digest
 from data_prep.tokens.join import join_tokens
+from eval.families import find_families
 from eval.manifests import Scores
 from pipeline.report.cleaning import cleaning_part
 from pipeline.report.data import data_part
@@ -26,7 +27,7 @@ from pipeline.report.provenance import (
     time_part,
 )
 from pipeline.report.recipe import write_recipe
-from pipeline.report.results import find_families, scores_parts, share
+from pipeline.report.results import scores_parts, share
 from pipeline.report.training import Series, TrainingPart, read_series, training_part
 from pipeline.store.artifact import Record, load_artifact
 from pipeline.store.lineage import GONE, ancestry, duration
@@ -197,7 +198,9 @@ def _export_part(export: Artifact[ExportedModel], name: str, records: Mapping[st
 def _figures(
     model: TrainedModel | None, tokens: TokenizedCorpus | None, scores: Scores | None, records: Mapping[str, Record]
 ) -> list[tuple[str, str]]:
-    shown = [family for family in find_families(scores) if family.is_above_chance][:2] if scores else []
+    shown = (
+        [family for family in find_families(scores) if family.is_above_chance and family.is_sound][:2] if scores else []
+    )
     trained = [("tokens trained on", _count(model.num_tokens)), ("steps", f"{model.num_steps:,}")] if model else []
     return [
         *([("parameters", _count(model.num_parameters))] if model else []),

@@ -26,9 +26,9 @@ from data_prep.tokenizer.stage import MODEL, train_tokenizer
 from data_prep.tokens.stage import tokenize
 from eval import scoring
 from eval.compare import compare
-from eval.continuation import make_questions
 from eval.manifests import Scores
 from eval.stage import check_tasks, evaluate, observe_tasks
+from eval.tasks.continuation import make_questions
 from pipeline.prepare import check_stages, prepare
 from pipeline.recipe import read_recipe
 from pipeline.run import Terminated
@@ -342,7 +342,7 @@ def test_an_export_begun_before_is_made_anew(made: Made, tmp_path: Path) -> None
 
 
 def test_want_of_lm_eval_is_told_before_anything_is_made(tmp_path, monkeypatch):
-    monkeypatch.setattr("eval.suites.find_spec", lambda name: None)
+    monkeypatch.setattr("eval.tasks.suites.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"scored by lm-eval, which is not installed here; pip install"):
         check_tasks(EvaluateConfig())
     check_tasks(EvaluateConfig(tasks=()))

@@ -12,7 +12,7 @@ from configs.data.languages import normalize_language
 from configs.evaluation import EvaluateConfig
 from configs.tasks import SUITES
 from eval.stage import check_tasks, observe_tasks
-from eval.suites import Task, find_tasks, names_in, read_suite
+from eval.tasks.suites import Task, find_tasks, names_in, read_suite
 
 
 def config(**given: Any) -> EvaluateConfig:

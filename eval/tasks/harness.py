@@ -31,7 +31,7 @@ from transformers import PreTrainedTokenizerBase
 
 from configs.base import UserError
 from eval.likelihood import Scorer, Targets
-from eval.suites import Task
+from eval.tasks.suites import Task
 
 GENERATED_ROWS = 8
 """Texts that are written at once."""

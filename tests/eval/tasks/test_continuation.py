@@ -8,9 +8,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from data_prep.sources.document import Document
-from eval.continuation import MAX_BYTES, NUM_CHOICES, Question, make_questions
 from eval.likelihood import Scorer, Targets
 from eval.statistics import accuracy
+from eval.tasks.continuation import MAX_BYTES, NUM_CHOICES, Question, make_questions
 from tests.data_prep.corpora import eld_sentences
 
 LANGUAGES = ("en", "ru", "ar", "hi", "zh", "th", "am", "ko")

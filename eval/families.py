@@ -1,0 +1,123 @@
+"""Tasks without their languages: means over languages, chance, the worst language, scripts, and what is not covered."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+from eval.manifests import Scores, TaskScore, family_of
+
+_FAR = 3.0
+"""Errors that an untrained network's score may be from chance: of 370 sound tasks one is called unsound."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A task in all languages that it was scored in."""
+
+    name: str
+    scores: Sequence[TaskScore]
+    """Those that did not fail, at least one."""
+
+    untrained: Sequence[TaskScore] = ()
+    """What a small untrained network scored in it."""
+
+    @property
+    def value(self) -> float:
+        """The mean over languages, all with the same weight."""
+        return _mean([value_of(one) for one in self.scores])
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% interval of the mean, from those of the languages; None if one has none."""
+        if len(self.scores) == 1:
+            low, high = self.scores[0].low, self.scores[0].high
+            return None if low is None or high is None else (low, high)
+        half = _half(self.scores)
+        return None if half is None else (self.value - half, self.value + half)
+
+    @property
+    def chance(self) -> float | None:
+        """The mean score of a guess; None where nothing is chosen."""
+        chances = [one.chance for one in self.scores if one.chance is not None]
+        return _mean(chances) if len(chances) == len(self.scores) else None
+
+    @property
+    def above_chance(self) -> float | None:
+        """The mean of (score - chance) / (1 - chance), 0 for a guess and 1 for all right; None without chance."""
+        return None if self.chance is None else _mean([adjusted(one) or 0.0 for one in self.scores])
+
+    @property
+    def is_above_chance(self) -> bool:
+        """Whether the interval lies above chance."""
+        return self.chance is not None and self.interval is not None and self.interval[0] > self.chance
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether an untrained network scores about chance in it, as far as one was asked."""
+        chances = [one.chance for one in self.untrained if one.chance is not None]
+        half = _half(self.untrained)
+        if not chances or half is None or len(chances) < len(self.untrained):
+            return True
+        return abs(_mean([value_of(one) for one in self.untrained]) - _mean(chances)) <= half / 1.96 * _FAR
+
+    @property
+    def worst(self) -> TaskScore:
+        """The language with the lowest score, or where less is better the highest."""
+        sign = 1 if all(one.higher_is_better for one in self.scores) else -1
+        return min(self.scores, key=lambda one: (sign * value_of(one), one.language))
+
+    @property
+    def by_script(self) -> Mapping[str, float]:
+        """The mean of each script, as `Cyrl`, over its languages; of languages without a script nothing."""
+        groups: dict[str, list[float]] = {}
+        for one in self.scores:
+            if script := script_of(one.language):
+                groups.setdefault(script, []).append(value_of(one))
+        return {script: _mean(values) for script, values in sorted(groups.items())}
+
+    def missing(self, languages: Collection[str]) -> list[str]:
+        """Return those of the languages that it has no score in; none for a task of no language."""
+        covered = {one.language for one in self.scores}
+        return [] if covered == {"und"} else sorted(set(languages) - covered)
+
+
+def find_families(scores: Scores) -> list[Family]:
+    """Return the tasks without their languages, in the order in which they come, those alone that did not all fail."""
+    controls = _grouped(scores.untrained)
+    return [Family(name, own, controls.get(name, ())) for name, own in _grouped(scores.tasks).items()]
+
+
+def _grouped(tasks: Sequence[TaskScore]) -> dict[str, list[TaskScore]]:
+    groups: dict[str, list[TaskScore]] = {}
+    for one in tasks:
+        if one.value is not None:
+            groups.setdefault(family_of(one), []).append(one)
+    return groups
+
+
+def adjusted(score: TaskScore) -> float | None:
+    """Return (score - chance) / (1 - chance); None where there is no chance, or it is 1."""
+    if score.chance is None or score.chance >= 1:
+        return None
+    return (value_of(score) - score.chance) / (1 - score.chance)
+
+
+def script_of(language: str) -> str:
+    """Return the script that a label tells, as `Latn` of `swh_Latn`; empty if it tells none."""
+    return language.partition("_")[2]
+
+
+def value_of(score: TaskScore) -> float:
+    """Return the score of a task that did not fail."""
+    assert score.value is not None
+    return score.value
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _half(scores: Sequence[TaskScore]) -> float | None:
+    """Return half of the 95% interval of the mean over languages, as if they were independent."""
+    halves = [(one.high - one.low) / 2 for one in scores if one.low is not None and one.high is not None]
+    return sqrt(sum(half**2 for half in halves)) / len(halves) if halves and len(halves) == len(scores) else None
