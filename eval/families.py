@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
+from configs.data.languages import usual_script
 from eval.manifests import Scores, TaskScore, family_of
 
 _FAR = 3.0
@@ -71,7 +72,7 @@ class Family:
         """The mean of each script, as `Cyrl`, over its languages; of languages without a script nothing."""
         groups: dict[str, list[float]] = {}
         for one in self.scores:
-            if script := script_of(one.language):
+            if script := usual_script(one.language):
                 groups.setdefault(script, []).append(value_of(one))
         return {script: _mean(values) for script, values in sorted(groups.items())}
 
@@ -100,11 +101,6 @@ def adjusted(score: TaskScore) -> float | None:
     if score.chance is None or score.chance >= 1:
         return None
     return (value_of(score) - score.chance) / (1 - score.chance)
-
-
-def script_of(language: str) -> str:
-    """Return the script that a label tells, as `Latn` of `swh_Latn`; empty if it tells none."""
-    return language.partition("_")[2]
 
 
 def value_of(score: TaskScore) -> float:
