@@ -65,8 +65,8 @@ class EvaluateConfig(CheckpointChoice):
     """Domains, such as `science`, with the sources that belong to each: bits per byte are given for them, too."""
 
     tasks: tuple[str, ...] = (CONTINUATION,)
-    """Tasks: by the names that lm-eval has for them, as paths of lm-eval's YAML files, or `continuation`, which is made
-    of held-out documents: which of four texts goes on this one?"""
+    """Tasks: by the names that lm-eval has for them, as paths of lm-eval's YAML files, as `FILE.py:NAME` of a Python
+    function, or `continuation`, which is made of held-out documents: which of four texts goes on this one?"""
 
     suites: tuple[str, ...] = ()
     """Suites of tasks: `early`, `multilingual`, `science`, `safety`, or the path of a YAML file like theirs."""
@@ -77,6 +77,18 @@ class EvaluateConfig(CheckpointChoice):
     questions_per_task: int | None = Field(default=None, ge=1)
     """Largest number of questions of each task, the first ones; for `continuation` of each language, 100 if this is
     null. null: all."""
+
+    parallel: Annotated[PathText | None, Field(min_length=1)] = None
+    """Directory of sentences that say the same in each language, a file a language and a sentence a line, as
+    `swh_Latn.txt` or, as FLORES has them, `swh_Latn.devtest`: bits per sentence compare languages. null: none."""
+
+    generations_per_language: int = Field(default=1, ge=0)
+    """Held-out documents of each language of which the model goes on the beginning, for people to read: both texts are
+    in the artifact, and on the report's page."""
+
+    check_chance: bool = True
+    """Also ask a small untrained network in each task of choices: what it does not answer by chance can be answered
+    without knowing anything, and is no headline."""
 
     baselines: Mapping[Name, Annotated[PathText, Field(min_length=1)]] = {}
     """Other models, each a directory of Hugging Face's, by the names that they get in tables: scored on the same. What
@@ -108,6 +120,10 @@ class ExportConfig(CheckpointChoice):
     """Licence of the model, for its card: an identifier of the Hugging Face Hub, such as `apache-2.0`."""
 
 
+_DeviceType = Annotated[str, Field(pattern="^(cpu|cuda|xpu|hpu)$")]
+"""PyTorch's type of a device."""
+
+
 class ReportConfig(Config):
     """The report: one self-contained HTML file."""
 
@@ -115,6 +131,13 @@ class ReportConfig(Config):
     """Heading of the page."""
 
     templates: Annotated[PathText | None, Field(min_length=1), AddedLater()] = None
-    """Directory with a `style.css` or jinja2 templates of your own, which take the place of those of the same name in
-    `pipeline/report/templates`; relative to the directory the command is run in. They are hashed: an edit makes the
-    page anew."""
+    """Directory with a `style.css`, `sort.js` or jinja2 templates of your own, which take the place of those of the
+    same name in `pipeline/report/templates`; relative to the directory the command is run in. They are hashed: an edit
+    makes the page anew."""
+
+    prices: Annotated[Mapping[_DeviceType, Annotated[float, Field(ge=0)]], AddedLater()] = {}
+    """Price of an hour by device: of a core (`cpu`), of a GPU (`cuda` is NVIDIA's and AMD's, `xpu` Intel's, `hpu`
+    Gaudi). With them the page says what the steps cost; without them it says no cost."""
+
+    currency: Annotated[str, Field(min_length=1, max_length=20), AddedLater()] = "USD"
+    """What the prices are in."""

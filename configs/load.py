@@ -128,6 +128,15 @@ def load(path: Path, model: type[C], overrides: tuple[str, ...] = ()) -> Loaded[
     return Loaded(config, origin, overrides)
 
 
+def from_options(model: type[C], values: Mapping[str, Any]) -> C:
+    """Return a config of values that options of a command gave. Raises ConfigError with one line for each problem."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        details = [dict(detail) for detail in error.errors(include_url=False)]
+        raise ConfigError("\n".join(text for _, text in explain_all(model, values, details))) from None
+
+
 def shipped(kind: str, name: str) -> Path:
     """Return `name` as a path if it looks like one or is a file, else the file of that name that ships with Concord.
 

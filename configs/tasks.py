@@ -1,9 +1,9 @@
 """What a suite of evaluation tasks says, and the suites that ship with Concord."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.base import Config
 from configs.data.sources import Language
@@ -21,10 +21,29 @@ class TaskConfig(Config):
     """
 
     task: str = Field(min_length=1)
-    """The name that lm-eval has for it."""
+    """The name that lm-eval has for it; with another adapter any name."""
 
-    folder: str = Field(min_length=1)
+    adapter: Literal["lm_eval", "python", "command"] = "lm_eval"
+    """What asks the model: lm-eval, a Python function, or a program, which may have an environment of its own."""
+
+    folder: str | None = Field(default=None, min_length=1)
     """Folder of lm_eval/tasks that has it, or `.` for tasks that the keys of `set` make."""
+
+    function: str | None = Field(default=None, pattern=r"^.+\.py:[A-Za-z_]\w*$")
+    """With `adapter: python` the function, as `FILE.py:NAME` (docs/evaluation.md)."""
+
+    command: tuple[str, ...] = ()
+    """With `adapter: command` the program and its arguments. `{model}` becomes a Hugging Face directory of the model,
+    `{out}` a directory for what the program writes."""
+
+    reads: Literal["answers", "garak", "inspect"] = "answers"
+    """What the program writes below `{out}`: `answers.jsonl` (docs/evaluation.md), garak's report, or inspect's log."""
+
+    higher_is_better: bool = True
+    """Whether a higher score is a better one; lm-eval knows it of its own tasks."""
+
+    timeout_hours: float = Field(default=24.0, gt=0)
+    """After so long the program is ended, and the task has failed."""
 
     languages: tuple[str, ...] = ()
     """What the placeholder stands for, where folder is `.`."""
@@ -46,7 +65,8 @@ class TaskConfig(Config):
     answers that the model is shown (`choice`)."""
 
     metric: str = Field(default="acc", min_length=1)
-    """The metric of lm-eval that is the score."""
+    """The metric of lm-eval that is the score. Of a program that garak or inspect is, the detector or scorer that
+    counts; all do if nothing is said."""
 
     chance: float | None = Field(default=None, ge=0, le=1)
     """Score of a guess. null: it is reckoned from the number of choices; of what is no choice there is none."""
@@ -81,6 +101,16 @@ class TaskConfig(Config):
 
     set: Mapping[str, Any] = {}
     """Keys of lm-eval's task that are set otherwise, such as `doc_to_text`."""
+
+    @model_validator(mode="after")
+    def _fits_its_adapter(self) -> Self:
+        wanted = {"lm_eval": "folder", "python": "function", "command": "command"}
+        if not getattr(self, own := wanted[self.adapter]):
+            raise ValueError(f"a task of adapter {self.adapter} needs the key {own}; give it")
+        for adapter, key in wanted.items():
+            if adapter != self.adapter and getattr(self, key):
+                raise ValueError(f"{key} is for adapter {adapter}, and this task's is {self.adapter}; leave one out")
+        return self
 
 
 class SuiteConfig(Config):

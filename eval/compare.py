@@ -23,8 +23,8 @@ from eval.statistics import (
     holm,
     means_of_clusters,
 )
+from eval.tasks.suites import BITS_PER_BYTE, GENERATIONS
 
-BITS_PER_BYTE = "bits_per_byte"
 SIGNIFICANT = 0.05
 _POWER = 0.84
 """Errors beyond those of significance that a difference has to be of, to be found with a power of 80%."""
@@ -89,7 +89,7 @@ def compare(first: Path, second: Path) -> tuple[list[Row], list[Total]]:
 
 def _measures(directory: Path) -> list[str]:
     """Return the measures that an artifact has answers of, bits per byte first."""
-    names = sorted(path.stem for path in (directory / "samples").glob("*.jsonl"))
+    names = sorted({path.stem for path in (directory / "samples").glob("*.jsonl")} - {GENERATIONS})
     if not names:
         raise UserError(f"{directory} has no answers (samples/*.jsonl); name the artifact of an `evaluate` step")
     return sorted(names, key=lambda name: name != BITS_PER_BYTE)

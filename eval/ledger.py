@@ -1,21 +1,28 @@
 """The ledger of a training's checkpoints: what each scored in each task, or why it could not be scored.
 
 It is a file of JSON lines, `ledger.jsonl`, that only grows. A checkpoint is known by its step and the checksum of its
-record, so one that is made again after a roll-back is scored again; all rows of one are written at once.
+record, so one that is made again after a roll-back is scored again. All rows of one are added in one write; if that is
+cut short by a kill, none of them counts.
 """
 
 import json
+import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cluster.host.files import write_text
 from eval.manifests import BitsPerByte, CheckpointScores, TaskScore, mean_scores
-from training.records import CheckpointRecord
+from eval.tasks.suites import BITS_PER_BYTE
+from training.records import CheckpointRecord, DeletedCheckpoint
 
 LEDGER = "ledger.jsonl"
-BITS_PER_BYTE = "bits_per_byte"
+
+
+Checkpoint = CheckpointRecord | DeletedCheckpoint
 
 
 class Ledger:
@@ -25,9 +32,10 @@ class Ledger:
         self._path = directory / LEDGER
         self._rows: list[dict[str, Any]] = []
         if self._path.exists():
-            self._rows = [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()]
+            self._rows = _whole_rows(self._path)
+            write_text(self._path, _lines(self._rows))
 
-    def has(self, record: CheckpointRecord) -> bool:
+    def has(self, record: Checkpoint) -> bool:
         """Return whether a checkpoint is in it, scored or failed."""
         return any((row["step"], row["checkpoint"]) == (record.step, record.checksum) for row in self._rows)
 
@@ -46,7 +54,7 @@ class Ledger:
         ]
         self._append(record, [*rows, *(task.model_dump(mode="json") for task in tasks)], started)
 
-    def add_failure(self, record: CheckpointRecord, reason: str, *, started: float) -> None:
+    def add_failure(self, record: Checkpoint, reason: str, *, started: float) -> None:
         """Write down why a checkpoint could not be scored."""
         self._append(record, [{"task": "", "language": "und", "failure": reason}], started)
 
@@ -55,16 +63,37 @@ class Ledger:
         by_step: dict[int, list[dict[str, Any]]] = {}
         for row in self._rows:
             own = by_step.setdefault(row["step"], [])
-            if own and own[0]["checkpoint"] != row["checkpoint"]:
+            is_other = bool(own) and own[0]["checkpoint"] != row["checkpoint"]
+            if is_other and row["task"] == "" and own[0]["task"] != "":
+                continue  # another checkpoint of the step was scored
+            if is_other:
                 own.clear()
             own.append(row)
         return tuple(_scores_of(step, rows) for step, rows in sorted(by_step.items()))
 
-    def _append(self, record: CheckpointRecord, rows: list[dict[str, Any]], started: float) -> None:
-        known = {"step": record.step, "checkpoint": record.checksum, "num_tokens": record.num_tokens}
+    def _append(self, record: Checkpoint, rows: list[dict[str, Any]], started: float) -> None:
+        known: dict[str, Any] = {"step": record.step, "checkpoint": record.checksum, "num_tokens": record.num_tokens}
         times = {"started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds")}
-        self._rows += [known | times | row for row in rows]
-        write_text(self._path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in self._rows))
+        added = [known | times | {"num_rows": len(rows)} | row for row in rows]
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(_lines(added))
+            file.flush()
+            os.fsync(file.fileno())
+        self._rows += added
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+
+
+def _whole_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of the checkpoints of which all rows are there."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):  # the last one, cut short by a kill
+            rows.append(json.loads(line))
+    counts = Counter((row["step"], row["checkpoint"]) for row in rows)
+    return [row for row in rows if counts[row["step"], row["checkpoint"]] == row["num_rows"]]
 
 
 def _scores_of(step: int, rows: list[dict[str, Any]]) -> CheckpointScores:

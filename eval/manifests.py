@@ -112,6 +112,7 @@ class BaselineScores(_Entry):
     """Language -> score."""
 
     tasks: tuple[TaskScore, ...]
+    bits_per_sentence: dict[str, BitsPerSentence] = Field(default_factory=dict)
 
 
 class Scores(Manifest):

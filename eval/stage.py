@@ -25,13 +25,22 @@ from data_prep.masks.reading import find_mask, read_held_out
 from data_prep.sources.document import Digest, Document
 from eval.ledger import Ledger
 from eval.manifests import BaselineScores, Scores
-from eval.scoring import Answered, Scoring
-from eval.tasks.suites import find_tasks, lm_eval_folder
+from eval.parallel import parallel_files, read_sentences
+from eval.rows import Answered, bits_of_sentences
+from eval.scoring import Scoring
+from eval.tasks.suites import Task, find_tasks, lm_eval_folder
 from eval.workers import forget_model
 from training.checkpoint.choice import ChosenWeights, choose_weights, list_own
 from training.checkpoint.retention import hold
 from training.manifests import TrainedModel
-from training.records import CHECKPOINT_FILE, CHECKPOINTS, CheckpointRecord, directory_of, read_known_record
+from training.records import (
+    CHECKPOINT_FILE,
+    CHECKPOINTS,
+    CheckpointRecord,
+    directory_of,
+    list_deleted,
+    read_known_record,
+)
 
 SAMPLES = "samples"
 """Directory of the answers: `bits_per_byte.jsonl`, and a file a task."""
@@ -42,6 +51,9 @@ BASELINES = "baselines"
 PARTS = "parts"
 """Directory of what is answered of each checkpoint, until the stage ends."""
 
+DIGESTS = "task_digests"
+"""Directory of a store with the digests of the questions of suites' tasks, as they were when first loaded."""
+
 SECONDS_BETWEEN_LOOKS = 2.0
 """How often it is asked whether a training has a new checkpoint."""
 
@@ -50,6 +62,9 @@ def check_tasks(config: EvaluateConfig) -> None:
     """Raise UserError if a task or a suite is not there, or lm-eval is not installed and needed."""
     if config.data is not None and not Path(config.data).is_dir():
         raise UserError(f"data: {config.data} is no directory; give the one that has the suites' data, or leave it out")
+    if config.parallel is not None:
+        files = parallel_files(Path(config.parallel))
+        read_sentences(Path(config.parallel), files)
     if config.tasks or config.suites:
         lm_eval_folder()
         find_tasks(config)
@@ -61,19 +76,33 @@ def observe_tasks(config: EvaluateConfig, digest: Digest) -> JsonValue:
     None where no more is asked than `continuation`.
     """
     tasks = [task for task in find_tasks(config) if task.name != CONTINUATION]
-    baselines = {name: _digest_model(name, Path(path), digest) for name, path in config.baselines.items()}
+    baselines: dict[str, JsonValue] = {
+        name: digest_model(f"baselines: {name}", Path(path), digest) for name, path in config.baselines.items()
+    }
+    sentences = parallel_files(Path(config.parallel)) if config.parallel is not None else {}
+    beside: dict[str, JsonValue] = {"baselines": baselines} if baselines else {}
+    if sentences:
+        beside["parallel"] = {label: digest(path) for label, path in sorted(sentences.items())}
     if not tasks and not config.suites:
-        return {"baselines": baselines} if baselines else None
-    files = [task.file for task in tasks if task.file is not None and lm_eval_folder() not in task.file.parents]
-    own = {path for file in files for path in (file, *_files_beside(file))}
+        return beside or None
     data = {path for task in tasks for _, path in task.files}
+    own = {path for task in tasks for path in files_of_task(task)} - data
     return {
         "lm_eval": version("lm_eval"),
         "suites": {name: digest(shipped("suites", name)) for name in config.suites},
         "tasks": {str(path): digest(path) for path in sorted(own)},
         "data": {str(path): digest(path) for path in sorted(data)},
-        **({"baselines": baselines} if baselines else {}),
+        **beside,
     }
+
+
+def files_of_task(task: Task) -> set[Path]:
+    """Return the files on this machine's disks that a task is made of, but for lm-eval's own."""
+    found = {path for _, path in task.files}
+    found |= {path for part in task.command[1:] if (path := Path(part)).is_file()}
+    if task.file is not None and lm_eval_folder() not in task.file.parents:
+        found |= {task.file, *_files_beside(task.file)}
+    return found
 
 
 def _files_beside(task: Path) -> Iterator[Path]:
@@ -87,15 +116,14 @@ def _files_beside(task: Path) -> Iterator[Path]:
                 yield path.absolute()
 
 
-def _digest_model(name: str, directory: Path, digest: Digest) -> JsonValue:
-    """Return the digests of a model's files. Raises UserError if it is none."""
+def digest_model(where: str, directory: Path, digest: Digest) -> dict[str, JsonValue]:
+    """Return the digests of a model's files. Raises UserError, which begins with `where`, if it is none."""
     if not (directory / "config.json").is_file():
         raise UserError(
-            f"baselines: {name}: {directory} has no config.json, so it is no model; give a directory that transformers "
-            "loads"
+            f"{where}: {directory} has no config.json, so it is no model; give a directory that transformers loads"
         )
     if not any(path.suffix in (".safetensors", ".bin") for path in directory.iterdir()):
-        raise UserError(f"baselines: {name}: {directory} has no weights (*.safetensors); give a whole model")
+        raise UserError(f"{where}: {directory} has no weights (*.safetensors); give a whole model")
     files = [
         path
         for path in sorted(directory.iterdir())
@@ -129,10 +157,19 @@ def evaluate(
     check_held_out([one.manifest for one in corpus])
     held_out = chain.from_iterable(read_held_out(one, find_mask(one, mask)) for one in corpus)
     chosen = smallest_digests(held_out, config.documents_per_stream)
-    tasks = find_tasks(config, sorted({document.language for document in chosen}))
+    languages = tuple(config.languages) or tuple(sorted({document.language for document in chosen}))
+    tasks = find_tasks(config, languages)
     checked = [frozenset(count.test for count in one.manifest.tests) for one in mask]
     receipts = frozenset.intersection(*checked) if checked and len(mask) == len(corpus) else None
-    scoring = Scoring(config, chosen, tasks, tokenizer.dir, tokenizer.manifest, receipts)
+    scoring = Scoring(
+        config,
+        chosen,
+        tasks,
+        tokenizer,
+        out.parent / DIGESTS,
+        sentences=read_sentences(Path(config.parallel), languages) if config.parallel is not None else {},
+        receipts=receipts,
+    )
     ledger = Ledger(out)
     try:
         if config.checkpoints == "every":
@@ -140,7 +177,8 @@ def evaluate(
                 _score_checkpoint(record, model.dir, scoring, ledger, out, executor)
         finished = _wait(model)
         weights = choose_weights(config, finished)
-        answered = scoring.answer(weights, _parts_of(out, weights), executor)
+        answered = scoring.answer(weights, _parts_of(out, weights), executor, writes=True)
+        untrained = scoring.ask_untrained(answered, out / PARTS / "untrained", executor) if config.check_chance else ()
         baselines = {
             name: scoring.answer(Path(path).absolute(), out / PARTS / f"baseline-{name}", executor)
             for name, path in config.baselines.items()
@@ -151,7 +189,9 @@ def evaluate(
     scoring.write_answers(out / SAMPLES, answered)
     for name, others in baselines.items():
         scoring.write_answers(out / BASELINES / name / SAMPLES, others)
-    scores = _scores(scoring, answered, weights, ledger, baselines)
+    scores = _scores(scoring, answered, weights, ledger, baselines).model_copy(
+        update={"languages": languages, "untrained": untrained}
+    )
     shutil.rmtree(out / PARTS)
     return scores
 
@@ -168,9 +208,15 @@ def _wait(model: Artifact[TrainedModel] | Unfinished[TrainedModel]) -> Artifact[
 def _unscored_checkpoints(
     model: Artifact[TrainedModel] | Unfinished[TrainedModel], ledger: Ledger
 ) -> Iterator[CheckpointRecord]:
-    """Yield the checkpoints that the recipe asks for and that are not in the ledger, the newest first, to the last."""
+    """Yield the checkpoints that the recipe asks for and that are not in the ledger, the newest first, to the last.
+
+    One that was deleted meanwhile is written down.
+    """
     while True:
         is_finished = isinstance(model, Artifact) or model.find() is not None
+        for gone in list_deleted(model.dir / CHECKPOINTS):
+            if not ledger.has(gone):
+                ledger.add_failure(gone, "retention deleted it before its turn", started=time.time())
         records = [record for record in list_own(model.dir / CHECKPOINTS) if not ledger.has(record)]
         if records:
             yield max(records, key=lambda record: record.step)
@@ -224,13 +270,15 @@ def _scores(
         bits_per_byte_by_stream=scoring.bits(answered, lambda document: [f"{document.source}/{document.language}"]),
         bits_per_byte_by_domain=scoring.bits(answered, domains_of),
         tasks=scoring.task_scores(answered),
-        lm_eval_version=next((found["lm_eval_version"] for _, found in answered.tasks), ""),
+        lm_eval_version=next(filter(None, (found.get("lm_eval_version") for _, found in answered.tasks)), ""),
+        bits_per_sentence=bits_of_sentences(answered.sentences),
         curve=ledger.curve(),
         baselines={
             name: BaselineScores(
                 precision=others.precision,
                 bits_per_byte=scoring.bits(others, _language_of),
                 tasks=scoring.task_scores(others, is_ours=False),
+                bits_per_sentence=bits_of_sentences(others.sentences),
             )
             for name, others in baselines.items()
         },

@@ -4,36 +4,46 @@ import errno
 import gc
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.base import UserError
+from configs.base import Artifact, UserError
 from configs.text import one_line
+from data_prep.manifests import TrainedTokenizer
 from data_prep.tokenizer.stage import HUGGING_FACE
 from eval.tasks.suites import Task
 from training.checkpoint.choice import ChosenWeights
 
 if TYPE_CHECKING:
     from eval.likelihood import Scorer
+    from eval.tasks.answers import Answers
+
+UNTRAINED_CONTEXT = 2048
+"""Context of the untrained network, in tokens."""
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """A small network that was never trained, with a training's tokenizer."""
+
+    seed: int = 0
+
+
+Weights = ChosenWeights | Path | Untrained
+"""Weights of a training, the directory of another model, of Hugging Face's, with its tokenizer, or of no training."""
 
 
 @dataclass(frozen=True)
 class WorkerPaths:
     """The files that a worker needs."""
 
-    weights: ChosenWeights | Path
-    """Weights of a training, or the directory of another model, of Hugging Face's, with its tokenizer."""
+    weights: Weights
+    tokenizer: Artifact[TrainedTokenizer] | None
+    """A training's tokenizer; None where another model's directory has its own."""
 
-    tokenizer: Path
-    """The artifact of a training's tokenizer."""
-
-    begin_id: int
-    """The id that stands before a text, the one that begins it or ends the one before (data_prep/manifests.py)."""
-
-    end_id: int
     is_offline: bool
     """Whether no task needs the Hub."""
 
@@ -43,6 +53,15 @@ class Texts:
     """Texts whose likelihood is to be computed."""
 
     texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Beginnings of texts that the model is to go on."""
+
+    texts: tuple[str, ...]
+    num_tokens: int
+    """Tokens that are written at most, if the model's context has twice as many."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +79,8 @@ def score_texts(paths: WorkerPaths, work: Texts) -> dict[str, Any]:
     """Return `nats`: the negative log-likelihood of each text and its end, and `precision`, that of the weights."""
     from data_prep.tokenizer.encoder import open_encoder
 
-    scorer = _load_scorer(paths.weights)
-    if isinstance(paths.weights, Path):
+    scorer = _load_scorer(paths)
+    if paths.tokenizer is None:
         tokenizer = _load_tokenizer(paths)
         ids = tokenizer(list(work.texts), add_special_tokens=False)["input_ids"]
         end = tokenizer.eos_token_id
@@ -69,8 +88,17 @@ def score_texts(paths: WorkerPaths, work: Texts) -> dict[str, Any]:
         if end is None:
             raise UserError(f"{paths.weights}: its tokenizer has no end of text, so that no text can be scored whole")
     else:
-        ids, begin, end = open_encoder(paths.tokenizer)(list(work.texts)), paths.begin_id, paths.end_id
+        known = paths.tokenizer.manifest
+        ids, begin, end = open_encoder(paths.tokenizer.dir)(list(work.texts)), known.boundary_id, known.eos_id
     return {"nats": scorer.document_nats(ids, begin=begin, end=end), "precision": _precision(scorer)}
+
+
+def continue_texts(paths: WorkerPaths, work: Prompts) -> dict[str, Any]:
+    """Return `texts`: what the model finds the likeliest to follow each of the beginnings."""
+    from eval.tasks.asked import AskedModel
+
+    model = AskedModel(_load_scorer(paths), _load_tokenizer(paths))
+    return {"texts": model.generate(work.texts, max_tokens=min(work.num_tokens, model.context // 2))}
 
 
 def answer(paths: WorkerPaths, work: TaskWork) -> dict[str, Any]:
@@ -80,13 +108,10 @@ def answer(paths: WorkerPaths, work: TaskWork) -> dict[str, Any]:
     """
     if paths.is_offline:  # before datasets is imported: else it looks up what is there
         os.environ["HF_HUB_OFFLINE"] = "1"
-    from eval.tasks.harness import answer_task, lm_eval_version
-
-    tokenizer = _load_tokenizer(paths)
-    scorer = _load_scorer(paths.weights)
-    found: dict[str, Any] = {"lm_eval_version": lm_eval_version(), "precision": _precision(scorer)}
+    found: dict[str, Any] = {}
     try:
-        return found | asdict(answer_task(work.task, work.rows, scorer, tokenizer, limit=work.limit))
+        answers, precision = _ADAPTERS[work.task.adapter](paths, work)
+        return {"precision": precision} | asdict(answers)
     except UserError as error:
         return found | {"failure": str(error)}
     except (Exception, SystemExit) as error:
@@ -94,6 +119,45 @@ def answer(paths: WorkerPaths, work: TaskWork) -> dict[str, Any]:
         if is_full or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             raise
         return found | {"failure": _describe(error)}
+
+
+def _ask_lm_eval(paths: WorkerPaths, work: TaskWork) -> "tuple[Answers, str]":
+    from eval.tasks.harness import answer_task
+
+    scorer = _load_scorer(paths)
+    return answer_task(work.task, work.rows, scorer, _load_tokenizer(paths), limit=work.limit), _precision(scorer)
+
+
+def _ask_python(paths: WorkerPaths, work: TaskWork) -> "tuple[Answers, str]":
+    from eval.tasks.asked import AskedModel, answer_python_task
+
+    scorer = _load_scorer(paths)
+    model = AskedModel(scorer, _load_tokenizer(paths))
+    return answer_python_task(work.task, model, limit=work.limit), _precision(scorer)
+
+
+def _ask_command(paths: WorkerPaths, work: TaskWork) -> "tuple[Answers, str]":
+    from eval.tasks.programs import answer_by_program
+    from training.export import write_hugging_face
+
+    forget_model()  # the program loads it on the same device
+    precision = "bfloat16"
+
+    def write(directory: Path) -> Path:
+        if isinstance(paths.weights, Path):
+            return paths.weights
+        assert isinstance(paths.weights, ChosenWeights) and paths.tokenizer is not None
+        write_hugging_face(paths.weights, paths.tokenizer, directory, dtype=precision)
+        return directory
+
+    return answer_by_program(work.task, write, limit=work.limit), precision
+
+
+_ADAPTERS: "Mapping[str, Callable[[WorkerPaths, TaskWork], tuple[Answers, str]]]" = {
+    "lm_eval": _ask_lm_eval,
+    "python": _ask_python,
+    "command": _ask_command,
+}
 
 
 def _describe(error: BaseException) -> str:
@@ -104,42 +168,62 @@ def _precision(scorer: "Scorer") -> str:
     return str(scorer.model.dtype).removeprefix("torch.")
 
 
-@lru_cache(maxsize=1)
 def _load_tokenizer(paths: WorkerPaths) -> Any:
+    if paths.tokenizer is None:
+        assert isinstance(paths.weights, Path)
+        return _open_tokenizer(paths.weights, is_ours=False)
+    return _open_tokenizer(paths.tokenizer.dir / HUGGING_FACE, is_ours=True)
+
+
+@lru_cache(maxsize=1)
+def _open_tokenizer(directory: Path, *, is_ours: bool) -> Any:
     from transformers import AutoTokenizer
 
-    if isinstance(paths.weights, Path):
-        return AutoTokenizer.from_pretrained(paths.weights)
-    return AutoTokenizer.from_pretrained(paths.tokenizer / HUGGING_FACE, split_special_tokens=True)
+    return AutoTokenizer.from_pretrained(directory, **({"split_special_tokens": True} if is_ours else {}))
 
 
-_held: "dict[ChosenWeights | Path, Scorer]" = {}
+_held: "dict[Weights, Scorer]" = {}
 """The model that this process holds, one at most."""
 
 
-def _load_scorer(weights: ChosenWeights | Path) -> "Scorer":
-    if weights not in _held:
+def _load_scorer(paths: WorkerPaths) -> "Scorer":
+    if paths.weights not in _held:
         forget_model()  # before the next one is loaded: a device may not hold two
-        _held[weights] = _open_scorer(weights)
-    return _held[weights]
+        _held[paths.weights] = _open_scorer(paths)
+    return _held[paths.weights]
 
 
-def _open_scorer(weights: ChosenWeights | Path) -> "Scorer":
+def _open_scorer(paths: WorkerPaths) -> "Scorer":
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
     from eval.likelihood import Scorer
     from training.accelerator import find_device_type
     from training.checkpoint.load_model import load_model
 
-    device = find_device_type()
+    logging.disable_progress_bar()
+    weights, device = paths.weights, find_device_type()
     # products of bf16 took 20 times as long on a CPU without instructions for them
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     if isinstance(weights, Path):
         model = AutoModelForCausalLM.from_pretrained(weights, dtype=dtype).eval()
+    elif isinstance(weights, Untrained):
+        model = _make_untrained(weights.seed, len(_load_tokenizer(paths))).to(dtype)
     else:
         model = load_model(*weights.checkpoints, kind=weights.kind).to(dtype)
     return Scorer(model.to(device))
+
+
+def _make_untrained(seed: int, vocab_size: int) -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=vocab_size, max_position_embeddings=UNTRAINED_CONTEXT, **sizes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config).eval()
 
 
 def forget_model() -> None:

@@ -26,7 +26,9 @@ ORDER = {
         "accelerator records job network zero data manifests sizing checkpoint hf_files export init log loop stage "
         "conform"
     ),
-    "eval": ("sizing likelihood statistics manifests families tasks workers scoring ledger compare screen stage"),
+    "eval": (
+        "sizing likelihood statistics manifests families parallel tasks rows workers scoring ledger compare screen stage on_demand"
+    ),
     "pipeline": (
         "store graph estimate export report followers runner stages chain_checks recipe data_checks prepare "
         "layout_checks plan_lines unfinished run runs cli"

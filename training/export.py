@@ -25,9 +25,12 @@ class _ExportTask:
 
 
 @dataclass(frozen=True)
-class _Written:
+class Written:
+    """A Hugging Face directory that was written."""
+
     num_bytes: int
     minimum_transformers: str
+    """The oldest version that reads it."""
 
 
 def export_model(
@@ -52,8 +55,14 @@ def export_model(
     )
 
 
-def _write_model(task: _ExportTask) -> _Written:
-    """Write the directory anew."""
+def _write_model(task: _ExportTask) -> Written:
+    return write_hugging_face(task.weights, task.tokenizer, task.model, dtype=task.dtype)
+
+
+def write_hugging_face(
+    weights: ChosenWeights, tokenizer: Artifact[TrainedTokenizer], directory: Path, *, dtype: str
+) -> Written:
+    """Write a model's directory anew, in this process, with weights of a number format of torch's."""
     import torch
     from transformers.utils import logging
 
@@ -61,16 +70,16 @@ def _write_model(task: _ExportTask) -> _Written:
     from training.checkpoint.load_model import load_model
     from training.hf_files import write_config, write_tokenizer
 
-    shutil.rmtree(task.model, ignore_errors=True)
-    model = load_model(*task.weights.checkpoints, kind=task.weights.kind).to(getattr(torch, task.dtype))
+    shutil.rmtree(directory, ignore_errors=True)
+    model = load_model(*weights.checkpoints, kind=weights.kind).to(getattr(torch, dtype))
     model.config.use_cache = True  # which the model was built without
     model.generation_config.use_cache = True
     logging.disable_progress_bar()
-    with system_errors(task.model):
-        model.save_pretrained(task.model)
-    minimum = write_config(task.model, names=model.config.attribute_map)
-    write_tokenizer(task.tokenizer, task.model, max_length=getattr(model.config, "max_position_embeddings", None))
-    files = list(task.model.iterdir())
+    with system_errors(directory):
+        model.save_pretrained(directory)
+    minimum = write_config(directory, names=model.config.attribute_map)
+    write_tokenizer(tokenizer, directory, max_length=getattr(model.config, "max_position_embeddings", None))
+    files = list(directory.iterdir())
     for file in files:
         file.chmod(0o644)  # transformers 5.23 writes weights that only their owner can read
-    return _Written(sum(file.stat().st_size for file in files), minimum)
+    return Written(sum(file.stat().st_size for file in files), minimum)

@@ -1,6 +1,7 @@
 """The records that training writes to disk, and how its checkpoints are named and found. Imports nothing heavy."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,6 +16,9 @@ CHECKPOINTS = "checkpoints"
 
 CHECKPOINT_FILE = "checkpoint.json"
 """Name of the file with the CheckpointRecord in a checkpoint's directory, written before that gets its name."""
+
+DELETED_FILE = "deleted.jsonl"
+"""Name of the file, beside the checkpoints, with a DeletedCheckpoint a line for each that retention deleted."""
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
 """The name of a checkpoint's directory: the optimizer steps before it, as `step-00000200`."""
@@ -204,6 +208,34 @@ class CheckpointRecord(_Frozen):
         # as it was before there were such fields
         absent = {name for name in _LATER_FIELDS if getattr(self, name) is None}
         return xxhash.xxh3_128_hexdigest(self.model_dump_json(exclude={"checksum"} | absent).encode())
+
+
+class DeletedCheckpoint(_Frozen):
+    """What stays known of a checkpoint that the recipe asked for, and that retention deleted."""
+
+    step: int
+    num_tokens: int
+    checksum: str
+    """That of its record."""
+
+
+def note_deleted(root: Path, record: CheckpointRecord) -> None:
+    """Write down, beside the checkpoints, that one of them was deleted."""
+    known = DeletedCheckpoint(step=record.step, num_tokens=record.num_tokens, checksum=record.checksum)
+    with (root / DELETED_FILE).open("a", encoding="utf-8") as file:
+        file.write(known.model_dump_json() + "\n")
+
+
+def list_deleted(root: Path) -> list[DeletedCheckpoint]:
+    """Return the checkpoints under `root` that the recipe asked for and retention deleted, in that order."""
+    path = root / DELETED_FILE
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValidationError):  # it is being written, or was when the training was killed
+            found.append(DeletedCheckpoint.model_validate_json(line))
+    return found
 
 
 def directory_of(root: Path, step: int) -> Path:

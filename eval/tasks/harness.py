@@ -13,7 +13,6 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,55 +30,11 @@ from transformers import PreTrainedTokenizerBase
 
 from configs.base import UserError
 from eval.likelihood import Scorer, Targets
+from eval.tasks.answers import Answer, Answers
+from eval.tasks.asked import GENERATED_ROWS
 from eval.tasks.suites import Task
 
-GENERATED_ROWS = 8
-"""Texts that are written at once."""
-
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One question of a task, as it was answered."""
-
-    question: str
-    """Digest of the question and of what the model was asked, by which answers of two models are paired."""
-
-    value: float
-    """Score; of a likelihood the nats."""
-
-    weight: float
-    """1, or of a likelihood the UTF-8 bytes of the text."""
-
-    num_choices: int
-    cluster: str
-    document: str
-    """What of the question identifies it for people: its id, if it has one."""
-
-
-@dataclass(frozen=True)
-class Answers:
-    """A task, as a model answered it."""
-
-    answers: tuple[Answer, ...]
-    metric: str
-    """The metric of lm-eval, with its filter if it has one."""
-
-    value: float | None
-    """The score that lm-eval gives; None if it has none."""
-
-    version: str
-    """lm-eval's version of the task."""
-
-    kind: str
-    digest: str
-    """SHA-256 over the questions, in their order."""
-
-    num_truncated: int
-    """Requests that were longer than the model's context, whose beginning was cut off."""
-
-    higher_is_better: bool
 
 
 class _Model(HFLM):  # type: ignore[misc]
@@ -145,6 +100,8 @@ def answer_task(
     assert results is not None  # only ranks other than the first get None, and there is one rank
     metric = _choose_metric(task, results["results"][name])
     samples = _of_filter(results["samples"][name], metric)
+    if _is_unitxt(loaded):
+        samples = _with_unitxt_scores(samples, metric.partition(",")[0])
     digest = hashlib.sha256("".join(str(sample["doc_hash"]) for sample in samples).encode()).hexdigest()
     if task.digest is not None and limit is None and digest != task.digest:
         raise UserError(f"its questions have the digest {digest}, and {task.digest} was wanted: the data have changed")
@@ -158,6 +115,7 @@ def answer_task(
         digest=digest,
         num_truncated=model.num_truncated,
         higher_is_better=results.get("higher_is_better", {}).get(name, {}).get(metric.partition(",")[0]) is not False,
+        lm_eval_version=str(lm_eval.__version__),
     )
 
 
@@ -188,6 +146,8 @@ def _load(task: Task, rows: Sequence[Mapping[str, Any]] | None) -> Any:
         config["dataset_kwargs"] = {**(config.get("dataset_kwargs") or {}), "revision": task.revision}
     if task.num_fewshot is not None:
         config["num_fewshot"] = task.num_fewshot
+    if _is_unitxt(config.get("class")):
+        config["class"] = _without_cache(config["class"])
     names = [one["metric"] for one in config.get("metric_list") or []]
     wanted = (task.metric or "").partition(",")[0]
     if wanted and wanted not in names and not callable(config.get("process_results")):
@@ -196,6 +156,34 @@ def _load(task: Task, rows: Sequence[Mapping[str, Any]] | None) -> Any:
         loaded = TaskManager(include_defaults=False).load([config])["tasks"]
     (one,) = loaded.values()
     return one
+
+
+def _is_unitxt(task: Any) -> bool:
+    """Return whether a task, or the class of one, is lm-eval's adapter of unitxt."""
+    return any(one.__name__ == "Unitxt" for one in (task if isinstance(task, type) else type(task)).__mro__)
+
+
+def _without_cache(adapter: Any) -> Any:
+    """Return lm-eval's adapter of unitxt, but for its cache, which gave the rows of a file as it was before."""
+
+    class Unitxt(adapter):  # type: ignore[misc]
+        def download(self, dataset_kwargs: dict[str, Any] | None = None) -> None:
+            from unitxt import load_dataset
+
+            self.dataset = load_dataset(self.DATASET_NAME, use_cache=False, **(dataset_kwargs or {}))
+
+    return Unitxt
+
+
+def _with_unitxt_scores(samples: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[str, Any]]:
+    """Return samples with the score of each: lm-eval's adapter has only predictions there, and scores the whole."""
+    from unitxt import evaluate as evaluate_unitxt
+
+    asked = [{**sample["doc"], "metrics": [f"metrics.{metric}"]} for sample in samples]
+    found = evaluate_unitxt([sample[metric][0] for sample in samples], asked)
+    return [
+        {**sample, metric: float(one["score"]["instance"]["score"])} for sample, one in zip(samples, found, strict=True)
+    ]
 
 
 def _dataset(splits: Mapping[str, list[dict[str, Any]]]) -> Any:
@@ -259,8 +247,3 @@ def _silent() -> Any:
     """Keep what lm-eval and datasets print away from the terminal."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
-
-
-def lm_eval_version() -> str:
-    """Return the version of lm-eval."""
-    return str(lm_eval.__version__)

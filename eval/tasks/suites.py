@@ -22,8 +22,9 @@ from configs.tasks import Kind, SuiteConfig, TaskConfig
 
 _TASK = re.compile(r"^\"?(?:task|group)\"?: *[\"']?([^\"'\s#]+)[\"']? *(?:#.*)?$", re.M)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-RESERVED = (CONTINUATION, "bits_per_byte")
-"""Names that scores have already."""
+BITS_PER_BYTE, BITS_PER_SENTENCE, GENERATIONS = "bits_per_byte", "bits_per_sentence", "generations"
+RESERVED = (CONTINUATION, BITS_PER_BYTE, BITS_PER_SENTENCE, GENERATIONS)
+"""Names that answers have already."""
 
 _PLACEHOLDERS = {"iso": r"[a-z]{3}_[A-Z][a-z]{3}", "alpha3": r"[a-z]{3}", "alpha2": r"[a-z]{2}", "name": r"[a-z]+"}
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".csv", ".tsv")
@@ -67,10 +68,23 @@ class Task:
     overrides: tuple[tuple[str, Any], ...] = ()
     """Keys of lm-eval's task that are set otherwise."""
 
+    adapter: str = "lm_eval"
+    """What asks the model (configs/tasks.py), with the keys that follow."""
+
+    function: str = ""
+    """Of the Python file `file`."""
+
+    command: tuple[str, ...] = ()
+    reads: str = "answers"
+    timeout_hours: float = 24.0
+    higher_is_better: bool = True
+    data_digest: str = ""
+    """What tells its files apart from others of the same names; empty where a plan has looked at them."""
+
     @property
     def is_local(self) -> bool:
         """Whether its data need no network."""
-        return bool(self.files) or self.name == CONTINUATION
+        return bool(self.files) or self.name == CONTINUATION or self.adapter != "lm_eval"
 
 
 def find_tasks(config: EvaluateConfig, languages: Collection[str] | None = None) -> list[Task]:
@@ -124,6 +138,11 @@ def lm_eval_folder() -> Path:
 
 def _named(name: str) -> Task:
     """Return the task of a name, or of a path."""
+    if ".py:" in name:
+        script, function = _python_file(name)
+        if not _NAME.fullmatch(function) or function in RESERVED:
+            raise UserError(f"tasks: {name}: a task cannot have the name {function!r}; name the function otherwise")
+        return Task(function, function, script, _language_in(function), None, adapter="python", function=function)
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
@@ -146,6 +165,14 @@ def _named(name: str) -> Task:
     if re.search(rf"^group: *[\"']?{re.escape(name)}[\"']? *$", file.read_text(encoding="utf-8"), re.M):
         raise UserError(f"tasks: {name} is a group of tasks of lm-eval's; name its tasks")
     return Task(name, name, file, _language_in(name), None)
+
+
+def _python_file(given: str) -> tuple[Path, str]:
+    """Return the file and the function of `FILE.py:NAME`. Raises UserError if there is no such file."""
+    name, _, function = given.rpartition(":")
+    if not Path(name).is_file():
+        raise UserError(f"tasks: {given}: {name} is not there; give the path of a Python file")
+    return Path(name).absolute(), function
 
 
 def _language_in(name: str) -> str:
@@ -186,10 +213,12 @@ def _close_to(name: str) -> str:
 def _tasks_of(entry: TaskConfig, wanted: Collection[str] | None) -> Iterator[Task]:
     """Yield the tasks of an entry in the wanted languages. Raises UserError if lm-eval does not have it."""
     names: Mapping[str, Path | None]
-    if entry.folder == ".":
+    if entry.adapter != "lm_eval":
+        names = {entry.task: _python_file(entry.function)[0] if entry.function else None}
+    elif entry.folder == ".":
         names = {_filled(entry.task, code): None for code in entry.languages or ("",)}
     else:
-        folder = lm_eval_folder() / entry.folder
+        folder = lm_eval_folder() / str(entry.folder)
         names = names_in(folder) if folder.is_dir() else {}
     placeholder = next((one for one in _PLACEHOLDERS if f"{{{one}}}" in entry.task), None)
     if placeholder is None:
@@ -242,6 +271,12 @@ def _task(entry: TaskConfig, name: str, file: Path | None, label: str, code: str
         version=entry.version,
         files=tuple((split, Path(_filled(path, code))) for split, path in entry.files.items()),
         columns=entry.columns,
+        adapter=entry.adapter,
+        function=(entry.function or "").rpartition(":")[2],
+        command=entry.command,
+        reads=entry.reads,
+        timeout_hours=entry.timeout_hours,
+        higher_is_better=entry.higher_is_better,
         overrides=tuple((key, _filled_in(value, code)) for key, value in entry.set.items()),
     )
 
@@ -261,6 +296,8 @@ def _filled_in(value: Any, code: str) -> Any:
 
 def _with_data(task: Task, directory: Path) -> Task:
     """Return a task with its files in the directory of data. Raises UserError if one is not there."""
+    if task.adapter != "lm_eval":
+        return task
     if not task.files:
         raise UserError(f"task {task.name!r} has no local form; leave out `data`, or the task")
     files = []

@@ -15,7 +15,7 @@ from pipeline.cli.options import SetOption, StoreOption, WorkOption
 if TYPE_CHECKING:
     from eval.compare import Row
 
-commands = typer.Typer(no_args_is_help=True, help="Compare scores, and list the tasks of suites.")
+commands = typer.Typer(no_args_is_help=True, help="Score models, compare scores, and list the tasks of suites.")
 out = Console(highlight=False, soft_wrap=True)
 
 
@@ -66,6 +66,66 @@ def _cells(row: "Row") -> tuple[str, ...]:
     interval = f"{row.difference.low:+.3f} to {row.difference.high:+.3f}"
     numbers = (f"{row.difference.value:+.3f}", interval, f"{row.corrected:.3g}", f"{row.num_paired:,}{only}")
     return row.measure, row.language, *numbers, f"{row.verdict}{seen}"
+
+
+@commands.command()
+def model(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            help="A Hugging Face directory, or a training, an export or a checkpoint, as other commands take them.",
+            metavar="MODEL",
+        ),
+    ],
+    suites: Annotated[
+        list[str] | None, typer.Option("--suite", metavar="NAME", help="A suite's name or file. Repeatable.")
+    ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--task", metavar="NAME", help="A task's name, file, or FILE.py:FUNCTION. Repeatable."),
+    ] = None,
+    languages: Annotated[
+        list[str] | None,
+        typer.Option("--language", metavar="TAG", help="Take suites' tasks in this one. Repeatable; all if left out."),
+    ] = None,
+    questions: Annotated[
+        int | None, typer.Option("--questions", metavar="N", help="The first N of each task; all if left out.")
+    ] = None,
+    data: Annotated[str | None, typer.Option("--data", metavar="DIR", help="Directory of the suites' data.")] = None,
+    parallel: Annotated[
+        str | None, typer.Option("--parallel", metavar="DIR", help="Directory of parallel sentences.")
+    ] = None,
+    checkpoint: Annotated[
+        str, typer.Option("--checkpoint", metavar="last|best|STEP", help="Which checkpoint of a training.")
+    ] = "last",
+    directory: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Where scores and answers go; in the store's evaluations/ else."),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option("--cluster", metavar="NAME", help="Use this cluster's workers; this process alone if left out."),
+    ] = None,
+    store: StoreOption = "store",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score a model by suites and tasks, without a recipe; go on where an earlier command was stopped."""
+    from configs.evaluation import EvaluateConfig
+    from configs.load import from_options
+    from pipeline.cli import eval_model
+
+    given = {"tasks": tasks or [], "suites": suites or [], "languages": languages or [], "data": data}
+    config = from_options(EvaluateConfig, given | {"questions_per_task": questions, "parallel": parallel})
+    found = eval_model.find_model(subject, store=store, checkpoint=checkpoint)
+    where, scores = eval_model.score_on_demand(
+        found, config, store=Path(store), out=directory, cluster=cluster, console=None if as_json else out
+    )
+    if as_json:
+        print(eval_model.as_json(where, scores))
+        return
+    for line in eval_model.closing_lines(scores):
+        out.print(line, markup=False)
+    out.print(str(where), markup=False)
 
 
 @commands.command()

@@ -270,7 +270,7 @@ def test_nothing_of_lm_eval_reaches_the_terminal(made: Made, tmp_path: Path, cap
 
 def test_finished_scores_are_not_computed_again(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr("eval.scoring._write_samples", None)  # it ends when all is scored and nothing is written yet
+        broken.setattr("eval.scoring.write_answers", None)  # it ends when all is scored and nothing is written yet
         with pytest.raises(TypeError):
             run_evaluate(made, tmp_path)
     with monkeypatch.context() as broken:

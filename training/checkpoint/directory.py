@@ -43,7 +43,7 @@ from training.checkpoint.fragment_index import (
 )
 from training.checkpoint.rank_file import RankFile, ReadRequest, file_stem, split_key, unreadable
 from training.checkpoint.retention import hold, steps_to_keep, unless_held
-from training.records import CHECKPOINT_FILE, CheckpointRecord, list_checkpoints, step_of
+from training.records import CHECKPOINT_FILE, CheckpointRecord, list_checkpoints, note_deleted, step_of
 
 MODEL_CONFIG = "config.json"
 DAMAGED = ".damaged-"
@@ -95,6 +95,7 @@ def delete_checkpoint(directory: Path) -> None:
 def apply_retention(root: Path, rule: RetentionConfig, *, is_own: Callable[[int], bool], sound_step: int) -> None:
     """Delete the checkpoints that neither the rule nor a roll-back needs and nobody holds (steps_to_keep)."""
     losses, validation_losses, unread = dict[int, float](), dict[int, float](), set[int]()
+    read: dict[int, CheckpointRecord] = {}
     for directory in list_checkpoints(root):
         try:
             record = read_record(directory)
@@ -103,7 +104,7 @@ def apply_retention(root: Path, rule: RetentionConfig, *, is_own: Callable[[int]
             continue
         except UserError:  # a damaged one goes
             continue
-        losses[record.step] = record.loss
+        read[record.step], losses[record.step] = record, record.loss
         if record.validation_loss is not None:
             validation_losses[record.step] = record.validation_loss
     stay = unread | steps_to_keep(
@@ -113,7 +114,10 @@ def apply_retention(root: Path, rule: RetentionConfig, *, is_own: Callable[[int]
         if step_of(directory) not in stay:
             with unless_held(directory) as free:
                 if free:
-                    delete_checkpoint(directory)
+                    delete_checkpoint(directory)  # first: a disk may be full
+                    known = read.get(step_of(directory))
+                    if known is not None and known.own is not False:
+                        note_deleted(root, known)
 
 
 def read_record(directory: Path) -> CheckpointRecord:

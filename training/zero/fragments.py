@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
 from configs.base import UserError
-from training.zero.process_group import raise_together
 
 MODEL_PREFIX = "model."
 """Prefix of the parameters' names in PackedLM (training/network/packed_lm.py), which wraps the model; fragments and
@@ -60,6 +58,8 @@ def fill_weights(engine: Any, read: ReadWeights) -> None:
 
     A UserError on any rank is raised on all.
     """
+    from training.zero.process_group import raise_together  # which imports deepspeed
+
     problem = None
     try:
         for fragment in needed_fragments(engine):
@@ -90,6 +90,8 @@ def _drop_copies_of_weights(engine: Any) -> None:
 
     The latter `zero_hpz_partition_size` asks for. DeepSpeed renews both after its own updates only.
     """
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus  # seconds, which readers do without
+
     gathered = [p for p in engine.optimizer.persistent_parameters if p.ds_status == ZeroParamStatus.AVAILABLE]
     if gathered:
         gathered[0].partition(gathered)

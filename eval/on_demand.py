@@ -1,0 +1,156 @@
+"""Scores any model by tasks, without a recipe: what `concord eval model` does.
+
+Each answer is kept as soon as it is there, by what was asked of which model: a killed run goes on, and one with more
+tasks asks only these.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import Field
+
+from cluster.executor import Executor
+from cluster.host.files import write_text
+from configs.base import Artifact, Manifest, UserError
+from configs.evaluation import CONTINUATION, EvaluateConfig
+from data_prep.manifests import TrainedTokenizer
+from data_prep.sources.document import Digest
+from eval.manifests import BitsPerSentence, TaskScore, mean_scores
+from eval.parallel import parallel_files, read_sentences
+from eval.rows import bits_of_sentences
+from eval.scoring import Scoring
+from eval.stage import PARTS, SAMPLES, check_tasks, digest_model, files_of_task
+from eval.tasks.suites import Task, find_tasks
+from eval.workers import Weights, forget_model
+from training.checkpoint.choice import ChosenWeights
+from training.records import read_known_record
+
+SCORES_FILE = "scores.json"
+
+
+class ModelScores(Manifest):
+    """What a model scored, as `scores.json` has it; `samples/` holds every answer."""
+
+    model: str
+    """Its directory, or that of its checkpoint."""
+
+    digest: str
+    """SHA-256 over its files, or the checksum of the checkpoint."""
+
+    precision: str
+    tasks: tuple[TaskScore, ...]
+    absent: tuple[str, ...]
+    """Tasks that were asked for and whose data are not on disk."""
+
+    untrained: tuple[TaskScore, ...]
+    """What a small untrained network scored in the tasks of choices; empty for a model that was not trained here."""
+
+    bits_per_sentence: dict[str, BitsPerSentence] = Field(default_factory=dict)
+
+    def summary(self) -> str:
+        means = mean_scores(self.tasks)
+        parts = [f"{name} {value:.3f}" for name, (value, _, _) in means.items()]
+        failed = sum(bool(one.failure) for one in self.tasks)
+        return "; ".join([*parts, *([f"{failed} tasks failed"] if failed else [])]) or "no task"
+
+
+def score_model(
+    config: EvaluateConfig,
+    weights: Weights,
+    tokenizer: Artifact[TrainedTokenizer] | None,
+    *,
+    out: Path,
+    digests: Path,
+    digest: Digest,
+    executor: Executor,
+    on_task: Callable[[TaskScore], None],
+) -> ModelScores:
+    """Score a model by the tasks of a config, and write `scores.json` and the answers into `out`.
+
+    `digests` is the directory of the digests of questions (eval/scoring.py); `on_task` is called with each row once it
+    is there. Raises UserError if `out` has scores of another model, if a
+    task is not there, or if nothing is asked.
+    """
+    tasks, absent, languages = _find(config)
+    identity = model_digest(weights, digest)
+    known = _read(out)
+    if known is not None and known.digest != identity:
+        raise UserError(f"{out} has scores of another model, {known.model}; give another --out")
+    scoring = Scoring(
+        config,
+        (),
+        [replace(task, data_digest=_digest_files(task, digest)) for task in tasks],
+        tokenizer,
+        digests,
+        sentences=read_sentences(Path(config.parallel), languages) if config.parallel is not None else {},
+        on_task=on_task,
+    )
+    parts = out / PARTS / identity[:16]
+    try:
+        answered = scoring.answer(weights, parts, executor)
+        untrained = scoring.ask_untrained(answered, parts, executor) if config.check_chance else ()
+    finally:
+        forget_model()
+        executor.release()
+    scoring.write_answers(out / SAMPLES, answered)
+    scores = ModelScores(
+        model=str(_directory(weights)),
+        digest=identity,
+        precision=answered.precision,
+        tasks=scoring.task_scores(answered, is_ours=False),
+        absent=absent,
+        untrained=untrained,
+        bits_per_sentence=bits_of_sentences(answered.sentences),
+    )
+    write_text(out / SCORES_FILE, scores.model_dump_json(indent=2))
+    return scores
+
+
+def model_digest(weights: Weights, digest: Digest) -> str:
+    """Return what tells models apart, as a hexadecimal number. Raises UserError if there is no model."""
+    if isinstance(weights, Path):
+        return hashlib.sha256(json.dumps(digest_model(str(weights), weights, digest)).encode()).hexdigest()
+    assert isinstance(weights, ChosenWeights)
+    checksums = [read_known_record(path).checksum for path in weights.checkpoints]
+    return hashlib.sha256("-".join([weights.kind, *checksums]).encode()).hexdigest()
+
+
+def _find(config: EvaluateConfig) -> tuple[list[Task], tuple[str, ...], tuple[str, ...]]:
+    """Return the tasks, the names of those whose data are not there, and the languages of parallel sentences."""
+    if CONTINUATION in config.tasks:
+        raise UserError("continuation is made of a corpus's held-out documents; name it in a recipe's `evaluate` step")
+    if not config.tasks and not config.suites and config.parallel is None:
+        raise UserError("nothing is asked; give --suite, --task or --parallel")
+    check_tasks(config)
+    known = tuple(parallel_files(Path(config.parallel))) if config.parallel is not None else ()
+    found = find_tasks(config)
+    everywhere = find_tasks(config.model_copy(update={"data": None}))
+    names = {task.name for task in found}
+    absent = tuple(task.name for task in everywhere if task.name not in names)
+    if not found and config.parallel is None:
+        raise UserError(f"no task of these suites has its data in {config.data}; put them there (docs/evaluation.md)")
+    return found, absent, config.languages or known
+
+
+def _read(out: Path) -> ModelScores | None:
+    path = out / SCORES_FILE
+    try:
+        return ModelScores.model_validate_json(path.read_bytes()) if path.exists() else None
+    except ValueError:
+        raise UserError(f"{path} has no scores of this version's; give another --out") from None
+
+
+def _digest_files(task: Task, digest: Digest) -> str:
+    """Return the digest of the files on this machine's disks that a task reads."""
+    told = {str(path): digest(path) for path in sorted(files_of_task(task))}
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _directory(weights: Weights) -> Path:
+    if isinstance(weights, Path):
+        return weights
+    assert isinstance(weights, ChosenWeights)
+    return weights.checkpoints[0]

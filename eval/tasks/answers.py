@@ -1,0 +1,106 @@
+"""What a task's questions were answered, in the one form that every adapter gives. Imports nothing heavy."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from configs.base import UserError
+from eval.tasks.suites import Task
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question of a task, as it was answered."""
+
+    question: str
+    """Digest of the question and of what the model was asked, by which answers of two models are paired."""
+
+    value: float
+    """Score; of a likelihood the nats."""
+
+    weight: float
+    """1, or of a likelihood the UTF-8 bytes of the text."""
+
+    num_choices: int
+    cluster: str
+    document: str
+    """What of the question identifies it for people: its id, if it has one."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A task, as a model answered it."""
+
+    answers: tuple[Answer, ...]
+    metric: str
+    """The metric, of lm-eval's with its filter if it has one."""
+
+    value: float | None
+    """The score that lm-eval gives; None if it has none."""
+
+    version: str
+    """lm-eval's version of the task."""
+
+    kind: str
+    digest: str
+    """SHA-256 over the questions, in their order."""
+
+    num_truncated: int
+    """Requests that were longer than the model's context, whose beginning was cut off."""
+
+    higher_is_better: bool
+    lm_eval_version: str = ""
+    """Empty of what lm-eval did not ask."""
+
+
+def read_answers(task: Task, rows: Iterable[Mapping[str, Any]], *, where: str, limit: int | None) -> Answers:
+    """Return a task's answers from rows of `question`, `value` and, if wanted, `num_choices` and `cluster`.
+
+    `question` is a text or an id that no other question has; `value` a number, for right and wrong 1 and 0. Raises
+    UserError, which begins with `where`, for a row that is none, or if there is none.
+    """
+    found: dict[str, Answer] = {}
+    for number, row in enumerate(rows, 1):
+        if limit is not None and number > limit:
+            break
+        one = _read_answer(row, f"{where}: answer {number}")
+        if one.question in found:
+            raise UserError(f"{where}: answer {number}: the question is that of an earlier answer; give each an id")
+        found[one.question] = one
+    if not found:
+        raise UserError(f"{where}: there is no answer; give a row for each question")
+    return Answers(
+        answers=tuple(found.values()),
+        metric=task.metric or "score",
+        value=None,
+        version="",
+        kind=task.kind or ("multiple_choice" if any(one.num_choices for one in found.values()) else "generation"),
+        digest=hashlib.sha256("".join(found).encode()).hexdigest(),
+        num_truncated=0,
+        higher_is_better=task.higher_is_better,
+    )
+
+
+def _read_answer(row: Mapping[str, Any], where: str) -> Answer:
+    if not isinstance(row, Mapping) or "question" not in row or "value" not in row:
+        told = json.dumps(row, default=str, ensure_ascii=False)[:80]
+        raise UserError(f"{where}: {told} has no `question` and `value`; give both")
+    value = row["value"]
+    if isinstance(value, str) or not hasattr(value, "__float__") or not isfinite(float(value)):
+        raise UserError(f"{where}: value {value!r} is no finite number; give one, such as 1 for right and 0 for wrong")
+    question = str(row["question"])
+    choices = row.get("num_choices", 0)
+    if not isinstance(choices, int) or choices < 0:
+        raise UserError(f"{where}: num_choices {choices!r} is no number of choices; give one, or leave it out")
+    cluster = str(row.get("cluster") or "")
+    return Answer(
+        question=hashlib.sha256(question.encode()).hexdigest(),
+        value=float(value),
+        weight=1.0,
+        num_choices=choices,
+        cluster=hashlib.sha256(cluster.encode()).hexdigest()[:16] if cluster else "",
+        document=question[:80],
+    )
