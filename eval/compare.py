@@ -20,15 +20,13 @@ from eval.statistics import (
     Interval,
     compare_answers,
     compare_bits_per_byte,
+    detectable,
     holm,
     means_of_clusters,
 )
 from eval.tasks.suites import BITS_PER_BYTE, GENERATIONS
 
 SIGNIFICANT = 0.05
-_POWER = 0.84
-"""Errors beyond those of significance that a difference has to be of, to be found with a power of 80%."""
-
 _FEWEST = 6
 """With fewer pairs no difference is one, however large: a rank test's least p-value is above 5%."""
 
@@ -127,7 +125,7 @@ def _rows_of(
     sign = _sign(measure, second)
     for language, one in found.items():
         error = (one.difference.high - one.difference.low) / 2 / NORMAL.inv_cdf(0.975)
-        wanted = NORMAL.inv_cdf(1 - SIGNIFICANT / 2 / len(found)) + _POWER
+        enough = one.num_pairs >= _FEWEST
         is_one = corrected[language] < SIGNIFICANT and not one.difference.low <= 0 <= one.difference.high
         yield Row(
             measure=measure,
@@ -138,7 +136,7 @@ def _rows_of(
             p_value=one.p_value,
             corrected=corrected[language],
             verdict="cannot tell" if not is_one else "better" if sign * one.difference.value > 0 else "worse",
-            detectable=error * wanted if one.num_pairs >= _FEWEST else float("inf"),
+            detectable=detectable(error, num_tests=len(found)) if enough else float("inf"),
             higher_is_better=sign > 0,
         )
 

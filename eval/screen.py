@@ -1,7 +1,7 @@
 """Tells which tasks give signal at a model's scale, from what its checkpoints scored.
 
-After the criteria of FineTasks (Hugging Face, 2024): a task's score lies above chance, rises with training, and does so
-by more than it varies from one checkpoint to the next.
+After the criteria of FineTasks (Hugging Face, 2024): a task's score lies above chance and an untrained network's,
+rises with training, and does so by more than it varies from one checkpoint to the next.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from statistics import median
 from scipy import stats
 
 from configs.base import UserError
-from eval.manifests import Scores, family_of
+from eval.manifests import Scores, TaskScore, family_of
 
 LEAST_CHECKPOINTS = 4
 LEAST_CORRELATION = 0.5
@@ -26,7 +26,7 @@ class Signal:
     task: str
     num_checkpoints: int
     num_above_chance: int
-    """Languages whose interval lies above chance at the last checkpoint."""
+    """Languages whose interval lies above chance at the last checkpoint, and above what an untrained network scored."""
 
     num_languages: int
     correlation: float
@@ -50,17 +50,25 @@ def screen(scores: Scores) -> list[Signal]:
             f"{len(curve)} checkpoints were scored, and it takes {LEAST_CHECKPOINTS} to tell a trend; set checkpoints: "
             "every, and have the pool's retention keep more"
         )
+    untrained = {(one.task, one.language): one.value for one in scores.untrained}
     found = []
     for name in dict.fromkeys(name for one in curve for name in one.tasks):
         points = [(one.step, one.tasks[name]) for one in curve if name in one.tasks]
         own = [one for one in scores.tasks if family_of(one) == name]
-        above = sum(one.low is not None and one.chance is not None and one.low > one.chance for one in own)
+        above = sum(_is_above(one, untrained.get((one.task, one.language))) for one in own)
         sign = 1 if all(one.higher_is_better for one in own) else -1
         values = [sign * value for _, value in points]
         steps = [step for step, _ in points]
         correlation = float(stats.spearmanr(steps, values).statistic) if len(set(values)) > 1 else 0.0
         found.append(Signal(name, len(points), above, len(own), correlation, _signal_to_noise(values)))
     return found
+
+
+def _is_above(score: TaskScore, untrained: float | None) -> bool:
+    """Return whether a score's interval lies above chance, and above what an untrained network scored, if one did."""
+    if score.low is None or score.chance is None:
+        return False
+    return score.low > max(score.chance, score.chance if untrained is None else untrained)
 
 
 def _signal_to_noise(values: Sequence[float]) -> float:

@@ -15,6 +15,7 @@ from configs.evaluation import CONTINUATION, EvaluateConfig
 from data_prep.cleaning.stage import part_bytes
 from data_prep.manifests import CleanCorpus, TokenizedCorpus
 from data_prep.sources.table import READERS
+from eval.parallel import parallel_files
 from eval.scoring import CONTINUATIONS, ITEM_BYTES
 from eval.tasks.continuation import MAX_BYTES, NUM_CHOICES
 from pipeline.estimate.basis import Range
@@ -239,4 +240,8 @@ def _scored_bytes(config: EvaluateConfig, corpora: Sequence[CleanCorpus]) -> flo
     if CONTINUATION in config.tasks:
         most = config.questions_per_task or CONTINUATIONS
         total += sum(min(most, held) for held in by_language.values()) * NUM_CHOICES * 3 * MAX_BYTES
+    if config.parallel is not None:
+        wanted = config.languages or by_language
+        files = parallel_files(Path(config.parallel))
+        total += sum(path.stat().st_size for label, path in files.items() if label in wanted)
     return total

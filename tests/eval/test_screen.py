@@ -47,3 +47,11 @@ def test_noise_alone_gives_none() -> None:
 def test_few_checkpoints_tell_no_trend() -> None:
     with pytest.raises(UserError, match="3 checkpoints were scored, and it takes 4"):
         screen(scores(task("quiz"), en=1.0).model_copy(update={"curve": curve([0.3, 0.4, 0.5])}))
+
+
+def test_what_an_untrained_network_can_do_is_no_signal() -> None:
+    rising = curve([0.25, 0.29, 0.34, 0.38, 0.45, 0.5])
+    found = scores(task("quiz", low=0.4, chance=0.25)).model_copy(update={"curve": rising})
+    assert screen(found)[0].is_signal
+    control = found.model_copy(update={"untrained": (task("quiz", value=0.45),)})
+    assert screen(control)[0].num_above_chance == 0 and not screen(control)[0].is_signal

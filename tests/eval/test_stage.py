@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 from configs.base import Artifact, ConfigError, InfrastructureError, StartUpError, Unfinished, UserError
 from configs.data.stages import TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig, ExportConfig
+from configs.load import dump_yaml
 from data_prep.cleaning.held_out import smallest_digests
 from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
 from data_prep.masks.reading import read_held_out
@@ -26,6 +27,7 @@ from data_prep.tokenizer.stage import MODEL, train_tokenizer
 from data_prep.tokens.stage import tokenize
 from eval import scoring
 from eval.compare import compare
+from eval.families import find_families
 from eval.manifests import Scores
 from eval.stage import check_tasks, evaluate, observe_tasks
 from eval.tasks.continuation import make_questions
@@ -479,3 +481,60 @@ def test_another_model_is_scored_beside_this_one(several: Made, tmp_path: Path) 
         observe_tasks(config, lambda path: "")
     seen: Any = observe_tasks(EvaluateConfig(tasks=(), baselines={"itself": path}), lambda path: path.name)
     assert "model.safetensors" in seen["baselines"]["itself"]
+
+
+def local_suite(directory: Path, *, right_is_short: bool = False) -> Path:
+    """A suite of one task, with 60 questions of a local file; return its path."""
+    texts = [text for language, text in eld_sentences(60) if language == "en"]
+    rows = []
+    for number in range(60):
+        choices = [text[:40] for text in texts[number % 50 + 1 : number % 50 + 4]]
+        right = number % 3
+        if right_is_short:
+            choices[right] = choices[right][:4]
+        rows.append({"question": texts[number % 60][:60], "choices": choices, "label": right})
+    (directory / "quiz.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "dataset_path": "local",
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{question}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "{{label}}",
+        "metric_list": [{"metric": "acc"}],
+    }
+    entry = {"task": "quiz", "folder": ".", "kind": "multiple_choice", "licence": "CC0-1.0", "source": "made here"}
+    entry |= {"files": {"test": "quiz"}, "set": settings}
+    path = directory / "mine.yaml"
+    path.write_text(dump_yaml({"description": "A quiz.", "tasks": [entry]}))
+    return path
+
+
+def test_what_an_untrained_network_can_do_is_told_of(made: Made, tmp_path: Path) -> None:
+    """Of unlike lengths the likelihood of a whole prefers the shortest, which knows nothing."""
+    (tmp_path / "short").mkdir()
+    given = {"documents_per_stream": 1, "generations_per_language": 0}
+    for directory, is_sound in ((tmp_path, True), (tmp_path / "short", False)):
+        suite = local_suite(directory, right_is_short=not is_sound)
+        scores = run_evaluate(made, directory / "out", suites=[str(suite)], data=str(directory), **given)
+        (control,) = scores.untrained
+        (family,) = find_families(scores)
+        assert (control.task, control.num_questions, family.is_sound) == ("quiz", 60, is_sound)
+    given |= {"suites": [str(suite)], "data": str(directory), "check_chance": False}
+    alone = run_evaluate(made, directory / "none", **given)
+    assert alone.untrained == () and alone.tasks == scores.tasks
+
+
+def test_questions_that_changed_since_the_first_load_are_a_failure(made: Made, tmp_path: Path) -> None:
+    suite, given = local_suite(tmp_path), {"documents_per_stream": 1, "check_chance": False, "data": str(tmp_path)}
+    first = run_evaluate(made, tmp_path / "store/one", suites=[str(suite)], **given)
+    assert run_evaluate(made, tmp_path / "store/two", suites=[str(suite)], **given).tasks == first.tasks
+    rows = (tmp_path / "quiz.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "quiz.jsonl").write_text("".join(rows[1:]))
+    (row,) = run_evaluate(made, tmp_path / "store/three", suites=[str(suite)], **given).tasks
+    assert row.value is None and "when they were first loaded" in row.failure and row.failure.count("\n") == 0
+    (row,) = run_evaluate(made, tmp_path / "store/four", suites=[str(suite)], questions_per_task=20, **given).tasks
+    assert row.num_questions == 20 and not row.failure  # another number of questions is recorded by itself
+    text = suite.read_text()
+    suite.write_text(text.replace("source: made here", "source: made here\n  version: '2'"))
+    assert run_evaluate(made, tmp_path / "store/five", suites=[str(suite)], **given).tasks[0].num_questions == 59
