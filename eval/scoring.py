@@ -58,6 +58,9 @@ class Scoring:
     digests: Path
     """Directory of the digests of tasks' questions, as they were when these were first loaded."""
 
+    languages: tuple[str, ...] = ()
+    """Those in which scores are wanted."""
+
     sentences: Sentences = field(default_factory=dict)
     receipts: frozenset[str] | None = None
     """Test sets that were looked for in all that the model read; None if a corpus has no mask."""

@@ -154,22 +154,7 @@ def evaluate(
     also while the training goes on. Raises UserError if no document is held out, and Abandoned if the training ends
     without a model.
     """
-    check_held_out([one.manifest for one in corpus])
-    held_out = chain.from_iterable(read_held_out(one, find_mask(one, mask)) for one in corpus)
-    chosen = smallest_digests(held_out, config.documents_per_stream)
-    languages = tuple(config.languages) or tuple(sorted({document.language for document in chosen}))
-    tasks = find_tasks(config, languages)
-    checked = [frozenset(count.test for count in one.manifest.tests) for one in mask]
-    receipts = frozenset.intersection(*checked) if checked and len(mask) == len(corpus) else None
-    scoring = Scoring(
-        config,
-        chosen,
-        tasks,
-        tokenizer,
-        out.parent / DIGESTS,
-        sentences=read_sentences(Path(config.parallel), languages) if config.parallel is not None else {},
-        receipts=receipts,
-    )
+    scoring = _prepare(config, tokenizer, corpus, mask, out.parent / DIGESTS)
     ledger = Ledger(out)
     try:
         if config.checkpoints == "every":
@@ -189,11 +174,34 @@ def evaluate(
     scoring.write_answers(out / SAMPLES, answered)
     for name, others in baselines.items():
         scoring.write_answers(out / BASELINES / name / SAMPLES, others)
-    scores = _scores(scoring, answered, weights, ledger, baselines).model_copy(
-        update={"languages": languages, "untrained": untrained}
-    )
+    scores = _scores(scoring, answered, weights, ledger, baselines).model_copy(update={"untrained": untrained})
     shutil.rmtree(out / PARTS)
     return scores
+
+
+def _prepare(
+    config: EvaluateConfig,
+    tokenizer: Artifact[TrainedTokenizer],
+    corpus: tuple[Artifact[CleanCorpus], ...],
+    mask: tuple[Artifact[Mask], ...],
+    digests: Path,
+) -> Scoring:
+    """Return what is asked of each checkpoint. Raises UserError if no document is held out."""
+    check_held_out([one.manifest for one in corpus])
+    held_out = chain.from_iterable(read_held_out(one, find_mask(one, mask)) for one in corpus)
+    chosen = smallest_digests(held_out, config.documents_per_stream)
+    languages = tuple(config.languages) or tuple(sorted({document.language for document in chosen}))
+    checked = [frozenset(count.test for count in one.manifest.tests) for one in mask]
+    return Scoring(
+        config,
+        chosen,
+        find_tasks(config, languages),
+        tokenizer,
+        digests,
+        languages=languages,
+        sentences=read_sentences(Path(config.parallel), languages) if config.parallel is not None else {},
+        receipts=frozenset.intersection(*checked) if checked and len(mask) == len(corpus) else None,
+    )
 
 
 def _wait(model: Artifact[TrainedModel] | Unfinished[TrainedModel]) -> Artifact[TrainedModel]:
@@ -265,6 +273,7 @@ def _scores(
 
     return Scores(
         step=weights.step,
+        languages=scoring.languages,
         precision=answered.precision,
         bits_per_byte=scoring.bits(answered, _language_of),
         bits_per_byte_by_stream=scoring.bits(answered, lambda document: [f"{document.source}/{document.language}"]),

@@ -32,11 +32,11 @@ STAGES = {
     ),
     "evaluate": stage(
         evaluate,
-        version=3,
+        version=4,
         observe=observe_tasks,
         check=check_tasks,
         follows=lambda config: config.checkpoints == "every",
     ),
     "export": stage(export, version=3),
-    "report": stage(report, version=5, observe=observe_templates, check=check_report),
+    "report": stage(report, version=6, observe=observe_templates, check=check_report),
 }

@@ -10,6 +10,7 @@ from typer.main import get_command
 from configs.cluster import ClusterConfig
 from configs.load import load
 from configs.run import RunConfig
+from configs.tasks import SuiteConfig
 from pipeline.cli.app import app
 from pipeline.graph.wiring import wiring_problems
 from pipeline.stages import STAGES
@@ -40,6 +41,8 @@ def test_every_recipe_and_cluster_file_in_the_documents_loads(tmp_path: Path) ->
             loaded.fail(wiring_problems(loaded.config, STAGES))
         elif "pools" in top:
             load(file, ClusterConfig)
+        elif "tasks" in top:
+            load(file, SuiteConfig)
         kinds.append("steps" if "steps" in top else "pools" if "pools" in top else "part")
     assert {"steps", "pools"} <= set(kinds)
 
@@ -85,6 +88,8 @@ def test_commands_and_options_in_the_documents_exist() -> None:
             if words[:1] != ["concord"] or words[1].startswith("-"):
                 continue
             command = commands[words[1]]
+            if hasattr(command, "commands"):
+                command = command.commands[words[2]]
             options = {option for parameter in command.params for option in parameter.opts}
             unknown = [word for word in words[2:] if word.startswith("-") and word.partition("=")[0] not in options]
             assert unknown == [], f"{name}: {line}"

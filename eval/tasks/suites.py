@@ -72,7 +72,7 @@ class Task:
     """What asks the model (configs/tasks.py), with the keys that follow."""
 
     function: str = ""
-    """Of the Python file `file`."""
+    """Its name in the Python file `file`."""
 
     command: tuple[str, ...] = ()
     reads: str = "answers"

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from configs.base import ConfigError, UserError
 from pipeline.cli.completion import complete_cluster
-from pipeline.cli.evaluations import commands as evaluations
+from pipeline.cli.evaluation.commands import commands as evaluations
 from pipeline.cli.options import (
     ClusterOption,
     ProfileOption,

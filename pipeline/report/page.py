@@ -15,15 +15,17 @@ from training.manifests import counted
 
 PAGE = "page.html.j2"
 STYLE = "style.css"
+SCRIPT = "sort.js"
 TEMPLATES = Path(__file__).parent / "templates"
-"""The shipped templates and the style sheet. A file of the same name in a user's directory takes the place of one."""
+"""The shipped templates, style sheet and script. A file of a user's that has the name of one takes its place."""
 
 
 def render_page(templates: str | None, values: Mapping[str, Any]) -> str:
     """Return the page. Raises UserError, with file and line, if a template of the user's own fails."""
     folders = _folders(templates)
     try:
-        page = make_environment(folders).get_template(PAGE).render(values, style=_read_style(folders))
+        inlined = {"style": _read_plain(folders, STYLE), "script": _read_plain(folders, SCRIPT)}
+        page = make_environment(folders).get_template(PAGE).render(values, **inlined)
     except (UserError, MemoryError):  # such as a signal that ends the run: no fault of a template
         raise
     except Exception as error:
@@ -47,8 +49,8 @@ def check_templates(templates: str | None) -> None:
     for file in files:
         name = str(file.relative_to(templates))
         try:
-            if name == STYLE:
-                _read_style(folders)
+            if name in (STYLE, SCRIPT):
+                _read_plain(folders, name)
             elif file.suffix == ".j2":
                 make_environment(folders).get_template(name)
         except (jinja2.TemplateError, UnicodeDecodeError, OSError) as error:
@@ -92,10 +94,10 @@ def make_environment(folders: Sequence[Path]) -> jinja2.Environment:
     return environment
 
 
-def _read_style(folders: Sequence[Path]) -> Markup:
-    """Return the style sheet as it is: to a template engine, CSS may hold a comment that begins with `{#`."""
-    sheet = next(folder / STYLE for folder in folders if (folder / STYLE).is_file())
-    return Markup(sheet.read_text(encoding="utf-8"))
+def _read_plain(folders: Sequence[Path], name: str) -> Markup:
+    """Return a file as it is: to a template engine, CSS or a script may hold a comment that begins with `{#`."""
+    file = next(folder / name for folder in folders if (folder / name).is_file())
+    return Markup(file.read_text(encoding="utf-8"))
 
 
 def _folders(templates: str | None) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The parts of the page that come from the records: what was made from what, time, environment, fingerprints."""
+"""The parts of the page that come from the records: lineage, time and cost, environment, fingerprints."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from pipeline.report.charts import Bar, BarChart, bar_chart
 from pipeline.report.tables import NOTHING, Table, settings_rows
 from pipeline.store.artifact import Record
 from pipeline.store.lineage import duration, observed_lines, shorten_digests, when
+from training.manifests import counted
 
 Records = Mapping[str, Record]
 """By artifact name; inputs come before what was made from them."""
@@ -43,7 +44,7 @@ class LineageStep:
 
 @dataclass(frozen=True)
 class TimePart:
-    """The wall time of each step, and of each part of training."""
+    """The wall time of each step, and of each part of training; the hours of devices, and what they cost."""
 
     total: str
     counted_once: Sequence[str]
@@ -52,6 +53,33 @@ class TimePart:
     by_step: BarChart
     by_part: BarChart | None
     """None if nothing was trained."""
+
+    usage: Table
+    """By step: wall time, devices, their hours, and with prices the cost."""
+
+    cost: str
+    """The cost of all steps; empty without prices."""
+
+    unpriced: Sequence[str]
+    """Devices whose price is not known, so that they are not in the cost; empty without any price."""
+
+
+@dataclass(frozen=True)
+class _Use:
+    """The devices that a step was laid out on: GPUs, or cores where it used none."""
+
+    device: str
+    number: float
+    hours: float
+    """The wall time of its last attempt, times their number."""
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.device == "cpu"
+
+
+_ON_DEVICES = ("train", "evaluate")
+"""Stages that compute on GPUs, where their pools have some; the others are parallel work on cores."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +118,15 @@ def lineage_steps(records: Records, summaries: Mapping[str, str]) -> list[Lineag
     ]
 
 
-def time_part(records: Records, training_seconds: Mapping[str, float]) -> TimePart:
-    """Return the time of each step in order, and of each part of training, the longest first."""
+def time_part(
+    records: Records, training_seconds: Mapping[str, float], prices: Mapping[str, float], currency: str
+) -> TimePart:
+    """Return the time of each step in order, and of each part of training, the longest first.
+
+    `prices` are of an hour of a device, by PyTorch's type of it.
+    """
+    uses = {name: _use_of(record) for name, record in records.items()}
+    priced = [use.hours * prices[use.device] for use in uses.values() if use.device in prices]
     by_step = [Bar(record.step, record.seconds, duration(record.seconds)) for record in records.values()]
     parts = sorted(training_seconds.items(), key=lambda part: -part[1])
     by_part = [Bar(part, seconds, duration(seconds)) for part, seconds in parts]
@@ -100,6 +135,50 @@ def time_part(records: Records, training_seconds: Mapping[str, float]) -> TimePa
         counted_once=[record.step for record in records.values() if record.attempts > 1],
         by_step=bar_chart(by_step, title="Wall time by step"),
         by_part=bar_chart(by_part, title="Training time by part") if by_part else None,
+        usage=_usage_table(records, uses, prices, currency),
+        cost=f"{sum(priced):,.2f} {currency}" if prices else "",
+        unpriced=sorted({use.device for use in uses.values()} - set(prices)) if prices else [],
+    )
+
+
+def _use_of(record: Record) -> _Use:
+    """Return what a step used: GPUs one a rank, else the cores of its ranks or of its parallel work.
+
+    A step that asked for no machine is the driver alone, one core.
+    """
+
+    def number(key: str) -> float:
+        value = record.placement.get(key)
+        return float(value) if isinstance(value, int | float) else 1.0
+
+    device = str(record.placement.get("device", "cpu"))
+    if record.stage in _ON_DEVICES and device != "cpu":
+        count = number("num_ranks")
+    elif record.stage == "train":
+        device, count = "cpu", number("num_ranks") * number("cpu_share")
+    else:
+        device, count = "cpu", number("num_tasks") * number("cpus_per_task")
+    return _Use(device, count, count * record.seconds / 3600)
+
+
+def _usage_table(records: Records, uses: Mapping[str, _Use], prices: Mapping[str, float], currency: str) -> Table:
+    """Return wall time, devices and their hours by step and in all; with prices the cost of those that have one."""
+
+    def cells(first: str, seconds: float, devices: str, own: Sequence[_Use]) -> list[str]:
+        gpus, cores = [use.hours for use in own if not use.is_cpu], [use.hours for use in own if use.is_cpu]
+        hours = [f"{sum(one):,.3f}" if one else NOTHING for one in (gpus, cores)]
+        costs = [use.hours * prices[use.device] for use in own if use.device in prices]
+        cost = [f"{sum(costs):,.2f}" if costs else NOTHING] if prices else []
+        return [first, duration(seconds), devices, *hours, *cost]
+
+    def named(use: _Use) -> str:
+        return counted(round(use.number), "core") if use.is_cpu else f"{use.number:,.0f} {use.device}"
+
+    return Table(
+        caption="Device-hours by step",
+        heads=("Step", "Wall time", "Devices", "GPU-hours", "Core-hours", *([f"Cost, {currency}"] if prices else [])),
+        rows=[cells(record.step, record.seconds, named(uses[name]), [uses[name]]) for name, record in records.items()],
+        total=cells("All", sum(record.seconds for record in records.values()), "", list(uses.values())),
     )
 
 

@@ -41,7 +41,7 @@ def write_recipe(
     own = {slot: names[one] if isinstance(one, str) else [names[name] for name in one] for slot, one in inputs.items()}
     steps[last] = _step("report", config, own)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", redact(title)).strip("-._")[:100] or "recipe"
-    return "".join(missing) + dump_yaml({"name": name, "steps": _without_secrets(steps)})
+    return "".join(missing) + dump_yaml({"name": name, "steps": without_secrets(steps)})
 
 
 def _inputs(record: Record, names: Mapping[str, str]) -> dict[str, str | list[str]]:
@@ -86,13 +86,14 @@ def _step(stage: str, config: Mapping[str, JsonValue], inputs: Mapping[str, str 
     return {key: value for key, value in short.items() if value not in ({}, None)}
 
 
-def _without_secrets(value: JsonValue | Mapping[str, JsonValue]) -> JsonValue:
+def without_secrets(value: JsonValue | Mapping[str, JsonValue]) -> JsonValue:
+    """Return the value with secrets taken out of its strings, but for keys."""
     match value:
         case str():
             return redact(value)
         case list():
-            return [_without_secrets(item) for item in value]
+            return [without_secrets(item) for item in value]
         case Mapping():
-            return {key: _without_secrets(item) for key, item in value.items()}
+            return {key: without_secrets(item) for key, item in value.items()}
         case _:
             return value

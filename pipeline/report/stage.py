@@ -14,10 +14,10 @@ from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
 from data_prep.masks.manifest import Mask
 from data_prep.sources.document import Digest
 from data_prep.tokens.join import join_tokens
-from eval.families import find_families
 from eval.manifests import Scores
 from pipeline.report.cleaning import cleaning_part
 from pipeline.report.data import data_part
+from pipeline.report.generations import writing_parts
 from pipeline.report.page import check_templates, list_files, render_page
 from pipeline.report.provenance import (
     checksum_lines,
@@ -26,8 +26,10 @@ from pipeline.report.provenance import (
     lineage_steps,
     time_part,
 )
+from pipeline.report.raw import write_raw
 from pipeline.report.recipe import write_recipe
-from pipeline.report.results import scores_parts, share
+from pipeline.report.results import scores_parts
+from pipeline.report.tasks import headlines
 from pipeline.report.training import Series, TrainingPart, read_series, training_part
 from pipeline.store.artifact import Record, load_artifact
 from pipeline.store.lineage import GONE, ancestry, duration
@@ -44,12 +46,12 @@ _NOTED_RISE = 0.01
 
 
 class Report(Manifest):
-    """One page that needs nothing else: no network, no script, no font."""
+    """One page that needs nothing else: no network, no script from elsewhere, no font. Raw numbers are beside it."""
 
     path: str
     num_bytes: int
     contains_text: bool = False
-    """Whether the page shows text of the sources: samples of what filters dropped."""
+    """Whether the page shows text of the sources: samples of what filters dropped, or of what the model goes on."""
 
     def summary(self) -> str:
         return f"{self.path}, {self.num_bytes / 1024:,.0f} KiB"
@@ -94,7 +96,7 @@ def report(
     out: Path,
     executor: Executor,
 ) -> Report:
-    """Write `report.html`. Everything in it comes from the artifacts and the records of their ancestors.
+    """Write `report.html`, and the scores as CSV and JSON. All comes from the artifacts and their ancestors' records.
 
     Parts whose input the recipe leaves out are left out of the page; one is there.
     """
@@ -109,10 +111,11 @@ def report(
     training = training_part(model, tokenized, series, records[_name(model)].config) if model else None
     data = data_part([one.manifest for one in corpus], [one.manifest for one in mask], tokenized) if corpus else None
     summaries = {_name(artifact): artifact.manifest.summary() for artifact in artifacts}
+    time = time_part(records, series.seconds, config.prices, config.currency)
     values: dict[str, Any] = {
         "title": config.title,
         "outcome": outcome(trained, scored, data.corpus if data else None),
-        "figures": _figures(trained, tokenized, scored, records),
+        "figures": _figures(trained, tokenized, scored, records, time.cost),
         "gone": GONE,
         "export": _export_part(export, _name(export), records) if export else None,
         "lineage": lineage_steps(records, _tokenizer_summaries(artifacts[0].dir, records) | summaries),
@@ -121,15 +124,21 @@ def report(
         "training": training,
         "window": _window(training) if training else "",
         **scores_parts(scored),
-        "time": time_part(records, series.seconds),
+        "writing": writing_parts(scores.dir) if scores else None,
+        "raw": write_raw(scores.manifest, out) if scores else [],
+        "time": time,
         "environment": environment_part(records),
         "recipe": write_recipe(records, title=config.title, config=config.model_dump(mode="json"), inputs=names),
         "fingerprints": fingerprints_table(records),
     }
     page = render_page(config.templates, values | {"parts": _parts(values)}).encode()
     (out / REPORT_FILE).write_bytes(page)
-    shows_text = values["cleaning"] is not None and any(one.samples for one in values["cleaning"].languages)
-    return Report(path=REPORT_FILE, num_bytes=len(page), contains_text=shows_text)
+    return Report(path=REPORT_FILE, num_bytes=len(page), contains_text=_shows_text(values))
+
+
+def _shows_text(values: Mapping[str, Any]) -> bool:
+    cleaning = values["cleaning"]
+    return bool(values["writing"]) or (cleaning is not None and any(one.samples for one in cleaning.languages))
 
 
 def _listed(given: Any) -> tuple[Artifact[Any], ...]:
@@ -196,18 +205,20 @@ def _export_part(export: Artifact[ExportedModel], name: str, records: Mapping[st
 
 
 def _figures(
-    model: TrainedModel | None, tokens: TokenizedCorpus | None, scores: Scores | None, records: Mapping[str, Record]
+    model: TrainedModel | None,
+    tokens: TokenizedCorpus | None,
+    scores: Scores | None,
+    records: Mapping[str, Record],
+    cost: str,
 ) -> list[tuple[str, str]]:
-    shown = (
-        [family for family in find_families(scores) if family.is_above_chance and family.is_sound][:2] if scores else []
-    )
     trained = [("tokens trained on", _count(model.num_tokens)), ("steps", f"{model.num_steps:,}")] if model else []
     return [
         *([("parameters", _count(model.num_parameters))] if model else []),
         *([("tokens in the corpus", _count(tokens.num_tokens))] if tokens else []),
         *trained,
-        *((f"{one.name}, chance {one.chance:.0%}", share(one.value)) for one in shown),
+        *(headlines(scores) if scores else []),
         ("wall time of all steps", duration(sum(record.seconds for record in records.values()))),
+        *([("cost of all steps", cost)] if cost else []),
     ]
 
 
@@ -222,6 +233,8 @@ def _parts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("training", "Training", values["training"] is not None),
         ("bits", "Bits per byte", values["bits"] is not None),
         ("tasks", "Tasks", values["tasks"] is not None),
+        ("writing", "What the model writes", values["writing"] is not None),
+        ("numbers", "Raw numbers", bool(values["raw"])),
         ("data", "Data", values["data"] is not None),
         ("cleaning", "Cleaning", values["cleaning"] is not None),
         ("lineage", "Lineage", True),

@@ -3,13 +3,16 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import JsonValue
 
 from pipeline.graph.config_diff import flatten
 
 T = TypeVar("T")
+
+HIGHEST_LEVEL = 6
+"""The strongest colour of a heat map: `style.css` has one for each level from 0."""
 
 NOTHING = "\u2013"
 """An en dash, where there is no number to show."""
@@ -24,6 +27,11 @@ class Table:
     rows: Sequence[Sequence[str]]
     total: Sequence[str] = ()
     num_text: int = 1
+    levels: Sequence[Sequence[int | None]] = ()
+    """For a heat map: of each row the level of every cell but the first, 0 to HIGHEST_LEVEL; None has no colour."""
+
+    sorted_by: tuple[int, Literal["ascending", "descending"]] | None = None
+    """The column, counted from 0, that the rows are in the order of, if they are."""
 
 
 def split(rows: Sequence[T], *, max_columns: int = 3, most: int = 12) -> list[Sequence[T]]:

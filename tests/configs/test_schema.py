@@ -107,7 +107,7 @@ KEYS = {
     "DeduplicateConfig": 1,
     "DocstringsSource": 5,
     "EmaConfig": 1,
-    "EvaluateConfig": 9,
+    "EvaluateConfig": 12,
     "ExportConfig": 1,
     "FilterConfig": 5,
     "HeldOutConfig": 3,

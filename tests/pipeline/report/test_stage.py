@@ -17,12 +17,13 @@ from cluster.host.files import sha256_of
 from configs.base import RESUME_ME, Artifact, Manifest, UserError
 from configs.evaluation import ReportConfig
 from data_prep.manifests import CleanCorpus, CorpusCount, Segment, TokenizedCorpus, TokenShard, UnreadableRecord
-from eval.manifests import BitsPerByte, CheckpointScores, Scores
+from eval.manifests import BitsPerByte, BitsPerSentence, CheckpointScores, Scores
 from pipeline.report.page import TEMPLATES
 from pipeline.report.stage import Report, check_report, observe_templates, outcome, report
 from pipeline.run import Terminated
 from pipeline.store.artifact import FileEntry, Input, Record, commit
 from tests.eval.test_manifests import task
+from tests.pipeline.report.test_generations import put
 from tests.training.checkpoint.test_directory import record
 from tests.training.log.test_metrics_file import line
 from training.log.metrics_file import StepMetrics, Validation
@@ -57,7 +58,7 @@ class _Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.words.append(data)
 
     def values(self, *names: str) -> list[str]:
@@ -222,15 +223,21 @@ def test_report_shows_over_fitting_and_how_often_each_stream_was_read(tmp_path: 
     assert "web/new – – – 9.000 9.000 9.000" in words, "held out of, and not trained on"
 
 
-def _page(tmp_path: Path, made: dict[str, Any], title: str = "Title", templates: Path | None = None) -> str:
+def _page(
+    tmp_path: Path, made: dict[str, Any], title: str = "Title", templates: Path | None = None, **config: Any
+) -> str:
+    """Write the page and return it."""
+    return _report(tmp_path, made, ReportConfig(title=title, templates=templates and str(templates), **config))[1]
+
+
+def _report(tmp_path: Path, made: dict[str, Any], config: ReportConfig) -> tuple[Report, str]:
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
-    config = ReportConfig(title=title, templates=None if templates is None else str(templates))
     given = {slot: (one,) if slot in ("corpus", "tokens") else one for slot, one in made.items()}
     written: Report = report(config, **given, out=out, executor=None)  # type: ignore[arg-type]
     text = (out / written.path).read_text(encoding="utf-8")
     assert written.num_bytes == len(text.encode())
-    return text
+    return written, text
 
 
 def _words(page: str) -> str:
@@ -243,11 +250,11 @@ def test_report_is_one_balanced_page_that_asks_for_nothing_else(tmp_path: Path):
     page = _Page(text)
     assert page.open == []
     assert ("lang", "en") in page.attributes
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 1 and page.values("src") == []
     assert not {"link", "img", "iframe", "object", "embed"} & set(page.tags)
-    assert not re.search(r"https?://|@import|url\(", text)
-    links = page.values("href", "src", "xlink:href")
-    assert [value for value in links if not value.startswith("#")] == ["../export-0123456789ab/model"]
+    assert not re.search(r"https?://|@import|url\(|fetch|XMLHttpRequest|import\(", text)
+    links = [value for value in page.values("href", "src", "xlink:href") if not value.startswith("#")]
+    assert links == ["../export-0123456789ab/model", "scores.csv", "checkpoints.csv", "scores.json"]
     assert "prefers-color-scheme: dark" in text
 
 
@@ -265,7 +272,7 @@ def test_report_shows_every_language_in_data_losses_bits_and_choices(tmp_path: P
 
 def test_report_escapes_what_comes_from_data(tmp_path: Path):
     page = _page(tmp_path, _make(tmp_path, languages=[EVIL, "sw"]), title=EVIL)
-    assert "<script" not in page
+    assert page.count("<script") == page.count("<script>\n// Sorts") == 1
     assert page.count("&lt;script&gt;") >= 8
     assert EVIL in _Page(page).words
 
@@ -276,11 +283,79 @@ def test_report_is_valid_html_whatever_the_data_holds(tmp_path: Path):
     parser.parse(_page(tmp_path, made, title="</title><b>"))
 
 
-def test_report_of_200_languages_is_less_than_a_megabyte(tmp_path: Path):
-    page = _page(tmp_path, _make(tmp_path, languages=[f"l{i:03}" for i in range(200)], steps=3000))
+def test_report_of_200_languages_and_8_tasks_with_samples_is_less_than_a_megabyte(tmp_path: Path):
+    languages = [f"l{i:03}" for i in range(200)]
+    made = _make(tmp_path, languages=languages, steps=3000)
+    tasks = [
+        task(f"task{n}_{la}", la, value=0.5 + n / 20, low=0.4 + n / 20, high=0.6 + n / 20)
+        for n in range(8)
+        for la in languages[n:]
+    ]
+    sentence = BitsPerSentence(num_sentences=997, bits_per_sentence=123.4, low=120.0, high=126.0)
+    update = {"tasks": tuple(tasks), "untrained": tuple(tasks[:9]), "languages": tuple(languages)}
+    update |= {"bits_per_sentence": dict.fromkeys(languages, sentence)}
+    made["scores"] = Artifact(made["scores"].dir, made["scores"].manifest.model_copy(update=update))
+    put(made["scores"].dir, [(la, "ሀ" * 150, "ለ" * 300) for la in languages for _ in range(2)])
+    page = _page(tmp_path, made)
     assert len(page.encode()) < 1e6
     words = _Page(page).words
-    assert all(words.count(f"l{i:03}") >= 4 for i in range(200))
+    assert all(words.count(la) >= 6 for la in languages)
+    assert page.count("<blockquote ") == 400
+    assert len(re.findall(r'<td class="number h\d">', page)) == len(tasks)
+    assert page.count('<td class="number missing">') >= 1600 - len(tasks)
+
+
+def test_report_is_readable_on_a_phone_and_by_a_screen_reader(tmp_path: Path):
+    made = _make(tmp_path, languages=["sw", "ru", "zh"])
+    text = _page(tmp_path, made, prices={"cpu": 1})
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
+    tables = re.findall(r"<table>.*?</table>", text, re.DOTALL)
+    box = r'<div class="scroll" tabindex="0" role="region" aria-label="[^"]+"><table>\n<caption>[^<]+</caption>'
+    assert len(tables) == len(re.findall(box, text)) > 8
+    heads = [head for table in tables for head in re.findall(r"<th[ >][^>]*", table)]
+    assert all('scope="col"' in head or 'scope="row"' in head for head in heads)
+    assert all(table.count("aria-sort=") <= 1 for table in tables)
+    assert 'scope="col" class="number" aria-sort="descending">Languages</th>' in text
+    drawings = re.findall(r'<svg class="chart" role="img"[^>]*>(<title>[^<]+</title>)?', text)
+    assert drawings and all(drawings)
+
+
+def test_report_shows_what_the_model_writes_as_text_of_the_sources(tmp_path: Path):
+    made = _make(tmp_path, languages=["sw", "ru"])
+    written, page = _report(tmp_path, made, ReportConfig())
+    assert not written.contains_text and "data-contains-text" not in page
+    put(made["scores"].dir, [("sw", f"Hapo {EVIL}", " zamani\n&"), (EVIL, "a", "b")])
+    written, page = _report(tmp_path, made, ReportConfig())
+    html5lib.HTMLParser(strict=True).parse(page)
+    assert written.contains_text
+    assert (
+        '<blockquote lang="sw" dir="auto" translate="no" data-contains-text="true"><span class="soft">Hapo '
+        "&lt;script&gt;alert(1)&lt;/script&gt;</span> zamani\n&amp;</blockquote>"
+    ) in page
+    assert re.findall(r'<section id="(\w+)"', page)[3:6] == ["tasks", "writing", "numbers"]
+
+
+def test_report_has_the_cost_with_prices_and_names_what_is_counted(tmp_path: Path):
+    made = _make(tmp_path, languages=["sw"])
+    bare = _words(_page(tmp_path, made))
+    assert "Device-hours by step" in bare and "Cost" not in bare and "cost of all" not in bare
+    words = _words(_page(tmp_path, made, prices={"cpu": 2, "cuda": 3}, currency="EUR"))
+    assert "cost of all steps 0.24 EUR" in words  # five steps of 72.4 s, training on two ranks
+    assert "All 6 min 02 s – 0.121 0.24" in words
+    assert "What earlier attempts took is not counted, and how long devices were idle is not known." in words
+    assert "There is no price of cpu, which is not in the cost." in _words(_page(tmp_path, made, prices={"cuda": 3}))
+
+
+def test_report_says_which_task_is_no_headline_and_which_languages_it_lacks(tmp_path: Path):
+    made = _make(tmp_path, languages=["sw", "ru"])
+    untrained = tuple(task(f"xcopa_{la}", la, value=0.6, low=0.55, high=0.65) for la in ("sw", "ru"))
+    update = {"untrained": untrained, "languages": ("sw", "ru", "am")}
+    made["scores"] = Artifact(made["scores"].dir, made["scores"].manifest.model_copy(update=update))
+    words = _words(_page(tmp_path, made))
+    assert "† xcopa: an untrained network scores 60.0% where a guess gives 25.0%" in words
+    assert "xcopa has no score in 1 of 3 languages: am." in words
+    assert "arc, 2 of 3 languages, chance 25% 50% (43 to 57%)" in words.partition("Load the model")[0]
+    assert "xcopa" not in words.partition("Load the model")[0]
 
 
 @pytest.mark.parametrize("secret", ["hunter2hunter2", "hunter<2>&\"hunter'2"])
@@ -302,11 +377,11 @@ def test_report_holds_no_secret_and_is_else_as_it_was_drawn(tmp_path: Path, monk
         (("model", "corpus"), "training data cleaning lineage time environment recipe check"),
         (("model", "tokens"), "training lineage time environment recipe check"),
         (("model", "corpus", "tokens"), "training data cleaning lineage time environment recipe check"),
-        (("model", "scores"), "training bits tasks lineage time environment recipe check"),
+        (("model", "scores"), "training bits tasks numbers lineage time environment recipe check"),
         (("corpus",), "data cleaning lineage time environment recipe check"),
         (("corpus", "tokens"), "data cleaning lineage time environment recipe check"),
         (("export",), "model lineage time environment recipe check"),
-        (("scores",), "bits tasks lineage time environment recipe check"),
+        (("scores",), "bits tasks numbers lineage time environment recipe check"),
         (("tokens",), "lineage time environment recipe check"),
     ],
 )
@@ -384,6 +459,8 @@ def test_report_is_drawn_by_templates_of_the_users_own(tmp_path: Path):
     page = _page(tmp_path, made, templates=own)
     assert "--paper: #abcdef" in page and "@media print{#nav{x:y}}" in page
     assert _words(page).partition("The recipe")[0] == _words(_page(tmp_path, made)).partition("The recipe")[0]
+    (own / "sort.js").write_text("// {# mine & yours #}")
+    assert "<script>\n// {# mine & yours #}</script>" in _page(tmp_path, made, templates=own)
     (own / "page.html.j2").write_text("<p>{{ title }}: {{ training.model.num_steps | count }}</p>")
     assert _page(tmp_path, made, title="<A>", templates=own) == "<p>&lt;A&gt;: 20</p>"
 
@@ -410,7 +487,8 @@ def test_the_users_own_templates_are_part_of_what_is_made(tmp_path: Path):
         (
             "notes.txt",
             "",
-            r"own holds no file of a page \(charts\.html\.j2, macros\.html\.j2, page\.html\.j2, style\.css\)",
+            r"own holds no file of a page "
+            r"\(charts\.html\.j2, macros\.html\.j2, page\.html\.j2, sort\.js, style\.css\)",
         ),
     ],
 )
@@ -483,8 +561,9 @@ def test_report_tells_the_outcome_and_the_numbers(tmp_path: Path):
     assert "6.00 nats a token, 1.25 below the unigram entropy" in text
     assert "1.500 bits per byte, the mean of 2 languages" in text
     assert "2,026 2,000 20 6 246,912 8,000 2.50" in text
-    assert "xcopa 2 50.0% 42.9% to 57.1% 25.0% 2 of 2 sw 50.0% 16" in text
-    assert "piqa 1 30.0% 10.0% to 70.0% 25.0% 0 of 1" in text
+    assert "xcopa 2 of 2 50.0% 42.9% to 57.1% 25.0% 33.3% 2 of 2 sw 50.0% 16" in text
+    assert "piqa – 30.0% 10.0% to 70.0% 25.0% 6.7% 0 of 1 – 8" in text
+    assert "xcopa, chance 25% 50% (43 to 57%)" in text
     assert "evil" in text and "Not scored" in text
     assert "Bits per byte by step, the mean of languages" in text and "step 4 was not scored" in text
     assert "broken.jsonl:7" in text

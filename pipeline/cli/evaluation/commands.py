@@ -18,6 +18,30 @@ if TYPE_CHECKING:
 commands = typer.Typer(no_args_is_help=True, help="Score models, compare scores, and list the tasks of suites.")
 out = Console(highlight=False, soft_wrap=True)
 
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A Hugging Face directory, or a training, an export or a checkpoint, as other commands take them.",
+        metavar="MODEL",
+    ),
+]
+SuiteOption = Annotated[
+    list[str] | None, typer.Option("--suite", metavar="NAME", help="A suite's name or file. Repeatable.")
+]
+TaskOption = Annotated[
+    list[str] | None,
+    typer.Option("--task", metavar="NAME", help="A task's name, file, or FILE.py:FUNCTION. Repeatable."),
+]
+LanguageOption = Annotated[
+    list[str] | None,
+    typer.Option("--language", metavar="TAG", help="Take suites' tasks in this one. Repeatable; all if left out."),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Where scores and answers go; in the store's evaluations/ else."),
+]
+
 
 @commands.command()
 def compare(
@@ -26,7 +50,7 @@ def compare(
     overrides: SetOption = None,
     store: StoreOption = "store",
     work_dir: WorkOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say in which languages and tasks the second model is better or worse than the first, or that none can tell.
 
@@ -70,24 +94,10 @@ def _cells(row: "Row") -> tuple[str, ...]:
 
 @commands.command()
 def model(
-    subject: Annotated[
-        str,
-        typer.Argument(
-            help="A Hugging Face directory, or a training, an export or a checkpoint, as other commands take them.",
-            metavar="MODEL",
-        ),
-    ],
-    suites: Annotated[
-        list[str] | None, typer.Option("--suite", metavar="NAME", help="A suite's name or file. Repeatable.")
-    ] = None,
-    tasks: Annotated[
-        list[str] | None,
-        typer.Option("--task", metavar="NAME", help="A task's name, file, or FILE.py:FUNCTION. Repeatable."),
-    ] = None,
-    languages: Annotated[
-        list[str] | None,
-        typer.Option("--language", metavar="TAG", help="Take suites' tasks in this one. Repeatable; all if left out."),
-    ] = None,
+    subject: ModelArgument,
+    suites: SuiteOption = None,
+    tasks: TaskOption = None,
+    languages: LanguageOption = None,
     questions: Annotated[
         int | None, typer.Option("--questions", metavar="N", help="The first N of each task; all if left out.")
     ] = None,
@@ -98,34 +108,30 @@ def model(
     checkpoint: Annotated[
         str, typer.Option("--checkpoint", metavar="last|best|STEP", help="Which checkpoint of a training.")
     ] = "last",
-    directory: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help="Where scores and answers go; in the store's evaluations/ else."),
-    ] = None,
+    directory: OutOption = None,
     cluster: Annotated[
         str | None,
         typer.Option("--cluster", metavar="NAME", help="Use this cluster's workers; this process alone if left out."),
     ] = None,
     store: StoreOption = "store",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Score a model by suites and tasks, without a recipe; go on where an earlier command was stopped."""
     from configs.evaluation import EvaluateConfig
     from configs.load import from_options
-    from pipeline.cli import eval_model
+    from pipeline.cli.evaluation import on_demand
 
     given = {"tasks": tasks or [], "suites": suites or [], "languages": languages or [], "data": data}
     config = from_options(EvaluateConfig, given | {"questions_per_task": questions, "parallel": parallel})
-    found = eval_model.find_model(subject, store=store, checkpoint=checkpoint)
-    where, scores = eval_model.score_on_demand(
+    found = on_demand.find_model(subject, store=store, checkpoint=checkpoint)
+    where, scores = on_demand.score_on_demand(
         found, config, store=Path(store), out=directory, cluster=cluster, console=None if as_json else out
     )
     if as_json:
-        print(eval_model.as_json(where, scores))
+        print(on_demand.as_json(where, scores))
         return
-    for line in eval_model.closing_lines(scores):
+    for line in (*on_demand.closing_lines(scores), str(where)):
         out.print(line, markup=False)
-    out.print(str(where), markup=False)
 
 
 @commands.command()
@@ -134,7 +140,7 @@ def screen(
     overrides: SetOption = None,
     store: StoreOption = "store",
     work_dir: WorkOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say which tasks give signal at this model's scale: above chance, rising, by more than they waver."""
     from eval.manifests import Scores
@@ -175,7 +181,7 @@ def suites(
     name: Annotated[
         str | None, typer.Argument(help="A suite's name, or the path of one. Left out: all that ship.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the tasks of suites, with their languages, how a model is asked, licences and sources."""
     from configs.evaluation import EvaluateConfig
