@@ -24,3 +24,14 @@ def executor_for(
     return RayExecutor(
         cluster.pool(pool), address=cluster.ray_address, wandb=cluster.wandb, failures=failures, avoid=avoid
     )
+
+
+def join_cluster(cluster: ClusterConfig) -> None:
+    """Join the Ray that the cluster file names, or start one, which lives as long as this thread; once in a process.
+
+    Ray sets handlers of signals, which only the main thread can take back.
+    """
+    if cluster.executor == "ray":
+        from cluster.ray.connection import connect
+
+        connect(cluster.ray_address)

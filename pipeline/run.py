@@ -94,7 +94,7 @@ def run_prepared(
     check_stages(ready)
     to_make = steps_to_make(ready)
 
-    from cluster.connect import executor_for
+    from cluster.connect import executor_for, join_cluster
     from cluster.ray.quarantine import NodeFailures
 
     def end(step: PlannedStep, manifest: Manifest, seconds: float | None) -> None:
@@ -114,6 +114,7 @@ def run_prepared(
         remote=ready.remote,
         take_over=take_over,
         has_room_beside=machines.executor == "ray",
+        join_cluster=partial(join_cluster, machines),
         done=dict(ready.as_they_are),
     )
     _run_until_a_signal(runner)

@@ -1,41 +1,39 @@
 """Walks a plan from the wanted outputs backwards: reuses what exists, then makes the rest in the plan's order.
 
 It stops at the first failure. In that order all sources are cleaned before anything is made of them, so that what they
-decide is known early.
+decide is known early. Where pools have room, steps that are ready are made beside (pipeline/followers.py).
 """
 
 import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from cluster.executor import Executor
+from cluster.host.console import print_line
 from cluster.host.files import FileEntry, delete_partials, write_text
 from cluster.leases.fence import Fence
-from cluster.leases.lease import lease, store_lease
+from cluster.leases.lease import LeaseHeld, lease, store_lease
 from cluster.placement import Placement
 from cluster.storage.errors import error_class, explain_os_error
 from cluster.storage.objects import ObjectStore
-from configs.base import Artifact, Manifest, Unfinished, UserError
+from configs.base import Artifact, Manifest, StartUpError, UserError
+from configs.text import one_line
 from data_prep.sources.document import Digest
-from pipeline.followers import Follower
+from pipeline.followers import Beside, Given
 from pipeline.graph.plan import Plan, PlannedStep
 from pipeline.graph.stage import Stage
-from pipeline.graph.wiring import all_inputs, as_names
+from pipeline.graph.wiring import all_inputs
 from pipeline.store.artifact import BUILD_COUNT_FILE, Input, Record, commit, describe_files, load_artifact
 from pipeline.store.provenance import code_version, package_versions
 from pipeline.store.remote import RemoteStore
-
-Given = Artifact[Manifest] | tuple[Artifact[Manifest], ...] | Unfinished[Manifest]
-"""What fills a slot of a stage."""
 
 
 @dataclass
@@ -53,7 +51,8 @@ class Runner:
 
     on_begin: Callable[[PlannedStep], None] = lambda step: None
     on_end: Callable[[PlannedStep, Manifest, float | None], None] = lambda step, manifest, seconds: None
-    """Called once for each step that was needed; the seconds are None for an artifact that was there already."""
+    """Called once for each step that was needed; the seconds are None for an artifact that was there already. Threads
+    call these two, one at a time."""
 
     take_over: bool = False
     """Fence off another process that makes a step, and make it here."""
@@ -64,7 +63,11 @@ class Runner:
     has_room_beside: bool = False
     """Whether steps of two pools can be made at once, which takes workers."""
 
+    join_cluster: Callable[[], None] = lambda: None
+    """Called in this thread before steps of several pools are made: Ray lives as long as the thread that started it."""
+
     done: dict[str, Artifact[Manifest]] = field(default_factory=dict)
+    _beside: Beside = field(init=False, repr=False)
 
     def run(self) -> dict[str, Artifact[Manifest]]:
         """Return the artifacts that were needed, by step name. Raises UserError at the first step that fails."""
@@ -74,49 +77,27 @@ class Runner:
         missing: set[str] = set()
         for name in self.plan.outputs:
             self._look_for(name, missing)
-        followers: dict[str, Follower] = {}
-        try:
-            for name in (name for name in self.plan.steps if name in missing):
-                step = self.plan.steps[name]
-                made = followers.pop(name).join() if name in followers else None
-                if made is None:
-                    followers |= self._begin_followers(step, missing)
-                    made = self._make(step, self._inputs(step))
-                self.done[name] = made
-        finally:
-            for follower in followers.values():
-                follower.abandon()
+        pools = {self.plan.steps[name].pool for name in missing}
+        has_room = self.has_room_beside and self.remote is None and len(pools) > 1
+        if has_room:
+            self.join_cluster()
+        with Beside(
+            self.plan, self.stages, self.store, self._make, missing, self.done, has_room=has_room
+        ) as self._beside:
+            for step in (step for name, step in self.plan.steps.items() if name in missing):
+                if (inputs := self._beside.take_turn(step)) is not None:
+                    self._beside.end_turn(step, self._make_at_turn(step, inputs))
         return self.done
 
-    def _inputs(self, step: PlannedStep, without: Collection[str] = ()) -> dict[str, Given]:
-        return {
-            slot: self.done[given] if isinstance(given, str) else tuple(self.done[one] for one in given)
-            for slot, given in step.inputs.items()
-            if slot not in without
-        }
-
-    def _begin_followers(self, leader: PlannedStep, missing: Collection[str]) -> dict[str, Follower]:
-        """Begin the steps that take what `leader` makes while it is made, in threads of their own.
-
-        They have other pools, and all else that they take is there. What one does wrong is no matter of the leader's.
-        """
-        found: dict[str, Follower] = {}
-        if self.remote is not None or not self.has_room_beside:
-            return found
-        for name in missing:
-            step, stage = self.plan.steps[name], self.stages[self.plan.steps[name].stage]
-            slots = [slot for slot, given in step.inputs.items() if given == leader.name]
-            others = {one for slot, given in step.inputs.items() if slot not in slots for one in as_names(given)}
-            if not slots or not stage.follows(step.config) or step.pool == leader.pool:
-                continue
-            if all(stage.slots[slot].may_be_unfinished for slot in slots) and others <= self.done.keys():
-                path, leads = self.store / leader.artifact, self.stages[leader.stage]
-                kind = leads.output
-                find = partial(load_artifact, path, kind)
-                found[name] = Follower(
-                    partial(self._make, step), self._inputs(step, slots), slots, path, leads.progress_file, find
-                )
-        return found
+    def _make_at_turn(self, step: PlannedStep, inputs: Mapping[str, Given]) -> Artifact[Manifest]:
+        """Make a step; once again if it found no places while others were made beside it, which are waited for."""
+        try:
+            return self._make(step, inputs)
+        except StartUpError as error:
+            if isinstance(error, LeaseHeld) or not self._beside.wait_for_others():
+                raise
+            print_line(f"{one_line(error)}; what was made beside it has ended, so it is begun again")
+        return self._make(step, inputs)
 
     def _look_for(self, name: str, missing: set[str]) -> None:
         """Find the artifact of a step, or add the step to what is missing, after its inputs, which it needs then."""
@@ -159,9 +140,10 @@ class Runner:
             if finished is None and self.remote is not None and self.remote.fetch(step.artifact):
                 finished = load_artifact(path, kind)
             if finished is not None:
-                self.on_end(step, finished.manifest, None)
+                manifest = finished.manifest
+                self._beside.tell(lambda: self.on_end(step, manifest, None))
                 return finished
-            self.on_begin(step)
+            self._beside.tell(lambda: self.on_begin(step))
             if self.remote is not None:
                 self.remote.recover(step.artifact)
             return self._run_and_commit(step, path, inputs, fence)
@@ -195,7 +177,7 @@ class Runner:
         (path / BUILD_COUNT_FILE).unlink()
         if self.remote is not None:
             self.remote.publish(step.artifact, check=fence.check_remote)
-        self.on_end(step, manifest, seconds)
+        self._beside.tell(lambda: self.on_end(step, manifest, seconds))
         return Artifact(path, manifest)
 
     @property

@@ -3,7 +3,7 @@
 first (write) -> twice (repeat) -> book (bind) <- other (write)
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -119,12 +119,19 @@ class Outcome:
 
 
 def run(
-    store: Path, plan: Plan | None = None, stages: Mapping[str, Stage] = STAGES, *, has_room_beside: bool = False
+    store: Path,
+    plan: Plan | None = None,
+    stages: Mapping[str, Stage] = STAGES,
+    *,
+    has_room_beside: bool = False,
+    on_end: Callable[[str], object] = lambda name: None,
 ) -> Outcome:
+    """Run a plan; `on_end` is called with the name of each step that was needed."""
     outcome = Outcome()
 
     def end(step, manifest, seconds):
         (outcome.reused if seconds is None else outcome.made).append(step.name)
+        on_end(step.name)
 
     executor = InlineExecutor(PoolConfig())
     plan = plan or planned(stages=stages)
