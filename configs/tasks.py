@@ -48,9 +48,6 @@ class TaskConfig(Config):
     languages: tuple[str, ...] = ()
     """What the placeholder stands for, where folder is `.`."""
 
-    from_scratch: bool = False
-    """Whether the keys of `set` make the whole task, and lm-eval's names tell no more than the languages."""
-
     name: str | None = Field(default=None, min_length=1)
     """The name that the scores have for it, with the same placeholder. Left out: lm-eval's."""
 

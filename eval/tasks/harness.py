@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import os
+import random
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ os.environ["TQDM_DISABLE"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 import datasets
 import lm_eval
+import lm_eval.utils
 import pyarrow.parquet
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
@@ -35,6 +37,8 @@ from eval.tasks.asked import GENERATED_ROWS
 from eval.tasks.suites import Task
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
+# lm-eval compiles a task's templates for each question, which was a third of the time of small models
+lm_eval.utils.env.from_string = lru_cache(maxsize=1024)(lm_eval.utils.env.from_string)
 
 
 class _Model(HFLM):  # type: ignore[misc]
@@ -60,6 +64,13 @@ class _Model(HFLM):  # type: ignore[misc]
             if text is not None:
                 self.cache_hook.add_partial("loglikelihood", text, answer)
         return found
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        for context, settings in (request.args for request in requests):
+            room = self.max_length - int(settings.get("max_gen_toks", self.max_gen_toks))
+            self.num_truncated += len(self.tok_encode(context)) > room
+        written: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)
+        return written
 
 
 @lru_cache(maxsize=1)
@@ -89,7 +100,7 @@ def answer_task(
     name = loaded.config.task
     model = _model(scorer, tokenizer)
     model.num_truncated = 0
-    with _silent():
+    with _silent(), _seeded():
         results = evaluate(
             lm=model,
             task_dict={"tasks": {name: loaded}, "groups": {}, "group_map": {}},
@@ -240,6 +251,17 @@ def _answer(task: Task, sample: Mapping[str, Any], metric: str) -> Answer:
         cluster=hashlib.sha256(cluster.encode()).hexdigest()[:16] if cluster else "",
         document=str(document.get("document", document.get("id", sample["doc_id"]))),
     )
+
+
+@contextlib.contextmanager
+def _seeded() -> Any:
+    """Draw the same numbers each time: GPQA's choices are shuffled when its questions are first asked for."""
+    before = random.getstate()
+    random.seed(0)
+    try:
+        yield
+    finally:
+        random.setstate(before)
 
 
 @contextlib.contextmanager

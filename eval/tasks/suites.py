@@ -256,7 +256,7 @@ def _task(entry: TaskConfig, name: str, file: Path | None, label: str, code: str
     return Task(
         name=_filled(entry.name, code) if entry.name else name,
         lm_eval_name=name,
-        file=None if entry.from_scratch else file,
+        file=file,
         language=label,
         kind=entry.kind,
         formulation=entry.formulation,

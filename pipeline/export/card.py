@@ -12,7 +12,8 @@ from configs.evaluation import ExportConfig
 from data_prep.manifests import CleanCorpus, CorpusCount, TrainedTokenizer
 from data_prep.masks.manifest import Mask
 from data_prep.masks.reading import masked_counts
-from eval.manifests import Scores, mean_scores
+from eval.families import Family, find_families
+from eval.manifests import Scores
 from pipeline.graph.config_diff import flatten
 from pipeline.store.artifact import Record
 from pipeline.store.lineage import shorten_digests
@@ -86,9 +87,9 @@ def _front_matter(
     if scores:
         metrics = [{"type": "bits_per_byte", "name": "bits per byte", "value": round(scores.mean_bits_per_byte, 4)}]
         metrics += [
-            {"type": "accuracy", "name": task, "value": round(value, 4)}
-            for task, (value, chance, _) in mean_scores(scores.tasks).items()
-            if chance is not None
+            {"type": "accuracy", "name": family.name, "value": round(family.value, 4)}
+            for family in find_families(scores)
+            if family.chance is not None and family.is_sound
         ]
         held_out = {"type": "held-out", "name": "documents held out of training"}
         result = {"task": {"type": "text-generation"}, "dataset": held_out, "metrics": metrics}
@@ -178,8 +179,35 @@ def _scores(scores: Scores) -> Iterator[str]:
     yield from ("", "## Scores", "")
     yield f"On documents held out of training: {scores.summary()}."
     yield ""
-    rows = [(name, f"{one.bits_per_byte:.4f}", f"{one.num_documents:,}") for name, one in scores.bits_per_byte.items()]
-    yield from _table(("Language", "Bits per byte", "Documents"), rows)
+    rows = [
+        (name, f"{one.bits_per_byte:.4f}", _interval(one.low, one.high, "{:.3f}"), f"{one.num_documents:,}")
+        for name, one in scores.bits_per_byte.items()
+    ]
+    yield from _table(("Language", "Bits per byte", "95% interval", "Documents"), rows)
+    if families := find_families(scores):
+        yield ""
+        yield from _table(("Task", "Languages", "Score", "95% interval", "Chance"), [_task(one) for one in families])
+    for family in families:
+        if not family.is_sound:
+            yield ""
+            yield f"{family.name}: an untrained network does not score chance in it, so it says nothing of knowledge."
+
+
+def _task(family: Family) -> tuple[str, ...]:
+    shown = "{:.1%}" if family.chance is not None else "{:.3f}"
+    low, high = family.interval or (None, None)
+    chance = "" if family.chance is None else shown.format(family.chance)
+    return (
+        family.name,
+        f"{len(family.scores):,}",
+        shown.format(family.value),
+        _interval(low, high, shown),
+        chance,
+    )
+
+
+def _interval(low: float | None, high: float | None, shown: str) -> str:
+    return "" if low is None or high is None else f"{shown.format(low)} to {shown.format(high)}"
 
 
 def _tokenizer(tokenizer: TrainedTokenizer) -> Iterator[str]:

@@ -132,7 +132,8 @@ def test_data_licences_settings_scores_and_flags_are_told(tmp_path: Path) -> Non
     assert "| notes | not stated | und | 3 | 30 |" in text
     assert "| optimizer.learning_rate | `0.01` |" in text
     assert "transformers 4.57 or newer" in text
-    assert "| sw | 1.5000 | 7 |" in text and "continuation 75.0%" in text
+    assert "| sw | 1.5000 | 1.400 to 1.600 | 7 |" in text
+    assert "| continuation | 1 | 75.0% | 10.0% to 70.0% | 25.0% |" in text
     assert "- one, with a flag" in text
     assert "secret" not in text, "a corpus that only the tokenizer was trained on"
     assert "The weights are those after step 9." in text
@@ -162,3 +163,11 @@ def test_weights_of_the_best_checkpoint_say_their_own_loss() -> None:
     for step, says in ((4, "after step 4, where held-out text was at 4.214 nats a token, the lowest."), (6, "step 6.")):
         text = _weights(EXPORTED.model_copy(update={"step": step}), ExportConfig(), model)
         assert text.endswith(says), text
+
+
+def test_a_task_that_needs_no_knowledge_is_told_and_is_no_metric(tmp_path: Path) -> None:
+    control = task("continuation", "sw", value=0.6, low=0.55, high=0.65)
+    text = card(tmp_path, scores=SCORES.model_copy(update={"untrained": (control,)}))
+    assert "continuation: an untrained network does not score chance in it" in text
+    (result,) = front_matter(text)["model-index"][0]["results"]
+    assert [one["type"] for one in result["metrics"]] == ["bits_per_byte"]
