@@ -84,8 +84,13 @@ class Family:
 
 def find_families(scores: Scores) -> list[Family]:
     """Return the tasks without their languages, in the order in which they come, those alone that did not all fail."""
-    controls = _grouped(scores.untrained)
-    return [Family(name, own, controls.get(name, ())) for name, own in _grouped(scores.tasks).items()]
+    return group_families(scores.tasks, scores.untrained)
+
+
+def group_families(tasks: Sequence[TaskScore], untrained: Sequence[TaskScore]) -> list[Family]:
+    """Return the same of rows of a model, and of an untrained network."""
+    controls = _grouped(untrained)
+    return [Family(name, own, controls.get(name, ())) for name, own in _grouped(tasks).items()]
 
 
 def _grouped(tasks: Sequence[TaskScore]) -> dict[str, list[TaskScore]]:

@@ -17,12 +17,12 @@ from typing import Any
 from cluster.host.files import write_text
 from eval.manifests import BitsPerByte, CheckpointScores, TaskScore, mean_scores
 from eval.tasks.suites import BITS_PER_BYTE
-from training.records import CheckpointRecord, DeletedCheckpoint
+from training.records import CheckpointKey, CheckpointRecord
 
 LEDGER = "ledger.jsonl"
 
 
-Checkpoint = CheckpointRecord | DeletedCheckpoint
+Checkpoint = CheckpointRecord | CheckpointKey
 
 
 class Ledger:
@@ -75,6 +75,7 @@ class Ledger:
         known: dict[str, Any] = {"step": record.step, "checkpoint": record.checksum, "num_tokens": record.num_tokens}
         times = {"started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds")}
         added = [known | times | {"num_rows": len(rows)} | row for row in rows]
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_lines(added))
             file.flush()

@@ -7,7 +7,9 @@ tasks asks only these.
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pydantic import Field
@@ -18,11 +20,12 @@ from configs.base import Artifact, Manifest, UserError
 from configs.evaluation import CONTINUATION, EvaluateConfig
 from data_prep.manifests import TrainedTokenizer
 from data_prep.sources.document import Digest
+from eval.families import group_families
 from eval.manifests import BitsPerSentence, TaskScore, mean_scores
 from eval.parallel import parallel_files, read_sentences
 from eval.rows import bits_of_sentences
 from eval.scoring import Scoring
-from eval.stage import PARTS, SAMPLES, check_tasks, digest_model, files_of_task
+from eval.stage import PARTS, SAMPLES, UNTRAINED, check_tasks, digest_model, files_of_task
 from eval.tasks.suites import Task, find_tasks
 from eval.workers import Weights, forget_model
 from training.checkpoint.choice import ChosenWeights
@@ -46,9 +49,13 @@ class ModelScores(Manifest):
     """Tasks that were asked for and whose data are not on disk."""
 
     untrained: tuple[TaskScore, ...]
-    """What a small untrained network scored in the tasks of choices; empty for a model that was not trained here."""
+    """What a small untrained network scored in the tasks of choices."""
 
     bits_per_sentence: dict[str, BitsPerSentence] = Field(default_factory=dict)
+
+    def unsound(self) -> list[str]:
+        """Return the tasks, without their languages, in which an untrained network does not score chance."""
+        return [family.name for family in group_families(self.tasks, self.untrained) if not family.is_sound]
 
     def summary(self) -> str:
         means = mean_scores(self.tasks)
@@ -71,8 +78,7 @@ def score_model(
     """Score a model by the tasks of a config, and write `scores.json` and the answers into `out`.
 
     `digests` is the directory of the digests of questions (eval/scoring.py); `on_task` is called with each row once it
-    is there. Raises UserError if `out` has scores of another model, if a
-    task is not there, or if nothing is asked.
+    is there. Raises UserError if `out` has scores of another model, if a task is not there, or if nothing is asked.
     """
     tasks, absent, languages = _find(config)
     identity = model_digest(weights, digest)
@@ -88,10 +94,12 @@ def score_model(
         sentences=read_sentences(Path(config.parallel), languages) if config.parallel is not None else {},
         on_task=on_task,
     )
-    parts = out / PARTS / identity[:16]
+    parts = out / PARTS / f"{identity[:16]}-lm-eval-{_lm_eval_version()}"
+    own = weights if isinstance(weights, Path) else None
     try:
         answered = scoring.answer(weights, parts, executor)
-        untrained = scoring.ask_untrained(answered, parts, executor) if config.check_chance else ()
+        control = parts / UNTRAINED
+        untrained = scoring.ask_untrained(answered, control, executor, tokenizer=own) if config.check_chance else ()
     finally:
         forget_model()
         executor.release()
@@ -133,6 +141,12 @@ def _find(config: EvaluateConfig) -> tuple[list[Task], tuple[str, ...], tuple[st
     if not found and config.parallel is None:
         raise UserError(f"no task of these suites has its data in {config.data}; put them there (docs/evaluation.md)")
     return found, absent, config.languages or known
+
+
+def _lm_eval_version() -> str:
+    with suppress(PackageNotFoundError):  # which functions and programs do without
+        return version("lm_eval")
+    return "none"
 
 
 def _read(out: Path) -> ModelScores | None:

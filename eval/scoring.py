@@ -94,18 +94,21 @@ class Scoring:
         precision = told[0] if told else ""
         return Answered(nats, by_language, found, list(zip(prompts, generations, strict=True)), precision)
 
-    def ask_untrained(self, answered: Answered, parts: Path, executor: Executor) -> tuple[TaskScore, ...]:
-        """Return what a small untrained network scores in the tasks of choices that a model answered."""
+    def ask_untrained(
+        self, answered: Answered, parts: Path, executor: Executor, *, tokenizer: Path | None = None
+    ) -> tuple[TaskScore, ...]:
+        """Return what a small untrained network scores in the tasks of choices that a model answered.
+
+        `tokenizer` is the directory of that model, if it is no training's. `parts` must be other than the model's.
+        """
         choices = [
             task
             for task, found in answered.tasks
             if found.get("kind") == "multiple_choice" and "failure" not in found and task.adapter == "lm_eval"
         ]
-        if not choices or self.tokenizer is None:
-            return ()
         alone = replace(self, tasks=choices, sentences={}, receipts=None, on_task=lambda score: None)
         work = [_task_work(task, self.documents, self.config) for task in choices]
-        found = list(zip(choices, alone._ask(Untrained(), work, parts, executor), strict=True))
+        found = list(zip(choices, alone._ask(Untrained(tokenizer), work, parts, executor), strict=True))
         return tuple(row for task, own in found for row in rows_of(task, own, self.documents, None))
 
     def bits(self, answered: Answered, by: Callable[[Document], list[str]]) -> dict[str, BitsPerByte]:

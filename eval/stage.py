@@ -12,7 +12,7 @@ from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from cluster.executor import Executor
 from configs.base import Artifact, Unfinished, UserError
@@ -36,10 +36,13 @@ from training.manifests import TrainedModel
 from training.records import (
     CHECKPOINT_FILE,
     CHECKPOINTS,
+    CheckpointKey,
     CheckpointRecord,
     directory_of,
+    list_checkpoints,
     list_deleted,
     read_known_record,
+    step_of,
 )
 
 SAMPLES = "samples"
@@ -47,6 +50,9 @@ SAMPLES = "samples"
 
 BASELINES = "baselines"
 """Directory of other models' answers, by name."""
+
+UNTRAINED = "untrained"
+"""Directory, among the parts, of what the untrained network answered."""
 
 PARTS = "parts"
 """Directory of what is answered of each checkpoint, until the stage ends."""
@@ -163,7 +169,7 @@ def evaluate(
         finished = _wait(model)
         weights = choose_weights(config, finished)
         answered = scoring.answer(weights, _parts_of(out, weights), executor, writes=True)
-        untrained = scoring.ask_untrained(answered, out / PARTS / "untrained", executor) if config.check_chance else ()
+        untrained = scoring.ask_untrained(answered, out / PARTS / UNTRAINED, executor) if config.check_chance else ()
         baselines = {
             name: scoring.answer(Path(path).absolute(), out / PARTS / f"baseline-{name}", executor)
             for name, path in config.baselines.items()
@@ -218,13 +224,15 @@ def _unscored_checkpoints(
 ) -> Iterator[CheckpointRecord]:
     """Yield the checkpoints that the recipe asks for and that are not in the ledger, the newest first, to the last.
 
-    One that was deleted meanwhile is written down.
+    One that was deleted meanwhile, or whose record cannot be read, is written down.
     """
     while True:
         is_finished = isinstance(model, Artifact) or model.find() is not None
-        for gone in list_deleted(model.dir / CHECKPOINTS):
-            if not ledger.has(gone):
-                ledger.add_failure(gone, "retention deleted it before its turn", started=time.time())
+        lost = {key: "retention deleted it before its turn" for key in list_deleted(model.dir / CHECKPOINTS)}
+        lost |= {key: "its record (checkpoint.json) is damaged" for key in _list_damaged(model.dir / CHECKPOINTS)}
+        for key, reason in lost.items():
+            if not ledger.has(key):
+                ledger.add_failure(key, reason, started=time.time())
         records = [record for record in list_own(model.dir / CHECKPOINTS) if not ledger.has(record)]
         if records:
             yield max(records, key=lambda record: record.step)
@@ -232,6 +240,17 @@ def _unscored_checkpoints(
             return
         else:
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _list_damaged(root: Path) -> Iterator[CheckpointKey]:
+    """Yield the checkpoints of which no more can be read than the step in their name."""
+    for path in list_checkpoints(root):
+        try:
+            read_known_record(path)
+        except ValidationError:
+            yield CheckpointKey(step=step_of(path), num_tokens=0, checksum="damaged")
+        except OSError:  # being deleted, or of no fault of its own: it is looked at again
+            continue
 
 
 def _score_checkpoint(

@@ -27,7 +27,10 @@ UNTRAINED_CONTEXT = 2048
 
 @dataclass(frozen=True)
 class Untrained:
-    """A small network that was never trained, with a training's tokenizer."""
+    """A small network that was never trained."""
+
+    tokenizer: Path | None = None
+    """The directory of another model whose tokenizer it has; None: that of the training."""
 
     seed: int = 0
 
@@ -42,7 +45,7 @@ class WorkerPaths:
 
     weights: Weights
     tokenizer: Artifact[TrainedTokenizer] | None
-    """A training's tokenizer; None where another model's directory has its own."""
+    """A training's tokenizer; None where it is that of another model's directory."""
 
     is_offline: bool
     """Whether no task needs the Hub."""
@@ -170,8 +173,9 @@ def _precision(scorer: "Scorer") -> str:
 
 def _load_tokenizer(paths: WorkerPaths) -> Any:
     if paths.tokenizer is None:
-        assert isinstance(paths.weights, Path)
-        return _open_tokenizer(paths.weights, is_ours=False)
+        directory = paths.weights.tokenizer if isinstance(paths.weights, Untrained) else paths.weights
+        assert isinstance(directory, Path)
+        return _open_tokenizer(directory, is_ours=False)
     return _open_tokenizer(paths.tokenizer.dir / HUGGING_FACE, is_ours=True)
 
 

@@ -27,7 +27,8 @@ ORDER = {
         "conform"
     ),
     "eval": (
-        "sizing likelihood statistics manifests families parallel tasks rows workers scoring ledger compare screen stage on_demand"
+        "sizing likelihood statistics manifests families parallel tasks rows workers scoring ledger compare screen "
+        "stage on_demand"
     ),
     "pipeline": (
         "store graph estimate export report followers runner stages chain_checks recipe data_checks prepare "

@@ -18,7 +18,8 @@ CHECKPOINT_FILE = "checkpoint.json"
 """Name of the file with the CheckpointRecord in a checkpoint's directory, written before that gets its name."""
 
 DELETED_FILE = "deleted.jsonl"
-"""Name of the file, beside the checkpoints, with a DeletedCheckpoint a line for each that retention deleted."""
+"""Name of the file, beside the checkpoints, with a CheckpointKey a line for each that retention deleted
+and the recipe asked for."""
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
 """The name of a checkpoint's directory: the optimizer steps before it, as `step-00000200`."""
@@ -210,8 +211,8 @@ class CheckpointRecord(_Frozen):
         return xxhash.xxh3_128_hexdigest(self.model_dump_json(exclude={"checksum"} | absent).encode())
 
 
-class DeletedCheckpoint(_Frozen):
-    """What stays known of a checkpoint that the recipe asked for, and that retention deleted."""
+class CheckpointKey(_Frozen):
+    """What a checkpoint is known by, also when it is gone."""
 
     step: int
     num_tokens: int
@@ -221,12 +222,12 @@ class DeletedCheckpoint(_Frozen):
 
 def note_deleted(root: Path, record: CheckpointRecord) -> None:
     """Write down, beside the checkpoints, that one of them was deleted."""
-    known = DeletedCheckpoint(step=record.step, num_tokens=record.num_tokens, checksum=record.checksum)
+    known = CheckpointKey(step=record.step, num_tokens=record.num_tokens, checksum=record.checksum)
     with (root / DELETED_FILE).open("a", encoding="utf-8") as file:
         file.write(known.model_dump_json() + "\n")
 
 
-def list_deleted(root: Path) -> list[DeletedCheckpoint]:
+def list_deleted(root: Path) -> list[CheckpointKey]:
     """Return the checkpoints under `root` that the recipe asked for and retention deleted, in that order."""
     path = root / DELETED_FILE
     if not path.exists():
@@ -234,7 +235,7 @@ def list_deleted(root: Path) -> list[DeletedCheckpoint]:
     found = []
     for line in path.read_text(encoding="utf-8").splitlines():
         with suppress(ValidationError):  # it is being written, or was when the training was killed
-            found.append(DeletedCheckpoint.model_validate_json(line))
+            found.append(CheckpointKey.model_validate_json(line))
     return found
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from eval.ledger import LEDGER, Ledger
 from eval.manifests import BitsPerByte
 from tests.eval.test_manifests import task
-from training.records import CHECKPOINTS, DELETED_FILE, DeletedCheckpoint, list_deleted
+from training.records import CHECKPOINTS, DELETED_FILE, CheckpointKey, list_deleted
 
 BITS = {"en": BitsPerByte(num_documents=1, num_bytes=9, bits_per_byte=2.0, low=None, high=None)}
 
 
-def checkpoint(step: int, checksum: str = "a") -> DeletedCheckpoint:
-    return DeletedCheckpoint(step=step, num_tokens=10 * step, checksum=checksum)
+def checkpoint(step: int, checksum: str = "a") -> CheckpointKey:
+    return CheckpointKey(step=step, num_tokens=10 * step, checksum=checksum)
 
 
 def add(ledger: Ledger, step: int, checksum: str = "a") -> None:

@@ -538,3 +538,15 @@ def test_questions_that_changed_since_the_first_load_are_a_failure(made: Made, t
     text = suite.read_text()
     suite.write_text(text.replace("source: made here", "source: made here\n  version: '2'"))
     assert run_evaluate(made, tmp_path / "store/five", suites=[str(suite)], **given).tasks[0].num_questions == 59
+
+
+def test_a_checkpoint_whose_record_is_damaged_is_a_row(several: Made, tmp_path: Path) -> None:
+    copied = replace(several, model=Artifact(tmp_path / "train", several.model.manifest))
+    shutil.copytree(several.model.dir, tmp_path / "train")
+    (tmp_path / "train/checkpoints/step-00000004/checkpoint.json").write_text("{")
+    scores = run_evaluate(copied, tmp_path / "out", **EVERY)
+    assert [(one.step, one.failure) for one in scores.curve] == [
+        (2, ""),
+        (4, "its record (checkpoint.json) is damaged"),
+        (6, ""),
+    ]

@@ -152,6 +152,8 @@ def closing_lines(scores: "ModelScores") -> list[str]:
         ordered = sorted(scores.bits_per_sentence.items(), key=lambda item: item[1].bits_per_sentence)
         shown = [f"{language} {one.bits_per_sentence:.1f}" for language, one in ordered]
         lines.append(f"bits per sentence: {', '.join(shown)}")
+    for name in scores.unsound():
+        lines.append(f"{name}: an untrained network does not score chance in it, so it says nothing of knowledge")
     if scores.absent:
         more = f" and {len(scores.absent) - 3:,} more" if len(scores.absent) > 3 else ""
         lines.append(f"not scored, since the data are not there: {', '.join(scores.absent[:3])}{more}")

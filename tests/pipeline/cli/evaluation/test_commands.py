@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.load import dump_yaml
 from pipeline.cli.app import main
 
 Concord = Callable[..., tuple[int, str, str]]
@@ -224,3 +225,23 @@ def test_tasks_of_suites_are_listed(place: Path, concord: Concord) -> None:
     assert code == 0 and "arc_easy" in out and "CC-BY-SA-4.0" in out
     code, out, _ = concord("eval", "suites", "--json")
     assert code == 0 and {"early", "multilingual", "science", "safety"} == {row["suite"] for row in json.loads(out)}
+
+
+def test_an_untrained_network_is_asked_too_and_tells_of_a_task_that_needs_no_knowledge(
+    place: Path, concord: Concord
+) -> None:
+    choices = ["ba lo mi ra tu se ko ne", "ba", "ra tu se ko ne mi lo ba"]
+    rows = [{"question": f"lo {number}", "choices": choices, "label": 1} for number in range(60)]
+    (place / "quiz.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"dataset_path": "local", "test_split": "test", "output_type": "multiple_choice"}
+    settings |= {"doc_to_text": "{{question}}", "doc_to_choice": "{{choices}}", "doc_to_target": "{{label}}"}
+    entry = {"task": "quiz", "folder": ".", "kind": "multiple_choice", "licence": "CC0-1.0", "source": "made here"}
+    entry |= {"files": {"test": "quiz"}, "set": settings | {"metric_list": [{"metric": "acc"}]}}
+    (place / "mine.yaml").write_text(dump_yaml({"description": "A quiz.", "tasks": [entry]}))
+    for word in (f"store/{artifact(place, 'export')}/model", artifact(place, "train")):
+        code, out, err = concord("eval", "model", word, "--suite", "mine.yaml", "--data", ".")
+        assert code == 0 and "quiz: an untrained network does not score chance in it" in out, err
+        directory = Path(out.splitlines()[-1])
+        (row,) = json.loads((directory / "scores.json").read_text())["untrained"]
+        assert row["value"] == 1.0 and len(list(directory.glob("parts/*/untrained/quiz-*.json"))) == 1
+        assert len(list(directory.glob("parts/*/quiz-*.json"))) == 1  # the model's own answers are others
