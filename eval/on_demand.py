@@ -85,15 +85,9 @@ def score_model(
     known = _read(out)
     if known is not None and known.digest != identity:
         raise UserError(f"{out} has scores of another model, {known.model}; give another --out")
-    scoring = Scoring(
-        config,
-        (),
-        [replace(task, data_digest=_digest_files(task, digest)) for task in tasks],
-        tokenizer,
-        digests,
-        sentences=read_sentences(Path(config.parallel), languages) if config.parallel is not None else {},
-        on_task=on_task,
-    )
+    asked = [replace(task, data_digest=_digest_files(task, digest)) for task in tasks]
+    sentences = read_sentences(Path(config.parallel), languages) if config.parallel is not None else {}
+    scoring = Scoring(config, (), asked, tokenizer, digests, sentences=sentences, on_task=on_task)
     parts = out / PARTS / f"{identity[:16]}-lm-eval-{_lm_eval_version()}"
     own = weights if isinstance(weights, Path) else None
     try:
