@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 from configs.data.languages import usual_script
-from eval.manifests import Scores, TaskScore, family_of
+from eval.manifests import Scores, TaskScore
 
 _FAR = 3.0
 """Errors that an untrained network's score may be from chance: of 370 sound tasks one is called unsound."""
@@ -97,7 +97,7 @@ def _grouped(tasks: Sequence[TaskScore]) -> dict[str, list[TaskScore]]:
     groups: dict[str, list[TaskScore]] = {}
     for one in tasks:
         if one.value is not None:
-            groups.setdefault(family_of(one), []).append(one)
+            groups.setdefault(one.family, []).append(one)
     return groups
 
 

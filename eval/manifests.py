@@ -30,6 +30,9 @@ class TaskScore(_Entry):
     """A task, as the model answered it in one language."""
 
     task: str
+    family: str
+    """The task without its language: `belebele` of `belebele_swh_Latn`; means over languages are of families."""
+
     language: str
     """Label of the language; `und` if the task is of none, or of several."""
 
@@ -180,18 +183,10 @@ def mean_scores(tasks: tuple[TaskScore, ...]) -> Mapping[str, tuple[float, float
     groups: dict[str, list[TaskScore]] = {}
     for score in tasks:
         if score.value is not None:
-            groups.setdefault(family_of(score), []).append(score)
+            groups.setdefault(score.family, []).append(score)
     found = {}
     for name, own in groups.items():
         chances = [score.chance for score in own if score.chance is not None]
         values = [score.value for score in own if score.value is not None]
         found[name] = (sum(values) / len(own), sum(chances) / len(own) if len(chances) == len(own) else None, len(own))
     return found
-
-
-def family_of(score: TaskScore) -> str:
-    """Return the name of a task without what tells its language: `belebele_swh_Latn` is one of `belebele`."""
-    head, _, last = score.task.rpartition("_")
-    if last[:1].isupper() and len(last) == 4:
-        head = head.rpartition("_")[0]
-    return head if head and score.language != "und" else score.task

@@ -113,6 +113,7 @@ def _row(
         chance = sum(1 / one["num_choices"] for one in answers) / len(answers)
     return TaskScore(
         task=task.name,
+        family=task.family,
         language=task.language,
         suite=task.suite,
         kind=kind,
@@ -152,6 +153,8 @@ def write_answers(directory: Path, documents: Sequence[Document], answered: Answ
                 {
                     **one,
                     "language": languages[one["document"]] if is_made else task.language,
+                    "family": task.family,
+                    "metric": found["metric"],
                     "higher_is_better": found["higher_is_better"],
                 }
                 for one in found.get("answers", [])
@@ -175,7 +178,7 @@ def _sentence_rows(sentences: Mapping[str, Sequence[float]]) -> Iterator[Mapping
     for language, nats in sentences.items():
         for number, value in enumerate(nats, 1):
             known = {"question": f"{language}/{number}", "language": language, "higher_is_better": False}
-            yield known | {"value": value / log(2), "weight": 1.0, "cluster": ""}
+            yield known | {"value": value / log(2), "weight": 1.0, "cluster": "", "metric": BITS_PER_SENTENCE}
 
 
 def _generation_rows(generations: Sequence[tuple[Prompt, str]]) -> Iterator[Mapping[str, Any]]:

@@ -12,7 +12,7 @@ from statistics import median
 from scipy import stats
 
 from configs.base import UserError
-from eval.manifests import Scores, TaskScore, family_of
+from eval.manifests import Scores, TaskScore
 
 LEAST_CHECKPOINTS = 4
 LEAST_CORRELATION = 0.5
@@ -54,7 +54,7 @@ def screen(scores: Scores) -> list[Signal]:
     found = []
     for name in dict.fromkeys(name for one in curve for name in one.tasks):
         points = [(one.step, one.tasks[name]) for one in curve if name in one.tasks]
-        own = [one for one in scores.tasks if family_of(one) == name]
+        own = [one for one in scores.tasks if one.family == name]
         above = sum(_is_above(one, untrained.get((one.task, one.language))) for one in own)
         sign = 1 if all(one.higher_is_better for one in own) else -1
         values = [sign * value for _, value in points]

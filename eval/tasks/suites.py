@@ -38,6 +38,9 @@ class Task:
     name: str
     """The name that the scores have for it."""
 
+    family: str
+    """The name without the language."""
+
     lm_eval_name: str
     file: Path | None
     """YAML file of lm-eval's task, which other files may belong to; None for what is made here."""
@@ -96,7 +99,7 @@ def find_tasks(config: EvaluateConfig, languages: Collection[str] | None = None)
     wanted = [normalize_language(tag) for tag in config.languages] or (None if languages is None else [*languages])
     found: dict[str, Task] = {}
     for name in config.tasks:
-        task = Task(CONTINUATION, CONTINUATION, None, UNDETERMINED, "multiple_choice", metric="acc_bytes")
+        task = Task(CONTINUATION, CONTINUATION, CONTINUATION, None, UNDETERMINED, "multiple_choice", metric="acc_bytes")
         one = task if name == CONTINUATION else _named(name)
         if one.name in found:
             raise UserError(f"tasks: {name} is a second task of the name {one.name!r}; give it another name")
@@ -142,7 +145,9 @@ def _named(name: str) -> Task:
         script, function = _python_file(name)
         if not _NAME.fullmatch(function) or function in RESERVED:
             raise UserError(f"tasks: {name}: a task cannot have the name {function!r}; name the function otherwise")
-        return Task(function, function, script, _language_in(function), None, adapter="python", function=function)
+        return Task(
+            function, function, function, script, _language_in(function), None, adapter="python", function=function
+        )
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
@@ -155,7 +160,7 @@ def _named(name: str) -> Task:
             raise UserError(f"tasks: {name} has no line `task: NAME`; give a YAML file of a task of lm-eval's")
         if not _NAME.fullmatch(found[1]) or found[1] in RESERVED:
             raise UserError(f"tasks: {name}: a task cannot have the name {found[1]!r}, which files get; rename it")
-        return Task(found[1], found[1], path.absolute(), _language_in(found[1]), None)
+        return Task(found[1], _family_of(found[1]), found[1], path.absolute(), _language_in(found[1]), None)
     file = _find_file(name)
     if file is None:
         raise UserError(
@@ -164,7 +169,7 @@ def _named(name: str) -> Task:
         )
     if re.search(rf"^group: *[\"']?{re.escape(name)}[\"']? *$", file.read_text(encoding="utf-8"), re.M):
         raise UserError(f"tasks: {name} is a group of tasks of lm-eval's; name its tasks")
-    return Task(name, name, file, _language_in(name), None)
+    return Task(name, _family_of(name), name, file, _language_in(name), None)
 
 
 def _python_file(given: str) -> tuple[Path, str]:
@@ -179,6 +184,11 @@ def _language_in(name: str) -> str:
     """Return the language that a name tells, as `belebele_swh_Latn` does; `und` if it tells none."""
     found = _SUFFIX.search(name)
     return normalize_language(found[1]) if found else UNDETERMINED
+
+
+def _family_of(name: str) -> str:
+    """Return a name without the language that it tells."""
+    return _SUFFIX.sub("_", name).strip("_") or name
 
 
 def _find_file(name: str) -> Path | None:
@@ -255,6 +265,7 @@ def _is_wanted(label: str, wanted: Collection[str] | None) -> bool:
 def _task(entry: TaskConfig, name: str, file: Path | None, label: str, code: str) -> Task:
     return Task(
         name=_filled(entry.name, code) if entry.name else name,
+        family=re.sub("_+", "_", _filled(entry.name or entry.task, "")).strip("_"),
         lm_eval_name=name,
         file=file,
         language=label,

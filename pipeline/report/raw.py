@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster.host.files import write_text
 from cluster.host.redact import redact
 from configs.data.languages import usual_script
-from eval.manifests import BitsPerByte, BitsPerSentence, Scores, TaskScore, family_of
+from eval.manifests import BitsPerByte, BitsPerSentence, Scores, TaskScore
 from pipeline.report.recipe import without_secrets
 
 SCORES_CSV, CHECKPOINTS_CSV, SCORES_JSON = "scores.csv", "checkpoints.csv", "scores.json"
@@ -83,7 +83,7 @@ def _task_rows(model: str, tasks: Iterable[TaskScore]) -> Iterator[Row]:
     same = ("task", "suite", "language", "metric", "value", "low", "high", "chance", "num_questions")
     for one in tasks:
         yield {
-            "measure": family_of(one),
+            "measure": one.family,
             "script": usual_script(one.language),
             "model": model,
             "digest": one.digest,

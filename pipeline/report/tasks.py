@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from configs.data.languages import usual_script
 from eval.families import Family, adjusted, find_families, value_of
-from eval.manifests import Scores, TaskScore, family_of
+from eval.manifests import Scores, TaskScore
 from pipeline.report.tables import HIGHEST_LEVEL, NOTHING, Table
 
 MOST_FAILURES = 20
@@ -69,7 +69,7 @@ def tasks_part(scores: Scores) -> TasksPart | None:
         worst=_worst_languages(families),
         by_language=_heat_map(families, wanted),
         levels=_legend(),
-        unclean=sorted({family_of(one) for one in scores.tasks if not one.failure and not one.is_decontaminated}),
+        unclean=sorted({one.family for one in scores.tasks if not one.failure and not one.is_decontaminated}),
         failures=failed[:MOST_FAILURES],
         num_unlisted=max(0, len(failed) - MOST_FAILURES),
     )

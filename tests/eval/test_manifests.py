@@ -4,14 +4,17 @@ from typing import Any
 
 import pytest
 
-from eval.manifests import BitsPerByte, Scores, TaskScore, family_of, mean_scores
+from eval.manifests import BitsPerByte, Scores, TaskScore, mean_scores
 
 
 def task(name: str, language: str = "und", **given: Any) -> TaskScore:
     known = {"suite": "", "kind": "multiple_choice", "formulation": "cloze", "metric": "acc", "version": "1"}
     numbers = {"num_questions": 8, "num_truncated": 0, "value": 0.375, "low": 0.1, "high": 0.7, "chance": 0.25}
     rest = {"detectable": 0.3, "digest": "", "licence": "", "source": "", "is_decontaminated": True, "failure": ""}
-    return TaskScore.model_validate({"task": name, "language": language} | known | numbers | rest | given)
+    family = name.removesuffix(f"_{language}")
+    return TaskScore.model_validate(
+        {"task": name, "family": family, "language": language} | known | numbers | rest | given
+    )
 
 
 def scores(*tasks: TaskScore, **bits: float) -> Scores:
@@ -42,16 +45,3 @@ def test_summary_names_the_best_and_the_worst_language_the_tasks_and_what_failed
     assert "best en 1.00, worst lo 6.00" in summary
     assert "sciq 37.5%, chance 25%" in summary and "1 tasks failed: piqa" in summary
     assert "\n" not in summary
-
-
-@pytest.mark.parametrize(
-    ("name", "language", "family"),
-    [
-        ("belebele_swh_Latn", "sw", "belebele"),
-        ("multiblimp_eng", "en", "multiblimp"),
-        ("continuation", "en", "continuation"),
-        ("arc_easy", "und", "arc_easy"),
-    ],
-)
-def test_a_family_is_a_task_in_all_languages(name: str, language: str, family: str) -> None:
-    assert family_of(task(name, language)) == family

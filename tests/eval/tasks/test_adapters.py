@@ -17,7 +17,7 @@ from eval.tasks.suites import Task, find_tasks
 
 
 def task(**given: Any) -> Task:
-    return Task("mine", "mine", None, "sw", "multiple_choice", adapter="command", **given)
+    return Task("mine", "mine", "mine", None, "sw", "multiple_choice", adapter="command", **given)
 
 
 def answered(command: list[str], *, reads: str = "answers", limit: int | None = None, **given: Any) -> Any:

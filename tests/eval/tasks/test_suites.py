@@ -168,3 +168,21 @@ def test_code_and_data_that_a_task_takes_are_hashed(tmp_path: Path) -> None:
     assert seen[0] != seen[1] != seen[2]
     with pytest.raises(UserError, match=r"gone is no directory"):
         check_tasks(config(data=str(tmp_path / "gone")))
+
+
+def test_a_family_is_a_task_without_its_language_and_nothing_more() -> None:
+    suites = EvaluateConfig(tasks=(), suites=("early", "multilingual", "science", "safety"))
+    families = {task.name: task.family for task in find_tasks(suites)}
+    wanted = {
+        "belebele_cloze_swh_Latn": "belebele_cloze",
+        "multiblimp_eng": "multiblimp",
+        "flores_eng_Latn_swh_Latn": "flores_eng_Latn",
+        "include_base_44_swahili": "include_base_44",
+        "arc_easy": "arc_easy",
+        "arc_challenge": "arc_challenge",
+        "wmdp_bio": "wmdp_bio",
+        "truthfulqa-multi_mc1_es": "truthfulqa-multi_mc1",
+    }
+    assert {name: families.get(name, family) for name, family in wanted.items()} == wanted
+    named = find_tasks(EvaluateConfig(tasks=("belebele_swh_Latn", "arc_easy")))
+    assert [task.family for task in named] == ["belebele", "arc_easy"]

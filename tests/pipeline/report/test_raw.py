@@ -17,7 +17,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def full() -> Scores:
-    own = task("quiz_swh_Latn", "sw", suite="early", value=0.123456789012345, digest="ab" * 32)
+    own = task("quiz_swh_Latn", "sw", family="quiz", suite="early", value=0.123456789012345, digest="ab" * 32)
     failed = task("quiz_ru", "ru", value=None, low=None, high=None, failure='no "data",\nthere')
     found = scores(own, failed, sw=1.25)
     other = BaselineScores(precision="float32", bits_per_byte=found.bits_per_byte, tasks=(own,))
