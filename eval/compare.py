@@ -24,7 +24,7 @@ from eval.statistics import (
     holm,
     means_of_clusters,
 )
-from eval.tasks.suites import BITS_PER_BYTE, GENERATIONS
+from eval.tasks.task import BITS_PER_BYTE, GENERATIONS
 
 SIGNIFICANT = 0.05
 _FEWEST = 6

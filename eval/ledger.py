@@ -16,7 +16,7 @@ from typing import Any
 
 from cluster.host.files import write_text
 from eval.manifests import BitsPerByte, CheckpointScores, TaskScore, mean_scores
-from eval.tasks.suites import BITS_PER_BYTE
+from eval.tasks.task import BITS_PER_BYTE
 from training.records import CheckpointKey, CheckpointRecord
 
 LEDGER = "ledger.jsonl"

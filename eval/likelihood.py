@@ -45,7 +45,7 @@ class Scorer:
     def __init__(self, model: PreTrainedModel, *, batch_tokens: int | None = None) -> None:
         """Take a model that is on its device, in evaluation mode."""
         self.model = model
-        self.context = int(model.config.max_position_embeddings)
+        self.context = context_of(model.config)
         kind = model.device.type
         self._batch_tokens = batch_tokens or tokens_of_a_batch(kind)
         self._chunk_elements = chunk_elements(kind)
@@ -142,6 +142,12 @@ class Scorer:
             self._scale = float((made * wanted).sum()) / size
             made *= self._scale
         return layer if (made - wanted).abs().max() <= _TOLERANCE * wanted.abs().max().clamp(min=1e-6) else None
+
+
+def context_of(config: Any) -> int:
+    """Return the tokens that a model of this configuration reads at once; MAX_WINDOW where it knows no end."""
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    return next((int(size) for name in names if (size := getattr(config, name, None))), MAX_WINDOW)
 
 
 def cut_windows(ids: Sequence[int], context: int) -> Iterator[Targets]:

@@ -116,6 +116,8 @@ class BaselineScores(_Entry):
 
     tasks: tuple[TaskScore, ...]
     bits_per_sentence: dict[str, BitsPerSentence] = Field(default_factory=dict)
+    failure: str = ""
+    """Why it could not be scored, in a sentence; empty if it was."""
 
 
 class Scores(Manifest):

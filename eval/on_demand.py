@@ -25,8 +25,10 @@ from eval.manifests import BitsPerSentence, TaskScore, mean_scores
 from eval.parallel import parallel_files, read_sentences
 from eval.rows import bits_of_sentences
 from eval.scoring import Scoring
-from eval.stage import PARTS, SAMPLES, UNTRAINED, check_tasks, digest_model, files_of_task
-from eval.tasks.suites import Task, find_tasks
+from eval.stage import PARTS, SAMPLES, UNTRAINED
+from eval.tasks.observed import check_tasks, digest_model, files_of_task
+from eval.tasks.suites import find_tasks
+from eval.tasks.task import Task
 from eval.workers import Weights, forget_model
 from training.checkpoint.choice import ChosenWeights
 from training.records import read_known_record
@@ -128,7 +130,7 @@ def _find(config: EvaluateConfig) -> tuple[list[Task], tuple[str, ...], tuple[st
         raise UserError("nothing is asked; give --suite, --task or --parallel")
     check_tasks(config)
     known = tuple(parallel_files(Path(config.parallel))) if config.parallel is not None else ()
-    found = find_tasks(config)
+    found = find_tasks(config, skips_absent=True)
     everywhere = find_tasks(config.model_copy(update={"data": None}))
     names = {task.name for task in found}
     absent = tuple(task.name for task in everywhere if task.name not in names)

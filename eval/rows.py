@@ -14,7 +14,7 @@ from configs.evaluation import CONTINUATION
 from data_prep.sources.document import Document
 from eval.manifests import BitsPerByte, BitsPerSentence, TaskScore
 from eval.statistics import Interval, accuracy, bits_per_byte, detectable_difference
-from eval.tasks.suites import BITS_PER_BYTE, BITS_PER_SENTENCE, GENERATIONS, Task
+from eval.tasks.task import BITS_PER_BYTE, BITS_PER_SENTENCE, GENERATIONS, Task
 
 
 @dataclass(frozen=True)

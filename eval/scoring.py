@@ -18,7 +18,7 @@ from eval.manifests import BitsPerByte, TaskScore
 from eval.parallel import Sentences
 from eval.rows import Answered, Prompt, bits_of_groups, rows_of, write_answers
 from eval.tasks.continuation import NUM_CHOICES, make_questions
-from eval.tasks.suites import Task
+from eval.tasks.task import Task
 from eval.workers import Prompts, TaskWork, Texts, Untrained, Weights, WorkerPaths, answer, continue_texts, score_texts
 
 ITEM_BYTES = 500_000

@@ -3,32 +3,28 @@
 It imports nothing heavy: workers do.
 """
 
-import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
-from pydantic import JsonValue, ValidationError
+from pydantic import ValidationError
 
 from cluster.executor import Executor
 from configs.base import Artifact, Unfinished, UserError
-from configs.evaluation import CONTINUATION, EvaluateConfig
-from configs.load import shipped
+from configs.evaluation import EvaluateConfig
 from data_prep.cleaning.held_out import smallest_digests
 from data_prep.manifests import CleanCorpus, TrainedTokenizer
 from data_prep.masks.manifest import Mask
 from data_prep.masks.reading import find_mask, read_held_out
-from data_prep.sources.document import Digest, Document
+from data_prep.sources.document import Document
 from eval.ledger import Ledger
 from eval.manifests import BaselineScores, Scores
-from eval.parallel import parallel_files, read_sentences
+from eval.parallel import read_sentences
 from eval.rows import Answered, bits_of_sentences
 from eval.scoring import Scoring
-from eval.tasks.suites import Task, find_tasks, lm_eval_folder
+from eval.tasks.suites import find_tasks
 from eval.workers import forget_model
 from training.checkpoint.choice import ChosenWeights, choose_weights, list_own
 from training.checkpoint.retention import hold
@@ -62,80 +58,6 @@ DIGESTS = "task_digests"
 
 SECONDS_BETWEEN_LOOKS = 2.0
 """How often it is asked whether a training has a new checkpoint."""
-
-
-def check_tasks(config: EvaluateConfig) -> None:
-    """Raise UserError if a task or a suite is not there, or lm-eval is not installed and needed."""
-    if config.data is not None and not Path(config.data).is_dir():
-        raise UserError(f"data: {config.data} is no directory; give the one that has the suites' data, or leave it out")
-    if config.parallel is not None:
-        files = parallel_files(Path(config.parallel))
-        read_sentences(Path(config.parallel), files)
-    if config.tasks or config.suites:
-        lm_eval_folder()
-        find_tasks(config)
-
-
-def observe_tasks(config: EvaluateConfig, digest: Digest) -> JsonValue:
-    """Return what tasks are beyond what the config says: files of suites and tasks, data on disk, lm-eval's version.
-
-    None where no more is asked than `continuation`.
-    """
-    tasks = [task for task in find_tasks(config) if task.name != CONTINUATION]
-    baselines: dict[str, JsonValue] = {
-        name: digest_model(f"baselines: {name}", Path(path), digest) for name, path in config.baselines.items()
-    }
-    sentences = parallel_files(Path(config.parallel)) if config.parallel is not None else {}
-    beside: dict[str, JsonValue] = {"baselines": baselines} if baselines else {}
-    if sentences:
-        beside["parallel"] = {label: digest(path) for label, path in sorted(sentences.items())}
-    if not tasks and not config.suites:
-        return beside or None
-    data = {path for task in tasks for _, path in task.files}
-    own = {path for task in tasks for path in files_of_task(task)} - data
-    return {
-        "lm_eval": version("lm_eval"),
-        "suites": {name: digest(shipped("suites", name)) for name in config.suites},
-        "tasks": {str(path): digest(path) for path in sorted(own)},
-        "data": {str(path): digest(path) for path in sorted(data)},
-        **beside,
-    }
-
-
-def files_of_task(task: Task) -> set[Path]:
-    """Return the files on this machine's disks that a task is made of, but for lm-eval's own."""
-    found = {path for _, path in task.files}
-    found |= {path for part in task.command[1:] if (path := Path(part)).is_file()}
-    if task.file is not None and lm_eval_folder() not in task.file.parents:
-        found |= {task.file, *_files_beside(task.file)}
-    return found
-
-
-def _files_beside(task: Path) -> Iterator[Path]:
-    """Yield what a task's file may take: YAML and Python beside it, and files that it names."""
-    for path in sorted(task.parent.iterdir()):
-        if path.is_file() and (path.suffix in (".yaml", ".yml", ".py") or path.name.endswith("yaml")):
-            yield path.absolute()
-    for word in re.findall(r"[\w./~+-]+\.\w+", task.read_text(encoding="utf-8")):
-        with suppress(OSError):
-            if (path := Path(word).expanduser()).is_file():
-                yield path.absolute()
-
-
-def digest_model(where: str, directory: Path, digest: Digest) -> dict[str, JsonValue]:
-    """Return the digests of a model's files. Raises UserError, which begins with `where`, if it is none."""
-    if not (directory / "config.json").is_file():
-        raise UserError(
-            f"{where}: {directory} has no config.json, so it is no model; give a directory that transformers loads"
-        )
-    if not any(path.suffix in (".safetensors", ".bin") for path in directory.iterdir()):
-        raise UserError(f"{where}: {directory} has no weights (*.safetensors); give a whole model")
-    files = [
-        path
-        for path in sorted(directory.iterdir())
-        if path.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")
-    ]
-    return {path.name: digest(path) for path in files}
 
 
 def check_held_out(corpora: Sequence[CleanCorpus]) -> None:

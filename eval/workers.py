@@ -4,7 +4,8 @@ import errno
 import gc
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from configs.base import Artifact, UserError
 from configs.text import one_line
 from data_prep.manifests import TrainedTokenizer
 from data_prep.tokenizer.stage import HUGGING_FACE
-from eval.tasks.suites import Task
+from eval.tasks.task import Task
 from training.checkpoint.choice import ChosenWeights
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def answer(paths: WorkerPaths, work: TaskWork) -> dict[str, Any]:
 
     What the machine fails of, such as memory or a disk, is raised.
     """
-    if paths.is_offline:  # before datasets is imported: else it looks up what is there
+    if paths.is_offline or _unreachable:  # before datasets is imported: else it looks up what is there
         os.environ["HF_HUB_OFFLINE"] = "1"
     found: dict[str, Any] = {}
     try:
@@ -118,6 +119,7 @@ def answer(paths: WorkerPaths, work: TaskWork) -> dict[str, Any]:
     except UserError as error:
         return found | {"failure": str(error)}
     except (Exception, SystemExit) as error:
+        _note_unreachable(error)
         is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if is_full or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             raise
@@ -163,6 +165,19 @@ _ADAPTERS: "Mapping[str, Callable[[WorkerPaths, TaskWork], tuple[Answers, str]]]
 }
 
 
+_unreachable: list[str] = []
+"""Why the Hub cannot be reached from this process, once a task failed of it: the next ones do not wait for it again."""
+
+
+def _note_unreachable(error: BaseException) -> None:
+    if _unreachable or "Couldn't reach" not in str(error):
+        return
+    _unreachable.append(one_line(error))
+    for name in ("huggingface_hub.constants", "datasets.config"):
+        if (module := sys.modules.get(name)) is not None:
+            module.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+
+
 def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {one_line(error)[:300]}"
 
@@ -183,7 +198,8 @@ def _load_tokenizer(paths: WorkerPaths) -> Any:
 def _open_tokenizer(directory: Path, *, is_ours: bool) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(directory, **({"split_special_tokens": True} if is_ours else {}))
+    with _explained(directory):
+        return AutoTokenizer.from_pretrained(directory, **({"split_special_tokens": True} if is_ours else {}))
 
 
 _held: "dict[Weights, Scorer]" = {}
@@ -211,12 +227,24 @@ def _open_scorer(paths: WorkerPaths) -> "Scorer":
     # products of bf16 took 20 times as long on a CPU without instructions for them
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     if isinstance(weights, Path):
-        model = AutoModelForCausalLM.from_pretrained(weights, dtype=dtype).eval()
+        with _explained(weights):
+            model = AutoModelForCausalLM.from_pretrained(weights, dtype=dtype).eval()
     elif isinstance(weights, Untrained):
         model = _make_untrained(weights.seed, len(_load_tokenizer(paths))).to(dtype)
     else:
         model = load_model(*weights.checkpoints, kind=weights.kind).to(dtype)
     return Scorer(model.to(device))
+
+
+@contextmanager
+def _explained(directory: Path) -> Iterator[None]:
+    """Raise UserError if a model's directory cannot be read, whatever the library raises of it."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            raise
+        raise UserError(f"{directory} cannot be loaded by transformers: {_describe(error)}") from error
 
 
 def _make_untrained(seed: int, vocab_size: int) -> Any:

@@ -6,7 +6,8 @@ from data_prep.tokenizer.foreign_files import observe_tokenizer
 from data_prep.tokenizer.import_stage import check_tokenizer, import_tokenizer
 from data_prep.tokenizer.stage import train_tokenizer
 from data_prep.tokens.stage import tokenize
-from eval.stage import check_tasks, evaluate, observe_tasks
+from eval.stage import evaluate
+from eval.tasks.observed import check_tasks, observe_tasks
 from pipeline.export.stage import export
 from pipeline.graph.stage import stage
 from pipeline.report.stage import check_report, observe_templates, report

@@ -8,7 +8,7 @@ from math import isfinite
 from typing import Any
 
 from configs.base import UserError
-from eval.tasks.suites import Task
+from eval.tasks.task import Task
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from configs.base import UserError
 from configs.text import one_line
 from eval.likelihood import Likelihood, Scorer, Targets
 from eval.tasks.answers import Answers, read_answers
-from eval.tasks.suites import Task
+from eval.tasks.task import Task
 
 GENERATED_ROWS = 8
 """Texts that are written at once."""
@@ -46,6 +46,7 @@ class AskedModel:
             after = whole[len(before) :] if context else whole
             if not after:
                 raise UserError("a continuation has no token; give text after the context")
+            check_fits(len(after), self.context)
             ids = (before + after)[-(self.context + 1) :]
             sequences.append(Targets(ids, max(1, len(ids) - len(after))))
         return self._scorer.score(sequences)
@@ -94,6 +95,12 @@ class AskedModel:
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+
+def check_fits(num_tokens: int, context: int) -> None:
+    """Raise UserError if so many tokens, whose likelihood is asked for, are more than a model reads at once."""
+    if num_tokens > context:
+        raise UserError(f"an answer of {num_tokens:,} tokens is longer than the model's context of {context:,}")
 
 
 def answer_python_task(task: Task, model: AskedModel, *, limit: int | None) -> Answers:

@@ -33,10 +33,11 @@ from transformers import PreTrainedTokenizerBase
 from configs.base import UserError
 from eval.likelihood import Scorer, Targets
 from eval.tasks.answers import Answer, Answers
-from eval.tasks.asked import GENERATED_ROWS
-from eval.tasks.suites import Task
+from eval.tasks.asked import GENERATED_ROWS, check_fits
+from eval.tasks.task import Task
 
-logging.getLogger("lm_eval").setLevel(logging.ERROR)
+for _library in ("lm_eval", "huggingface_hub", "transformers"):
+    logging.getLogger(_library).setLevel(logging.ERROR)
 # lm-eval compiles a task's templates for each question, which was a third of the time of small models
 lm_eval.utils.env.from_string = lru_cache(maxsize=1024)(lm_eval.utils.env.from_string)
 
@@ -56,6 +57,7 @@ class _Model(HFLM):  # type: ignore[misc]
     ) -> list[tuple[float, bool]]:
         sequences = []
         for _, context, continuation in requests:
+            check_fits(len(continuation), self.max_length)
             ids = (context + continuation)[-(self.max_length + 1) :]
             self.num_truncated += len(context) + len(continuation) > self.max_length + 1
             sequences.append(Targets(ids, max(1, len(ids) - len(continuation))))
@@ -147,7 +149,7 @@ def _load(task: Task, rows: Sequence[Mapping[str, Any]] | None) -> Any:
     elif task.files:
         files = dict(task.files)
         config["custom_dataset"] = lambda **_: _dataset(
-            {split: _read(path, task.columns) for split, path in files.items()}
+            {split: _read_some(path, task.columns) for split, path in files.items()}
         )
         config["dataset_path"] = "local"
         for key in ("training_split", "validation_split", "test_split", "fewshot_split"):
@@ -201,6 +203,13 @@ def _dataset(splits: Mapping[str, list[dict[str, Any]]]) -> Any:
     return datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()})
 
 
+def _read_some(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of a file. Raises UserError if it has none."""
+    if not (rows := _read(path, columns)):
+        raise UserError(f"{path} has no rows; put the data there again")
+    return rows
+
+
 def _read(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     """Return the rows of a file: JSON lines, CSV, TSV or Parquet. Raises UserError if it cannot be read."""
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
@@ -214,7 +223,7 @@ def _read(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
             if kind == "tsv":
                 return list(csv.DictReader(file, [*columns] or None, delimiter="\t", quoting=csv.QUOTE_NONE))
             return [json.loads(line) for line in file if line.strip()]
-    except (ValueError, OSError, csv.Error) as error:
+    except (ValueError, OSError, EOFError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as {kind}: {error}") from None
 
 

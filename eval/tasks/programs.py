@@ -15,7 +15,7 @@ from configs.base import UserError
 from configs.tasks import TaskConfig
 from configs.text import one_line
 from eval.tasks.answers import Answers, read_answers
-from eval.tasks.suites import Task
+from eval.tasks.task import Task
 
 _HIT = 0.5
 """The score of a detector of garak's from which on an output is a hit."""
@@ -43,8 +43,10 @@ def answer_by_program(task: Task, write_model: Callable[[Path], Path], *, limit:
         environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
         done = run_program(command, timeout_seconds=task.timeout_hours * 3600, environment=environment)
         if not done.ok:
-            why = f"ended with code {done.exit_code}: " if done.exit_code is not None else ""
-            raise UserError(f"`{Path(command[0]).name}` {why}{done.last_line[:300]}")
+            told = done.last_line[:300]
+            if done.exit_code is not None:
+                told = f"`{Path(command[0]).name}` ended with code {done.exit_code}: {told}"
+            raise UserError(told)
         rows = _chosen(task, _READERS[task.reads](out))
         return read_answers(task, rows, where=f"what `{Path(command[0]).name}` wrote", limit=limit)
 

@@ -6,8 +6,7 @@ tasks that are named alone the files whose first lines name them.
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
@@ -18,84 +17,26 @@ from configs.base import UserError
 from configs.data.languages import UNDETERMINED, is_of, normalize_language
 from configs.evaluation import CONTINUATION, EvaluateConfig
 from configs.load import load, shipped
-from configs.tasks import Kind, SuiteConfig, TaskConfig
+from configs.tasks import SuiteConfig, TaskConfig
+from eval.tasks.task import RESERVED, Task
 
 _TASK = re.compile(r"^\"?(?:task|group)\"?: *[\"']?([^\"'\s#]+)[\"']? *(?:#.*)?$", re.M)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-BITS_PER_BYTE, BITS_PER_SENTENCE, GENERATIONS = "bits_per_byte", "bits_per_sentence", "generations"
-RESERVED = (CONTINUATION, BITS_PER_BYTE, BITS_PER_SENTENCE, GENERATIONS)
-"""Names that answers have already."""
-
 _PLACEHOLDERS = {"iso": r"[a-z]{3}_[A-Z][a-z]{3}", "alpha3": r"[a-z]{3}", "alpha2": r"[a-z]{2}", "name": r"[a-z]+"}
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".csv", ".tsv")
 _SUFFIX = re.compile(rf"(?:^|_)({_PLACEHOLDERS['iso']})(?:_|$)")
 
 
-@dataclass(frozen=True)
-class Task:
-    """A task that is to be scored."""
-
-    name: str
-    """The name that the scores have for it."""
-
-    family: str
-    """The name without the language."""
-
-    lm_eval_name: str
-    file: Path | None
-    """YAML file of lm-eval's task, which other files may belong to; None for what is made here."""
-
-    language: str
-    """Label of its language, `und` if it is of none or of several."""
-
-    kind: Kind | None
-    """None where only lm-eval's file tells."""
-
-    suite: str = ""
-    formulation: str = "none"
-    metric: str | None = None
-    """None: the first that lm-eval's file names."""
-
-    chance: float | None = None
-    num_fewshot: int | None = None
-    cluster: str | None = None
-    licence: str = ""
-    source: str = ""
-    revision: str | None = None
-    digest: str | None = None
-    version: str = "1"
-    files: tuple[tuple[str, Path], ...] = ()
-    """For each split its file, if the data are on this machine's disks; else lm-eval asks the Hub."""
-
-    columns: tuple[str, ...] = ()
-    overrides: tuple[tuple[str, Any], ...] = ()
-    """Keys of lm-eval's task that are set otherwise."""
-
-    adapter: str = "lm_eval"
-    """What asks the model (configs/tasks.py), with the keys that follow."""
-
-    function: str = ""
-    """Its name in the Python file `file`."""
-
-    command: tuple[str, ...] = ()
-    reads: str = "answers"
-    timeout_hours: float = 24.0
-    higher_is_better: bool = True
-    data_digest: str = ""
-    """What tells its files apart from others of the same names; empty where a plan has looked at them."""
-
-    @property
-    def is_local(self) -> bool:
-        """Whether its data need no network."""
-        return bool(self.files) or self.name == CONTINUATION or self.adapter != "lm_eval"
-
-
-def find_tasks(config: EvaluateConfig, languages: Collection[str] | None = None) -> list[Task]:
+def find_tasks(
+    config: EvaluateConfig, languages: Collection[str] | None = None, *, skips_absent: bool = False
+) -> list[Task]:
     """Return the tasks of a recipe, each once, in order; `languages` are those of the corpora, by their labels.
 
-    Without these tasks of all languages are found, and those whose data are not on disk left out. Raises UserError for
-    a task, a suite or a file that is not there.
+    Without these tasks of all languages are found, and those whose data are not on disk left out, as with
+    `skips_absent`. Raises UserError for a task, a suite or a file that is not there.
     """
+    skips_absent = skips_absent or (not config.languages and languages is None)
+    absent: list[str] = []
     wanted = [normalize_language(tag) for tag in config.languages] or (None if languages is None else [*languages])
     found: dict[str, Task] = {}
     for name in config.tasks:
@@ -106,20 +47,33 @@ def find_tasks(config: EvaluateConfig, languages: Collection[str] | None = None)
         found[one.name] = one
     for name in config.suites:
         suite = read_suite(name)
-        before = len(found)
-        for entry in suite.tasks:
-            for task in _tasks_of(entry, wanted):
-                task = replace(task, suite=Path(name).stem)
-                if config.data is None:
-                    found.setdefault(task.name, replace(task, files=()))
-                else:
-                    with suppress(UserError) if wanted is None else nullcontext():
-                        found.setdefault(task.name, _with_data(task, Path(config.data)))
-        if len(found) == before and wanted is not None and languages is not None:
+        own: dict[str, Task] = {}
+        for task in (
+            task for entry in suite.tasks for task in _tasks_of(entry, wanted, shipped("suites", name).parent)
+        ):
+            if not _NAME.fullmatch(task.name) or task.name in RESERVED:
+                raise UserError(
+                    f"suite {name!r}: a task cannot have the name {task.name!r}, which files get; rename it"
+                )
+            if task.name in own:
+                raise UserError(f"suite {name!r} has two tasks of the name {task.name!r}; give one another `name`")
+            own[task.name] = replace(task, suite=Path(name).stem)
+        for task in own.values():
+            if config.data is None:
+                found.setdefault(task.name, replace(task, files=()))
+                continue
+            try:
+                found.setdefault(task.name, _with_data(task, Path(config.data)))
+            except UserError as error:
+                absent.append(str(error))
+        if not own and wanted is not None and languages is not None:
             raise UserError(
                 f"suite {name!r} has no task in {', '.join(sorted(wanted)) or 'any language'}; give other `languages`, "
                 "or leave it out"
             )
+    if absent and not skips_absent:
+        more = f" (and so of {len(absent) - 1:,} more tasks)" if len(absent) > 1 else ""
+        raise UserError(f"{absent[0]}{more}")
     return list(found.values())
 
 
@@ -172,12 +126,16 @@ def _named(name: str) -> Task:
     return Task(name, _family_of(name), name, file, _language_in(name), None)
 
 
-def _python_file(given: str) -> tuple[Path, str]:
-    """Return the file and the function of `FILE.py:NAME`. Raises UserError if there is no such file."""
+def _python_file(given: str, beside: Path = Path()) -> tuple[Path, str]:
+    """Return the file and the function of `FILE.py:NAME`, which is in the directory `beside` or the working directory.
+
+    Raises UserError if there is no such file.
+    """
     name, _, function = given.rpartition(":")
-    if not Path(name).is_file():
-        raise UserError(f"tasks: {given}: {name} is not there; give the path of a Python file")
-    return Path(name).absolute(), function
+    for path in (beside / name, Path(name)):
+        if path.is_file():
+            return path.absolute(), function
+    raise UserError(f"tasks: {given}: {name} is not there; give the path of a Python file")
 
 
 def _language_in(name: str) -> str:
@@ -220,11 +178,14 @@ def _close_to(name: str) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _tasks_of(entry: TaskConfig, wanted: Collection[str] | None) -> Iterator[Task]:
-    """Yield the tasks of an entry in the wanted languages. Raises UserError if lm-eval does not have it."""
+def _tasks_of(entry: TaskConfig, wanted: Collection[str] | None, beside: Path) -> Iterator[Task]:
+    """Yield the tasks of an entry in the wanted languages; `beside` is the directory of its suite.
+
+    Raises UserError if lm-eval does not have it, or a function's file is not there.
+    """
     names: Mapping[str, Path | None]
     if entry.adapter != "lm_eval":
-        names = {entry.task: _python_file(entry.function)[0] if entry.function else None}
+        names = {entry.task: _python_file(entry.function, beside)[0] if entry.function else None}
     elif entry.folder == ".":
         names = {_filled(entry.task, code): None for code in entry.languages or ("",)}
     else:

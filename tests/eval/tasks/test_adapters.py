@@ -13,7 +13,8 @@ from configs.evaluation import EvaluateConfig
 from configs.load import dump_yaml
 from eval.tasks.answers import read_answers
 from eval.tasks.programs import answer_by_program
-from eval.tasks.suites import Task, find_tasks
+from eval.tasks.suites import find_tasks
+from eval.tasks.task import Task
 
 
 def task(**given: Any) -> Task:

@@ -14,7 +14,8 @@ from configs.tasks import SUITES
 from eval.likelihood import Scorer
 from eval.tasks.answers import Answers
 from eval.tasks.harness import answer_task
-from eval.tasks.suites import Task, find_tasks
+from eval.tasks.suites import find_tasks
+from eval.tasks.task import Task
 from tests.eval.tasks.fixtures import write_data
 from tests.eval.tasks.made_up import made_tokenizer, untrained
 

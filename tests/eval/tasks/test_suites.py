@@ -11,8 +11,9 @@ from configs.base import UserError
 from configs.data.languages import normalize_language
 from configs.evaluation import EvaluateConfig
 from configs.tasks import SUITES
-from eval.stage import check_tasks, observe_tasks
-from eval.tasks.suites import Task, find_tasks, names_in, read_suite
+from eval.tasks.observed import check_tasks, observe_tasks
+from eval.tasks.suites import find_tasks, names_in, read_suite
+from eval.tasks.task import Task
 
 
 def config(**given: Any) -> EvaluateConfig:
@@ -158,14 +159,20 @@ def test_groups_second_names_and_files_that_are_no_text_are_refused(tmp_path: Pa
 
 def test_code_and_data_that_a_task_takes_are_hashed(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("1")
-    (tmp_path / "own.yaml").write_text(f"task: own\ndataset_kwargs: {{data_files: {tmp_path}/rows.jsonl}}\n")
-    (tmp_path / "utils.py").write_text("a = 1")
+    own = f"task: own\ndataset_kwargs: {{data_files: {tmp_path}/rows.jsonl}}\ninclude: base.yaml\n"
+    (tmp_path / "own.yaml").write_text(own)
+    (tmp_path / "base.yaml").write_text("doc_to_text: !function utils.text\n")
+    (tmp_path / "utils.py").write_text("from helper import a\n")
+    (tmp_path / "helper.py").write_text("a = 1")
+    (tmp_path / "recipe.yaml").write_text("name: mine\n")
     given = config(tasks=[str(tmp_path / "own.yaml")])
     seen: Any = [observe_tasks(given, lambda path: path.read_text())]
-    for name in ("utils.py", "rows.jsonl"):
-        (tmp_path / name).write_text("changed")
+    for name in ("utils.py", "rows.jsonl", "base.yaml", "helper.py"):
+        (tmp_path / name).write_text((tmp_path / name).read_text() + "# changed")
         seen.append(observe_tasks(given, lambda path: path.read_text()))
-    assert seen[0] != seen[1] != seen[2]
+        assert seen[-1] != seen[-2], name
+    (tmp_path / "recipe.yaml").write_text("name: other\n")
+    assert observe_tasks(given, lambda path: path.read_text()) == seen[-1]  # it is no part of the task
     with pytest.raises(UserError, match=r"gone is no directory"):
         check_tasks(config(data=str(tmp_path / "gone")))
 

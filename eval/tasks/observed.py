@@ -1,0 +1,104 @@
+"""What tasks are beyond what a config says: files of suites and tasks, data on disk, other models. No heavy imports."""
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from configs.base import UserError
+from configs.evaluation import CONTINUATION, EvaluateConfig
+from configs.load import shipped
+from data_prep.sources.document import Digest
+from eval.parallel import parallel_files, read_sentences
+from eval.tasks.suites import find_tasks, lm_eval_folder
+from eval.tasks.task import Task
+
+
+def check_tasks(config: EvaluateConfig) -> None:
+    """Raise UserError if a task or a suite is not there, or lm-eval is not installed and needed."""
+    if config.data is not None and not Path(config.data).is_dir():
+        raise UserError(f"data: {config.data} is no directory; give the one that has the suites' data, or leave it out")
+    if config.parallel is not None:
+        files = parallel_files(Path(config.parallel))
+        read_sentences(Path(config.parallel), files)
+    if config.tasks or config.suites:
+        lm_eval_folder()
+        find_tasks(config)
+
+
+def observe_tasks(config: EvaluateConfig, digest: Digest) -> JsonValue:
+    """Return what tasks are beyond what the config says: files of suites and tasks, data on disk, lm-eval's version.
+
+    None where no more is asked than `continuation`.
+    """
+    tasks = [task for task in find_tasks(config) if task.name != CONTINUATION]
+    baselines: dict[str, JsonValue] = {
+        name: digest_model(f"baselines: {name}", Path(path), digest) for name, path in config.baselines.items()
+    }
+    sentences = parallel_files(Path(config.parallel)) if config.parallel is not None else {}
+    beside: dict[str, JsonValue] = {"baselines": baselines} if baselines else {}
+    if sentences:
+        beside["parallel"] = {label: digest(path) for label, path in sorted(sentences.items())}
+    if not tasks and not config.suites:
+        return beside or None
+    data = {path for task in tasks for _, path in task.files}
+    own = {path for task in tasks for path in files_of_task(task)} - data
+    return {
+        "lm_eval": version("lm_eval"),
+        "suites": {name: digest(shipped("suites", name)) for name in config.suites},
+        "tasks": {str(path): digest(path) for path in sorted(own)},
+        "data": {str(path): digest(path) for path in sorted(data)},
+        **beside,
+    }
+
+
+def files_of_task(task: Task) -> set[Path]:
+    """Return the files on this machine's disks that a task is made of, but for lm-eval's own."""
+    found = {path for _, path in task.files}
+    found |= {path for part in task.command[1:] if (path := Path(part)).is_file()}
+    if task.file is not None and lm_eval_folder() not in task.file.parents:
+        found |= _files_with(task.file)
+    return found
+
+
+def _files_with(task: Path) -> set[Path]:
+    """Return a task's file, and those that it names: what it includes, its functions' modules, and their own."""
+    found, waiting = set[Path](), [task.absolute()]
+    while waiting:
+        if (path := waiting.pop()) in found:
+            continue
+        found.add(path)
+        if path.suffix == ".py" or path.name.endswith(("yaml", ".yml")):
+            waiting += _named_in(path)
+    return found
+
+
+def _named_in(file: Path) -> Iterator[Path]:
+    """Yield the files that a YAML file or a Python module names, beside it or from the working directory."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    modules = re.findall(r"!function +([\w.]+)\.\w+", text) + re.findall(r"^ *(?:from|import) +([\w.]+)", text, re.M)
+    words = [f"{module.replace('.', '/')}.py" for module in modules] + re.findall(r"[\w./~+-]+", text)
+    for word in words:
+        for path in (file.parent / word, Path(word).expanduser()):
+            with suppress(OSError, RuntimeError):  # no name of a file
+                if path.is_file():
+                    yield path.absolute()
+
+
+def digest_model(where: str, directory: Path, digest: Digest) -> dict[str, JsonValue]:
+    """Return the digests of a model's files. Raises UserError, which begins with `where`, if it is none."""
+    if not (directory / "config.json").is_file():
+        raise UserError(
+            f"{where}: {directory} has no config.json, so it is no model; give a directory that transformers loads"
+        )
+    if not any(path.suffix in (".safetensors", ".bin") for path in directory.iterdir()):
+        raise UserError(f"{where}: {directory} has no weights (*.safetensors); give a whole model")
+    files = [
+        path
+        for path in sorted(directory.iterdir())
+        if path.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")
+    ]
+    return {path.name: digest(path) for path in files}
