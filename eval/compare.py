@@ -1,36 +1,38 @@
 """Compares two models on the documents and questions that both were scored on, language by language.
 
 Answers are paired by the digests of what was asked. A difference is called one where its p-value, corrected for all
-languages of the measure (Holm), is below 5%; else what could have been seen is told.
+languages of the measure (Holm), is below 5%; else what could have been seen is told. What cannot be compared is told.
 """
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from math import isfinite, sqrt
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite, isnan, log, sqrt
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from cluster.storage.errors import error_class
 from configs.base import UserError
+from configs.data.languages import UNDETERMINED
 from eval.statistics import (
     NORMAL,
     Comparison,
     Interval,
     compare_answers,
     compare_bits_per_byte,
+    compare_clusters,
     detectable,
     holm,
-    means_of_clusters,
 )
-from eval.tasks.task import BITS_PER_BYTE, GENERATIONS
+from eval.tasks.task import BITS_PER_BYTE, BITS_PER_SENTENCE, GENERATIONS
 
 SIGNIFICANT = 0.05
-_FEWEST = 6
-"""With fewer pairs no difference is one, however large: a rank test's least p-value is above 5%."""
+WHOLE_ALONE = "only the whole has a score"
 
 Verdict = Literal["better", "worse", "cannot tell"]
+Answer = Mapping[str, Any]
+"""A line of a file of samples (eval/rows.py)."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Row:
     """What the second model does differently in one measure and language."""
 
     measure: str
-    """`bits_per_byte`, or the name of a task."""
+    """`bits_per_byte`, or the family of tasks, one for each language."""
 
     language: str
     num_paired: int
@@ -54,8 +56,16 @@ class Row:
 
     verdict: Verdict
     higher_is_better: bool
-    detectable: float
-    """The least difference that would have been found, with a power of 80%; infinite with so few pairs that none is."""
+    detectable: float | None
+    """The least difference that would have been found, with a power of 80%; infinite with so few pairs that none is.
+
+    None where differences do not vary, as where there is none at all: so nothing is known of what they could be.
+    """
+
+    @property
+    def is_same(self) -> bool:
+        """Whether no pair differs."""
+        return self.difference.value == self.difference.low == self.difference.high == 0
 
 
 @dataclass(frozen=True)
@@ -65,107 +75,178 @@ class Total:
     measure: str
     num_languages: int
     difference: Interval
-    worst: str
-    """The language that loses most."""
+    worst: str | None
+    """The language that loses most, or gains least; None where no language differs."""
 
 
-def compare(first: Path, second: Path) -> tuple[list[Row], list[Total]]:
+class Uncompared(NamedTuple):
+    """A measure and language of which the models are not compared."""
+
+    measure: str
+    language: str
+    reason: str
+
+
+@dataclass
+class _Pairs:
+    """What two models answered of a measure in one language."""
+
+    pairs: list[tuple[Answer, Answer]] = field(default_factory=list)
+    num_unpaired: int = 0
+
+
+def compare(first: Path, second: Path) -> tuple[list[Row], list[Total], list[Uncompared]]:
     """Compare the artifacts of two `evaluate` steps. Raises UserError if they have no answer in common."""
+    families: defaultdict[str, defaultdict[str, _Pairs]] = defaultdict(lambda: defaultdict(_Pairs))
+    uncompared = list[Uncompared]()
+    names = _names(first) | _names(second)
+    for name in sorted(names, key=lambda one: (one != BITS_PER_BYTE, one)):
+        before, after = _read(first, name), _read(second, name)
+        family = _family(name, before, after)
+        if reason := _reason(before, after):
+            uncompared += [Uncompared(family, language, reason) for language in _languages(before, after)]
+        else:
+            uncompared += _pair(family, before or {}, after or {}, families[family])
     rows, totals = [], []
-    measures = [name for name in _measures(second) if name in _measures(first)]
-    for measure in measures:
-        own = list(_rows_of(measure, _read(first, measure), _read(second, measure)))
+    for measure, languages in families.items():
+        own = list(_rows_of(measure, {language: one for language, one in sorted(languages.items()) if one.pairs}))
         rows += own
         totals += [_total(measure, own)] if own else []
     if not rows:
+        told = "".join(f"; {one.measure} {one.language}: {one.reason}" for one in uncompared[:3])
         raise UserError(
-            f"{first} and {second} have no document and no question in common; compare scores on the same held-out "
-            "text, or by the same tasks"
+            f"{first} and {second} have no document and no question in common{told}; compare scores on the same "
+            "held-out text, or by the same tasks"
         )
-    return rows, totals
+    return rows, totals, uncompared
 
 
-def _measures(directory: Path) -> list[str]:
-    """Return the measures that an artifact has answers of, bits per byte first."""
-    names = sorted({path.stem for path in (directory / "samples").glob("*.jsonl")} - {GENERATIONS})
+def _names(directory: Path) -> set[str]:
+    """Return the names of the files of answers that an artifact has."""
+    names = {path.name.removesuffix(".jsonl") for path in (directory / "samples").glob("*.jsonl")} - {GENERATIONS}
     if not names:
         raise UserError(f"{directory} has no answers (samples/*.jsonl); name the artifact of an `evaluate` step")
-    return sorted(names, key=lambda name: name != BITS_PER_BYTE)
+    return names
 
 
-def _read(directory: Path, measure: str) -> dict[str, Mapping[str, Any]]:
-    """Return the answers by what identifies them."""
-    path = directory / "samples" / f"{measure}.jsonl"
+def _read(directory: Path, name: str) -> dict[str, Answer] | None:
+    """Return the answers by what identifies them; None if there is no such file."""
+    path = directory / "samples" / f"{name}.jsonl"
+    if not path.exists():
+        return None
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if measure == BITS_PER_BYTE:
-            return {str(row["digest"]): row for row in rows}
-        return {str(row["question"]): row for row in rows if isfinite(row["value"])}  # BLEU is of the whole alone
+        return {str(row["digest" if name == BITS_PER_BYTE else "question"]): row for row in rows}
     except (OSError, ValueError, KeyError) as error:
         raise error_class(error)(f"{path} cannot be read ({error}); evaluate again") from None
 
 
-def _rows_of(
-    measure: str, first: Mapping[str, Mapping[str, Any]], second: Mapping[str, Mapping[str, Any]]
-) -> Iterator[Row]:
-    groups: defaultdict[str, list[str]] = defaultdict(list)
-    for key in first:
-        if key in second:
-            groups[first[key]["language"]].append(key)
-    unpaired: defaultdict[str, int] = defaultdict(int)
-    for key in first.keys() ^ second.keys():
-        unpaired[(first.get(key) or second[key])["language"]] += 1
-    how: Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], Comparison]
-    how = _compare_bits if measure == BITS_PER_BYTE else _compare_values
-    found = {
-        language: how([first[key] for key in keys], [second[key] for key in keys])
-        for language, keys in sorted(groups.items())
-    }
+def _family(name: str, *answers: Mapping[str, Answer] | None) -> str:
+    """Return the measure that a file is of: the family of its task, whose other files have other languages."""
+    row = next((row for own in reversed(answers) for row in (own or {}).values()), {})
+    return str(row.get("family") or name)
+
+
+def _languages(*answers: Mapping[str, Answer] | None) -> list[str]:
+    return sorted({row["language"] for own in answers for row in (own or {}).values()}) or [UNDETERMINED]
+
+
+def _reason(first: Mapping[str, Answer] | None, second: Mapping[str, Answer] | None) -> str:
+    """Return why a file's answers cannot be compared at all; empty if they can."""
+    if first is None or second is None:
+        return f"only the {'second' if first is None else 'first'} was asked"
+    if not first or not second:
+        return f"it failed in {'the first' if second else 'the second' if first else 'both'}"
+    one, other = (next(iter(own.values())).get("metric", "") for own in (first, second))
+    return f"the metric is {one} in the first and {other} in the second" if one != other else ""
+
+
+def _pair(
+    family: str, first: Mapping[str, Answer], second: Mapping[str, Answer], languages: defaultdict[str, _Pairs]
+) -> Iterator[Uncompared]:
+    """Add the pairs of a file's answers to those of their languages, and yield the languages that have none."""
+    scored, also = ({key: row for key, row in own.items() if isfinite(_value(row))} for own in (first, second))
+    paired = set[str]()
+    for key, row in scored.items():
+        if key in also:
+            languages[row["language"]].pairs.append((row, also[key]))
+            paired.add(row["language"])
+    for key in scored.keys() ^ also.keys():
+        languages[(scored.get(key) or also[key])["language"]].num_unpaired += 1
+    for language in _languages(first, second):
+        if language not in paired:
+            own, others = (
+                [row for row in answers.values() if row["language"] == language] for answers in (first, second)
+            )
+            yield Uncompared(family, language, _reason_of_language(own, others))
+
+
+def _reason_of_language(first: Sequence[Answer], second: Sequence[Answer]) -> str:
+    if not first or not second:
+        return f"only the {'first' if first else 'second'} was asked"
+    values = [_value(row) for row in (*first, *second)]
+    if any(map(isfinite, values)):
+        return "no document and no question is in both"
+    is_of_text = "nats" in first[0] or first[0].get("metric") == BITS_PER_SENTENCE
+    return WHOLE_ALONE if all(map(isnan, values)) and not is_of_text else "no score is a finite number"
+
+
+def _value(row: Answer) -> float:
+    return float(row["nats"] if "nats" in row else row["value"])
+
+
+def _rows_of(measure: str, languages: Mapping[str, _Pairs]) -> Iterator[Row]:
+    found = {language: _compare_pairs(own.pairs) for language, own in languages.items()}
     corrected = holm({language: one.p_value for language, one in found.items()})
-    sign = _sign(measure, second)
     for language, one in found.items():
-        error = (one.difference.high - one.difference.low) / 2 / NORMAL.inv_cdf(0.975)
-        enough = one.num_pairs >= _FEWEST
+        sign = _sign(languages[language].pairs[0][1])
         is_one = corrected[language] < SIGNIFICANT and not one.difference.low <= 0 <= one.difference.high
         yield Row(
             measure=measure,
             language=language,
-            num_paired=len(groups[language]),
-            num_unpaired=unpaired[language],
+            num_paired=len(languages[language].pairs),
+            num_unpaired=languages[language].num_unpaired,
             difference=one.difference,
             p_value=one.p_value,
             corrected=corrected[language],
             verdict="cannot tell" if not is_one else "better" if sign * one.difference.value > 0 else "worse",
-            detectable=detectable(error, num_tests=len(found)) if enough else float("inf"),
+            detectable=_detectable(one, len(found)),
             higher_is_better=sign > 0,
         )
 
 
-def _compare_bits(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> Comparison:
-    sizes = [int(one["num_bytes"]) for one in first]
-    return compare_bits_per_byte([one["nats"] for one in first], [one["nats"] for one in second], sizes)
+def _detectable(found: Comparison, num_tests: int) -> float | None:
+    """Return the least difference that would have been found, as `Row` has it."""
+    error = (found.difference.high - found.difference.low) / 2 / NORMAL.inv_cdf(0.975)
+    if not error and not found.difference.value:
+        return None
+    least = 2.0 ** (1 - found.num_pairs)  # p-value of a test of ranks or signs, however large the difference
+    if num_tests * least >= SIGNIFICANT:
+        return float("inf")
+    return detectable(error, num_tests=num_tests) if error else None
 
 
-def _compare_values(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> Comparison:
-    before, after = ([float(one["value"]) for one in own] for own in (first, second))
-    if any(one["weight"] != 1 for one in first):
-        return compare_bits_per_byte(before, after, [int(one["weight"]) for one in first])
-    clusters = [str(one.get("cluster", "")) for one in first]
-    if any(clusters):  # what shares a passage is one observation
-        before, after = means_of_clusters(before, clusters), means_of_clusters(after, clusters)
-    return compare_answers(before, after)
+def _compare_pairs(pairs: Sequence[tuple[Answer, Answer]]) -> Comparison:
+    before, after = ([_value(one) for one in own] for own in zip(*pairs, strict=True))
+    rows = [row for row, _ in pairs]
+    sizes = [int(row["num_bytes"] if "nats" in row else row["weight"]) for row in rows]
+    is_likelihood = any("nats" in row or row["weight"] != 1 for row in rows)
+    clusters = [str(row.get("cluster") or f"alone {number}") for number, row in enumerate(rows)]
+    if len(set(clusters)) < len(rows):
+        unit = log(2) if is_likelihood else 1.0
+        return compare_clusters([one / unit for one in before], [one / unit for one in after], clusters, sizes)
+    return compare_bits_per_byte(before, after, sizes) if is_likelihood else compare_answers(before, after)
 
 
-def _sign(measure: str, answers: Mapping[str, Mapping[str, Any]]) -> int:
+def _sign(row: Answer) -> int:
     """Return 1 if a higher score is better, else -1."""
-    row = next(iter(answers.values()), {})
-    is_bits = measure == BITS_PER_BYTE or row.get("weight", 1) != 1
+    is_bits = "nats" in row or row["weight"] != 1
     return -1 if is_bits or not row.get("higher_is_better", True) else 1
 
 
 def _total(measure: str, rows: Sequence[Row]) -> Total:
     value = sum(row.difference.value for row in rows) / len(rows)
     half = sqrt(sum(((row.difference.high - row.difference.low) / 2) ** 2 for row in rows)) / len(rows)
-    sign = 1 if rows[0].higher_is_better else -1
-    worst = min(rows, key=lambda row: sign * row.difference.value)
-    return Total(measure, len(rows), Interval(value, value - half, value + half), worst.language)
+    worst = min(rows, key=lambda row: row.difference.value if row.higher_is_better else -row.difference.value)
+    is_any = any(row.difference.value for row in rows)
+    return Total(measure, len(rows), Interval(value, value - half, value + half), worst.language if is_any else None)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 from configs.data.languages import usual_script
+from configs.evaluation import CONTINUATION
 from eval.manifests import Scores, TaskScore
 
 _FAR = 3.0
@@ -21,6 +22,16 @@ class Family:
 
     untrained: Sequence[TaskScore] = ()
     """What a small untrained network scored in it."""
+
+    @property
+    def label(self) -> str:
+        """The name, and whether less is better."""
+        return self.name if self.higher_is_better else f"{self.name} (less is better)"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a higher score is a better one."""
+        return all(one.higher_is_better for one in self.scores)
 
     @property
     def value(self) -> float:
@@ -44,27 +55,39 @@ class Family:
 
     @property
     def above_chance(self) -> float | None:
-        """The mean of (score - chance) / (1 - chance), 0 for a guess and 1 for all right; None without chance."""
+        """The mean of chance-adjusted scores, 0 for a guess and 1 for all right; None without chance."""
         return None if self.chance is None else _mean([adjusted(one) or 0.0 for one in self.scores])
 
     @property
     def is_above_chance(self) -> bool:
-        """Whether the interval lies above chance."""
-        return self.chance is not None and self.interval is not None and self.interval[0] > self.chance
+        """Whether the interval lies on the better side of chance."""
+        if self.chance is None or self.interval is None:
+            return False
+        return self.interval[0] > self.chance if self.higher_is_better else self.interval[1] < self.chance
 
     @property
     def is_sound(self) -> bool:
-        """Whether an untrained network scores about chance in it, as far as one was asked."""
-        chances = [one.chance for one in self.untrained if one.chance is not None]
+        """Whether nothing speaks against it: no untrained network was asked, or it scores about chance in it."""
         half = _half(self.untrained)
-        if not chances or half is None or len(chances) < len(self.untrained):
+        if half is None or not self.is_checked:
             return True
-        return abs(_mean([value_of(one) for one in self.untrained]) - _mean(chances)) <= half / 1.96 * _FAR
+        chance = _mean([one.chance for one in self.untrained if one.chance is not None])
+        return abs(_mean([value_of(one) for one in self.untrained]) - chance) <= half / 1.96 * _FAR
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether an untrained network was asked, and its score has an interval and a chance."""
+        return _half(self.untrained) is not None and all(one.chance is not None for one in self.untrained)
+
+    @property
+    def is_headline(self) -> bool:
+        """Whether its score may stand for knowledge: it is sound, and was checked or is so by construction."""
+        return self.is_sound and (self.is_checked or self.name == CONTINUATION)
 
     @property
     def worst(self) -> TaskScore:
         """The language with the lowest score, or where less is better the highest."""
-        sign = 1 if all(one.higher_is_better for one in self.scores) else -1
+        sign = 1 if self.higher_is_better else -1
         return min(self.scores, key=lambda one: (sign * value_of(one), one.language))
 
     @property
@@ -102,10 +125,22 @@ def _grouped(tasks: Sequence[TaskScore]) -> dict[str, list[TaskScore]]:
 
 
 def adjusted(score: TaskScore) -> float | None:
-    """Return (score - chance) / (1 - chance); None where there is no chance, or it is 1."""
-    if score.chance is None or score.chance >= 1:
+    """Return (score - chance) / (1 - chance), or where less is better (chance - score) / chance: 1 if all is right.
+
+    None where there is no chance, or where nothing is better than it.
+    """
+    if score.chance is None or not (score.chance < 1 if score.higher_is_better else score.chance > 0):
         return None
-    return (value_of(score) - score.chance) / (1 - score.chance)
+    gain = value_of(score) - score.chance
+    return gain / (1 - score.chance) if score.higher_is_better else -gain / score.chance
+
+
+def beats_chance(score: TaskScore, *others: float) -> bool:
+    """Return whether a score's interval lies on the better side of chance, and of all others; False if it has none."""
+    if score.low is None or score.high is None or score.chance is None:
+        return False
+    known = (score.chance, *others)
+    return score.low > max(known) if score.higher_is_better else score.high < min(known)
 
 
 def value_of(score: TaskScore) -> float:

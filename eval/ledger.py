@@ -41,7 +41,7 @@ class Ledger:
 
     def add(
         self,
-        record: CheckpointRecord,
+        record: Checkpoint,
         bits: Mapping[str, BitsPerByte],
         tasks: Iterable[TaskScore],
         *,
@@ -94,7 +94,7 @@ def _whole_rows(path: Path) -> list[dict[str, Any]]:
         with suppress(ValueError):  # the last one, cut short by a kill
             rows.append(json.loads(line))
     counts = Counter((row["step"], row["checkpoint"]) for row in rows)
-    return [row for row in rows if counts[row["step"], row["checkpoint"]] == row["num_rows"]]
+    return [row for row in rows if counts[row["step"], row["checkpoint"]] == row.get("num_rows")]
 
 
 def _scores_of(step: int, rows: list[dict[str, Any]]) -> CheckpointScores:
@@ -105,10 +105,13 @@ def _scores_of(step: int, rows: list[dict[str, Any]]) -> CheckpointScores:
         for row in rows
         if row["task"] not in ("", BITS_PER_BYTE)
     )
+    means = mean_scores(tasks)
     return CheckpointScores(
         step=step,
         num_tokens=rows[0]["num_tokens"],
         bits_per_byte=bits,
-        tasks={name: value for name, (value, _, _) in mean_scores(tasks).items()},
+        tasks={name: value for name, (value, _, _) in means.items()},
+        num_languages={name: number for name, (_, _, number) in means.items()},
+        failed={one.task: one.failure for one in tasks if one.failure},
         failure=next((row["failure"] for row in rows if row["task"] == ""), ""),
     )

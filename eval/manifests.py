@@ -103,6 +103,12 @@ class CheckpointScores(_Entry):
     tasks: dict[str, float]
     """Mean over languages of each task that was scored."""
 
+    num_languages: dict[str, int] = Field(default_factory=dict)
+    """How many languages each of these means is over; empty in manifests that were written before it was there."""
+
+    failed: dict[str, str] = Field(default_factory=dict)
+    """Task -> why it could not be scored, in a sentence."""
+
     failure: str
     """Why it could not be scored, in a sentence; empty if it was."""
 

@@ -7,9 +7,6 @@ tasks asks only these.
 import hashlib
 import json
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pydantic import Field
@@ -25,8 +22,8 @@ from eval.manifests import BitsPerSentence, TaskScore, mean_scores
 from eval.parallel import parallel_files, read_sentences
 from eval.rows import bits_of_sentences
 from eval.scoring import Scoring
-from eval.stage import PARTS, SAMPLES, UNTRAINED
-from eval.tasks.observed import check_tasks, digest_model, files_of_task
+from eval.stage import DIGESTS, PARTS, SAMPLES, UNTRAINED, answers_of
+from eval.tasks.observed import check_tasks, digest_model, with_digests
 from eval.tasks.suites import find_tasks
 from eval.tasks.task import Task
 from eval.workers import Weights, forget_model
@@ -72,29 +69,29 @@ def score_model(
     tokenizer: Artifact[TrainedTokenizer] | None,
     *,
     out: Path,
-    digests: Path,
+    store: Path,
     digest: Digest,
     executor: Executor,
     on_task: Callable[[TaskScore], None],
 ) -> ModelScores:
     """Score a model by the tasks of a config, and write `scores.json` and the answers into `out`.
 
-    `digests` is the directory of the digests of questions (eval/scoring.py); `on_task` is called with each row once it
-    is there. Raises UserError if `out` has scores of another model, if a task is not there, or if nothing is asked.
+    `store` keeps the answers of checkpoints and the digests of questions; `on_task` is called with each row once it is
+    there. Raises UserError if `out` has scores of another model, if a task is not there, or if nothing is asked.
     """
     tasks, absent, languages = _find(config)
     identity = model_digest(weights, digest)
     known = _read(out)
     if known is not None and known.digest != identity:
         raise UserError(f"{out} has scores of another model, {known.model}; give another --out")
-    asked = [replace(task, data_digest=_digest_files(task, digest)) for task in tasks]
+    asked = with_digests(tasks, digest)
     sentences = read_sentences(Path(config.parallel), languages) if config.parallel is not None else {}
-    scoring = Scoring(config, (), asked, tokenizer, digests, sentences=sentences, on_task=on_task)
-    parts = out / PARTS / f"{identity[:16]}-lm-eval-{_lm_eval_version()}"
+    scoring = Scoring(config, (), asked, tokenizer, store / DIGESTS, sentences=sentences, on_task=on_task)
     own = weights if isinstance(weights, Path) else None
+    parts = answers_of(store, weights) if isinstance(weights, ChosenWeights) else out / PARTS / identity[:16]
     try:
         answered = scoring.answer(weights, parts, executor)
-        control = parts / UNTRAINED
+        control = out / PARTS / UNTRAINED
         untrained = scoring.ask_untrained(answered, control, executor, tokenizer=own) if config.check_chance else ()
     finally:
         forget_model()
@@ -139,24 +136,12 @@ def _find(config: EvaluateConfig) -> tuple[list[Task], tuple[str, ...], tuple[st
     return found, absent, config.languages or known
 
 
-def _lm_eval_version() -> str:
-    with suppress(PackageNotFoundError):  # which functions and programs do without
-        return version("lm_eval")
-    return "none"
-
-
 def _read(out: Path) -> ModelScores | None:
     path = out / SCORES_FILE
     try:
         return ModelScores.model_validate_json(path.read_bytes()) if path.exists() else None
     except ValueError:
         raise UserError(f"{path} has no scores of this version's; give another --out") from None
-
-
-def _digest_files(task: Task, digest: Digest) -> str:
-    """Return the digest of the files on this machine's disks that a task reads."""
-    told = {str(path): digest(path) for path in sorted(files_of_task(task))}
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def _directory(weights: Weights) -> Path:

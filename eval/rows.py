@@ -136,12 +136,17 @@ def _row(
     )
 
 
-def write_answers(directory: Path, documents: Sequence[Document], answered: Answered) -> None:
-    """Write every single answer, so that anybody can compute other statistics, and compare two models."""
+def write_answers(
+    directory: Path, documents: Sequence[Document], sentences: Mapping[str, Sequence[str]], answered: Answered
+) -> None:
+    """Write every single answer, so that anybody can compute other statistics, and compare two models.
+
+    `sentences` are the texts of each language, whose likelihoods were answered.
+    """
     if documents:
         _write(directory / f"{BITS_PER_BYTE}.jsonl", _document_rows(documents, answered.nats))
     if answered.sentences:
-        _write(directory / f"{BITS_PER_SENTENCE}.jsonl", _sentence_rows(answered.sentences))
+        _write(directory / f"{BITS_PER_SENTENCE}.jsonl", _sentence_rows(sentences, answered.sentences))
     if answered.generations:
         _write(directory / f"{GENERATIONS}.jsonl", _generation_rows(answered.generations))
     languages = {document.id: document.language for document in documents}
@@ -174,10 +179,17 @@ def _document_rows(documents: Sequence[Document], nats: Sequence[float]) -> Iter
         }
 
 
-def _sentence_rows(sentences: Mapping[str, Sequence[float]]) -> Iterator[Mapping[str, Any]]:
-    for language, nats in sentences.items():
-        for number, value in enumerate(nats, 1):
-            known = {"question": f"{language}/{number}", "language": language, "higher_is_better": False}
+def _sentence_rows(
+    sentences: Mapping[str, Sequence[str]], nats: Mapping[str, Sequence[float]]
+) -> Iterator[Mapping[str, Any]]:
+    for language, own in nats.items():
+        for number, (text, value) in enumerate(zip(sentences[language], own, strict=True), 1):
+            known = {
+                "question": hashlib.sha256(f"{language}/{text}".encode()).hexdigest(),
+                "document": f"{language}/{number}",
+                "language": language,
+                "higher_is_better": False,
+            }
             yield known | {"value": value / log(2), "weight": 1.0, "cluster": "", "metric": BITS_PER_SENTENCE}
 
 

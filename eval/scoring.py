@@ -33,6 +33,9 @@ GENERATED_TOKENS = 64
 MAX_PROMPT = 160
 """Characters of a prompt at most."""
 
+MOST_DEATHS = 2
+"""Workers that a task may kill before it counts as failed."""
+
 Work = Texts | Prompts | TaskWork
 
 
@@ -111,6 +114,13 @@ class Scoring:
         found = list(zip(choices, alone._ask(Untrained(tokenizer), work, parts, executor), strict=True))
         return tuple(row for task, own in found for row in rows_of(task, own, self.documents, None))
 
+    def is_answered(self, weights: Weights, parts: Path) -> bool:
+        """Return whether a model answered all before, so that it need not be there any more."""
+        work: list[Work] = [_task_work(task, self.documents, self.config) for task in self.tasks]
+        work += _cut_texts([document.text for document in self.documents])
+        work += _cut_texts([one for own in self.sentences.values() for one in own])
+        return all(self._item(weights, one, parts).done.exists() for one in work)
+
     def bits(self, answered: Answered, by: Callable[[Document], list[str]]) -> dict[str, BitsPerByte]:
         """Return the bits per byte of each group that documents are in."""
         return bits_of_groups(self.documents, answered.nats, by=by)
@@ -122,7 +132,7 @@ class Scoring:
 
     def write_answers(self, directory: Path, answered: Answered) -> None:
         """Write every single answer."""
-        write_answers(directory, self.documents, answered)
+        write_answers(directory, self.documents, self.sentences, answered)
 
     def _ask(
         self, weights: Weights, work: Sequence[Work], parts: Path, executor: Executor
@@ -209,24 +219,52 @@ def _continuation(task: Task) -> Task:
 
 
 def _do(item: _Item) -> dict[str, Any]:
-    """Do an item of work, or return the answer that was kept before a restart."""
-    if not item.done.exists():
-        work = item.work
-        if isinstance(work, TaskWork):
-            found = _answered(item.paths, work)
-        elif isinstance(work, Prompts):
-            found = continue_texts(item.paths, work)
-        else:
-            found = score_texts(item.paths, work)
-        write_text(item.done, json.dumps(found))
-    done: dict[str, Any] = json.loads(item.done.read_text(encoding="utf-8"))
-    return done
+    """Do an item of work, or return the answer that was kept before."""
+    if (kept := _kept(item.done)) is not None:
+        return kept
+    work = item.work
+    if isinstance(work, TaskWork):
+        found = _unless_fatal(item, work)
+    elif isinstance(work, Prompts):
+        found = continue_texts(item.paths, work)
+    else:
+        found = score_texts(item.paths, work)
+    write_text(item.done, json.dumps(found))
+    return found
+
+
+def _kept(done: Path) -> dict[str, Any] | None:
+    """Return the answer that was kept; None if there is none, or it was damaged."""
+    try:
+        found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return found
+
+
+def _unless_fatal(item: _Item, work: TaskWork) -> dict[str, Any]:
+    """Return a task's answers, or a failure if workers died of it before, by a count in a file beside the answer.
+
+    Such a death, as of want of memory, is no exception that could be caught, and the executor tries again.
+    """
+    begun = item.done.with_suffix(".begun")
+    deaths = len(begun.read_bytes()) if begun.exists() else 0
+    if deaths >= MOST_DEATHS:
+        begun.unlink()
+        return {"failure": f"its worker died {deaths} times while it was asked, perhaps of want of memory"}
+    begun.parent.mkdir(parents=True, exist_ok=True)
+    with begun.open("ab") as file:
+        file.write(b".")
+    try:
+        return _answered(item.paths, work)
+    finally:
+        begun.unlink(missing_ok=True)
 
 
 def _forget_failure(done: Path) -> None:
     """Delete the answer of a task that failed in an earlier run, so that it is asked again."""
-    if done.exists() and "failure" in json.loads(done.read_text(encoding="utf-8")):
-        done.unlink()
+    if "failure" in (_kept(done) or {}):
+        done.unlink(missing_ok=True)
 
 
 def _answered(paths: WorkerPaths, work: TaskWork) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Tells which tasks give signal at a model's scale, from what its checkpoints scored.
 
-After the criteria of FineTasks (Hugging Face, 2024): a task's score lies above chance and an untrained network's,
-rises with training, and does so by more than it varies from one checkpoint to the next.
+After the criteria of FineTasks (Hugging Face, 2024): a task's score is better than chance and an untrained network's,
+gets better with training, and does so by more than it varies from one checkpoint to the next.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from statistics import median
 from scipy import stats
 
 from configs.base import UserError
+from eval.families import beats_chance
 from eval.manifests import Scores, TaskScore
 
 LEAST_CHECKPOINTS = 4
@@ -26,11 +27,12 @@ class Signal:
     task: str
     num_checkpoints: int
     num_above_chance: int
-    """Languages whose interval lies above chance at the last checkpoint, and above what an untrained network scored."""
+    """Languages whose interval at the last checkpoint is on the better side of chance, and of what an untrained network
+    scored."""
 
     num_languages: int
     correlation: float
-    """Spearman's, of the score with the step."""
+    """Spearman's, of the score with the step; where less is better, of the score's negative."""
 
     signal_to_noise: float
     """The rise over the typical change from one checkpoint to the next against the trend."""
@@ -65,10 +67,8 @@ def screen(scores: Scores) -> list[Signal]:
 
 
 def _is_above(score: TaskScore, untrained: float | None) -> bool:
-    """Return whether a score's interval lies above chance, and above what an untrained network scored, if one did."""
-    if score.low is None or score.chance is None:
-        return False
-    return score.low > max(score.chance, score.chance if untrained is None else untrained)
+    """Return whether a score's interval is better than chance, and than an untrained network's score, if any."""
+    return beats_chance(score) if untrained is None else beats_chance(score, untrained)
 
 
 def _signal_to_noise(values: Sequence[float]) -> float:

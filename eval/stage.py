@@ -6,12 +6,16 @@ It imports nothing heavy: workers do.
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
 from cluster.executor import Executor
+from cluster.host.files import sha256_of
 from configs.base import Artifact, Unfinished, UserError
 from configs.evaluation import EvaluateConfig
 from data_prep.cleaning.held_out import smallest_digests
@@ -19,11 +23,12 @@ from data_prep.manifests import CleanCorpus, TrainedTokenizer
 from data_prep.masks.manifest import Mask
 from data_prep.masks.reading import find_mask, read_held_out
 from data_prep.sources.document import Document
-from eval.ledger import Ledger
+from eval.ledger import Checkpoint, Ledger
 from eval.manifests import BaselineScores, Scores
 from eval.parallel import read_sentences
 from eval.rows import Answered, bits_of_sentences
 from eval.scoring import Scoring
+from eval.tasks.observed import with_digests
 from eval.tasks.suites import find_tasks
 from eval.workers import forget_model
 from training.checkpoint.choice import ChosenWeights, choose_weights, list_own
@@ -33,7 +38,6 @@ from training.records import (
     CHECKPOINT_FILE,
     CHECKPOINTS,
     CheckpointKey,
-    CheckpointRecord,
     directory_of,
     list_checkpoints,
     list_deleted,
@@ -51,7 +55,13 @@ UNTRAINED = "untrained"
 """Directory, among the parts, of what the untrained network answered."""
 
 PARTS = "parts"
-"""Directory of what is answered of each checkpoint, until the stage ends."""
+"""Directory of what other models answered, until the stage ends."""
+
+ANSWERS = "answers"
+"""Directory of a store with what checkpoints answered: no other evaluation asks it again. It may be deleted."""
+
+BY_CHECKPOINT = "checkpoints"
+"""Directory with the answers of each checkpoint by its step, with `checkpoints: every`."""
 
 DIGESTS = "task_digests"
 """Directory of a store with the digests of the questions of suites' tasks, as they were when first loaded."""
@@ -86,14 +96,14 @@ def evaluate(
     ledger = Ledger(out)
     try:
         if config.checkpoints == "every":
-            for record in _unscored_checkpoints(model, ledger):
-                _score_checkpoint(record, model.dir, scoring, ledger, out, executor)
+            for checkpoint in _unscored_checkpoints(model, scoring, ledger, out.parent):
+                _score_checkpoint(checkpoint, model.dir / CHECKPOINTS, scoring, ledger, out, executor)
         finished = _wait(model)
         weights = choose_weights(config, finished)
-        answered = scoring.answer(weights, _parts_of(out, weights), executor, writes=True)
+        answered = scoring.answer(weights, answers_of(out.parent, weights), executor, writes=True)
         untrained = scoring.ask_untrained(answered, out / PARTS / UNTRAINED, executor) if config.check_chance else ()
         baselines = {
-            name: scoring.answer(Path(path).absolute(), out / PARTS / f"baseline-{name}", executor)
+            name: _ask_baseline(Path(path).absolute(), scoring, out / PARTS / f"baseline-{name}", executor)
             for name, path in config.baselines.items()
         }
     finally:
@@ -101,10 +111,21 @@ def evaluate(
         executor.release()
     scoring.write_answers(out / SAMPLES, answered)
     for name, others in baselines.items():
-        scoring.write_answers(out / BASELINES / name / SAMPLES, others)
+        if isinstance(others, Answered):
+            scoring.write_answers(out / BASELINES / name / SAMPLES, others)
     scores = _scores(scoring, answered, weights, ledger, baselines).model_copy(update={"untrained": untrained})
-    shutil.rmtree(out / PARTS)
+    shutil.rmtree(out / PARTS, ignore_errors=True)
     return scores
+
+
+def _ask_baseline(model: Path, scoring: Scoring, parts: Path, executor: Executor) -> Answered | str:
+    """Return what another model answered, or why it cannot be asked, which is no end of this one's scores."""
+    try:
+        return scoring.answer(model, parts, executor)
+    except UserError as error:
+        if type(error) is not UserError:
+            raise
+        return str(error)
 
 
 def _prepare(
@@ -119,11 +140,14 @@ def _prepare(
     held_out = chain.from_iterable(read_held_out(one, find_mask(one, mask)) for one in corpus)
     chosen = smallest_digests(held_out, config.documents_per_stream)
     languages = tuple(config.languages) or tuple(sorted({document.language for document in chosen}))
+    sources = {count.source for one in corpus for count in one.manifest.counts}
+    if unknown := [name for own in config.domains.values() for name in own if name not in sources]:
+        raise UserError(f"domains: no corpus has the source {unknown[0]!r}; there are {', '.join(sorted(sources))}")
     checked = [frozenset(count.test for count in one.manifest.tests) for one in mask]
     return Scoring(
         config,
         chosen,
-        find_tasks(config, languages),
+        with_digests(find_tasks(config, languages), sha256_of),
         tokenizer,
         digests,
         languages=languages,
@@ -142,26 +166,37 @@ def _wait(model: Artifact[TrainedModel] | Unfinished[TrainedModel]) -> Artifact[
 
 
 def _unscored_checkpoints(
-    model: Artifact[TrainedModel] | Unfinished[TrainedModel], ledger: Ledger
-) -> Iterator[CheckpointRecord]:
+    model: Artifact[TrainedModel] | Unfinished[TrainedModel], scoring: Scoring, ledger: Ledger, store: Path
+) -> Iterator[Checkpoint]:
     """Yield the checkpoints that the recipe asks for and that are not in the ledger, the newest first, to the last.
 
-    One that was deleted meanwhile, or whose record cannot be read, is written down.
+    One that was deleted and has not answered all before, or whose record cannot be read, is written down.
     """
+    root = model.dir / CHECKPOINTS
     while True:
         is_finished = isinstance(model, Artifact) or model.find() is not None
-        lost = {key: "retention deleted it before its turn" for key in list_deleted(model.dir / CHECKPOINTS)}
-        lost |= {key: "its record (checkpoint.json) is damaged" for key in _list_damaged(model.dir / CHECKPOINTS)}
+        lost = {key: "its record (checkpoint.json) is damaged" for key in _list_damaged(root)}
+        found: list[Checkpoint] = [record for record in list_own(root) if not ledger.has(record)]
+        for key in (key for key in list_deleted(root) if not ledger.has(key)):
+            weights = _weights_of(key, root, scoring)
+            if scoring.is_answered(weights, _answers_of(store, weights, [key.checksum])):
+                found.append(key)
+            else:
+                lost[key] = "retention deleted it before its turn"
         for key, reason in lost.items():
             if not ledger.has(key):
                 ledger.add_failure(key, reason, started=time.time())
-        records = [record for record in list_own(model.dir / CHECKPOINTS) if not ledger.has(record)]
-        if records:
-            yield max(records, key=lambda record: record.step)
+        if found:
+            yield max(found, key=lambda one: one.step)
         elif is_finished:
             return
         else:
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _weights_of(checkpoint: Checkpoint, root: Path, scoring: Scoring) -> ChosenWeights:
+    kind: Literal["ema", "master"] = "ema" if scoring.config.weights == "ema" else "master"
+    return ChosenWeights((directory_of(root, checkpoint.step),), kind)
 
 
 def _list_damaged(root: Path) -> Iterator[CheckpointKey]:
@@ -176,36 +211,47 @@ def _list_damaged(root: Path) -> Iterator[CheckpointKey]:
 
 
 def _score_checkpoint(
-    record: CheckpointRecord, training: Path, scoring: Scoring, ledger: Ledger, out: Path, executor: Executor
+    checkpoint: Checkpoint, root: Path, scoring: Scoring, ledger: Ledger, out: Path, executor: Executor
 ) -> None:
     """Score a checkpoint, which stays meanwhile, and write it down; one that cannot be scored is written down, too."""
-    directory = directory_of(training / CHECKPOINTS, record.step)
-    weights = ChosenWeights((directory,), "ema" if scoring.config.weights == "ema" else "master")
-    started = time.time()
+    weights, started = _weights_of(checkpoint, root, scoring), time.time()
+    (directory,) = weights.checkpoints
     try:
         with hold(directory):
-            answered = scoring.answer(weights, _parts_of(out, weights), executor)
+            answered = scoring.answer(weights, _answers_of(out.parent, weights, [checkpoint.checksum]), executor)
     except UserError as error:
         if type(error) is not UserError:  # a signal, no room, machines that fail: no fault of the checkpoint's
             raise
-        ledger.add_failure(record, str(error), started=started)
+        ledger.add_failure(checkpoint, str(error), started=started)
     except FileNotFoundError:
         if (directory / CHECKPOINT_FILE).exists():
             raise
-        ledger.add_failure(record, "it was deleted before it was read", started=started)
+        ledger.add_failure(checkpoint, "it was deleted before it was read", started=started)
     else:
+        scoring.write_answers(out / BY_CHECKPOINT / directory.name / SAMPLES, answered)
         bits = scoring.bits(answered, _language_of)
-        ledger.add(record, bits, scoring.task_scores(answered), started=started)
+        ledger.add(checkpoint, bits, scoring.task_scores(answered), started=started)
 
 
-def _parts_of(out: Path, weights: ChosenWeights) -> Path:
-    """Return where the answers of weights are: after a roll-back a step may have other ones."""
-    names = [f"{path.name}-{read_known_record(path).checksum[:12]}" for path in weights.checkpoints]
-    return out / PARTS / "-".join([weights.kind, *names])
+def answers_of(store: Path, weights: ChosenWeights) -> Path:
+    """Return where a store keeps what a training's weights answered: after a roll-back a step may have other ones."""
+    return _answers_of(store, weights, [read_known_record(path).checksum for path in weights.checkpoints])
+
+
+def _answers_of(store: Path, weights: ChosenWeights, checksums: Sequence[str]) -> Path:
+    names = [f"{path.name}-{sum_[:12]}" for path, sum_ in zip(weights.checkpoints, checksums, strict=True)]
+    asker = "none"
+    with suppress(PackageNotFoundError):  # which functions and programs do without
+        asker = version("lm_eval")
+    return store / ANSWERS / "-".join([weights.kind, *names, "lm-eval", asker])
 
 
 def _scores(
-    scoring: Scoring, answered: Answered, weights: ChosenWeights, ledger: Ledger, baselines: Mapping[str, Answered]
+    scoring: Scoring,
+    answered: Answered,
+    weights: ChosenWeights,
+    ledger: Ledger,
+    baselines: Mapping[str, Answered | str],
 ) -> Scores:
     domains = scoring.config.domains
 
@@ -223,15 +269,18 @@ def _scores(
         lm_eval_version=next(filter(None, (found.get("lm_eval_version") for _, found in answered.tasks)), ""),
         bits_per_sentence=bits_of_sentences(answered.sentences),
         curve=ledger.curve(),
-        baselines={
-            name: BaselineScores(
-                precision=others.precision,
-                bits_per_byte=scoring.bits(others, _language_of),
-                tasks=scoring.task_scores(others, is_ours=False),
-                bits_per_sentence=bits_of_sentences(others.sentences),
-            )
-            for name, others in baselines.items()
-        },
+        baselines={name: _baseline_scores(scoring, others) for name, others in baselines.items()},
+    )
+
+
+def _baseline_scores(scoring: Scoring, answered: Answered | str) -> BaselineScores:
+    if isinstance(answered, str):
+        return BaselineScores(precision="", bits_per_byte={}, tasks=(), failure=answered)
+    return BaselineScores(
+        precision=answered.precision,
+        bits_per_byte=scoring.bits(answered, _language_of),
+        tasks=scoring.task_scores(answered, is_ours=False),
+        bits_per_sentence=bits_of_sentences(answered.sentences),
     )
 
 

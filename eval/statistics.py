@@ -18,6 +18,9 @@ _TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 _BLOCK = 1 << 22
 """Draws that are held at a time."""
 
+_GRID = 1 << 14
+"""Steps of the sum of all changes that a sign-flip test tells apart."""
+
 Floats = npt.NDArray[np.float64]
 
 NORMAL = NormalDist()
@@ -156,6 +159,45 @@ def compare_answers(first: Sequence[float], second: Sequence[float], *, seed: in
     return Comparison(Interval(float(change.mean()), low, high), p_value, better, worse, len(change))
 
 
+def compare_clusters(
+    first: Sequence[float], second: Sequence[float], clusters: Sequence[str], sizes: Sequence[float], *, seed: int = 0
+) -> Comparison:
+    """Return how a second model's score differs on the same questions, which come in clusters (cluster bootstrap).
+
+    The score is the sum of the values over that of the sizes, which for right and wrong answers are 1. The p-value is
+    that of a sign-flip test on the sums of the clusters. `num_better` are those on which the second has more.
+    """
+    _, of = np.unique(np.asarray(clusters), return_inverse=True)
+    changes = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
+    sums = [np.bincount(of, weights=part).astype(float) for part in (changes, np.asarray(sizes, dtype=float))]
+    change, rows = sums[0], np.column_stack(sums)
+    value = float(rows[:, 0].sum() / rows[:, 1].sum())
+    better, worse = int((change > 0).sum()), int((change < 0).sum())
+    if len(rows) < 2:
+        return Comparison(Interval(value, float("-inf"), float("inf")), 1.0, better, worse, len(rows))
+    drawn = _resampled_sums(rows, seed)
+    low, high = (float(one) for one in np.quantile(drawn[:, 0] / drawn[:, 1], _TAILS))
+    return Comparison(Interval(value, low, high), sign_flip(change), better, worse, len(rows))
+
+
+def sign_flip(sums: Floats) -> float:
+    """Return the p-value of a total of numbers, each of which could as well have had the other sign, over all flips.
+
+    Exact of whole numbers, as counts of right answers are, and with 1 and -1 McNemar's; others are rounded to a grid
+    (R. A. Fisher, The Design of Experiments, 1935, section 21).
+    """
+    total = float(np.abs(sums).sum())
+    is_whole = total <= _GRID and bool((np.mod(sums, 1) == 0).all())
+    steps = np.rint(sums if is_whole or not total else sums / total * _GRID).astype(int)
+    reach = int(np.abs(steps).sum())
+    shares = np.zeros(2 * reach + 1)  # of flips that give -reach, ..., reach
+    shares[reach] = 1.0
+    for step in steps[steps != 0].tolist():
+        shares = (np.roll(shares, step) + np.roll(shares, -step)) / 2
+    places = np.arange(-reach, reach + 1)
+    return min(1.0, float(shares[np.abs(places) >= abs(int(steps.sum()))].sum()))
+
+
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Return p-values that hold for all tests together (S. Holm, Scand. J. Statist. 6, 1979), by name."""
     ordered = sorted(p_values.items(), key=lambda item: item[1])
@@ -167,22 +209,12 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def means_of_clusters(values: Sequence[float], clusters: Sequence[str]) -> list[float]:
-    """Return the mean of each cluster, in their order."""
-    groups: dict[str, list[float]] = {}
-    for value, cluster in zip(values, clusters, strict=True):
-        groups.setdefault(cluster, []).append(value)
-    return [sum(own) / len(own) for own in groups.values()]
-
-
 def detectable_difference(
     values: Sequence[float], clusters: Sequence[str] | None = None, *, power: float = 0.8
 ) -> float:
     """Return the least difference of two means of such scores, unpaired, that a test at 5% finds with this power."""
-    scores = np.asarray(means_of_clusters(values, clusters) if clusters else values, dtype=float)
-    if len(scores) < 2:
-        return float("inf")
-    return detectable(sqrt(2 * float(scores.var(ddof=1)) / len(scores)), power=power)
+    error = clustered_error(np.asarray(values, dtype=float), clusters or range(len(values)))
+    return detectable(sqrt(2) * error, power=power)
 
 
 def detectable(error: float, *, power: float = 0.8, num_tests: int = 1) -> float:

@@ -38,6 +38,6 @@ STAGES = {
         check=check_tasks,
         follows=lambda config: config.checkpoints == "every",
     ),
-    "export": stage(export, version=3),
-    "report": stage(report, version=6, observe=observe_templates, check=check_report),
+    "export": stage(export, version=4),
+    "report": stage(report, version=7, observe=observe_templates, check=check_report),
 }

@@ -51,13 +51,16 @@ class _Model(HFLM):  # type: ignore[misc]
         )
         self._scorer = scorer
         self.num_truncated = 0
+        self.cuts_answers = False
+        """Whether of an answer that is longer than the context the beginning is cut off, too."""
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Any], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
         sequences = []
         for _, context, continuation in requests:
-            check_fits(len(continuation), self.max_length)
+            if not self.cuts_answers:
+                check_fits(len(continuation), self.max_length)
             ids = (context + continuation)[-(self.max_length + 1) :]
             self.num_truncated += len(context) + len(continuation) > self.max_length + 1
             sequences.append(Targets(ids, max(1, len(ids) - len(continuation))))
@@ -101,7 +104,7 @@ def answer_task(
     loaded = _load(task, rows)
     name = loaded.config.task
     model = _model(scorer, tokenizer)
-    model.num_truncated = 0
+    model.num_truncated, model.cuts_answers = 0, rows is not None
     with _silent(), _seeded():
         results = evaluate(
             lm=model,

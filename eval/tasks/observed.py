@@ -1,8 +1,11 @@
 """What tasks are beyond what a config says: files of suites and tasks, data on disk, other models. No heavy imports."""
 
+import hashlib
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -53,6 +56,17 @@ def observe_tasks(config: EvaluateConfig, digest: Digest) -> JsonValue:
         "data": {str(path): digest(path) for path in sorted(data)},
         **beside,
     }
+
+
+def with_digests(tasks: Iterable[Task], digest: Digest) -> list[Task]:
+    """Return tasks with the digest of the files that each reads, so that answers to others are not taken for theirs."""
+    return [replace(task, data_digest=_digest_files(task, digest)) for task in tasks]
+
+
+def _digest_files(task: Task, digest: Digest) -> str:
+    files = sorted(files_of_task(task))
+    told = json.dumps({str(path): digest(path) for path in files})
+    return hashlib.sha256(told.encode()).hexdigest() if files else ""
 
 
 def files_of_task(task: Task) -> set[Path]:

@@ -87,9 +87,9 @@ def _front_matter(
     if scores:
         metrics = [{"type": "bits_per_byte", "name": "bits per byte", "value": round(scores.mean_bits_per_byte, 4)}]
         metrics += [
-            {"type": "accuracy", "name": family.name, "value": round(family.value, 4)}
+            {"type": _metric(family), "name": family.label, "value": round(family.value, 4)}
             for family in find_families(scores)
-            if family.chance is not None and family.is_sound
+            if family.chance is not None and family.is_headline
         ]
         held_out = {"type": "held-out", "name": "documents held out of training"}
         result = {"task": {"type": "text-generation"}, "dataset": held_out, "metrics": metrics}
@@ -191,6 +191,14 @@ def _scores(scores: Scores) -> Iterator[str]:
         if not family.is_sound:
             yield ""
             yield f"{family.name}: an untrained network does not score chance in it, so it says nothing of knowledge."
+    choices = [family for family in families if family.chance is not None]
+    if unchecked := [family.name for family in choices if family.is_sound and not family.is_headline]:
+        yield ""
+        yield f"Not asked of an untrained network, so no result of the front matter: {', '.join(unchecked)}."
+
+
+def _metric(family: Family) -> str:
+    return "accuracy" if family.higher_is_better else family.scores[0].metric
 
 
 def _task(family: Family) -> tuple[str, ...]:
@@ -198,7 +206,7 @@ def _task(family: Family) -> tuple[str, ...]:
     low, high = family.interval or (None, None)
     chance = "" if family.chance is None else shown.format(family.chance)
     return (
-        family.name,
+        family.label,
         f"{len(family.scores):,}",
         shown.format(family.value),
         _interval(low, high, shown),

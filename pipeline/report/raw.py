@@ -16,14 +16,16 @@ SCORES_CSV, CHECKPOINTS_CSV, SCORES_JSON = "scores.csv", "checkpoints.csv", "sco
 
 SCORE_COLUMNS = (
     *("measure", "task", "suite", "language", "script", "model", "metric", "value", "low", "high", "chance"),
-    *("num_questions", "digest", "failure"),
+    *("num_questions", "num_truncated", "digest", "failure"),
 )
 """Measure is `bits_per_byte`, `bits_per_sentence` or the task without its language; model `this`, `untrained` or the
-name of a baseline. num_questions counts documents or sentences where there are no questions."""
+name of a baseline; one that could not be scored has one row, with the failure alone. num_questions counts documents or
+sentences where there are no questions, num_truncated requests that were longer than the context."""
 
-CHECKPOINT_COLUMNS = ("step", "num_tokens", "measure", "value", "failure")
-"""Measure is `bits_per_byte`, the mean over languages, `bits_per_byte/LANGUAGE`, or a task. A checkpoint that could not
-be scored has one row, with the failure alone."""
+CHECKPOINT_COLUMNS = ("step", "num_tokens", "measure", "value", "num_languages", "failure")
+"""Measure is `bits_per_byte`, the mean over languages, `bits_per_byte/LANGUAGE`, or a task, and num_languages how many
+languages a mean is over. A task that failed has a row with its own name, language and all, and the failure. A
+checkpoint that could not be scored has one row, with the failure alone."""
 
 Row = Mapping[str, object]
 
@@ -58,6 +60,8 @@ def _score_rows(scores: Scores) -> Iterator[Row]:
         yield from _bits_rows(name, other.bits_per_byte)
         yield from _bits_rows(name, other.bits_per_sentence)
         yield from _task_rows(name, other.tasks)
+        if other.failure:
+            yield {"model": name, "failure": other.failure}
 
 
 def _bits_rows(model: str, bits: Mapping[str, BitsPerByte] | Mapping[str, BitsPerSentence]) -> Iterator[Row]:
@@ -80,7 +84,7 @@ def _bits_rows(model: str, bits: Mapping[str, BitsPerByte] | Mapping[str, BitsPe
 
 
 def _task_rows(model: str, tasks: Iterable[TaskScore]) -> Iterator[Row]:
-    same = ("task", "suite", "language", "metric", "value", "low", "high", "chance", "num_questions")
+    same = ("task", "suite", "language", "metric", "value", "low", "high", "chance", "num_questions", "num_truncated")
     for one in tasks:
         yield {
             "measure": one.family,
@@ -98,7 +102,10 @@ def _checkpoint_rows(scores: Scores) -> Iterator[Row]:
         bits = one.bits_per_byte
         measured = {"bits_per_byte": sum(bits.values()) / len(bits)} if bits else {}
         measured |= {f"bits_per_byte/{language}": value for language, value in bits.items()} | one.tasks
-        if not measured:
+        languages = {"bits_per_byte": len(bits)} | one.num_languages
+        if not measured and not one.failed:
             yield known
         for measure, value in measured.items():
-            yield {**known, "measure": measure, "value": value}
+            yield {**known, "measure": measure, "value": value, "num_languages": languages.get(measure)}
+        for task, failure in one.failed.items():
+            yield {**known, "measure": task, "failure": failure}

@@ -7,8 +7,9 @@ from typing import Any
 from eval.families import find_families
 from eval.manifests import BaselineScores, BitsPerByte, BitsPerSentence, Scores, mean_scores
 from pipeline.report.charts import Bar, BarChart, LineChart, Reference, bar_chart, line_chart
-from pipeline.report.tables import NOTHING, Table, split
+from pipeline.report.tables import NOTHING, Table, split, without_places
 from pipeline.report.tasks import MOST_FAILURES, marked_name, scripts_table, share, tasks_part
+from training.manifests import counted
 
 
 def scores_parts(scores: Scores | None) -> dict[str, Any]:
@@ -18,6 +19,7 @@ def scores_parts(scores: Scores | None) -> dict[str, Any]:
         "sentences": sentences_table,
         "scripts": scripts_table,
         "curves": curve_charts,
+        "fewer_languages": fewer_languages,
         "failed_checkpoints": failed_checkpoints,
         "domains": domains_table,
         "tasks": tasks_part,
@@ -93,9 +95,28 @@ def curve_charts(scores: Scores) -> list[LineChart]:
     return charts
 
 
+def fewer_languages(scores: Scores) -> list[str]:
+    """Return a sentence on each task whose mean is over fewer languages at some checkpoints than at others."""
+    scored = [one for one in scores.curve if not one.failure and (one.num_languages or one.failed)]
+    sentences = []
+    for name in dict.fromkeys(name for one in scored for name in one.num_languages):
+        most = max(one.num_languages.get(name, 0) for one in scored)
+        steps: dict[int, list[str]] = {}
+        for one in scored:
+            if (number := one.num_languages.get(name, 0)) < most:
+                steps.setdefault(number, []).append(f"{one.step:,}")
+        if steps:
+            told = [f"over {number:,} at step {', '.join(own)}" for number, own in sorted(steps.items()) if number]
+            told += [f"there is none at step {', '.join(own)}" for number, own in steps.items() if not number]
+            sentences.append(f"{name}: the mean is over {counted(most, 'language')}, but {'; '.join(told)}.")
+    return sentences
+
+
 def failed_checkpoints(scores: Scores) -> list[tuple[str, str]]:
-    """Return the checkpoints that could not be scored, with why."""
-    return [(f"step {one.step:,}", one.failure) for one in scores.curve if one.failure][:MOST_FAILURES]
+    """Return the checkpoints that could not be scored, and the other models, with why."""
+    failed = [(f"step {one.step:,}", one.failure) for one in scores.curve if one.failure][:MOST_FAILURES]
+    failed += [(name, other.failure) for name, other in scores.baselines.items() if other.failure]
+    return [(name, without_places(failure)) for name, failure in failed]
 
 
 def domains_table(scores: Scores) -> Table | None:
@@ -109,11 +130,12 @@ def domains_table(scores: Scores) -> Table | None:
 
 def baselines_table(scores: Scores) -> Table | None:
     """Return what other models scored on the same, in the mean over languages; None if there are none."""
-    if not scores.baselines:
+    others = {name: other for name, other in scores.baselines.items() if not other.failure}
+    if not others:
         return None
-    models: list[Scores | BaselineScores] = [scores, *scores.baselines.values()]
+    models: list[Scores | BaselineScores] = [scores, *others.values()]
     bits = [[one.bits_per_byte for one in model.bits_per_byte.values()] for model in models]
-    rows = [("bits per byte", *(f"{sum(own) / len(own):.3f}" for own in bits))]
+    rows = [("bits per byte", *(f"{sum(own) / len(own):.3f}" if own else NOTHING for own in bits))]
     marked = {family.name: marked_name(family) for family in find_families(scores)}
     means = [mean_scores(model.tasks) for model in models]
     for name in dict.fromkeys(name for own in means for name in own):
@@ -124,7 +146,7 @@ def baselines_table(scores: Scores) -> Table | None:
                 *(NOTHING if cell is None else share(cell[0], is_share=cell[1] is not None) for cell in cells),
             )
         )
-    return Table("Beside other models, the mean over languages", ("Measure", "This model", *scores.baselines), rows)
+    return Table("Beside other models, the mean over languages", ("Measure", "This model", *others), rows)
 
 
 def _bits_interval(score: BitsPerByte | BitsPerSentence, *, decimals: int = 2) -> str:

@@ -1,8 +1,11 @@
 """What the parts of the page share: tables, and rows in columns."""
 
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import JsonValue
@@ -42,6 +45,14 @@ def split(rows: Sequence[T], *, max_columns: int = 3, most: int = 12) -> list[Se
     num_runs = min(max_columns, -(-len(rows) // most))
     ends = [-(-len(rows) * run // num_runs) for run in range(1, num_runs + 1)]
     return [rows[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def without_places(text: str) -> str:
+    """Return a text whose paths under the working directory are relative to it, and else under the home begin `~/`."""
+    for directory, short in ((Path.cwd(), ""), (Path(os.path.expanduser("~")), "~/")):
+        if directory != Path(directory.root):
+            text = re.sub(rf"(?<![\w./~-]){re.escape(str(directory))}/", short, text)
+    return text
 
 
 def settings_rows(settings: Mapping[str, JsonValue]) -> list[tuple[str, str]]:

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from configs.data.languages import usual_script
-from eval.families import Family, adjusted, find_families, value_of
+from eval.families import Family, adjusted, beats_chance, find_families, value_of
 from eval.manifests import Scores, TaskScore
-from pipeline.report.tables import HIGHEST_LEVEL, NOTHING, Table
+from pipeline.report.tables import HIGHEST_LEVEL, NOTHING, Table, without_places
 
 MOST_FAILURES = 20
 """Tasks that failed and are told, at most."""
 
 UNSOUND = "\u2020"
 """Stands behind the name of a task that an untrained network does not answer by chance."""
+
+FAILED = "failed"
+"""Stands in place of the score of a task that failed in all its parts."""
 
 _BOUNDS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Chance-adjusted scores at which the next level of the heat map begins."""
@@ -31,7 +34,16 @@ class TasksPart:
     lm_eval_version: str
     overview: Table
     unsound: Sequence[str]
-    """A sentence on each task that is no headline."""
+    """A sentence on each task that an untrained network does not answer by chance."""
+
+    unchecked: Sequence[str]
+    """Tasks with a chance that no untrained network was asked in."""
+
+    has_cut_off: bool
+    """Whether a request of any task was longer than the model's context."""
+
+    has_less_is_better: bool
+    """Whether there is a task with a chance in which less is better."""
 
     missing: Sequence[str]
     """A sentence on each task that does not cover all languages, with those that it lacks."""
@@ -58,13 +70,15 @@ def tasks_part(scores: Scores) -> TasksPart | None:
         return None
     families = find_families(scores)
     wanted = wanted_languages(scores)
-    failed = [(one.task, one.failure) for one in scores.tasks if one.failure]
-    known = ("Task", "Languages", "Score", "95% interval", "Chance", "Chance-adjusted")
-    heads = (*known, "Above chance in", "Worst language", "Questions")
+    failed = [(one.task, without_places(one.failure)) for one in scores.tasks if one.failure]
+    with_chance = [family for family in families if family.chance is not None]
     return TasksPart(
         lm_eval_version=scores.lm_eval_version,
-        overview=Table("Tasks, the mean over languages", heads, [_overview(one, wanted) for one in families]),
+        overview=_overview_table(scores, families, wanted),
         unsound=[_why_unsound(family) for family in families if not family.is_sound],
+        unchecked=[family.name for family in with_chance if family.is_sound and not family.is_headline],
+        has_cut_off=any(one.num_truncated for family in families for one in family.scores),
+        has_less_is_better=not all(family.higher_is_better for family in with_chance),
         missing=[sentence for family in families if (sentence := _missing(family, wanted))],
         worst=_worst_languages(families),
         by_language=_heat_map(families, wanted),
@@ -76,14 +90,14 @@ def tasks_part(scores: Scores) -> TasksPart | None:
 
 
 def headlines(scores: Scores, *, most: int = 2) -> list[tuple[str, str]]:
-    """Return the first tasks that are sound and above chance, each with its interval and how much it covers."""
+    """Return the first tasks that stand for knowledge and are better than chance, with interval and coverage."""
     wanted = wanted_languages(scores)
     shown = []
     for family in find_families(scores):
-        if family.is_sound and family.is_above_chance and family.interval is not None:
+        if family.is_headline and family.is_above_chance and family.interval is not None:
             low, high = family.interval
             lacking = f", {coverage(family, wanted)} languages" if family.missing(wanted) else ""
-            name = f"{family.name}{lacking}, chance {family.chance:.0%}"
+            name = f"{family.label}{lacking}, chance {family.chance:.0%}"
             shown.append((name, f"{family.value:.0%} ({100 * low:.0f}\u00a0to\u00a0{high:.0%})"))
     return shown[:most]
 
@@ -109,8 +123,8 @@ def share(value: float, *, is_share: bool = True) -> str:
 
 
 def marked_name(family: Family) -> str:
-    """Return a task's name, with a mark if it is no headline."""
-    return family.name if family.is_sound else f"{family.name} {UNSOUND}"
+    """Return a task's name, with a mark if an untrained network does not answer it by chance."""
+    return family.label if family.is_sound else f"{family.label} {UNSOUND}"
 
 
 def scripts_table(scores: Scores) -> Table | None:
@@ -166,10 +180,21 @@ def _missing(family: Family, wanted: Sequence[str]) -> str:
     return f"{family.name} has no score in {len(lacking):,} of {len(wanted):,} languages: {', '.join(lacking)}."
 
 
+def _overview_table(scores: Scores, families: Sequence[Family], wanted: Sequence[str]) -> Table:
+    """Return a row for each task, in the order in which they come; one that failed in all languages has no numbers."""
+    known = ("Task", "Languages", "Score", "95% interval", "Chance", "Chance-adjusted")
+    heads = (*known, "Better than chance in", "Worst language", "Questions", "Cut off")
+    rows = {family.name: _overview(family, wanted) for family in families}
+    names = dict.fromkeys(one.family for one in scores.tasks)
+    failed = (NOTHING, FAILED, *[NOTHING] * (len(heads) - 3))
+    return Table("Tasks, the mean over languages", heads, [rows.get(name, (name, *failed)) for name in names])
+
+
 def _overview(family: Family, wanted: Sequence[str]) -> Sequence[str]:
     has_chance = family.chance is not None
     worst = family.worst
-    above = sum(one.low is not None and one.chance is not None and one.low > one.chance for one in family.scores)
+    better = sum(beats_chance(one) for one in family.scores)
+    cut_off = sum(one.num_truncated for one in family.scores)
     low, high = family.interval or (None, None)
     return (
         marked_name(family),
@@ -180,9 +205,10 @@ def _overview(family: Family, wanted: Sequence[str]) -> Sequence[str]:
         else f"{share(low, is_share=has_chance)} to {share(high, is_share=has_chance)}",
         share(family.chance) if family.chance is not None else NOTHING,
         share(family.above_chance) if family.above_chance is not None else NOTHING,
-        f"{above:,} of {len(family.scores):,}" if has_chance else NOTHING,
+        f"{better:,} of {len(family.scores):,}" if has_chance else NOTHING,
         f"{worst.language} {share(value_of(worst), is_share=has_chance)}" if len(family.scores) > 1 else NOTHING,
         f"{sum(one.num_questions for one in family.scores):,}",
+        f"{cut_off:,}" if cut_off else NOTHING,
     )
 
 
@@ -228,11 +254,11 @@ def _cell(score: TaskScore | None) -> str:
     text = share(value_of(score), is_share=score.chance is not None)
     if score.low is None or score.high is None or score.chance is None:
         return text
-    return f"{text} \u00b1 {(score.high - score.low) / 2:.0%}{'' if score.low > score.chance else '*'}"
+    return f"{text} \u00b1 {(score.high - score.low) / 2:.0%}{'' if beats_chance(score) else '*'}"
 
 
 def _level(score: TaskScore | None) -> int | None:
-    """Return the level of a cell's colour, 0 below chance; None where there is no chance."""
+    """Return the level of a cell's colour, 0 if it is worse than chance; None where there is no chance."""
     value = None if score is None else adjusted(score)
     return None if value is None else bisect_right(_BOUNDS, value)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.families import Family, find_families
+from eval.families import Family, adjusted, beats_chance, find_families
 from tests.eval.test_manifests import scores, task
 
 
@@ -43,3 +43,40 @@ def test_a_task_that_an_untrained_network_can_do_is_not_sound() -> None:
     families = {one.name: one for one in find_families(found.model_copy(update={"untrained": controls}))}
     assert families["a"].is_sound and not families["b"].is_sound
     assert families["c"].is_sound and families["c"].untrained == ()  # none was asked
+
+
+@pytest.mark.parametrize(
+    ("control", "is_checked"),
+    [
+        ({}, True),
+        ({"low": None, "high": None}, False),  # of one question
+        ({"chance": None}, False),
+        ({"value": None, "low": None, "high": None, "failure": "no data"}, False),
+        (None, False),
+    ],
+)
+def test_a_task_is_checked_if_an_untrained_network_was_asked_with_an_interval(
+    control: dict[str, object] | None, is_checked: bool
+) -> None:
+    untrained = () if control is None else (task("quiz", **({"value": 0.25} | control)),)
+    for name, is_headline in (("quiz", is_checked), ("continuation", True)):
+        own = [one.model_copy(update={"family": name}) for one in (task("quiz"), *untrained)]
+        (found,) = find_families(scores(own[0]).model_copy(update={"untrained": tuple(own[1:])}))
+        assert (found.is_sound, found.is_checked, found.is_headline) == (True, is_checked, is_headline)
+
+
+def test_what_an_untrained_network_can_do_is_no_headline_whatever_its_name() -> None:
+    assert not Family("continuation", [task("a")], [task("a", value=0.6, low=0.5, high=0.7)]).is_headline
+
+
+def test_where_less_is_better_a_lower_score_is_further_from_chance() -> None:
+    less = {"chance": 0.5, "higher_is_better": False}
+    own = [task("pairs_en", "en", value=0.3, low=0.2, high=0.4, **less), task("pairs_fr", "fr", value=0.6, **less)]
+    assert [adjusted(one) for one in own] == [pytest.approx(0.4), pytest.approx(-0.2)]
+    assert Family("pairs", own).above_chance == pytest.approx(0.1)
+    assert Family("pairs", own).worst.language == "fr"
+    assert Family("pairs", own[:1]).is_above_chance and not Family("pairs", own[1:]).is_above_chance
+    assert beats_chance(own[0]) and not beats_chance(own[0], 0.3) and beats_chance(own[0], 0.45)
+    assert not beats_chance(task("pairs", value=0.8, low=0.7, high=0.9, **less))
+    assert adjusted(task("pairs", value=0.3, chance=0.0, higher_is_better=False)) is None
+    assert Family("pairs", own).label == "pairs (less is better)" and family(sw=0.5).label == "xcopa"

@@ -30,6 +30,14 @@ def test_rows_stay_and_are_found_again(tmp_path: Path) -> None:
     assert again.has(checkpoint(4)) and not again.has(checkpoint(4, "b"))
 
 
+def test_a_task_that_failed_at_a_checkpoint_is_told_with_its_reason(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    tasks = [task("quiz_sw", "sw"), task("quiz_th", "th", value=None, failure="no data"), task("quiz_et", "et")]
+    ledger.add(checkpoint(4), BITS, tasks, started=0.0)
+    (one,) = ledger.curve()
+    assert one.num_languages == {"quiz": 2} and one.failed == {"quiz_th": "no data"} and not one.failure
+
+
 def test_a_checkpoint_whose_rows_were_cut_short_by_a_kill_is_not_there(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     add(ledger, 2)

@@ -55,3 +55,14 @@ def test_what_an_untrained_network_can_do_is_no_signal() -> None:
     assert screen(found)[0].is_signal
     control = found.model_copy(update={"untrained": (task("quiz", value=0.45),)})
     assert screen(control)[0].num_above_chance == 0 and not screen(control)[0].is_signal
+
+
+def test_where_less_is_better_signal_is_below_chance_and_what_an_untrained_network_scored() -> None:
+    falling = curve([0.5, 0.46, 0.41, 0.37, 0.3, 0.25])
+    less = {"chance": 0.5, "higher_is_better": False}
+    given = scores(task("quiz", value=0.25, low=0.15, high=0.35, **less)).model_copy(update={"curve": falling})
+    assert screen(given)[0].is_signal and screen(given)[0].num_above_chance == 1
+    control = given.model_copy(update={"untrained": (task("quiz", value=0.3, **less),)})
+    assert screen(control)[0].num_above_chance == 0
+    worse = scores(task("quiz", value=0.75, low=0.65, high=0.85, **less)).model_copy(update={"curve": falling})
+    assert screen(worse)[0].num_above_chance == 0

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import stat
 import subprocess
@@ -29,8 +30,9 @@ from eval import scoring
 from eval.compare import compare
 from eval.families import find_families
 from eval.manifests import Scores
-from eval.stage import check_tasks, evaluate, observe_tasks
+from eval.stage import evaluate
 from eval.tasks.continuation import make_questions
+from eval.tasks.observed import check_tasks, observe_tasks
 from pipeline.prepare import check_stages, prepare
 from pipeline.recipe import read_recipe
 from pipeline.run import Terminated
@@ -40,6 +42,7 @@ from training.checkpoint.load_model import load_model
 from training.export import export_model
 from training.loop.trainer import train_rank
 from training.manifests import TrainedModel
+from training.records import note_deleted, read_known_record
 
 LANGUAGES = ("en", "sq", "zh", "th", "ar")
 CONTEXT = 48
@@ -89,9 +92,9 @@ def nats_of(model: Any, ids: list[int], *, first: int) -> float:
 
 
 def test_bits_per_byte_equals_a_direct_computation(made: Made, tmp_path: Path) -> None:
-    scores = run_evaluate(made, tmp_path)
+    scores = run_evaluate(made, tmp_path / "out")
     documents = smallest_digests(read_held_out(made.corpus), None)
-    rows = samples(tmp_path, "bits_per_byte")
+    rows = samples(tmp_path / "out", "bits_per_byte")
     assert [(row["document"], row["language"]) for row in rows] == [(d.id, d.language) for d in documents]
     model = load_model(made.model.dir / made.model.manifest.checkpoint)
     encoder, compared = load_sentencepiece(made.tokenizer.dir / MODEL), 0
@@ -109,17 +112,19 @@ def test_bits_per_byte_equals_a_direct_computation(made: Made, tmp_path: Path) -
         bits = sum(row["nats"] for row in own) / math.log(2)
         assert score.bits_per_byte == pytest.approx(bits / score.num_bytes)
         assert score.low is not None and score.high is not None and score.low < score.bits_per_byte < score.high
-    whole = run_evaluate(made, tmp_path / "domains", domains={"text": ["eld"], "none": ["other"]})
+    whole = run_evaluate(made, tmp_path / "domains", domains={"text": ["eld"]})
     assert whole.bits_per_byte_by_domain.keys() == {"text"}
     assert whole.bits_per_byte_by_domain["text"].num_documents == len(rows)
+    with pytest.raises(UserError, match="no corpus has the source 'other'; there are eld"):
+        run_evaluate(made, tmp_path / "none", domains={"none": ["other"]})
 
 
 def test_continuations_are_scored_by_language_as_a_direct_computation_does(made: Made, tmp_path: Path) -> None:
-    scores = run_evaluate(made, tmp_path, tasks=["continuation"], questions_per_task=4)
+    scores = run_evaluate(made, tmp_path / "out", tasks=["continuation"], questions_per_task=4)
     questions = make_questions(smallest_digests(read_held_out(made.corpus), 100), per_language=4)
     model = load_model(made.model.dir / made.model.manifest.checkpoint)
     encoder = load_sentencepiece(made.tokenizer.dir / MODEL)
-    rows = {row["document"]: row for row in samples(tmp_path, "continuation")}
+    rows = {row["document"]: row for row in samples(tmp_path / "out", "continuation")}
     assert rows.keys() == {question.document for question in questions}
     for question in questions:
         nats = []
@@ -265,7 +270,7 @@ def test_questions_on_one_passage_are_no_independent_observations(made: Made, tm
 
 
 def test_nothing_of_lm_eval_reaches_the_terminal(made: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    run_evaluate(made, tmp_path, tasks=["continuation"], questions_per_task=4)
+    run_evaluate(made, tmp_path / "out", tasks=["continuation"], questions_per_task=4)
     said = capfd.readouterr()
     assert said.out == "" and not [line for line in said.err.splitlines() if "evaluating" not in line]
 
@@ -274,12 +279,12 @@ def test_finished_scores_are_not_computed_again(made: Made, tmp_path: Path, monk
     with monkeypatch.context() as broken:
         broken.setattr("eval.scoring.write_answers", None)  # it ends when all is scored and nothing is written yet
         with pytest.raises(TypeError):
-            run_evaluate(made, tmp_path)
+            run_evaluate(made, tmp_path / "out")
     with monkeypatch.context() as broken:
         broken.setattr("eval.scoring.score_texts", None)
-        scores = run_evaluate(made, tmp_path)
+        scores = run_evaluate(made, tmp_path / "out")
     assert scores == run_evaluate(made, tmp_path / "again")
-    assert {path.name for path in tmp_path.iterdir()} == {"again", "samples"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"samples"}
 
 
 def test_no_held_out_document_is_one_line(made: Made, tmp_path: Path) -> None:
@@ -372,15 +377,15 @@ EVERY = {"checkpoints": "every", "documents_per_stream": 2}
 
 
 def test_each_checkpoint_is_scored_once_the_newest_first(several: Made, tmp_path: Path) -> None:
-    scores = run_evaluate(several, tmp_path, **EVERY)
+    scores = run_evaluate(several, tmp_path / "out", **EVERY)
     assert [one.step for one in scores.curve] == [2, 4, 6]
-    rows = rows_of(tmp_path)
+    rows = rows_of(tmp_path / "out")
     assert list(dict.fromkeys(row["step"] for row in rows)) == [6, 4, 2]
     assert len({(row["step"], row["checkpoint"], row["task"], row["language"]) for row in rows}) == len(rows)
     assert scores.curve[-1].bits_per_byte == {name: one.bits_per_byte for name, one in scores.bits_per_byte.items()}
     alone = run_evaluate(several, tmp_path / "alone", checkpoint=4, documents_per_stream=2)
     assert scores.curve[1].bits_per_byte == {name: one.bits_per_byte for name, one in alone.bits_per_byte.items()}
-    assert not (tmp_path / "parts").exists() and alone.curve == ()
+    assert not (tmp_path / "out/parts").exists() and alone.curve == ()
 
 
 def test_an_evaluation_that_is_killed_scores_no_checkpoint_twice(
@@ -397,11 +402,11 @@ def test_an_evaluation_that_is_killed_scores_no_checkpoint_twice(
 
     monkeypatch.setattr(scoring, "score_texts", dying)
     with pytest.raises(InfrastructureError):
-        run_evaluate(several, tmp_path, **EVERY)
-    assert {row["step"] for row in rows_of(tmp_path)} == {6}
-    run_evaluate(several, tmp_path, **EVERY)
+        run_evaluate(several, tmp_path / "out", **EVERY)
+    assert {row["step"] for row in rows_of(tmp_path / "out")} == {6}
+    run_evaluate(several, tmp_path / "out", **EVERY)
     assert scored == [6, 4, 4, 2]
-    assert {row["step"] for row in rows_of(tmp_path)} == {2, 4, 6}
+    assert {row["step"] for row in rows_of(tmp_path / "out")} == {2, 4, 6}
 
 
 @pytest.mark.parametrize("error", [Terminated("terminated"), StartUpError("no core became free")])
@@ -413,8 +418,8 @@ def test_what_is_no_fault_of_a_checkpoint_is_no_row(
 
     monkeypatch.setattr(scoring, "score_texts", failing)
     with pytest.raises(type(error)):
-        run_evaluate(several, tmp_path, **EVERY)
-    assert not (tmp_path / "ledger.jsonl").exists()
+        run_evaluate(several, tmp_path / "out", **EVERY)
+    assert not (tmp_path / "out/ledger.jsonl").exists()
 
 
 def test_a_damaged_checkpoint_is_a_row_and_the_others_are_scored(several: Made, tmp_path: Path) -> None:
@@ -474,8 +479,8 @@ def test_another_model_is_scored_beside_this_one(several: Made, tmp_path: Path) 
         assert one.bits_per_byte == pytest.approx(scores.bits_per_byte[language].bits_per_byte, rel=1e-4)
     assert [one.value for one in other.tasks] == [one.value for one in scores.tasks]
     assert not any(one.is_decontaminated for one in other.tasks)
-    rows, totals = compare(tmp_path / "out/baselines/itself", tmp_path / "out")
-    assert {row.verdict for row in rows} == {"cannot tell"} and len(totals) == 2
+    rows, totals, uncompared = compare(tmp_path / "out/baselines/itself", tmp_path / "out")
+    assert {row.verdict for row in rows} == {"cannot tell"} and len(totals) == 2 and not uncompared
     config = EvaluateConfig(tasks=(), baselines={"none": str(tmp_path)})
     with pytest.raises(UserError, match=r"has no config\.json, so it is no model"):
         observe_tasks(config, lambda path: "")
@@ -550,3 +555,83 @@ def test_a_checkpoint_whose_record_is_damaged_is_a_row(several: Made, tmp_path: 
         (4, "its record (checkpoint.json) is damaged"),
         (6, ""),
     ]
+
+
+def test_an_answer_that_is_longer_than_the_context_is_no_score(made: Made, tmp_path: Path) -> None:
+    """As lm-eval has it: the likelihood of its end alone would look like that of the whole."""
+    path = write_task(tmp_path, "long", doc_to_choice="{{[passage, passage, passage]}}")
+    (score,) = run_evaluate(made, tmp_path / "out", tasks=[path], check_chance=False).tasks
+    assert score.value is None and "is longer than the model's context of 48" in score.failure
+
+
+def test_another_model_that_cannot_be_read_is_told_and_the_own_scores_stay(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "other/model.safetensors").write_bytes(b"cut off")
+    scores = run_evaluate(made, tmp_path / "out", baselines={"other": str(tmp_path / "other")}, documents_per_stream=1)
+    assert "other cannot be loaded by transformers" in scores.baselines["other"].failure
+    assert scores.bits_per_byte and "\n" not in scores.baselines["other"].failure
+
+
+def test_a_task_that_workers_die_of_is_a_row_in_the_end(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Died(BaseException):
+        """In the place of a process that is gone: nothing of it is cleaned up."""
+
+    path, deaths = write_task(tmp_path, "fatal"), []
+    given = {"tasks": [path], "check_chance": False, "documents_per_stream": 1}
+    monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: deaths or os.unlink(self))
+
+    def dying(paths: Any, work: Any) -> Any:
+        deaths.append(work.task.name)
+        raise Died
+
+    with monkeypatch.context() as broken:
+        broken.setattr(scoring, "answer", dying)
+        for _ in range(scoring.MOST_DEATHS):
+            with pytest.raises(Died):
+                run_evaluate(made, tmp_path / "out", **given)
+        deaths.clear()
+        (score,) = run_evaluate(made, tmp_path / "out", **given).tasks
+    assert score.failure == "its worker died 2 times while it was asked, perhaps of want of memory"
+    assert not deaths and not list((tmp_path / "answers").rglob("*.begun"))
+    again = run_evaluate(made, tmp_path / "again", **given).tasks  # another evaluation asks it again
+    assert [one.failure for one in again] == [""]
+
+
+def test_what_a_checkpoint_answered_is_not_asked_again_by_another_evaluation(
+    several: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One more task is asked of all, also of a checkpoint that is gone, if that answered all before."""
+    training = tmp_path / "train"
+    shutil.copytree(several.model.dir, training)
+    copied = replace(several, model=Artifact(training, several.model.manifest))
+    run_evaluate(copied, tmp_path / "one", **EVERY)
+    gone = training / "checkpoints/step-00000002"
+    note_deleted(gone.parent, read_known_record(gone))
+    shutil.rmtree(gone)
+    asked = []
+    real = scoring.score_texts
+    monkeypatch.setattr(scoring, "score_texts", lambda paths, work: asked.append(paths) or real(paths, work))
+    second = run_evaluate(copied, tmp_path / "two", **EVERY)
+    assert [(one.step, one.failure) for one in second.curve] == [(2, ""), (4, ""), (6, "")] and asked == []
+    path = write_task(tmp_path, "choose")
+    third = run_evaluate(copied, tmp_path / "three", tasks=[path], check_chance=False, **EVERY)
+    assert [(one.step, one.failure[:9], [*one.tasks]) for one in third.curve] == [
+        (2, "retention", []),
+        (4, "", ["choose"]),
+        (6, "", ["choose"]),
+    ]
+    assert asked == []
+    for path in (tmp_path / "answers").rglob("texts-*.json"):
+        path.write_bytes(path.read_bytes()[:20])  # damaged answers are none
+    fourth = run_evaluate(copied, tmp_path / "four", **EVERY)
+    assert len(asked) == 3 and [bool(one.failure) for one in fourth.curve] == [True, False, False]
+
+
+def test_two_checkpoints_of_a_training_are_compared(several: Made, tmp_path: Path) -> None:
+    run_evaluate(several, tmp_path / "out", **EVERY)
+    first, second = (tmp_path / f"out/checkpoints/step-{step:08d}" for step in (2, 6))
+    rows, _, _ = compare(first, second)
+    assert {row.measure for row in rows} == {"bits_per_byte"} and {row.language for row in rows} == set(LANGUAGES)

@@ -1,5 +1,6 @@
 """Intervals hold what they should as often as they say, and tests find what is there and no more."""
 
+import itertools
 import math
 
 import numpy as np
@@ -12,8 +13,10 @@ from eval.statistics import (
     clustered_error,
     compare_answers,
     compare_bits_per_byte,
+    compare_clusters,
     detectable_difference,
     holm,
+    sign_flip,
 )
 
 
@@ -124,3 +127,42 @@ def test_clusters_that_are_all_alike_say_no_more_than_so_many_observations() -> 
     assert 0 <= one.low < 0.25 < one.high <= 1
     sure = accuracy([1.0] * 8 + [0.0], ["a"] * 4 + ["b"] * 4 + ["c"])
     assert sure.high <= 1
+
+
+def test_clustered_differences_hold_the_truth_nineteen_times_of_twenty_and_find_none_where_none_is() -> None:
+    """Passages of 1 to 9 questions, of which the first model gets the longer ones right more often."""
+    generator = np.random.Generator(np.random.PCG64(4))
+    held, found, tries = 0, 0, 200
+    for seed in range(tries):
+        lengths = generator.integers(1, 10, 60)
+        passages = np.repeat(np.arange(60), lengths)
+        first, second = ((generator.random(60) < 0.2 + 0.06 * lengths)[passages].astype(float) for _ in range(2))
+        names = [str(one) for one in passages]
+        one = compare_clusters(first.tolist(), second.tolist(), names, [1.0] * len(names), seed=seed)
+        assert one.difference.value == pytest.approx(second.mean() - first.mean()) and one.num_pairs == 60
+        held += one.difference.low <= 0 <= one.difference.high
+        found += one.p_value < 0.05
+    assert 0.9 <= held / tries <= 0.99 and found / tries <= 0.08
+
+
+def test_flips_of_signs_are_mcnemars_test_of_ones_and_exact_of_others() -> None:
+    ones = np.asarray([1.0] * 9 + [-1.0] * 3 + [0.0] * 5)
+    assert sign_flip(ones) == pytest.approx(stats.binomtest(9, 12).pvalue)
+    values = np.asarray([3.0, 1.0, -2.0, 5.0, 4.0])
+    flips = [np.asarray(one) @ values for one in itertools.product((-1, 1), repeat=5)]
+    assert sign_flip(values) == pytest.approx(np.mean(np.abs(flips) >= values.sum()))
+    assert sign_flip(values * 0.37) == pytest.approx(sign_flip(values))
+    assert sign_flip(np.zeros(4)) == 1
+    many = np.random.Generator(np.random.PCG64(2)).normal(0.2, 1.0, 300)
+    normal = 2 * stats.norm.sf(abs(many.sum()) / np.sqrt((many**2).sum()))
+    assert sign_flip(many) == pytest.approx(normal, rel=0.1)
+
+
+def test_what_can_be_found_is_of_the_clustered_error() -> None:
+    values = [1.0] * 91 + [0.0] * 9
+    clusters = ["long"] * 91 + [str(i) for i in range(9)]
+    error = clustered_error(np.asarray(values), clusters)
+    assert detectable_difference(values, clusters) == pytest.approx(
+        math.sqrt(2) * error * (1.95996 + 0.84162), rel=1e-4
+    )
+    assert detectable_difference(values, ["one"] * 100) == math.inf

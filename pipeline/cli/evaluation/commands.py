@@ -13,10 +13,12 @@ from configs.base import UserError
 from pipeline.cli.options import SetOption, StoreOption, WorkOption
 
 if TYPE_CHECKING:
-    from eval.compare import Row
+    from eval.compare import Row, Total, Uncompared
 
 commands = typer.Typer(no_args_is_help=True, help="Score models, compare scores, and list the tasks of suites.")
 out = Console(highlight=False, soft_wrap=True)
+MOST_UNCOMPARED = 20
+"""Lines of what two models are not compared by."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ModelArgument = Annotated[
@@ -65,27 +67,42 @@ def compare(
         found = find_subject(subject, store=store, work_dir=work_dir, overrides=overrides)
         return find_artifact(found, stage="evaluate").files_here()
 
-    rows, totals = compare_scores(find(first), find(second))
+    rows, totals, uncompared = compare_scores(find(first), find(second))
     if as_json:
         told = {"rows": [asdict(row) for row in rows], "totals": [asdict(total) for total in totals]}
-        print(json.dumps(_finite(told)))
+        print(json.dumps(_finite(told | {"uncompared": [one._asdict() for one in uncompared]})))
         return
     _print_table(
         [("measure", "language", "difference", "95% interval", "p (Holm)", "of", "verdict"), *map(_cells, rows)]
     )
+    _print_totals(totals, rows)
+    _print_uncompared(uncompared)
+
+
+def _print_totals(totals: "list[Total]", rows: "list[Row]") -> None:
     for total in totals:
         given = total.difference
         is_higher = next(row.higher_is_better for row in rows if row.measure == total.measure)
+        over = f"{total.num_languages} language{'s' if total.num_languages > 1 else ''}"
+        worst = f", the worst {total.worst}" if total.worst is not None else ""
         which = "" if is_higher else "; less is better"
-        out.print(
-            f"{total.measure}: {given.value:+.3f} ({given.low:+.3f} to {given.high:+.3f}) over {total.num_languages} "
-            f"languages, the worst {total.worst}{which}"
-        )
+        interval = f"{given.value:+.3f} ({given.low:+.3f} to {given.high:+.3f})"
+        out.print(f"{total.measure}: {interval} over {over}{worst}{which}", markup=False)
+
+
+def _print_uncompared(uncompared: "list[Uncompared]") -> None:
+    for one in uncompared[:MOST_UNCOMPARED]:
+        out.print(f"not compared: {one.measure} {one.language} ({one.reason})", markup=False)
+    if len(uncompared) > MOST_UNCOMPARED:
+        out.print(f"and {len(uncompared) - MOST_UNCOMPARED:,} more")
 
 
 def _cells(row: "Row") -> tuple[str, ...]:
-    seen = " (too few)" if row.detectable == float("inf") else f" (from {row.detectable:.3f} on it would show)"
-    seen = seen if row.verdict == "cannot tell" and row.detectable else ""
+    seen = ""
+    if row.is_same:
+        seen = " (no difference at all)"
+    elif row.verdict == "cannot tell" and row.detectable is not None:
+        seen = " (too few)" if row.detectable == float("inf") else f" (from {row.detectable:.3f} on it would show)"
     only = f" (+{row.num_unpaired:,} unpaired)" if row.num_unpaired else ""
     interval = f"{row.difference.low:+.3f} to {row.difference.high:+.3f}"
     numbers = (f"{row.difference.value:+.3f}", interval, f"{row.corrected:.3g}", f"{row.num_paired:,}{only}")
@@ -132,6 +149,8 @@ def model(
         return
     for line in (*on_demand.closing_lines(scores), str(where)):
         out.print(line, markup=False)
+    if scores.tasks and all(row.failure for row in scores.tasks):
+        raise typer.Exit(1)
 
 
 @commands.command()

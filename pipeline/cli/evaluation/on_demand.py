@@ -91,7 +91,6 @@ def score_on_demand(
 ) -> "tuple[Path, ModelScores]":
     """Score a model, print each task's row once it is there, and return where the scores are."""
     from eval.on_demand import model_digest, score_model
-    from eval.stage import DIGESTS
 
     store.mkdir(parents=True, exist_ok=True)
     digests = Digests(store)
@@ -113,7 +112,7 @@ def score_on_demand(
             model.weights,
             model.tokenizer,
             out=where,
-            digests=store / DIGESTS,
+            store=store,
             digest=digests,
             executor=executor,
             on_task=tell,

@@ -171,3 +171,25 @@ def test_a_task_that_needs_no_knowledge_is_told_and_is_no_metric(tmp_path: Path)
     assert "continuation: an untrained network does not score chance in it" in text
     (result,) = front_matter(text)["model-index"][0]["results"]
     assert [one["type"] for one in result["metrics"]] == ["bits_per_byte"]
+
+
+def test_a_task_is_a_metric_only_if_an_untrained_network_was_asked_or_it_is_sound_by_construction(
+    tmp_path: Path,
+) -> None:
+    asked = task("quiz", value=0.6, low=0.5, high=0.7)
+    less = task("pairs", value=0.3, chance=0.5, metric="share", higher_is_better=False)
+    tasks = (*SCORES.tasks, asked, task("program", value=0.9), less)
+    untrained = (
+        task("quiz", value=0.25),
+        less.model_copy(update={"value": 0.5}),
+    )
+    text = card(tmp_path, scores=SCORES.model_copy(update={"tasks": tasks, "untrained": untrained}))
+    (result,) = front_matter(text)["model-index"][0]["results"]
+    assert [(one["type"], one["name"]) for one in result["metrics"]] == [
+        ("bits_per_byte", "bits per byte"),
+        ("accuracy", "continuation"),
+        ("accuracy", "quiz"),
+        ("share", "pairs (less is better)"),
+    ]
+    assert "Not asked of an untrained network, so no result of the front matter: program." in text
+    assert "| pairs (less is better) | 1 | 30.0% |" in text

@@ -17,7 +17,7 @@ from cluster.host.files import sha256_of
 from configs.base import RESUME_ME, Artifact, Manifest, UserError
 from configs.evaluation import ReportConfig
 from data_prep.manifests import CleanCorpus, CorpusCount, Segment, TokenizedCorpus, TokenShard, UnreadableRecord
-from eval.manifests import BitsPerByte, BitsPerSentence, CheckpointScores, Scores
+from eval.manifests import BaselineScores, BitsPerByte, BitsPerSentence, CheckpointScores, Scores
 from pipeline.report.page import TEMPLATES
 from pipeline.report.stage import Report, check_report, observe_templates, outcome, report
 from pipeline.run import Terminated
@@ -157,6 +157,11 @@ def _make(
                 bits_per_byte_by_domain={EVIL: bits[languages[0]]},
                 tasks=tuple(tasks) if choice else (),
                 lm_eval_version="0.4.9",
+                untrained=tuple(
+                    task(f"{name}_{la}", la, value=0.25, low=0.15, high=0.35)
+                    for la in languages
+                    for name in ("xcopa", "arc")
+                ),
                 curve=tuple(
                     CheckpointScores(
                         step=step,
@@ -348,7 +353,11 @@ def test_report_has_the_cost_with_prices_and_names_what_is_counted(tmp_path: Pat
 
 def test_report_says_which_task_is_no_headline_and_which_languages_it_lacks(tmp_path: Path):
     made = _make(tmp_path, languages=["sw", "ru"])
-    untrained = tuple(task(f"xcopa_{la}", la, value=0.6, low=0.55, high=0.65) for la in ("sw", "ru"))
+    untrained = tuple(
+        task(f"{name}_{la}", la, value=value, low=value - 0.05, high=value + 0.05)
+        for name, value in (("xcopa", 0.6), ("arc", 0.25))
+        for la in ("sw", "ru")
+    )
     update = {"untrained": untrained, "languages": ("sw", "ru", "am")}
     made["scores"] = Artifact(made["scores"].dir, made["scores"].manifest.model_copy(update=update))
     words = _words(_page(tmp_path, made))
@@ -356,6 +365,53 @@ def test_report_says_which_task_is_no_headline_and_which_languages_it_lacks(tmp_
     assert "xcopa has no score in 1 of 3 languages: am." in words
     assert "arc, 2 of 3 languages, chance 25% 50% (43 to 57%)" in words.partition("Load the model")[0]
     assert "xcopa" not in words.partition("Load the model")[0]
+    assert "Not asked of an untrained network, so no headline: piqa." in words
+
+
+def test_report_says_what_was_cut_off_and_where_less_is_better(tmp_path: Path):
+    made = _make(tmp_path, languages=["sw", "ru"])
+    bare = _words(_page(tmp_path, made))
+    assert "their beginning was cut off" not in bare and "where less is better" not in bare
+    pairs = task("pairs", value=0.3, low=0.2, high=0.4, chance=0.5, higher_is_better=False, num_truncated=5)
+    made["scores"] = Artifact(made["scores"].dir, made["scores"].manifest.model_copy(update={"tasks": (pairs,)}))
+    words = _words(_page(tmp_path, made))
+    assert "pairs (less is better) – 30.0% 20.0% to 40.0% 50.0% 40.0% 1 of 1 – 8 5" in words
+    assert "Cut off are requests that were longer than the model's context: their beginning was cut off." in words
+    assert "(1 − chance), where less is better (chance − score) / chance: 0% for a guess" in words
+
+
+def test_report_tells_checkpoints_whose_means_are_over_fewer_languages(tmp_path: Path):
+    made = _make(tmp_path, languages=["sw", "ru"])
+    numbers = {2: {"xcopa": 1, "arc": 2}, 3: {"arc": 2}, 4: {"xcopa": 1}, 6: {"xcopa": 2, "arc": 2}}
+    curve = tuple(
+        CheckpointScores(
+            step=step,
+            num_tokens=step,
+            bits_per_byte={"sw": 1.0},
+            tasks=dict.fromkeys(own, 0.5),
+            num_languages=own,
+            failed={} if step == 6 else {"xcopa_ru": EVIL},
+            failure="",
+        )
+        for step, own in numbers.items()
+    )
+    made["scores"] = Artifact(made["scores"].dir, made["scores"].manifest.model_copy(update={"curve": curve}))
+    words = _words(_page(tmp_path, made))
+    assert "xcopa: the mean is over 2 languages, but over 1 at step 2, 4; there is none at step 3." in words
+    assert "arc: the mean is over 2 languages, but there is none at step 4." in words
+    made["scores"] = Artifact(made["scores"].dir, made["scores"].manifest.model_copy(update={"curve": curve[3:] * 2}))
+    assert "the mean is over" not in _words(_page(tmp_path, made))
+
+
+def test_report_tells_another_model_that_could_not_be_scored(tmp_path: Path):
+    made = _make(tmp_path, languages=["sw"])
+    good = BaselineScores(precision="", bits_per_byte=made["scores"].manifest.bits_per_byte, tasks=())
+    lost = BaselineScores(precision="", bits_per_byte={}, tasks=(), failure="it is gone")
+    for others in ({"lost": lost}, {"lost": lost, "good": good}):
+        manifest = made["scores"].manifest.model_copy(update={"baselines": others})
+        words = _words(_page(tmp_path, made | {"scores": Artifact(made["scores"].dir, manifest)}))
+        assert "lost was not scored: it is gone" in words
+        assert ("Measure This model good bits per byte" in words) == ("good" in others)
 
 
 @pytest.mark.parametrize("secret", ["hunter2hunter2", "hunter<2>&\"hunter'2"])
@@ -561,8 +617,9 @@ def test_report_tells_the_outcome_and_the_numbers(tmp_path: Path):
     assert "6.00 nats a token, 1.25 below the unigram entropy" in text
     assert "1.500 bits per byte, the mean of 2 languages" in text
     assert "2,026 2,000 20 6 246,912 8,000 2.50" in text
-    assert "xcopa 2 of 2 50.0% 42.9% to 57.1% 25.0% 33.3% 2 of 2 sw 50.0% 16" in text
-    assert "piqa – 30.0% 10.0% to 70.0% 25.0% 6.7% 0 of 1 – 8" in text
+    assert "xcopa 2 of 2 50.0% 42.9% to 57.1% 25.0% 33.3% 2 of 2 sw 50.0% 16 –" in text
+    assert "piqa – 30.0% 10.0% to 70.0% 25.0% 6.7% 0 of 1 – 8 –" in text
+    assert f"evil {EVIL} – failed – – – – – – –" in text
     assert "xcopa, chance 25% 50% (43 to 57%)" in text
     assert "evil" in text and "Not scored" in text
     assert "Bits per byte by step, the mean of languages" in text and "step 4 was not scored" in text

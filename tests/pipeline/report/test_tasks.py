@@ -1,6 +1,7 @@
 """What the page tells of tasks: coverage, chance, what is no headline, scripts, the worst languages, the heat map."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_the_overview_has_chance_adjusted_scores_and_none_where_nothing_is_chose
     overview = part(covering(*tasks)).overview
     assert column(overview, "Score") == ["47.5%", "0.200"]
     assert column(overview, "Chance-adjusted") == ["30.0%", NOTHING]
-    assert column(overview, "Above chance in") == ["2 of 2", NOTHING]
+    assert column(overview, "Better than chance in") == ["2 of 2", NOTHING]
     assert column(overview, "Worst language") == ["sw 40.0%", "sw 0.100"]
 
 
@@ -71,7 +72,69 @@ def test_a_task_that_an_untrained_network_answers_is_marked_explained_and_no_hea
 
 
 def test_what_is_not_above_chance_is_no_headline():
-    assert headlines(covering(*in_languages("quiz", sw=0.3))) == []
+    assert headlines(checked(covering(*in_languages("quiz", sw=0.3)))) == []
+
+
+def checked(found: Scores) -> Scores:
+    """Return the scores with an untrained network's, which are those of a guess."""
+    return found.model_copy(update={"untrained": tuple(in_languages("quiz", sw=0.25))})
+
+
+def test_a_task_that_no_untrained_network_was_asked_in_is_told_and_no_headline_but_for_continuation():
+    tasks = [*in_languages("quiz", sw=0.6), *in_languages("program", sw=0.9), *in_languages("continuation", sw=0.5)]
+    found = checked(covering(*tasks, *in_languages("summary", chance=None, sw=0.3), languages=("sw",)))
+    assert [name for name, _ in headlines(found, most=9)] == ["quiz, chance 25%", "continuation, chance 25%"]
+    assert part(found).unchecked == ["program"], "where there is no chance, there is no headline"
+    assert column(part(found).overview, "Task") == ["quiz", "program", "continuation", "summary"]
+
+
+def test_where_less_is_better_the_page_says_so_and_colours_by_it():
+    tasks = [
+        one.model_copy(update={"higher_is_better": False})
+        for one in in_languages("pairs", chance=0.5, ru=0.7, sw=0.1, zh=0.42)
+    ]
+    control = tuple(in_languages("pairs", chance=0.5, sw=0.5))
+    found = covering(*tasks, untrained=control, languages=("ru", "sw", "zh"))
+    shown = part(found)
+    assert shown.has_less_is_better and not part(covering(*in_languages("quiz", sw=0.5))).has_less_is_better
+    assert column(shown.overview, "Task") == ["pairs (less is better)"]
+    assert column(shown.overview, "Chance-adjusted") == ["18.7%"]
+    assert column(shown.overview, "Better than chance in") == ["1 of 3"]
+    assert column(shown.overview, "Worst language") == ["ru 70.0%"]
+    assert column(shown.worst, "Language") == ["ru", "zh", "sw"]
+    assert column(shown.by_language, "pairs (less is better)") == ["70.0% ± 10%*", "10.0% ± 10%", "42.0% ± 10%*"]
+    assert shown.by_language is not None and list(shown.by_language.levels) == [[0], [6], [2]]
+    low = [one.model_copy(update={"value": 0.2, "low": 0.1, "high": 0.3}) for one in tasks]
+    assert headlines(covering(*low, untrained=control, languages=("ru", "sw", "zh"))) == [
+        ("pairs (less is better), chance 50%", "20% (14\u00a0to\u00a026%)")
+    ]
+    high = [one.model_copy(update={"value": 0.8, "low": 0.7, "high": 0.9}) for one in tasks]
+    assert headlines(covering(*high, untrained=control, languages=("ru", "sw", "zh"))) == []
+
+
+def test_the_overview_counts_requests_that_were_cut_off():
+    cut = [one.model_copy(update={"num_truncated": 600}) for one in in_languages("quiz", sw=0.5, ru=0.5)]
+    shown = part(covering(*cut, *in_languages("other", sw=0.5)))
+    assert column(shown.overview, "Cut off") == ["1,200", NOTHING] and shown.has_cut_off
+    assert not part(covering(*in_languages("other", sw=0.5))).has_cut_off
+
+
+def test_a_task_that_failed_in_all_its_parts_keeps_its_place_in_the_overview():
+    failed = [task(f"lost_{la}", la, value=None, low=None, high=None, failure="no data") for la in ("sw", "ru")]
+    table = part(covering(failed[0], *in_languages("quiz", sw=0.5), failed[1])).overview
+    assert list(table.rows[0]) == ["lost", NOTHING, "failed", *[NOTHING] * 7]
+    assert [len(row) for row in table.rows] == [len(table.heads)] * 2
+    alone = part(covering(*failed))
+    assert column(alone.overview, "Score") == ["failed"] and alone.worst is None and len(alone.failures) == 2
+
+
+def test_failures_tell_paths_as_seen_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    failure = f"{tmp_path}/here/a.yaml: no line; '{tmp_path}/b.py' and https://x{tmp_path}/c, {tmp_path}/here2/d"
+    shown = part(covering(task("quiz", value=None, failure=failure)))
+    assert shown.failures == [("quiz", f"a.yaml: no line; '~/b.py' and https://x{tmp_path}/c, ~/here2/d")]
 
 
 def test_scripts_have_the_means_of_their_languages():

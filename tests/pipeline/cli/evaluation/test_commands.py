@@ -210,7 +210,29 @@ def test_two_models_are_compared_by_what_both_answered(place: Path, concord: Con
     assert {row["measure"] for row in found["rows"]} == {"bits_per_sentence"}
     assert all(row["difference"]["value"] < 0 and not row["higher_is_better"] for row in found["rows"])
     code, out, _ = concord("eval", "compare", "first", "second")
-    assert code == 0 and "cannot tell (too few)" in out
+    assert code == 0 and "cannot tell (too few)" in out and "over 2 languages, the worst " in out
+
+
+def test_what_two_models_are_not_compared_by_is_told(tmp_path: Path, concord: Concord) -> None:
+    def write(name: str, task: str, value: float, language: str = "sw") -> None:
+        rows = [{"question": f"q{i}", "value": value, "weight": 1.0, "language": language} for i in range(9)]
+        path = tmp_path / name / f"samples/{task}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    for name in ("a", "b"):
+        write(name, "chrf_x", float("nan"))
+        write(name, "quiz", 1.0)
+    for number in range(20):
+        write("b", f"only_{number:02}", 1.0)
+    places = [str(tmp_path / name) for name in ("a", "b")]
+    code, out, _ = concord("eval", "compare", *places)
+    assert code == 0 and "cannot tell (no difference at all)" in out and "worst" not in out
+    assert "not compared: chrf_x sw (only the whole has a score)\n" in out
+    assert "not compared: only_18 sw (only the second was asked)\nand 1 more\n" in out
+    found = json.loads(concord("eval", "compare", *places, "--json")[1])
+    assert len(found["uncompared"]) == 21 and found["rows"][0]["detectable"] is None
+    assert found["uncompared"][0] == {"measure": "chrf_x", "language": "sw", "reason": "only the whole has a score"}
 
 
 def test_curves_say_which_tasks_give_signal(place: Path, concord: Concord) -> None:
@@ -243,5 +265,6 @@ def test_an_untrained_network_is_asked_too_and_tells_of_a_task_that_needs_no_kno
         assert code == 0 and "quiz: an untrained network does not score chance in it" in out, err
         directory = Path(out.splitlines()[-1])
         (row,) = json.loads((directory / "scores.json").read_text())["untrained"]
-        assert row["value"] == 1.0 and len(list(directory.glob("parts/*/untrained/quiz-*.json"))) == 1
-        assert len(list(directory.glob("parts/*/quiz-*.json"))) == 1  # the model's own answers are others
+        assert row["value"] == 1.0 and len(list(directory.glob("parts/untrained/quiz-*.json"))) == 1
+        own = (*directory.glob("parts/*/quiz-*.json"), *(place / "store/answers").glob("master-*/quiz-*.json"))
+        assert [path for path in own if path.parent.name != "untrained"]  # the model's own answers are others
