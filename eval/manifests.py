@@ -1,8 +1,9 @@
 """The manifest of the stage `evaluate`."""
 
 from collections.abc import Mapping
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from configs.base import Manifest
 
@@ -74,6 +75,12 @@ class TaskScore(_Entry):
 
     failure: str
     """Why it could not be scored, in a sentence; empty if it was."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_no_family(cls, data: Any) -> Any:
+        """Read a row from before there were families: each is one of its own."""
+        return data | {"family": data["task"]} if isinstance(data, dict) and "family" not in data else data
 
 
 class BitsPerSentence(_Entry):

@@ -45,3 +45,9 @@ def test_summary_names_the_best_and_the_worst_language_the_tasks_and_what_failed
     assert "best en 1.00, worst lo 6.00" in summary
     assert "sciq 37.5%, chance 25%" in summary and "1 tasks failed: piqa" in summary
     assert "\n" not in summary
+
+
+def test_rows_from_before_there_were_families_are_read() -> None:
+    old = task("arc_easy").model_dump()
+    del old["family"]
+    assert TaskScore.model_validate(old).family == "arc_easy"
