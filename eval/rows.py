@@ -97,16 +97,15 @@ def _row(
 ) -> TaskScore:
     values = [float(one["value"]) for one in answers]
     weights = [int(one["weight"]) for one in answers]
-    clusters = [one["cluster"] for one in answers]
+    of = [one["cluster"] or f"alone {number}" for number, one in enumerate(answers)]
+    clusters = of if len(set(of)) < len(of) else None
     value, low, high, detectable = found.get("value"), None, None, None
     if answers and all(value == value for value in values):  # NaN: a score of the whole, such as BLEU
         is_likelihood = any(weight != 1 for weight in weights)
-        interval = (
-            bits_per_byte(values, weights) if is_likelihood else accuracy(values, clusters if any(clusters) else None)
-        )
+        interval = bits_per_byte(values, weights) if is_likelihood else accuracy(values, clusters)
         value = interval.value
         low, high = _bounds(interval, len(values))
-        detectable = None if is_likelihood else detectable_difference(values, clusters if any(clusters) else None)
+        detectable = None if is_likelihood else detectable_difference(values, clusters)
     kind = found.get("kind", task.kind or "")
     chance = task.chance
     if chance is None and kind == "multiple_choice" and answers and all(one["num_choices"] for one in answers):
