@@ -135,7 +135,7 @@ def _read(directory: Path, name: str) -> dict[str, Answer] | None:
     if not path.exists():
         return None
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         return {str(row["digest" if name == BITS_PER_BYTE else "question"]): row for row in rows}
     except (OSError, ValueError, KeyError) as error:
         raise error_class(error)(f"{path} cannot be read ({error}); evaluate again") from None

@@ -34,10 +34,11 @@ class Ledger:
         if self._path.exists():
             self._rows = _whole_rows(self._path)
             write_text(self._path, _lines(self._rows))
+        self._known = {(row["step"], row["checkpoint"]) for row in self._rows}
 
     def has(self, record: Checkpoint) -> bool:
         """Return whether a checkpoint is in it, scored or failed."""
-        return any((row["step"], row["checkpoint"]) == (record.step, record.checksum) for row in self._rows)
+        return (record.step, record.checksum) in self._known
 
     def add(
         self,
@@ -81,6 +82,7 @@ class Ledger:
             file.flush()
             os.fsync(file.fileno())
         self._rows += added
+        self._known.add((record.step, record.checksum))
 
 
 def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -90,7 +92,7 @@ def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
 def _whole_rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of the checkpoints of which all rows are there."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):
         with suppress(ValueError):  # the last one, cut short by a kill
             rows.append(json.loads(line))
     counts = Counter((row["step"], row["checkpoint"]) for row in rows)

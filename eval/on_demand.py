@@ -6,10 +6,11 @@ tasks asks only these.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from cluster.executor import Executor
 from cluster.host.files import write_text
@@ -22,12 +23,13 @@ from eval.manifests import BitsPerSentence, TaskScore, mean_scores
 from eval.parallel import parallel_files, read_sentences
 from eval.rows import bits_of_sentences
 from eval.scoring import Scoring
-from eval.stage import DIGESTS, PARTS, SAMPLES, UNTRAINED, answers_of
+from eval.stage import DIGESTS, PARTS, SAMPLES, UNTRAINED, answers_of, asked_by
 from eval.tasks.observed import check_tasks, digest_model, with_digests
 from eval.tasks.suites import find_tasks
 from eval.tasks.task import Task
 from eval.workers import Weights, forget_model
 from training.checkpoint.choice import ChosenWeights
+from training.checkpoint.retention import hold
 from training.records import read_known_record
 
 SCORES_FILE = "scores.json"
@@ -88,10 +90,14 @@ def score_model(
     sentences = read_sentences(Path(config.parallel), languages) if config.parallel is not None else {}
     scoring = Scoring(config, (), asked, tokenizer, store / DIGESTS, sentences=sentences, on_task=on_task)
     own = weights if isinstance(weights, Path) else None
-    parts = answers_of(store, weights) if isinstance(weights, ChosenWeights) else out / PARTS / identity[:16]
+    other = out / PARTS / f"{identity[:16]}-{asked_by()}"
+    parts = answers_of(store, weights) if isinstance(weights, ChosenWeights) else other
     try:
-        answered = scoring.answer(weights, parts, executor)
-        control = out / PARTS / UNTRAINED
+        with ExitStack() as held:
+            for path in weights.checkpoints if isinstance(weights, ChosenWeights) else ():
+                held.enter_context(hold(path))
+            answered = scoring.answer(weights, parts, executor)
+        control = other / UNTRAINED
         untrained = scoring.ask_untrained(answered, control, executor, tokenizer=own) if config.check_chance else ()
     finally:
         forget_model()
@@ -101,9 +107,9 @@ def score_model(
         model=str(_directory(weights)),
         digest=identity,
         precision=answered.precision,
-        tasks=scoring.task_scores(answered, is_ours=False),
+        tasks=_merged(scoring.task_scores(answered, is_ours=False), known.tasks if known else ()),
         absent=absent,
-        untrained=untrained,
+        untrained=_merged(untrained, known.untrained if known else ()),
         bits_per_sentence=bits_of_sentences(answered.sentences),
     )
     write_text(out / SCORES_FILE, scores.model_dump_json(indent=2))
@@ -115,7 +121,10 @@ def model_digest(weights: Weights, digest: Digest) -> str:
     if isinstance(weights, Path):
         return hashlib.sha256(json.dumps(digest_model(str(weights), weights, digest)).encode()).hexdigest()
     assert isinstance(weights, ChosenWeights)
-    checksums = [read_known_record(path).checksum for path in weights.checkpoints]
+    try:
+        checksums = [read_known_record(path).checksum for path in weights.checkpoints]
+    except ValidationError:
+        raise UserError(f"{weights.checkpoints[0]} is damaged: its record cannot be read; name another one") from None
     return hashlib.sha256("-".join([weights.kind, *checksums]).encode()).hexdigest()
 
 
@@ -134,6 +143,12 @@ def _find(config: EvaluateConfig) -> tuple[list[Task], tuple[str, ...], tuple[st
     if not found and config.parallel is None:
         raise UserError(f"no task of these suites has its data in {config.data}; put them there (docs/evaluation.md)")
     return found, absent, config.languages or known
+
+
+def _merged(rows: Sequence[TaskScore], earlier: Sequence[TaskScore]) -> tuple[TaskScore, ...]:
+    """Return the rows, and those of other tasks that earlier commands asked."""
+    names = {row.task for row in rows}
+    return (*rows, *(row for row in earlier if row.task not in names))
 
 
 def _read(out: Path) -> ModelScores | None:

@@ -53,12 +53,12 @@ def _labelled(directory: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _read(path: Path) -> tuple[str, ...]:
+    if not path.stat().st_size:
+        raise UserError(f"parallel: {path} is empty; give each sentence a line")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"parallel: {path} is not UTF-8 ({error.reason}); convert it") from None
     if empty := [number for number, line in enumerate(lines, 1) if not line.strip()]:
         raise UserError(f"parallel: {path}:{empty[0]} is empty; give each sentence a line")
-    if not lines:
-        raise UserError(f"parallel: {path} is empty; give each sentence a line")
     return tuple(line.strip() for line in lines)

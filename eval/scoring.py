@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from cluster.executor import Executor
 from cluster.host.files import write_text
@@ -46,6 +47,8 @@ class _Item:
     paths: WorkerPaths
     work: Work
     done: Path
+    call: str = ""
+    """What is told apart of other runs that ask the same."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Scoring:
             for row in rows_of(*found[-1], self.documents, self.receipts):
                 self.on_task(row)
         told = [one["precision"] for one in (*scored, *(own for _, own in found)) if "precision" in one]
-        precision = told[0] if told else ""
+        precision = ", ".join(sorted(set(told)))
         return Answered(nats, by_language, found, list(zip(prompts, generations, strict=True)), precision)
 
     def ask_untrained(
@@ -119,7 +122,8 @@ class Scoring:
         work: list[Work] = [_task_work(task, self.documents, self.config) for task in self.tasks]
         work += _cut_texts([document.text for document in self.documents])
         work += _cut_texts([one for own in self.sentences.values() for one in own])
-        return all(self._item(weights, one, parts).done.exists() for one in work)
+        kept = (_kept(self._item(weights, one, parts).done) for one in work)
+        return all(one is not None and "failure" not in one for one in kept)
 
     def bits(self, answered: Answered, by: Callable[[Document], list[str]]) -> dict[str, BitsPerByte]:
         """Return the bits per byte of each group that documents are in."""
@@ -137,7 +141,8 @@ class Scoring:
     def _ask(
         self, weights: Weights, work: Sequence[Work], parts: Path, executor: Executor
     ) -> Iterator[Mapping[str, Any]]:
-        items = [self._item(weights, one, parts) for one in work]
+        call = uuid4().hex[:12]
+        items = [replace(self._item(weights, one, parts), call=call) for one in work]
         for item in items:
             _forget_failure(item.done)
         if isinstance(weights, Untrained):
@@ -148,7 +153,8 @@ class Scoring:
 
     def _item(self, weights: Weights, work: Work, parts: Path) -> _Item:
         own = None if isinstance(weights, Path) else self.tokenizer
-        paths = WorkerPaths(weights, own, is_offline=all(task.is_local for task in self.tasks))
+        is_offline = all(task.is_local for task in self.tasks)
+        paths = WorkerPaths(weights, own, is_offline=is_offline, identity=parts.name)
         digest = hashlib.sha256(repr(work).encode()).hexdigest()[:16]
         name = work.task.name if isinstance(work, TaskWork) else type(work).__name__.lower()
         return _Item(paths, work, parts / f"{name}-{digest}.json")
@@ -243,11 +249,11 @@ def _kept(done: Path) -> dict[str, Any] | None:
 
 
 def _unless_fatal(item: _Item, work: TaskWork) -> dict[str, Any]:
-    """Return a task's answers, or a failure if workers died of it before, by a count in a file beside the answer.
+    """Return a task's answers, or a failure if workers of this call died of it, by a count in a file beside the answer.
 
     Such a death, as of want of memory, is no exception that could be caught, and the executor tries again.
     """
-    begun = item.done.with_suffix(".begun")
+    begun = item.done.with_suffix(f".{item.call}.begun")
     deaths = len(begun.read_bytes()) if begun.exists() else 0
     if deaths >= MOST_DEATHS:
         begun.unlink()

@@ -40,6 +40,8 @@ class Signal:
     @property
     def is_signal(self) -> bool:
         """Whether the task tells checkpoints of this model apart."""
+        if self.num_checkpoints < LEAST_CHECKPOINTS:
+            return False
         rises = self.correlation >= LEAST_CORRELATION and self.signal_to_noise >= LEAST_SIGNAL_TO_NOISE
         return rises and 2 * self.num_above_chance > self.num_languages
 
@@ -55,7 +57,9 @@ def screen(scores: Scores) -> list[Signal]:
     untrained = {(one.task, one.language): one.value for one in scores.untrained}
     found = []
     for name in dict.fromkeys(name for one in curve for name in one.tasks):
-        points = [(one.step, one.tasks[name]) for one in curve if name in one.tasks]
+        most = max(one.num_languages.get(name, 0) for one in curve)  # means over fewer languages are other numbers
+        whole = [one for one in curve if name in one.tasks and one.num_languages.get(name, 0) == most]
+        points = [(one.step, one.tasks[name]) for one in whole]
         own = [one for one in scores.tasks if one.family == name]
         above = sum(_is_above(one, untrained.get((one.task, one.language))) for one in own)
         sign = 1 if all(one.higher_is_better for one in own) else -1

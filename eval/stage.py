@@ -3,10 +3,11 @@
 It imports nothing heavy: workers do.
 """
 
+import hashlib
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
@@ -60,6 +61,9 @@ PARTS = "parts"
 ANSWERS = "answers"
 """Directory of a store with what checkpoints answered: no other evaluation asks it again. It may be deleted."""
 
+ANSWERS_VERSION = 1
+"""To be raised when a model would answer otherwise, or the same answers were wrong."""
+
 BY_CHECKPOINT = "checkpoints"
 """Directory with the answers of each checkpoint by its step, with `checkpoints: every`."""
 
@@ -100,7 +104,10 @@ def evaluate(
                 _score_checkpoint(checkpoint, model.dir / CHECKPOINTS, scoring, ledger, out, executor)
         finished = _wait(model)
         weights = choose_weights(config, finished)
-        answered = scoring.answer(weights, answers_of(out.parent, weights), executor, writes=True)
+        with ExitStack() as held:
+            for path in weights.checkpoints:
+                held.enter_context(hold(path))
+            answered = scoring.answer(weights, answers_of(out.parent, weights), executor, writes=True)
         untrained = scoring.ask_untrained(answered, out / PARTS / UNTRAINED, executor) if config.check_chance else ()
         baselines = {
             name: _ask_baseline(Path(path).absolute(), scoring, out / PARTS / f"baseline-{name}", executor)
@@ -177,7 +184,9 @@ def _unscored_checkpoints(
         is_finished = isinstance(model, Artifact) or model.find() is not None
         lost = {key: "its record (checkpoint.json) is damaged" for key in _list_damaged(root)}
         found: list[Checkpoint] = [record for record in list_own(root) if not ledger.has(record)]
-        for key in (key for key in list_deleted(root) if not ledger.has(key)):
+        # the last of a step, and none that a roll-back has made anew
+        gone = {key.step: key for key in list_deleted(root) if not directory_of(root, key.step).exists()}
+        for key in (key for key in gone.values() if not ledger.has(key)):
             weights = _weights_of(key, root, scoring)
             if scoring.is_answered(weights, _answers_of(store, weights, [key.checksum])):
                 found.append(key)
@@ -239,11 +248,19 @@ def answers_of(store: Path, weights: ChosenWeights) -> Path:
 
 
 def _answers_of(store: Path, weights: ChosenWeights, checksums: Sequence[str]) -> Path:
-    names = [f"{path.name}-{sum_[:12]}" for path, sum_ in zip(weights.checkpoints, checksums, strict=True)]
-    asker = "none"
+    """Return the same of weights whose records have these checksums."""
+    training = weights.checkpoints[0].resolve().parent.parent.name
+    name = f"step-{weights.step:08d}-{checksums[0][:12]}"
+    if len(checksums) > 1:
+        name += f"-mean-{hashlib.sha256('-'.join(checksums).encode()).hexdigest()[:12]}"
+    return store / ANSWERS / f"{training}-{weights.kind}-{name}-{asked_by()}"
+
+
+def asked_by() -> str:
+    """Return what the answers of one model hang on besides: versions of Concord's asking, and of lm-eval."""
     with suppress(PackageNotFoundError):  # which functions and programs do without
-        asker = version("lm_eval")
-    return store / ANSWERS / "-".join([weights.kind, *names, "lm-eval", asker])
+        return f"v{ANSWERS_VERSION}-lm-eval-{version('lm_eval')}"
+    return f"v{ANSWERS_VERSION}"
 
 
 def _scores(

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.device_errors import failure_kind
 from configs.base import Artifact, UserError
 from configs.text import one_line
 from data_prep.manifests import TrainedTokenizer
@@ -50,6 +51,9 @@ class WorkerPaths:
 
     is_offline: bool
     """Whether no task needs the Hub."""
+
+    identity: str = ""
+    """What tells weights apart that have been at one path: after a roll-back a checkpoint is made anew."""
 
 
 @dataclass(frozen=True)
@@ -110,18 +114,20 @@ def answer(paths: WorkerPaths, work: TaskWork) -> dict[str, Any]:
 
     What the machine fails of, such as memory or a disk, is raised.
     """
-    if paths.is_offline or _unreachable:  # before datasets is imported: else it looks up what is there
+    if paths.is_offline:  # before datasets is imported: else it looks up what is there
         os.environ["HF_HUB_OFFLINE"] = "1"
     found: dict[str, Any] = {}
     try:
         answers, precision = _ADAPTERS[work.task.adapter](paths, work)
         return {"precision": precision} | asdict(answers)
     except UserError as error:
+        if type(error) is not UserError:  # of the machine, or a signal
+            raise
         return found | {"failure": str(error)}
     except (Exception, SystemExit) as error:
         _note_unreachable(error)
         is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if is_full or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        if is_full or isinstance(error, MemoryError) or (not isinstance(error, OSError) and failure_kind(error)):
             raise
         return found | {"failure": _describe(error)}
 
@@ -166,16 +172,20 @@ _ADAPTERS: "Mapping[str, Callable[[WorkerPaths, TaskWork], tuple[Answers, str]]]
 
 
 _unreachable: list[str] = []
-"""Why the Hub cannot be reached from this process, once a task failed of it: the next ones do not wait for it again."""
+"""Why the Hub cannot be reached, once a task failed of it: the next ones of this model do not wait for it again."""
 
 
 def _note_unreachable(error: BaseException) -> None:
     if _unreachable or "Couldn't reach" not in str(error):
         return
     _unreachable.append(one_line(error))
+    _set_offline(True)
+
+
+def _set_offline(value: bool) -> None:
     for name in ("huggingface_hub.constants", "datasets.config"):
         if (module := sys.modules.get(name)) is not None:
-            module.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+            module.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]
 
 
 def _describe(error: BaseException) -> str:
@@ -202,15 +212,16 @@ def _open_tokenizer(directory: Path, *, is_ours: bool) -> Any:
         return AutoTokenizer.from_pretrained(directory, **({"split_special_tokens": True} if is_ours else {}))
 
 
-_held: "dict[Weights, Scorer]" = {}
+_held: "dict[tuple[Weights, str], Scorer]" = {}
 """The model that this process holds, one at most."""
 
 
 def _load_scorer(paths: WorkerPaths) -> "Scorer":
-    if paths.weights not in _held:
+    wanted = (paths.weights, paths.identity)
+    if wanted not in _held:
         forget_model()  # before the next one is loaded: a device may not hold two
-        _held[paths.weights] = _open_scorer(paths)
-    return _held[paths.weights]
+        _held[wanted] = _open_scorer(paths)
+    return _held[wanted]
 
 
 def _open_scorer(paths: WorkerPaths) -> "Scorer":
@@ -261,6 +272,9 @@ def _make_untrained(seed: int, vocab_size: int) -> Any:
 def forget_model() -> None:
     """Free the memory of the model that this process holds, if it holds one."""
     _held.clear()
+    if _unreachable:
+        _unreachable.clear()
+        _set_offline(False)
     if (harness := sys.modules.get("eval.tasks.harness")) is not None:
         harness.forget_model()
     if (torch := sys.modules.get("torch")) is not None:

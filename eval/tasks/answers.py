@@ -78,7 +78,7 @@ def read_answers(task: Task, rows: Iterable[Mapping[str, Any]], *, where: str, l
         value=None,
         version="",
         kind=task.kind or ("multiple_choice" if any(one.num_choices for one in found.values()) else "generation"),
-        digest=hashlib.sha256("".join(found).encode()).hexdigest(),
+        digest="",  # what is asked may hang on the model
         num_truncated=0,
         higher_is_better=task.higher_is_better,
     )

@@ -72,7 +72,8 @@ def _digest_files(task: Task, digest: Digest) -> str:
 def files_of_task(task: Task) -> set[Path]:
     """Return the files on this machine's disks that a task is made of, but for lm-eval's own."""
     found = {path for _, path in task.files}
-    found |= {path for part in task.command[1:] if (path := Path(part)).is_file()}
+    words = (word for part in task.command[1:] for word in (part, part.partition("@")[0], part.rpartition("=")[2]))
+    found |= {path for word in words if word and (path := Path(word)).is_file()}
     if task.file is not None and lm_eval_folder() not in task.file.parents:
         found |= _files_with(task.file)
     return found

@@ -49,6 +49,16 @@ def test_few_checkpoints_tell_no_trend() -> None:
         screen(scores(task("quiz"), en=1.0).model_copy(update={"curve": curve([0.3, 0.4, 0.5])}))
 
 
+def test_a_task_of_few_checkpoints_or_languages_gives_none() -> None:
+    rising = curve([0.25, 0.29, 0.34, 0.38, 0.45, 0.5])
+    fewer = [one.model_copy(update={"tasks": {} if one.step < 50 else one.tasks}) for one in rising]
+    found = scores(task("quiz", low=0.4, chance=0.25)).model_copy(update={"curve": tuple(fewer)})
+    assert (screen(found)[0].num_checkpoints, screen(found)[0].is_signal) == (2, False)
+    mixed = [one.model_copy(update={"num_languages": {"quiz": 2 if one.step > 20 else 1}}) for one in rising]
+    found = scores(task("quiz", low=0.4, chance=0.25)).model_copy(update={"curve": tuple(mixed)})
+    assert screen(found)[0].num_checkpoints == 4
+
+
 def test_what_an_untrained_network_can_do_is_no_signal() -> None:
     rising = curve([0.25, 0.29, 0.34, 0.38, 0.45, 0.5])
     found = scores(task("quiz", low=0.4, chance=0.25)).model_copy(update={"curve": rising})

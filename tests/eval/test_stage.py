@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import stat
 import subprocess
@@ -16,10 +15,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from cluster.inline import InlineExecutor
 from configs.base import Artifact, ConfigError, InfrastructureError, StartUpError, Unfinished, UserError
 from configs.data.stages import TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig, ExportConfig
 from configs.load import dump_yaml
+from configs.pools import PoolConfig
 from data_prep.cleaning.held_out import smallest_digests
 from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
 from data_prep.masks.reading import read_held_out
@@ -38,6 +39,7 @@ from pipeline.recipe import read_recipe
 from pipeline.run import Terminated
 from tests.data_prep.corpora import INLINE, clean_config, cleaned, eld_sentences, source, write_lines
 from tests.training.ranks import run_ranks, tiny_config, tiny_job
+from training.checkpoint.choice import ChosenWeights
 from training.checkpoint.load_model import load_model
 from training.export import export_model
 from training.loop.trainer import train_rank
@@ -576,28 +578,51 @@ def test_another_model_that_cannot_be_read_is_told_and_the_own_scores_stay(made:
 def test_a_task_that_workers_die_of_is_a_row_in_the_end(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Died(BaseException):
-        """In the place of a process that is gone: nothing of it is cleaned up."""
+    """An executor tries an item again whose worker is gone; nothing of that was cleaned up."""
 
-    path, deaths = write_task(tmp_path, "fatal"), []
-    given = {"tasks": [path], "check_chance": False, "documents_per_stream": 1}
-    monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: deaths or os.unlink(self))
+    class Retrying(InlineExecutor):
+        def map(self, fn: Any, items: Any, **given: Any) -> Any:
+            for item in items:
+                while True:
+                    try:
+                        yield fn(item)
+                        break
+                    except Died:
+                        left.append(item.done.with_suffix(f".{item.call}.begun"))
+                        left[-1].write_bytes(b"." * len(left))
+
+    class Died(BaseException):
+        """In the place of a process that is gone."""
 
     def dying(paths: Any, work: Any) -> Any:
-        deaths.append(work.task.name)
         raise Died
 
+    left: list[Path] = []
+    config = EvaluateConfig.model_validate({"tasks": [write_task(tmp_path, "fatal")], "check_chance": False})
+    given = {"model": made.model, "tokenizer": made.tokenizer, "corpus": (made.corpus,)}
     with monkeypatch.context() as broken:
         broken.setattr(scoring, "answer", dying)
-        for _ in range(scoring.MOST_DEATHS):
-            with pytest.raises(Died):
-                run_evaluate(made, tmp_path / "out", **given)
-        deaths.clear()
-        (score,) = run_evaluate(made, tmp_path / "out", **given).tasks
+        (score,) = evaluate(config, **given, out=tmp_path / "out", executor=Retrying(PoolConfig())).tasks
     assert score.failure == "its worker died 2 times while it was asked, perhaps of want of memory"
-    assert not deaths and not list((tmp_path / "answers").rglob("*.begun"))
-    again = run_evaluate(made, tmp_path / "again", **given).tasks  # another evaluation asks it again
+    assert len(left) == scoring.MOST_DEATHS and not list((tmp_path / "answers").rglob("*.begun"))
+    again = evaluate(config, **given, out=tmp_path / "again", executor=INLINE).tasks  # another run asks it again
     assert [one.failure for one in again] == [""]
+
+
+def test_a_checkpoint_that_is_made_anew_is_not_answered_by_the_weights_that_were_there(
+    several: Made, tmp_path: Path
+) -> None:
+    """After a roll-back another checkpoint has the path; a worker may still hold what was there."""
+    from eval.workers import Texts, WorkerPaths, score_texts
+
+    path = tmp_path / "step-00000006"
+    found = []
+    for step in (2, 6):
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(several.model.dir / f"checkpoints/step-{step:08d}", path)
+        paths = WorkerPaths(ChosenWeights((path,), "master"), several.tokenizer, is_offline=True, identity=f"{step}")
+        found.append(score_texts(paths, Texts(("some text",)))["nats"])
+    assert found[0] != found[1]
 
 
 def test_what_a_checkpoint_answered_is_not_asked_again_by_another_evaluation(
@@ -627,7 +652,7 @@ def test_what_a_checkpoint_answered_is_not_asked_again_by_another_evaluation(
     for path in (tmp_path / "answers").rglob("texts-*.json"):
         path.write_bytes(path.read_bytes()[:20])  # damaged answers are none
     fourth = run_evaluate(copied, tmp_path / "four", **EVERY)
-    assert len(asked) == 3 and [bool(one.failure) for one in fourth.curve] == [True, False, False]
+    assert len(asked) == 2 and [bool(one.failure) for one in fourth.curve] == [True, False, False]
 
 
 def test_two_checkpoints_of_a_training_are_compared(several: Made, tmp_path: Path) -> None:

@@ -1,16 +1,19 @@
 """`concord eval model`: finds the model that is meant, has it scored, and says what it scored."""
 
 import json
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from cluster.connect import executor_for
 from cluster.inline import InlineExecutor
 from cluster.leases.lease import lease
+from cluster.storage.errors import explain_os_error
 from configs.base import Artifact, UserError
 from configs.cluster import ClusterConfig
 from configs.evaluation import EvaluateConfig
@@ -75,7 +78,11 @@ def _choose(found: ArtifactSubject, files: Path, checkpoint: str) -> list[Path]:
 
 def _tokenizer_of(checkpoint: Path, store: Path) -> Artifact[TrainedTokenizer]:
     """Return the tokenizer of the tokens that a checkpoint was trained on."""
-    for name in read_known_record(checkpoint).order.tokens:
+    try:
+        names = read_known_record(checkpoint).order.tokens
+    except ValidationError:
+        raise UserError(f"{checkpoint} is damaged: its record cannot be read; name another one") from None
+    for name in names:
         record = record_of(store, name)
         inputs = dict(record.all_inputs()) if record is not None else {}
         if "tokenizer" in inputs and (found := load_artifact(store / inputs["tokenizer"].artifact, TrainedTokenizer)):
@@ -92,10 +99,16 @@ def score_on_demand(
     """Score a model, print each task's row once it is there, and return where the scores are."""
     from eval.on_demand import model_digest, score_model
 
-    store.mkdir(parents=True, exist_ok=True)
-    digests = Digests(store)
-    where = out or store / EVALUATIONS / f"{model.name}-{model_digest(model.weights, digests)[:12]}"
-    where.mkdir(parents=True, exist_ok=True)
+    store = store.absolute()
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        digests = Digests(store)
+        where = out.absolute() if out else _default_directory(model, model_digest(model.weights, digests), store)
+        if where.is_file():
+            raise UserError(f"--out {where} is a file; give another directory with --out")
+        where.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise explain_os_error(error, where="--out", elsewhere="give another directory with --out") from error
     executor = (
         InlineExecutor(PoolConfig())
         if cluster is None
@@ -106,7 +119,7 @@ def score_on_demand(
         if console is not None:
             console.print(describe(row), markup=False)
 
-    with lease(where.parent, where.name, what=f"scores of {model.name}"), closing(_Saved(digests)):
+    with _explained(where), lease(where.parent, where.name, what=f"scores of {model.name}"), closing(_Saved(digests)):
         found = score_model(
             config,
             model.weights,
@@ -118,6 +131,18 @@ def score_on_demand(
             on_task=tell,
         )
     return where, found
+
+
+def _default_directory(model: Model, digest: str, store: Path) -> Path:
+    return store / EVALUATIONS / f"{model.name}-{digest[:12]}"
+
+
+@contextmanager
+def _explained(where: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise explain_os_error(error, where=str(where), elsewhere="give another directory with --out") from error
 
 
 @dataclass(frozen=True)

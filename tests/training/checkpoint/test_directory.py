@@ -157,7 +157,7 @@ def verify(directory: Path) -> CheckpointRecord:
 
 
 def names(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if path.name != ".leases")
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and path.name != ".leases")
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 40])

@@ -172,6 +172,7 @@ def test_what_was_answered_is_not_asked_again(place: Path, concord: Concord, mon
         (("{corpus}", "--task", "ask.py:first_letters"), "is no model; name a Hugging Face directory"),
         (("{train}", "--task", "ask.py:first_letters", "--checkpoint", "2"), "has no checkpoint of step 2"),
         (("{train}", "--task", "ask.py:first_letters", "--checkpoint", "x"), "give last, best, or the number"),
+        (("{model}", "--task", "ask.py:first_letters", "--out", "ask.py"), "give another directory with --out"),
         (("texts", "--task", "ask.py:first_letters"), "texts"),
     ],
 )
@@ -265,6 +266,21 @@ def test_an_untrained_network_is_asked_too_and_tells_of_a_task_that_needs_no_kno
         assert code == 0 and "quiz: an untrained network does not score chance in it" in out, err
         directory = Path(out.splitlines()[-1])
         (row,) = json.loads((directory / "scores.json").read_text())["untrained"]
-        assert row["value"] == 1.0 and len(list(directory.glob("parts/untrained/quiz-*.json"))) == 1
-        own = (*directory.glob("parts/*/quiz-*.json"), *(place / "store/answers").glob("master-*/quiz-*.json"))
+        assert row["value"] == 1.0 and len(list(directory.glob("parts/*/untrained/quiz-*.json"))) == 1
+        own = (*directory.glob("parts/*/quiz-*.json"), *(place / "store/answers").glob("train-*/quiz-*.json"))
         assert [path for path in own if path.parent.name != "untrained"]  # the model's own answers are others
+
+
+def test_a_second_command_adds_its_tasks_to_the_scores(place: Path, concord: Concord) -> None:
+    word = f"store/{artifact(place, 'export')}/model"
+    for name in ("first_letters", "second", "second"):
+        assert concord("eval", "model", word, "--task", f"ask.py:{name}", "--out", "mine")[0] == 0
+    found = json.loads((place / "mine/scores.json").read_text())
+    assert sorted(row["task"] for row in found["tasks"]) == ["first_letters", "second"]
+
+
+def test_a_damaged_checkpoint_is_one_sentence(place: Path, concord: Concord) -> None:
+    path = place / "store" / artifact(place, "train") / "checkpoints/step-00000012"
+    (path / "checkpoint.json").write_text("{")
+    code, _, err = concord("eval", "model", str(path), "--task", "ask.py:first_letters")
+    assert code and "step-00000012 is damaged" in err and len(err.strip().splitlines()) == 1
