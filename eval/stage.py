@@ -179,7 +179,7 @@ def _unscored_checkpoints(
 
     One that was deleted and has not answered all before, or whose record cannot be read, is written down.
     """
-    root = model.dir / CHECKPOINTS
+    root, answered = model.dir / CHECKPOINTS, set[CheckpointKey]()
     while True:
         is_finished = isinstance(model, Artifact) or model.find() is not None
         lost = {key: "its record (checkpoint.json) is damaged" for key in _list_damaged(root)}
@@ -188,7 +188,8 @@ def _unscored_checkpoints(
         gone = {key.step: key for key in list_deleted(root) if not directory_of(root, key.step).exists()}
         for key in (key for key in gone.values() if not ledger.has(key)):
             weights = _weights_of(key, root, scoring)
-            if scoring.is_answered(weights, _answers_of(store, weights, [key.checksum])):
+            if key in answered or scoring.is_answered(weights, _answers_of(store, weights, [key.checksum])):
+                answered.add(key)
                 found.append(key)
             else:
                 lost[key] = "retention deleted it before its turn"
