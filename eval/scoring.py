@@ -71,7 +71,7 @@ class Scoring:
     receipts: frozenset[str] | None = None
     """Test sets that were looked for in all that the model read; None if a corpus has no mask."""
 
-    on_task: Callable[[TaskScore], None] = lambda score: None
+    on_task: Callable[[TaskScore], None] | None = None
     """Called with the row of each task once it is there."""
 
     def answer(self, weights: Weights, parts: Path, executor: Executor, *, writes: bool = False) -> Answered:
@@ -94,8 +94,9 @@ class Scoring:
         found = list[tuple[Task, Mapping[str, Any]]]()
         for task in self.tasks:
             found.append((task, self._checked(task, next(answers))))
-            for row in rows_of(*found[-1], self.documents, self.receipts):
-                self.on_task(row)
+            if self.on_task is not None:
+                for row in rows_of(*found[-1], self.documents, self.receipts):
+                    self.on_task(row)
         told = [one["precision"] for one in (*scored, *(own for _, own in found)) if "precision" in one]
         precision = ", ".join(sorted(set(told)))
         return Answered(nats, by_language, found, list(zip(prompts, generations, strict=True)), precision)
@@ -112,9 +113,9 @@ class Scoring:
             for task, found in answered.tasks
             if found.get("kind") == "multiple_choice" and "failure" not in found and task.adapter == "lm_eval"
         ]
-        alone = replace(self, tasks=choices, sentences={}, receipts=None, on_task=lambda score: None)
         work = [_task_work(task, self.documents, self.config) for task in choices]
-        found = list(zip(choices, alone._ask(Untrained(tokenizer), work, parts, executor), strict=True))
+        answers = self._ask(Untrained(tokenizer), work, parts, executor)
+        found = zip(choices, answers, strict=True)
         return tuple(row for task, own in found for row in rows_of(task, own, self.documents, None))
 
     def is_answered(self, weights: Weights, parts: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,15 +100,6 @@ def score_on_demand(
     from eval.on_demand import model_digest, score_model
 
     store = store.absolute()
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-        digests = Digests(store)
-        where = out.absolute() if out else _default_directory(model, model_digest(model.weights, digests), store)
-        if where.is_file():
-            raise UserError(f"--out {where} is a file; give another directory with --out")
-        where.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise explain_os_error(error, where="--out", elsewhere="give another directory with --out") from error
     executor = (
         InlineExecutor(PoolConfig())
         if cluster is None
@@ -119,40 +110,37 @@ def score_on_demand(
         if console is not None:
             console.print(describe(row), markup=False)
 
-    with _explained(where), lease(where.parent, where.name, what=f"scores of {model.name}"), closing(_Saved(digests)):
-        found = score_model(
-            config,
-            model.weights,
-            model.tokenizer,
-            out=where,
-            store=store,
-            digest=digests,
-            executor=executor,
-            on_task=tell,
-        )
+    with _explained():
+        store.mkdir(parents=True, exist_ok=True)
+        digests = Digests(store)
+        name = f"{model.name}-{model_digest(model.weights, digests)[:12]}"
+        where = out.absolute() if out else store / EVALUATIONS / name
+        if where.is_file():
+            raise UserError(f"--out {where} is a file; give another directory with --out")
+        where.mkdir(parents=True, exist_ok=True)
+        try:
+            with lease(where.parent, where.name, what=f"scores of {model.name}"):
+                found = score_model(
+                    config,
+                    model.weights,
+                    model.tokenizer,
+                    out=where,
+                    store=store,
+                    digest=digests,
+                    executor=executor,
+                    on_task=tell,
+                )
+        finally:
+            digests.save()  # what was read need not be read again, whatever came of the rest
     return where, found
 
 
-def _default_directory(model: Model, digest: str, store: Path) -> Path:
-    return store / EVALUATIONS / f"{model.name}-{digest[:12]}"
-
-
 @contextmanager
-def _explained(where: Path) -> Iterator[None]:
+def _explained() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise explain_os_error(error, where=str(where), elsewhere="give another directory with --out") from error
-
-
-@dataclass(frozen=True)
-class _Saved:
-    """Keeps the digests of files that were read, whatever comes of the rest."""
-
-    digests: Digests
-
-    def close(self) -> None:
-        self.digests.save()
+        raise explain_os_error(error, where="--out", elsewhere="give another directory with --out") from error
 
 
 def describe(row: "TaskScore") -> str:
