@@ -36,6 +36,9 @@ class Rank:
     num_restarts: int
     """How often the gang was started before in this call of Executor.gang; 0 at first."""
 
+    member: int = 0
+    """Which of the pool's members it is of (Placement.members)."""
+
     def environment(self) -> dict[str, str]:
         """Return the variables that torch.distributed and DeepSpeed read.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from cluster.devices import memory_bytes_by_ray_name
 from configs.base import GIB
-from configs.pools import MachinesConfig, PoolConfig
+from configs.pools import PoolConfig
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,10 @@ class Node:
         )
 
 
-def described(machines: MachinesConfig, pool: PoolConfig) -> list[Node]:
-    """Return the machines that the cluster file says a pool has."""
+def described(pool: PoolConfig) -> list[Node]:
+    """Return the machines of a pool of one kind whose `machines` the cluster file describes."""
+    machines = pool.machines
+    assert machines is not None
     num_gpus = machines.accelerators_per_node
     return [
         Node(
@@ -53,5 +55,5 @@ def described(machines: MachinesConfig, pool: PoolConfig) -> list[Node]:
             accelerator_bytes=memory_bytes_by_ray_name(pool.accelerator) if num_gpus else None,
             labels=pool.labels,
         )
-        for index in range(machines.num_nodes)
+        for index in range(pool.num_nodes or 1)
     ]

@@ -1,9 +1,11 @@
 """Lays a pool's work out on its machines. Pure; nothing of a placement enters the identity of an artifact."""
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Literal
 
 from cluster.devices import capability_by_ray_name, rays_spelling
 from cluster.machines import Node
@@ -70,6 +72,33 @@ class Placement:
     capability: tuple[int, int] | None = None
     """The least compute capability of its GPU (cluster/devices.py); None where that is not known."""
 
+    balance: Literal["even", "speed"] = "even"
+    """How a step's sequences are shared among the ranks."""
+
+    emulated_seconds_per_sequence: float | None = None
+    """What a sequence of a pass takes at least."""
+
+    kind: str = ""
+    """What the devices are called where there are several kinds."""
+
+    left_out: str = ""
+    """Why the ranks of a member take no part in a training; empty if they do."""
+
+    members: tuple["Placement", ...] = ()
+    """The layout of each kind of a pool that has several, in the order of ranks; one without ranks now has 0. What is
+    said of a rank above is then the least of any, and `num_ranks` counts all."""
+
+    def member_of(self, rank: int, counts: Sequence[int]) -> int:
+        """Return which of the members a rank is of, where each has so many ranks; 0 without members."""
+        return bisect_right(list(accumulate(counts)), rank) if self.members else 0
+
+    def of_member(self, member: int) -> "Placement":
+        """Return the layout of the ranks of a member: its own devices, and what all share."""
+        if not self.members:
+            return self
+        shared = {name: getattr(self, name) for name in ("num_ranks", "min_ranks", "zero_stage", "num_tasks")}
+        return replace(self.members[member], **shared, leaves_open=self.leaves_open)
+
 
 def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None) -> Placement:
     """Lay a pool out on its nodes; an elastic pool gets what there is of them, down to its min_ranks.
@@ -120,6 +149,8 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
         memory_bytes_per_rank=host_bytes if device == "cpu" else _gpu_bytes(pool, nodes),
         host_bytes_per_rank=host_bytes,
         capability=_capability(nodes),
+        balance="speed" if pool.balance == "speed" else "even",
+        emulated_seconds_per_sequence=pool.emulated_seconds_per_sequence,
     )
 
 
@@ -169,16 +200,16 @@ def device_of(pool: PoolConfig, nodes: Sequence[Node]) -> str:
 
 _DEVICES: dict[Maker, str] = {"NVIDIA": "cuda", "AMD": "cuda", "Intel": "xpu", "Gaudi": "hpu"}
 
-_SHARES = 10_000
+SHARES = 10_000
 """Ray counts in ten-thousandths of a core."""
 
 
 def count_slots(nodes: Sequence[Node], *, cpus_per_rank: float, device: str) -> int:
     """Count the ranks that fit, each on one node with its cores and, on GPUs, a GPU of its own."""
     kinds = Counter((node.num_cpus, node.num_gpus) for node in nodes)
-    share = round(cpus_per_rank * _SHARES)
+    share = round(cpus_per_rank * SHARES)
     return sum(
-        count * (cpus * _SHARES // share if device == "cpu" else min(cpus * _SHARES // share, gpus))
+        count * (cpus * SHARES // share if device == "cpu" else min(cpus * SHARES // share, gpus))
         for (cpus, gpus), count in kinds.items()
     )
 
@@ -201,14 +232,12 @@ def describe_found(pool: PoolConfig, nodes: Sequence[Node], placement: Placement
 
 def missing_machines(pool: PoolConfig, nodes: Sequence[Node]) -> str:
     """Say which nodes and GPUs are missing of those that a pool describes; empty if none is."""
-    wanted = pool.machines
-    if wanted is None:
-        return ""
     found = []
-    if len(nodes) < wanted.num_nodes:
-        found.append(f"{wanted.num_nodes - len(nodes)} of {wanted.num_nodes} nodes")
-    short = [node for node in nodes if node.num_gpus < wanted.accelerators_per_node and pool.device != "cpu"]
-    found += [f"{node.host} has {node.num_gpus} of {wanted.accelerators_per_node} GPUs" for node in short[:4]]
+    if len(nodes) < (num_nodes := pool.num_nodes or (1 if pool.machines else 0)):
+        found.append(f"{num_nodes - len(nodes)} of {num_nodes} nodes")
+    gpus = pool.machines.accelerators_per_node if pool.machines and pool.device != "cpu" else 0
+    short = [node for node in nodes if node.num_gpus < gpus]
+    found += [f"{node.host} has {node.num_gpus} of {gpus} GPUs" for node in short[:4]]
     found += [f"so have {len(short) - 4} more nodes fewer"] if len(short) > 4 else []
     return ", ".join(found)
 
@@ -239,18 +268,18 @@ def _even_share(nodes: Sequence[Node], num_ranks: int, device: str) -> int:
 
 def _cpu_share(nodes: Sequence[Node], num_ranks: int, cpus_per_rank: int, device: str) -> float:
     """Find the most cores, or the largest fraction 1/n of one, with which so many ranks fit if any fraction does."""
-    shares = [float(cpus_per_rank), *(_SHARES // number / _SHARES for number in range(1, _MAX_RANKS_ON_A_CORE + 1))]
+    shares = [float(cpus_per_rank), *(SHARES // number / SHARES for number in range(1, MAX_RANKS_ON_A_CORE + 1))]
     fits = (share for share in shares if count_slots(nodes, cpus_per_rank=share, device=device) >= num_ranks)
     return next(fits, float(cpus_per_rank))
 
 
-_MAX_RANKS_ON_A_CORE = 64
+MAX_RANKS_ON_A_CORE = 64
 
 
 def _gpu_bytes(pool: PoolConfig, nodes: Sequence[Node]) -> int | None:
     """Return the memory of the smallest GPU, as the pool says it or else the nodes do; None if it is not known."""
-    if pool.machines is not None and pool.machines.accelerator_memory_gib is not None:
-        return int(pool.machines.accelerator_memory_gib * GIB)
+    if pool.accelerator_memory_gib is not None:
+        return int(pool.accelerator_memory_gib * GIB)
     sizes = {node.accelerator_bytes for node in nodes if node.num_gpus}
     return None if None in sizes else min(size for size in sizes if size)
 

@@ -1,8 +1,9 @@
 """The settings of a cluster file about a pool: its machines, and how work is laid out on them."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from configs.base import Config
 from configs.deepspeed import DeepSpeedConfig
@@ -48,10 +49,12 @@ class RetentionConfig(Config):
 
 
 class MachinesConfig(Config):
-    """The machines of a pool as they are known before the cluster is reached: what `concord plan` calculates with."""
+    """A machine of a pool as it is known before the cluster is reached: what `concord plan` calculates with."""
 
-    num_nodes: Nodes
-    """Number of machines."""
+    refused: ClassVar[Mapping[str, str]] = {
+        name: f"it is a key of the pool itself; move it there from `machines`, as pools.NAME.{name}"
+        for name in ("num_nodes", "accelerator_memory_gib")
+    }
 
     cpus_per_node: Cores
     """CPU cores of each machine."""
@@ -61,9 +64,6 @@ class MachinesConfig(Config):
 
     accelerators_per_node: Gpus = 0
     """GPUs of each machine."""
-
-    accelerator_memory_gib: Gib | None = None
-    """Memory of each GPU, in GiB. Left out: that of the pool's `accelerator`, if it is a known kind."""
 
     network_gbps_per_node: float | None = Field(default=None, gt=0, le=1e6)
     """Network bandwidth of each machine, in Gbit/s in each direction."""
@@ -75,8 +75,8 @@ class MachinesConfig(Config):
     """Currency of the price, by its ISO 4217 code."""
 
 
-class PoolConfig(Config):
-    """How training and parallel work use one kind of machine."""
+class KindConfig(Config):
+    """One kind of machine, and how training and parallel work use it."""
 
     device: Literal["auto", "gpu", "cpu"] = "auto"
     """What the ranks compute on. `gpu`: a machine without one is refused. `auto`: GPUs if any node of the pool has
@@ -85,6 +85,13 @@ class PoolConfig(Config):
     accelerator: str | None = None
     """Use only nodes with this kind of GPU, by Ray's name: `H100`, `A100`, `L40S`, `GeForce-RTX-4090`... `A100-40G` and
     `A100-80G` tell the two sizes of A100 apart, which Ray does not."""
+
+    accelerator_memory_gib: Gib | None = None
+    """Memory of each GPU, in GiB. Left out: what the nodes' drivers say, or for a plan that of the `accelerator`."""
+
+    num_nodes: Nodes | None = None
+    """Number of machines: what `concord plan` calculates with, and what a run waits for on a cluster that grows.
+    Left out: those that are there, and 1 for a plan where `machines` describes it."""
 
     untested: bool = False
     """Use accelerators of a maker on whose devices Concord never ran: AMD, Intel, Gaudi. They are refused otherwise."""
@@ -97,7 +104,7 @@ class PoolConfig(Config):
     """Use only nodes with these Ray labels (`ray start --labels`)."""
 
     machines: MachinesConfig | None = None
-    """The machines of the pool. Left out: they are known only when the cluster is reached."""
+    """What each machine of the pool is. Left out: that is known only when the cluster is reached."""
 
     num_ranks: int | None = Field(default=None, ge=1)
     """Number of training processes. Left out: one for each GPU, or without GPUs one for every two CPU cores."""
@@ -168,14 +175,106 @@ class PoolConfig(Config):
     start_timeout_seconds: float = Field(default=300, gt=0)
     """Seconds to wait for the resources of a group of ranks."""
 
+    balance: Literal["auto", "even", "speed"] = "auto"
+    """How a step's sequences are shared among ranks. `speed`: so that the step takes least, by what passes take on each
+    device, which is measured when a training starts and watched from then on. `even`: as many each. `auto`: by speed
+    where the pool has `members`, unless it is `deterministic`. Which samples a step reads hangs on none of it."""
+
+    emulated_seconds_per_sequence: float | None = Field(default=None, gt=0, le=3600)
+    """Let each pass take so many seconds a sequence, as on a slower device: to try unlike devices on one machine."""
+
+    @property
+    def wants_gpus(self) -> bool:
+        """Whether GPUs are asked for, so that computing on CPUs in their place would be a mistake."""
+        described = self.machines is not None and self.machines.accelerators_per_node > 0
+        return self.device == "gpu" or (self.device == "auto" and (self.accelerator is not None or described))
+
+
+_OF_THE_JOB = (
+    "min_ranks",
+    "cpus_per_task",
+    "zero_stage",
+    "offload_optimizer",
+    "compile",
+    "deterministic",
+    "deepspeed",
+    "retention",
+    "hang_timeout_seconds",
+    "grace_seconds",
+    "warm_spares",
+    "max_restarts",
+    "start_timeout_seconds",
+    "balance",
+)
+"""Keys that are the same for all ranks of a training, so that the members of a pool cannot differ in them."""
+
+
+class PoolConfig(KindConfig):
+    """Machines that work together: of one kind, or of several, its members."""
+
+    members: tuple[KindConfig, ...] = ()
+    """Unlike kinds of machines that train one model together, each with the keys of a pool; what one leaves out is as
+    in the pool. `min_ranks` is then for all members together. Left out: the pool is of one kind."""
+
+    def kinds(self) -> tuple["PoolConfig", ...]:
+        """Return a pool of one kind for each member, with what it leaves out filled in; without members the pool."""
+        if not self.members:
+            return (self,)
+        shared = self.model_dump(exclude_unset=True, exclude={"members", "min_ranks"})
+        return tuple(PoolConfig(**shared | member.model_dump(exclude_unset=True)) for member in self.members)
+
+    @property
+    def most_ranks(self) -> int | None:
+        """The number of ranks that the pool asks for, of all members; None if that of any is left to what there is."""
+        numbers = [kind.num_ranks for kind in self.kinds()]
+        return None if None in numbers else sum(filter(None, numbers))
+
+    @model_validator(mode="after")
+    def _members_go_together(self) -> Self:
+        if len(self.members) == 1:
+            raise ValueError("members has one kind of machine; write its keys in the pool itself, without `members`")
+        for number, member in enumerate(self.members, 1):
+            for key in sorted(member.model_fields_set & set(_OF_THE_JOB)):
+                if getattr(member, key) != getattr(self, key):
+                    raise ValueError(
+                        f"members: the {number}. has a `{key}` of its own, which all share; set it in the pool"
+                    )
+        if not self.members:
+            return self
+        for number, _ in enumerate(self.members):
+            try:
+                self.model_copy(update={"members": self.members[number : number + 1]}).kinds()
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+                raise ValueError(f"members: the {number + 1}.: {reason}") from None
+        makers = {maker_of(kind.accelerator) for kind in self.kinds() if kind.accelerator}
+        if len(makers) > 1:
+            raise ValueError(
+                f"members have GPUs of {' and '.join(sorted(makers))}, which cannot train together: no library of "
+                "theirs talks to the other's; put them into pools of their own"
+            )
+        if len({kind.wants_gpus for kind in self.kinds()}) > 1:
+            raise ValueError(
+                "members have GPUs and CPUs, which cannot train together; give each an `accelerator`, or all "
+                "device: cpu"
+            )
+        if self.zero_stage == 3 and len({kind.activation_checkpointing for kind in self.kinds()}) > 1:
+            raise ValueError(
+                "members differ in activation_checkpointing, which ZeRO stage 3 does not allow: its ranks gather "
+                "weights at the same times; set it in the pool"
+            )
+        return self
+
     @model_validator(mode="after")
     def _ranks_are_in_order(self) -> Self:
-        if self.min_ranks and self.num_ranks and self.min_ranks > self.num_ranks:
-            raise ValueError(f"min_ranks is {self.min_ranks}, more than num_ranks, {self.num_ranks}")
+        if self.min_ranks and (most := self.most_ranks) and self.min_ranks > most:
+            raise ValueError(f"min_ranks is {self.min_ranks}, more than num_ranks, {most}")
         return self
 
     @model_validator(mode="after")
     def _device_fits_the_machines(self) -> Self:
+        if self.members:
+            return self  # each of them does
         gpus = self.machines.accelerators_per_node if self.machines else None
         if self.device == "cpu" and self.accelerator:
             raise ValueError(f"accelerator {self.accelerator} is for GPUs, and device is cpu; leave one of them out")
@@ -188,12 +287,6 @@ class PoolConfig(Config):
                 "to try it, and tell us what you find"
             )
         return self
-
-    @property
-    def wants_gpus(self) -> bool:
-        """Whether GPUs are asked for, so that computing on CPUs in their place would be a mistake."""
-        described = self.machines is not None and self.machines.accelerators_per_node > 0
-        return self.device == "gpu" or (self.device == "auto" and (self.accelerator is not None or described))
 
     @model_validator(mode="after")
     def _stage_can_offload(self) -> Self:

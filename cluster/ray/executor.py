@@ -100,7 +100,7 @@ class RayExecutor:
     def _will_grow(self, num_nodes: int) -> bool:
         """Return whether the cluster file says that there will be more nodes than now, and that those suffice."""
         machines = self._pool.machines
-        if machines is None or num_nodes >= machines.num_nodes:
+        if machines is None or num_nodes >= (self._pool.num_nodes or 1):
             return False
         try:
             place(self._pool, described(machines, self._pool), wandb=None)
@@ -114,8 +114,8 @@ class RayExecutor:
         machines = self._pool.machines
         assert machines is not None
         print_line(
-            f"{num_nodes} of the pool's {machines.num_nodes} nodes are there; waiting for the others, for at most "
-            f"{self._pool.start_timeout_seconds:g} s"
+            f"{num_nodes} of the pool's {self._pool.num_nodes or 1} nodes are there; waiting for the others, for at "
+            f"most {self._pool.start_timeout_seconds:g} s"
         )
         request_nodes(self._pool, machines)
         try:

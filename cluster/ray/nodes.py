@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.devices import memory_bytes_by_ray_name
 from cluster.host.limits import GpuAnswer, ask_gpus
 from cluster.machines import Node
-from configs.pools import MachinesConfig, PoolConfig, maker_of
+from configs.pools import PoolConfig, maker_of
 
 ACCELERATOR = "ray.io/accelerator-type"
 NODE_ID = "ray.io/node-id"
@@ -93,13 +93,19 @@ def label_selector(pool: PoolConfig, *, avoided: Sequence[Node]) -> dict[str, st
     return wanted
 
 
-def request_nodes(pool: PoolConfig, machines: MachinesConfig | None) -> None:
-    """Ask Ray's autoscaler for the machines of a pool; None takes the request back. Without one nothing happens."""
-    gpu = {"NVIDIA": "GPU", "AMD": "GPU", "Intel": "GPU", "Gaudi": "HPU"}[maker_of(pool.accelerator)]
-    bundles = []
-    if machines is not None:
+def request_nodes(pools: Sequence[PoolConfig]) -> None:
+    """Ask Ray's autoscaler for the machines that pools of one kind describe; none takes the request back.
+
+    Without an autoscaler nothing happens.
+    """
+    bundles: list[dict[str, int]] = []
+    for pool in pools:
+        machines = pool.machines
+        if machines is None:
+            continue
+        gpu = {"NVIDIA": "GPU", "AMD": "GPU", "Intel": "GPU", "Gaudi": "HPU"}[maker_of(pool.accelerator)]
         gpus = {gpu: machines.accelerators_per_node} if machines.accelerators_per_node else {}
-        bundles = [{"CPU": machines.cpus_per_node, **gpus}] * machines.num_nodes
+        bundles += [{"CPU": machines.cpus_per_node, **gpus}] * (pool.num_nodes or 1)
     request_resources(bundles=bundles)
 
 

@@ -24,7 +24,7 @@ from pipeline.prepare import Prepared, check_pools, check_stages, prepare
 from training.data.epochs import epochs_rows
 
 _FITS = {True: "fits", False: "does not fit", None: "not known whether it fits"}
-_UNKNOWN = ": give `accelerator_memory_gib` under the pool's `machines`"
+_UNKNOWN = ": give `accelerator_memory_gib` in the pool"
 
 
 def show_plan(loaded: Loaded[RunConfig], cluster: str | None, out: Console, *, as_json: bool) -> bool:

@@ -3,7 +3,8 @@
 from cluster.host.limits import count_gpus, this_machine
 from cluster.inline import InlineExecutor
 from cluster.machines import Node, described
-from cluster.placement import Placement, place
+from cluster.members import place_pool
+from cluster.placement import Placement
 from configs.base import UserError
 from configs.cluster import ClusterConfig
 from configs.launchers import KubernetesLauncher, LocalLauncher, SlurmLauncher
@@ -19,47 +20,48 @@ def lay_out(cluster: ClusterConfig, name: str) -> tuple[list[Node], Placement]:
     if cluster.executor == "inline":
         placement = InlineExecutor(pool, wandb=cluster.wandb).placement()
         return [this_machine(count_gpus())], placement
-    nodes = _nodes(cluster, name)
-    return nodes, place(pool, nodes, wandb=cluster.wandb)
+    nodes = {number: _nodes(cluster, name, kind) for number, kind in enumerate(pool.kinds())}
+    placement = place_pool(pool, list(nodes.values()), wandb=cluster.wandb)
+    return list({node.host: node for found in nodes.values() for node in found}.values()), placement
 
 
 def are_known(cluster: ClusterConfig, name: str) -> bool:
     """Return whether the machines of a pool are known from here: no Ray must be joined to ask for them."""
-    if cluster.executor == "inline" or cluster.pools[name].machines or _requested_machines(cluster):
+    if cluster.executor == "inline" or all(_described_pool(cluster, kind) for kind in cluster.pool(name).kinds()):
         return True
     return isinstance(cluster.launcher, LocalLauncher) and cluster.ray_address == "local"
 
 
-def _nodes(cluster: ClusterConfig, name: str) -> list[Node]:
-    pool = cluster.pool(name)
-    machines = pool.machines or _requested_machines(cluster)
-    if machines is not None:
-        return described(machines, pool)
+def _nodes(cluster: ClusterConfig, name: str, kind: PoolConfig) -> list[Node]:
+    if (pool := _described_pool(cluster, kind)) is not None:
+        return described(pool)
     if not isinstance(cluster.launcher, LocalLauncher):
         raise UserError(
             f"the cluster file says nothing of the machines of pool {name!r}, which `concord plan` reckons with; "
             f"describe them under pools.{name}.machines"
         )
-    return [this_machine(count_gpus())] if cluster.ray_address == "local" else _nodes_of_ray(cluster.ray_address, pool)
+    return [this_machine(count_gpus())] if cluster.ray_address == "local" else _nodes_of_ray(cluster.ray_address, kind)
 
 
-def _requested_machines(cluster: ClusterConfig) -> MachinesConfig | None:
-    """Return the machines that the launcher asks Slurm or Kubernetes for; None if it leaves open what they have."""
+def _described_pool(cluster: ClusterConfig, pool: PoolConfig) -> PoolConfig | None:
+    """Return a pool with its machines, of which the launcher says what it asks for; None if they are not known."""
+    if pool.machines is not None:
+        return pool
     launcher = cluster.launcher
     if isinstance(launcher, SlurmLauncher) and launcher.cpus_per_node and launcher.memory_gib_per_node:
-        return MachinesConfig(
-            num_nodes=launcher.num_nodes,
+        machines = MachinesConfig(
             cpus_per_node=launcher.cpus_per_node,
             memory_gib_per_node=launcher.memory_gib_per_node,
             accelerators_per_node=launcher.gpus_per_node or 0,
         )
+        return pool.model_copy(update={"machines": machines, "num_nodes": pool.num_nodes or launcher.num_nodes})
     if isinstance(launcher, KubernetesLauncher) and launcher.num_workers:
-        return MachinesConfig(
-            num_nodes=launcher.num_workers,
+        machines = MachinesConfig(
             cpus_per_node=launcher.cpus_per_worker,
             memory_gib_per_node=launcher.memory_gib_per_worker,
             accelerators_per_node=launcher.gpus_per_worker,
         )
+        return pool.model_copy(update={"machines": machines, "num_nodes": pool.num_nodes or launcher.num_workers})
     return None
 
 

@@ -142,7 +142,7 @@ def gpu_node(kind: str | None, number: int = 8, *, host: str = "host", size: int
     [
         {"device": "gpu"},
         {"accelerator": "H100"},
-        {"machines": {"num_nodes": 1, "cpus_per_node": 8, "memory_gib_per_node": 8, "accelerators_per_node": 8}},
+        {"num_nodes": 1, "machines": {"cpus_per_node": 8, "memory_gib_per_node": 8, "accelerators_per_node": 8}},
     ],
 )
 def test_a_cpu_is_no_substitute_for_gpus_that_are_asked_for(settings):
@@ -161,7 +161,7 @@ def test_gpus_are_left_alone_where_the_pool_says_cpu():
     ("settings", "problem"),
     [
         ({"device": "cpu", "accelerator": "H100"}, "accelerator H100 is for GPUs, and device is cpu"),
-        ({"device": "gpu", "machines": {"num_nodes": 1, "cpus_per_node": 8, "memory_gib_per_node": 8}}, "have none"),
+        ({"device": "gpu", "machines": {"cpus_per_node": 8, "memory_gib_per_node": 8}}, "have none"),
         ({"accelerator": AMD}, f"accelerator {AMD} is of AMD, on whose devices Concord never ran; set untested: true"),
         ({"accelerator": GAUDI}, f"accelerator {GAUDI} is of Gaudi"),
     ],
@@ -184,14 +184,14 @@ def test_a_pool_has_devices_of_one_maker():
 
 
 def test_the_memory_of_gpus_is_the_pools_value_or_else_what_the_nodes_say():
-    machines = {"num_nodes": 1, "cpus_per_node": 64, "memory_gib_per_node": 8, "accelerators_per_node": 8}
+    machines = {"cpus_per_node": 64, "memory_gib_per_node": 8, "accelerators_per_node": 8}
     nodes = [gpu_node("A100", size=40 * 2**30), gpu_node("A100", size=79 * 2**30)]
-    stated = PoolConfig.model_validate({"machines": machines | {"accelerator_memory_gib": 80}})
+    stated = PoolConfig.model_validate({"machines": machines, "accelerator_memory_gib": 80})
     assert place(stated, nodes, wandb=None).memory_bytes_per_rank == 80 * 2**30
     assert (
         place(PoolConfig.model_validate({"machines": machines}), nodes, wandb=None).memory_bytes_per_rank == 40 * 2**30
     )
-    planned = place(stated, described(stated.machines, stated), wandb=None)  # as `concord plan` does
+    planned = place(stated, described(stated), wandb=None)  # as `concord plan` does
     assert planned.memory_bytes_per_rank == 80 * 2**30
 
 
@@ -201,16 +201,19 @@ def found(nodes: list[Node], **settings: object) -> str:
 
 
 def test_what_was_found_and_what_is_missing_is_one_line():
-    machines = {"num_nodes": 4, "cpus_per_node": 64, "memory_gib_per_node": 8, "accelerators_per_node": 8}
+    machines = {"cpus_per_node": 64, "memory_gib_per_node": 8, "accelerators_per_node": 8}
     assert found([machine(8)]) == "4 ranks on the CPUs of 1 node with 8 cores (no GPU was found)"
     assert found([gpu_node("H100")], device="cpu").endswith(" (as the pool says)")
     all_there = [gpu_node("H100", host=f"n{index}") for index in range(4)]
-    assert found(all_there, machines=machines) == "32 ranks on the GPUs of 4 nodes with 64 cores and 8 GPUs (H100)"
+    assert (
+        found(all_there, num_nodes=4, machines=machines)
+        == "32 ranks on the GPUs of 4 nodes with 64 cores and 8 GPUs (H100)"
+    )
     assert found([Node("a", 4, 8, 2**40, accelerator="H100")]).endswith(
         "(H100); 4 of them idle for want of cores (oversubscribe: true in the pool lets ranks share some)"
     )
     short = [*all_there[:2], gpu_node("H100", 7, host="n2")]
-    assert found(short, machines=machines) == (
+    assert found(short, num_nodes=4, machines=machines) == (
         "23 ranks on the GPUs of 2 nodes with 64 cores and 8 GPUs, 1 node with 64 cores and 7 GPUs (H100); MISSING of "
         "the pool's machines: 1 of 4 nodes, n2 has 7 of 8 GPUs"
     )

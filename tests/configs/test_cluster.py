@@ -47,10 +47,10 @@ def test_what_would_break_a_batch_script_or_a_plan_is_refused(settings):
         SlurmLauncher(kind="slurm", **settings)
 
 
-@pytest.mark.parametrize("settings", [{"num_nodes": 10**8}, {"cpus_per_node": 10**8}, {"memory_gib_per_node": 1e300}])
+@pytest.mark.parametrize("settings", [{"cpus_per_node": 10**8}, {"memory_gib_per_node": 1e300}])
 def test_machines_that_cannot_be_are_refused(settings):
     with pytest.raises(ValidationError):
-        MachinesConfig(**{"num_nodes": 1, "cpus_per_node": 1, "memory_gib_per_node": 1} | settings)
+        MachinesConfig(**{"cpus_per_node": 1, "memory_gib_per_node": 1} | settings)
 
 
 @pytest.mark.parametrize("name", ["A B", "1A", "A=B", "", "A\nB"])

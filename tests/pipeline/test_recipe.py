@@ -292,7 +292,7 @@ def test_plan_run_and_submit_refuse_what_a_pool_cannot_do(
 
 
 GPUS = (
-    "pools: {default: {%s, machines: {num_nodes: 1, cpus_per_node: 64, memory_gib_per_node: 500, "
+    "pools: {default: {%s, num_nodes: 1, machines: {cpus_per_node: 64, memory_gib_per_node: 500, "
     "accelerators_per_node: 8}}}\n"
 )
 

@@ -22,8 +22,9 @@ executor: ray
 pools:
   default:
     accelerator: H100
-    machines: {num_nodes: 8, cpus_per_node: 96, memory_gib_per_node: 1024, accelerators_per_node: 8,
-      accelerator_memory_gib: 79.2}
+    num_nodes: 8
+    accelerator_memory_gib: 79.2
+    machines: {cpus_per_node: 96, memory_gib_per_node: 1024, accelerators_per_node: 8}
 """
 
 

@@ -115,7 +115,7 @@ def test_the_quick_check_takes_no_gpu(monkeypatch):
         ({"device": "gpu"}, "FAIL", "and no GPU, which it wants"),
         ({"device": "cpu"}, "OK", "1 nodes, "),
         (
-            {"machines": {"num_nodes": 3, "cpus_per_node": 1, "memory_gib_per_node": 1}},
+            {"num_nodes": 3, "machines": {"cpus_per_node": 1, "memory_gib_per_node": 1}},
             "WARN",
             "missing of its machines: 2 of 3 nodes",
         ),

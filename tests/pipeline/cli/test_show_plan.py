@@ -33,8 +33,12 @@ steps:
       optimizer: {learning_rate: 3e-4}
       schedule: {kind: cosine, num_warmup_steps: 10}
 """
-MACHINES = "num_nodes: {nodes}, cpus_per_node: 64, memory_gib_per_node: 1024, accelerators_per_node: 8"
-CLUSTER = "pools: {{default: {{accelerator: H100, machines: {{" + MACHINES + ", price_per_node_hour: 20}}}}}}"
+MACHINES = "cpus_per_node: 64, memory_gib_per_node: 1024, accelerators_per_node: 8"
+CLUSTER = (
+    "pools: {{default: {{accelerator: H100, num_nodes: {nodes}, machines: {{"
+    + MACHINES
+    + ", price_per_node_hour: 20}}}}}}"
+)
 
 
 @pytest.fixture

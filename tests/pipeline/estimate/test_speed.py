@@ -203,9 +203,9 @@ def test_a_quick_record_of_conform_says_nothing_of_speed(tmp_path):
 def test_a_slower_network_makes_training_slower_and_the_file_says_it(tmp_path):
     model = {"hidden_size": 2048, "intermediate_size": 8192, "num_layers": 16, "num_attention_heads": 16}
     config = tiny_config(model=model, precision="bf16", global_batch_size=32, sequence_length=2048)
-    given = {"num_nodes": 2, "cpus_per_node": 16, "memory_gib_per_node": 1024, "accelerators_per_node": 8}
+    given = {"cpus_per_node": 16, "memory_gib_per_node": 1024, "accelerators_per_node": 8}
     fast, slow, assumed = (
-        expected(config, H100, tmp_path, zero_stage=3, machines=given | more)
+        expected(config, H100, tmp_path, zero_stage=3, num_nodes=2, machines=given | more)
         for more in ({"network_gbps_per_node": 3200}, {"network_gbps_per_node": 100}, {})
     )
     assert slow.links.endswith("100 Gbit/s from node to node (network_gbps_per_node)")
