@@ -21,6 +21,7 @@ from configs.base import Artifact
 from configs.training.train import TrainConfig
 from data_prep.manifests import Segment, TokenizedCorpus, TokenShard
 from training.data.batches import Batches
+from training.data.passes import even_plan
 
 NUM_STREAMS, BATCH, VOCAB = 64, 64, 32_000
 SHARD_TOKENS = 2 * 10**9
@@ -65,7 +66,8 @@ def measure(num_tokens: int, sequence_length: int, directory: Path) -> dict[str,
 def read(batches: Batches, place: int, number: int) -> int:
     """Read samples from a place on; return their tokens."""
     batch = batches.batch((range(place, place + number),))
-    return sum(int(micro.lengths.sum()) for micro in batches.micro_batches(batch, rank=0, world_size=1, size=number))
+    plan = even_plan(len(batch.stream), 1, size=number)
+    return sum(int(micro.lengths.sum()) for micro in batches.micro_batches(batch, plan, rank=0))
 
 
 def config_of(sequence_length: int) -> TrainConfig:

@@ -14,6 +14,7 @@ from cluster.placement import (
     describe_found,
     describe_machines,
     device_of,
+    missing_machines,
     place,
 )
 from configs.base import ConfigError
@@ -22,30 +23,30 @@ from configs.pools import PoolConfig, maker_of
 
 
 def place_pool(pool: PoolConfig, nodes: Sequence[Sequence[Node]], *, wandb: WandbConfig | None) -> Placement:
-    """Lay a pool out on the nodes of each of its kinds, as `place` does with one. Kinds may share nodes.
+    """Lay a pool out on the nodes of each of its kinds, as `place` does with one. Kinds may share nodes, by their ids.
 
-    Of an elastic pool a kind may have no ranks now; it gets some later if its machines are described.
+    Of an elastic pool each kind gets what there is, and one whose machines are described may have no ranks now.
+    Raises TooFew and ConfigError as `place` does.
     """
-    kinds = pool.kinds()
     if not pool.members:
         return place(pool, nodes[0], wandb=wandb)
     device_of_all(pool, nodes)
     found: list[Placement] = []
     missing: list[TooFew] = []
-    for number, (kind, own) in enumerate(zip(kinds, nodes, strict=True)):
+    for number, (kind, own) in enumerate(zip(pool.kinds(), nodes, strict=True)):
+        alone = kind.model_copy(update={"min_ranks": 1 if pool.min_ranks else None})  # as many as fit, or all
         try:
-            placed = place(kind, own, wandb=wandb)
+            placed = place(alone, own, wandb=wandb)
         except TooFew as error:
             missing.append(TooFew(f"{name_of_kind(pool, number)}: {error}"))
             if not (pool.min_ranks and kind.machines):
                 raise missing[-1] from None
-            placed = replace(place(kind, described(kind), wandb=wandb), num_ranks=0, min_ranks=0)
-        found.append(replace(placed, kind=name_of_kind(pool, number)))
-    num_ranks = sum(one.num_ranks for one in found)
-    if num_ranks < (pool.min_ranks or 1):
+            placed = replace(place(alone, described(kind), wandb=wandb), num_ranks=0)
+        least = 0 if pool.min_ranks else placed.num_ranks
+        found.append(replace(placed, min_ranks=least, kind=name_of_kind(pool, number)))
+    if missing and sum(one.num_ranks for one in found) < (pool.min_ranks or 1):
         raise missing[0]
-    found = _share_nodes(pool, found, nodes)
-    return _join(pool, found, num_tasks=_count_tasks(found[0].cpus_per_task, nodes))
+    return _join(pool, _share_nodes(pool, found, nodes), nodes)
 
 
 def name_of_kind(pool: PoolConfig, number: int) -> str:
@@ -75,42 +76,75 @@ def device_of_all(pool: PoolConfig, nodes: Sequence[Sequence[Node]]) -> str | No
 def _share_nodes(pool: PoolConfig, members: list[Placement], nodes: Sequence[Sequence[Node]]) -> list[Placement]:
     """Return the layouts such that all fit on the nodes together. Raises TooFew if they do not.
 
-    Where ranks may share cores, they take fewer.
+    Where ranks may share cores, they take fewer; where the pool is elastic, there are fewer ranks.
     """
-    caps = [inf, *(SHARES // number / SHARES for number in range(1, MAX_RANKS_ON_A_CORE + 1))]
-    kinds = pool.kinds()
-    for cap in caps:
-        shared = [
+    wanted = [one.num_ranks for one in members]
+    counts: list[Counter[str]] = []
+    shared = members
+    for cap in _caps(pool):
+        tried = [
             replace(one, cpu_share=min(one.cpu_share, cap)) if kind.oversubscribe else one
-            for kind, one in zip(kinds, members, strict=True)
+            for kind, one in zip(pool.kinds(), members, strict=True)
         ]
-        if (ranks_on := _assign(shared, nodes)) is not None:
-            return [_with_memory(one, own, ranks_on) for one, own in zip(shared, nodes, strict=True)]
-    everything = list({_key(node): node for own in nodes for node in own}.values())
-    wanted = " and ".join(f"{one.num_ranks} of {one.cpus_per_rank} CPU cores" for one in members)
-    raise TooFew(
-        f"the pool's members want {wanted}, but together there are {describe_machines(everything)}; lower num_ranks or "
-        "cpus_per_rank in the cluster file, or let ranks share cores with oversubscribe: true"
-    )
+        fitting = count_ranks(tried, nodes, wanted)
+        if not counts or _total(fitting) > _total(counts):
+            counts, shared = fitting, tried
+        if _total(counts) == sum(wanted):
+            break
+    if _total(counts) < (pool.min_ranks or sum(wanted)):
+        want = " and ".join(f"{one.num_ranks} of {one.cpus_per_rank} CPU cores" for one in members)
+        least = f", or at least {pool.min_ranks} of them" if pool.min_ranks else ""
+        raise TooFew(
+            f"the pool's members want {want}{least}, but together there are "
+            f"{describe_machines(distinct_nodes(nodes))}; "
+            "lower num_ranks or cpus_per_rank in the cluster file, or let ranks share cores with oversubscribe: true"
+        )
+    ranks_on = sum(counts, Counter[str]())
+    return [
+        _with_memory(replace(one, num_ranks=count.total()), own, ranks_on)
+        for one, own, count in zip(shared, nodes, counts, strict=True)
+    ]
 
 
-def _assign(members: Sequence[Placement], nodes: Sequence[Sequence[Node]]) -> Counter[str] | None:
-    """Return how many ranks come to each node if each member takes the first places; None if they do not fit."""
+def _caps(pool: PoolConfig) -> list[float]:
+    """List what a rank that shares its core may take at most, from as much as it likes to the least."""
+    shares = [SHARES // number / SHARES for number in range(1, MAX_RANKS_ON_A_CORE + 1)]
+    return [inf, *(shares if any(kind.oversubscribe for kind in pool.kinds()) else [])]
+
+
+def _total(counts: Sequence[Counter[str]]) -> int:
+    return sum(count.total() for count in counts)
+
+
+def count_ranks(
+    layouts: Sequence[Placement], nodes: Sequence[Sequence[Node]], most: Sequence[int | None]
+) -> list[Counter[str]]:
+    """Count how many ranks of each layout come to each node, by its id, so that all fit together.
+
+    One layout after the other takes the first places that are left on its own nodes, on those that fewest others may
+    use before, up to its most; None: as many as fit.
+    """
     left = {_key(node): node for own in nodes for node in own}
     cores = {key: node.num_cpus * SHARES for key, node in left.items()}
     gpus = {key: node.num_gpus for key, node in left.items()}
-    found: Counter[str] = Counter()
-    for member, own in zip(members, nodes, strict=True):
-        wanted, share = member.num_ranks, round(member.cpu_share * SHARES)
-        for key in map(_key, own):
-            here = min(wanted, cores[key] // share, wanted if member.device == "cpu" else gpus[key])
-            cores[key] -= here * share
-            gpus[key] -= 0 if member.device == "cpu" else here
-            found[key] += here
-            wanted -= here
-        if wanted:
-            return None
+    num_kinds = Counter(key for own in nodes for key in {_key(node) for node in own})
+    found: list[Counter[str]] = []
+    for layout, own, number in zip(layouts, nodes, most, strict=True):
+        here, wanted, share = Counter[str](), inf if number is None else number, round(layout.cpu_share * SHARES)
+        for key in sorted(map(_key, own), key=num_kinds.__getitem__):
+            fitting = cores[key] // share if layout.device == "cpu" else min(cores[key] // share, gpus[key])
+            taken = int(min(fitting, wanted))
+            wanted -= taken
+            cores[key] -= taken * share
+            gpus[key] -= 0 if layout.device == "cpu" else taken
+            here[key] += taken
+        found.append(here)
     return found
+
+
+def distinct_nodes(nodes: Sequence[Sequence[Node]]) -> list[Node]:
+    """List the nodes of all kinds, each once."""
+    return list({_key(node): node for own in nodes for node in own}.values())
 
 
 def _with_memory(member: Placement, nodes: Sequence[Node], ranks_on: Counter[str]) -> Placement:
@@ -121,8 +155,10 @@ def _with_memory(member: Placement, nodes: Sequence[Node], ranks_on: Counter[str
     return replace(member, host_bytes_per_rank=host, memory_bytes_per_rank=device)
 
 
-def _join(pool: PoolConfig, members: Sequence[Placement], *, num_tasks: int) -> Placement:
+def _join(pool: PoolConfig, members: Sequence[Placement], nodes: Sequence[Sequence[Node]]) -> Placement:
     """Return the layout of all kinds together."""
+    everything = distinct_nodes(nodes)
+    cpus_per_task = min(pool.cpus_per_task, max(node.num_cpus for node in everything))
     there = [member for member in members if member.num_ranks]
     num_ranks = sum(member.num_ranks for member in there)
     is_open = {name for member in there for name in member.leaves_open}
@@ -130,7 +166,8 @@ def _join(pool: PoolConfig, members: Sequence[Placement], *, num_tasks: int) -> 
         there[0],
         num_ranks=num_ranks,
         min_ranks=pool.min_ranks or num_ranks,
-        num_tasks=num_tasks,
+        cpus_per_task=cpus_per_task,
+        num_tasks=sum(node.num_cpus // cpus_per_task for node in everything),
         micro_batch_size=min(member.micro_batch_size for member in there),
         leaves_open=tuple(name for name in ("zero_stage", "micro_batch_size") if name in is_open),
         memory_bytes_per_rank=_least([member.memory_bytes_per_rank for member in there]),
@@ -149,11 +186,6 @@ def _least(sizes: Sequence[int | None]) -> int | None:
     return min(known) if known and len(known) == len(sizes) else None
 
 
-def _count_tasks(cpus_per_task: int, nodes: Sequence[Sequence[Node]]) -> int:
-    distinct = {_key(node): node for own in nodes for node in own}
-    return sum(node.num_cpus // cpus_per_task for node in distinct.values())
-
-
 def _key(node: Node) -> str:
     return node.id or node.host
 
@@ -163,4 +195,13 @@ def describe_pool(pool: PoolConfig, nodes: Sequence[Sequence[Node]], placement: 
     if not placement.members:
         return describe_found(pool, nodes[0], placement)
     there = zip(pool.kinds(), nodes, placement.members, strict=True)
-    return "; ".join(f"{member.kind}: {describe_found(kind, own, member)}" for kind, own, member in there)
+    return "; ".join(f"{member.kind}: {_describe_member(kind, own, member)}" for kind, own, member in there)
+
+
+def _describe_member(kind: PoolConfig, nodes: Sequence[Node], member: Placement) -> str:
+    if member.num_ranks:
+        return describe_found(kind, nodes, member)
+    missing = missing_machines(kind, nodes)
+    return f"no ranks on {describe_machines(nodes)}" + (
+        f"; MISSING of the pool's machines: {missing}" if missing else ""
+    )

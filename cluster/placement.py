@@ -88,6 +88,11 @@ class Placement:
     """The layout of each kind of a pool that has several, in the order of ranks; one without ranks now has 0. What is
     said of a rank above is then the least of any, and `num_ranks` counts all."""
 
+    @property
+    def largest_micro_batch(self) -> int:
+        """The most sequences of a pass on any rank."""
+        return max((one.micro_batch_size for one in self.members if not one.left_out), default=self.micro_batch_size)
+
     def member_of(self, rank: int, counts: Sequence[int]) -> int:
         """Return which of the members a rank is of, where each has so many ranks; 0 without members."""
         return bisect_right(list(accumulate(counts)), rank) if self.members else 0
@@ -120,6 +125,8 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
             f"{describe_machines(nodes)}; lower num_ranks or cpus_per_rank in the cluster file{sharing}"
         )
     _check_ranks(pool, num_ranks)
+    if device != "cpu" and pool.emulated_seconds_per_sequence:
+        raise ConfigError("emulated_seconds_per_sequence is for CPUs, and the pool has GPUs; leave it out")
     cpus_per_task = min(pool.cpus_per_task, max(node.num_cpus for node in nodes))
     host_bytes = _host_bytes(nodes, num_ranks, cpus_per_rank=cpu_share, device=device)
     return Placement(

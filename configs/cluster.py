@@ -1,12 +1,20 @@
 """The settings of a cluster file: where work runs. They are placement, not identity: no fingerprint has them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from configs.base import Config, Name
-from configs.launchers import KubernetesLauncher, Launcher, LocalLauncher, SlurmLauncher
+from configs.launchers import (
+    Launcher,
+    LocalLauncher,
+    NodesLauncher,
+    SlurmLauncher,
+    kubernetes_for,
+    node_groups,
+    slurm_for,
+)
 from configs.paths import PathText
 from configs.pools import PoolConfig
 from configs.secrets import is_secret
@@ -74,28 +82,53 @@ class StorageConfig(Config):
 
 
 def fewest_nodes(launcher: SlurmLauncher, pools: Mapping[str, PoolConfig]) -> int | None:
-    """Return with how many nodes of an allocation a run goes on; None if its pools are elastic and that is not told."""
+    """Return with how many nodes of an allocation a run goes on; None if its pools are elastic and that is not told.
+
+    A job of several kinds of nodes needs all: Slurm ends one that loses a node, whatever --no-kill says.
+    """
     if launcher.min_nodes is not None:
         return launcher.min_nodes
-    if not any(pool.min_ranks for pool in pools.values()):
-        return launcher.num_nodes
+    groups = node_groups(launcher, pools)
+    if len(groups) > 1 or not any(pool.min_ranks for pool in pools.values()):
+        return sum(group.num_nodes for group in groups)
     fewest = 1  # of a pool that takes what there is
     for pool in pools.values():
-        if (ranks := pool.min_ranks or pool.num_ranks) is not None:
-            if (on_a_node := _ranks_on_a_node(launcher, pool)) is None:
+        if (ranks := pool.min_ranks or pool.most_ranks) is not None:
+            if (number := _nodes_for(launcher, pool, ranks)) is None:
                 return None
-            fewest = max(fewest, -(-ranks // max(1, on_a_node)))
+            fewest = max(fewest, number)
     return fewest
 
 
+def _nodes_for(launcher: SlurmLauncher, pool: PoolConfig, ranks: int) -> int | None:
+    """Count the nodes that hold so many ranks of a pool, of its larger kinds first; None if that is not known."""
+    found: list[tuple[int, int | None]] = []
+    for kind in pool.kinds():
+        if (on_a_node := _ranks_on_a_node(slurm_for(launcher, kind), kind)) is None:
+            return None
+        found.append((max(1, on_a_node), kind.num_nodes if pool.members else None))
+    number = 0
+    for on_a_node, there in sorted(found, key=lambda one: one[0], reverse=True):
+        taken = min(-(-ranks // on_a_node), ranks if there is None else there)
+        number, ranks = number + taken, max(0, ranks - taken * on_a_node)
+    return number + ranks
+
+
 def _ranks_on_a_node(launcher: SlurmLauncher, pool: PoolConfig) -> int | None:
-    """Count the ranks of a pool that a node holds, by its GPUs and cores; None if neither is known."""
+    """Count the ranks of a kind that a node holds, by its GPUs and cores; None if neither is known."""
     gpus = launcher.gpus_per_node or (pool.machines.accelerators_per_node if pool.machines else 0)
     cores = launcher.cpus_per_node or (pool.machines.cpus_per_node if pool.machines else None)
     by_cores = None if cores is None or pool.oversubscribe else cores // (pool.cpus_per_rank or 1)
     if pool.device == "cpu" or not gpus:
         return by_cores
     return gpus if by_cores is None else min(gpus, by_cores)
+
+
+def _asks_for_gpus(launcher: NodesLauncher, kind: PoolConfig) -> bool:
+    """Return whether a launcher asks for GPUs on the nodes of one kind."""
+    if isinstance(launcher, SlurmLauncher):
+        return bool(slurm_for(launcher, kind).gpus_per_node)
+    return bool(kubernetes_for(launcher, kind).gpus_per_worker)
 
 
 class ClusterConfig(Config):
@@ -137,31 +170,59 @@ class ClusterConfig(Config):
     """Where to copy the training metrics in Weights & Biases; null keeps them in metrics.jsonl alone."""
 
     @model_validator(mode="after")
+    def _launcher_asks_for_nodes(self) -> Self:
+        if isinstance(self.launcher, NodesLauncher):
+            node_groups(self.launcher, self.pools)
+        return self
+
+    @model_validator(mode="after")
     def _slurm_has_a_range_of_nodes(self) -> Self:
         launcher = self.launcher
         if not isinstance(launcher, SlurmLauncher):
             return self
-        if (launcher.min_nodes or 0) > launcher.num_nodes:
-            raise ValueError(f"launcher.min_nodes is {launcher.min_nodes}, more than num_nodes, {launcher.num_nodes}")
+        groups = node_groups(launcher, self.pools)
+        most = sum(group.num_nodes for group in groups)
+        if launcher.min_nodes and len(groups) > 1:
+            raise ValueError(
+                "launcher.min_nodes is for nodes of one kind, and the pools ask for several: such a job begins with "
+                "all its nodes, and is queued again when one is lost; leave min_nodes out"
+            )
+        if (launcher.min_nodes or 0) > most:
+            raise ValueError(f"launcher.min_nodes is {launcher.min_nodes}, more than num_nodes, {most}")
         fewest = fewest_nodes(launcher, self.pools)
-        if fewest is None and launcher.num_nodes > 1:
+        if fewest is None and most > 1:
             raise ValueError(
                 "a pool has min_ranks, and nothing says how many nodes hold the ranks of each pool; set "
                 "launcher.min_nodes, or launcher.gpus_per_node or cpus_per_node"
             )
-        if fewest is not None and fewest > launcher.num_nodes and launcher.min_nodes is None:
+        if fewest is not None and fewest > most and launcher.min_nodes is None:
             raise ValueError(
-                f"the pools want at least {fewest} nodes for their min_ranks, and launcher.num_nodes is "
-                f"{launcher.num_nodes}; ask for more nodes, or for fewer ranks"
+                f"the pools want at least {fewest} nodes for their min_ranks, and launcher.num_nodes is {most}; ask "
+                "for more nodes, or for fewer ranks"
             )
         return self
 
     def pool(self, name: str) -> PoolConfig:
-        """Return a pool; one for which the launcher asks for GPUs wants them, unless it says `cpu`."""
+        """Return a pool; a kind for whose nodes the launcher asks for GPUs wants them, unless it says `cpu`."""
         pool, launcher = self.pools[name], self.launcher
-        asks = isinstance(launcher, SlurmLauncher) and launcher.gpus_per_node
-        asks = asks or (isinstance(launcher, KubernetesLauncher) and launcher.gpus_per_worker)
-        return pool.model_copy(update={"device": "gpu"}) if asks and pool.device == "auto" else pool
+        if not isinstance(launcher, NodesLauncher):
+            return pool
+        wanting = [kind.device == "auto" and _asks_for_gpus(launcher, kind) for kind in pool.kinds()]
+        members = tuple(
+            member.model_copy(update={"device": "gpu"}) if wants else member
+            for member, wants in zip(pool.members, wanting, strict=False)
+        )
+        update = {"members": members} | ({"device": "gpu"} if all(wanting) else {})
+        return pool.model_copy(update=update) if any(wanting) else pool
+
+    def without_pools(self, unused: Collection[str]) -> "ClusterConfig":
+        """Return the same without some pools, where these have nodes of their own, which are then not asked for."""
+        launcher = self.launcher
+        if not unused or not isinstance(launcher, NodesLauncher) or len(node_groups(launcher, self.pools)) == 1:
+            return self
+        pools = {name: pool for name, pool in self.pools.items() if name not in unused}
+        key = "num_nodes" if isinstance(launcher, SlurmLauncher) else "num_workers"
+        return self.model_copy(update={"pools": pools, "launcher": launcher.model_copy(update={key: None})})
 
     @model_validator(mode="after")
     def _slurm_warns_in_time(self) -> Self:

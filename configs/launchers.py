@@ -1,18 +1,26 @@
 """The settings of a cluster file about how `concord submit` starts a run: one class for each launcher."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, JsonValue
 
 from configs.base import Config
-from configs.pools import Cores, Gib, Gpus, Nodes
-from configs.secrets import is_secret
-
-Word = Annotated[str, Field(pattern=r"^[^\s\"'\\#]+$")]
-"""Text that is written to a line of a batch script without quotes."""
-
-Line = Annotated[str, Field(pattern=r"^[^\r\n\"\\]*$")]
-"""Text that is written to a line of a batch script between double quotes."""
+from configs.nodes import (
+    Cores,
+    Gib,
+    Gpus,
+    KubernetesNodesConfig,
+    Nodes,
+    Options,
+    PodConfig,
+    SlurmNodesConfig,
+    Word,
+    check_overlay,
+)
+from configs.pools import PoolConfig
 
 
 class LocalLauncher(Config):
@@ -41,8 +49,8 @@ class SlurmLauncher(Config):
     kind: Literal["slurm"]
     """Slurm."""
 
-    num_nodes: Nodes = 1
-    """Number of nodes of the allocation."""
+    num_nodes: Nodes | None = None
+    """Number of nodes of the allocation. Left out: as many as the pools ask for by their `num_nodes`, else 1."""
 
     min_nodes: Nodes | None = None
     """Fewest nodes with which a run begins, and goes on when others are lost (`--nodes=MIN-MAX --no-kill`). Left out:
@@ -81,7 +89,7 @@ class SlurmLauncher(Config):
     setup: tuple[str, ...] = ()
     """Shell lines that run first on each node, such as `module load cuda` or `. .venv/bin/activate`."""
 
-    options: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")], Line] = {}
+    options: Options = {}
     """Further options of sbatch, by their long names without dashes; one that takes no value has an empty value."""
 
     start_timeout_seconds: float = Field(default=300, gt=0)
@@ -96,74 +104,6 @@ class VolumeConfig(Config):
 
     mount_path: str = Field(pattern=r"^/")
     """Directory of the pods that it is mounted at."""
-
-
-KEY_OF_ITEMS = {
-    "containers": "name",
-    "env": "name",
-    "hostAliases": "ip",
-    "imagePullSecrets": "name",
-    "initContainers": "name",
-    "ports": "containerPort",
-    "topologySpreadConstraints": "topologyKey",
-    "volumeMounts": "mountPath",
-    "volumes": "name",
-    "workerGroupSpecs": "groupName",
-}
-"""Lists of Kubernetes' and KubeRay's objects whose items have a key of their own, and its name: the patchMergeKey of
-the API."""
-
-_LISTS = {*KEY_OF_ITEMS, "args", "command", "envFrom", "tolerations"}
-_FREE_KEYS = {"annotations", "labels", "limits", "matchLabels", "nodeSelector", "requests"}
-"""Mappings whose keys are anybody's: a label may be called `env`."""
-
-
-def check_overlay(value: dict[str, JsonValue], nameless: str = "") -> dict[str, JsonValue]:
-    """Return a part of a Kubernetes object. Raises ValueError if it cannot be one, as far as can be told without it.
-
-    Items of `containers` at the place `nameless` need no name.
-    """
-    _check_object(value, "", nameless)
-    return value
-
-
-def _check_object(value: JsonValue, place: str, nameless: str) -> None:
-    if isinstance(value, list):
-        for item in value:
-            _check_object(item, place, nameless)
-    elif isinstance(value, dict):
-        if isinstance(name := value.get("name"), str) and value.get("value") and is_secret(name):
-            raise ValueError(
-                f"{place} holds {name}, a secret, which no file may: put it into the Secret that `secret` names"
-            )
-        for name, item in value.items():
-            here = f"{place}.{name}" if place else name
-            if name in _LISTS:
-                _check_list(item, here, None if here == nameless else KEY_OF_ITEMS.get(name))
-            if name not in _FREE_KEYS:
-                _check_object(item, here, nameless)
-
-
-def _check_list(value: JsonValue, place: str, key: str | None) -> None:
-    if not isinstance(value, list):
-        raise ValueError(f"{place} must be a list, as it is in Kubernetes")
-    if place.rpartition(".")[2] in ("args", "command"):
-        return
-    for item in value:
-        if not isinstance(item, dict) or (key is not None and not isinstance(item.get(key), str | int)):
-            what = f" with a {key!r}" if key else ""
-            raise ValueError(f"each item of {place} must be a mapping{what}, as it is in Kubernetes")
-
-
-class PodConfig(Config):
-    """A part of a Kubernetes PodTemplateSpec, merged over that of each pod. Its fields are those of Kubernetes."""
-
-    metadata: Annotated[dict[str, JsonValue], AfterValidator(check_overlay)] = {}
-    """Labels and annotations of the pods."""
-
-    spec: Annotated[dict[str, JsonValue], AfterValidator(lambda spec: check_overlay(spec, "containers"))] = {}
-    """The PodSpec: tolerations, imagePullSecrets, priorityClassName, hostNetwork and so on. An item of `containers`
-    without a name is Ray's container in every pod; `ray-head` and `ray-worker` are that of one kind of pods."""
 
 
 class KubernetesLauncher(Config):
@@ -181,8 +121,8 @@ class KubernetesLauncher(Config):
     namespace: str = Field(default="default", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)
     """Namespace of the RayJob."""
 
-    num_workers: Annotated[int, Field(ge=0, le=100_000)] = 1
-    """Number of worker pods."""
+    num_workers: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    """Number of worker pods. Left out: as many as the pools ask for by their `num_nodes`, else 1."""
 
     cpus_per_worker: Cores = 4
     """CPU cores of a worker pod."""
@@ -224,4 +164,119 @@ class KubernetesLauncher(Config):
     """Seconds that the pods of a finished RayJob are kept."""
 
 
+NodesLauncher = SlurmLauncher | KubernetesLauncher
+"""The launchers that ask for nodes."""
+
 Launcher = Annotated[LocalLauncher | RayLauncher | SlurmLauncher | KubernetesLauncher, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True)
+class NodeGroup:
+    """Nodes of one kind that a launcher asks for: a component of a Slurm job, or a worker group of a RayJob."""
+
+    name: str
+    """The pool that they are for, the first of several, and the number of its member, from 1: `default-1`."""
+
+    kind: PoolConfig
+    num_nodes: int
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Return the labels that Ray is started with there: those of the kind that Ray does not give by itself."""
+        return {key: value for key, value in self.kind.labels.items() if not key.startswith("ray.io/")}
+
+
+def slurm_for(launcher: SlurmLauncher, kind: PoolConfig) -> SlurmLauncher:
+    """Return what a job asks for of the nodes of one kind: `slurm` of the kind over the launcher's own."""
+    own = kind.slurm or SlurmNodesConfig()
+    constraint = {"constraint": own.constraint} if own.constraint else {}
+    given = own.model_dump(exclude_none=True, exclude={"constraint", "options"})
+    return launcher.model_copy(update={**given, "options": {**launcher.options, **constraint, **own.options}})
+
+
+def kubernetes_for(launcher: KubernetesLauncher, kind: PoolConfig) -> KubernetesLauncher:
+    """Return what a RayJob asks for of the worker pods of one kind, but for `pod`, which the manifest merges."""
+    own = kind.kubernetes or KubernetesNodesConfig()
+    given = own.model_dump(exclude_none=True, exclude={"node_selector", "pod"})
+    return launcher.model_copy(update={**given, "node_selector": {**launcher.node_selector, **own.node_selector}})
+
+
+def node_groups(launcher: NodesLauncher, pools: Mapping[str, PoolConfig]) -> tuple[NodeGroup, ...]:
+    """Return the kinds of nodes that a launcher asks for: one, unless the pools tell several apart and say how many.
+
+    They are told apart by what the launcher asks for, by `accelerator` and by labels; kinds that need the same nodes
+    share them, and a pool to which all of that is one takes what others have. Raises ValueError if the pools do not
+    say how many nodes of a kind there are, or what to ask for.
+    """
+    groups = _kinds_of_nodes(launcher, pools)
+    asks = any(_own(launcher, group.kind) for group in groups)
+    if len(groups) > 1 and (asks or all(group.num_nodes for group in groups)):
+        _check_told_apart(launcher, groups)
+        return tuple(groups)
+    said = num_asked(launcher)
+    number = max((group.num_nodes for group in groups), default=0) or 1 if said is None else said
+    one = groups[0] if len(groups) == 1 else NodeGroup(next(iter(pools), "default"), PoolConfig(), 0)
+    return (replace(one, num_nodes=number),)
+
+
+def num_asked(launcher: NodesLauncher) -> int | None:
+    """Return how many nodes a launcher asks for by itself; None if that is left to the pools."""
+    return launcher.num_nodes if isinstance(launcher, SlurmLauncher) else launcher.num_workers
+
+
+def _kinds_of_nodes(launcher: NodesLauncher, pools: Mapping[str, PoolConfig]) -> list[NodeGroup]:
+    """List the kinds that need nodes of their own, in the order of the pools; 0 nodes where nothing says how many."""
+    groups: list[NodeGroup] = []
+    anywhere: list[NodeGroup] = []
+    place = 0
+    for name, pool in pools.items():
+        for number, kind in enumerate(pool.kinds(), 1):
+            group = NodeGroup(f"{name}-{number}", kind, kind.num_nodes or 0)
+            same = next((i for i, one in enumerate(groups) if _needs(launcher, one) == _needs(launcher, group)), None)
+            if not pool.members and not any(_needs(launcher, group)):
+                place = place if anywhere else len(groups)
+                anywhere.append(group)
+            elif same is None:
+                groups.append(group)
+            else:
+                groups[same] = replace(groups[same], num_nodes=max(groups[same].num_nodes, group.num_nodes))
+    if not anywhere:
+        return groups
+    most = max(anywhere, key=lambda group: group.num_nodes)
+    there = [i for i, one in enumerate(groups) if _own(launcher, one.kind) is None]
+    missing = most.num_nodes - sum(groups[i].num_nodes for i in there)
+    if there and missing > 0:
+        groups[there[0]] = replace(groups[there[0]], num_nodes=groups[there[0]].num_nodes + missing)
+    elif not there and (most.num_nodes or not groups):
+        groups.insert(place, most)
+    return groups
+
+
+def _own(launcher: NodesLauncher, kind: PoolConfig) -> SlurmNodesConfig | KubernetesNodesConfig | None:
+    """Return what a kind says of what the launcher asks for of its nodes."""
+    return kind.slurm if isinstance(launcher, SlurmLauncher) else kind.kubernetes
+
+
+def _needs(launcher: NodesLauncher, group: NodeGroup) -> tuple[object, ...]:
+    return _own(launcher, group.kind), group.kind.accelerator, group.kind.labels
+
+
+def _check_told_apart(launcher: NodesLauncher, groups: Sequence[NodeGroup]) -> None:
+    """Raise ValueError if it is not known how many nodes of a kind to ask for, or which."""
+    for group in groups:
+        pool, _, number = group.name.rpartition("-")
+        if not group.num_nodes:
+            raise ValueError(f"pools.{pool}: nothing says how many nodes its member {number} has; set num_nodes")
+    is_slurm = isinstance(launcher, SlurmLauncher)
+    for one, other in combinations((group.kind for group in groups), 2):
+        kinds = one.accelerator, other.accelerator
+        if None not in kinds and kinds[0] != kinds[1] and _own(launcher, one) == _own(launcher, other):
+            what = "partition, constraint or options" if is_slurm else "node_selector"
+            raise ValueError(
+                f"the launcher would ask for the same nodes for {kinds[0]} and for {kinds[1]}; say under "
+                f"`{launcher.kind}` of their pool or member what tells them apart: {what}"
+            )
+    said, total = num_asked(launcher), sum(group.num_nodes for group in groups)
+    if said is not None and said != total:
+        name = "num_nodes" if is_slurm else "num_workers"
+        raise ValueError(f"launcher.{name} is {said}, and the pools ask for {total} nodes by num_nodes; leave it out")

@@ -1,26 +1,14 @@
 """The settings of a cluster file about a pool: its machines, and how work is laid out on them."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_serializer, model_validator
 
 from configs.base import Config
 from configs.deepspeed import DeepSpeedConfig
+from configs.nodes import Cores, Gib, Gpus, KubernetesNodesConfig, Nodes, SlurmNodesConfig
 from configs.paths import PathText
-
-Nodes = Annotated[int, Field(ge=1, le=100_000)]
-"""Number of machines."""
-
-Cores = Annotated[int, Field(ge=1, le=100_000)]
-"""Number of CPU cores of a machine."""
-
-Gpus = Annotated[int, Field(ge=0, le=1_000)]
-"""Number of GPUs of a machine."""
-
-Gib = Annotated[float, Field(gt=0, le=1e6)]
-"""Memory of a machine, in GiB."""
-
 
 Maker = Literal["NVIDIA", "AMD", "Intel", "Gaudi"]
 """Who makes an accelerator; Gaudi is Intel's too, but has nothing in common with its GPUs."""
@@ -102,6 +90,12 @@ class KindConfig(Config):
 
     labels: dict[str, str] = {}
     """Use only nodes with these Ray labels (`ray start --labels`)."""
+
+    slurm: SlurmNodesConfig | None = None
+    """What a Slurm job asks for of these nodes, where it differs from `launcher`."""
+
+    kubernetes: KubernetesNodesConfig | None = None
+    """What a RayJob asks for of these worker pods, where it differs from `launcher`."""
 
     machines: MachinesConfig | None = None
     """What each machine of the pool is. Left out: that is known only when the cluster is reached."""
@@ -215,6 +209,11 @@ class PoolConfig(KindConfig):
     members: tuple[KindConfig, ...] = ()
     """Unlike kinds of machines that train one model together, each with the keys of a pool; what one leaves out is as
     in the pool. `min_ranks` is then for all members together. Left out: the pool is of one kind."""
+
+    @field_serializer("members")
+    def _only_what_is_set(self, members: tuple[KindConfig, ...]) -> list[dict[str, JsonValue]]:
+        """Write no defaults: read back, a key that a member leaves out is still as in the pool."""
+        return [member.model_dump(mode="json", exclude_unset=True) for member in members]
 
     def kinds(self) -> tuple["PoolConfig", ...]:
         """Return a pool of one kind for each member, with what it leaves out filled in; without members the pool."""

@@ -2,21 +2,20 @@
 
 Answers are paired by the digests of what was asked. A difference is called one where its p-value, corrected for all
 languages of the measure (Holm), is below 5%; else what could have been seen is told. What cannot be compared is told.
+Errors of the mean over languages are clustered by questions, which languages may share.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite, isnan, log, sqrt
+from math import isfinite, isnan, log
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from cluster.storage.errors import error_class
 from configs.base import UserError
 from configs.data.languages import UNDETERMINED
+from eval.samples import Answer, Key, list_samples, read_samples, value_of
 from eval.statistics import (
-    NORMAL,
     Comparison,
     Interval,
     compare_answers,
@@ -24,15 +23,17 @@ from eval.statistics import (
     compare_clusters,
     detectable,
     holm,
+    mean_difference,
 )
-from eval.tasks.task import BITS_PER_BYTE, BITS_PER_SENTENCE, GENERATIONS
+from eval.tasks.aggregates import BITS_PER_BYTE as BITS_OF_TEXT
+from eval.tasks.aggregates import MEAN, WHOLE
+from eval.tasks.task import BITS_PER_BYTE, BITS_PER_SENTENCE
 
 SIGNIFICANT = 0.05
 WHOLE_ALONE = "only the whole has a score"
+ONE_ALONE = "one document, question or passage alone is in both, which says nothing of others"
 
 Verdict = Literal["better", "worse", "cannot tell"]
-Answer = Mapping[str, Any]
-"""A line of a file of samples (eval/rows.py)."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,9 @@ def compare(first: Path, second: Path) -> tuple[list[Row], list[Total], list[Unc
     """Compare the artifacts of two `evaluate` steps. Raises UserError if they have no answer in common."""
     families: defaultdict[str, defaultdict[str, _Pairs]] = defaultdict(lambda: defaultdict(_Pairs))
     uncompared = list[Uncompared]()
-    names = _names(first) | _names(second)
+    names = list_samples(first) | list_samples(second)
     for name in sorted(names, key=lambda one: (one != BITS_PER_BYTE, one)):
-        before, after = _read(first, name), _read(second, name)
+        before, after = read_samples(first, name), read_samples(second, name)
         family = _family(name, before, after)
         if reason := _reason(before, after):
             uncompared += [Uncompared(family, language, reason) for language in _languages(before, after)]
@@ -109,9 +110,12 @@ def compare(first: Path, second: Path) -> tuple[list[Row], list[Total], list[Unc
             uncompared += _pair(family, before or {}, after or {}, families[family])
     rows, totals = [], []
     for measure, languages in families.items():
-        own = list(_rows_of(measure, {language: one for language, one in sorted(languages.items()) if one.pairs}))
+        known = {language: one for language, one in sorted(languages.items()) if one.pairs}
+        tested = {language: one for language, one in known.items() if _num_units(one.pairs) > 1}
+        uncompared += [Uncompared(measure, language, ONE_ALONE) for language in known if language not in tested]
+        own = list(_rows_of(measure, tested))
         rows += own
-        totals += [_total(measure, own)] if own else []
+        totals += [_total(measure, own, tested)] if own else []
     if not rows:
         told = "".join(f"; {one.measure} {one.language}: {one.reason}" for one in uncompared[:3])
         raise UserError(
@@ -121,51 +125,38 @@ def compare(first: Path, second: Path) -> tuple[list[Row], list[Total], list[Unc
     return rows, totals, uncompared
 
 
-def _names(directory: Path) -> set[str]:
-    """Return the names of the files of answers that an artifact has."""
-    names = {path.name.removesuffix(".jsonl") for path in (directory / "samples").glob("*.jsonl")} - {GENERATIONS}
-    if not names:
-        raise UserError(f"{directory} has no answers (samples/*.jsonl); name the artifact of an `evaluate` step")
-    return names
-
-
-def _read(directory: Path, name: str) -> dict[str, Answer] | None:
-    """Return the answers by what identifies them; None if there is no such file."""
-    path = directory / "samples" / f"{name}.jsonl"
-    if not path.exists():
-        return None
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-        return {str(row["digest" if name == BITS_PER_BYTE else "question"]): row for row in rows}
-    except (OSError, ValueError, KeyError) as error:
-        raise error_class(error)(f"{path} cannot be read ({error}); evaluate again") from None
-
-
-def _family(name: str, *answers: Mapping[str, Answer] | None) -> str:
+def _family(name: str, *answers: Mapping[Key, Answer] | None) -> str:
     """Return the measure that a file is of: the family of its task, whose other files have other languages."""
     row = next((row for own in reversed(answers) for row in (own or {}).values()), {})
     return str(row.get("family") or name)
 
 
-def _languages(*answers: Mapping[str, Answer] | None) -> list[str]:
+def _languages(*answers: Mapping[Key, Answer] | None) -> list[str]:
     return sorted({row["language"] for own in answers for row in (own or {}).values()}) or [UNDETERMINED]
 
 
-def _reason(first: Mapping[str, Answer] | None, second: Mapping[str, Answer] | None) -> str:
+def _reason(first: Mapping[Key, Answer] | None, second: Mapping[Key, Answer] | None) -> str:
     """Return why a file's answers cannot be compared at all; empty if they can."""
     if first is None or second is None:
         return f"only the {'second' if first is None else 'first'} was asked"
     if not first or not second:
         return f"it failed in {'the first' if second else 'the second' if first else 'both'}"
-    one, other = (next(iter(own.values())).get("metric", "") for own in (first, second))
-    return f"the metric is {one} in the first and {other} in the second" if one != other else ""
+    one, other = (next(iter(own.values())) for own in (first, second))
+    for key in ("metric", "aggregation"):
+        if one.get(key, "") != other.get(key, ""):
+            return f"the {key} is {one.get(key, '')} in the first and {other.get(key, '')} in the second"
+    aggregation = one.get("aggregation", MEAN)
+    if aggregation in (MEAN, BITS_OF_TEXT) or any(isnan(value_of(row)) for row in (one, other)):
+        return ""
+    what = "another score" if aggregation == WHOLE else f"the {aggregation}"
+    return f"{WHOLE_ALONE}: {what} of all questions, and no mean over them"
 
 
 def _pair(
-    family: str, first: Mapping[str, Answer], second: Mapping[str, Answer], languages: defaultdict[str, _Pairs]
+    family: str, first: Mapping[Key, Answer], second: Mapping[Key, Answer], languages: defaultdict[str, _Pairs]
 ) -> Iterator[Uncompared]:
     """Add the pairs of a file's answers to those of their languages, and yield the languages that have none."""
-    scored, also = ({key: row for key, row in own.items() if isfinite(_value(row))} for own in (first, second))
+    scored, also = ({key: row for key, row in own.items() if isfinite(value_of(row))} for own in (first, second))
     paired = set[str]()
     for key, row in scored.items():
         if key in also:
@@ -184,15 +175,11 @@ def _pair(
 def _reason_of_language(first: Sequence[Answer], second: Sequence[Answer]) -> str:
     if not first or not second:
         return f"only the {'first' if first else 'second'} was asked"
-    values = [_value(row) for row in (*first, *second)]
+    values = [value_of(row) for row in (*first, *second)]
     if any(map(isfinite, values)):
         return "no document and no question is in both"
     is_of_text = "nats" in first[0] or first[0].get("metric") == BITS_PER_SENTENCE
     return WHOLE_ALONE if all(map(isnan, values)) and not is_of_text else "no score is a finite number"
-
-
-def _value(row: Answer) -> float:
-    return float(row["nats"] if "nats" in row else row["value"])
 
 
 def _rows_of(measure: str, languages: Mapping[str, _Pairs]) -> Iterator[Row]:
@@ -217,36 +204,82 @@ def _rows_of(measure: str, languages: Mapping[str, _Pairs]) -> Iterator[Row]:
 
 def _detectable(found: Comparison, num_tests: int) -> float | None:
     """Return the least difference that would have been found, as `Row` has it."""
-    error = (found.difference.high - found.difference.low) / 2 / NORMAL.inv_cdf(0.975)
-    if not error and not found.difference.value:
+    if not found.error and not found.difference.value:
         return None
     least = 2.0 ** (1 - found.num_pairs)  # p-value of a test of ranks or signs, however large the difference
     if num_tests * least >= SIGNIFICANT:
         return float("inf")
-    return detectable(error, num_tests=num_tests) if error else None
+    return detectable(found.error, degrees=found.num_pairs - 1, num_tests=num_tests) if found.error else None
+
+
+def _num_units(pairs: Sequence[tuple[Answer, Answer]]) -> int:
+    """Return of how many documents, or passages of questions, pairs are."""
+    return len(set(_clusters([row for row, _ in pairs])))
+
+
+def _clusters(rows: Sequence[Answer]) -> list[str]:
+    return [str(row.get("cluster") or f"alone {number}") for number, row in enumerate(rows)]
 
 
 def _compare_pairs(pairs: Sequence[tuple[Answer, Answer]]) -> Comparison:
-    before, after = ([_value(one) for one in own] for own in zip(*pairs, strict=True))
+    before, after = ([value_of(one) for one in own] for own in zip(*pairs, strict=True))
     rows = [row for row, _ in pairs]
-    sizes = [int(row["num_bytes"] if "nats" in row else row["weight"]) for row in rows]
-    is_likelihood = any("nats" in row or row["weight"] != 1 for row in rows)
-    clusters = [str(row.get("cluster") or f"alone {number}") for number, row in enumerate(rows)]
+    sizes, clusters, is_likelihood = [_size(row) for row in rows], _clusters(rows), _is_bits(rows)
     if len(set(clusters)) < len(rows):
         unit = log(2) if is_likelihood else 1.0
         return compare_clusters([one / unit for one in before], [one / unit for one in after], clusters, sizes)
     return compare_bits_per_byte(before, after, sizes) if is_likelihood else compare_answers(before, after)
 
 
+def _is_bits(rows: Sequence[Answer]) -> bool:
+    """Return whether values are nats of so many bytes."""
+    return any("nats" in row or row["weight"] != 1 for row in rows)
+
+
+def _size(row: Answer) -> float:
+    """Return the bytes that a likelihood is of; of an answer 1."""
+    return float(row["num_bytes"] if "nats" in row else row["weight"])
+
+
 def _sign(row: Answer) -> int:
     """Return 1 if a higher score is better, else -1."""
-    is_bits = "nats" in row or row["weight"] != 1
-    return -1 if is_bits or not row.get("higher_is_better", True) else 1
+    return -1 if _is_bits([row]) or not row.get("higher_is_better", True) else 1
 
 
-def _total(measure: str, rows: Sequence[Row]) -> Total:
-    value = sum(row.difference.value for row in rows) / len(rows)
-    half = sqrt(sum(((row.difference.high - row.difference.low) / 2) ** 2 for row in rows)) / len(rows)
+def _total(measure: str, rows: Sequence[Row], languages: Mapping[str, _Pairs]) -> Total:
+    """Return the mean over the languages of the rows, in their order."""
     worst = min(rows, key=lambda row: row.difference.value if row.higher_is_better else -row.difference.value)
     is_any = any(row.difference.value for row in rows)
-    return Total(measure, len(rows), Interval(value, value - half, value + half), worst.language if is_any else None)
+    parts = []
+    units = _units_of({language: [row for row, _ in own.pairs] for language, own in languages.items()})
+    for language, own in languages.items():
+        unit = log(2) if _is_bits([before for before, _ in own.pairs]) else 1.0
+        changes = [(value_of(after) - value_of(before)) / unit for before, after in own.pairs]
+        parts.append((changes, [_size(before) for before, _ in own.pairs], units[language]))
+    return Total(measure, len(rows), mean_difference(parts), worst.language if is_any else None)
+
+
+def _units_of(languages: Mapping[str, Sequence[Answer]]) -> dict[str, list[str]]:
+    """Return the unit of each answer: answers of a passage, or to one question in several languages, have the same.
+
+    Questions of several languages are one if they have the same id, or the same place in files that have none.
+    """
+    leaders: dict[str, str] = {}
+
+    def leader(name: str) -> str:
+        while (above := leaders.setdefault(name, name)) != name:
+            leaders[name] = leaders[above]
+            name = above
+        return name
+
+    names: dict[str, list[str]] = {}
+    for language, rows in languages.items():
+        names[language] = []
+        for number, row in enumerate(rows):
+            asked = str(row.get("document", f"{language}/{number}"))
+            if row.get("metric") == BITS_PER_SENTENCE:
+                asked = asked.removeprefix(f"{language}/")  # what remains is the number of the sentence
+            names[language].append(f"asked {asked}")
+            if cluster := str(row.get("cluster", "")):
+                leaders[leader(f"asked {asked}")] = leader(f"shares {cluster}")
+    return {language: [leader(name) for name in own] for language, own in names.items()}

@@ -40,12 +40,19 @@ class Family:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95% interval of the mean, from those of the languages; None if one has none."""
-        if len(self.scores) == 1:
-            low, high = self.scores[0].low, self.scores[0].high
-            return None if low is None or high is None else (low, high)
-        half = _half(self.scores)
-        return None if half is None else (self.value - half, self.value + half)
+        """The 95% interval of the mean, from those of the languages; None if one has none.
+
+        Where questions may be the same in each language, translated, it is the mean of the intervals, which holds
+        however alike the languages' errors are; it may be wider than it had to be. Those of `continuation`, which have
+        documents of their own, are independent.
+        """
+        bounds = [(one.low, one.high) for one in self.scores if one.low is not None and one.high is not None]
+        if not bounds or len(bounds) < len(self.scores):
+            return None
+        if self.name == CONTINUATION and len(bounds) > 1:
+            half = sqrt(sum((high - low) ** 2 for low, high in bounds)) / 2 / len(bounds)
+            return (self.value - half, self.value + half)
+        return _mean([low for low, _ in bounds]), _mean([high for _, high in bounds])
 
     @property
     def chance(self) -> float | None:
@@ -68,16 +75,18 @@ class Family:
     @property
     def is_sound(self) -> bool:
         """Whether nothing speaks against it: no untrained network was asked, or it scores about chance in it."""
-        half = _half(self.untrained)
-        if half is None or not self.is_checked:
+        if not self.is_checked:
             return True
-        chance = _mean([one.chance for one in self.untrained if one.chance is not None])
-        return abs(_mean([value_of(one) for one in self.untrained]) - chance) <= half / 1.96 * _FAR
+        control = Family(self.name, self.untrained)
+        assert control.interval is not None and control.chance is not None
+        half = (control.interval[1] - control.interval[0]) / 2
+        return abs(control.value - control.chance) <= half / 1.96 * _FAR
 
     @property
     def is_checked(self) -> bool:
         """Whether an untrained network was asked, and its score has an interval and a chance."""
-        return _half(self.untrained) is not None and all(one.chance is not None for one in self.untrained)
+        control = Family(self.name, self.untrained)
+        return control.interval is not None and control.chance is not None
 
     @property
     def is_headline(self) -> bool:
@@ -89,6 +98,11 @@ class Family:
         """The language with the lowest score, or where less is better the highest."""
         sign = 1 if self.higher_is_better else -1
         return min(self.scores, key=lambda one: (sign * value_of(one), one.language))
+
+    @property
+    def num_worst(self) -> int:
+        """How many languages have the score of the worst."""
+        return sum(value_of(one) == value_of(self.worst) for one in self.scores)
 
     @property
     def by_script(self) -> Mapping[str, float]:
@@ -136,10 +150,13 @@ def adjusted(score: TaskScore) -> float | None:
 
 
 def beats_chance(score: TaskScore, *others: float) -> bool:
-    """Return whether a score's interval lies on the better side of chance, and of all others; False if it has none."""
-    if score.low is None or score.high is None or score.chance is None:
+    """Return whether a score's interval lies on the better side of chance and of all others.
+
+    False if it has no interval, or if there is neither chance nor another score.
+    """
+    known: list[float] = [*others, *(() if score.chance is None else (score.chance,))]
+    if score.low is None or score.high is None or not known:
         return False
-    known = (score.chance, *others)
     return score.low > max(known) if score.higher_is_better else score.high < min(known)
 
 
@@ -151,9 +168,3 @@ def value_of(score: TaskScore) -> float:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _half(scores: Sequence[TaskScore]) -> float | None:
-    """Return half of the 95% interval of the mean over languages, as if they were independent."""
-    halves = [(one.high - one.low) / 2 for one in scores if one.low is not None and one.high is not None]
-    return sqrt(sum(half**2 for half in halves)) / len(halves) if halves and len(halves) == len(scores) else None

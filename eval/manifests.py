@@ -1,6 +1,7 @@
 """The manifest of the stage `evaluate`."""
 
 from collections.abc import Mapping
+from math import nan
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -52,7 +53,8 @@ class TaskScore(_Entry):
     """The score; None if the task failed."""
 
     low: float | None
-    """The 95% interval: Wilson's, or with errors by clusters; None if nothing can be said of it."""
+    """The 95% interval: Wilson's, with errors by clusters, or of what is no mean by bootstrap; None if nothing can be
+    said of it."""
 
     high: float | None
     higher_is_better: bool = True
@@ -62,7 +64,8 @@ class TaskScore(_Entry):
     """Score of a guess; None where nothing is chosen."""
 
     detectable: float | None
-    """The least difference to another model that so many questions show, at 5% with a power of 80%."""
+    """The least difference to another model that so many questions show, at 5% with a power of 80%; None where answers
+    do not vary, so that nothing is known of it, and of a score that is no mean."""
 
     digest: str
     """SHA-256 over the questions."""
@@ -177,13 +180,18 @@ class Scores(Manifest):
 
     @property
     def mean_bits_per_byte(self) -> float:
-        """The mean over languages, all with the same weight."""
+        """The mean over languages, all with the same weight; NaN if no held-out document was scored."""
+        if not self.bits_per_byte:
+            return nan
         return sum(score.bits_per_byte for score in self.bits_per_byte.values()) / len(self.bits_per_byte)
 
     def summary(self) -> str:
         ordered = sorted(self.bits_per_byte, key=lambda language: self.bits_per_byte[language].bits_per_byte)
-        best, worst = (f"{lang} {self.bits_per_byte[lang].bits_per_byte:.2f}" for lang in (ordered[0], ordered[-1]))
-        line = f"{self.mean_bits_per_byte:.3f} bits a byte over {len(ordered)} languages (best {best}, worst {worst})"
+        line = "no held-out document was scored"
+        if ordered:
+            best, worst = (f"{lang} {self.bits_per_byte[lang].bits_per_byte:.2f}" for lang in (ordered[0], ordered[-1]))
+            mean = f"{self.mean_bits_per_byte:.3f} bits a byte"
+            line = f"{mean} over {len(ordered)} languages (best {best}, worst {worst})"
         for name, (value, chance, number) in mean_scores(self.tasks).items():
             guess = "" if chance is None else f", chance {chance:.0%}"
             over = f" over {number} languages" if number > 1 else ""

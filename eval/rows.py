@@ -5,15 +5,19 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite, log
+from math import inf, isnan, log
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cluster.host.files import write_text
 from configs.evaluation import CONTINUATION
 from data_prep.sources.document import Document
 from eval.manifests import BitsPerByte, BitsPerSentence, TaskScore
 from eval.statistics import Interval, accuracy, bits_per_byte, detectable_difference
+from eval.tasks.aggregates import BITS_PER_BYTE as BITS_OF_TEXT
+from eval.tasks.aggregates import MEAN
 from eval.tasks.task import BITS_PER_BYTE, BITS_PER_SENTENCE, GENERATIONS, Task
 
 
@@ -95,20 +99,11 @@ def rows_of(
 def _row(
     task: Task, found: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], *, is_decontaminated: bool
 ) -> TaskScore:
-    values = [float(one["value"]) for one in answers]
-    weights = [int(one["weight"]) for one in answers]
-    of = [one["cluster"] or f"alone {number}" for number, one in enumerate(answers)]
-    clusters = of if len(set(of)) < len(of) else None
-    value, low, high, detectable = found.get("value"), None, None, None
-    if answers and all(value == value for value in values):  # NaN: a score of the whole, such as BLEU
-        is_likelihood = any(weight != 1 for weight in weights)
-        interval = bits_per_byte(values, weights) if is_likelihood else accuracy(values, clusters)
-        value = interval.value
-        low, high = _bounds(interval, len(values))
-        detectable = None if is_likelihood else detectable_difference(values, clusters)
+    statistics = _statistics(found, answers)
     kind = found.get("kind", task.kind or "")
     chance = task.chance
-    if chance is None and kind == "multiple_choice" and answers and all(one["num_choices"] for one in answers):
+    is_choice = kind == "multiple_choice" and found.get("aggregation") == MEAN
+    if chance is None and is_choice and answers and all(one["num_choices"] for one in answers):
         chance = sum(1 / one["num_choices"] for one in answers) / len(answers)
     return TaskScore(
         task=task.name,
@@ -121,11 +116,11 @@ def _row(
         version="/".join(filter(None, (task.version, found.get("version", "")))),
         num_questions=len(answers),
         num_truncated=found.get("num_truncated", 0),
-        value=value,
-        low=low,
-        high=high,
+        value=statistics.value,
+        low=statistics.low,
+        high=statistics.high,
         chance=chance,
-        detectable=detectable if detectable is not None and isfinite(detectable) else None,
+        detectable=statistics.detectable,
         higher_is_better=found.get("higher_is_better", True),
         digest=found.get("digest", ""),
         licence=task.licence,
@@ -133,6 +128,38 @@ def _row(
         is_decontaminated=is_decontaminated,
         failure=found.get("failure", ""),
     )
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """A task's score in one language, with what is known of it."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    detectable: float | None = None
+
+
+def _statistics(found: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> _Statistics:
+    """Return the score of answers, which is lm-eval's if it gives one, with the interval of how it was made of them."""
+    value, aggregation = found.get("value"), found.get("aggregation")
+    scored = [one for one in answers if not isnan(one["value"])]
+    if "failure" in found or not scored or aggregation not in (MEAN, BITS_OF_TEXT):
+        return _Statistics(value, found.get("low"), found.get("high"))
+    is_whole = len(answers) == len(found["answers"])  # of the rows of several languages each has its own mean
+    values, weights = ([float(one[key]) for one in scored] for key in ("value", "weight"))
+    of = [one["cluster"] or f"alone {number}" for number, one in enumerate(scored)]
+    clusters = of if len(set(of)) < len(of) else None
+    if aggregation == BITS_OF_TEXT:
+        sums = np.unique(np.asarray(of), return_inverse=True)[1]  # by passage, where some share one
+        nats, sizes = (np.bincount(sums, own).tolist() for own in (values, weights))
+        interval, detectable = bits_per_byte(nats, sizes), None
+    else:
+        interval, detectable = accuracy(values, clusters), detectable_difference(values, clusters)
+    low, high = _bounds(interval, len(set(of)))
+    own = value if value is not None and is_whole else interval.value
+    known = detectable if detectable is not None and 0 < detectable < inf else None  # 0: answers that do not vary
+    return _Statistics(own, low, high, known)
 
 
 def write_answers(
@@ -160,6 +187,7 @@ def write_answers(
                     "family": task.family,
                     "metric": found["metric"],
                     "higher_is_better": found["higher_is_better"],
+                    "aggregation": found["aggregation"],
                 }
                 for one in found.get("answers", [])
             ),

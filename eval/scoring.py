@@ -2,12 +2,12 @@
 
 import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from cluster.executor import Executor
 from cluster.host.files import write_text
@@ -15,9 +15,11 @@ from configs.base import Artifact
 from configs.evaluation import CONTINUATION, EvaluateConfig
 from data_prep.manifests import TrainedTokenizer
 from data_prep.sources.document import Document
+from eval.begun import mark_begun
 from eval.manifests import BitsPerByte, TaskScore
 from eval.parallel import Sentences
 from eval.rows import Answered, Prompt, bits_of_groups, rows_of, write_answers
+from eval.tasks.answers import Answer, Answers
 from eval.tasks.continuation import NUM_CHOICES, make_questions
 from eval.tasks.task import Task
 from eval.workers import Prompts, TaskWork, Texts, Untrained, Weights, WorkerPaths, answer, continue_texts, score_texts
@@ -35,7 +37,7 @@ MAX_PROMPT = 160
 """Characters of a prompt at most."""
 
 MOST_DEATHS = 2
-"""Workers that a task may kill before it counts as failed."""
+"""Processes that may end while they ask a task before it counts as failed, in all commands since it was answered."""
 
 Work = Texts | Prompts | TaskWork
 
@@ -47,8 +49,6 @@ class _Item:
     paths: WorkerPaths
     work: Work
     done: Path
-    call: str = ""
-    """What is told apart of other runs that ask the same."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Scoring:
         work: list[Work] = [_task_work(task, self.documents, self.config) for task in self.tasks]
         work += _cut_texts([document.text for document in self.documents])
         work += _cut_texts([one for own in self.sentences.values() for one in own])
-        kept = (_kept(self._item(weights, one, parts).done) for one in work)
+        kept = (_kept(self._item(weights, one, parts)) for one in work)
         return all(one is not None and "failure" not in one for one in kept)
 
     def bits(self, answered: Answered, by: Callable[[Document], list[str]]) -> dict[str, BitsPerByte]:
@@ -142,10 +142,9 @@ class Scoring:
     def _ask(
         self, weights: Weights, work: Sequence[Work], parts: Path, executor: Executor
     ) -> Iterator[Mapping[str, Any]]:
-        call = uuid4().hex[:12]
-        items = [replace(self._item(weights, one, parts), call=call) for one in work]
+        items = [self._item(weights, one, parts) for one in work]
         for item in items:
-            _forget_failure(item.done)
+            _forget_failure(item)
         if isinstance(weights, Untrained):
             label = "what an untrained network answers"
         else:
@@ -227,7 +226,7 @@ def _continuation(task: Task) -> Task:
 
 def _do(item: _Item) -> dict[str, Any]:
     """Do an item of work, or return the answer that was kept before."""
-    if (kept := _kept(item.done)) is not None:
+    if (kept := _kept(item)) is not None:
         return kept
     work = item.work
     if isinstance(work, TaskWork):
@@ -240,38 +239,47 @@ def _do(item: _Item) -> dict[str, Any]:
     return found
 
 
-def _kept(done: Path) -> dict[str, Any] | None:
+def _kept(item: _Item) -> dict[str, Any] | None:
     """Return the answer that was kept; None if there is none, or it was damaged."""
     try:
-        found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        found = json.loads(item.done.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return found
+    return found if isinstance(found, dict) and _is_whole(found, item.work) else None
+
+
+def _is_whole(found: Mapping[str, Any], work: Work) -> bool:
+    """Return whether an answer to some work has all that it should have."""
+    if not isinstance(work, TaskWork):
+        given = found.get("texts" if isinstance(work, Prompts) else "nats")
+        return isinstance(given, list) and len(given) == len(work.texts)
+    if "failure" in found:
+        return isinstance(found["failure"], str)
+    answers = found.get("answers")
+    names = {one.name for one in fields(Answer)}
+    is_read = isinstance(answers, list) and all(isinstance(one, dict) and names <= one.keys() for one in answers)
+    return bool(answers) and is_read and {one.name for one in fields(Answers)} <= found.keys()
 
 
 def _unless_fatal(item: _Item, work: TaskWork) -> dict[str, Any]:
-    """Return a task's answers, or a failure if workers of this call died of it, by a count in a file beside the answer.
+    """Return a task's answers, or a failure if processes of this and earlier commands died of it.
 
-    Such a death, as of want of memory, is no exception that could be caught, and the executor tries again.
+    Such a death, as of want of memory, is no exception that could be caught. A file beside the answer, which is locked
+    as long as it is asked, tells of each; the next command tries again, or the executor.
     """
-    begun = item.done.with_suffix(f".{item.call}.begun")
-    deaths = len(begun.read_bytes()) if begun.exists() else 0
-    if deaths >= MOST_DEATHS:
-        begun.unlink()
-        return {"failure": f"its worker died {deaths} times while it was asked, perhaps of want of memory"}
-    begun.parent.mkdir(parents=True, exist_ok=True)
-    with begun.open("ab") as file:
-        file.write(b".")
-    try:
+    with mark_begun(item.done) as deaths:
+        if deaths >= MOST_DEATHS:
+            return {"failure": f"its process died {deaths} times while it was asked, perhaps of want of memory"}
+        if deaths:
+            told = f"{work.task.name}: a process died while it was asked, perhaps of want of memory; it is asked again"
+            print(told, file=sys.stderr)
         return _answered(item.paths, work)
-    finally:
-        begun.unlink(missing_ok=True)
 
 
-def _forget_failure(done: Path) -> None:
+def _forget_failure(item: _Item) -> None:
     """Delete the answer of a task that failed in an earlier run, so that it is asked again."""
-    if "failure" in (_kept(done) or {}):
-        done.unlink(missing_ok=True)
+    if "failure" in (_kept(item) or {}):
+        item.done.unlink(missing_ok=True)
 
 
 def _answered(paths: WorkerPaths, work: TaskWork) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Tells which tasks give signal at a model's scale, from what its checkpoints scored.
 
 After the criteria of FineTasks (Hugging Face, 2024): a task's score is better than chance and an untrained network's,
-gets better with training, and does so by more than it varies from one checkpoint to the next.
+or than 0 where neither is known, gets better with training, and does so by more than it varies from one checkpoint to
+the next.
 """
 
 from collections.abc import Sequence
@@ -27,8 +28,11 @@ class Signal:
     task: str
     num_checkpoints: int
     num_above_chance: int
-    """Languages whose interval at the last checkpoint is on the better side of chance, and of what an untrained network
-    scored."""
+    """Languages whose interval at the last checkpoint is on the better side of what `compared_with` says."""
+
+    compared_with: str
+    """What knows nothing, that scores are compared with: a guess, an untrained network, both, or the score 0 of what is
+    no choice. Empty where there is nothing: no chance, no untrained network, and less is better."""
 
     num_languages: int
     correlation: float
@@ -61,18 +65,22 @@ def screen(scores: Scores) -> list[Signal]:
         whole = [one for one in curve if name in one.tasks and one.num_languages.get(name, 0) == most]
         points = [(one.step, one.tasks[name]) for one in whole]
         own = [one for one in scores.tasks if one.family == name]
-        above = sum(_is_above(one, untrained.get((one.task, one.language))) for one in own)
+        floors = [_floors(one, untrained.get((one.task, one.language))) for one in own]
+        above = sum(beats_chance(one, *given.values()) for one, given in zip(own, floors, strict=True))
+        compared = " and ".join(dict.fromkeys(name for given in floors for name in given))
         sign = 1 if all(one.higher_is_better for one in own) else -1
         values = [sign * value for _, value in points]
         steps = [step for step, _ in points]
         correlation = float(stats.spearmanr(steps, values).statistic) if len(set(values)) > 1 else 0.0
-        found.append(Signal(name, len(points), above, len(own), correlation, _signal_to_noise(values)))
+        found.append(Signal(name, len(points), above, compared, len(own), correlation, _signal_to_noise(values)))
     return found
 
 
-def _is_above(score: TaskScore, untrained: float | None) -> bool:
-    """Return whether a score's interval is better than chance, and than an untrained network's score, if any."""
-    return beats_chance(score) if untrained is None else beats_chance(score, untrained)
+def _floors(score: TaskScore, untrained: float | None) -> dict[str, float]:
+    """Return the scores of what knows nothing, by what it is: of a task without chance, such as one of writing, 0."""
+    known = {"chance": score.chance, "an untrained network": untrained}
+    found = {name: value for name, value in known.items() if value is not None}
+    return found or ({"0": 0.0} if score.higher_is_better else {})
 
 
 def _signal_to_noise(values: Sequence[float]) -> float:

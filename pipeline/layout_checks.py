@@ -59,8 +59,10 @@ def check_pool_settings(ready: Prepared, cluster: Loaded[ClusterConfig]) -> None
         if isinstance(step.config, TrainConfig) and are_known(cluster.config, step.pool):
             with suppress(TooFew):  # which is said beside what fits
                 _, placement = lay_out(cluster.config, step.pool)
-                if (reason := why_not_attention(step.config, placement)) is not None:
-                    attention.append(Problem(("pools", step.pool, "attention"), reason))
+                for own in placement.members or (placement,):
+                    if (reason := why_not_attention(step.config, own)) is not None:
+                        attention.append(Problem(("pools", step.pool, "attention"), reason))
+                        break
         training = ready.plan.steps.get(step.one("init" if isinstance(step.config, TrainConfig) else "model") or "")
         if training is not None and training.name in to_make and isinstance(training.config, TrainConfig):
             rule = pools[training.pool].retention

@@ -11,6 +11,7 @@ from pydantic import JsonValue, ValidationError
 from configs.base import Artifact, Config, InfrastructureError, Manifest, UserError
 from configs.cluster import ClusterConfig, StorageConfig
 from configs.data.stages import CleanConfig, ImportTokenizerConfig, TrainTokenizerConfig
+from configs.launchers import NodesLauncher, node_groups
 from configs.load import Loaded, Problem
 from configs.run import RunConfig
 from configs.training.train import CadenceConfig, TrainConfig
@@ -189,6 +190,32 @@ def needed_steps(ready: Prepared) -> Mapping[str, str]:
 def steps_to_make(ready: Prepared) -> list[str]:
     """Return the steps that the wanted outputs need and that are not made yet."""
     return [name for name, word in needed_steps(ready).items() if word == "make"]
+
+
+def unused_pools(ready: Prepared, machines: ClusterConfig) -> list[str]:
+    """Return the pools that no step that is to be made uses; none where nothing is to be made."""
+    used = {ready.plan.steps[name].pool for name in steps_to_make(ready)}
+    return [name for name in machines.pools if name not in used] if used else []
+
+
+def describe_unused(ready: Prepared, machines: ClusterConfig) -> list[str]:
+    """Say of each pool that nothing uses, and of nodes that the launcher asks for and nothing uses, that it is so."""
+    unused = unused_pools(ready, machines)
+    lines = [f"pool {name!r} is used by no step that is to be made" for name in unused]
+    launcher, asked = machines.launcher, machines.without_pools(unused)
+    if not isinstance(launcher, NodesLauncher):
+        return lines
+    if asked is not machines:
+        return [f"{line}; nodes that only it needs are not asked for" for line in lines]
+    kinds = [kind for name, pool in machines.pools.items() if name not in unused for kind in pool.kinds()]
+    known = [kind.num_nodes for kind in kinds if kind.num_nodes is not None]
+    number, most = sum(group.num_nodes for group in node_groups(launcher, machines.pools)), sum(known)
+    if len(known) == len(kinds) and number > most:
+        lines.append(
+            f"the launcher asks for {number} nodes, and the pools that are used have {most} by their num_nodes: the "
+            "others would be idle"
+        )
+    return lines
 
 
 def check_stages(ready: Prepared) -> None:

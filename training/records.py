@@ -18,8 +18,8 @@ CHECKPOINT_FILE = "checkpoint.json"
 """Name of the file with the CheckpointRecord in a checkpoint's directory, written before that gets its name."""
 
 DELETED_FILE = "deleted.jsonl"
-"""Name of the file, beside the checkpoints, with a CheckpointKey a line for each that retention deleted
-and the recipe asked for."""
+"""Name of the file beside the checkpoints with a CheckpointKey a line for each that the recipe asked for and retention
+deleted."""
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
 """The name of a checkpoint's directory: the optimizer steps before it, as `step-00000200`."""
@@ -134,7 +134,39 @@ class RankFileSums(BaseModel):
     """Digest of the whole file, computed while it is written, for the artifact's record; None in older checkpoints."""
 
 
-_LATER_FIELDS = ("recent", "validation_loss", "own", "batch_ramp", "num_skipped")
+_LATER_FIELDS = ("recent", "validation_loss", "own", "batch_ramp", "num_skipped", "speeds")
+
+
+class DeviceSpeed(_Frozen):
+    """How fast devices of one type are."""
+
+    kind: str
+    """The member of the pool; empty where it has none."""
+
+    device: str
+    """Its name with the driver; of a CPU the architecture."""
+
+    pass_seconds: tuple[float, ...]
+    """Seconds of a forward and backward pass over 1, 2, ... sequences, as many as its memory holds; never falling."""
+
+
+class Speeds(_Frozen):
+    """How fast each rank is, by which a step's sequences are shared (training/allocation/balance.py)."""
+
+    version: int
+    step: int
+    """The optimizer step after which this version was made."""
+
+    why: str
+    devices: tuple[DeviceSpeed, ...]
+    device_of_rank: tuple[int, ...]
+    """By rank, the index of its type in `devices`."""
+
+    slowdown: tuple[float, ...]
+    """By rank, how many times as long as its type it takes."""
+
+    pass_communication: float = 0.0
+    """Seconds that the collectives of a pass take, where each pass has some."""
 
 
 class CheckpointRecord(_Frozen):
@@ -186,6 +218,9 @@ class CheckpointRecord(_Frozen):
 
     num_skipped: int | None = None
     """Optimizer steps that left the weights as they were; None in older checkpoints, where it is step - num_updates."""
+
+    speeds: Speeds | None = None
+    """By what sequences were shared among ranks; None where that was evenly, and in older checkpoints."""
 
     checksum: str = ""
     """Checksum of all fields above; empty until `sealed` sets it."""

@@ -1,13 +1,14 @@
 """Whether the tools of a launcher are there and what they talk to answers."""
 
 import shutil
+from collections import Counter
 
 from cluster.doctor.report import Finding, fail, fail_with_error, ok
 from cluster.host.programs import run_program
 from cluster.launch.launcher import launcher_for
 from configs.base import UserError
 from configs.cluster import ClusterConfig
-from configs.launchers import KubernetesLauncher, SlurmLauncher
+from configs.launchers import KubernetesLauncher, SlurmLauncher, node_groups, slurm_for
 
 _UP = ("idle", "mixed", "allocated", "completing", "mix", "alloc", "comp")
 """States of a node (sinfo(1)) from which it can take a job, now or later."""
@@ -23,8 +24,9 @@ def launcher_findings(machines: ClusterConfig) -> list[Finding]:
         return [fail_with_error(check, error)]
     match launcher:
         case SlurmLauncher():
-            slurm = _partition_finding(launcher)  # a Slurm that answers has its authentication, by whichever socket
-            return [slurm] if slurm.level == "OK" else [_munge_finding(), slurm]
+            found = _partition_findings(launcher, machines)
+            answers = all(one.level == "OK" for one in found)  # it has its authentication, by whichever socket
+            return found if answers else [_munge_finding(), *found]
         case KubernetesLauncher():
             return _kubernetes_findings(launcher)
         case _:
@@ -44,22 +46,29 @@ def _munge_finding() -> Finding:
     return fail("munge", check.last_line, fix="the same /etc/munge/munge.key and the same time on every node")
 
 
-def _partition_finding(launcher: SlurmLauncher) -> Finding:
-    """Check that slurmctld answers, and that the partition could ever give the nodes."""
-    partition = ["-p", launcher.partition] if launcher.partition else []
-    listing = run_program(["sinfo", "-h", *partition, "-o", "%D %T %R"])
+def _partition_findings(launcher: SlurmLauncher, machines: ClusterConfig) -> list[Finding]:
+    """Check each partition that the job asks for nodes of."""
+    asked: Counter[str | None] = Counter()
+    for group in node_groups(launcher, machines.pools):
+        asked[slurm_for(launcher, group.kind).partition] += group.num_nodes
+    return [_partition_finding(partition, number) for partition, number in asked.items()]
+
+
+def _partition_finding(partition: str | None, num_nodes: int) -> Finding:
+    """Check that slurmctld answers, and that a partition, or else Slurm's default, could ever give so many nodes."""
+    listing = run_program(["sinfo", "-h", *(["-p", partition] if partition else []), "-o", "%D %T %R"])
     if not listing.ok:
         fix = "check that slurmctld is up (scontrol ping) and that /etc/slurm/slurm.conf, or SLURM_CONF, names it"
         return fail("Slurm", listing.last_line, fix=fix)
     rows = [line.split(maxsplit=2) for line in listing.output.splitlines()]
     num_up = sum(int(row[0]) for row in rows if row[1].strip("*~#!%$@^-").lower() in _UP)
-    name = f"partition {launcher.partition}" if launcher.partition else "Slurm"
+    name = f"partition {partition}" if partition else "Slurm"
     if not rows:
         return fail("Slurm", f"there is no {name}", fix="set `partition` in the cluster file; sinfo lists them")
-    if num_up < launcher.num_nodes:
+    if num_up < num_nodes:
         fix = "lower num_nodes, or take another partition; sinfo -R says why nodes are down"
-        return fail("Slurm", f"{name}: {num_up} nodes are up, {launcher.num_nodes} are asked for", fix=fix)
-    return ok("Slurm", f"{name}: {num_up} nodes are up, {launcher.num_nodes} asked for")
+        return fail("Slurm", f"{name}: {num_up} nodes are up, {num_nodes} are asked for", fix=fix)
+    return ok("Slurm", f"{name}: {num_up} nodes are up, {num_nodes} asked for")
 
 
 def _kubernetes_findings(launcher: KubernetesLauncher) -> list[Finding]:

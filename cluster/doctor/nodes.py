@@ -26,9 +26,10 @@ from cluster.doctor.report import Finding, Report, fail, fail_with_error, ok, on
 from cluster.doctor.software import Clock, clock_finding, installed_versions, version_finding
 from cluster.host.network import free_port
 from cluster.machines import Node
+from cluster.members import device_of_all, distinct_nodes, name_of_kind
 from cluster.placement import missing_machines
 from cluster.ray.connection import connect, first_line
-from cluster.ray.nodes import nodes_of
+from cluster.ray.nodes import nodes_by_kind
 from configs.base import UserError
 from configs.cluster import ClusterConfig
 from configs.pools import PoolConfig
@@ -49,12 +50,15 @@ def examine_nodes(machines: ClusterConfig, *, address: str, store: Path, quick: 
     """Join the Ray at `address` and report what the nodes of the pools, and pairs of them, find."""
     try:
         with joined_ray(address), locked_file(store) as locked:
-            pools = {name: nodes_of(pool) for name, pool in machines.pools.items()}
-            nodes = list({node.id: node for found in pools.values() for node in found}.values())
+            pools = {name: nodes_by_kind(pool) for name, pool in machines.pools.items()}
+            kinds = [kind for pool in machines.pools.values() for kind in pool.kinds()]
+            by_kind = [own for found in pools.values() for own in found]
+            nodes = distinct_nodes(by_kind)
 
             def needs(node: Node) -> NodeNeeds:
-                wants = [pool.wants_gpus for name, pool in machines.pools.items() if node in pools[name]]
-                return node_needs(machines, store, quick=quick, gpus=bool(node.num_gpus) or any(wants), locked=locked)
+                own = (kind for kind, there in zip(kinds, by_kind, strict=True) if node.id in {one.id for one in there})
+                wants = any(kind.wants_gpus for kind in own)
+                return node_needs(machines, store, quick=quick, gpus=bool(node.num_gpus) or wants, locked=locked)
 
             with Probes(nodes) as probes:
                 states = probes.examine(needs, timeout_seconds=QUICK_NODE_SECONDS if quick else NODE_SECONDS)
@@ -68,7 +72,7 @@ def examine_nodes(machines: ClusterConfig, *, address: str, store: Path, quick: 
         fix = "mend the store's permissions first: it is where the nodes are to meet"
         return Report(quick=quick, findings=(fail("nodes", f"{store}: {error.strerror}", fix=fix),))
     hosts = unique_names(nodes)
-    findings = [*_pool_findings(machines, pools), *_node_findings(states, hosts, ours=installed_versions())]
+    findings = [*pool_findings(machines, pools), *_node_findings(states, hosts, ours=installed_versions())]
     for node, clock in clocks.items():
         findings += on_host(hosts[node], [_clock_finding(clock)])
     names = [hosts[node.id] for node in nodes]
@@ -107,19 +111,34 @@ def _clock_finding(clock: Clock | str) -> Finding:
     return clock_finding(clock.skew_seconds, clock.within_seconds)
 
 
-def _pool_findings(machines: ClusterConfig, pools: Mapping[str, list[Node]]) -> list[Finding]:
-    return [_pool_finding(name, machines.pools[name], nodes) for name, nodes in pools.items()]
+def pool_findings(machines: ClusterConfig, pools: Mapping[str, list[list[Node]]]) -> list[Finding]:
+    """Report what is there of each pool; of one with members for each of them, and whether they go together."""
+    findings: list[Finding] = []
+    for name, nodes in pools.items():
+        pool = machines.pools[name]
+        for number, (kind, own) in enumerate(zip(pool.kinds(), nodes, strict=True)):
+            check = f"pool {name}, {name_of_kind(pool, number)}" if pool.members else f"pool {name}"
+            # An elastic pool goes on without a member for as long as its machines are away.
+            findings.append(
+                _kind_finding(check, kind, own, may_be_away=bool(pool.members and pool.min_ranks and kind.machines))
+            )
+        if pool.members and all(finding.level != "FAIL" for finding in findings[-len(nodes) :]):
+            try:
+                device_of_all(pool, nodes)
+            except UserError as error:
+                findings.append(fail_with_error(f"pool {name}", error))
+    return findings
 
 
-def _pool_finding(name: str, pool: PoolConfig, nodes: Sequence[Node]) -> Finding:
-    check, missing = f"pool {name}", missing_machines(pool, nodes)
+def _kind_finding(check: str, pool: PoolConfig, nodes: Sequence[Node], *, may_be_away: bool) -> Finding:
+    missing = missing_machines(pool, nodes)
     num_gpus = sum(node.num_gpus for node in nodes)
     gpus = f", {num_gpus} GPUs" if num_gpus else ""
     seen = f"{len(nodes)} nodes, {sum(node.num_cpus for node in nodes)} cores{gpus}"
-    if not nodes:
+    if not nodes and not may_be_away:
         fix = "ray start --labels, or mend the pool"
         return fail(check, "no node has its accelerator and labels", fix=fix)
-    if pool.wants_gpus and not num_gpus:
+    if nodes and pool.wants_gpus and not num_gpus:
         fix = "see nvidia-smi on the nodes, ray start --num-gpus, or device: cpu in the pool"
         return fail(check, f"{seen}, and no GPU, which it wants", fix=fix)
     if missing:
@@ -130,7 +149,8 @@ def _pool_finding(name: str, pool: PoolConfig, nodes: Sequence[Node]) -> Finding
 
 def _expected_gigabits(machines: ClusterConfig) -> float | None:
     """Return the speed of the slowest network that the cluster file describes, in Gbit/s; None if it describes none."""
-    described = [pool.machines.network_gbps_per_node for pool in machines.pools.values() if pool.machines]
+    kinds = [kind for pool in machines.pools.values() for kind in pool.kinds()]
+    described = [kind.machines.network_gbps_per_node for kind in kinds if kind.machines]
     return min((gigabits for gigabits in described if gigabits), default=None)
 
 

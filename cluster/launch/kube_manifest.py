@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from cluster.launch.entry import entry_command
 from cluster.launch.launcher import Submission
 from cluster.launch.shared import grace_before_kill_seconds, public_environment
 from configs.base import ConfigError
-from configs.launchers import KEY_OF_ITEMS, KubernetesLauncher
+from configs.launchers import KubernetesLauncher, NodeGroup, kubernetes_for, node_groups
 from configs.load import dump_yaml, parse, quote_yaml
+from configs.nodes import KEY_OF_ITEMS
 
 MAX_NAME = 47
 """Most characters in the name of a RayJob: KubeRay makes other names from it, of at most 63 characters."""
@@ -44,12 +45,17 @@ def rayjob(config: KubernetesLauncher, submission: Submission) -> str:
     they do not fit, or if no volume of the pods holds the run.
     """
     _check_mounted(config, submission)
-    manifest: dict[str, Any] = parse(_fill_template(config, submission))
+    groups = [group for group in node_groups(config, submission.cluster.pools) if group.num_nodes]
+    manifest: dict[str, Any] = parse(_fill_template(config, submission, groups))
     kept = {path: _at(manifest, path) for path in _KEPT}
     cluster = manifest["spec"]["rayClusterSpec"]
     pod = config.pod.model_dump(exclude_unset=True)
     for group, own in ((cluster["headGroupSpec"], HEAD), *((group, WORKER) for group in cluster["workerGroupSpecs"])):
         group["template"] = merge(group["template"], _for_pod(pod, own), "launcher.pod")
+    for group, kind in zip(cluster["workerGroupSpecs"], groups, strict=True):
+        if (asked := kind.kind.kubernetes) is not None:
+            pod, pool = asked.pod.model_dump(exclude_unset=True), kind.name.rpartition("-")[0]
+            group["template"] = merge(group["template"], _for_pod(pod, WORKER), f"pools.{pool}.kubernetes.pod")
     manifest = merge(manifest, config.rayjob, "launcher.rayjob")
     for path, value in kept.items():
         if _at(manifest, path) != value:
@@ -131,7 +137,20 @@ def _for_pod(pod: Mapping[str, Any], own: str) -> dict[str, Any]:
     return {**pod, "spec": spec} if spec else dict(pod)
 
 
-def _fill_template(config: KubernetesLauncher, submission: Submission) -> str:
+def _worker_groups(config: KubernetesLauncher, groups: Sequence[NodeGroup]) -> list[dict[str, Any]]:
+    """Return what the template has to know of each group of workers; one alone is called `workers`."""
+    return [
+        {
+            "name": "workers" if len(groups) == 1 else re.sub(r"[^a-z0-9-]+", "-", group.name.lower()),
+            "replicas": group.num_nodes,
+            "asked": kubernetes_for(config, group.kind),
+            "labels": group.labels,
+        }
+        for group in groups
+    ]
+
+
+def _fill_template(config: KubernetesLauncher, submission: Submission, groups: Sequence[NodeGroup]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined
     )
@@ -140,6 +159,7 @@ def _fill_template(config: KubernetesLauncher, submission: Submission) -> str:
     limit = submission.cluster.time_limit_minutes
     return environment.get_template("rayjob.yaml.j2").render(
         config=config,
+        groups=_worker_groups(config, groups),
         submission=submission,
         name=rayjob_name(submission.name),
         entrypoint=entry_command(submission),

@@ -113,7 +113,7 @@ def _submit_job(submission: Submission, script: str) -> str:
 def _find_queued_job(name: str) -> int | None:
     """Return the job of that name, if one waits or runs: a submission may have been cut off before it was recorded."""
     job_ids = _call_to_submit("squeue", "--noheader", "--me", f"--name={name}", "--format=%A").split()
-    return int(job_ids[0]) if job_ids else None
+    return min(map(int, job_ids), default=None)  # of a heterogeneous job the first component, which is its leader
 
 
 def _call_to_submit(*command: str, environment: Mapping[str, str] | None = None) -> str:
@@ -147,7 +147,8 @@ def _cancel(job_id: int, *options: str) -> None:
 
 
 def _status_from_controller(shown: str) -> DriverStatus:
-    fields = dict(re.findall(r"(JobState|Reason|ExitCode)=(\S+)", shown))
+    leader = shown.splitlines()[0]  # of a heterogeneous job, each component of which has a line
+    fields = dict(re.findall(r"(JobState|Reason|ExitCode)=(\S+)", leader))
     reason = "" if fields["Reason"] == "None" else f" ({fields['Reason']})"
     return _driver_status(fields["JobState"], reason, fields["ExitCode"])
 

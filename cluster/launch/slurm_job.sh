@@ -51,17 +51,26 @@ import os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])'
 
-# A step of this job that runs Ray on its nodes. $1: which, as options of srun; the rest goes to `ray start`.
+# A step of this job that runs Ray on its nodes. $1: of which component, $2: which, as options of srun; the rest goes to
+# `ray start`, which gives the nodes the labels of their kind.
 start_ray() {
     # shellcheck disable=SC2086
-    srun --overlap --ntasks-per-node=1 --cpu-bind=none --kill-on-bad-exit=0 --no-kill --wait=0 $1 \
-        bash -c "$(declare -f say setup address_of ray_node)"'; ray_node "$@"' ray_node "${@:2}" </dev/null
+    srun ${SLURM_HET_SIZE:+--het-group=$1} --overlap --ntasks-per-node=1 --cpu-bind=none --kill-on-bad-exit=0 \
+        --no-kill --wait=0 $2 bash -c "$(declare -f say setup address_of ray_node)"'; ray_node "$@"' ray_node \
+        ${labels[$1]:+"--labels=${labels[$1]}"} "${@:3}" </dev/null
 }
 
-# The nodes of this job, one a line: a node's number of GPUs and its name. A step has the GPUs that the job has asked for,
-# but of whole nodes (--exclusive) only those that it asks for itself: these are counted by what Slurm knows of each.
+# The nodes of a component of this job as Slurm writes them, such as `n[1-4]`; a job of one kind of nodes has only 0.
+list_of() {
+    local list=SLURM_JOB_NODELIST_HET_GROUP_$1
+    echo "${!list:-$SLURM_JOB_NODELIST}"
+}
+
+# The nodes of a component, one a line: its number, a node's number of GPUs and its name. A step has the GPUs that the job
+# has asked for, but of whole nodes (--exclusive) only those that it asks for itself: these are counted by what Slurm knows
+# of each.
 nodes_by_gpus() {
-    scontrol --oneliner show node "$SLURM_JOB_NODELIST" | awk -v whole="$whole_nodes" '{
+    scontrol --oneliner show node "$(list_of "$1")" | awk -v component="$1" -v whole="${whole_nodes[$1]}" '{
         name = ""; gpus = 0
         for (i = 1; i <= NF; i++) {
             if ($i ~ /^NodeName=/) name = substr($i, 10)
@@ -74,13 +83,13 @@ nodes_by_gpus() {
                 }
             }
         }
-        print gpus, name
+        print component, gpus, name
     }'
 }
 
 # The option of srun for so many GPUs on each node.
 gres() { [ "${1:-0}" = 0 ] || echo "--gres=gpu:$1"; }
-gres_of() { gres "$(awk -v name="$1" '$2 == name { print $1 }' <<<"$nodes")"; }
+gres_of() { gres "$(awk -v name="$1" '$3 == name { print $2 }' <<<"$nodes")"; }
 
 # Ends Ray; what does not end in time, Slurm ends with the job.
 end_ray() {
@@ -124,19 +133,20 @@ cd "$directory" || { say "$SLURMD_NODENAME has no $directory, where the run was 
 steps=() driver= signalled= told= lost=
 setup
 export python port ray_dir start_timeout object_bytes block_sigterm
-say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST"
+all_nodes=$(for component in "${!whole_nodes[@]}"; do list_of "$component"; done | paste -sd' ')
+say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $all_nodes"
 (umask 077 && "$python" -P -c 'import secrets; print(secrets.token_hex(32))' >"$token") || exit 71
 trap end_ray EXIT
 trap asked_to_end USR1 TERM
 trap lost_ray USR2
 
-nodes=$(nodes_by_gpus)
+nodes=$(for component in "${!whole_nodes[@]}"; do nodes_by_gpus "$component"; done)
 head=$SLURMD_NODENAME
 address=$(address_of "$head"):$port
 # Ray's client server, which is there where grpc is, has a port that may be taken, and cannot be left out.
 client=$("$python" -P -c 'import importlib.util as u; print(u.find_spec("grpc") and "yes" or "")')
 {
-    start_ray "--nodes=1 --ntasks=1 --nodelist=$head $(gres_of "$head")" --head --port="$port" --include-dashboard=false \
+    start_ray 0 "--nodes=1 --ntasks=1 --nodelist=$head $(gres_of "$head")" --head --port="$port" --include-dashboard=false \
         ${client:+--ray-client-server-port=$((port + NUM_PORTS))}
     kill -USR2 $$
 } &
@@ -146,14 +156,14 @@ code=69
 if ! listens; then
     say "no Ray has come up on $head in $SECONDS s; see above"
 elif
-    for gpus in $(awk -v head="$head" '$2 != head { print $1 }' <<<"$nodes" | sort -u); do
-        others=$(awk -v head="$head" -v gpus="$gpus" '$2 != head && $1 == gpus { print $2 }' <<<"$nodes")
+    while read -r component gpus; do
+        others=$(awk -v head="$head" -v of="$component $gpus" '$3 != head && $1 " " $2 == of { print $3 }' <<<"$nodes")
         number=$(wc -l <<<"$others")
-        start_ray "--nodes=$number --ntasks=$number --nodelist=$(paste -sd, <<<"$others") $(gres "$gpus")" \
+        start_ray "$component" "--nodes=$number --ntasks=$number --nodelist=$(paste -sd, <<<"$others") $(gres "$gpus")" \
             --address="$address" &
         steps+=($!)
-    done
-    "$python" -P -m cluster.ray.arrivals "$address" --nodes "$SLURM_JOB_NUM_NODES" --least "$fewest" \
+    done < <(awk -v head="$head" '$3 != head { print $1, $2 }' <<<"$nodes" | sort -u)
+    "$python" -P -m cluster.ray.arrivals "$address" --nodes "$(wc -l <<<"$nodes")" --least "$fewest" \
         --timeout "$start_timeout"
 then
     "$python" -P "${command[@]}" --ray-address "$address" </dev/null &

@@ -8,6 +8,7 @@ from typing import Any
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from cluster.host.console import print_line
+from cluster.members import distinct_nodes
 from cluster.placement import Placement
 from cluster.ray.capacity import Capacity
 from cluster.ray.connection import RayWaiter, first_line
@@ -30,13 +31,16 @@ class Bundles:
     nodes: tuple[str, ...]
     """Ray's id of the node of each rank."""
 
+    counts: tuple[int, ...]
+    """How many ranks each of the pool's members has, in their order; without members the one number."""
+
 
 _RESOURCES = {"cuda": "GPU", "xpu": "GPU", "hpu": "HPU"}
 """Ray's names of accelerators, by PyTorch's type of the device."""
 
 
 def rank_resources(placement: Placement) -> dict[str, float]:
-    """Return what a rank takes of its node, by Ray's names."""
+    """Return what a rank of a pool of one kind, or of one member, takes of its node, by Ray's names."""
     device = _RESOURCES.get(placement.device)
     return {"CPU": placement.cpu_share} | ({device: 1.0} if device else {})
 
@@ -44,17 +48,17 @@ def rank_resources(placement: Placement) -> dict[str, float]:
 def are_still_valid(bundles: Bundles, capacity: Capacity) -> bool:
     """Return whether Ray still holds the bundles and ranks may still be on all their nodes."""
     state = placement_group_table(bundles.group)["state"]
-    return state == "CREATED" and set(bundles.nodes) <= {node.id for node in capacity.usable_nodes()}
+    return state == "CREATED" and set(bundles.nodes) <= {node.id for node in distinct_nodes(capacity.usable_nodes())}
 
 
-def reserve_bundles(capacity: Capacity, placement: Placement, *, before: int, label: str) -> Bundles:
+def reserve_bundles(capacity: Capacity, placement: Placement, *, before: Sequence[int], label: str) -> Bundles:
     """Wait for bundles for as many ranks as the capacity allows; asks anew when the nodes change.
 
-    `before`: how many ranks the gang had before its restart; 0 at first. Raises StartUpError if the bundles do not
-    become free within the placement's `start_timeout_seconds`.
+    `before`: how many ranks of each member the gang had before its restart; empty at first. Raises StartUpError if the
+    bundles do not become free within the placement's `start_timeout_seconds`.
     """
     waiter, began, counted = RayWaiter(label), time.monotonic(), float("-inf")
-    asked: tuple[int, dict[str, str]] = (0, {})
+    asked: tuple[tuple[int, ...], list[dict[str, str]]] = ((), [])
     group: PlacementGroup | None = None
     is_said = False
     try:
@@ -64,13 +68,13 @@ def reserve_bundles(capacity: Capacity, placement: Placement, *, before: int, la
                 raise StartUpError(capacity.describe_shortage(_describe_need(capacity, placement)))
             if waited > SECONDS_UNTIL_SAID and not is_said:
                 is_said = True
-                there = describe_nodes(capacity.usable_nodes())
-                print_line(f"{label}: waiting for {_describe_need(capacity, placement)}; the pool's nodes are {there}")
+                need, there = _describe_need(capacity, placement), capacity.describe_nodes()
+                print_line(f"{label}: waiting for {need}; the pool's nodes are {there}")
             if time.monotonic() - counted > SECONDS_BETWEEN_COUNTS:
                 counted = time.monotonic()
                 nodes = capacity.usable_nodes()
-                num_ranks = capacity.choose_num_ranks(nodes, before=before, waited_seconds=waited)
-                wanted = num_ranks, capacity.selector(nodes)
+                counts = capacity.choose_counts(nodes, before=before, waited_seconds=waited)
+                wanted = counts, capacity.selectors(nodes, counts)
                 if wanted != asked and (group is None or not _is_ready(group, label)):
                     release_group(group)
                     group, asked = _ask_for_group(placement, *wanted), wanted
@@ -78,8 +82,8 @@ def reserve_bundles(capacity: Capacity, placement: Placement, *, before: int, la
     except BaseException:
         release_group(group)
         raise
-    by_bundle = placement_group_table(group)["bundles_to_node_id"]
-    return Bundles(group, tuple(by_bundle[index] for index in range(asked[0])))
+    by_bundle, counts = placement_group_table(group)["bundles_to_node_id"], asked[0]
+    return Bundles(group, tuple(by_bundle[index] for index in range(sum(counts))), counts)
 
 
 def wait_for_room(probes: Sequence[Any], need: Mapping[str, float], *, timeout_seconds: float, label: str) -> None:
@@ -115,19 +119,30 @@ def release_group(group: PlacementGroup | None) -> None:
         remove_placement_group(group)
 
 
-def _ask_for_group(placement: Placement, num_ranks: int, selector: dict[str, str]) -> PlacementGroup | None:
-    """Ask Ray for a bundle a rank, on as few nodes as possible; None if there are to be no ranks yet."""
-    if not num_ranks:
+def _ask_for_group(
+    placement: Placement, counts: Sequence[int], selectors: Sequence[dict[str, str]]
+) -> PlacementGroup | None:
+    """Ask Ray for a bundle a rank, member by member, on as few nodes as possible; None if there are to be no ranks yet.
+
+    Each bundle is what a rank of its member takes, on the nodes that its selector, of those for each rank, allows.
+    """
+    if not any(counts):
         return None
-    return placement_group(
-        [rank_resources(placement)] * num_ranks, strategy="PACK", bundle_label_selector=[selector] * num_ranks
-    )
+    needs = [rank_resources(placement.of_member(member)) for member in range(len(counts))]
+    bundles = [need for need, number in zip(needs, counts, strict=True) for _ in range(number)]
+    return placement_group(bundles, strategy="PACK", bundle_label_selector=list(selectors))
 
 
 def _describe_need(capacity: Capacity, placement: Placement) -> str:
-    least, most = capacity.bounds.least, capacity.bounds.most
-    number = f"{least}" if least == most else f"{least} or more"
-    return f"places for {number} ranks of {describe_resources(rank_resources(placement))}"
+    bounds = capacity.bounds
+    each = [
+        (most, describe_resources(rank_resources(placement.of_member(member))))
+        for member, most in enumerate(bounds.most)
+        if most != 0
+    ]
+    if bounds.is_fixed:
+        return f"places for {' and '.join(f'{number} ranks of {words}' for number, words in each)}"
+    return f"places for {bounds.least} or more ranks of {' or '.join(dict.fromkeys(words for _, words in each))}"
 
 
 def _is_ready(group: PlacementGroup, label: str) -> bool:

@@ -1,14 +1,26 @@
 """How many ranks a gang may have now, and on which nodes: those that live, answer, and do not keep failing."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from cluster.host.console import print_line
 from cluster.machines import Node
-from cluster.placement import Placement, count_slots
+from cluster.members import count_ranks, distinct_nodes
+from cluster.placement import Placement
 from cluster.ray.heartbeat import unreachable
-from cluster.ray.nodes import describe_nodes, driver_node, free_resources, label_selector, live_nodes, nodes_of
+from cluster.ray.nodes import (
+    NODE_ID,
+    describe_nodes,
+    driver_node,
+    free_resources,
+    label_selector,
+    live_nodes,
+    nodes_by_kind,
+    nodes_of,
+)
 from cluster.ray.quarantine import NodeFailures
 from configs.pools import PoolConfig
 
@@ -25,40 +37,51 @@ SECONDS_BETWEEN_COUNTS = 10.0
 
 @dataclass(frozen=True)
 class Bounds:
-    """How many ranks a gang may have."""
+    """How many ranks a gang may have. Of a pool without members all are of its one kind."""
 
     least: int
-    most: int | None
-    """None: as many as fit."""
+    """The fewest of all members together."""
 
-    def choose_num_ranks(self, *, num_slots: int, num_free: int, before: int, waited_seconds: float) -> int:
-        """Return how many ranks to ask for now; 0 while it is better to wait.
+    most: tuple[int | None, ...]
+    """The most of each member; None: as many as fit."""
 
-        `num_slots` ranks fit on the nodes in all, `num_free` on what nobody uses. `before` is the number of ranks that
-        the gang had before its restart, 0 at first.
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the gang has always the same number of ranks."""
+        return self.least == sum(inf if most is None else most for most in self.most)
+
+    def choose_counts(
+        self, *, slots: tuple[int, ...], free: tuple[int, ...], before: Sequence[int], waited_seconds: float
+    ) -> tuple[int, ...]:
+        """Return how many ranks of each member to ask for now; none of any while it is better to wait.
+
+        Up to the most of each, `slots` fit on the nodes in all, and `free` on what nobody uses. `before` are the
+        numbers that the gang had before its restart, empty at first.
         """
-        most = num_slots if self.most is None else min(self.most, num_slots)
-        if self.least == self.most:
-            return most if most >= self.least else 0
-        if waited_seconds < SECONDS_FOR_A_REPLACEMENT:
-            return most if most >= max(before, self.least) else 0
-        most = min(most, num_free)  # the other slots are somebody else's
-        return most if most >= self.least else 0
+        none = (0,) * len(self.most)
+        if not self.is_fixed and waited_seconds >= SECONDS_FOR_A_REPLACEMENT:
+            slots = free  # the other slots are somebody else's
+        elif any(slot < number for slot, number in zip(slots, before or none, strict=True)):
+            return none
+        return slots if sum(slots) >= self.least else none
 
-    def can_grow(self, *, num_ranks: int, num_free: int) -> bool:
-        """Return whether more ranks would fit than there are now."""
-        return num_free > 0 and (self.most is None or num_ranks < self.most)
+    def room_to_grow(self, counts: Sequence[int]) -> tuple[int | None, ...]:
+        """Return how many more ranks of each member there may be than now; None: as many as fit."""
+        return tuple(None if most is None else max(0, most - n) for most, n in zip(self.most, counts, strict=True))
 
 
 def rank_bounds(pool: PoolConfig, placement: Placement) -> Bounds:
-    """Return how many ranks the gangs of a pool may have."""
+    """Return how many ranks the gangs of a pool may have. A member that is left out has none."""
+    members = placement.members or (placement,)
+    now = tuple(0 if member.left_out else member.num_ranks for member in members)
     if pool.min_ranks is None:
-        return Bounds(placement.num_ranks, placement.num_ranks)
-    return Bounds(pool.min_ranks, pool.num_ranks)
+        return Bounds(sum(now), now)
+    kinds = zip(pool.kinds(), members, strict=True)
+    return Bounds(pool.min_ranks, tuple(0 if member.left_out else kind.num_ranks for kind, member in kinds))
 
 
 class Capacity:
-    """What the nodes of a pool, as they are now, hold of a gang's ranks."""
+    """What the nodes of a pool, as they are now, hold of a gang's ranks. Nodes are listed for each of its kinds."""
 
     def __init__(
         self, pool: PoolConfig, placement: Placement, *, failures: NodeFailures, avoid: frozenset[str], label: str
@@ -67,51 +90,75 @@ class Capacity:
         self._failures, self._avoid, self._printed = failures, avoid, ""
         self.bounds = rank_bounds(pool, placement)
 
-    def answering_nodes(self) -> list[Node]:
+    def answering_nodes(self) -> list[list[Node]]:
         """List the nodes of the pool that live and answer: one that is cut off lives with Ray for another minute."""
-        nodes, own = nodes_of(self._pool), driver_node()
-        silent = unreachable(node.address for node in nodes if node.id != own.id)
-        return [node for node in nodes if node.address not in silent]
+        nodes, own = nodes_by_kind(self._pool), driver_node()
+        silent = unreachable(node.address for node in distinct_nodes(nodes) if node.id != own.id)
+        return [[node for node in kind if node.address not in silent] for kind in nodes]
 
-    def usable_nodes(self) -> list[Node]:
+    def usable_nodes(self) -> list[list[Node]]:
         """List the nodes that ranks may be on now.
 
         A node that keeps failing is among them only where the others do not hold the fewest ranks.
         """
         answering = self.answering_nodes()
         bad = self._failures.avoided() | self._avoid
-        good = [node for node in answering if not node.is_in(bad)]
-        if self._count_slots(good) < self.bounds.least <= self._count_slots(answering):
-            self._print_once(
-                f"the nodes that failed before, {_names(answering, but=good)}, are used: the rest is too little"
-            )
+        good = [[node for node in kind if not node.is_in(bad)] for kind in answering]
+        left_out = ", ".join(node.host for node in distinct_nodes(answering) if node.is_in(bad))
+        if sum(self._count(good)) < self.bounds.least <= sum(self._count(answering)):
+            self._print_once(f"the nodes that failed before, {left_out}, are used: the rest is too little")
             return answering
-        if len(good) < len(answering):
-            self._print_once(f"leaving out {_names(answering, but=good)}, which failed before")
+        if left_out:
+            self._print_once(f"leaving out {left_out}, which failed before")
         return good
 
-    def choose_num_ranks(self, nodes: Sequence[Node], *, before: int, waited_seconds: float) -> int:
-        """Return how many ranks to ask for on these nodes now; 0 while it is better to wait (see Bounds)."""
-        num_slots, num_free = self._count_slots(nodes), self._count_slots(free_resources(nodes))
-        return self.bounds.choose_num_ranks(
-            num_slots=num_slots, num_free=num_free, before=before, waited_seconds=waited_seconds
-        )
+    def choose_counts(
+        self, nodes: Sequence[Sequence[Node]], *, before: Sequence[int], waited_seconds: float
+    ) -> tuple[int, ...]:
+        """Return how many ranks of each member to ask for on these nodes now; none while it is better to wait.
 
-    def can_grow(self, num_ranks: int) -> bool:
-        """Return whether more ranks would fit than there are now."""
-        return self.bounds.can_grow(
-            num_ranks=num_ranks, num_free=self._count_slots(free_resources(self.usable_nodes()))
-        )
+        See Bounds for `before`.
+        """
+        slots, free = self._count(nodes), self._count(_free(nodes))
+        return self.bounds.choose_counts(slots=slots, free=free, before=before, waited_seconds=waited_seconds)
 
-    def selector(self, nodes: Sequence[Node]) -> dict[str, str]:
-        """Return Ray's label selector for these nodes and any of the pool that join later."""
-        known = {node.id for node in nodes}
-        return label_selector(self._pool, avoided=[node for node in nodes_of(self._pool) if node.id not in known])
+    def can_grow(self, counts: Sequence[int]) -> bool:
+        """Return whether more ranks would fit than those that each member has now."""
+        room = self.bounds.room_to_grow(counts)
+        return any(most != 0 for most in room) and any(self._count(_free(self.usable_nodes()), room))
 
-    def can_do_without(self, host: str, hosts: Sequence[str]) -> bool:
-        """Return whether the ranks that are on a host, of those on `hosts`, would fit on others that are free."""
-        others = [node for node in self.usable_nodes() if node.host != host]
-        return 0 < hosts.count(host) <= self._count_slots(free_resources(others))
+    def selectors(self, nodes: Sequence[Sequence[Node]], counts: Sequence[int]) -> list[dict[str, str]]:
+        """Return Ray's label selector for the bundle of each rank, where each member has so many.
+
+        It allows these nodes of the rank's member and those that join later; or one node alone where members share
+        some, for Ray, which places one bundle after the other, may take for the first what the second needs.
+        """
+        if len(distinct_nodes(nodes)) == sum(map(len, nodes)):
+            known = {node.id for kind in nodes for node in kind}
+            of_kinds = [
+                label_selector(kind, avoided=[node for node in nodes_of(kind) if node.id not in known])
+                for kind in self._pool.kinds()
+            ]
+            return [selector for selector, number in zip(of_kinds, counts, strict=True) for _ in range(number)]
+        places = self._places(_free(nodes), counts)
+        if [place.total() for place in places] != list(counts):
+            places = self._places(nodes, counts)  # which are waited for
+        return [{NODE_ID: node} for place in places for node in place.elements()]
+
+    def reason_to_leave(self, host: str, hosts: Sequence[str], counts: Sequence[int]) -> str:
+        """Say why a gang may leave one of the `hosts` of its ranks, which would not be missed; empty if it would be.
+
+        `counts`: how many ranks of each member it has.
+        """
+        lost = Counter(self._placement.member_of(rank, counts) for rank, one in enumerate(hosts) if one == host)
+        wanted = tuple(lost[member] for member in range(len(counts)))
+        others = [[node for node in kind if node.host != host] for kind in self.usable_nodes()]
+        if not any(wanted):
+            return ""
+        if self._count(_free(others), wanted) == wanted:
+            return "there is room for its ranks elsewhere"
+        is_enough = not self.bounds.is_fixed and sum(counts) - sum(wanted) >= self.bounds.least
+        return "the other ranks are enough without it" if is_enough else ""
 
     def note_failure(self, host: str, *, reason: str, is_certain: bool = False) -> None:
         """Remember that a host has failed, which is avoided at once if that is certain to come again."""
@@ -119,17 +166,26 @@ class Capacity:
 
     def describe_shortage(self, asked: str) -> str:
         """Say what was asked for and did not become free in time, and what there is and what is free of it."""
-        labels = ", ".join(f"{name}={value}" for name, value in label_selector(self._pool, avoided=[]).items())
-        need = f"{asked} on nodes with {labels}" if labels else asked
+        selectors = [label_selector(kind, avoided=[]) for kind in self._pool.kinds()]
+        words = [", ".join(f"{name}={value}" for name, value in selector.items()) for selector in selectors]
+        need = f"{asked} on nodes with {' or '.join(words)}" if all(words) else asked
         return (
             f"{self.label}: {need} did not become free in {self._placement.start_timeout_seconds:g} s; the pool's "
-            f"nodes are {describe_nodes(self.usable_nodes())}, of {len(live_nodes())} that live; wait for other work "
+            f"nodes are {self.describe_nodes()}, of {len(live_nodes())} that live; wait for other work "
             "to end, ask for less with num_ranks or cpus_per_rank, or wait longer with start_timeout_seconds in the "
             "cluster file"
         )
 
-    def _count_slots(self, nodes: Sequence[Node]) -> int:
-        return count_slots(nodes, cpus_per_rank=self._placement.cpu_share, device=self._placement.device)
+    def describe_nodes(self) -> str:
+        """Describe the nodes that ranks may be on now, and what is free of each."""
+        return describe_nodes(distinct_nodes(self.usable_nodes()))
+
+    def _count(self, nodes: Sequence[Sequence[Node]], most: Sequence[int | None] | None = None) -> tuple[int, ...]:
+        """Count the ranks of each member that fit together, up to its most."""
+        return tuple(place.total() for place in self._places(nodes, most or self.bounds.most))
+
+    def _places(self, nodes: Sequence[Sequence[Node]], most: Sequence[int | None]) -> list[Counter[str]]:
+        return count_ranks([self._placement.of_member(member) for member in range(len(nodes))], nodes, most)
 
     def _print_once(self, text: str) -> None:
         if text != self._printed:
@@ -144,13 +200,15 @@ class ResizeCheck:
         self,
         capacity: Capacity,
         hosts: Sequence[str],
+        counts: Sequence[int],
         *,
         resize: Callable[[], None] | None,
         slow_host: Callable[[], str | None] | None = None,
     ) -> None:
-        """`hosts` are those of the ranks that work now; `resize` asks them to save and raise Resized, None if they
-        cannot; `slow_host` names a host that keeps the others waiting."""
-        self._capacity, self._hosts, self._resize, self._slow_host = capacity, hosts, resize, slow_host
+        """`hosts` are those of the ranks that work now, `counts` of each member; `resize` asks them to save and raise
+        Resized, None if they cannot; `slow_host` names a host that keeps the others waiting."""
+        self._capacity, self._hosts, self._counts = capacity, hosts, counts
+        self._resize, self._slow_host = resize, slow_host
         self._next = time.monotonic() + GROW_AFTER_SECONDS
 
     def poll(self) -> None:
@@ -159,10 +217,10 @@ class ResizeCheck:
             return
         self._next = time.monotonic() + SECONDS_BETWEEN_COUNTS
         slow = self._slow_host() if self._slow_host else None
-        if slow is not None and self._capacity.can_do_without(slow, self._hosts):
-            reason = f"{slow} keeps the other ranks waiting, and there is room for its ranks elsewhere"
+        if slow is not None and (why := self._capacity.reason_to_leave(slow, self._hosts, self._counts)):
+            reason = f"{slow} keeps the other ranks waiting, and {why}"
             self._capacity.note_failure(slow, reason=reason, is_certain=True)
-        elif self._capacity.can_grow(len(self._hosts)):
+        elif self._capacity.can_grow(self._counts):
             reason = "more ranks fit by now"
         else:
             return
@@ -171,5 +229,5 @@ class ResizeCheck:
         self._resize = None
 
 
-def _names(nodes: Sequence[Node], *, but: Sequence[Node]) -> str:
-    return ", ".join(node.host for node in nodes if node not in but)
+def _free(nodes: Sequence[Sequence[Node]]) -> list[list[Node]]:
+    return [free_resources(kind) for kind in nodes]

@@ -6,8 +6,6 @@ Ray Train was measured and left out: `benchmarks/gang_startup.py` compares the t
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -20,15 +18,17 @@ from cluster.device_errors import failure_kind, out_of_memory
 from cluster.executor import Rank, Resized
 from cluster.host.console import ProgressMeter, print_line
 from cluster.host.retry import backoff_seconds
-from cluster.machines import Node, described
-from cluster.placement import Placement, TooFew, describe_found, place
+from cluster.machines import Node
+from cluster.members import distinct_nodes
+from cluster.placement import Placement
+from cluster.ray.arrivals import lay_out
 from cluster.ray.bundles import describe_resources, rank_resources, wait_for_room
 from cluster.ray.capacity import Capacity
 from cluster.ray.connection import SECONDS_BETWEEN_CHECKS, RayWaiter, connect, first_line, translate_ray_failures
 from cluster.ray.device_workers import Worker, call_and_tell, end_workers
 from cluster.ray.failures import DeviceFailed, RanksLost, host_of_error
 from cluster.ray.gang import Gang
-from cluster.ray.nodes import describe_nodes, label_selector, live_nodes, nodes_of, request_nodes, with_own_answers
+from cluster.ray.nodes import describe_nodes, label_selector, live_nodes, nodes_by_kind
 from cluster.ray.quarantine import NodeFailures
 from cluster.storage.errors import wait_until_answers
 from configs.base import InfrastructureError, OutOfMemory, StartUpError, UserError
@@ -39,7 +39,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 A = TypeVar("A")
 
-SECONDS_BETWEEN_POLLS = 0.5
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 1.0, 30.0
 
 
@@ -68,60 +67,8 @@ class RayExecutor:
         of Ray's autoscaler and waited for, for `start_timeout_seconds`. Raises StartUpError if it has too little.
         """
         connect(self._address)
-        deadline, may_wait = time.monotonic() + self._pool.start_timeout_seconds, self._address != "local"
-        is_asked = False
-        with ExitStack() as asked:
-            while True:
-                nodes, is_waiting = nodes_of(self._pool), may_wait and time.monotonic() < deadline
-                will_grow = is_waiting and self._will_grow(len(nodes))
-                try:
-                    placement = place(self._pool, nodes, wandb=self._wandb)
-                    if not (will_grow and self._takes_all_there_are()):
-                        break
-                except TooFew as error:
-                    if not may_wait:
-                        raise
-                    if not will_grow:
-                        raise StartUpError(f"{error} (its nodes that live: {describe_nodes(nodes)})") from None
-                if not is_asked:
-                    is_asked = True
-                    asked.enter_context(self._ask_for_nodes(len(nodes)))
-                time.sleep(SECONDS_BETWEEN_POLLS)
-        if placement.device != "cpu":
-            nodes = with_own_answers(nodes)
-            placement = place(self._pool, nodes, wandb=self._wandb)
-        self.used_placement = replace(placement, found=describe_found(self._pool, nodes, placement))
+        self.used_placement = lay_out(self._pool, may_wait=self._address != "local", wandb=self._wandb)
         return self.used_placement
-
-    def _takes_all_there_are(self) -> bool:
-        """Return whether the number of ranks is left to what there is, so that all nodes must be there before."""
-        return self._pool.num_ranks is None and self._pool.min_ranks is None
-
-    def _will_grow(self, num_nodes: int) -> bool:
-        """Return whether the cluster file says that there will be more nodes than now, and that those suffice."""
-        machines = self._pool.machines
-        if machines is None or num_nodes >= (self._pool.num_nodes or 1):
-            return False
-        try:
-            place(self._pool, described(machines, self._pool), wandb=None)
-        except TooFew:
-            return False
-        return True
-
-    @contextmanager
-    def _ask_for_nodes(self, num_nodes: int) -> Iterator[None]:
-        """Say that nodes are waited for, and have Ray's autoscaler start them during the block, if there is one."""
-        machines = self._pool.machines
-        assert machines is not None
-        print_line(
-            f"{num_nodes} of the pool's {self._pool.num_nodes or 1} nodes are there; waiting for the others, for at "
-            f"most {self._pool.start_timeout_seconds:g} s"
-        )
-        request_nodes(self._pool, machines)
-        try:
-            yield
-        finally:
-            request_nodes(self._pool, None)
 
     def map(self, fn: Callable[[T], R], items: Sequence[T], *, label: str, on_device: bool = False) -> Iterator[R]:
         """Apply `fn` to the items in Ray tasks, with at most two items in flight for each task that fits the nodes.
@@ -206,13 +153,16 @@ class RayExecutor:
         return sum(node.num_cpus // placement.cpus_per_task for node in self._good_nodes())
 
     def _good_nodes(self) -> list[Node]:
-        """List the nodes of the pool without those that keep failing, or all if there are no others."""
-        nodes, bad = nodes_of(self._pool), self._failures.avoided() | self._avoid
+        """List the nodes of all kinds of the pool but those that keep failing, or all if there are no others."""
+        nodes, bad = self._nodes(), self._failures.avoided() | self._avoid
         return [node for node in nodes if not node.is_in(bad)] or nodes
+
+    def _nodes(self) -> list[Node]:
+        return distinct_nodes(nodes_by_kind(self._pool))
 
     def _selector(self) -> dict[str, str] | None:
         good = {node.id for node in self._good_nodes()}
-        return label_selector(self._pool, avoided=[n for n in nodes_of(self._pool) if n.id not in good]) or None
+        return label_selector(self._pool, avoided=[node for node in self._nodes() if node.id not in good]) or None
 
     def _fetch_result(self, reference: Any, placement: Placement, need: Mapping[str, float], *, label: str) -> Any:
         """Wait for an item's result and return it. Raises as `map` does, and DeviceFailed."""
@@ -247,7 +197,7 @@ class RayExecutor:
             if now - checked < SECONDS_BETWEEN_CHECKS:
                 continue
             checked = now
-            if any(node.num_cpus >= need["CPU"] and (len(need) == 1 or node.num_gpus) for node in nodes_of(self._pool)):
+            if any(node.num_cpus >= need["CPU"] and (len(need) == 1 or node.num_gpus) for node in self._nodes()):
                 seen = now
             if now - seen > placement.start_timeout_seconds:
                 raise StartUpError(

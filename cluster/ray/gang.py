@@ -1,5 +1,7 @@
 """A gang on Ray: one actor a rank on a placement group; if a rank is lost, all are ended and restarted together.
 
+Of a pool with members the ranks of the first come first, then those of the second, and so on.
+
 What happens when a rank dies, in order:
 
 1. Detect: `Gang._wait_for_ranks` waits for the calls of all ranks. The call of a dead process fails; a host that is cut
@@ -34,6 +36,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from cluster.executor import Rank
 from cluster.host.limits import num_memory_kills
 from cluster.host.processes import StuckProcess
+from cluster.members import distinct_nodes
 from cluster.placement import Placement
 from cluster.rank_output import Ended, last_words, output_file, read_end, read_signal
 from cluster.ray.bundles import Bundles, are_still_valid, rank_resources, release_group, reserve_bundles
@@ -80,6 +83,8 @@ class Gang:
         self._held = ExitStack()
         self._actors: list[Any] = []
         self._locations: list[RankLocation] = []
+        self._counts: tuple[int, ...] = ()
+        """How many ranks of each member there are, or were before a restart."""
         self._lost_rank: RankLocation | None = None
         """The rank whose loss led to this restart."""
         self._spares = Spares(self._create_spare, warm, label=label) if warm and placement.warm_spares else None
@@ -109,9 +114,7 @@ class Gang:
         """
         try:
             self._start_on_valid_nodes()
-            first, world_size, placement = self._locations[0], len(self._locations), self._placement
-            world = world_size, placement.device, placement.cpus_per_rank, first.address, first.port, num_restarts
-            ranks = [Rank(index, *world) for index in range(world_size)]
+            ranks = [self._rank(index, num_restarts) for index in range(len(self._locations))]
             calls = [
                 actor.run.remote(fn, rank, argument, self._output)
                 for actor, rank in zip(self._actors, ranks, strict=True)
@@ -124,6 +127,15 @@ class Gang:
             raise
         finally:
             self._end_ranks()
+
+    def _member_of(self, index: int) -> int:
+        return self._placement.member_of(index, self._counts)
+
+    def _rank(self, index: int, num_restarts: int) -> Rank:
+        member, first = self._member_of(index), self._locations[0]
+        own = self._placement.of_member(member)
+        world = len(self._locations), own.device, own.cpus_per_rank, first.address, first.port, num_restarts
+        return Rank(index, *world, member=member)
 
     def _quote_last_words(self, error: RanksLost) -> None:
         """Add to an error what the rank printed last."""
@@ -144,7 +156,7 @@ class Gang:
     def check_memory_kills(self) -> None:
         """Raise OutOfMemory if the OOM killer killed the lost rank, as far as its node can still be asked."""
         lost = self._lost_rank
-        if lost and lost.node in {node.id for node in self._capacity.usable_nodes()}:
+        if lost and lost.node in {node.id for node in distinct_nodes(self._capacity.usable_nodes())}:
             on_its_node = NodeAffinitySchedulingStrategy(lost.node, soft=False)
             count = ray.remote(num_memory_kills).options(num_cpus=0, scheduling_strategy=on_its_node).remote()
             if ray.wait([count], timeout=FAILURE_SETTLE_SECONDS)[0]:
@@ -167,8 +179,8 @@ class Gang:
         if self._bundles is not None and not are_still_valid(self._bundles, self._capacity):
             self.release()
         if self._bundles is None:
-            before = len(self._locations)
-            self._bundles = reserve_bundles(self._capacity, self._placement, before=before, label=self._label)
+            self._bundles = reserve_bundles(self._capacity, self._placement, before=self._counts, label=self._label)
+            self._counts = self._bundles.counts
             addresses = {node.id: node.address for node in live_nodes() if node.id != self._driver_node.id}
             remote = {addresses[node] for node in self._bundles.nodes if node in addresses}
             self._heartbeat = self._held.enter_context(Heartbeat(remote, limit_seconds=DRIVER_GIVES_UP_SECONDS))
@@ -223,7 +235,7 @@ class Gang:
         return ray.get(reference)
 
     def _create_rank(self, index: int) -> Any:
-        return self._create_actor(index, rank_resources(self._placement))
+        return self._create_actor(index, rank_resources(self._placement.of_member(self._member_of(index))))
 
     def _create_spare(self, index: int) -> Any:
         return self._create_actor(index, {})  # it takes nothing of its rank's bundle
@@ -258,9 +270,8 @@ class Gang:
         `ranks`: those to keep spares for.
         """
         waiter, began, pending = RayWaiter(self._label), time.monotonic(), calls
-        resize_check = ResizeCheck(
-            self._capacity, [one.host for one in self._locations], resize=resize, slow_host=slow_host
-        )
+        hosts = [one.host for one in self._locations]
+        resize_check = ResizeCheck(self._capacity, hosts, self._counts, resize=resize, slow_host=slow_host)
         failures: dict[int, Exception] = {}
         ends: dict[int, Ended] = {}
         deadline = float("inf")
@@ -298,7 +309,7 @@ class Gang:
 
     def _check_nodes(self) -> None:
         """Raise RanksLost if a rank's node is gone: its peers fail at once, but its own call only after 5 to 15 s."""
-        alive = {node.id for node in self._capacity.answering_nodes()}
+        alive = {node.id for node in distinct_nodes(self._capacity.answering_nodes())}
         for index, location in enumerate(self._locations):
             if location.node not in alive:
                 raise RanksLost(

@@ -32,9 +32,14 @@ MAX_NODES_NAMED = 8
 
 
 def nodes_of(pool: PoolConfig) -> list[Node]:
-    """List the nodes that live and that a pool may use."""
+    """List the nodes that live and that a pool of one kind may use."""
     nodes = [node for node in live_nodes() if _may_be_of(pool, node)]
     return [node for node in with_own_answers(nodes) if _has_size(pool, node)] if pool.accelerator in _SIZED else nodes
+
+
+def nodes_by_kind(pool: PoolConfig) -> list[list[Node]]:
+    """List the nodes that live of each kind of a pool. Kinds may share some."""
+    return [nodes_of(kind) for kind in pool.kinds()]
 
 
 def with_own_answers(nodes: Sequence[Node]) -> list[Node]:
@@ -79,26 +84,48 @@ def free_resources(nodes: Sequence[Node]) -> list[Node]:
 
 
 def label_selector(pool: PoolConfig, *, avoided: Sequence[Node]) -> dict[str, str]:
-    """Return Ray's label selector for work of a pool: its nodes but the avoided ones."""
-    wanted = dict(pool.labels)
+    """Return Ray's label selector for work of a pool: the nodes of all its kinds but the avoided ones.
+
+    Where labels alone do not tell those nodes from others that live now, the others are named in it.
+    """
+    wanted = _labels_of(pool)
     out = {node.id for node in avoided}
-    if pool.accelerator:
-        kinds = sorted({pool.accelerator, _SIZED.get(pool.accelerator, pool.accelerator)})
-        wanted[ACCELERATOR] = pool.accelerator if len(kinds) == 1 else f"in({', '.join(kinds)})"
-    if pool.accelerator in _SIZED:  # of which Ray does not know the sizes
-        good = {node.id for node in nodes_of(pool)}
-        out |= {node.id for node in live_nodes() if _may_be_of(pool, node) and node.id not in good}
-    if out:
-        wanted[NODE_ID] = f"!in({', '.join(sorted(out))})"
-    return wanted
+    if pool.members or pool.accelerator in _SIZED:  # of which Ray does not know the sizes
+        good = {node.id for own in nodes_by_kind(pool) for node in own}
+        out |= {node.id for node in live_nodes() if node.id not in good and _has_labels(node, wanted)}
+    selector = {name: next(iter(values)) if len(values) == 1 else _one_of(values) for name, values in wanted.items()}
+    return selector | ({NODE_ID: f"!{_one_of(out)}"} if out else {})
+
+
+def _labels_of(pool: PoolConfig) -> dict[str, set[str]]:
+    """Return which values of Ray's labels the nodes of a pool have, of those labels that all its kinds ask for."""
+    asked = []
+    for kind in pool.kinds():
+        labels = {name: {value} for name, value in kind.labels.items()}
+        accelerator = kind.accelerator
+        asked.append(
+            labels | ({ACCELERATOR: {accelerator, _SIZED.get(accelerator, accelerator)}} if accelerator else {})
+        )
+    shared = [name for name in asked[0] if all(name in one for one in asked)]
+    return {name: set().union(*(one[name] for one in asked)) for name in shared}
+
+
+def _has_labels(node: Node, wanted: Mapping[str, set[str]]) -> bool:
+    return all(node.labels.get(name) in values for name, values in wanted.items())
+
+
+def _one_of(values: set[str]) -> str:
+    return f"in({', '.join(sorted(values))})"
 
 
 def request_nodes(pools: Sequence[PoolConfig]) -> None:
     """Ask Ray's autoscaler for the machines that pools of one kind describe; none takes the request back.
 
-    Without an autoscaler nothing happens.
+    Without an autoscaler nothing happens. Of several kinds each is asked for with its labels, which Ray's first
+    autoscaler (v1) does not read.
     """
     bundles: list[dict[str, int]] = []
+    selectors: list[dict[str, str]] = []
     for pool in pools:
         machines = pool.machines
         if machines is None:
@@ -106,7 +133,11 @@ def request_nodes(pools: Sequence[PoolConfig]) -> None:
         gpu = {"NVIDIA": "GPU", "AMD": "GPU", "Intel": "GPU", "Gaudi": "HPU"}[maker_of(pool.accelerator)]
         gpus = {gpu: machines.accelerators_per_node} if machines.accelerators_per_node else {}
         bundles += [{"CPU": machines.cpus_per_node, **gpus}] * (pool.num_nodes or 1)
-    request_resources(bundles=bundles)
+        selectors += [{name: _one_of(values) for name, values in _labels_of(pool).items()}] * (pool.num_nodes or 1)
+    if len(pools) > 1 and bundles:
+        request_resources(bundles=bundles, bundle_label_selectors=selectors)
+    else:
+        request_resources(bundles=bundles)
 
 
 def describe_nodes(nodes: Sequence[Node]) -> str:

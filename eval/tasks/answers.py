@@ -5,9 +5,11 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
+from operator import index
 from typing import Any
 
 from configs.base import UserError
+from eval.tasks.aggregates import MEAN
 from eval.tasks.task import Task
 
 
@@ -39,7 +41,7 @@ class Answers:
     """The metric, of lm-eval's with its filter if it has one."""
 
     value: float | None
-    """The score that lm-eval gives; None if it has none."""
+    """The score that lm-eval gives; None where it is the mean of the answers'."""
 
     version: str
     """lm-eval's version of the task."""
@@ -52,6 +54,13 @@ class Answers:
     """Requests that were longer than the model's context, whose beginning was cut off."""
 
     higher_is_better: bool
+    aggregation: str = MEAN
+    """What makes the score of the answers' (eval/tasks/aggregates.py)."""
+
+    low: float | None = None
+    """The 95% interval of a score that is neither the mean of the answers' nor bits per byte; None if it has none."""
+
+    high: float | None = None
     lm_eval_version: str = ""
     """Empty of what lm-eval did not ask."""
 
@@ -66,7 +75,7 @@ def read_answers(task: Task, rows: Iterable[Mapping[str, Any]], *, where: str, l
     for number, row in enumerate(rows, 1):
         if limit is not None and number > limit:
             break
-        one = _read_answer(row, f"{where}: answer {number}")
+        one = _read_answer(row, f"{where}: answer {number}", has_chance=task.chance is not None)
         if one.question in found:
             raise UserError(f"{where}: answer {number}: the question is that of an earlier answer; give each an id")
         found[one.question] = one
@@ -84,23 +93,54 @@ def read_answers(task: Task, rows: Iterable[Mapping[str, Any]], *, where: str, l
     )
 
 
-def _read_answer(row: Mapping[str, Any], where: str) -> Answer:
+def cluster_of(value: object) -> str:
+    """Return the digest of what a question shares with others; empty for None and for an empty text alone."""
+    text = "" if value is None else str(value)
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if text else ""
+
+
+def _read_answer(row: Mapping[str, Any], where: str, *, has_chance: bool) -> Answer:
     if not isinstance(row, Mapping) or "question" not in row or "value" not in row:
         told = json.dumps(row, default=str, ensure_ascii=False)[:80]
         raise UserError(f"{where}: {told} has no `question` and `value`; give both")
-    value = row["value"]
-    if isinstance(value, str) or not hasattr(value, "__float__") or not isfinite(float(value)):
-        raise UserError(f"{where}: value {value!r} is no finite number; give one, such as 1 for right and 0 for wrong")
+    value = _number(row["value"])
+    if value is None:
+        raise UserError(
+            f"{where}: value {row['value']!r} is no finite number; give one, such as 1 for right and 0 for wrong"
+        )
+    choices = _count(row.get("num_choices"))
+    if choices is None:
+        told = repr(row["num_choices"])
+        raise UserError(f"{where}: num_choices {told} is no number of choices; give one, or leave it out")
+    if (choices or has_chance) and not 0 <= value <= 1:
+        raise UserError(
+            f"{where}: value {value:g} is not between 0 and 1, as the score of a choice is; give such a one, or leave "
+            "num_choices and chance out"
+        )
     question = str(row["question"])
-    choices = row.get("num_choices", 0)
-    if not isinstance(choices, int) or choices < 0:
-        raise UserError(f"{where}: num_choices {choices!r} is no number of choices; give one, or leave it out")
-    cluster = str(row.get("cluster") or "")
     return Answer(
-        question=hashlib.sha256(question.encode()).hexdigest(),
-        value=float(value),
+        question=hashlib.sha256(question.encode(errors="surrogatepass")).hexdigest(),
+        value=value,
         weight=1.0,
         num_choices=choices,
-        cluster=hashlib.sha256(cluster.encode()).hexdigest()[:16] if cluster else "",
+        cluster=cluster_of(row.get("cluster")),
         document=question[:80],
     )
+
+
+def _number(value: object) -> float | None:
+    """Return a finite number; None for what is none."""
+    try:
+        found = float(value) if hasattr(value, "__float__") else None
+    except (OverflowError, TypeError, ValueError, RuntimeError):  # an int of 400 digits, a tensor of two numbers
+        return None
+    return found if found is not None and isfinite(found) else None
+
+
+def _count(value: object) -> int | None:
+    """Return a number of choices, 0 if nothing is said, of any kind of integer; None for what is none."""
+    try:
+        found = 0 if value is None else index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    return found if found >= 0 else None

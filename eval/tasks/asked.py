@@ -1,8 +1,10 @@
 """The model as a task's own Python function asks it, and such tasks."""
 
 import importlib.util
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +106,32 @@ def check_fits(num_tokens: int, context: int) -> None:
 
 
 def answer_python_task(task: Task, model: AskedModel, *, limit: int | None) -> Answers:
-    """Return what the task's function gives for a model. Raises UserError if it gives no answers."""
+    """Return what the task's function gives for a model. Raises UserError if it gives no answers.
+
+    What it prints goes to standard error: a command's own output is read by scripts.
+    """
     assert task.file is not None
-    rows: Any = _load_function(task.file, task.function)(model)
-    if not isinstance(rows, Iterable):
-        raise UserError(f"{task.file}:{task.function} returned {type(rows).__name__}; yield a dict for each question")
-    return read_answers(task, rows, where=f"{task.file.name}:{task.function}", limit=limit)
+    with _printing_errors():
+        rows: Any = _load_function(task.file, task.function)(model)
+        if not isinstance(rows, Iterable) or isinstance(rows, Mapping | str):
+            what = f"one {type(rows).__name__}" if isinstance(rows, Mapping | str) else type(rows).__name__
+            raise UserError(f"{task.file}:{task.function} returned {what}; yield a dict for each question")
+        return read_answers(task, rows, where=f"{task.file.name}:{task.function}", limit=limit)
+
+
+@contextmanager
+def _printing_errors() -> Iterator[None]:
+    """Send what is printed to standard error, also by programs that are started meanwhile."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _load_function(path: Path, name: str) -> Any:

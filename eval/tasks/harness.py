@@ -5,17 +5,14 @@ that logits are never made for a whole batch. Its lines and bars do not reach th
 """
 
 import contextlib
-import csv
-import gzip
 import hashlib
 import io
-import json
 import logging
 import os
 import random
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
+from math import isfinite
 from typing import Any
 
 os.environ["TQDM_DISABLE"] = "1"
@@ -23,7 +20,8 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 import datasets
 import lm_eval
 import lm_eval.utils
-import pyarrow.parquet
+from lm_eval.api import metrics
+from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -32,8 +30,11 @@ from transformers import PreTrainedTokenizerBase
 
 from configs.base import UserError
 from eval.likelihood import Scorer, Targets
-from eval.tasks.answers import Answer, Answers
+from eval.tasks.aggregates import BITS_PER_BYTE, MEAN, WHOLE, Aggregation, Bounds, bounds_of, is_mean
+from eval.tasks.answers import Answer, Answers, cluster_of
 from eval.tasks.asked import GENERATED_ROWS, check_fits
+from eval.tasks.data_files import read_rows
+from eval.tasks.questions import check_clusters, check_data, check_gold, check_metric, explain_undefined
 from eval.tasks.task import Task
 
 for _library in ("lm_eval", "huggingface_hub", "transformers"):
@@ -115,17 +116,27 @@ def answer_task(
         )
     assert results is not None  # only ranks other than the first get None, and there is one rank
     metric = _choose_metric(task, results["results"][name])
+    value = _finite(results["results"][name].get(metric), metric)
     samples = _of_filter(results["samples"][name], metric)
-    if _is_unitxt(loaded):
+    check_clusters(task.cluster, [sample["doc"] for sample in samples])
+    items = [sample[metric.partition(",")[0]] for sample in samples]
+    if is_unitxt := _is_unitxt(loaded):
         samples = _with_unitxt_scores(samples, metric.partition(",")[0])
+    else:
+        with _silent(), _seeded():
+            check_gold(loaded, samples)
     digest = hashlib.sha256("".join(str(sample["doc_hash"]) for sample in samples).encode()).hexdigest()
     if task.digest is not None and limit is None and digest != task.digest:
         raise UserError(f"its questions have the digest {digest}, and {task.digest} was wanted: the data have changed")
-    value = results["results"][name].get(metric)
+    answers = tuple(_answer(task, sample, metric) for sample in samples)
+    aggregation, bounds = _aggregated(loaded, metric, items, answers, value, probes=not is_unitxt)
     return Answers(
-        answers=tuple(_answer(task, sample, metric) for sample in samples),
+        answers=answers,
         metric=metric.removesuffix(",none"),
-        value=float(value) if isinstance(value, int | float) else None,
+        value=value,
+        aggregation=aggregation,
+        low=bounds.low,
+        high=bounds.high,
         version=str(results["versions"].get(name, "")),
         kind=_KINDS.get(loaded.config.output_type, "generation"),
         digest=digest,
@@ -133,6 +144,32 @@ def answer_task(
         higher_is_better=results.get("higher_is_better", {}).get(name, {}).get(metric.partition(",")[0]) is not False,
         lm_eval_version=str(lm_eval.__version__),
     )
+
+
+def _aggregated(
+    loaded: Any, metric: str, items: Sequence[Any], answers: Sequence[Answer], value: float, *, probes: bool
+) -> tuple[str, Bounds]:
+    """Return the name of what lm-eval makes the score of, and the score's interval if it is not the mean's."""
+    function = loaded.aggregation().get(metric.partition(",")[0], metrics.mean)
+    names = {own: str(name) for name, own in AGGREGATION_REGISTRY.items()}
+    found = Aggregation(
+        names.get(function, WHOLE), function, lambda own: metrics._sacreformat(*map(list, zip(*own, strict=True)))
+    )
+    if found.name == BITS_PER_BYTE:
+        return BITS_PER_BYTE, Bounds()
+    with _silent():
+        if is_mean(found, [one.value for one in answers], value, probes=probes):
+            return MEAN, Bounds()
+        return found.name, bounds_of(found, items, [one.cluster for one in answers], value)
+
+
+def _finite(value: Any, metric: str) -> float:
+    """Return lm-eval's score. Raises UserError if it is none."""
+    if metric.partition(",")[0] == "bypass":
+        raise UserError("its metric bypass scores nothing; name another one")
+    if not hasattr(value, "__float__") or not isfinite(float(value)):
+        raise UserError(f"lm-eval gives {value!r} as its {metric.removesuffix(',none')}, which is no finite number")
+    return float(value)
 
 
 _KINDS = {"multiple_choice": "multiple_choice", "loglikelihood": "likelihood", "loglikelihood_rolling": "likelihood"}
@@ -152,7 +189,7 @@ def _load(task: Task, rows: Sequence[Mapping[str, Any]] | None) -> Any:
     elif task.files:
         files = dict(task.files)
         config["custom_dataset"] = lambda **_: _dataset(
-            {split: _read_some(path, task.columns) for split, path in files.items()}
+            {split: read_rows(path, task.columns) for split, path in files.items()}
         )
         config["dataset_path"] = "local"
         for key in ("training_split", "validation_split", "test_split", "fewshot_split"):
@@ -164,12 +201,17 @@ def _load(task: Task, rows: Sequence[Mapping[str, Any]] | None) -> Any:
         config["num_fewshot"] = task.num_fewshot
     if _is_unitxt(config.get("class")):
         config["class"] = _without_cache(config["class"])
-    names = [one["metric"] for one in config.get("metric_list") or []]
+    check_data(config)
     wanted = (task.metric or "").partition(",")[0]
+    check_metric(config, wanted, list(METRIC_REGISTRY))
+    names = [one["metric"] for one in config.get("metric_list") or []]
     if wanted and wanted not in names and not callable(config.get("process_results")):
         config["metric_list"] = [*(config.get("metric_list") or []), {"metric": wanted}]
-    with _silent():
-        loaded = TaskManager(include_defaults=False).load([config])["tasks"]
+    try:
+        with _silent():
+            loaded = TaskManager(include_defaults=False).load([config])["tasks"]
+    except Exception as error:
+        raise explain_undefined(config, error) or error from None
     (one,) = loaded.values()
     return one
 
@@ -206,30 +248,6 @@ def _dataset(splits: Mapping[str, list[dict[str, Any]]]) -> Any:
     return datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()})
 
 
-def _read_some(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of a file. Raises UserError if it has none."""
-    if not (rows := _read(path, columns)):
-        raise UserError(f"{path} has no rows; put the data there again")
-    return rows
-
-
-def _read(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of a file: JSON lines, CSV, TSV or Parquet. Raises UserError if it cannot be read."""
-    kind = path.name.removesuffix(".gz").rpartition(".")[2]
-    try:
-        if kind == "parquet":
-            rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-            return rows
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            if kind == "csv":
-                return list(csv.DictReader(file, fieldnames=[*columns] or None))
-            if kind == "tsv":
-                return list(csv.DictReader(file, [*columns] or None, delimiter="\t", quoting=csv.QUOTE_NONE))
-            return [json.loads(line) for line in file if line.strip()]
-    except (ValueError, OSError, EOFError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as {kind}: {error}") from None
-
-
 def _choose_metric(task: Task, results: Mapping[str, Any]) -> str:
     """Return the key of the score among lm-eval's results. Raises UserError if there is none."""
     known = [key for key in results if "," in key and "_stderr" not in key]
@@ -244,24 +262,25 @@ def _choose_metric(task: Task, results: Mapping[str, Any]) -> str:
 def _of_filter(samples: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[str, Any]]:
     """Return the answers that a metric is of, in the order of the questions: each filter has all of them."""
     of = metric.partition(",")[2]
-    return sorted((one for one in samples if one.get("filter", of) == of), key=lambda sample: int(sample["doc_id"]))
+    own = (one for one in samples if one.get("filter", of) == of and metric.partition(",")[0] in one["metrics"])
+    return sorted(own, key=lambda sample: int(sample["doc_id"]))
 
 
 def _answer(task: Task, sample: Mapping[str, Any], metric: str) -> Answer:
     value, weight = sample[metric.partition(",")[0]], 1.0
-    if metric.startswith("bits_per_byte"):
+    if metric.partition(",")[0] == BITS_PER_BYTE and isinstance(value, tuple):
         value, weight = -value[0], float(value[1])
     if not isinstance(value, int | float):
         value = float("nan")  # a metric of the whole, such as BLEU
     document = sample["doc"]
-    cluster = str(document.get(task.cluster, "")) if task.cluster else ""
+    names = [document[key] for key in ("document", "id") if document.get(key) is not None]
     return Answer(
         question=f"{sample['doc_hash']}-{sample['prompt_hash']}"[:129],
         value=float(value),
         weight=weight,
         num_choices=len(sample["resps"]) // (2 if "acc_mutual_info" in sample else 1),  # asked without context, too
-        cluster=hashlib.sha256(cluster.encode()).hexdigest()[:16] if cluster else "",
-        document=str(document.get("document", document.get("id", sample["doc_id"]))),
+        cluster=cluster_of(document.get(task.cluster) if task.cluster else None),
+        document=str(names[0] if names else sample["doc_id"]),
     )
 
 

@@ -20,7 +20,7 @@ from pipeline.estimate.whole_run import WholeRun, describe_whole, whole_run
 from pipeline.graph.wiring import all_inputs
 from pipeline.layout_checks import check_pool_settings
 from pipeline.plan_lines import PlanLine, plan_lines
-from pipeline.prepare import Prepared, check_pools, check_stages, prepare
+from pipeline.prepare import Prepared, check_pools, check_stages, describe_unused, prepare
 from training.data.epochs import epochs_rows
 
 _FITS = {True: "fits", False: "does not fit", None: "not known whether it fits"}
@@ -44,15 +44,17 @@ def show_plan(loaded: Loaded[RunConfig], cluster: str | None, out: Console, *, a
     lines = plan_lines(ready, machines)
     fits = _fit(lines)
     whole = _whole_run(lines, machines) if machines is not None else None
+    unused = describe_unused(ready, machines) if machines is not None else []
     if as_json:
-        print(json.dumps(_to_json(ready, lines, cluster=cluster, fits=fits, whole=whole), indent=2))
+        shown = _to_json(ready, lines, cluster=cluster, fits=fits, whole=whole) | {"unused": unused}
+        print(json.dumps(shown, indent=2))
         return fits is not False
     for line in lines:
         for text in _render(line):
             out.print(text)
     words = [line.action for line in lines]
     out.print(f"{words.count('make')} to make, {words.count('reuse')} to reuse, in {escape(str(ready.store))}")
-    for text in describe_whole(whole) if whole is not None else ():
+    for text in [*(describe_whole(whole) if whole is not None else ()), *unused]:
         out.print(escape(text))
     if machines is not None:
         out.print(f"{_FITS[fits]} on cluster {escape(str(cluster))}{_UNKNOWN if fits is None else ''}")
@@ -147,5 +149,7 @@ def _line_to_json(line: PlanLine) -> dict[str, Any]:
         ):
             one["choice"]["memory"] |= {"total": other.choice.memory.total}
             one["tokens_per_second"] = speed["tokens_per_second"]
+        if found.members is None:
+            del shown["members"]
         result["estimate"] = shown
     return result

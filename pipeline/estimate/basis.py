@@ -20,6 +20,7 @@ from training.conform.scale import CPU, Trial, choose_scale
 from training.log.sessions_file import GangStart, read_session_events
 from training.manifests import counted
 from training.sizing.flops import executed_flops_per_token
+from training.sizing.member_times import peak_of
 from training.sizing.recipe_size import find_parameters
 
 
@@ -90,8 +91,8 @@ def _assumed(device: Device | None, config: TrainConfig, *, on_cpu: bool) -> Bas
     name = device.driver_names[0] if device else ""
     if on_cpu:
         return Basis(name, source="not known before a training of this model was measured on this machine's CPU")
-    peak = device.peak_flops.get("bf16", device.peak_flops.get("fp16")) if device else None
-    if device is None or peak is None or config.precision == "fp32":
+    peak = peak_of(device, config.precision)
+    if device is None or peak is None:
         what = "the peak of this GPU at this precision is not in the table of GPUs"
         return Basis(name, source=f"not known: {what}; name a record of `concord conform` as the pool's `conform`")
     low, high = device.reached

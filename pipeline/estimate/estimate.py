@@ -14,9 +14,12 @@ from configs.pools import PoolConfig, RetentionConfig
 from configs.training.train import TrainConfig
 from pipeline.estimate.basis import Range, find_basis
 from pipeline.estimate.links import links_of
+from pipeline.estimate.members import MembersEstimate, estimate_members
 from pipeline.estimate.speed import Speed, speed_of
 from training.sizing.fit import Fit, LayoutChoice, apply_choice, choose_layout, needed_bytes
-from training.sizing.recipe_size import ModelParameters, find_parameters, measure_model
+from training.sizing.model_size import ModelSize
+from training.sizing.parameter_shapes import ModelParameters
+from training.sizing.recipe_size import find_parameters, measure_model
 from training.sizing.start import checkpoint_bytes
 
 
@@ -59,6 +62,9 @@ class Estimate:
 
     cost: Range | None
     currency: str | None
+    members: MembersEstimate | None = None
+    """What each kind of devices does, of a pool that has several; `fit` is then that of the kind that has least room.
+    """
 
     @property
     def lacks_disk(self) -> bool:
@@ -91,36 +97,107 @@ def estimate(
     """
     model = find_parameters(config, vocab_size=vocab_size)
     size = measure_model(model, config)
+    num_tokens = config.tokens_after(first_step)
+    checkpoint = checkpoint_bytes(size, 2 if config.precision == "bf16" else 4)
+    found = (
+        _lay_out_members(config, model, size, placement, pool=pool, nodes=nodes)
+        if placement.members
+        else _lay_out(config, model, size, placement, pool=pool, nodes=nodes, store=store)
+    )
+    seconds = seconds_for(num_tokens, found.speed)
+    price = found.price_per_hour
+    return Estimate(
+        num_tokens=num_tokens,
+        num_steps=config.total_steps - first_step,
+        model=model,
+        placement=found.placement,
+        fit=found.fit,
+        needed_bytes=needed_bytes(found.fit.chosen, found.placement.device),
+        checkpoint_bytes=checkpoint,
+        disk_bytes=checkpoint * num_on_disk(config, pool.retention),
+        free_bytes=_free_bytes(store, nodes) if store else None,
+        is_their_disk=is_their_disk,
+        speed=found.speed,
+        seconds=seconds,
+        alternatives=found.alternatives,
+        num_nodes=found.num_nodes,
+        cost=None if price is None or seconds is None else seconds.times(price / 3600),
+        currency=None if price is None else found.currency,
+        members=found.members,
+    )
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a training is laid out on a pool, and how fast it is there."""
+
+    placement: Placement
+    fit: Fit
+    speed: Speed
+    alternatives: tuple[Speed, ...]
+    num_nodes: int
+    price_per_hour: float | None
+    """That of all nodes that its ranks take."""
+
+    currency: str | None
+    members: MembersEstimate | None
+
+
+def _lay_out(
+    config: TrainConfig,
+    model: ModelParameters,
+    size: ModelSize,
+    placement: Placement,
+    *,
+    pool: PoolConfig,
+    nodes: Sequence[Node],
+    store: Path | None,
+) -> _Layout:
     fit = choose_layout(size, config, placement)
     chosen = apply_choice(placement, fit.chosen)
-    num_tokens = config.tokens_after(first_step)
     basis = find_basis(config, chosen, pool=pool, nodes=nodes, store=store)
     links = links_of(pool, device_by_driver_name(basis.device), nodes, chosen)
 
     def speed_at(choice: LayoutChoice) -> Speed:
         return speed_of(config, model, size, apply_choice(placement, choice), basis=basis, links=links)
 
-    speed = speed_at(fit.chosen)
-    seconds = seconds_for(num_tokens, speed)
     price = pool.machines.price_per_node_hour if pool.machines else None
-    checkpoint = checkpoint_bytes(size, 2 if config.precision == "bf16" else 4)
-    return Estimate(
-        num_tokens=num_tokens,
-        num_steps=config.total_steps - first_step,
-        model=model,
+    return _Layout(
         placement=chosen,
         fit=fit,
-        needed_bytes=needed_bytes(fit.chosen, chosen.device),
-        checkpoint_bytes=checkpoint,
-        disk_bytes=checkpoint * num_on_disk(config, pool.retention),
-        free_bytes=_free_bytes(store, nodes) if store else None,
-        is_their_disk=is_their_disk,
-        speed=speed,
-        seconds=seconds,
+        speed=speed_at(fit.chosen),
         alternatives=tuple(speed_at(other.choice) for other in fit.runners_up),
         num_nodes=links.num_hosts,
-        cost=None if price is None or seconds is None else seconds.times(price * links.num_hosts / 3600),
-        currency=pool.machines.currency if pool.machines and price is not None else None,
+        price_per_hour=None if price is None else price * links.num_hosts,
+        currency=pool.machines.currency if pool.machines else None,
+        members=None,
+    )
+
+
+def _lay_out_members(
+    config: TrainConfig,
+    model: ModelParameters,
+    size: ModelSize,
+    placement: Placement,
+    *,
+    pool: PoolConfig,
+    nodes: Sequence[Node],
+) -> _Layout:
+    """Lay a training out on unlike devices. What was measured of one kind alone, in the store, says nothing of them."""
+    choice, found, speed = estimate_members(model, size, config, placement, pool=pool, nodes=nodes)
+    used = [(pool.kinds()[number].machines, found.members[number]) for number in choice.used]
+    prices = [machines.price_per_node_hour if machines else None for machines, _ in used]
+    currencies = {machines.currency for machines, _ in used if machines}
+    hour = [price * member.num_nodes for price, (_, member) in zip(prices, used, strict=True) if price is not None]
+    return _Layout(
+        placement=choice.placement,
+        fit=Fit(choice.tightest, (), choice.remedy),
+        speed=speed,
+        alternatives=(),
+        num_nodes=sum(member.num_nodes for _, member in used),
+        price_per_hour=sum(hour) if len(hour) == len(used) and len(currencies) == 1 else None,
+        currency=next(iter(currencies), None),
+        members=found,
     )
 
 

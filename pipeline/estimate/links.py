@@ -8,9 +8,7 @@ from cluster.devices import Device
 from cluster.machines import Node
 from cluster.placement import Placement, count_slots
 from configs.pools import PoolConfig
-
-UNKNOWN_GBIT = 100.0
-"""Gbit/s of a machine's network where neither the cluster file nor the maker's reference machine says it."""
+from training.sizing.member_times import UNKNOWN_NETWORK
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def links_of(pool: PoolConfig, device: Device | None, nodes: Sequence[Node], pla
         network = links.network_share * max(1, num_gpus)
         source = f"assumed: a reference machine of {device.driver_names[0]}; set network_gbps_per_node"
     else:
-        network, source = UNKNOWN_GBIT / 8, "assumed; set network_gbps_per_node"
+        network, source = UNKNOWN_NETWORK, "assumed; set network_gbps_per_node"
     return Links(hosts, links.gpus if links else None, network, links.host if links else None, source)
 
 

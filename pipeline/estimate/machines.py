@@ -1,5 +1,7 @@
 """The machines of a pool, for a plan: as the cluster file describes them, this one, or those of a Ray that runs."""
 
+from dataclasses import replace
+
 from cluster.host.limits import count_gpus, this_machine
 from cluster.inline import InlineExecutor
 from cluster.machines import Node, described
@@ -20,9 +22,9 @@ def lay_out(cluster: ClusterConfig, name: str) -> tuple[list[Node], Placement]:
     if cluster.executor == "inline":
         placement = InlineExecutor(pool, wandb=cluster.wandb).placement()
         return [this_machine(count_gpus())], placement
-    nodes = {number: _nodes(cluster, name, kind) for number, kind in enumerate(pool.kinds())}
-    placement = place_pool(pool, list(nodes.values()), wandb=cluster.wandb)
-    return list({node.host: node for found in nodes.values() for node in found}.values()), placement
+    nodes = [_nodes(cluster, name, kind, number) for number, kind in enumerate(pool.kinds())]
+    placement = place_pool(pool, nodes, wandb=cluster.wandb)
+    return list({node.id or node.host: node for found in nodes for node in found}.values()), placement
 
 
 def are_known(cluster: ClusterConfig, name: str) -> bool:
@@ -32,9 +34,9 @@ def are_known(cluster: ClusterConfig, name: str) -> bool:
     return isinstance(cluster.launcher, LocalLauncher) and cluster.ray_address == "local"
 
 
-def _nodes(cluster: ClusterConfig, name: str, kind: PoolConfig) -> list[Node]:
+def _nodes(cluster: ClusterConfig, name: str, kind: PoolConfig, number: int) -> list[Node]:
     if (pool := _described_pool(cluster, kind)) is not None:
-        return described(pool)
+        return [replace(node, id=f"{number}:{node.host}") for node in described(pool)]  # each kind has its own
     if not isinstance(cluster.launcher, LocalLauncher):
         raise UserError(
             f"the cluster file says nothing of the machines of pool {name!r}, which `concord plan` reckons with; "

@@ -7,6 +7,7 @@ from configs.base import GIB
 from configs.training.train import TrainConfig
 from pipeline.estimate.basis import Range
 from pipeline.estimate.estimate import Estimate, seconds_for
+from pipeline.estimate.member_rows import members_problem, members_rows, price_rows
 from pipeline.estimate.speed import Speed
 from pipeline.store.lineage import duration
 from training.manifests import counted
@@ -22,24 +23,15 @@ _PARTS = ("compute", "recomputation", "what each pass costs", "exchange", "updat
 def estimate_rows(found: Estimate, config: TrainConfig) -> list[tuple[str, str]]:
     """Return an estimate as rows of a name and a value."""
     placement, chosen = found.placement, found.fit.chosen
-    most = sequences_per_rank(config, placement)
     how = ", counted by building it without memory" if found.model.built else ""
     first = config.batch_size_at(config.total_steps - found.num_steps)
     least = "" if first == config.global_batch_size else f"{first:,} to "
     batches = f"{found.num_steps:,} steps of {least}{config.global_batch_size:,} x {config.sequence_length:,}"
-    layout = f"{counted(placement.num_ranks, 'rank')} on {placement.device}: {describe_choice(chosen, most=most)}"
     rows = [
         ("tokens", f"{found.num_tokens:,}: {batches}"),
         ("model", f"{found.model.num_parameters:,} parameters{how}"),
-        ("layout", layout),
-        ("memory", f"{_gib(chosen.memory.total)} a rank, ±{PREDICTION_ERROR:.0%}: {_parts(chosen.memory.parts)}"),
-        ("of", _capacity(found)),
     ]
-    rows += [("start", _start(found)), ("host memory", _host(found))]
-    for other, speed in zip(found.fit.runners_up, found.alternatives, strict=True):
-        took = seconds_for(found.num_tokens, speed)
-        how_long = f"; {describe_range(took)}" if took else ""
-        rows.append(("runner-up", f"{describe_choice(other.choice, most=most)}: {other.why}{how_long}"))
+    rows += _layout(found, config) if found.members is None else members_rows(found.members, placement)
     if unused := placement.deepspeed.zero_optimization.unused_in(chosen.zero_stage):
         rows.append(("unused", f"deepspeed.zero_optimization.{unused[0]} does nothing in ZeRO {chosen.zero_stage}"))
     if placement.num_ranks > config.global_batch_size:
@@ -50,13 +42,35 @@ def estimate_rows(found: Estimate, config: TrainConfig) -> list[tuple[str, str]]
         ("time", _time(found)),
         *_step(found.speed, attention=expected_attention(config, placement)),
         *_cost(found),
+        *(price_rows(found.members, str(found.currency)) if found.members else []),
     ]
+
+
+def _layout(found: Estimate, config: TrainConfig) -> list[tuple[str, str]]:
+    """Return the layout of a pool of one kind, its memory, and what came next."""
+    placement, chosen = found.placement, found.fit.chosen
+    most = sequences_per_rank(config, placement)
+    layout = f"{counted(placement.num_ranks, 'rank')} on {placement.device}: {describe_choice(chosen, most=most)}"
+    rows = [
+        ("layout", layout),
+        ("memory", f"{_gib(chosen.memory.total)} a rank, ±{PREDICTION_ERROR:.0%}: {_parts(chosen.memory.parts)}"),
+        ("of", _capacity(found)),
+        ("start", _start(found)),
+        ("host memory", _host(found)),
+    ]
+    for other, speed in zip(found.fit.runners_up, found.alternatives, strict=True):
+        took = seconds_for(found.num_tokens, speed)
+        how_long = f"; {describe_range(took)}" if took else ""
+        rows.append(("runner-up", f"{describe_choice(other.choice, most=most)}: {other.why}{how_long}"))
+    return rows
 
 
 def describe_problem(found: Estimate) -> str:
     """Return a sentence that says why the training does not fit and what to change; empty if it fits."""
     chosen, capacity = found.fit.chosen, found.placement.memory_bytes_per_rank
     host = found.placement.host_bytes_per_rank
+    if not chosen.fits and found.members is not None:
+        return members_problem(found.members, found.fit.remedy)
     if not chosen.fits and capacity is not None and found.needed_bytes <= capacity and host is not None:
         return (
             f"a rank needs {_gib(needed_host_bytes(chosen))} of host memory, {HEADROOM['cpu'] - 1:.0%} headroom "

@@ -1,6 +1,5 @@
 """How fast a training will be: by an earlier one of the same model on the same device, or by its FLOPs and traffic."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -12,19 +11,8 @@ from pipeline.estimate.links import Links, describe_links
 from training.sizing.attention import expected_attention
 from training.sizing.flops import executed_flops_per_token
 from training.sizing.model_size import ModelSize
-from training.sizing.recipe_size import ModelParameters
-from training.sizing.step_time import Reach, StepTime, predict_step
-
-SLOW_WIRE, FAST_WIRE = 0.6, 0.9
-"""Shares of the bandwidth of memory and links in data sheets that is reached: an assumption. nccl-tests are published
-with 0.75 and more within a machine."""
-
-SLOW_LAYER, FAST_LAYER = 1.5e-3, 0.3e-3
-"""Seconds in which the host launches the kernels of a layer's forward and backward pass: an assumption, 150 kernels of
-2 to 10 microseconds each. Models of some million parameters take no less."""
-
-SLOW_HOST_MEMORY, FAST_HOST_MEMORY = 1e11, 3e11
-"""Bytes a second of a host's memory, for an offloaded optimizer: an assumption, 8 channels of DDR4 to 12 of DDR5."""
+from training.sizing.parameter_shapes import ModelParameters
+from training.sizing.step_time import FAST, SLOW, Reach, StepTime, predict_step
 
 
 @dataclass(frozen=True)
@@ -101,20 +89,17 @@ def _reaches(basis: Basis, placement: Placement, links: Links) -> list[Reach]:
     per_host = -(-placement.num_ranks // links.num_hosts)
     near, far = links.near_bytes(placement), links.far_bytes(placement)
     on_gpu = placement.device != "cpu"
-    ends: Sequence[tuple[float, float, float, float, bool]] = (
-        (basis.flops.low, SLOW_WIRE, SLOW_HOST_MEMORY, SLOW_LAYER, False),
-        (basis.flops.high, FAST_WIRE, FAST_HOST_MEMORY, FAST_LAYER, True),
-    )
+    ends = ((basis.flops.low, SLOW), (basis.flops.high, FAST))
     return [
         Reach(
             flops=flops,
-            memory_bytes=memory * 1e9 * share if memory else None,
-            near_bytes=near * share if near else None,
-            far_bytes=far * share if far else None,
-            host_bytes=links.host * 1e9 * share if links.host else None,
-            host_memory_bytes=host_memory / per_host,
-            layer_seconds=layer if on_gpu else 0.0,
-            overlaps=overlaps,
+            memory_bytes=memory * 1e9 * end.wire if memory else None,
+            near_bytes=near * end.wire if near else None,
+            far_bytes=far * end.wire if far else None,
+            host_bytes=links.host * 1e9 * end.wire if links.host else None,
+            host_memory_bytes=end.host_memory / per_host,
+            layer_seconds=end.layer_seconds if on_gpu else 0.0,
+            overlaps=end.overlaps,
         )
-        for flops, share, host_memory, layer, overlaps in ends
+        for flops, end in ends
     ]

@@ -29,7 +29,16 @@ from configs.text import shorten
 from pipeline.graph.config_diff import diff
 from pipeline.graph.fingerprint import identity_of
 from pipeline.layout_checks import check_layouts, check_pool_settings
-from pipeline.prepare import Prepared, check_pools, check_profile, check_stages, prepare, with_profile
+from pipeline.prepare import (
+    Prepared,
+    check_pools,
+    check_profile,
+    check_stages,
+    describe_unused,
+    prepare,
+    unused_pools,
+    with_profile,
+)
 from pipeline.runs.directory import RunDirectory, RunRecord, StartRecord, check_id, now, store_of, user_name
 from pipeline.runs.driver import grace_seconds
 from pipeline.runs.state import read_status
@@ -68,9 +77,12 @@ def submit_run(
     _check_shared(ready.loaded.config.store)
     record = _record(ready, run_id)
     directory = RunDirectory(store_of(ready.loaded.config.store), record.id, work_dir=machines.storage.work_dir)
+    idle, asked = describe_unused(ready, machines), machines.without_pools(unused_pools(ready, machines))
     if dry_run:
         start = plan_start(1, ready, cluster, machines, avoid=(), take_over=False, profile=profile)
-        out.print(launcher_for(machines).render(describe_submission(directory, record, start, machines)), markup=False)
+        out.print(launcher_for(asked).render(describe_submission(directory, record, start, asked)), markup=False)
+        for line in idle:
+            out.print(f"# {line}", markup=False)
     elif _was_started(directory, record, out):
         if profile is not None:
             out.print("--profile does nothing here; give it to `concord resume`, after `concord stop`")
@@ -81,9 +93,11 @@ def submit_run(
         record = _create_run(directory, record)
         number = _next_number(directory, machines)
         start = plan_start(number, ready, cluster, machines, avoid=avoid, take_over=False, profile=profile)
-        start_driver(directory, record, start, machines)
+        start_driver(directory, record, start, asked)
         words = escape(command_words(directory))
         out.print(f"run [bold]{record.id}[/] submitted to {escape(cluster)}")
+        for line in idle:
+            out.print(escape(line))
         out.print(f"to watch it: concord status {words}   or   concord logs -f {words}")
     return record.id
 

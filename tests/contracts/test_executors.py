@@ -5,14 +5,16 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from cluster import inline
 from cluster.executor import Executor, Rank, Resized
 from cluster.inline import InlineExecutor
+from cluster.machines import Node
 from cluster.rank_output import read_end
 from cluster.ray import bundles
 from configs.base import ConfigError, InfrastructureError, OutOfMemory, StartUpError, UserError
@@ -381,6 +383,50 @@ def all_cores_taken(make_ray) -> Iterator[None]:
     group.wait(30)
     yield
     remove_placement_group(group)
+
+
+def write_place(rank: Rank, out: Path) -> tuple[int, ...]:
+    """Write down what a rank is given, and go on once all have."""
+    threads = int(os.environ["OMP_NUM_THREADS"])
+    (out / f"rank-{rank.index}").write_text(f"{rank.member} {rank.num_threads} {threads} {rank.world_size}")
+    while len(list(out.glob("rank-*"))) < rank.world_size:
+        time.sleep(0.02)
+    return rank.world_size, rank.member
+
+
+def test_ranks_of_a_pool_with_members_follow_each_other_with_the_threads_of_their_own(make_ray, tmp_path):
+    members = ({"num_ranks": 1, "cpus_per_rank": 3}, {"num_ranks": 2, "cpus_per_rank": 2})
+    executor = make_ray(oversubscribe=True, members=members)
+    placement = executor.placement()
+    assert [member.num_ranks for member in placement.members] == [1, 2]
+    assert executor.gang(write_place, tmp_path, label="placing") == (3, 0)
+    places = [(tmp_path / f"rank-{index}").read_text() for index in range(3)]
+    assert places == ["0 3 3 3", "1 2 2 3", "1 2 2 3"]
+
+
+def test_map_works_on_the_nodes_of_a_pool_with_members(make):
+    executor = make(cpus_per_task=1, oversubscribe=True, members=({"num_ranks": 1}, {"num_ranks": 1}))
+    assert list(executor.map(square, range(9), label="squaring")) == [n * n for n in range(9)]
+    assert list(executor.map(square, range(3), label="squaring", on_device=True)) == [0, 1, 4]
+    executor.release()
+
+
+def test_this_process_is_a_rank_of_the_first_member_that_this_machine_suits(monkeypatch):
+    """The other members, and how many ranks they have, are of no concern here."""
+    second = {"accelerator": "A100-80G", "micro_batch_size": 3, "num_ranks": 7}
+    pool = PoolConfig.model_validate({"members": [{"accelerator": "H100"}, second, {"accelerator": "A100"}]})
+    here = Node("here", 4, 1, 2**34, accelerator="A100", accelerator_bytes=79 * 2**30)
+    monkeypatch.setattr(inline, "this_machine", lambda num_gpus: here)
+    placement = InlineExecutor(pool).placement()
+    assert (placement.num_ranks, placement.micro_batch_size, placement.members) == (1, 3, ())
+    here = replace(here, accelerator_bytes=40 * 2**30)
+    assert InlineExecutor(pool).placement().micro_batch_size == 8
+    here = replace(here, accelerator="L40S")
+    with pytest.raises(ConfigError, match=r"^the pool wants H100, and this machine has L40S; start the run where"):
+        InlineExecutor(pool).placement()
+    here = Node("here", 4, 0, 2**34)
+    with pytest.raises(ConfigError, match=r"^the pool wants GPUs, and the driver finds none"):
+        InlineExecutor(pool).placement()
 
 
 def test_gang_frees_what_it_took(make_ray, tmp_path):

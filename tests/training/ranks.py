@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from multiprocessing import connection
 from pathlib import Path
@@ -14,7 +14,7 @@ from cluster.executor import Rank
 from cluster.host.network import free_port
 from cluster.leases.fence import fence_of
 from cluster.machines import Node
-from cluster.placement import place
+from cluster.members import place_pool
 from configs.base import Artifact
 from configs.pools import PoolConfig
 from configs.training.train import CadenceConfig, TrainConfig
@@ -28,12 +28,17 @@ GRACE_SECONDS = 10
 CADENCE = CadenceConfig()
 
 
-def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
-    """`fn(rank, *args)` on each rank; results in rank order, or the exit code of a rank that gave none."""
+def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any, members: Sequence[int] = ()) -> list[Any]:
+    """`fn(rank, *args)` on each rank; results in rank order, or the exit code of a rank that gave none.
+
+    `members` are those of the pool which the ranks are of.
+    """
     context = _context()
     port = free_port()
     pipes = [context.Pipe(duplex=False) for _ in range(world_size)]
-    ranks = [Rank(i, world_size, "cpu", 1, "127.0.0.1", port, num_restarts=0) for i in range(world_size)]
+    world = world_size, "cpu", 1, "127.0.0.1", port
+    of = members or [0] * world_size
+    ranks = [Rank(i, *world, num_restarts=0, member=of[i]) for i in range(world_size)]
     processes = [
         context.Process(target=_enter, args=(fn, rank, send, args))
         for rank, (_, send) in zip(ranks, pipes, strict=True)
@@ -165,10 +170,10 @@ def tiny_job(
     (directory / name).mkdir(parents=True, exist_ok=True)
     certificate = Certificate(num_texts=0, num_languages=0, model_sha256="", tokenizer_json_sha256="")
     tokenizer = TrainedTokenizer(vocab_size=VOCAB, eos_id=1, pad_id=2, sample_bytes={}, certificate=certificate)
-    pool = PoolConfig(
-        num_ranks=world_size, cpus_per_rank=1, zero_stage=zero_stage, **{"micro_batch_size": 2} | pool_settings
-    )
-    placement = place(pool, [Node("host", world_size, 0, memory_bytes=2**33)], wandb=None)
+    own = {"num_ranks": world_size, "micro_batch_size": 2} | pool_settings
+    pool = PoolConfig.model_validate({"cpus_per_rank": 1, "zero_stage": zero_stage} | own)
+    nodes = [[Node("host", world_size, 0, memory_bytes=2**33)]] * len(pool.kinds())
+    placement = place_pool(pool, nodes, wandb=None)
     corpus = tiny_corpus(directory / "corpus")
     out = directory / name
     artifact = Artifact(directory, tokenizer)

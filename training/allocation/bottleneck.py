@@ -19,6 +19,9 @@ from training.allocation.devices import Allocation, DeviceType, Share, sum_of_ra
 
 Floats = npt.NDArray[np.float64]
 
+AS_FAST = 1e-12
+"""Times that differ by no more of them are equal but for rounding: then fewer and larger passes are taken."""
+
 
 @dataclass(frozen=True)
 class _Table:
@@ -26,7 +29,7 @@ class _Table:
 
     seconds: Floats
     last: npt.NDArray[np.int64]
-    """The size of one pass of the way that takes least; for 0 it is 0."""
+    """The size of the largest pass of a way that takes least; for 0 it is 0."""
 
     def most(self, seconds: float) -> int:
         """Return the largest number of sequences that is done in so many seconds, up to that of the table."""
@@ -96,8 +99,8 @@ def _make_table(pass_seconds: Sequence[float], limit: int) -> _Table:
     for number in range(1, limit + 1):
         sizes = min(len(times), number)
         costs = seconds[number - sizes : number][::-1] + times[:sizes]
-        last[number] = int(np.argmin(costs)) + 1
-        seconds[number] = costs[last[number] - 1]
+        seconds[number] = costs.min()
+        last[number] = np.flatnonzero(costs <= seconds[number] * (1 + AS_FAST))[-1] + 1
     return _Table(seconds, last)  # it never falls: taking a sequence out of a pass costs nothing
 
 

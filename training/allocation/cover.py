@@ -15,6 +15,7 @@ from math import ceil, gcd
 import numpy as np
 import numpy.typing as npt
 
+from training.allocation.bottleneck import AS_FAST
 from training.allocation.devices import Allocation, DeviceType, Share, sum_of_rates
 
 EXACT_SEQUENCES = 1 << 18
@@ -85,7 +86,8 @@ def _cover(costs: Floats, capacities: Ints, wanted: int) -> tuple[list[int], flo
     useful = np.flatnonzero(capacities > 0)
     if wanted <= 0:
         return [], 0.0
-    sizes, prices = capacities[useful], costs[useful]
+    trifle = AS_FAST * float(costs.max())  # of ways that cost as much, that with fewer passes is taken
+    sizes, prices = capacities[useful], costs[useful] + trifle
     least, last = np.zeros(wanted + 1), np.zeros(wanted + 1, dtype=np.int64)
     for number in range(1, wanted + 1):
         sums = least[np.maximum(number - sizes, 0)] + prices
@@ -95,7 +97,7 @@ def _cover(costs: Floats, capacities: Ints, wanted: int) -> tuple[list[int], flo
     while left > 0:
         chosen.append(int(useful[last[left]]))
         left -= int(sizes[last[left]])
-    return sorted(chosen, reverse=True), float(least[wanted])
+    return sorted(chosen, reverse=True), float(least[wanted]) - len(chosen) * trifle
 
 
 def _shares(devices: Sequence[DeviceType], passes: Sequence[float], surplus: int) -> list[Share]:

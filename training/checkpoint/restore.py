@@ -18,7 +18,7 @@ from training.checkpoint.directory import DAMAGED, delete_checkpoint, read_index
 from training.checkpoint.fragment_index import FragmentIndex, load_fragments
 from training.checkpoint.retention import hold
 from training.checkpoint.rollbacks import is_still_valid, position_after
-from training.records import CheckpointRecord, Position, RecentStep, Rollback, list_checkpoints, step_of
+from training.records import CheckpointRecord, Position, RecentStep, Rollback, Speeds, list_checkpoints, step_of
 from training.zero.config import EMA
 from training.zero.ema import begin_ema
 from training.zero.engine import set_num_updates
@@ -43,6 +43,9 @@ class Progress:
     recent: tuple[RecentStep, ...] = ()
     """CheckpointRecord.recent; not kept up to date between checkpoints."""
 
+    speeds: Speeds | None = None
+    """CheckpointRecord.speeds; not kept up to date either."""
+
 
 def progress_of(record: CheckpointRecord) -> Progress:
     """Return how far training was when a checkpoint was written."""
@@ -54,6 +57,7 @@ def progress_of(record: CheckpointRecord) -> Progress:
         record.position,
         record.num_rollbacks,
         record.recent or (),
+        record.speeds,
     )
 
 

@@ -151,7 +151,8 @@ class _Reader:
         stopwatch = self._trainer.stopwatch
         stopwatch.pop_seconds()  # the time since the step before was the other's turn
         with stopwatch.part("data"):
-            step_input = self._trainer.prefetcher.take(self._position, step=self._step, is_last=False)
+            plans = self._trainer.balancer.plans
+            step_input = self._trainer.prefetcher.take(self._position, plans, step=self._step, is_last=False)
         self._step += 1
         self._position = step_input.position
         take_step(self._trainer, step_input)

@@ -168,7 +168,7 @@ def read_inputs(trainer: Trainer, number: int) -> list[StepInput]:
     """Return the inputs of the first steps, on the device."""
     position, inputs = trainer.state.progress.position, []
     for step in range(number):
-        inputs.append(trainer.prefetcher.take(position, step=step, is_last=False))
+        inputs.append(trainer.prefetcher.take(position, trainer.balancer.plans, step=step, is_last=False))
         position = inputs[-1].position
     return inputs
 
@@ -176,5 +176,5 @@ def read_inputs(trainer: Trainer, number: int) -> list[StepInput]:
 def take_step(trainer: Trainer, step_input: StepInput) -> StepResult:
     """Take an optimizer step at the recipe's full learning rate, without its metrics and checkpoints."""
     set_learning_rate(trainer.state.engine, trainer.config.optimizer.learning_rate)
-    status = RankStatus(TrainingRequests(), save_failed=False, own_seconds=0.0)
+    status = RankStatus(TrainingRequests(), save_failed=False, own_seconds=0.0, pass_seconds=0.0)
     return trainer.stepper.run_step(step_input, status, trainer.watchdog, timeout_factor=1.0)

@@ -1,8 +1,7 @@
 """Batches of training samples: which samples are at given places of the order, and which rank reads which of them."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,8 +11,12 @@ from data_prep.manifests import TokenizedCorpus
 from data_prep.tokens.join import names_of
 from data_prep.tokens.mixture import plan_phases
 from data_prep.tokens.sample_order import Ints, Order, Stream
+from training.data.passes import PassPlan
 from training.data.token_stream import open_token_streams
 from training.records import OrderRecord, PhaseRecord, StreamRecord
+
+EMPTY_TOKENS = 8
+"""Tokens of a pass without samples, which a rank runs for the sake of the others: they wait for its collectives."""
 
 _MAX_NAMED = 6
 """Most streams that an error names."""
@@ -85,27 +88,26 @@ class Samples:
         return Batch(stream, index, int(targets.sum()), named)
 
     def micro_batches(
-        self, batch: Batch, *, rank: int, world_size: int, size: int, equal_rows: bool = False
+        self, batch: Batch, plan: PassPlan, *, rank: int, equal_rows: bool = False
     ) -> Iterator[MicroBatch]:
-        """Yield the micro-batches, of at most `size` rows, that `rank` reads of a batch: equally many on every rank.
+        """Yield the micro-batches that `rank` reads of a batch, by a plan for as many samples: one for each pass.
 
-        Sample i of the batch goes to rank i mod world_size, and all ranks take equally many a micro-batch, but the last
-        ones: so no sample comes in a later micro-batch than one after it. A rank that has no samples left reads the
-        batch's first one, with no loss on it. With `equal_rows` such rows fill up the last micro-batches, so that all
-        have equally many, and compiled layers are compiled for one number.
+        In a pass without samples of its own it reads the beginning of the batch's first one, with no loss on it. With
+        `equal_rows` whole such rows fill up smaller micro-batches, so that all of a rank have equally many, and
+        compiled layers are compiled for one number.
         """
-        num_samples = len(batch.stream)
-        samples_of_rank = np.arange(rank, num_samples, world_size)
-        num_batches = math.ceil(math.ceil(num_samples / world_size) / size)
-        per_batch = math.ceil(math.ceil(num_samples / world_size) / num_batches)
-        for number in range(num_batches):
-            rows = samples_of_rank[number * per_batch : (number + 1) * per_batch]
-            num_empty = per_batch - len(rows) if equal_rows else int(not len(rows))
+        most = max(1, int(plan.sizes[rank].max()))
+        for rows in plan.rows(rank):
+            num_empty = most - len(rows) if equal_rows else int(not len(rows))
             chosen = np.append(rows, np.zeros(num_empty, dtype=np.int64))
-            yield self._read(batch.stream[chosen], batch.index[chosen], num_targetless=num_empty)
+            micro = self.read(batch, chosen, num_targetless=num_empty)
+            if not len(rows) and not equal_rows:
+                micro = replace(micro, tokens=micro.tokens[:, : EMPTY_TOKENS + 1])
+            yield micro
 
-    def _read(self, streams: Ints, indices: Ints, *, num_targetless: int) -> MicroBatch:
-        """Read the samples; the last ones bear no loss."""
+    def read(self, batch: Batch, rows: Ints, *, num_targetless: int = 0) -> MicroBatch:
+        """Read samples of a batch by their numbers in it; the last ones bear no loss."""
+        streams, indices = batch.stream[rows], batch.index[rows]
         length = self._length
         tokens = np.zeros((len(streams), length + 1), dtype=np.int64)
         lengths = np.zeros(len(streams), dtype=np.int64)

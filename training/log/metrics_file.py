@@ -116,6 +116,10 @@ class StepMetrics(BaseModel):
     useful_seconds: float = 0.0
     """Such time of all steps that were kept, since the start of training."""
 
+    eta: float | None = None
+    """Sequences of the steps over those that the ranks' devices would have computed in that wall time, each by itself:
+    G / (seconds of a step * sum of the rates in sequences a second). None before it is known."""
+
     mfu: float | None
     """Model FLOPs utilisation (training/sizing/flops.py); None on a device whose peak is not known."""
 

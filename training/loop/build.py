@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
+from cluster.placement import Placement
 from configs.base import GIB, UserError
 from training.init.fill import open_init_weights
 from training.job import Job
@@ -43,12 +44,13 @@ class BuiltEngine:
     initial_weights: InitialWeights
 
 
-def build_engine(job: Job, device: torch.device, *, notify: Callable[[str], None]) -> BuiltEngine:
+def build_engine(job: Job, device: torch.device, *, member: int = 0, notify: Callable[[str], None]) -> BuiltEngine:
     """Build an engine that has trained nothing yet and whose weights are zeros. Collective.
 
-    They become those of a checkpoint, or the first ones (`open_first_weights`). `notify` passes a sentence to the user.
+    They become those of a checkpoint, or the first ones (`open_first_weights`). `member` is that of the pool which this
+    rank is of; `notify` passes a sentence to the user.
     """
-    config, placement, tokenizer = job.config, job.placement, job.tokenizer.manifest
+    config, placement, tokenizer = job.config, job.placement.of_member(member), job.tokenizer.manifest
     if placement.device == "cpu" and config.precision == "bf16" and not _has_fast_bf16():
         notify("this CPU has no instructions for bf16, so steps take many times as long as with `precision: fp32`")
     settings = make_model_config(
@@ -66,9 +68,9 @@ def build_engine(job: Job, device: torch.device, *, notify: Callable[[str], None
         dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
         minds_router=minds_router(config.model),
     )
-    traits = from_rank_0(probe)
+    traits = probe() if job.placement.members else from_rank_0(probe)  # unlike devices have unlike kernels
     notify(f"attention: {describe_attention(traits)}")
-    _check_it_fits(job, traits.attention)
+    _check_it_fits(job, placement, traits.attention)
     model, initial_weights = build_model(settings, activation_checkpointing=placement.activation_checkpointing)
     if config.model.depth_scaled_init:
         initial_weights.scale_residual_outputs(config.model.num_layers)
@@ -80,7 +82,7 @@ def build_engine(job: Job, device: torch.device, *, notify: Callable[[str], None
     network = PackedLM(
         model,
         boundary_id=tokenizer.boundary_id,
-        max_tokens=placement.micro_batch_size * config.sequence_length,
+        max_tokens=job.placement.largest_micro_batch * config.sequence_length,
         config=config.model,
         traits=traits,
     )
@@ -88,9 +90,9 @@ def build_engine(job: Job, device: torch.device, *, notify: Callable[[str], None
     return BuiltEngine(engine, settings, shapes, traits, initial_weights)
 
 
-def _check_it_fits(job: Job, attention: str) -> None:
+def _check_it_fits(job: Job, placement: Placement, attention: str) -> None:
     """Raise UserError if a training that was planned with another implementation of attention does not fit with it."""
-    config, placement = job.config, job.placement
+    config = job.config
     if placement.memory_bytes_per_rank is None or attention == expected_attention(config, placement):
         return
     size = measure_model(find_parameters(config, vocab_size=job.tokenizer.manifest.vocab_size), config)

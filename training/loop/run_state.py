@@ -77,7 +77,7 @@ class RunState:
         self.first, self._continued = from_rank_0(self._find_beginning)
         self.start_id = self._clean_checkpoints()
         self._watchdog.beat("building the model", timeout_factor=START_TIMEOUT_FACTOR)
-        self.built = build_engine(job, device, notify=self._notify)
+        self.built = build_engine(job, device, member=rank.member, notify=self.notify)
         if (continued := self._continued) is not None:
             from_rank_0(lambda: check_same_model(continued, self.built.config.to_dict()))
         self.progress = self._load()
@@ -121,7 +121,7 @@ class RunState:
         )
         add_rollback(self._job.out, rollback)
         num_skipped = rollback.skipped[1] - rollback.skipped[0]
-        self._notify(
+        self.notify(
             f"rolled back from step {rollback.at_step} to step {rollback.to_step}, leaving out {num_skipped} samples: "
             f"{rollback.reason}"
         )
@@ -130,7 +130,7 @@ class RunState:
         """Load the newest valid checkpoint, or begin again without one; return the progress."""
         self._watchdog.beat("loading a checkpoint", timeout_factor=START_TIMEOUT_FACTOR)
         rollbacks = from_rank_0(lambda: read_rollbacks(self._job.out))
-        found = restore(self.engine, self.root, first=self.first, rollbacks=rollbacks, notify=self._notify)
+        found = restore(self.engine, self.root, first=self.first, rollbacks=rollbacks, notify=self.notify)
         progress = self._begin_again(rollbacks) if found is None else found
         from_rank_0(partial(set_aside_damaged, self.root, progress.step))
         return progress
@@ -141,7 +141,7 @@ class RunState:
             load_checkpoint(self.engine, self._continued)
         else:
             self._watchdog.beat("making the first weights", timeout_factor=START_TIMEOUT_FACTOR)
-            with open_first_weights(self._job, self.built, notify=self._notify) as read:
+            with open_first_weights(self._job, self.built, notify=self.notify) as read:
                 restart_from(self.engine, read)
         position = position_after(self.first.position, rollbacks)
         return replace(self.first, position=position, num_rollbacks=self.first.num_rollbacks + len(rollbacks))
@@ -177,7 +177,7 @@ class RunState:
 
         return from_rank_0(clean)
 
-    def _notify(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Write a notice once, not once a rank."""
         if self._rank.index == 0:
             self._notices.add(text)

@@ -7,13 +7,15 @@ from typing import Any
 import torch
 
 from cluster.executor import Rank
+from configs.base import InfrastructureError
 from configs.training.train import TrainConfig
 from training.accelerator import is_accelerator
+from training.allocation.pass_times import run_pass
+from training.data.passes import PassPlan
 from training.data.prefetch import StepInput
 from training.loop.stop_requests import TrainingRequests
 from training.loop.watchdog import Watchdog
-from training.network.compile import explain_compile_errors
-from training.network.packed_lm import TERMS, PackedLoss
+from training.network.packed_lm import TERMS
 from training.network.router_losses import StepRouting, balance_of_batch
 from training.zero.engine import take_optimizer_step
 from training.zero.gradient_norms import take_gradient_norms
@@ -32,6 +34,12 @@ class RankStatus:
 
     own_seconds: float
     """Time that its step before took, without waiting for others."""
+
+    pass_seconds: float
+    """What of it forward and backward passes took; 0 before the first step."""
+
+    has_new_speeds: bool = False
+    """Whether it has found that sequences are to be shared in another way (training/allocation/balance.py)."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,12 @@ class StepResult:
     own_seconds: list[float]
     """RankStatus.own_seconds by rank."""
 
+    pass_seconds: list[float]
+    """RankStatus.pass_seconds by rank."""
+
+    has_new_speeds: bool
+    """Whether any rank has new speeds."""
+
     terms: dict[str, float]
     """Means over the targets of the objective's terms beside the loss, of those that the model has."""
 
@@ -70,7 +84,7 @@ class StepResult:
 
 
 class Stepper:
-    """Runs optimizer steps of one engine."""
+    """Runs optimizer steps of one engine; each sequence takes `emulated` seconds more."""
 
     def __init__(
         self,
@@ -79,12 +93,14 @@ class Stepper:
         device: torch.device,
         *,
         num_streams: int,
-        micro_batch_size: int,
         config: TrainConfig,
         stopwatch: Stopwatch,
+        emulated: float = 0.0,
     ) -> None:
         self._engine, self._rank, self._device, self._num_streams = engine, rank, device, num_streams
-        self._micro_batch_size, self._config, self._stopwatch = micro_batch_size, config, stopwatch
+        self._config, self._stopwatch, self._emulated = config, stopwatch, emulated
+        self._checked: PassPlan | None = None
+        """The plan that all ranks were found to have."""
 
     def run_step(
         self,
@@ -99,29 +115,35 @@ class Stepper:
 
         Each pass may take `timeout_factor` times the watchdog's timeout.
         """
-        batch, micro_batches = step_input.batch, step_input.micro_batches
+        batch, plan, micro_batches = step_input.batch, step_input.plan, step_input.micro_batches
+        self._check_plan(plan)
         nats = torch.zeros(self._num_streams, dtype=torch.float64, device=self._device)
         terms = torch.zeros(len(TERMS), dtype=torch.float64, device=self._device)
         routed = torch.zeros((), dtype=torch.float64, device=self._device)
-        step = StepRouting(rank=self._rank.index, world_size=self._rank.world_size, max_rows=self._micro_batch_size)
+        step = self._routing(plan)
         for i, (rows, streams) in enumerate(micro_batches):
             name = f"a forward and backward pass, {i + 1} of {len(micro_batches)}"
             watchdog.beat(name, timeout_factor=timeout_factor)
             self._engine.set_gradient_accumulation_boundary(i == len(micro_batches) - 1)
-            with self._stopwatch.part("forward"), explain_compile_errors():
-                found: PackedLoss = self._engine(rows, step=step)
-            with self._stopwatch.part("backward"):
-                self._engine.backward(found.objective / batch.num_targets, scale_wrt_gas=False)
+            found = run_pass(
+                self._engine,
+                rows,
+                self._stopwatch,
+                emulated=float(plan.sizes[self._rank.index, i]) * self._emulated,
+                divisor=batch.num_targets,
+                step=step,
+            )
             nats.index_add_(0, streams, found.row_nats.double())
             terms += found.terms
             routed = routed + found.routed
         with self._stopwatch.part("communication"):
-            nats, terms, routed, flags, own_seconds = self._sum_over_ranks(nats, terms, routed, status)
+            nats, terms, routed, flags, seconds = self._sum_over_ranks(nats, terms, routed, status)
         by_stream: list[float] = nats.tolist()
         loss = sum(by_stream) / batch.num_targets
         watchdog.beat("the optimizer's step", timeout_factor=timeout_factor)
         norm, norms, updated = self._update_weights(loss, with_gradient_norms=with_gradient_norms)
-        stop, save, resize, num_failed = flags.tolist()
+        stop, save, resize, num_failed, num_new_speeds = flags.tolist()
+        own_seconds, pass_seconds = seconds.tolist()
         return StepResult(
             loss=loss,
             nats=by_stream,
@@ -130,10 +152,34 @@ class Stepper:
             updated=updated,
             requests=TrainingRequests(stop > 0, save > 0, resize > 0),
             num_failed_saves=int(num_failed),
-            own_seconds=own_seconds.tolist(),
+            own_seconds=own_seconds,
+            pass_seconds=pass_seconds,
+            has_new_speeds=num_new_speeds > 0,
             terms=self._mean_terms(terms, routed, num_targets=batch.num_targets),
             expert_counts=routed[0].tolist() if routed.numel() else [],
         )
+
+    def _check_plan(self, plan: PassPlan) -> None:
+        """Raise InfrastructureError if the ranks do not share the step in the same way: they would hang in it.
+
+        Collective where the plan is not that of the step before.
+        """
+        if plan is self._checked:
+            return
+        digests = torch.tensor([plan.digest, -plan.digest], dtype=torch.float64, device=self._device)
+        torch.distributed.all_reduce(digests, op=torch.distributed.ReduceOp.MAX)
+        most, least = digests.tolist()
+        if most != -least:
+            raise InfrastructureError(
+                "the ranks reckon differently who computes which sequences of a step, so that they would wait for each "
+                "other for ever; set balance: even for the pool, and tell us which machines these are"
+            )
+        self._checked = plan
+
+    def _routing(self, plan: PassPlan) -> StepRouting:
+        orders = [plan.order(number) for number in range(plan.sizes.shape[1])] if plan.equal_passes else []
+        alone = self._rank.world_size == 1
+        return StepRouting(rank=self._rank.index, max_rows=plan.max_rows, orders=() if alone else orders)
 
     def _update_weights(self, loss: float, *, with_gradient_norms: bool) -> tuple[float, dict[str, float], bool]:
         """Return the gradient's norm, its norms by part of the model, and whether the weights were updated."""
@@ -157,13 +203,17 @@ class Stepper:
     def _sum_over_ranks(
         self, nats: torch.Tensor, terms: torch.Tensor, routed: torch.Tensor, status: RankStatus
     ) -> tuple[torch.Tensor, ...]:
-        """Sum the first three over ranks, then each request and failed saves; then own seconds by rank. On the CPU."""
-        requests, own = status.requests, [0.0] * self._rank.world_size
-        own[self._rank.index] = status.own_seconds
-        flags = [float(flag) for flag in (requests.stop, requests.save, requests.resize, status.save_failed)]
-        told = torch.tensor([*flags, *own], dtype=torch.float64, pin_memory=is_accelerator(self._device))
-        told = told.to(self._device, non_blocking=True)
-        parts = [nats, terms, routed, told[: len(flags)], told[len(flags) :]]
+        """Sum the first three over ranks, then each statement of the status.
+
+        Last (2, ranks) come the own seconds of each rank, and those of its passes. All are on the CPU.
+        """
+        requests, num_ranks = status.requests, self._rank.world_size
+        own = torch.zeros(2, num_ranks, dtype=torch.float64)
+        own[:, self._rank.index] = torch.tensor([status.own_seconds, status.pass_seconds], dtype=torch.float64)
+        said = (requests.stop, requests.save, requests.resize, status.save_failed, status.has_new_speeds)
+        told = torch.cat([torch.tensor(said, dtype=torch.float64), own.flatten()])
+        told = (told.pin_memory() if is_accelerator(self._device) else told).to(self._device, non_blocking=True)
+        parts = [nats, terms, routed, told[: len(said)], told[len(said) :].view(2, num_ranks)]
         vector = torch.cat([part.flatten() for part in parts])
         torch.distributed.all_reduce(vector)
         sums = torch.split(vector.cpu(), [part.numel() for part in parts])

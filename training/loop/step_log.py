@@ -39,6 +39,9 @@ class _LoggedStep:
 
     result: StepResult
     batch: Batch
+    own_rates: float | None
+    """Sequences a second that all ranks compute, each by itself; None where that is not known."""
+
     progress: Progress
     first_place: int
     learning_rate: float
@@ -48,6 +51,11 @@ class _LoggedStep:
 
     validation: Validation | None
     """The validation after it, if there was one."""
+
+    @property
+    def useful_seconds(self) -> float:
+        """Its wall time without what training waited for."""
+        return self.wall - sum(self.seconds.get(part, 0.0) for part in NOT_USEFUL)
 
 
 class StepLog:
@@ -114,15 +122,21 @@ class StepLog:
         result: StepResult,
         batch: Batch,
         *,
+        own_rates: float | None,
         progress: Progress,
         first_place: int,
         learning_rate: float,
         seconds: dict[str, float],
         validation: Validation | None,
     ) -> None:
-        """Take down a step, `progress` being that after it; write its line if it is the last of one."""
+        """Take down a step, `progress` being that after it; write its line if it is the last of one.
+
+        `own_rates` are the sequences a second that the ranks compute, each by itself.
+        """
         wall, self._clock = time.perf_counter() - self._clock, time.perf_counter()
-        self._line.append(_LoggedStep(result, batch, progress, first_place, learning_rate, seconds, wall, validation))
+        self._line.append(
+            _LoggedStep(result, batch, own_rates, progress, first_place, learning_rate, seconds, wall, validation)
+        )
         ends = progress.step % self._log_every_steps == 0 or progress.step in self._ends_of_lines
         if ends or validation is not None:
             self.end_line()
@@ -160,7 +174,7 @@ class StepLog:
         }
         loss = sum(step.result.loss * step.batch.num_targets for step in counted) / num_targets
         num_bytes = sum(self._bytes_per_token[stream] * n for stream, n in targets.items())
-        useful = sum(step.wall - sum(step.seconds.get(part, 0.0) for part in NOT_USEFUL) for step in steps)
+        useful = sum(step.useful_seconds for step in steps)
         speed = num_targets / useful
         before = self.file.last.useful_seconds if self.file.last else 0.0
         return StepMetrics(
@@ -183,6 +197,7 @@ class StepLog:
             num_tokens=last.progress.num_tokens,
             tokens_per_second=round(speed, 1),
             useful_seconds=round(before + useful, 3),
+            eta=_eta(steps),
             mfu=mfu(speed / self._num_ranks, flops_per_token=self._flops_per_token, peak=self._peak_flops),
             graphs_compiled=self._count_new_graphs(),
             memory_bytes=peak_memory_bytes(self._device),
@@ -197,6 +212,15 @@ class StepLog:
     def start_clock(self) -> None:
         """Start the wall time of the next step now."""
         self._clock = time.perf_counter()
+
+
+def _eta(steps: Sequence[_LoggedStep]) -> float | None:
+    """Return the sequences of the steps over those that the devices would have computed each by itself."""
+    known = [step for step in steps if step.own_rates]
+    if not known:
+        return None
+    own = sum(step.useful_seconds * (step.own_rates or 0.0) for step in known)
+    return round(sum(len(step.batch.stream) for step in known) / own, 4)
 
 
 def _mean_terms(steps: Sequence[_LoggedStep]) -> dict[str, float]:

@@ -10,9 +10,11 @@ from functools import partial
 import torch
 
 from cluster.executor import Rank, Resized
+from training.allocation.initial import make_balancer
 from training.checkpoint.async_save import Saver
 from training.checkpoint.directory import apply_retention, read_record
 from training.data.batches import Batches
+from training.data.passes import PassPlan
 from training.data.prefetch import Prefetcher
 from training.data.tokens_read import count_tokens_read
 from training.job import Job
@@ -25,17 +27,17 @@ from training.loop.profiler import StepProfiler
 from training.loop.run_state import RunState, is_own_checkpoint
 from training.loop.spikes import Instability, InstabilityDetector, num_steps_remembered
 from training.loop.step import RankStatus, Stepper, StepResult
-from training.loop.step_log import StepLog
+from training.loop.step_log import NOT_USEFUL, StepLog
 from training.loop.stop_requests import RequestPoller, Stopped, TrainingRequests
 from training.loop.validate import make_validator
 from training.loop.watchdog import START_TIMEOUT_FACTOR, Watchdog
 from training.manifests import TrainedModel
-from training.records import CheckpointRecord, RecentStep, directory_of
+from training.records import CheckpointRecord, RecentStep, Speeds, directory_of
 from training.zero.communication import time_collectives, time_waits
 from training.zero.ema import decay_after, update_ema
 from training.zero.engine import set_learning_rate
 from training.zero.fragments import owned_fragments
-from training.zero.process_group import join_process_group, leave_process_group, on_any_rank
+from training.zero.process_group import from_rank_0, join_process_group, leave_process_group, on_any_rank
 from training.zero.step_timing import Stopwatch
 
 NUM_LAST_SAVES, SECONDS_BETWEEN_LAST_SAVES = 120, 5.0
@@ -75,9 +77,7 @@ class Trainer:
         self.prefetcher = Prefetcher(
             self.batches,
             rank=rank.index,
-            world_size=rank.world_size,
             batch_size_at=job.config.batch_size_at,
-            micro_batch_size=job.placement.micro_batch_size,
             equal_rows=job.placement.compile,
             boundary_id=job.tokenizer.manifest.boundary_id,
             device=device,
@@ -96,7 +96,22 @@ class Trainer:
             if rank.index == 0
             else None
         )
-        self.nats, self.num_targets, self.own_seconds = 0.0, 0, 0.0
+        self.nats, self.num_targets = 0.0, 0
+        self.own_seconds, self.pass_seconds = 0.0, 0.0
+        self.balancer = make_balancer(
+            job,
+            rank,
+            self.state.built,
+            self.batches,
+            saved=self.state.progress.speeds,
+            step=self.state.progress.step,
+            device=device,
+            stopwatch=self.stopwatch,
+            beat=partial(watchdog.beat, timeout_factor=START_TIMEOUT_FACTOR),
+            notify=self.state.notify,
+        )
+        self.new_speeds: Speeds | None = None
+        """By what rank 0 has found that sequences had better be shared."""
         self.validation_loss: float | None = None
         """Loss of the validation after the last step, if there was one."""
         self.validator = make_validator(rank, job, device, notify=self.notices.add)
@@ -140,13 +155,17 @@ class Trainer:
         self.watchdog.beat("reading a batch", timeout_factor=timeout_factor)
         with self.stopwatch.part("data"):
             is_last = state.progress.step + 1 == config.total_steps
-            step_input = self.prefetcher.take(state.progress.position, step=state.progress.step, is_last=is_last)
+            step_input = self.prefetcher.take(
+                state.progress.position, self.balancer.plans, step=state.progress.step, is_last=is_last
+            )
         batch = step_input.batch
         self._seed_dropout()
         factor = learning_rate_factor(config, state.progress.step)
         learning_rate = config.optimizer.learning_rate * factor
         set_learning_rate(state.engine, learning_rate)
-        status = RankStatus(self.requests.poll(), self.saver.failed, self.own_seconds)
+        status = RankStatus(
+            self.requests.poll(), self.saver.failed, self.own_seconds, self.pass_seconds, self.new_speeds is not None
+        )
         norms_every = self.job.cadence.gradient_norms_every_steps
         result = self.stepper.run_step(
             step_input,
@@ -172,17 +191,35 @@ class Trainer:
         validation = self._validate(timeout_factor)
         seconds = self.stopwatch.pop_seconds()
         self.own_seconds = sum(value for part, value in seconds.items() if part not in _NOT_OWN_WORK)
+        self.pass_seconds = seconds.get("forward", 0.0) + seconds.get("backward", 0.0)
         if self.step_log:
             self.step_log.write_step(
                 result,
                 batch,
+                own_rates=self.balancer.sum_of_rates(result.pass_seconds),
                 progress=state.progress,
                 first_place=step_input.first_place,
                 learning_rate=learning_rate,
                 seconds=seconds,
                 validation=validation,
             )
+        self._balance(result, step_input.plan, seconds)
         return result
+
+    def _balance(self, result: StepResult, plan: PassPlan, seconds: dict[str, float]) -> None:
+        """Share the next steps by the new speeds that rank 0 told of in this step; have it look for newer ones."""
+        step = self.state.progress.step
+        if result.has_new_speeds:
+            speeds = from_rank_0(lambda: self.new_speeds)
+            assert speeds is not None
+            self.new_speeds = None
+            shared = self.balancer.adopt(speeds, self.config.batch_size_at(step))
+            self.state.notify(f"after step {step} {shared}")
+        elif self.rank.index == 0:
+            wall = sum(value for part, value in seconds.items() if part not in NOT_USEFUL)
+            self.new_speeds = self.balancer.add_step(
+                plan, step=step, seconds_before=result.pass_seconds, step_seconds=wall
+            )
 
     def _validate(self, timeout_factor: float) -> Validation | None:
         """Validate, if that is due after the step that was just taken."""
@@ -191,7 +228,9 @@ class Trainer:
         if self.validator is None or every is None or not (step % every == 0 or step == self.config.total_steps):
             return None
         with self.stopwatch.part("validation"):
-            found = self.validator.run(self.state.engine, self.watchdog, timeout_factor=timeout_factor)
+            found = self.validator.run(
+                self.state.engine, self.balancer.plans, self.watchdog, timeout_factor=timeout_factor
+            )
         self.validation_loss = found.loss
         return found
 
@@ -220,6 +259,7 @@ class Trainer:
             own=own,
             batch_ramp=self.config.batch_ramp,
             num_skipped=progress.num_skipped,
+            speeds=self.balancer.sharing.speeds if self.balancer.sharing else None,
             world_size=self.rank.world_size,
             zero_stage=self.job.placement.zero_stage,
             shapes=self.state.built.shapes,
@@ -302,10 +342,12 @@ class Trainer:
             self.rank,
             self.device,
             num_streams=len(self.batches.streams),
-            micro_batch_size=self.job.placement.micro_batch_size,
             config=config,
             stopwatch=self.stopwatch,
+            emulated=self.job.placement.of_member(self.rank.member).emulated_seconds_per_sequence or 0.0,
         )
+        self.own_seconds, self.pass_seconds = 0.0, 0.0
+        self.balancer.forget_step()
         self.saver = Saver(
             state.root,
             rank=self.rank.index,

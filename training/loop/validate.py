@@ -8,6 +8,7 @@ import torch
 
 from cluster.executor import Rank
 from configs.training.train import TrainConfig
+from training.data.passes import Plans, even_plan
 from training.data.validation import ValidationSet, choose_validation_set
 from training.job import Job
 from training.log.metrics_file import Validation
@@ -64,21 +65,25 @@ class Validator:
     ) -> None:
         """A pass has as many tokens as one of a step at most: `micro_batch_size` sequences of `sequence_length`."""
         self._chosen, self._rank, self._device = chosen, rank, device
+        self._is_full_length = sequence_length == chosen.sequence_length
         self._rows_of_a_pass = micro_batch_size * (sequence_length // chosen.sequence_length)
         self._equal_rows, self._boundary_id = equal_rows, boundary_id
 
-    def run(self, engine: Any, watchdog: Watchdog, *, timeout_factor: float) -> Validation:
+    def run(self, engine: Any, plans: Plans, watchdog: Watchdog, *, timeout_factor: float) -> Validation:
         """Return the losses of the engine's weights as they are, which stay as they are. Collective.
 
         The same on all ranks. Each pass may take `timeout_factor` times the watchdog's timeout.
         """
         nats = torch.zeros(len(self._chosen.streams), dtype=torch.float64, device=self._device)
+        batch, world_size = self._chosen.batch, self._rank.world_size
+        num_samples = len(batch.stream)
+        plan = (
+            plans(num_samples)
+            if self._is_full_length
+            else even_plan(num_samples, world_size, size=self._rows_of_a_pass)
+        )
         micro_batches = self._chosen.samples.micro_batches(
-            self._chosen.batch,
-            rank=self._rank.index,
-            world_size=self._rank.world_size,
-            size=self._rows_of_a_pass,
-            equal_rows=self._equal_rows,
+            batch, plan, rank=self._rank.index, equal_rows=self._equal_rows
         )
         engine.eval()
         try:

@@ -6,6 +6,8 @@ Both are sums over the tokens that bear loss, so that they are the same however 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 
@@ -32,9 +34,13 @@ class StepRouting:
     its least, where that by the shares of the whole step is E / G above it, and by sequence E - 1 times it.
     """
 
-    def __init__(self, *, rank: int = 0, world_size: int = 1, max_rows: int = 0) -> None:
-        """`max_rows` is the largest number of rows of a pass on any rank; rows of one number are in order of ranks."""
-        self._rank, self._world_size, self._max_rows = rank, world_size, max_rows
+    def __init__(self, *, rank: int = 0, max_rows: int = 1, orders: Sequence[npt.NDArray[np.int64]] = ()) -> None:
+        """`orders` has for each pass the places of its rows in the order of the batch, if each rank has `max_rows`.
+
+        Without, this rank alone computes the step.
+        """
+        self._rank, self._max_rows, self._orders = rank, max_rows, iter(orders)
+        self._is_alone = not orders
         self._before: torch.Tensor | None = None
         """(layers, experts + 1): tokens by expert, and targets, of the passes before."""
 
@@ -45,23 +51,29 @@ class StepRouting:
         """
         rows, layers, _ = tokens.shape
         own = torch.cat([tokens, num_targets[:, None, None].expand(rows, layers, 1)], dim=2)
-        in_order = self._gather(own)
+        in_order, places = self._gather(own)
         if self._before is not None:
             in_order[0] += self._before
         so_far = in_order.long().cumsum(0).to(in_order.dtype)  # of floats a GPU adds up in no fixed order
         self._before = so_far[-1]
-        mine = so_far[self._rank :: self._world_size][:rows]
+        mine = so_far[places]
         return mine[..., :-1] / mine[..., -1:].clamp(min=1)
 
-    def _gather(self, own: torch.Tensor) -> torch.Tensor:
-        """Return the rows of all ranks in the order of the batch."""
-        if self._world_size == 1:
-            return own.clone()
+    def _gather(self, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the rows of all ranks in the order of the batch, and the places of this rank's there.
+
+        Rows that only fill a pass up, which bear no loss, come last and are at the last place.
+        """
+        if self._is_alone:
+            return own.clone(), torch.arange(len(own), device=own.device)
+        order = next(self._orders)
         padded = own.new_zeros(self._max_rows, *own.shape[1:])
-        padded[: len(own)] = own
-        gathered = own.new_empty(self._world_size * self._max_rows, *own.shape[1:])
+        padded[: min(len(own), self._max_rows)] = own[: self._max_rows]
+        gathered = own.new_empty(torch.distributed.get_world_size() * self._max_rows, *own.shape[1:])
         torch.distributed.all_gather_into_tensor(gathered, padded)
-        return gathered.view(self._world_size, *padded.shape).transpose(0, 1).flatten(0, 1)
+        mine = np.flatnonzero(order // self._max_rows == self._rank)
+        places = np.pad(mine, (0, len(own) - len(mine)), constant_values=len(order) - 1)
+        return gathered[torch.from_numpy(order).to(own.device)], torch.from_numpy(places).to(own.device)
 
 
 def router_losses(

@@ -78,15 +78,15 @@ def choose_layout(size: ModelSize, config: TrainConfig, placement: Placement) ->
     """
     if reason := why_not_attention(config, placement):
         raise ConfigError(reason)
-    stages = _stages(config, placement)
+    stages = possible_stages(config, placement)
     if placement.memory_bytes_per_rank is None:
-        return Fit(_choice(size, config, placement, stages[0], placement.micro_batch_size), (), "")
+        return Fit(make_layout(size, config, placement, stages[0], placement.micro_batch_size), (), "")
     best = [_best(size, config, placement, stage) for stage in stages]
     fitting = [choice for choice in best if choice.fits]
     if not fitting:
         least = min(best, key=lambda choice: choice.memory.total)
         others = _others(size, config, placement, stages, least)
-        return Fit(least, others, _remedy(size, config, replace(placement, zero_stage=stages[0])))
+        return Fit(least, others, find_remedy(size, config, replace(placement, zero_stage=stages[0])))
     others = _others(size, config, placement, stages, fitting[0])
     return Fit(fitting[0], (*_second(size, config, placement, fitting), *others), "")
 
@@ -125,7 +125,7 @@ def needed_host_bytes(choice: LayoutChoice) -> int:
     return int(choice.host.total * HEADROOM["cpu"])
 
 
-def _stages(config: TrainConfig, placement: Placement) -> tuple[int, ...]:
+def possible_stages(config: TrainConfig, placement: Placement) -> tuple[int, ...]:
     """Return the ZeRO stages to choose from, the lowest first."""
     stages: tuple[int, ...] = (1, 2, 3)
     if "zero_stage" not in placement.leaves_open:
@@ -148,7 +148,7 @@ def _stages(config: TrainConfig, placement: Placement) -> tuple[int, ...]:
 
 def _best(size: ModelSize, config: TrainConfig, placement: Placement, stage: int) -> LayoutChoice:
     """Return the choice of one stage with the largest micro-batch that fits, or with the smallest if none does."""
-    choices = [_choice(size, config, placement, stage, rows) for rows in _micro_batches(config, placement)]
+    choices = [make_layout(size, config, placement, stage, rows) for rows in _micro_batches(config, placement)]
     return next((choice for choice in choices if choice.fits), choices[-1])
 
 
@@ -167,7 +167,8 @@ def _micro_batches(config: TrainConfig, placement: Placement) -> Iterator[int]:
         rows -= 1
 
 
-def _choice(size: ModelSize, config: TrainConfig, placement: Placement, stage: int, rows: int) -> LayoutChoice:
+def make_layout(size: ModelSize, config: TrainConfig, placement: Placement, stage: int, rows: int) -> LayoutChoice:
+    """Return the layout of a stage with so many sequences a pass, and what it takes of memory."""
     setting = _setting(config, placement, stage, rows)
     memory = predict_memory(size, setting)
     start = predict_start(size, setting, memory)
@@ -224,7 +225,7 @@ def _second(
         return
     smaller = [rows for rows in _micro_batches(config, placement) if rows < chosen.micro_batch_size]
     if smaller:
-        other = _choice(size, config, placement, chosen.zero_stage, smaller[0])
+        other = make_layout(size, config, placement, chosen.zero_stage, smaller[0])
         saved = (chosen.memory.total - other.memory.total) / GIB
         yield RunnerUp(other, f"{saved:.2f} GiB less a rank, and more passes a step")
 
@@ -264,11 +265,11 @@ def _gain(chosen: LayoutChoice, other: LayoutChoice) -> str:
     return ""
 
 
-def _remedy(size: ModelSize, config: TrainConfig, placement: Placement) -> str:
+def find_remedy(size: ModelSize, config: TrainConfig, placement: Placement) -> str:
     """Return the cheapest change to the cluster file that makes the training fit, in words."""
 
     def works(changed: Placement) -> bool:
-        return any(_best(size, config, changed, stage).fits for stage in _stages(config, changed))
+        return any(_best(size, config, changed, stage).fits for stage in possible_stages(config, changed))
 
     single = replace(placement, micro_batch_size=1, leaves_open=())
     sharded = replace(single, zero_stage=3)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from configs.training.model import ModelConfig
@@ -10,6 +11,28 @@ Shapes = dict[str, tuple[int, ...]]
 
 EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 """Names of the weights of the input embedding and the output layer; where they are tied there is only the first."""
+
+
+@dataclass(frozen=True)
+class ModelParameters:
+    """The parameters of a recipe's model."""
+
+    shapes: Shapes
+    """Shape of every parameter by transformers' name, tied ones once."""
+
+    embedding_and_output: frozenset[str]
+    """Names of the weights of the input embedding and the output layer."""
+
+    config: Mapping[str, Any]
+    """The model's transformers configuration, as far as training/sizing/flops.py reads it."""
+
+    built: bool
+    """Whether transformers had to build the model, without memory, to find its shapes."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Elements of all parameters."""
+        return sum(map(prod, self.shapes.values()))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -10,31 +9,10 @@ from cluster.placement import Placement
 from configs.training.train import TrainConfig
 from training.sizing.fit import apply_choice, choose_layout
 from training.sizing.flops import first_value
+from training.sizing.members import choose_members
 from training.sizing.model_size import ModelSize
-from training.sizing.parameter_shapes import EMBEDDING, OUTPUT, Shapes, complete_config, known_shapes
+from training.sizing.parameter_shapes import EMBEDDING, OUTPUT, ModelParameters, complete_config, known_shapes
 from training.zero.config import is_frozen, is_updated_by_muon
-
-
-@dataclass(frozen=True)
-class ModelParameters:
-    """The parameters of a recipe's model."""
-
-    shapes: Shapes
-    """Shape of every parameter by transformers' name, tied ones once."""
-
-    embedding_and_output: frozenset[str]
-    """Names of the weights of the input embedding and the output layer."""
-
-    config: Mapping[str, Any]
-    """The model's transformers configuration, as far as training/sizing/flops.py reads it."""
-
-    built: bool
-    """Whether transformers had to build the model, without memory, to find its shapes."""
-
-    @property
-    def num_parameters(self) -> int:
-        """Elements of all parameters."""
-        return sum(map(prod, self.shapes.values()))
 
 
 def find_parameters(config: TrainConfig, *, vocab_size: int) -> ModelParameters:
@@ -91,10 +69,16 @@ def measure_model(found: ModelParameters, config: TrainConfig) -> ModelSize:
 
 
 def settle_placement(placement: Placement, config: TrainConfig, *, vocab_size: int) -> Placement:
-    """Return the placement of a training, with what its pool leaves open chosen as `concord plan` shows it."""
-    if not placement.leaves_open:
+    """Return the placement of a training, with what its pool leaves open chosen as `concord plan` shows it.
+
+    Of a pool with members each gets the most sequences of a pass, and those that would slow the step are left out.
+    """
+    if not placement.leaves_open and not placement.members:
         return placement
-    size = measure_model(find_parameters(config, vocab_size=vocab_size), config)
+    model = find_parameters(config, vocab_size=vocab_size)
+    size = measure_model(model, config)
+    if placement.members:
+        return choose_members(model, size, config, placement).placement
     return apply_choice(placement, choose_layout(size, config, placement).chosen)
 
 

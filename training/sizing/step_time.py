@@ -10,12 +10,41 @@ from cluster.placement import Placement
 from configs.training.train import TrainConfig
 from training.sizing.fit import sequences_per_rank
 from training.sizing.model_size import ModelSize
-from training.sizing.traffic import Traffic, predict_traffic
+from training.sizing.traffic import predict_traffic
 from training.zero.config import choose_buffers
 
 UPDATE_BYTES = 30
 """Bytes an element that an update by AdamW moves: it reads gradient, weight and two moments in fp32, writes all but the
 gradient, and the weight in bf16."""
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What a device is taken to reach where nothing was measured: one end of what is assumed, or its middle."""
+
+    share: float
+    """From 0 to 1: from the low to the high share of the peak that a device reaches (Device.reached)."""
+
+    wire: float
+    """Share of the bandwidth of memory and links in data sheets that is reached. nccl-tests are published with 0.75
+    and more within a machine."""
+
+    host_memory: float
+    """Bytes a second of a host's memory, for an offloaded optimizer: 8 channels of DDR4 to 12 of DDR5."""
+
+    layer_seconds: float
+    """In which the host launches the kernels of a layer's forward and backward pass: 150 of 2 to 10 microseconds each.
+    Models of some million parameters take no less."""
+
+    overlaps: bool
+    """Whether what may be exchanged while a pass computes costs nothing as long as the pass takes."""
+
+
+SLOW = Assumed(0.0, 0.6, 1e11, 1.5e-3, overlaps=False)
+FAST = Assumed(1.0, 0.9, 3e11, 0.3e-3, overlaps=True)
+LIKELY = Assumed(0.5, 0.75, 2e11, 0.9e-3, overlaps=False)
+"""What unlike devices are compared by. That nothing is hidden is cautious: it speaks for less exchange, so for a lower
+ZeRO stage, and against a slow network."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +121,28 @@ def predict_step(
     passes = num_passes * moved / reach.memory_bytes if reach.memory_bytes else 0.0
     launched = num_passes * size.num_layers * reach.layer_seconds * (1 + bool(recompute) / 3)
     passes += max(0.0, launched - (compute + recompute + passes))
-    traffic = predict_traffic(size, config, placement)
     one_pass = (compute + recompute + passes) / num_passes
-    exchange = _exchange(traffic, size, placement, num_passes=num_passes, one_pass=one_pass, reach=reach)
-    update = _update(traffic, size, placement, num_passes=num_passes, reach=reach)
+    sent = predict_exchange(size, config, placement, reach)
+    in_pass = max(0.0, sent.per_pass - one_pass) if sent.overlaps else sent.per_pass
+    exchange = num_passes * in_pass + sent.exposed_gradients(one_pass) + sent.weights
+    update = predict_update(size, config, placement, num_passes=num_passes, reach=reach)
     return StepTime(compute, recompute, passes, exchange, update)
+
+
+def predict_pass(
+    size: ModelSize,
+    config: TrainConfig,
+    placement: Placement,
+    *,
+    num_sequences: int,
+    flops: float,
+    reach: Reach,
+) -> float:
+    """Predict the seconds of a forward and backward pass by itself; `flops` are all that are executed for a token."""
+    computing = num_sequences * config.sequence_length * flops / reach.flops
+    moving = _pass_bytes(size, config, placement) / reach.memory_bytes if reach.memory_bytes else 0.0
+    launching = size.num_layers * reach.layer_seconds * (1 + placement.activation_checkpointing / 3)
+    return max(computing + moving, launching)
 
 
 def _pass_bytes(size: ModelSize, config: TrainConfig, placement: Placement) -> float:
@@ -111,17 +157,36 @@ def _pass_bytes(size: ModelSize, config: TrainConfig, placement: Placement) -> f
     return reads * width * size.num_parameters + 2 * width * size.num_trained + 8 * summed
 
 
-def _exchange(
-    traffic: Traffic, size: ModelSize, placement: Placement, *, num_passes: int, one_pass: float, reach: Reach
-) -> float:
+@dataclass(frozen=True)
+class Exchange:
+    """Seconds of what ranks exchange, as though nothing went on meanwhile."""
+
+    per_pass: float
+    gradients: float
+    """Once a step, in or after the last pass."""
+
+    weights: float
+    """After the update."""
+
+    overlaps: bool
+    """Whether what is exchanged in a pass, and gradients, are hidden by what is computed meanwhile."""
+
+    def exposed_gradients(self, pass_seconds: float) -> float:
+        """Return what remains of `gradients` beside the last backward pass, two thirds of a pass."""
+        return max(0.0, self.gradients - pass_seconds * 2 / 3) if self.overlaps else self.gradients
+
+
+def predict_exchange(size: ModelSize, config: TrainConfig, placement: Placement, reach: Reach) -> Exchange:
+    """Predict what the ranks of a placement without anything left open exchange."""
     if placement.num_ranks == 1 or reach.far_bytes is None:
-        return 0.0
-    in_pass = traffic.per_pass / reach.far_bytes + traffic.per_pass_near / (reach.near_bytes or reach.far_bytes)
-    gradients = traffic.gradients_per_step / reach.far_bytes
-    if reach.overlaps and _overlaps(size, placement):
-        in_pass = max(0.0, in_pass - one_pass)
-        gradients = max(0.0, gradients - one_pass * 2 / 3)  # in the last backward pass, two thirds of a pass
-    return num_passes * in_pass + gradients + traffic.weights_per_step / reach.far_bytes
+        return Exchange(0.0, 0.0, 0.0, overlaps=False)
+    traffic = predict_traffic(size, config, placement)
+    return Exchange(
+        per_pass=traffic.per_pass / reach.far_bytes + traffic.per_pass_near / (reach.near_bytes or reach.far_bytes),
+        gradients=traffic.gradients_per_step / reach.far_bytes,
+        weights=traffic.weights_per_step / reach.far_bytes,
+        overlaps=reach.overlaps and _overlaps(size, placement),
+    )
 
 
 def _overlaps(size: ModelSize, placement: Placement) -> bool:
@@ -133,9 +198,13 @@ def _overlaps(size: ModelSize, placement: Placement) -> bool:
     ).overlaps
 
 
-def _update(traffic: Traffic, size: ModelSize, placement: Placement, *, num_passes: int, reach: Reach) -> float:
+def predict_update(
+    size: ModelSize, config: TrainConfig, placement: Placement, *, num_passes: int, reach: Reach
+) -> float:
+    """Predict the seconds of the optimizer, with the way to the host and back where it is offloaded."""
     own = size.num_trained / (placement.num_ranks if placement.zero_stage else 1)
     if placement.offload_optimizer:
+        traffic = predict_traffic(size, config, placement)
         sent = num_passes * traffic.host_per_pass + traffic.host_per_step
         return UPDATE_BYTES * own / reach.host_memory_bytes + (sent / reach.host_bytes if reach.host_bytes else 0.0)
     return UPDATE_BYTES * own / reach.memory_bytes if reach.memory_bytes else 0.0

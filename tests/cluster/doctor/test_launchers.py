@@ -51,6 +51,22 @@ def test_a_slurm_that_would_refuse_is_told(tmp_path, monkeypatch, changed, check
     assert found[check].fix
 
 
+@pytest.mark.parametrize(
+    ("old", "said", "level"),
+    [("2 idle", "2 nodes are up, 2 asked for", "OK"), ("1 idle", "1 nodes are up, 2 are asked for", "FAIL")],
+)
+def test_each_partition_of_unlike_nodes_is_looked_at(tmp_path, monkeypatch, old, said, level):
+    asks = f'case "$*" in *"-p old"*) echo "{old} old" ;; *"-p new"*) echo "9 idle new" ;; esac'
+    only_programs(monkeypatch, tmp_path, SLURM | {"sinfo": asks})
+    kinds = [("H100", 4, {}), ("A100", 1, {"partition": "old"}), ("L40S", 1, {"partition": "old", "constraint": "l"})]
+    members = [{"accelerator": name, "num_nodes": number, "slurm": slurm} for name, number, slurm in kinds]
+    told = {"launcher": {"kind": "slurm", "partition": "new"}, "pools": {"default": {"members": members}}}
+    found = [one for one in launcher_findings(ClusterConfig.model_validate(told)) if one.check == "Slurm"]
+    assert [one.level for one in found] == ["OK", level]
+    assert found[0].seen == "partition new: 9 nodes are up, 4 asked for"
+    assert found[1].seen == f"partition old: {said}"
+
+
 def test_a_launcher_whose_tools_are_not_here_fails(tmp_path, monkeypatch):
     found = findings(monkeypatch, tmp_path, {}, kind="slurm")
     assert found["launcher slurm"].level == "FAIL"

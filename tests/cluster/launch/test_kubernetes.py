@@ -173,6 +173,83 @@ def test_without_workers_the_head_does_the_work(shipped, tmp_path):
     assert spec["workerGroupSpecs"] == [] and spec["headGroupSpec"]["rayStartParams"] == {}
 
 
+def unlike(shipped: ClusterConfig, pools: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Return the spec of the cluster with these pools in the cluster file, read as a file is."""
+    told = shipped.launcher.model_dump() | {"num_workers": None} | changes
+    cluster = ClusterConfig.model_validate({"launcher": told, "pools": pools})
+    return yaml.safe_load(launcher_for(cluster).render(sent(cluster)))["spec"]["rayClusterSpec"]
+
+
+MEMBERS = [
+    {
+        "accelerator": "H100",
+        "num_nodes": 1,
+        "kubernetes": {
+            "cpus_per_worker": 64,
+            "gpus_per_worker": 8,
+            "node_selector": {"gpu": "h100"},
+            "pod": {"spec": {"priorityClassName": "high", "containers": [{"env": [{"name": "A", "value": "h"}]}]}},
+        },
+    },
+    {"accelerator": "A100", "num_nodes": 2, "labels": {"rack": "7"}, "kubernetes": {"node_selector": {"gpu": "a100"}}},
+]
+
+
+def test_each_kind_of_a_pool_has_a_group_of_workers(shipped):
+    cluster = unlike(
+        shipped,
+        {"default": {"members": MEMBERS}, "Eval_1": {"device": "cpu", "num_nodes": 3, "kubernetes": {}}},
+        node_selector={"zone": "b"},
+        pod={"spec": {"priorityClassName": "low"}},
+    )
+    groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
+    assert list(groups) == ["default-1", "default-2", "eval-1-1"]
+    numbers = {name: [group[f"{key}eplicas"] for key in ("r", "minR", "maxR")] for name, group in groups.items()}
+    assert numbers == {"default-1": [1] * 3, "default-2": [2] * 3, "eval-1-1": [3] * 3}
+    assert {name: group.get("labels") for name, group in groups.items()} == {
+        "default-1": None,
+        "default-2": {"rack": "7"},
+        "eval-1-1": None,
+    }
+    assert all(group["rayStartParams"] == {} for group in groups.values())  # KubeRay refuses `labels` there
+    specs = {name: group["template"]["spec"] for name, group in groups.items()}
+    assert specs["default-1"]["nodeSelector"] == {"zone": "b", "gpu": "h100"}
+    assert [spec["priorityClassName"] for spec in specs.values()] == ["high", "low", "low"]
+    limits = [spec["containers"][0]["resources"]["limits"] for spec in specs.values()]
+    assert limits[0] == {"cpu": "64", "memory": "32768Mi", "nvidia.com/gpu": "8"}
+    assert limits[1] == limits[2] == {"cpu": "8", "memory": "32768Mi"}
+    assert {"name": "A", "value": "h"} in specs["default-1"]["containers"][0]["env"]
+    assert cluster["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
+    assert cluster["headGroupSpec"]["template"]["spec"]["priorityClassName"] == "low"
+
+
+def test_a_group_of_a_kind_is_overlaid_by_its_name(shipped):
+    over = {"spec": {"rayClusterSpec": {"workerGroupSpecs": [{"groupName": "default-2", "maxReplicas": 9}]}}}
+    groups = unlike(shipped, {"default": {"members": MEMBERS}}, rayjob=over)["workerGroupSpecs"]
+    assert [group["maxReplicas"] for group in groups] == [1, 9]
+
+
+def test_one_kind_is_the_group_workers_with_its_own_settings_and_number(shipped):
+    pool = {"num_nodes": 5, "labels": {"rack": "7"}, "kubernetes": {"cpus_per_worker": 3}}
+    (group,) = unlike(shipped, {"default": pool})["workerGroupSpecs"]
+    assert (group["groupName"], group["replicas"], group["labels"]) == ("workers", 5, {"rack": "7"})
+    assert group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("second", "workers", "says"),
+    [
+        ({"kubernetes": {"node_selector": {"gpu": "h100"}}}, None, "same nodes for H100 and for A100; .*node_selector"),
+        ({"num_nodes": None}, None, "pools.default: nothing says how many nodes its member 2 has"),
+        ({}, 2, "launcher.num_workers is 2, and the pools ask for 3 nodes"),
+    ],
+)
+def test_kinds_of_workers_that_cannot_be_asked_for_are_refused(shipped, second, workers, says):
+    first = {"accelerator": "H100", "num_nodes": 1, "kubernetes": {"node_selector": {"gpu": "h100"}}}
+    with pytest.raises(ValueError, match=says):
+        unlike(shipped, {"default": {"members": [first, {**MEMBERS[1], **second}]}}, num_workers=workers)
+
+
 def test_a_store_that_no_pod_has_is_refused(shipped, tmp_path):
     with pytest.raises(ConfigError, match="in no volume of the pods, which are mounted at /store; give a store there"):
         launcher_for(shipped).render(submission(tmp_path))

@@ -34,7 +34,11 @@ def meet(rank: Rank, out: Path) -> list[str]:
 
 
 def come_and_go(rank: Rank, out: Path) -> list[int]:
-    """Return the number of ranks of each start: the first makes way for more, the second waits for the end."""
+    """Return the number of ranks of each start: the first makes way for more, the second waits for the end.
+
+    Each rank writes down which member it is of, and where it is.
+    """
+    (out / f"place-{rank.num_restarts}-rank-{rank.index}").write_text(f"{rank.member} {os.uname().nodename}")
     if rank.index == 0:
         (out / f"size-{rank.num_restarts}").write_text(str(rank.world_size))
     if rank.num_restarts == 2:

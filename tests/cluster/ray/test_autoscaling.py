@@ -33,8 +33,9 @@ class Cluster(AutoscalingCluster):
 worker = {"resources": {"CPU": 1, "object_store_memory": 10**8}, "node_config": {}, "min_workers": 0, "max_workers": 2}
 cluster = Cluster(head_resources={"CPU": 0}, worker_node_types={"worker": worker}, idle_timeout_minutes=5)
 cluster.start()
-machines = {"num_nodes": 3, "cpus_per_node": 1, "memory_gib_per_node": 1}
-pool = PoolConfig.model_validate({"cpus_per_rank": 1, "start_timeout_seconds": 120, "machines": machines})
+machines = {"cpus_per_node": 1, "memory_gib_per_node": 1}
+settings = {"cpus_per_rank": 1, "start_timeout_seconds": 120, "num_nodes": 3, "machines": machines}
+pool = PoolConfig.model_validate(settings)
 print("PLACED", RayExecutor(pool, address="127.0.0.1:6379").placement().num_ranks, flush=True)
 """
 

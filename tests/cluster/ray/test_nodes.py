@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from cluster.doctor.nodes import pool_findings
 from cluster.host.files import write_text
 from cluster.host.limits import GpuAnswer
 from cluster.machines import Node
 from cluster.ray import nodes as ray_nodes
 from configs.base import GIB
-from configs.pools import MachinesConfig, PoolConfig
+from configs.cluster import ClusterConfig
+from configs.pools import KindConfig, MachinesConfig, PoolConfig
 
 ROOT = Path(__file__).parents[3]
 
@@ -137,8 +139,78 @@ def test_the_autoscaler_is_asked_for_whole_machines_and_the_request_taken_back(
 ) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(ray_nodes, "request_resources", lambda *, bundles: asked.append(bundles))
-    machines = MachinesConfig(num_nodes=2, cpus_per_node=8, memory_gib_per_node=8, accelerators_per_node=4)
-    pool = PoolConfig(machines=machines)
-    ray_nodes.request_nodes(pool, machines)
-    ray_nodes.request_nodes(pool, None)
+    machines = MachinesConfig(cpus_per_node=8, memory_gib_per_node=8, accelerators_per_node=4)
+    ray_nodes.request_nodes([PoolConfig(num_nodes=2, machines=machines)])
+    ray_nodes.request_nodes([])
     assert asked == [[{"CPU": 8, "GPU": 4}] * 2, []]
+
+
+def test_of_several_kinds_the_autoscaler_is_asked_for_those_that_are_described_by_their_labels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(ray_nodes, "request_resources", lambda **given: asked.append(given))
+    machines = MachinesConfig(cpus_per_node=8, memory_gib_per_node=8, accelerators_per_node=4)
+    pool = PoolConfig(
+        members=(
+            KindConfig(accelerator="H100", num_nodes=2, machines=machines),
+            KindConfig(accelerator="L40S"),
+            KindConfig(accelerator="A100-80G", labels={"zone": "a"}, machines=machines),
+        )
+    )
+    ray_nodes.request_nodes(pool.kinds())
+    kinds = [{ray_nodes.ACCELERATOR: "in(H100)"}] * 2
+    assert asked == [
+        {
+            "bundles": [{"CPU": 8, "GPU": 4}] * 3,
+            "bundle_label_selectors": [*kinds, {"zone": "in(a)", ray_nodes.ACCELERATOR: "in(A100, A100-80G)"}],
+        }
+    ]
+
+
+def test_work_of_a_pool_with_members_may_be_on_the_nodes_of_all_and_on_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Labels alone do not tell them apart: b has the kind of one member and the zone of the other."""
+    places = {"a": ("H100", "x"), "b": ("H100", "y"), "c": ("A100", "y"), "d": ("A100", "z"), "e": ("L40S", "y")}
+    nodes = [
+        Node(name, 8, 8, 2**40, kind, None, {ray_nodes.ACCELERATOR: kind, "zone": zone}, id=name, address="1.2.3.4:5")
+        for name, (kind, zone) in places.items()
+    ]
+    monkeypatch.setattr(ray_nodes, "live_nodes", lambda: nodes)
+    h100, a100 = (KindConfig(accelerator=kind, labels={"zone": z}) for kind, z in (("H100", "x"), ("A100", "y")))
+    pool = PoolConfig(members=(h100, a100))
+    assert [[node.host for node in own] for own in ray_nodes.nodes_by_kind(pool)] == [["a"], ["c"]]
+    assert ray_nodes.label_selector(pool, avoided=[nodes[2]]) == {
+        ray_nodes.ACCELERATOR: "in(A100, H100)",
+        "zone": "in(x, y)",
+        ray_nodes.NODE_ID: "!in(b, c)",
+    }
+    anywhere = PoolConfig(device="gpu", members=(KindConfig(accelerator="H100"), KindConfig(labels={"zone": "y"})))
+    assert ray_nodes.label_selector(anywhere, avoided=[]) == {ray_nodes.NODE_ID: "!in(d)"}
+
+
+def test_the_doctor_tells_what_is_there_of_each_member_and_whether_they_go_together() -> None:
+    machines = MachinesConfig(cpus_per_node=8, memory_gib_per_node=8, accelerators_per_node=8)
+    members = (KindConfig(accelerator="H100"), KindConfig(accelerator="A100", num_nodes=2, machines=machines))
+    gpus = [Node(name, 8, 8, 2**40, kind, id=name) for name, kind in (("a", "H100"), ("b", "A100"))]
+    amd = Node("c", 8, 8, 2**40, "AMD-Instinct-MI300X-OAM", id="c")
+
+    def findings(pool: PoolConfig, *nodes: list[Node]) -> list[tuple[str, str, str]]:
+        found = pool_findings(ClusterConfig(pools={"big": pool}), {"big": list(nodes)})
+        return [(finding.check, finding.level, finding.seen) for finding in found]
+
+    h100 = ("pool big, H100", "OK", "1 nodes, 8 cores, 8 GPUs")
+    missing = "1 nodes, 8 cores, 8 GPUs; missing of its machines: 1 of 2 nodes"
+    a100 = ("pool big, A100", "WARN", missing)
+    assert findings(PoolConfig(members=members), [gpus[0]], [gpus[1]]) == [h100, a100]
+    away = "0 nodes, 0 cores; missing of its machines: 2 of 2 nodes"
+    elastic = PoolConfig(members=members, min_ranks=1)
+    assert findings(elastic, [gpus[0]], []) == [h100, ("pool big, A100", "WARN", away)]
+    no_node = "no node has its accelerator and labels"
+    assert findings(elastic, [], [gpus[1]])[0] == ("pool big, H100", "FAIL", no_node)  # nobody knows its machines
+    assert findings(PoolConfig(members=members), [gpus[0]], [])[1] == ("pool big, A100", "FAIL", no_node)
+    mixed = PoolConfig(members=(KindConfig(), KindConfig(labels={"kind": "other"})), untested=True)
+    *_, (check, level, seen) = findings(mixed, [gpus[0]], [amd])
+    assert (check, level) == ("pool big", "FAIL")
+    assert seen == "the pool's members compute on AMD and NVIDIA, which cannot train together"

@@ -117,3 +117,19 @@ def test_a_gang_grows_when_a_host_joins_and_shrinks_when_one_leaves(cluster):
 def test_what_the_cluster_cannot_give_is_told_at_once(cluster):
     kind, text = result_of(cluster.start(cluster.directory / "too many", "meet", num_ranks=9, start_timeout_seconds=99))
     assert kind == "StartUpError" and "9 ranks of 1 CPU cores" in text
+
+
+def test_members_have_ranks_on_their_own_hosts_and_a_gang_goes_on_without_one_until_it_is_back(cluster):
+    """The first member's host joins after the other's, so its rank is 0 from then on, and is lost again."""
+    first, second = cluster.others
+    cluster.have(first)
+    out = cluster.directory / "members"
+    machines = {"num_nodes": 1, "machines": {"cpus_per_node": 1, "memory_gib_per_node": 1}}
+    members = [{"labels": {"zone": host.name}, **machines} for host in (second, first)]
+    driver = cluster.start(out, "come_and_go", members=members, min_ranks=1)
+    assert wait_for(out / "place-0-rank-0") == f"1 {first.name}"
+    cluster.have(first, second)
+    assert [wait_for(out / f"place-1-rank-{index}") for index in (0, 1)] == [f"0 {second.name}", f"1 {first.name}"]
+    second.power_off()
+    assert result_of(driver) == [1, 2, 1]
+    assert wait_for(out / "place-2-rank-0") == f"1 {first.name}"

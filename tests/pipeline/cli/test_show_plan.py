@@ -363,3 +363,40 @@ def test_a_pool_that_wants_gpus_which_are_not_there_does_not_fit_whatever_the_st
     code, out, _ = concord("plan", "toy.yaml", "--cluster", "gpus.yaml")
     assert code == 3 and "the pool wants GPUs, and the driver finds none" in out
     assert "does not fit on cluster gpus.yaml" in out
+
+
+def test_a_pool_that_nothing_uses_is_named(place, capsys):
+    assert "is used by no step" not in shown("gpus.yaml")[1]
+    cluster = (place / "gpus.yaml").read_text()
+    (place / "gpus.yaml").write_text(cluster.removesuffix("}") + ", other: {}}")
+    line = "pool 'other' is used by no step that is to be made"
+    assert line in shown("gpus.yaml")[1].splitlines()
+    assert as_json(capsys, "gpus.yaml")["unused"] == [line]
+    assert as_json(capsys, None)["unused"] == []
+
+
+MEMBERS = (
+    "pools: {default: {members: ["
+    + ", ".join(f"{{accelerator: {kind}, num_nodes: 2, machines: {{{MACHINES}}}}}" for kind in ("H100", "V100"))
+    + "]}}"
+)
+
+
+def test_unlike_devices_are_planned_for_by_kind(place, capsys):
+    (place / "mixed.yaml").write_text(MEMBERS)
+    fits, text = shown("mixed.yaml")
+    assert fits and "  machines       4 nodes with 64 cores and 8 GPUs" in text
+    assert "  member         H100: 16 ranks, at most 7 sequences a pass; " in text
+    assert (
+        "  left out       V100: the step takes " in text and "  allocation     H100: 16 ranks 32 sequences each" in text
+    )
+    found = estimated(capsys, "mixed.yaml")["members"]
+    assert [one["kind"] for one in found["members"]] == ["H100", "V100"]
+    assert found["members"][0]["shares"][0]["num_ranks"] == 16 and found["members"][1]["shares"] == []
+    assert found["members"][1]["left_out"] and 0 < found["eta_of_all"] < found["eta"] <= 1
+    assert found["others"][0]["step_seconds"] > found["step_seconds"]
+
+
+def test_a_pool_of_one_kind_has_nothing_of_members(place, capsys):
+    assert "members" not in estimated(capsys, "gpus.yaml")
+    assert "allocation" not in shown("gpus.yaml")[1]

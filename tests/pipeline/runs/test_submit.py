@@ -144,6 +144,29 @@ def test_a_dry_run_starts_and_writes_nothing(place):
     assert ToyLauncher.submissions == [] and not (place / "store" / "runs").exists()
 
 
+SPLIT = """\
+executor: inline
+launcher: {kind: slurm, num_nodes: 3}
+pools:
+  default: {num_nodes: 1}
+  gpus: {accelerator: H100, num_nodes: 2, slurm: {partition: gpu}}
+"""
+
+
+def test_nodes_that_only_unused_pools_need_are_not_asked_for(place, monkeypatch):
+    (place / "split.yaml").write_text(SPLIT)
+    out = console()
+    submit_run(read_recipe(Path("toy.yaml"), ()), "split.yaml", out, run_id="mine", check_first=False, dry_run=True)
+    *script, last = out.export_text().strip().splitlines()
+    assert "#SBATCH --nodes=1" in script and "#SBATCH hetjob" not in script
+    assert last == "# pool 'gpus' is used by no step that is to be made; nodes that only it needs are not asked for"
+    monkeypatch.setitem(LAUNCHERS, "slurm", "tests.pipeline.runs.toy_runs.ToyLauncher")
+    directory, printed = submitted("mine", cluster="split.yaml")
+    assert last.removeprefix("# ") in printed
+    assert list(ToyLauncher.submissions[0].cluster.pools) == ["default"]
+    assert list(directory.starts()[0].cluster["pools"]) == ["default", "gpus"]  # which a later step may need
+
+
 def test_the_states_of_a_run(place):
     directory, _ = submitted("mine")
     assert read_status(directory).word == "starting"

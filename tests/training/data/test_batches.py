@@ -16,6 +16,7 @@ from data_prep.manifests import Segment, TokenizedCorpus, TokenShard
 from data_prep.tokens.megatron_shards import dtype_for, write_shard
 from tests.training.ranks import tiny_config, tiny_corpus
 from training.data.batches import Batch, Batches, check_same_order
+from training.data.passes import even_plan
 from training.records import OrderRecord
 
 LENGTH = 8
@@ -68,7 +69,7 @@ def rows(batches: Batches, batch: Batch, *, world_size: int = 1, size: int = 100
     """The tokens of each row that bears loss, with those that only give context, over all ranks."""
     found = []
     for rank in range(world_size):
-        for micro in batches.micro_batches(batch, rank=rank, world_size=world_size, size=size):
+        for micro in batches.micro_batches(batch, even_plan(len(batch.stream), world_size, size=size), rank=rank):
             assert len(micro.tokens) <= size
             pairs = zip(micro.tokens.tolist(), micro.lengths.tolist(), strict=True)
             found += [tuple(row[: length + 1]) for row, length in pairs if length]
@@ -106,7 +107,7 @@ def test_a_row_says_its_stream(tmp_path: Path, world_size: int) -> None:
     streams = [set(tokens) for tokens in plain_streams().values()]
     batch = batch_of(batches, 1, 4)
     for rank in range(world_size):
-        for micro in batches.micro_batches(batch, rank=rank, world_size=world_size, size=2):
+        for micro in batches.micro_batches(batch, even_plan(len(batch.stream), world_size, size=2), rank=rank):
             assert all(row[0] in streams[i] for row, i in zip(micro.tokens.tolist(), micro.streams, strict=True))
 
 
@@ -132,7 +133,7 @@ def test_every_rank_has_equally_many_micro_batches(tmp_path: Path, world_size: i
     batches = Batches(corpus(tmp_path), config())
     batch = batch_of(batches, 0)
     counts = {
-        len(list(batches.micro_batches(batch, rank=rank, world_size=world_size, size=size)))
+        len(list(batches.micro_batches(batch, even_plan(len(batch.stream), world_size, size=size), rank=rank)))
         for rank in range(world_size)
     }
     assert counts == {math.ceil(math.ceil(5 / world_size) / size)}
@@ -173,7 +174,7 @@ def test_padding_bears_no_loss_and_reads_no_other_stream(tmp_path: Path) -> None
     streams = [set(tokens) for tokens in plain_streams().values()]
     short = 0
     for step in range(6):
-        (batch,) = batches.micro_batches(batch_of(batches, step, 8), rank=0, world_size=1, size=8)
+        (batch,) = batches.micro_batches(batch_of(batches, step, 8), even_plan(8, 1, size=8), rank=0)
         assert batch.tokens.shape == (8, LENGTH + 1)
         for row, length in zip(batch.tokens.tolist(), batch.lengths.tolist(), strict=True):
             assert any(set(row[: length + 1]) <= stream for stream in streams)

@@ -23,6 +23,7 @@ from tests.training.trials import (
     weights,
 )
 from training.data.batches import Batches
+from training.data.passes import even_plan
 from training.job import Job
 from training.log.sessions_file import step_seconds
 from training.loop.learning_rate import learning_rate_factor
@@ -61,7 +62,7 @@ def plain_torch(job: Job) -> tuple[dict[str, torch.Tensor], list[float], list[fl
         for group in optimizer.param_groups:
             group["lr"] = 0.01 * learning_rate_factor(config, step)
         chosen = batches.batch((range(step * size, (step + 1) * size),))
-        (batch,) = batches.micro_batches(chosen, rank=0, world_size=1, size=100)
+        (batch,) = batches.micro_batches(chosen, even_plan(size, 1, size=100), rank=0)
         rows = zip(torch.from_numpy(batch.tokens), batch.lengths.tolist(), strict=True)
         loss = sum(loss for row, length in rows for loss in losses_by_document(model, row, length))
         loss = loss / int(batch.lengths.sum())

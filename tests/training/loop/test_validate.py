@@ -9,6 +9,7 @@ from tests.training.loop.test_trainer import losses_by_document
 from tests.training.ranks import MIXTURE_OF_EXPERTS, VOCAB, run_ranks, tiny_config, tiny_job
 from tests.training.trials import lines, train_all, train_and_summarise, train_compiled, trajectory, weights
 from training.checkpoint.directory import read_record
+from training.data.passes import even_plan
 from training.data.validation import choose_validation_set
 from training.job import Job
 from training.network.build_model import build_in_memory
@@ -29,7 +30,7 @@ def expected_nats(job: Job, step: int) -> dict[str, float]:
     model = build_in_memory(make_model_config(config, vocab_size=VOCAB, eos_id=1, pad_id=2), seed=0)
     model.load_state_dict(weights(job, step), strict=False)
     chosen = choose_validation_set(job.tokens, config)
-    (rows,) = chosen.samples.micro_batches(chosen.batch, rank=0, world_size=1, size=100)
+    (rows,) = chosen.samples.micro_batches(chosen.batch, even_plan(len(chosen.batch.stream), 1, size=100), rank=0)
     nats = dict.fromkeys(chosen.streams, 0.0)
     with torch.no_grad():
         for tokens, length, stream in zip(torch.from_numpy(rows.tokens), rows.lengths, rows.streams, strict=True):

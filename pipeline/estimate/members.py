@@ -1,0 +1,280 @@
+"""What a training takes on unlike devices of one pool: who does how much of a step, how well, and at what price."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.devices import device_by_ray_name
+from cluster.machines import Node, described
+from cluster.placement import Placement
+from configs.pools import PoolConfig
+from configs.training.train import TrainConfig
+from pipeline.estimate.basis import Basis, Range, find_basis
+from pipeline.estimate.links import nodes_taken
+from pipeline.estimate.speed import Speed
+from training.allocation.choice import WORTH_LEAVING_OUT, Members, Option, fastest_option
+from training.allocation.devices import Share
+from training.sizing.fit import LayoutChoice, needed_bytes
+from training.sizing.member_times import (
+    KnownSpeed,
+    MembersJob,
+    find_candidates,
+    flops_of,
+    seconds_per_sequence,
+    speeds_are_known,
+)
+from training.sizing.members import MembersChoice, choose_members, predict_members
+from training.sizing.model_size import ModelSize
+from training.sizing.parameter_shapes import ModelParameters
+from training.sizing.step_time import FAST, LIKELY, SLOW, Assumed
+
+
+@dataclass(frozen=True)
+class MemberPlan:
+    """One kind of devices of a pool."""
+
+    kind: str
+    num_ranks: int
+    """Ranks that it has, whether or not they take part."""
+
+    num_nodes: int
+    """The nodes that these take."""
+
+    layout: LayoutChoice
+    """That of its largest pass."""
+
+    needed_bytes: int
+    """Memory that its devices must have for that, headroom included."""
+
+    memory_bytes: int | None
+    """What they have; None where that is not known."""
+
+    shares: tuple[Share, ...]
+    """What its ranks do in a step; empty where that is not known, or they do not take part."""
+
+    left_out: str
+    """Why they do not take part; empty if they do."""
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another way to train on the pool."""
+
+    what: str
+    """Which devices, and how, in words."""
+
+    step_seconds: float
+    why: str
+    """What it would bring or cost."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """What tokens cost on some of the devices."""
+
+    devices: str
+    per_billion_tokens: float
+
+
+@dataclass(frozen=True)
+class MembersEstimate:
+    """What a training takes on the members of a pool."""
+
+    members: tuple[MemberPlan, ...]
+    is_even: bool
+    """Whether each rank has as many sequences as another."""
+
+    step_seconds: float | None
+    """What a step is predicted to take at the middle of what is assumed: what devices were chosen by. None where the
+    speed of one is not known."""
+
+    eta: float | None
+    """The share of their own speeds that the devices that take part have together."""
+
+    eta_of_all: float | None
+    """The share of the speeds of all devices of the pool."""
+
+    source: str
+    """What that was reckoned from."""
+
+    others: tuple[Other, ...]
+    prices: tuple[Price, ...]
+    """What 1e9 tokens cost with all members, and without the slow ones; empty where no price is known."""
+
+
+def estimate_members(
+    model: ModelParameters,
+    size: ModelSize,
+    config: TrainConfig,
+    placement: Placement,
+    *,
+    pool: PoolConfig,
+    nodes: Sequence[Node],
+) -> tuple[MembersChoice, MembersEstimate, Speed]:
+    """Return how a pool with members trains, as a run chooses it, and the speed at the ends of what is assumed."""
+    choice = choose_members(model, size, config, placement)
+    job = MembersJob(model, size, config, placement)
+    own_nodes = [_nodes_of(kind, nodes) for kind in pool.kinds()]
+    option = choice.option
+    shares = option.allocation.shares if option else ()
+    members = tuple(
+        MemberPlan(
+            kind=settled.kind,
+            num_ranks=own.num_ranks,
+            num_nodes=nodes_taken(own, kind_nodes),
+            layout=layout,
+            needed_bytes=needed_bytes(layout, own.device),
+            memory_bytes=own.memory_bytes_per_rank,
+            shares=tuple(share for share in shares if share.device == settled.kind),
+            left_out=settled.left_out,
+        )
+        for own, settled, layout, kind_nodes in zip(
+            placement.members, choice.placement.members, choice.layouts, own_nodes, strict=True
+        )
+    )
+    found = MembersEstimate(
+        members=members,
+        is_even=placement.balance == "even",
+        step_seconds=option.seconds if option else None,
+        eta=option.eta if option else None,
+        eta_of_all=_eta_of_all(job, option) if option else None,
+        source=_source(job, choice.used),
+        others=tuple(_others(job, choice)),
+        prices=_prices(job, choice, pool, members),
+    )
+    return choice, found, _speed(job, choice, pool, own_nodes)
+
+
+def _nodes_of(kind: PoolConfig, nodes: Sequence[Node]) -> list[Node]:
+    """Return the nodes of a kind: those described for it, else those of its accelerator among all."""
+    if kind.machines is not None:
+        return described(kind)
+    return [node for node in nodes if kind.accelerator in (None, node.accelerator)] or list(nodes)
+
+
+def _eta_of_all(job: MembersJob, option: Option) -> float | None:
+    """Return the share of the speeds of all devices that have ranks; None where these are not known for all."""
+    if not speeds_are_known(job, job.present):
+        return None
+    used = option.candidate.members
+    rates = {number: one.number * one.rate for number, one in zip(used, option.candidate.devices, strict=True)}
+    for number in set(job.present) - set(used):
+        alone = fastest_option(find_candidates(job, (number,)), job.config.global_batch_size)
+        seconds = seconds_per_sequence(job, number) or 0.0
+        devices = alone.candidate.devices[0] if alone else None
+        rates[number] = devices.number * devices.rate if devices else job.placement.members[number].num_ranks / seconds
+    return job.config.global_batch_size / (option.seconds * sum(rates.values()))
+
+
+def _source(job: MembersJob, used: Members) -> str:
+    """Return what a step is reckoned from, in words, or why it is not known."""
+    words = []
+    for number in used:
+        member = job.placement.members[number]
+        device = device_by_ray_name(member.kind)
+        if device is not None and flops_of(member, job.config.precision, LIKELY) is not None:
+            low, high = device.reached
+            words.append(f"{(low + high) / 2:.1%} of the peak of {device.driver_names[0]}")
+        elif member.emulated_seconds_per_sequence is None:
+            return f"not known: the speed of {member.kind} is not, before training measures it"
+        if member.emulated_seconds_per_sequence is not None:
+            words.append(_emulated(member))
+    return f"assumed: {', '.join(words)}; no exchange is taken to be hidden"
+
+
+def _others(job: MembersJob, choice: MembersChoice) -> list[Other]:
+    """Return what came next, and what recomputing activations would bring on the devices that take part or on all."""
+    found: list[Other] = []
+    chosen, other = choice.option, choice.runner_up
+    if chosen is not None and other is not None:
+        slower = other.seconds / chosen.seconds - 1
+        found.append(Other(_describe(job, other), other.seconds, f"{slower:.1%} slower" if slower > 0 else "no faster"))
+    if job.placement.balance == "even" or not speeds_are_known(job, job.present):
+        return found
+    sets = dict.fromkeys((job.present, choice.used))
+    again = [one for members in sets for one in find_candidates(job, members, recomputing=True)]
+    best = fastest_option(again, job.config.global_batch_size)
+    if best is None or best.candidate.recomputing == _recomputing(job, best.candidate.members):
+        return found
+    what = f"{_describe(job, best)}, all recomputing activations"
+    if chosen is None or choice.remedy:
+        found.append(Other(what, best.seconds, "it fits"))
+    elif best.seconds < chosen.seconds * (1 - WORTH_LEAVING_OUT):
+        faster = f"{1 - best.seconds / chosen.seconds:.1%} less; set activation_checkpointing: true for the pool"
+        found.append(Other(what, best.seconds, faster))
+    return found
+
+
+def _recomputing(job: MembersJob, members: Members) -> Members:
+    return tuple(number for number in members if job.placement.members[number].activation_checkpointing)
+
+
+def _describe(job: MembersJob, option: Option) -> str:
+    kinds = _names(job, option.candidate.members)
+    return f"{kinds}{' alone' if len(option.candidate.members) == 1 else ''} in ZeRO {option.candidate.zero_stage}"
+
+
+def _names(job: MembersJob, members: Members) -> str:
+    return " and ".join(job.placement.members[number].kind for number in members)
+
+
+def _prices(job: MembersJob, choice: MembersChoice, pool: PoolConfig, plans: Sequence[MemberPlan]) -> tuple[Price, ...]:
+    """Return what tokens cost with all members that have ranks, and without those left out, or the slowest kind."""
+    kinds = [kind.machines for kind in pool.kinds()]
+    priced = [kinds[number] for number in job.present]
+    if choice.option is None or not speeds_are_known(job, job.present):
+        return ()
+    if any(one is None or one.price_per_node_hour is None for one in priced):
+        return ()
+    if len({one.currency for one in priced if one}) > 1:
+        return ()
+    slowest = max(job.present, key=lambda number: seconds_per_sequence(job, number) or 0.0)
+    fewer = choice.used if choice.used != job.present else tuple(one for one in job.present if one != slowest)
+    found = []
+    for members in (job.present, fewer):
+        option = choice.option
+        if members != option.candidate.members:
+            other = fastest_option(find_candidates(job, members), job.config.global_batch_size) if members else None
+            if other is None:
+                continue
+            option = other
+        hour = sum(
+            (machines.price_per_node_hour or 0.0) * plans[number].num_nodes
+            for number, machines in enumerate(kinds)
+            if number in members and machines
+        )
+        tokens = job.config.global_batch_size * job.config.sequence_length
+        found.append(Price(_names(job, members), hour / 3600 * option.seconds * 1e9 / tokens))
+    return tuple(found)
+
+
+def _speed(job: MembersJob, choice: MembersChoice, pool: PoolConfig, nodes: Sequence[Sequence[Node]]) -> Speed:
+    """Return the speed of the layout that is chosen at the ends of what is assumed, or known of its devices."""
+    bases: list[Basis] = []
+    for kind, own_nodes, member in zip(pool.kinds(), nodes, choice.placement.members, strict=True):
+        bases.append(find_basis(job.config, member, pool=kind, nodes=own_nodes, store=None))
+    networks = tuple(
+        kind.machines.network_gbps_per_node / 8 if kind.machines and kind.machines.network_gbps_per_node else None
+        for kind in pool.kinds()
+    )
+
+    def at(assumed: Assumed) -> Option | None:
+        known = tuple(
+            KnownSpeed(one.flops.low if assumed is SLOW else one.flops.high, one.whole) if one.flops else None
+            for one in bases
+        )
+        end = MembersJob(job.model, job.size, job.config, job.placement, assumed, known, networks, layouts=job.layouts)
+        return predict_members(end, choice.placement)
+
+    slow, fast = at(SLOW), at(FAST)
+    own = [(choice.placement.members[number], bases[number]) for number in choice.used]
+    if slow is None or fast is None:
+        unknown = [one.source for member, one in own if one.flops is None and not member.emulated_seconds_per_sequence]
+        return Speed(None, unknown[0] if unknown else "not known: it does not fit")
+    sources = [one.source for _, one in own if one.flops is not None]
+    sources += [_emulated(member) for member, _ in own if member.emulated_seconds_per_sequence]
+    tokens = job.config.global_batch_size * job.config.sequence_length
+    return Speed(Range(tokens / slow.seconds, tokens / fast.seconds), "; ".join(dict.fromkeys(sources)))
+
+
+def _emulated(member: Placement) -> str:
+    return f"{member.kind} let take {member.emulated_seconds_per_sequence:g} s a sequence"

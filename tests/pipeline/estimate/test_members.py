@@ -1,0 +1,159 @@
+"""What a plan says of a training on unlike devices: the choice of the run, who does how much, and at what price."""
+
+from pathlib import Path
+
+import pytest
+
+from configs.cluster import ClusterConfig
+from configs.training.train import TrainConfig
+from pipeline.estimate.estimate import Estimate, estimate
+from pipeline.estimate.machines import lay_out
+from pipeline.estimate.member_rows import describe_passes
+from pipeline.estimate.rows import describe_problem, estimate_rows
+from tests.pipeline.estimate.test_speed import conform_record
+from tests.training.sizing.test_members import MODEL, config
+from training.sizing.recipe_size import settle_placement
+
+MACHINES = {"cpus_per_node": 64, "memory_gib_per_node": 1024, "accelerators_per_node": 8}
+
+
+def kind(accelerator: str, num_nodes: int = 2, price: float | None = None, **keys: object) -> dict[str, object]:
+    priced = {} if price is None else {"price_per_node_hour": price}
+    return {"accelerator": accelerator, "num_nodes": num_nodes, "machines": MACHINES | priced} | keys
+
+
+def planned(*kinds: dict[str, object], trained: TrainConfig | None = None, **pool: object) -> Estimate:
+    settings = {"pools": {"default": {"members": list(kinds)} | pool}}
+    cluster = ClusterConfig.model_validate(settings)
+    nodes, placement = lay_out(cluster, "default")
+    return estimate(
+        trained or config(),
+        vocab_size=32_000,
+        pool=cluster.pools["default"],
+        nodes=nodes,
+        placement=placement,
+        store=None,
+        is_their_disk=False,
+    )
+
+
+def rows_of(found: Estimate, trained: TrainConfig | None = None) -> list[tuple[str, str]]:
+    return estimate_rows(found, trained or config())
+
+
+def test_kinds_whose_machines_are_described_alike_have_machines_of_their_own() -> None:
+    cluster = ClusterConfig.model_validate({"pools": {"default": {"members": [kind("H100"), kind("A100")]}}})
+    nodes, placement = lay_out(cluster, "default")
+    assert len(nodes) == 4 and placement.num_ranks == 32
+
+
+@pytest.mark.parametrize("other", ["A100", "V100", "L40S"])
+def test_the_plan_has_the_layout_of_the_run(other: str) -> None:
+    cluster = ClusterConfig.model_validate({"pools": {"default": {"members": [kind("H100"), kind(other)]}}})
+    _, placement = lay_out(cluster, "default")
+    assert planned(kind("H100"), kind(other)).placement == settle_placement(placement, config(), vocab_size=32_000)
+
+
+def test_each_kind_has_a_row_and_the_step_is_shared_whole() -> None:
+    found = planned(kind("H100"), kind("A100"))
+    assert found.members is not None and found.fits
+    shares = [share for one in found.members.members for share in one.shares]
+    assert sum(share.num_ranks * share.num_sequences for share in shares) == config().global_batch_size
+    rows = rows_of(found)
+    assert [text.split(":")[0] for name, text in rows if name == "member"] == ["H100", "A100"]
+    assert "; A100: 16 ranks 9 sequences each (" in dict(rows)["allocation"]
+    assert f"eta {found.members.eta:.3f}" in dict(rows)["a step"] and "left out" not in dict(rows)
+    assert dict(rows)["runner-up"].startswith("H100 alone in ZeRO 1: ")
+
+
+def test_what_is_left_out_is_said_with_the_reason_and_the_share_of_all() -> None:
+    found = planned(kind("H100", price=80), kind("V100", price=20))
+    rows = dict(rows_of(found))
+    assert rows["left out"].startswith("V100: the step takes ") and " without" in rows["left out"]
+    assert found.members is not None and found.members.eta is not None and found.members.eta_of_all is not None
+    assert found.members.eta_of_all < found.members.eta and " of all members" in rows["a step"]
+    assert found.num_nodes == 2 and found.cost is not None and found.seconds is not None
+    assert found.cost.low == pytest.approx(2 * 80 * found.seconds.low / 3600)
+
+
+def test_tokens_have_a_price_with_all_members_and_without_the_slow_ones() -> None:
+    found = planned(kind("H100", price=80), kind("A100", price=40)).members
+    assert found is not None and found.step_seconds is not None
+    both, fast = found.prices
+    assert (both.devices, fast.devices) == ("H100 and A100", "H100")
+    assert both.per_billion_tokens == pytest.approx((160 + 80) / 3600 * found.step_seconds * 1e9 / (512 * 4096))
+    unpriced = planned(kind("H100", price=80), kind("A100")).members
+    assert unpriced is not None and unpriced.prices == ()
+    row = dict(rows_of(planned(kind("H100", price=80), kind("V100", price=20))))["10^9 tokens"]
+    assert row.count(" USD with H100") == 2
+
+
+def test_time_is_a_range_around_what_devices_were_chosen_by() -> None:
+    found = planned(kind("H100"), kind("A100"))
+    assert found.members is not None and found.members.step_seconds and found.seconds is not None
+    per_step = found.members.step_seconds * found.num_steps
+    assert found.seconds.low < per_step < found.seconds.high
+    assert "25% to 50% of the peak of NVIDIA H100" in found.speed.source
+    slow = planned(kind("H100"), kind("A100", machines=MACHINES | {"network_gbps_per_node": 1}))
+    assert slow.seconds is not None and slow.seconds.high > found.seconds.high
+    assert slow.placement == found.placement
+
+
+def test_even_steps_wait_for_the_slowest() -> None:
+    even, shared = planned(kind("H100"), kind("A100"), balance="even"), planned(kind("H100"), kind("A100"))
+    assert even.members is not None and shared.members is not None
+    assert even.members.eta and shared.members.eta and even.members.eta < 0.7 * shared.members.eta
+    assert "as many sequences for each rank" in dict(rows_of(even))["layout"]
+
+
+def test_a_speed_that_is_not_known_is_said_not_to_be() -> None:
+    trained = config(precision="fp32", sequence_length=512)
+    found = planned(kind("H100"), kind("V100"), trained=trained)
+    rows = dict(rows_of(found, trained))
+    assert found.seconds is None and found.placement.num_ranks == 32
+    assert rows["allocation"] == (
+        "not known before the start; not known: the speed of H100 is not, before training measures it"
+    )
+
+
+def test_recomputation_is_offered_where_it_would_bring_something() -> None:
+    trained = config(model=MODEL | {"hidden_size": 4096, "num_layers": 32, "intermediate_size": 14336})
+    found = planned(kind("A100"), kind("A100-80G"), trained=trained)
+    assert found.members is not None
+    assert any("all recomputing activations" in one.what for one in found.members.others)
+    asked = planned(kind("A100"), kind("A100-80G"), trained=trained, activation_checkpointing=True)
+    assert asked.members is not None
+    assert not any("all recomputing activations" in one.what for one in asked.members.others)
+    assert asked.members.members[0].layout.activation_checkpointing
+    assert ", recomputing activations; " in dict(rows_of(asked, trained))["member"]
+
+
+def test_what_does_not_fit_names_the_kind_and_what_to_change() -> None:
+    trained = config(model=MODEL | {"hidden_size": 8192, "num_layers": 80, "intermediate_size": 28672})
+    found = planned(kind("A100"), kind("L4"), trained=trained)
+    assert found.fits is False
+    assert "a rank on L4 needs " in describe_problem(found) and "GiB; " in describe_problem(found)
+
+
+def test_unknown_memory_is_not_said_to_fit() -> None:
+    found = planned(kind("H100"), kind("NOPE"))
+    assert found.fits is None
+    assert "of what is not known" in [text for name, text in rows_of(found) if name == "member"][1]
+
+
+def test_passes_are_told_in_runs() -> None:
+    assert describe_passes((8, 8, 8, 5, 1, 1)) == "3 x 8 + 5 + 2 x 1"
+
+
+def test_a_record_of_conform_moves_the_time_and_not_the_choice(tmp_path: Path) -> None:
+    path = conform_record(
+        tmp_path / "conform.json",
+        device="NVIDIA H100 80GB HBM3",
+        kind="cuda",
+        scale="accelerator-0.3B-bf16",
+        speed=30_000.0,
+        detail="0.1 s for 8 x 4,096 tokens, bf16, varlen",
+    )
+    assumed, measured = planned(kind("H100"), kind("A100")), planned(kind("H100", conform=path), kind("A100"))
+    assert f"measured by concord conform: {path}" in measured.speed.source
+    assert measured.placement == assumed.placement and measured.seconds != assumed.seconds

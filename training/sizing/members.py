@@ -1,0 +1,210 @@
+"""Chooses how unlike devices of a pool train: ZeRO stage, most sequences of a pass of each kind, who takes part.
+
+What is chosen hangs on the placement alone, so that a plan and the run choose the same: on the memory of each kind, and
+on what its devices are assumed to reach of their data sheets (training/sizing/member_times.py). The run then measures
+what passes take, and shares each step by that.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil, inf
+
+from cluster.placement import Placement
+from configs.base import GIB, ConfigError
+from configs.training.train import TrainConfig
+from training.allocation.choice import Members, Option, allocate_evenly, choose_allocation, fastest_option
+from training.sizing.attention import why_not_attention
+from training.sizing.fit import (
+    LayoutChoice,
+    find_remedy,
+    make_layout,
+    needed_bytes,
+    needed_host_bytes,
+    possible_stages,
+)
+from training.sizing.member_times import (
+    MembersJob,
+    count_ranks,
+    find_candidates,
+    largest_layout,
+    placement_of,
+    possible_sets,
+    speeds_are_known,
+)
+from training.sizing.model_size import ModelSize
+from training.sizing.parameter_shapes import ModelParameters
+
+
+@dataclass(frozen=True)
+class MembersChoice:
+    """How a pool of unlike devices trains."""
+
+    placement: Placement
+    """With nothing left open; members that are left out have no ranks."""
+
+    layouts: tuple[LayoutChoice, ...]
+    """For each member that of its largest pass in the chosen stage, or of its smallest where none fits."""
+
+    option: Option | None
+    """How the step is predicted to be shared; None where the speed of a device is not known, or steps are even."""
+
+    runner_up: Option | None
+    remedy: str
+    """What to change in the cluster file where nothing fits; empty where something does."""
+
+    @property
+    def tightest(self) -> LayoutChoice:
+        """The layout of the member with the least room of those that take part; of one that does not fit if any."""
+
+        def room(number: int) -> tuple[bool, float]:
+            layout, own = self.layouts[number], self.placement.members[number]
+            return layout.fits, (own.memory_bytes_per_rank or inf) - needed_bytes(layout, own.device)
+
+        return self.layouts[min(self.used, key=room)]
+
+    @property
+    def used(self) -> Members:
+        """The members that take part."""
+        return tuple(number for number, one in enumerate(self.placement.members) if one.num_ranks)
+
+
+def choose_members(model: ModelParameters, size: ModelSize, config: TrainConfig, placement: Placement) -> MembersChoice:
+    """Choose the ZeRO stage, each member's most sequences of a pass, and who takes part.
+
+    What the pool fixes stays. Where a device's speed is not known from here, or steps are shared evenly, nobody is left
+    out, and the stage is the lowest in which all fit. Raises ConfigError as choose_layout does.
+    """
+    for member in placement.members:
+        if reason := why_not_attention(config, member):
+            raise ConfigError(f"{member.kind}: {reason}")
+    job = MembersJob(model, size, config, placement)
+    if placement.balance == "even" or not speeds_are_known(job, job.present):
+        return _without_speeds(job)
+    found = choose_allocation(
+        list(possible_sets(job)), lambda members: find_candidates(job, members), config.global_batch_size
+    )
+    if found is None:
+        return _without_speeds(job)
+    chosen = found.chosen
+    reasons = {
+        number: _why_without(job, chosen, number) for number in job.present if number not in chosen.candidate.members
+    }
+    return _settled(job, chosen.candidate.zero_stage, chosen.candidate.members, reasons, (chosen, found.runner_up))
+
+
+def _without_speeds(job: MembersJob) -> MembersChoice:
+    """Choose the lowest stage in which all members fit, or the last one where none is."""
+    stages, num_ranks = possible_stages(job.config, job.placement), count_ranks(job, job.present)
+
+    def fits(stage: int) -> bool:
+        return all(largest_layout(job, number, num_ranks, stage).fits for number in job.present)
+
+    stage = next((stage for stage in stages if fits(stage)), stages[-1])
+    found = _settled(job, stage, job.present, {}, (None, None))
+    return replace(found, option=predict_members(job, found.placement))
+
+
+def predict_members(job: MembersJob, settled: Placement) -> Option | None:
+    """Return how those that take part share a step in the layout that was chosen, where their speeds are known."""
+    used = tuple(number for number, one in enumerate(settled.members) if one.num_ranks)
+    if not speeds_are_known(job, used):
+        return None
+    candidates = find_candidates(job, used, stages=(settled.zero_stage,))
+    if settled.balance == "even" and candidates:
+        return allocate_evenly(candidates[0], job.config.global_batch_size, most=settled.micro_batch_size)
+    return fastest_option(candidates, job.config.global_batch_size)
+
+
+def _settled(
+    job: MembersJob,
+    stage: int,
+    used: Members,
+    reasons: dict[int, str],
+    options: tuple[Option | None, Option | None],
+) -> MembersChoice:
+    """Return the choice of a stage and of the members that take part; `reasons` says why others do not."""
+    num_ranks = count_ranks(job, used)
+    layouts = [largest_layout(job, number, num_ranks, stage) for number in range(len(job.placement.members))]
+    if job.placement.balance == "even":
+        least = min(layouts[number].micro_batch_size for number in used)
+        most = ceil(job.config.global_batch_size / num_ranks)
+        rows = ceil(most / ceil(most / least))
+        if all("micro_batch_size" not in job.placement.members[number].leaves_open for number in used):
+            rows = least
+        layouts = [
+            make_layout(job.size, job.config, placement_of(job, number, num_ranks, stage), stage, rows)
+            for number in range(len(layouts))
+        ]
+    members = []
+    for number, (own, layout) in enumerate(zip(job.placement.members, layouts, strict=True)):
+        settled = replace(own, zero_stage=stage, micro_batch_size=layout.micro_batch_size, leaves_open=())
+        if number in reasons:
+            settled = replace(settled, num_ranks=0, min_ranks=0, left_out=reasons[number])
+        elif not own.num_ranks and not own.left_out and not layout.fits:
+            settled = replace(settled, left_out=_why_it_does_not_fit(own, layout))
+        members.append(settled)
+    failing = [number for number in used if not layouts[number].fits]
+    remedy = ""
+    if failing:
+        own = placement_of(job, failing[0], num_ranks, possible_stages(job.config, job.placement)[0])
+        remedy = find_remedy(job.size, job.config, own)
+    return MembersChoice(_join(job, members, used, num_ranks), tuple(layouts), *options, remedy)
+
+
+def _join(job: MembersJob, members: Sequence[Placement], used: Members, num_ranks: int) -> Placement:
+    """Return the layout of all members together: what is said of a rank is the least of those that take part."""
+    own = [members[number] for number in used]
+    device = [one.memory_bytes_per_rank for one in own]
+    host = [one.host_bytes_per_rank for one in own]
+    capabilities = [one.capability for one in own]
+    first = own[0]
+    return replace(
+        job.placement,
+        num_ranks=num_ranks,
+        min_ranks=job.placement.min_ranks if job.is_elastic else num_ranks,
+        zero_stage=first.zero_stage,
+        micro_batch_size=min(one.micro_batch_size for one in own),
+        activation_checkpointing=first.activation_checkpointing,
+        cpus_per_rank=first.cpus_per_rank,
+        cpu_share=first.cpu_share,
+        attention=first.attention,
+        emulated_seconds_per_sequence=first.emulated_seconds_per_sequence,
+        memory_bytes_per_rank=None if None in device else min(filter(None, device)),
+        host_bytes_per_rank=None if None in host else min(filter(None, host)),
+        capability=None if None in capabilities else min(one for one in capabilities if one),
+        leaves_open=(),
+        members=tuple(members),
+    )
+
+
+def _why_without(job: MembersJob, chosen: Option, number: int) -> str:
+    """Return why a member does not take part beside those that do, in words."""
+    members = tuple(sorted((*chosen.candidate.members, number)))
+    together = fastest_option(find_candidates(job, members), job.config.global_batch_size)
+    if together is not None:
+        return "the step takes {} with it and {} without".format(*shown_times(together.seconds, chosen.seconds))
+    own = job.placement.members[number]
+    stage = possible_stages(job.config, job.placement)[-1]
+    layout = largest_layout(job, number, count_ranks(job, members), stage)
+    if layout.fits:
+        return "what the pool asks for does not go with it, as its number of ranks"
+    return _why_it_does_not_fit(own, layout)
+
+
+def _why_it_does_not_fit(member: Placement, layout: LayoutChoice) -> str:
+    needed, there = needed_bytes(layout, member.device), member.memory_bytes_per_rank or 0
+    where = ""
+    if needed <= there:
+        needed, there, where = needed_host_bytes(layout), member.host_bytes_per_rank or 0, " of its host"
+    return f"its ranks need {needed / GIB:,.1f} GiB{where} in ZeRO {layout.zero_stage}, and have {there / GIB:,.1f}"
+
+
+def shown_times(*seconds: float) -> list[str]:
+    """Return times of steps in words: `1.31 s`, `48.2 ms`, with as many digits as tell them apart."""
+    found: list[str] = []
+    for digits in range(3, 7):
+        units = [(one * 1e3, "ms") if one < 0.1 else (one, "s") for one in seconds]
+        found = [f"{one:,.{max(0, digits - len(str(int(one))))}f} {unit}" for one, unit in units]
+        if len(set(found)) == len(set(seconds)):
+            break
+    return found
