@@ -124,9 +124,7 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
             f"the pool wants {num_ranks or 'any'} ranks of {cpus_per_rank} CPU cores, but there are "
             f"{describe_machines(nodes)}; lower num_ranks or cpus_per_rank in the cluster file{sharing}"
         )
-    _check_ranks(pool, num_ranks)
-    if device != "cpu" and pool.emulated_seconds_per_sequence:
-        raise ConfigError("emulated_seconds_per_sequence is for CPUs, and the pool has GPUs; leave it out")
+    _check_ranks(pool, num_ranks, device)
     cpus_per_task = min(pool.cpus_per_task, max(node.num_cpus for node in nodes))
     host_bytes = _host_bytes(nodes, num_ranks, cpus_per_rank=cpu_share, device=device)
     return Placement(
@@ -139,26 +137,32 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
         num_tasks=sum(node.num_cpus // cpus_per_task for node in nodes),
         zero_stage=1 if pool.zero_stage is None else pool.zero_stage,
         micro_batch_size=pool.micro_batch_size or 8,
-        offload_optimizer=pool.offload_optimizer,
-        activation_checkpointing=pool.activation_checkpointing,
-        compile=pool.compile,
-        attention=pool.attention,
-        deterministic=pool.deterministic,
-        deepspeed=pool.deepspeed,
-        retention=pool.retention,
-        hang_timeout_seconds=pool.hang_timeout_seconds,
-        warm_spares=pool.warm_spares,
-        max_restarts=pool.max_restarts,
-        start_timeout_seconds=pool.start_timeout_seconds,
-        grace_seconds=pool.grace_seconds,
         wandb=wandb,
         leaves_open=tuple(name for name in ("zero_stage", "micro_batch_size") if getattr(pool, name) is None),
         memory_bytes_per_rank=host_bytes if device == "cpu" else _gpu_bytes(pool, nodes),
         host_bytes_per_rank=host_bytes,
         capability=_capability(nodes),
         balance="speed" if pool.balance == "speed" else "even",
-        emulated_seconds_per_sequence=pool.emulated_seconds_per_sequence,
+        **{name: getattr(pool, name) for name in _AS_THE_POOL_SAYS},
     )
+
+
+_AS_THE_POOL_SAYS = (
+    "offload_optimizer",
+    "activation_checkpointing",
+    "compile",
+    "attention",
+    "deterministic",
+    "deepspeed",
+    "retention",
+    "hang_timeout_seconds",
+    "warm_spares",
+    "max_restarts",
+    "start_timeout_seconds",
+    "grace_seconds",
+    "emulated_seconds_per_sequence",
+)
+"""Fields of a placement that are keys of the pool."""
 
 
 def _check_nodes(pool: PoolConfig, nodes: Sequence[Node]) -> None:
@@ -304,8 +308,10 @@ def _host_bytes(nodes: Sequence[Node], num_ranks: int, *, cpus_per_rank: float, 
     return min(node.memory_bytes // min(num_ranks, count) for node, count in counts if count) or None
 
 
-def _check_ranks(pool: PoolConfig, num_ranks: int) -> None:
-    """Raise ConfigError if settings of the pool do not go with the number of ranks."""
+def _check_ranks(pool: PoolConfig, num_ranks: int, device: str) -> None:
+    """Raise ConfigError if settings of the pool do not go with the number of ranks, or their devices."""
+    if device != "cpu" and pool.emulated_seconds_per_sequence:
+        raise ConfigError("emulated_seconds_per_sequence is for CPUs, and the pool has GPUs; leave it out")
     size = pool.deepspeed.zero_optimization.zero_hpz_partition_size or 1
     if num_ranks % size:
         raise ConfigError(

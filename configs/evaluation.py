@@ -41,6 +41,10 @@ CONTINUATION = "continuation"
 """The task that is made of the corpora's own held-out documents (eval/tasks/continuation.py)."""
 
 
+MODELS = ("this", "untrained")
+"""What tables call the model that is scored, and the small network that was never trained."""
+
+
 class EvaluateConfig(CheckpointChoice):
     """How a model is scored: on held-out documents, and by tasks."""
 
@@ -107,6 +111,10 @@ class EvaluateConfig(CheckpointChoice):
         sources = [source for own in self.domains.values() for source in own]
         if repeated := [source for source in sources if sources.count(source) > 1]:
             raise ValueError(f"domains has the source {repeated[0]!r} twice; leave it in one")
+        if taken := [name for name in self.baselines if name in MODELS]:
+            raise ValueError(
+                f"baselines has the name {taken[0]!r}, which tables have for a model of this step's; rename it"
+            )
         return self
 
 

@@ -4,9 +4,8 @@ A mark is a file beside the answer, locked by the process that works: the system
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 from uuid import uuid4
 
 from cluster.leases.flock import lock_file
@@ -22,10 +21,11 @@ def mark_begun(done: Path) -> Iterator[int]:
     done.parent.mkdir(parents=True, exist_ok=True)
     dead = [path for path in done.parent.glob(f"{done.stem}.*.begun") if _is_left(path)]
     own = done.with_suffix(f".{uuid4().hex[:12]}.begun")
-    with ExitStack() as opened:
-        file = opened.enter_context(own.open("ab"))
+    fresh = own.with_suffix(".new")
+    with fresh.open("ab") as file:
         with suppress(OSError):
             lock_file(file)
+        fresh.rename(own)  # once it is locked
         try:
             yield len(dead)
         finally:
@@ -36,8 +36,7 @@ def mark_begun(done: Path) -> Iterator[int]:
 def _is_left(path: Path) -> bool:
     """Return whether the process that wrote a mark is gone."""
     try:
-        file: IO[bytes]
-        with path.open("ab") as file:
+        with path.open("r+b") as file:
             lock_file(file)
             return path.exists()  # not one that ended its work meanwhile
     except OSError:  # held, or no file system with locks

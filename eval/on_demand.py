@@ -22,8 +22,9 @@ from eval.families import group_families
 from eval.manifests import BitsPerSentence, TaskScore, mean_scores
 from eval.parallel import parallel_files, read_sentences
 from eval.rows import bits_of_sentences
+from eval.samples import SAMPLES
 from eval.scoring import Scoring
-from eval.stage import DIGESTS, PARTS, SAMPLES, UNTRAINED, answers_of, asked_by
+from eval.stage import DIGESTS, PARTS, UNTRAINED, answers_of, asked_by
 from eval.tasks.observed import check_tasks, digest_model, with_digests
 from eval.tasks.suites import find_tasks
 from eval.tasks.task import Task
@@ -134,12 +135,17 @@ def _find(config: EvaluateConfig) -> tuple[list[Task], tuple[str, ...], tuple[st
         raise UserError("continuation is made of a corpus's held-out documents; name it in a recipe's `evaluate` step")
     if not config.tasks and not config.suites and config.parallel is None:
         raise UserError("nothing is asked; give --suite, --task or --parallel")
-    check_tasks(config)
+    check_tasks(config, skips_absent=True)
     known = tuple(parallel_files(Path(config.parallel))) if config.parallel is not None else ()
     found = find_tasks(config, skips_absent=True)
     everywhere = find_tasks(config.model_copy(update={"data": None}))
     names = {task.name for task in found}
     absent = tuple(task.name for task in everywhere if task.name not in names)
+    if not everywhere and config.parallel is None:
+        raise UserError(
+            f"--language: suite {', '.join(config.suites)} has no task in {', '.join(config.languages)}; give another "
+            "language, or leave it out"
+        )
     if not found and config.parallel is None:
         raise UserError(f"no task of these suites has its data in {config.data}; put them there (docs/evaluation.md)")
     return found, absent, config.languages or known

@@ -18,6 +18,7 @@ Key = tuple[str, int]
 """The digest of what was asked, and how often it was before in the same file: a question may be there twice."""
 
 SAMPLES = "samples"
+"""Directory of the answers in an artifact: `bits_per_byte.jsonl`, and a file a task."""
 
 
 def list_samples(directory: Path) -> set[str]:

@@ -28,6 +28,7 @@ from eval.ledger import Checkpoint, Ledger
 from eval.manifests import BaselineScores, Scores
 from eval.parallel import read_sentences
 from eval.rows import Answered, bits_of_sentences
+from eval.samples import SAMPLES
 from eval.scoring import Scoring
 from eval.tasks.observed import with_digests
 from eval.tasks.suites import find_tasks
@@ -46,9 +47,6 @@ from training.records import (
     step_of,
 )
 
-SAMPLES = "samples"
-"""Directory of the answers: `bits_per_byte.jsonl`, and a file a task."""
-
 BASELINES = "baselines"
 """Directory of other models' answers, by name."""
 
@@ -61,7 +59,7 @@ PARTS = "parts"
 ANSWERS = "answers"
 """Directory of a store with what checkpoints answered: no other evaluation asks it again. It may be deleted."""
 
-ANSWERS_VERSION = 1
+ANSWERS_VERSION = 2
 """To be raised when a model would answer otherwise, or the same answers were wrong."""
 
 BY_CHECKPOINT = "checkpoints"
@@ -74,10 +72,17 @@ SECONDS_BETWEEN_LOOKS = 2.0
 """How often it is asked whether a training has a new checkpoint."""
 
 
-def check_held_out(corpora: Sequence[CleanCorpus]) -> None:
-    """Raise UserError if no corpus has held-out documents to score on."""
-    if not any(corpus.held_out for corpus in corpora):
+def check_held_out(corpora: Sequence[CleanCorpus], masks: Sequence[Mask] = ()) -> None:
+    """Raise UserError if no corpus has held-out documents to score on, or none that the masks leave."""
+    number = sum(shard.num_documents for corpus in corpora for shard in corpus.held_out)
+    if not number:
         raise UserError("no document is held out, so there is nothing to evaluate on; raise held_out.share or add text")
+    masked = sum(count.num_held_out for mask in masks for count in mask.counts)
+    if masked >= number:
+        raise UserError(
+            f"the masks leave out all {number:,} held-out documents, which earlier corpora have, so there is nothing "
+            "to evaluate on; raise held_out.share, or score on those corpora"
+        )
 
 
 def evaluate(
@@ -143,10 +148,15 @@ def _prepare(
     digests: Path,
 ) -> Scoring:
     """Return what is asked of each checkpoint. Raises UserError if no document is held out."""
-    check_held_out([one.manifest for one in corpus])
+    check_held_out([one.manifest for one in corpus], [one.manifest for one in mask])
     held_out = chain.from_iterable(read_held_out(one, find_mask(one, mask)) for one in corpus)
     chosen = smallest_digests(held_out, config.documents_per_stream)
+    if not chosen:
+        raise UserError("no held-out document is left to evaluate on; raise held_out.share, or add text")
     languages = tuple(config.languages) or tuple(sorted({document.language for document in chosen}))
+    sentences = read_sentences(Path(config.parallel), languages) if config.parallel is not None else {}
+    if config.parallel is not None and not sentences:
+        raise UserError(f"parallel: {config.parallel} has no sentences in {', '.join(languages)}; add a file of one")
     sources = {count.source for one in corpus for count in one.manifest.counts}
     if unknown := [name for own in config.domains.values() for name in own if name not in sources]:
         raise UserError(f"domains: no corpus has the source {unknown[0]!r}; there are {', '.join(sorted(sources))}")
@@ -158,7 +168,7 @@ def _prepare(
         tokenizer,
         digests,
         languages=languages,
-        sentences=read_sentences(Path(config.parallel), languages) if config.parallel is not None else {},
+        sentences=sentences,
         receipts=frozenset.intersection(*checked) if checked and len(mask) == len(corpus) else None,
     )
 

@@ -7,6 +7,7 @@ from configs.evaluation import EvaluateConfig
 from configs.load import Problem
 from configs.training.train import TrainConfig
 from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
+from data_prep.masks.manifest import Mask
 from data_prep.tokens.join import join_tokens
 from eval.stage import check_held_out
 from pipeline.graph.plan import Plan
@@ -23,7 +24,7 @@ def deciding_steps(plan: Plan, name: str) -> tuple[str, ...]:
     """Return the steps whose results decide whether the step `name` can be made."""
     step = plan.steps[name]
     if isinstance(step.config, EvaluateConfig):
-        return step.listed("corpus")
+        return (*step.listed("corpus"), *step.listed("mask"))
     if not isinstance(step.config, TrainConfig):
         return ()
     tokens = step.listed("tokens")
@@ -51,14 +52,17 @@ def data_problems(plan: Plan, name: str, find: Find, to_make: Collection[str]) -
         if len(made) < len(together):
             continue
         if isinstance(step.config, EvaluateConfig):
-            yield from below(at, _evaluation_problems([artifact.manifest for artifact in made]))
+            known = (found.manifest for one in deciding_steps(plan, other) if (found := find(one)) is not None)
+            yield from below(at, _evaluation_problems(list(known)))
         if isinstance(step.config, TrainConfig):
             yield from below(at, _training_problems(step.config, made, source=_source_of(plan, other)))
 
 
-def _evaluation_problems(corpora: Sequence[Manifest]) -> Iterator[Problem]:
+def _evaluation_problems(made: Sequence[Manifest]) -> Iterator[Problem]:
+    """Yield what is wrong with corpora and, once they are made, their masks."""
+    masks = [one for one in made if isinstance(one, Mask)]
     try:
-        check_held_out([corpus for corpus in corpora if isinstance(corpus, CleanCorpus)])
+        check_held_out([one for one in made if isinstance(one, CleanCorpus)], masks)
     except UserError as error:
         yield Problem((), str(error))
 

@@ -23,6 +23,7 @@ from configs.load import Loaded, Problem, load, shipped
 from configs.run import RunConfig
 from configs.training.mixture import MixtureConfig
 from configs.training.train import TrainConfig
+from eval.tasks.observed import find_setting_problems
 from pipeline.chain_checks import chain_problems
 from pipeline.graph.wiring import WiredStep, as_names
 from training.sizing.model_check import find_table_problems
@@ -49,10 +50,37 @@ def recipe_problems(run: RunConfig) -> Iterator[Problem]:
                 yield from below(("steps", name, "config", "mixture"), mixture_problems(config.mixture, *given))
         yield from _tokenizer_problems(run, name)
         yield from _sample_problems(run, name)
+        if isinstance(config, EvaluateConfig):
+            yield from below(("steps", name, "config"), _evaluation_problems(run, name, config))
         if isinstance(config, ReportConfig) and not step.inputs:
             what = f"step {name!r} has nothing to report on; give it an input, such as `corpus` or `model`"
             yield Problem(("steps", name), what)
         yield from below(("steps", name), chain_problems(run, name))
+
+
+def _evaluation_problems(run: RunConfig, name: str, config: EvaluateConfig) -> Iterator[Problem]:
+    """Yield domains of sources that no corpus of an evaluation has, and files that are not where it names them."""
+    sources = {source.name for source in _sources_of_corpora(run, run.steps[name].given("corpus"))}
+    for domain, given in config.domains.items():
+        for number, source in enumerate(given):
+            if sources and source not in sources:
+                close = get_close_matches(source, sources, n=1)
+                meant = f"did you mean {close[0]!r}? " if close else "correct it "
+                told = f"domains: no corpus has the source {source!r}; {meant}(there are: {', '.join(sorted(sources))})"
+                yield Problem(("domains", domain, number), told)
+    yield from (Problem(at, message) for at, message in find_setting_problems(config))
+
+
+def _sources_of_corpora(run: RunConfig, corpora: Sequence[str]) -> tuple[Source, ...]:
+    """Return the sources of corpora, each a step's or a source of one; none if the steps do not lead there."""
+    found: list[Source] = []
+    for corpus in corpora:
+        cleaned = run.step_of(corpus)
+        if cleaned is None or not isinstance(cleaned.config, CleanConfig):
+            return ()
+        own = [one for one in cleaned.config.sources if corpus == f"{run.origin(corpus)}.{one.name}"]
+        found += own or cleaned.config.sources
+    return tuple(found)
 
 
 def vocab_size_of(run: RunConfig, name: str) -> int | None:

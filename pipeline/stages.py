@@ -33,11 +33,11 @@ STAGES = {
     ),
     "evaluate": stage(
         evaluate,
-        version=4,
+        version=5,
         observe=observe_tasks,
         check=check_tasks,
         follows=lambda config: config.checkpoints == "every",
     ),
     "export": stage(export, version=4),
-    "report": stage(report, version=7, observe=observe_templates, check=check_report),
+    "report": stage(report, version=8, observe=observe_templates, check=check_report),
 }

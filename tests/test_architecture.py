@@ -18,7 +18,7 @@ LAYERS = ["configs", "cluster", "data_prep", "training", "eval", "pipeline"]
 FILES = {str(path.relative_to(ROOT)): path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))}
 ORDER = {
     "cluster": (
-        "devices device_errors machines host rank_output placement storage executor leases inline "
+        "devices device_errors machines host rank_output placement members storage executor leases inline "
         "ray launch connect doctor"
     ),
     "data_prep": "manifests sources text cleaning masks tokenizer tokens",
@@ -27,8 +27,8 @@ ORDER = {
         "loop stage conform"
     ),
     "eval": (
-        "sizing likelihood statistics manifests families parallel tasks rows workers scoring ledger compare screen "
-        "stage on_demand"
+        "sizing likelihood statistics manifests families parallel tasks begun samples rows workers scoring ledger "
+        "compare screen stage on_demand"
     ),
     "pipeline": (
         "store graph estimate export report followers runner stages chain_checks recipe data_checks prepare "

@@ -54,6 +54,9 @@ class TrainedModel(Manifest):
     mfu: float | None
     """Model FLOPs utilisation, median over the steps; null on a device whose peak is not known."""
 
+    eta: float | None = None
+    """Share of the speeds that the ranks' devices have each by themselves (StepMetrics.eta), median over the steps."""
+
     goodput: float
     """Share of the time, restarts included, that went into steps that were kept (training/log/sessions_file.py)."""
 

@@ -115,7 +115,7 @@ def _scorer(aggregation: Aggregation, items: Sequence[Any]) -> Callable[[Any], f
 
 
 def _draw(score_of: Callable[[Any], float], units: Sequence[Any], number: int, seed: int) -> Any:
-    """Return the scores of draws of units; None if too many have none."""
+    """Return the scores of draws of units; None if too many have none, or all are the same."""
     generator = np.random.Generator(np.random.PCG64(seed))
     found = []
     for _ in range(number):
@@ -125,7 +125,8 @@ def _draw(score_of: Callable[[Any], float], units: Sequence[Any], number: int, s
         except Exception:  # such as a correlation of one class alone
             continue
     whole = [one for one in found if isfinite(one)]
-    return np.asarray(whole) if len(whole) >= number * (1 - _MOST_LOST) else None
+    is_known = len(whole) >= number * (1 - _MOST_LOST) and min(whole) < max(whole)  # a median may not vary at all
+    return np.asarray(whole) if is_known else None
 
 
 def _range_of(items: Sequence[Any]) -> tuple[float, float]:

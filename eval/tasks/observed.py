@@ -3,15 +3,17 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import JsonValue
 
-from configs.base import UserError
+from configs.base import InfrastructureError, UserError
 from configs.evaluation import CONTINUATION, EvaluateConfig
 from configs.load import shipped
 from data_prep.sources.document import Digest
@@ -20,16 +22,47 @@ from eval.tasks.suites import find_tasks, lm_eval_folder
 from eval.tasks.task import Task
 
 
-def check_tasks(config: EvaluateConfig) -> None:
-    """Raise UserError if a task or a suite is not there, or lm-eval is not installed and needed."""
+def check_tasks(config: EvaluateConfig, *, skips_absent: bool = False) -> None:
+    """Raise UserError if a task or a suite is not there, or lm-eval is not installed and needed.
+
+    With `skips_absent` tasks of suites may have no data on this machine's disks.
+    """
     if config.data is not None and not Path(config.data).is_dir():
         raise UserError(f"data: {config.data} is no directory; give the one that has the suites' data, or leave it out")
     if config.parallel is not None:
         files = parallel_files(Path(config.parallel))
         read_sentences(Path(config.parallel), files)
+        if config.languages and not set(config.languages) & files.keys():
+            raise UserError(
+                f"parallel: {config.parallel} has no sentences in {', '.join(config.languages)}; it has some in "
+                f"{', '.join(sorted(files))}"
+            )
     if config.tasks or config.suites:
         lm_eval_folder()
-        find_tasks(config)
+        find_tasks(config, skips_absent=skips_absent)
+
+
+def find_setting_problems(config: EvaluateConfig) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield files that a config names and that are not there, with where in the config: tasks, models, data."""
+    settings: list[tuple[tuple[str | int, ...], Callable[[], object]]] = []
+    if find_spec("lm_eval") is not None:  # want of it is told where tasks are to be scored
+        for number, name in enumerate(config.tasks):
+            settings.append((("tasks", number), partial(find_tasks, EvaluateConfig(tasks=(name,)))))
+    for name, path in config.baselines.items():
+        settings.append((("baselines", name), partial(digest_model, f"baselines: {name}", Path(path), lambda path: "")))
+    only = EvaluateConfig(tasks=(), languages=config.languages)
+    for key in ("data", "parallel"):
+        if (given := getattr(config, key)) is not None:
+            settings.append(((key,), partial(check_tasks, only.model_copy(update={key: given}))))
+    if config.data is not None and Path(config.data).is_dir() and config.suites and find_spec("lm_eval") is not None:
+        settings.append((("data",), partial(find_tasks, config.model_copy(update={"tasks": ()}))))
+    for at, check in settings:
+        try:
+            check()
+        except InfrastructureError:  # a file system that does not answer is no mistake in the recipe
+            raise
+        except UserError as error:
+            yield at, str(error)
 
 
 def observe_tasks(config: EvaluateConfig, digest: Digest) -> JsonValue:

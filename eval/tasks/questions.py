@@ -30,15 +30,22 @@ def check_metric(config: Mapping[str, Any], metric: str, known: Collection[str])
         raise UserError(f"lm-eval has no metric {unknown[0]!r}; {meant}")
 
 
-def explain_undefined(config: Mapping[str, Any], error: BaseException) -> UserError | None:
-    """Return the sentence for a field that a template names and questions do not have; None for other errors."""
-    if type(error).__name__ != "UndefinedError":
+def explain_template(config: Mapping[str, Any], error: BaseException) -> UserError | None:
+    """Return the sentence for a template that cannot be filled, with the key that has it; None for other errors."""
+    kind = type(error).__name__
+    if kind not in ("UndefinedError", "TemplateSyntaxError"):
         return None
     found = re.search(r"'([^']+)' is undefined|attribute '([^']+)'", str(error))
-    field = (found[1] or found[2]) if found else ""
-    keys = [key for key in _TEMPLATES if field and re.search(rf"\b{re.escape(field)}\b", str(config.get(key) or ""))]
-    where = f"{keys[0]} {config[keys[0]]!r}" if keys else "a template of the task"
-    return UserError(f"{where}: {error}; name a field that the questions have")
+    field, text = (found[1] or found[2]) if found else "", getattr(error, "source", None)
+    templates = {key: config[key] for key in _TEMPLATES if isinstance(config.get(key), str)}
+    keys = [key for key, own in templates.items() if own == text or _names(own, field)]
+    where = f"{keys[0]} {templates[keys[0]]!r}" if keys else "a template of the task"
+    todo = "name a field that the questions have" if kind == "UndefinedError" else "correct it"
+    return UserError(f"{where}: {str(error).rstrip('.')}; {todo}")
+
+
+def _names(template: str, field: str) -> bool:
+    return bool(field) and re.search(rf"\b{re.escape(field)}\b", template) is not None
 
 
 def check_clusters(field: str | None, documents: Sequence[Mapping[str, Any]]) -> None:

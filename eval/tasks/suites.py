@@ -4,6 +4,7 @@ lm-eval's own index of its 14,697 tasks takes 13 seconds; here only folders that
 tasks that are named alone the files whose first lines name them.
 """
 
+import ast
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
@@ -18,11 +19,15 @@ from configs.data.languages import UNDETERMINED, is_of, normalize_language
 from configs.evaluation import CONTINUATION, EvaluateConfig
 from configs.load import load, shipped
 from configs.tasks import SuiteConfig, TaskConfig
+from configs.text import one_line
 from eval.tasks.task import RESERVED, Task
 
 _TASK = re.compile(r"^\"?(?:task|group)\"?: *[\"']?([^\"'\s#]+)[\"']? *(?:#.*)?$", re.M)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _PLACEHOLDERS = {"iso": r"[a-z]{3}_[A-Z][a-z]{3}", "alpha3": r"[a-z]{3}", "alpha2": r"[a-z]{2}", "name": r"[a-z]+"}
+_DYNAMIC = ("globals", "setattr", "exec", "vars")
+"""What a module with names that its text does not have calls."""
+
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".csv", ".tsv")
 _SUFFIX = re.compile(rf"(?:^|_)({_PLACEHOLDERS['iso']})(?:_|$)")
 
@@ -129,13 +134,37 @@ def _named(name: str) -> Task:
 def _python_file(given: str, beside: Path = Path()) -> tuple[Path, str]:
     """Return the file and the function of `FILE.py:NAME`, which is in the directory `beside` or the working directory.
 
-    Raises UserError if there is no such file.
+    Raises UserError if there is no such file, or no such function in it.
     """
     name, _, function = given.rpartition(":")
     for path in (beside / name, Path(name)):
         if path.is_file():
+            if (known := _names_of_module(path)) is not None and function not in known:
+                close = get_close_matches(function, known, n=1)
+                meant = f"; did you mean {close[0]!r}?" if close else "; name one that takes the model"
+                raise UserError(f"tasks: {given}: {path.name} has no function {function!r}{meant}")
             return path.absolute(), function
     raise UserError(f"tasks: {given}: {name} is not there; give the path of a Python file")
+
+
+def _names_of_module(path: Path) -> set[str] | None:
+    """Return the names that a Python file gives, read from its text; None if only running it tells them.
+
+    Raises UserError if it is no Python.
+    """
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"tasks: {path} is no Python file ({one_line(error)}); correct it") from None
+    nodes = list(ast.walk(tree))
+    given = [alias for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
+    defined = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
+    if any(alias.name == "*" for alias in given) or any(
+        isinstance(node, ast.Name) and node.id in _DYNAMIC for node in nodes
+    ):
+        return None
+    names = {alias.asname or alias.name for alias in given} | {node.name for node in defined}
+    return names | {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
 def _language_in(name: str) -> str:

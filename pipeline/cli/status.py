@@ -129,6 +129,7 @@ def training_rows(directory: Path, num_steps: int | None, *, running: bool) -> l
         *_held_out(directory),
         ("learning rate", f"{last.learning_rate:.3g}"),
         ("speed", f"{speed:,.0f} tokens/s, {describe_mfu(last.mfu, device)}"),
+        *([("eta", f"{last.eta:.2f} of the speeds that the devices have each by themselves")] if last.eta else []),
         *([("ranks", describe_ranks(newest))] if newest else []),
         ("memory", f"{last.memory_bytes / GIB:.2f} GiB on rank 0"),
         ("time", f"{_parts(recent)} over {counted(sum(line.num_steps for line in recent), 'step')}"),

@@ -153,7 +153,8 @@ def _name(artifact: Artifact[Any]) -> str:
 def outcome(model: TrainedModel | None, scores: Scores | None, corpus: CleanCorpus | None = None) -> str:
     """Return one sentence on how training and evaluation went; without a model, on what else there is."""
     if model is None:
-        scored = f"Held-out text takes {scores.mean_bits_per_byte:.3f} bits per byte." if scores else ""
+        has_bits = scores is not None and scores.bits_per_byte
+        scored = f"Held-out text takes {scores.mean_bits_per_byte:.3f} bits per byte." if scores and has_bits else ""
         return scored or (f"{corpus.summary()}." if corpus else "No model and no corpus are on this page.")
     margin = model.unigram_entropy - model.final_loss
     side = "below" if margin >= 0 else "above"

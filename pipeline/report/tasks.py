@@ -206,10 +206,16 @@ def _overview(family: Family, wanted: Sequence[str]) -> Sequence[str]:
         share(family.chance) if family.chance is not None else NOTHING,
         share(family.above_chance) if family.above_chance is not None else NOTHING,
         f"{better:,} of {len(family.scores):,}" if has_chance else NOTHING,
-        f"{worst.language} {share(value_of(worst), is_share=has_chance)}" if len(family.scores) > 1 else NOTHING,
+        _worst_cell(family, worst) if len(family.scores) > 1 else NOTHING,
         f"{sum(one.num_questions for one in family.scores):,}",
         f"{cut_off:,}" if cut_off else NOTHING,
     )
+
+
+def _worst_cell(family: Family, worst: TaskScore) -> str:
+    """Return the worst language with its score, and how many others have the same."""
+    others = f" (and {family.num_worst - 1:,} more)" if family.num_worst > 1 else ""
+    return f"{worst.language} {share(value_of(worst), is_share=family.chance is not None)}{others}"
 
 
 def _worst_languages(families: Sequence[Family]) -> Table | None:
@@ -228,7 +234,9 @@ def _worst_languages(families: Sequence[Family]) -> Table | None:
     ]
     heads = ("Language", "Chance-adjusted", "Tasks", "Worst task")
     what = "tasks" if all(family.is_sound for family in families) else f"tasks without {UNSOUND}"
-    return Table(f"The worst languages, by the mean over {what}", heads, rows, sorted_by=(1, "ascending"))
+    tied = sum(mean == means[_MOST_WORST - 1][0] for mean, _ in means[_MOST_WORST:]) if len(means) > _MOST_WORST else 0
+    more = f"; {tied:,} more are at {rows[-1][1]} like the last" if tied else ""
+    return Table(f"The worst languages, by the mean over {what}{more}", heads, rows, sorted_by=(1, "ascending"))
 
 
 def _heat_map(families: Sequence[Family], wanted: Sequence[str]) -> Table | None:

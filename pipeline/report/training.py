@@ -32,6 +32,9 @@ class Series:
     losses: MutableSequence[float] = field(default_factory=lambda: array("d"))
     learning_rates: MutableSequence[float] = field(default_factory=lambda: array("d"))
     speeds: MutableSequence[float] = field(default_factory=lambda: array("d"))
+    etas: MutableSequence[float] = field(default_factory=lambda: array("d"))
+    """StepMetrics.eta; not a number where it is not known."""
+
     gradient_norms: MutableSequence[float] = field(default_factory=lambda: array("d"))
     validation_steps: MutableSequence[float] = field(default_factory=lambda: array("d"))
     validation_losses: MutableSequence[float] = field(default_factory=lambda: array("d"))
@@ -80,6 +83,7 @@ def read_series(metrics: Iterable[StepMetrics]) -> Series:
         series.losses.append(step.loss)
         series.learning_rates.append(step.learning_rate)
         series.speeds.append(step.tokens_per_second)
+        series.etas.append(math.nan if step.eta is None else step.eta)
         series.gradient_norms.append(step.gradient_norm)
         for part, seconds in step.seconds.items():
             series.seconds[part] += seconds
@@ -189,6 +193,7 @@ def _small_charts(series: Series, marks: Sequence[Mark]) -> list[LineChart]:
     drawn = (
         ("Learning rate by step", "", series.learning_rates),
         ("Speed by step", "tokens a second", series.speeds),
+        ("Eta by step, the share of the devices' own speeds", "", series.etas),
         ("Gradient norm by step, before clipping", "", series.gradient_norms),
     )
     return [
@@ -202,6 +207,7 @@ def _small_charts(series: Series, marks: Sequence[Mark]) -> list[LineChart]:
             height=150,
         )
         for title, unit, values in drawn
+        if not all(map(math.isnan, values))
     ]
 
 

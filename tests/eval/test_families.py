@@ -1,8 +1,10 @@
 """Tasks without their languages: chance, the worst language, scripts, coverage, and tasks that need no knowledge."""
 
+import numpy as np
 import pytest
 
 from eval.families import Family, adjusted, beats_chance, find_families
+from eval.statistics import accuracy
 from tests.eval.test_manifests import scores, task
 
 
@@ -14,12 +16,36 @@ def test_each_language_counts_the_same_and_chance_is_taken_off() -> None:
     one = family(sw=0.75, th=0.5)
     assert (one.value, one.chance, one.above_chance) == (0.625, 0.5, 0.25)
     assert one.worst.language == "th"
-    low, high = one.interval or (0.0, 0.0)
-    assert (high - low) / 2 == pytest.approx((2 * 0.3**2) ** 0.5 / 2)  # of two intervals of 0.6
+    assert one.interval == pytest.approx((0.1, 0.7))  # their questions may be the same: two say no more than one
     less = Family("t", [task("t_sw", "sw", value=0.2, higher_is_better=False), task("t_th", "th", value=0.1)])
     assert (
         Family("t", [one.model_copy(update={"higher_is_better": False}) for one in less.scores]).worst.language == "sw"
     )
+
+
+def test_languages_with_documents_of_their_own_are_independent() -> None:
+    own = [task("continuation", name, family="continuation", value=0.4) for name in ("sw", "th")]
+    low, high = Family("continuation", own).interval or (0.0, 0.0)
+    assert (high - low) / 2 == pytest.approx((2 * 0.3**2) ** 0.5 / 2)  # of two intervals of 0.6
+
+
+def test_the_interval_over_languages_holds_the_truth_where_all_have_the_same_questions() -> None:
+    """A model that always says A, on 200 questions in 50 languages: it was in one of five, as if of 10,000."""
+    generator = np.random.Generator(np.random.PCG64(0))
+    held, above, tries = 0, 0, 200
+    for _ in range(tries):
+        rights = (generator.integers(0, 4, 200) == 0).astype(float).tolist()
+        found = accuracy(rights)
+        known = {"value": found.value, "low": found.low, "high": found.high, "chance": 0.25}
+        one = Family("quiz", [task(f"quiz_{number}", str(number), **known) for number in range(50)])
+        assert one.interval is not None
+        held += one.interval[0] <= 0.25 <= one.interval[1]
+        above += one.is_above_chance
+    assert held / tries >= 0.92 and above / tries <= 0.05
+
+
+def test_languages_that_are_as_bad_as_the_worst_are_counted() -> None:
+    assert (family(sw=0.0, th=0.0, et=0.5).worst.language, family(sw=0.0, th=0.0, et=0.5).num_worst) == ("sw", 2)
 
 
 def test_a_single_language_keeps_its_interval_and_none_stays_none() -> None:

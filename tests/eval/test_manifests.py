@@ -51,3 +51,9 @@ def test_rows_from_before_there_were_families_are_read() -> None:
     old = task("arc_easy").model_dump()
     del old["family"]
     assert TaskScore.model_validate(old).family == "arc_easy"
+
+
+def test_scores_without_held_out_documents_have_a_summary_all_the_same() -> None:
+    empty = scores(task("sciq"))
+    assert empty.summary() == "no held-out document was scored; sciq 37.5%, chance 25%"
+    assert empty.mean_bits_per_byte != empty.mean_bits_per_byte  # NaN

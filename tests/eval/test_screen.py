@@ -76,3 +76,18 @@ def test_where_less_is_better_signal_is_below_chance_and_what_an_untrained_netwo
     assert screen(control)[0].num_above_chance == 0
     worse = scores(task("quiz", value=0.75, low=0.65, high=0.85, **less)).model_copy(update={"curve": falling})
     assert screen(worse)[0].num_above_chance == 0
+
+
+def test_a_task_without_chance_is_compared_with_an_untrained_network_or_with_nothing_right_at_all() -> None:
+    rising = curve([0.0, 0.1, 0.22, 0.3, 0.45, 0.6])
+    written = task("quiz", kind="generation", value=0.6, low=0.56, high=0.64, chance=None)
+    given = scores(written).model_copy(update={"curve": rising})
+    (found,) = screen(given)
+    assert (found.is_signal, found.num_above_chance, found.compared_with) == (True, 1, "0")
+    control = given.model_copy(update={"untrained": (task("quiz", value=0.58, chance=None),)})
+    (found,) = screen(control)
+    assert (found.is_signal, found.num_above_chance, found.compared_with) == (False, 0, "an untrained network")
+    less = given.model_copy(update={"tasks": (written.model_copy(update={"higher_is_better": False}),)})
+    assert (screen(less)[0].num_above_chance, screen(less)[0].compared_with) == (0, "")
+    choice = given.model_copy(update={"tasks": (task("quiz", low=0.4),), "untrained": (task("quiz", value=0.3),)})
+    assert screen(choice)[0].compared_with == "chance and an untrained network"

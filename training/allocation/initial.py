@@ -62,12 +62,14 @@ def make_balancer(
         )
         model, attention = built.config.to_json_string(), built.traits.attention
         speeds = timer.find_speeds(job.out.parent, model=model, attention=attention, saved=saved, step=step)
-        sharing = Sharing(speeds, equal_passes=has_collectives_in_passes(job), overlaps=device.type != "cpu")
+        sharing = Sharing(
+            speeds, equal_passes=has_collectives_in_passes(job, built.traits), overlaps=device.type != "cpu"
+        )
         notify(f"sequences are shared by speed, {speeds.why}: {describe_sharing(sharing, config.global_batch_size)}")
     return Balancer(world_size=rank.world_size, micro_batch_size=placement.micro_batch_size, sharing=sharing)
 
 
-def has_collectives_in_passes(job: Job) -> bool:
+def has_collectives_in_passes(job: Job, traits: NetworkTraits) -> bool:
     """Return whether the ranks exchange something in every pass, so that all must run as many."""
     by_batch = minds_router(job.config.model) and job.config.model.router_balance_by == "batch"
-    return job.placement.zero_stage >= 2 or by_batch
+    return job.placement.zero_stage >= 2 or (traits.shows_routers and by_batch)

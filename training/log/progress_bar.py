@@ -15,7 +15,7 @@ SECONDS_BETWEEN_POLLS = 0.5
 
 @contextmanager
 def show_progress(path: Path, *, num_steps: int) -> Iterator[None]:
-    """Show step, loss and tokens per second while the block runs."""
+    """Show step, loss, tokens per second and eta (StepMetrics.eta) while the block runs."""
     done = threading.Event()
     thread = threading.Thread(target=_follow, args=(path, num_steps, done), daemon=True)
     thread.start()
@@ -41,4 +41,5 @@ def _follow(path: Path, num_steps: int, done: threading.Event) -> None:
 
 def _describe_step(line: StepMetrics, validation: Validation | None) -> str:
     held_out = f", held out {validation.loss:.3f} ({validation.bits_per_byte:.3f} bits a byte)" if validation else ""
-    return f"loss {line.loss:.3f}{held_out}, {line.tokens_per_second:,.0f} tokens/s"
+    eta = f", eta {line.eta:.2f}" if line.eta is not None else ""
+    return f"loss {line.loss:.3f}{held_out}, {line.tokens_per_second:,.0f} tokens/s{eta}"

@@ -35,6 +35,7 @@ class RunSummary(TypedDict):
     loss_by_source: dict[str, float]
     tokens_per_second: float
     mfu: float | None
+    eta: float | None
     goodput: float
     num_restarts: int
     num_skipped: int
@@ -70,7 +71,7 @@ def summarise_metrics(
 
     Losses are of steps with a finite loss. Raises UserError if there is none.
     """
-    speeds, known_mfu, window, final = array("d"), array("d"), LossSums(), LossSums()
+    speeds, known_mfu, known_eta, window, final = array("d"), array("d"), array("d"), LossSums(), LossSums()
     first = last = last_finite = validation = None
     window_start = last_step
     for line in metrics:
@@ -79,6 +80,7 @@ def summarise_metrics(
         last, validation = line, line.validation or validation
         speeds.append(line.tokens_per_second)
         known_mfu.extend([] if line.mfu is None else [line.mfu])
+        known_eta.extend([] if line.eta is None else [line.eta])
         if math.isfinite(line.loss):
             first, last_finite = first or line, line
             if line.step > window_start:
@@ -98,6 +100,7 @@ def summarise_metrics(
         loss_by_source=window.loss_by(source_of),
         tokens_per_second=median(speeds),
         mfu=median(known_mfu) if known_mfu else None,
+        eta=median(known_eta) if known_eta else None,
         goodput=total.fraction,
         num_restarts=total.num_restarts,
         num_skipped=last.num_skipped,

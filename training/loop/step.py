@@ -115,27 +115,9 @@ class Stepper:
 
         Each pass may take `timeout_factor` times the watchdog's timeout.
         """
-        batch, plan, micro_batches = step_input.batch, step_input.plan, step_input.micro_batches
-        self._check_plan(plan)
-        nats = torch.zeros(self._num_streams, dtype=torch.float64, device=self._device)
-        terms = torch.zeros(len(TERMS), dtype=torch.float64, device=self._device)
-        routed = torch.zeros((), dtype=torch.float64, device=self._device)
-        step = self._routing(plan)
-        for i, (rows, streams) in enumerate(micro_batches):
-            name = f"a forward and backward pass, {i + 1} of {len(micro_batches)}"
-            watchdog.beat(name, timeout_factor=timeout_factor)
-            self._engine.set_gradient_accumulation_boundary(i == len(micro_batches) - 1)
-            found = run_pass(
-                self._engine,
-                rows,
-                self._stopwatch,
-                emulated=float(plan.sizes[self._rank.index, i]) * self._emulated,
-                divisor=batch.num_targets,
-                step=step,
-            )
-            nats.index_add_(0, streams, found.row_nats.double())
-            terms += found.terms
-            routed = routed + found.routed
+        batch = step_input.batch
+        self._check_plan(step_input.plan)
+        nats, terms, routed = self._run_passes(step_input, watchdog, timeout_factor=timeout_factor)
         with self._stopwatch.part("communication"):
             nats, terms, routed, flags, seconds = self._sum_over_ranks(nats, terms, routed, status)
         by_stream: list[float] = nats.tolist()
@@ -158,6 +140,31 @@ class Stepper:
             terms=self._mean_terms(terms, routed, num_targets=batch.num_targets),
             expert_counts=routed[0].tolist() if routed.numel() else [],
         )
+
+    def _run_passes(
+        self, step_input: StepInput, watchdog: Watchdog, *, timeout_factor: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Run this rank's passes; return the sums of the losses by stream, of the terms, and what experts were sent."""
+        plan, number = step_input.plan, len(step_input.micro_batches)
+        nats = torch.zeros(self._num_streams, dtype=torch.float64, device=self._device)
+        terms = torch.zeros(len(TERMS), dtype=torch.float64, device=self._device)
+        routed = torch.zeros((), dtype=torch.float64, device=self._device)
+        step = self._routing(plan)
+        for i, (rows, streams) in enumerate(step_input.micro_batches):
+            watchdog.beat(f"a forward and backward pass, {i + 1} of {number}", timeout_factor=timeout_factor)
+            self._engine.set_gradient_accumulation_boundary(i == number - 1)
+            found = run_pass(
+                self._engine,
+                rows,
+                self._stopwatch,
+                emulated=float(plan.sizes[self._rank.index, i]) * self._emulated,
+                divisor=step_input.batch.num_targets,
+                step=step,
+            )
+            nats.index_add_(0, streams, found.row_nats.double())
+            terms += found.terms
+            routed = routed + found.routed
+        return nats, terms, routed
 
     def _check_plan(self, plan: PassPlan) -> None:
         """Raise InfrastructureError if the ranks do not share the step in the same way: they would hang in it.

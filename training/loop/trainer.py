@@ -15,7 +15,7 @@ from training.checkpoint.async_save import Saver
 from training.checkpoint.directory import apply_retention, read_record
 from training.data.batches import Batches
 from training.data.passes import PassPlan
-from training.data.prefetch import Prefetcher
+from training.data.prefetch import Prefetcher, StepInput
 from training.data.tokens_read import count_tokens_read
 from training.job import Job
 from training.log.metrics_file import Validation
@@ -152,12 +152,7 @@ class Trainer:
     def _run_step(self, timeout_factor: float) -> StepResult:
         """Run the next optimizer step, and write it down."""
         state, config = self.state, self.config
-        self.watchdog.beat("reading a batch", timeout_factor=timeout_factor)
-        with self.stopwatch.part("data"):
-            is_last = state.progress.step + 1 == config.total_steps
-            step_input = self.prefetcher.take(
-                state.progress.position, self.balancer.plans, step=state.progress.step, is_last=is_last
-            )
+        step_input = self._read_step(timeout_factor)
         batch = step_input.batch
         self._seed_dropout()
         factor = learning_rate_factor(config, state.progress.step)
@@ -205,6 +200,14 @@ class Trainer:
             )
         self._balance(result, step_input.plan, seconds)
         return result
+
+    def _read_step(self, timeout_factor: float) -> StepInput:
+        """Return what the next step reads."""
+        progress = self.state.progress
+        self.watchdog.beat("reading a batch", timeout_factor=timeout_factor)
+        with self.stopwatch.part("data"):
+            is_last = progress.step + 1 == self.config.total_steps
+            return self.prefetcher.take(progress.position, self.balancer.plans, step=progress.step, is_last=is_last)
 
     def _balance(self, result: StepResult, plan: PassPlan, seconds: dict[str, float]) -> None:
         """Share the next steps by the new speeds that rank 0 told of in this step; have it look for newer ones."""

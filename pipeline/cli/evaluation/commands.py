@@ -64,7 +64,12 @@ def compare(
     def find(subject: str) -> Path:
         if (Path(subject) / "samples").is_dir():  # of an artifact, or of a baseline in one
             return Path(subject)
-        found = find_subject(subject, store=store, work_dir=work_dir, overrides=overrides)
+        try:
+            found = find_subject(subject, store=store, work_dir=work_dir, overrides=overrides)
+        except UserError:
+            if Path(subject).is_dir():
+                return Path(subject)  # of which it is told that it has no answers
+            raise
         return find_artifact(found, stage="evaluate").files_here()
 
     rows, totals, uncompared = compare_scores(find(first), find(second))
@@ -161,7 +166,10 @@ def screen(
     work_dir: WorkOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which tasks give signal at this model's scale: above chance, rising, by more than they waver."""
+    """Say which tasks give signal at this model's scale: above chance, rising, by more than they waver.
+
+    Tasks without chance are compared with an untrained network's score, if there is one, or with 0.
+    """
     from eval.manifests import Scores
     from eval.screen import screen as screen_scores
     from pipeline.cli.subject import find_artifact, find_subject
@@ -180,12 +188,13 @@ def screen(
     if as_json:
         print(json.dumps(_finite([asdict(one) | {"is_signal": one.is_signal} for one in signals])))
         return
-    heads = ("task", "signal", "above chance in", "rank correlation with steps", "signal to noise", "checkpoints")
+    heads = ("task", "signal", "better in", "than", "rank correlation with steps", "signal to noise", "checkpoints")
     rows = [
         (
             one.task,
             "yes" if one.is_signal else "no",
             f"{one.num_above_chance} of {one.num_languages}",
+            one.compared_with or "nothing that is known",
             f"{one.correlation:+.2f}",
             f"{one.signal_to_noise:.1f}",
             f"{one.num_checkpoints}",

@@ -53,8 +53,8 @@ def keep_gradients_of_a_plan(rank: Rank, jobs: list[Job], passes: list[list[int]
 
     join_process_group(rank, timeout_seconds=60)
     for job in jobs:
-        equal = initial.has_collectives_in_passes(job) or all_passes
         subject = trainer(rank, job)
+        equal = initial.has_collectives_in_passes(job, subject.state.built.traits) or all_passes
         use_plan(subject, make_plan(passes, equal_passes=equal))
         subject.run()
     leave_process_group()
@@ -103,6 +103,7 @@ def naive_plan(rank: Rank, job: Job) -> None:
     from training.loop.step import run_pass as plain
 
     def run_pass(engine: Any, rows: Any, stopwatch: Any, *, emulated: float, divisor: int, step: Any) -> Any:
+        assert int(rows.lengths.sum()), "no rank has a pass without samples: none has collectives"
         own = int(rows.lengths.sum()) * WORLD * len(SIZES[rank.index])
         return plain(engine, rows, stopwatch, emulated=emulated, divisor=own, step=step)
 
@@ -116,7 +117,7 @@ def test_the_mean_of_the_ranks_means_is_another_gradient(tmp_path):
     run_ranks(naive_plan, WORLD, job, members=MEMBERS)
     run_ranks(train_all, 1, [alone])
     exact = flat(first_gradient(alone))
-    assert np.linalg.norm(flat(first_gradient(job)) - exact) / np.linalg.norm(exact) > 0.05
+    assert 0.05 < np.linalg.norm(flat(first_gradient(job)) - exact) / np.linalg.norm(exact) < 0.99
 
 
 @pytest.mark.parametrize("stage", [1, 3])
