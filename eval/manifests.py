@@ -65,7 +65,7 @@ class TaskScore(_Entry):
 
     detectable: float | None
     """The least difference to another model that so many questions show, at 5% with a power of 80%; None where answers
-    do not vary, so that nothing is known of it, and of a score that is no mean."""
+    do not vary, so that nothing is known of it, where none shows that there can be, and of a score that is no mean."""
 
     digest: str
     """SHA-256 over the questions."""

@@ -158,7 +158,8 @@ def _statistics(found: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) 
         interval, detectable = accuracy(values, clusters), detectable_difference(values, clusters)
     low, high = _bounds(interval, len(set(of)))
     own = value if value is not None and is_whole else interval.value
-    known = detectable if detectable is not None and 0 < detectable < inf else None  # 0: answers that do not vary
+    most = 1 if all(0 <= one <= 1 for one in values) else inf
+    known = detectable if detectable is not None and 0 < detectable <= most else None  # 0: answers that do not vary
     return _Statistics(own, low, high, known)
 
 

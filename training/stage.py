@@ -89,6 +89,9 @@ def _settle(executor: Executor, config: TrainConfig, tokenizer: Artifact[Trained
     placement = settle_placement(executor.placement(), config, vocab_size=tokenizer.manifest.vocab_size)
     executor.used_placement = placement
     print_line(f"training: {placement.found}")
+    for member in placement.members:
+        if member.left_out:
+            print_line(f"training: {member.kind} takes no part: {member.left_out}")
     return placement
 
 

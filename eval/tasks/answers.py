@@ -105,9 +105,8 @@ def _read_answer(row: Mapping[str, Any], where: str, *, has_chance: bool) -> Ans
         raise UserError(f"{where}: {told} has no `question` and `value`; give both")
     value = _number(row["value"])
     if value is None:
-        raise UserError(
-            f"{where}: value {row['value']!r} is no finite number; give one, such as 1 for right and 0 for wrong"
-        )
+        told = repr(row["value"])[:80]
+        raise UserError(f"{where}: value {told} is no finite number; give one, such as 1 for right and 0 for wrong")
     choices = _count(row.get("num_choices"))
     if choices is None:
         told = repr(row["num_choices"])
@@ -124,7 +123,7 @@ def _read_answer(row: Mapping[str, Any], where: str, *, has_chance: bool) -> Ans
         weight=1.0,
         num_choices=choices,
         cluster=cluster_of(row.get("cluster")),
-        document=question[:80],
+        document=question[:80].encode(errors="backslashreplace").decode(),
     )
 
 

@@ -34,7 +34,7 @@ from eval.tasks.aggregates import BITS_PER_BYTE, MEAN, WHOLE, Aggregation, Bound
 from eval.tasks.answers import Answer, Answers, cluster_of
 from eval.tasks.asked import GENERATED_ROWS, check_fits
 from eval.tasks.data_files import read_rows
-from eval.tasks.questions import check_clusters, check_data, check_gold, check_metric, explain_template
+from eval.tasks.questions import check_clusters, check_data, check_gold, check_metric, explain_load
 from eval.tasks.task import Task
 
 for _library in ("lm_eval", "huggingface_hub", "transformers"):
@@ -211,7 +211,7 @@ def _load(task: Task, rows: Sequence[Mapping[str, Any]] | None) -> Any:
         with _silent():
             loaded = TaskManager(include_defaults=False).load([config])["tasks"]
     except Exception as error:
-        raise explain_template(config, error) or error from None
+        raise explain_load(config, error) or error from None
     (one,) = loaded.values()
     return one
 

@@ -30,9 +30,17 @@ def check_metric(config: Mapping[str, Any], metric: str, known: Collection[str])
         raise UserError(f"lm-eval has no metric {unknown[0]!r}; {meant}")
 
 
-def explain_template(config: Mapping[str, Any], error: BaseException) -> UserError | None:
-    """Return the sentence for a template that cannot be filled, with the key that has it; None for other errors."""
+def explain_load(config: Mapping[str, Any], error: BaseException) -> UserError | None:
+    """Return the sentence for a task whose first question cannot be asked, with the key of it; None for other errors.
+
+    That is a template that cannot be filled, and a right answer that is none of the choices.
+    """
     kind = type(error).__name__
+    if isinstance(error, IndexError) and config.get("doc_to_choice"):
+        return UserError(
+            "the right answer of the first question is none of its choices, or one of them is empty; doc_to_target "
+            "gives the number of a choice, from 0 on, or its text"
+        )
     if kind not in ("UndefinedError", "TemplateSyntaxError"):
         return None
     found = re.search(r"'([^']+)' is undefined|attribute '([^']+)'", str(error))
@@ -61,7 +69,9 @@ def check_clusters(field: str | None, documents: Sequence[Mapping[str, Any]]) ->
 def check_gold(loaded: Any, samples: Sequence[Mapping[str, Any]]) -> None:
     """Raise UserError if right answers are none of the choices: lm-eval would count them as answered wrong."""
     config = loaded.config
-    if callable(config.process_results) or (config.output_type != "multiple_choice" and config.doc_to_choice is None):
+    is_choice = config.output_type == "multiple_choice"
+    is_written_choice = config.output_type == "generate_until" and config.doc_to_choice is not None
+    if callable(config.process_results) or not (is_choice or is_written_choice):
         return
     lost: list[tuple[Any, int]] = []
     for sample in samples:

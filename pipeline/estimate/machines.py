@@ -9,7 +9,7 @@ from cluster.members import place_pool
 from cluster.placement import Placement
 from configs.base import UserError
 from configs.cluster import ClusterConfig
-from configs.launchers import KubernetesLauncher, LocalLauncher, SlurmLauncher
+from configs.launchers import KubernetesLauncher, Launcher, LocalLauncher, SlurmLauncher, kubernetes_for, slurm_for
 from configs.pools import MachinesConfig, PoolConfig
 
 
@@ -49,7 +49,11 @@ def _described_pool(cluster: ClusterConfig, pool: PoolConfig) -> PoolConfig | No
     """Return a pool with its machines, of which the launcher says what it asks for; None if they are not known."""
     if pool.machines is not None:
         return pool
-    launcher = cluster.launcher
+    launcher: Launcher = cluster.launcher
+    if isinstance(launcher, SlurmLauncher):
+        launcher = slurm_for(launcher, pool)
+    elif isinstance(launcher, KubernetesLauncher):
+        launcher = kubernetes_for(launcher, pool)
     if isinstance(launcher, SlurmLauncher) and launcher.cpus_per_node and launcher.memory_gib_per_node:
         machines = MachinesConfig(
             cpus_per_node=launcher.cpus_per_node,
@@ -57,7 +61,7 @@ def _described_pool(cluster: ClusterConfig, pool: PoolConfig) -> PoolConfig | No
             accelerators_per_node=launcher.gpus_per_node or 0,
         )
         return pool.model_copy(update={"machines": machines, "num_nodes": pool.num_nodes or launcher.num_nodes})
-    if isinstance(launcher, KubernetesLauncher) and launcher.num_workers:
+    if isinstance(launcher, KubernetesLauncher) and launcher.num_workers != 0:
         machines = MachinesConfig(
             cpus_per_node=launcher.cpus_per_worker,
             memory_gib_per_node=launcher.memory_gib_per_worker,

@@ -28,7 +28,7 @@ from configs.base import ConfigError, UserError
 from configs.cluster import ClusterConfig
 from configs.load import load, shipped
 from configs.run import RunConfig
-from pipeline.prepare import check_pools, check_profile, check_stages, prepare, with_profile
+from pipeline.prepare import check_pools, check_profile, check_stages, prepare, unused_pools, with_profile
 from pipeline.recipe import read_recipe
 from pipeline.runs.attempt import write_recipe
 from pipeline.runs.directory import RunDirectory, RunRecord, StartRecord
@@ -103,6 +103,7 @@ def resume_run(
         _report_cluster_file(starts[-1], out)
     ready = with_profile(prepare(read_recipe(write_recipe(directory), ()), machines.storage), profile)
     check_pools(ready, machines, name)
+    machines = machines.without_pools(unused_pools(ready, machines))
     check_stages(ready)
     check_profile(ready, profile)
     refuse_open_ray(machines)

@@ -2,10 +2,12 @@
 
 import json
 import math
+import os
 import shutil
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +17,23 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from cluster.inline import InlineExecutor
 from configs.base import Artifact, ConfigError, InfrastructureError, StartUpError, Unfinished, UserError
 from configs.data.stages import TokenizeConfig, TrainTokenizerConfig
 from configs.evaluation import EvaluateConfig, ExportConfig
 from configs.load import dump_yaml
-from configs.pools import PoolConfig
 from data_prep.cleaning.held_out import smallest_digests
 from data_prep.manifests import CleanCorpus, TokenizedCorpus, TrainedTokenizer
+from data_prep.masks.manifest import Mask, MaskCount
 from data_prep.masks.reading import read_held_out
 from data_prep.tokenizer.sentencepiece_model import EOS_ID, load_sentencepiece
 from data_prep.tokenizer.stage import MODEL, train_tokenizer
 from data_prep.tokens.stage import tokenize
 from eval import scoring
-from eval.compare import compare
+from eval.begun import mark_begun
+from eval.compare import ONE_ALONE, compare
 from eval.families import find_families
 from eval.manifests import Scores
-from eval.stage import evaluate
+from eval.stage import check_held_out, evaluate
 from eval.tasks.continuation import make_questions
 from eval.tasks.observed import check_tasks, observe_tasks
 from pipeline.prepare import check_stages, prepare
@@ -202,10 +204,18 @@ def test_scores_of_a_task_equal_those_of_lm_eval_itself(made: Made, tmp_path: Pa
         },
         "choose": {},
         "roll": rolling,
+        "lambada": {
+            "output_type": "loglikelihood",
+            "doc_to_choice": None,
+            "doc_to_target": " {{choices[0]}}",
+            "metric_list": [{"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False}],
+        },
+        "middle": {"metric_list": [{"metric": "acc", "aggregation": "median", "higher_is_better": True}]},
+        "agreement": {"metric_list": [{"metric": "mcc"}]},
     }
     paths = [write_task(tmp_path, name, **settings) for name, settings in written.items()]
     scores = {score.task: score for score in run_evaluate(made, tmp_path / "out", tasks=paths).tasks}
-    assert [score.failure for score in scores.values()] == ["", "", ""]
+    assert {score.failure for score in scores.values()} == {""}
     model = load_model(made.model.dir / made.model.manifest.checkpoint)
     tokenizer = AutoTokenizer.from_pretrained(made.tokenizer.dir / "hugging_face", split_special_tokens=True)
     theirs = lm_eval.simple_evaluate(
@@ -221,7 +231,17 @@ def test_scores_of_a_task_equal_those_of_lm_eval_itself(made: Made, tmp_path: Pa
     values = [sample["acc"] for sample in sorted(theirs["samples"]["choose"], key=lambda one: one["doc_id"])]
     assert [row["value"] for row in samples(tmp_path / "out", "choose")] == values
     assert scores["choose"].chance == pytest.approx(1 / 3) and scores["choose"].num_questions == 24
-    assert scores["generate"].low is None and scores["roll"].low is not None
+    assert scores["generate"].low is None and scores["roll"].low is not None  # no word in common: no draw has any
+    assert scores["lambada"].value == pytest.approx(found["lambada"]["perplexity,none"], rel=1e-4)
+    assert scores["lambada"].low is not None and scores["lambada"].high is not None
+    assert 1 < scores["lambada"].low < scores["lambada"].value < scores["lambada"].high
+    assert not scores["lambada"].higher_is_better and scores["middle"].value == found["middle"]["acc,none"]
+    assert scores["agreement"].value == found["agreement"]["mcc,none"]
+    assert {scores[name].chance for name in ("lambada", "middle", "agreement")} == {None}
+    (first, second), rows = (tmp_path / "out", tmp_path / "out"), samples(tmp_path / "out", "lambada")
+    assert rows[0]["aggregation"] == "perplexity" and rows[0]["value"] < 0
+    reasons = {one.measure: one.reason for one in compare(first, second)[2]}
+    assert "the perplexity of all questions" in reasons["lambada"] and "the median" in reasons["middle"]
 
 
 def test_a_task_that_fails_is_a_row_and_the_others_are_scored(made: Made, tmp_path: Path) -> None:
@@ -231,11 +251,32 @@ def test_a_task_that_fails_is_a_row_and_the_others_are_scored(made: Made, tmp_pa
         write_task(tmp_path, "no_data", dataset_kwargs={"data_files": {"test": str(tmp_path / "gone.jsonl")}}),
         write_task(tmp_path, "no_metric", metric_list=[]),
     ]
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    for name, labels in (("no_choice", (1, 3, -1)), ("no_first_choice", (3, 1, 1))):
+        lines = [json.dumps(row | {"label": labels[number % 3]}) for number, row in enumerate(rows)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+        where = {"data_files": {"test": str(tmp_path / f"{name}.jsonl")}, "cache_dir": str(tmp_path / "cache")}
+        paths.append(write_task(tmp_path, name, dataset_kwargs=where))
+    paths += [
+        write_task(tmp_path, "no_such_metric", metric_list=[{"metric": "accc"}]),
+        write_task(tmp_path, "no_path", dataset_path=None),
+        write_task(tmp_path, "no_syntax", doc_to_text="{{question"),
+        write_task(tmp_path, "nothing", metric_list=[{"metric": "bypass"}], output_type="generate_until"),
+    ]
     scores = run_evaluate(made, tmp_path / "out", tasks=paths)
     failures = {score.task: score.failure for score in scores.tasks}
     assert failures["good"] == "" and all(failures[name] for name in ("no_field", "no_data", "no_metric"))
-    assert "3 tasks failed: no_field, no_data, no_metric" in scores.summary()
-    assert [score.value is None for score in scores.tasks] == [False, True, True, True]
+    assert failures["no_field"] == (
+        "doc_to_text '{{nothing.of.this}}': 'nothing' is undefined; name a field that the questions have"
+    )
+    assert failures["no_choice"].startswith(
+        "the right answer of 16 of 24 questions is none of their choices, such as '3' of 3; doc_to_target"
+    )
+    assert failures["no_first_choice"].startswith("the right answer of the first question is none of its choices")
+    assert failures["no_such_metric"] == "lm-eval has no metric 'accc'; did you mean 'acc'?"
+    assert "has no dataset_path" in failures["no_path"] and "doc_to_text '{{question'" in failures["no_syntax"]
+    assert "9 tasks failed: no_field, no_data, no_metric ..." in scores.summary()
+    assert [score.value is None for score in scores.tasks] == [False, *[True] * 9]
 
 
 def test_questions_on_one_passage_are_no_independent_observations(made: Made, tmp_path: Path) -> None:
@@ -264,6 +305,9 @@ def test_questions_on_one_passage_are_no_independent_observations(made: Made, tm
         (score,) = run_evaluate(made, tmp_path / f"out-{number}", **given).tasks
         found.append(score)
     assert found[0].value == found[1].value and (found[0].low, found[0].high) != (found[1].low, found[1].high)
+    suite.write_text(json.dumps({"description": "One.", "tasks": [entry | {"cluster": "passag"}]}))
+    (lost,) = run_evaluate(made, tmp_path / "out-3", **given).tasks
+    assert "cluster: 24 of 24 questions have no field 'passag'; they have id, passage, question" in lost.failure
     assert found[0].suite == "own" and found[0].licence == "CC0-1.0" and len(found[0].digest) == 64
     assert not found[0].is_decontaminated  # no mask was given
     suite.write_text(json.dumps({"description": "One.", "tasks": [entry | {"digest": "0" * 64}]}))
@@ -482,7 +526,8 @@ def test_another_model_is_scored_beside_this_one(several: Made, tmp_path: Path) 
     assert [one.value for one in other.tasks] == [one.value for one in scores.tasks]
     assert not any(one.is_decontaminated for one in other.tasks)
     rows, totals, uncompared = compare(tmp_path / "out/baselines/itself", tmp_path / "out")
-    assert {row.verdict for row in rows} == {"cannot tell"} and len(totals) == 2 and not uncompared
+    assert {row.verdict for row in rows} == {"cannot tell"} and len(totals) == 1
+    assert {(one.measure, one.reason) for one in uncompared} == {("continuation", ONE_ALONE)}  # a group a language
     config = EvaluateConfig(tasks=(), baselines={"none": str(tmp_path)})
     with pytest.raises(UserError, match=r"has no config\.json, so it is no model"):
         observe_tasks(config, lambda path: "")
@@ -575,38 +620,75 @@ def test_another_model_that_cannot_be_read_is_told_and_the_own_scores_stay(made:
     assert scores.bits_per_byte and "\n" not in scores.baselines["other"].failure
 
 
-def test_a_task_that_workers_die_of_is_a_row_in_the_end(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_task_that_processes_die_of_is_a_row_in_the_end_and_another_run_asks_it_again(
+    made: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """An executor tries an item again whose worker is gone; nothing of that was cleaned up."""
+    """A command whose process is gone has cleaned up nothing: its mark is there, and nobody holds it."""
+    (tmp_path / "fatal.py").write_text(
+        "import os, pathlib\n"
+        "def ask(model):\n"
+        f"    if not pathlib.Path({str(tmp_path / 'mended')!r}).exists(): os._exit(9)\n"
+        "    yield {'question': 'a', 'value': 1}\n"
+        "    yield {'question': 'b', 'value': 0}\n"
+    )
+    config = EvaluateConfig.model_validate({"tasks": [f"{tmp_path}/fatal.py:ask"], "documents_per_stream": 1})
 
-    class Retrying(InlineExecutor):
-        def map(self, fn: Any, items: Any, **given: Any) -> Any:
-            for item in items:
-                while True:
-                    try:
-                        yield fn(item)
-                        break
-                    except Died:
-                        left.append(item.done.with_suffix(f".{item.call}.begun"))
-                        left[-1].write_bytes(b"." * len(left))
+    def run(out: str) -> Scores:
+        given = {"model": made.model, "tokenizer": made.tokenizer, "corpus": (made.corpus,)}
+        return evaluate(config, **given, out=tmp_path / out, executor=INLINE)
 
-    class Died(BaseException):
-        """In the place of a process that is gone."""
+    for _ in range(scoring.MOST_DEATHS):
+        child = os.fork()
+        if not child:
+            with suppress(BaseException):
+                run("out")
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    (score,) = run("out").tasks
+    assert score.failure == "its process died 2 times while it was asked, perhaps of want of memory"
+    assert "ask: a process died while it was asked" in capfd.readouterr().err  # the second command said so
+    assert not list(tmp_path.rglob("*.begun"))
+    (tmp_path / "mended").write_text("")
+    assert [one.failure for one in run("again").tasks] == [""]
 
-    def dying(paths: Any, work: Any) -> Any:
-        raise Died
 
-    left: list[Path] = []
-    config = EvaluateConfig.model_validate({"tasks": [write_task(tmp_path, "fatal")], "check_chance": False})
+def test_a_mark_that_is_held_is_of_no_dead_process(tmp_path: Path) -> None:
+    done = tmp_path / "quiz-0.json"
+    with mark_begun(done) as none, mark_begun(done) as other:
+        assert (none, other) == (0, 0) and len(list(tmp_path.iterdir())) == 2
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "quiz-0.x.begun").write_text("")
+    with mark_begun(done) as one:
+        assert one == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kept", ["{}", "[1]", "5", '{"failure": 3}', '{"answers": []}', '{"answers": [[1]]}'])
+def test_a_kept_answer_of_another_shape_is_asked_again(made: Made, tmp_path: Path, kept: str) -> None:
+    path = write_task(tmp_path, "choose")
+    given = {"tasks": [path], "check_chance": False, "documents_per_stream": 1, "generations_per_language": 1}
+    first = run_evaluate(made, tmp_path / "one", **given)
+    files = list((tmp_path / "answers").rglob("*.json"))
+    assert {file.name.partition("-")[0] for file in files} == {"texts", "prompts", "choose"}
+    for file in files:
+        file.write_text(kept)
+    again = run_evaluate(made, tmp_path / "two", **given)
+    assert again == first and [row.failure for row in again.tasks] == [""]
+
+
+def test_masks_that_leave_out_every_held_out_document_are_told_before_anything_is_asked(
+    made: Made, tmp_path: Path
+) -> None:
+    number = sum(shard.num_documents for shard in made.corpus.manifest.held_out)
+    count = MaskCount(source="eld", language="en", dropped={}, num_bytes=0, num_held_out=number)
+    mask = Mask(corpus=made.corpus.dir.resolve().name, shards=(), counts=(count,))
+    check_held_out([made.corpus.manifest], [mask.model_copy(update={"counts": ()})])
+    with pytest.raises(UserError, match=rf"the masks leave out all {number} held-out documents"):
+        check_held_out([made.corpus.manifest], [mask])
     given = {"model": made.model, "tokenizer": made.tokenizer, "corpus": (made.corpus,)}
-    with monkeypatch.context() as broken:
-        broken.setattr(scoring, "answer", dying)
-        (score,) = evaluate(config, **given, out=tmp_path / "out", executor=Retrying(PoolConfig())).tasks
-    assert score.failure == "its worker died 2 times while it was asked, perhaps of want of memory"
-    assert len(left) == scoring.MOST_DEATHS and not list((tmp_path / "answers").rglob("*.begun"))
-    again = evaluate(config, **given, out=tmp_path / "again", executor=INLINE).tasks  # another run asks it again
-    assert [one.failure for one in again] == [""]
+    masks = (Artifact(tmp_path, mask),)
+    with pytest.raises(UserError, match="the masks leave out all"):
+        evaluate(EvaluateConfig(), **given, mask=masks, out=tmp_path / "out", executor=INLINE)
 
 
 def test_a_checkpoint_that_is_made_anew_is_not_answered_by_the_weights_that_were_there(

@@ -107,6 +107,58 @@ def test_a_refusal_names_the_line_of_the_recipe(place: Path, old: str, new: str,
     assert found and int(found[1]) in changed, told
 
 
+EVALUATION = """\
+    config:
+      documents_per_stream: 9
+      domains:
+        science: [words]
+      tasks: [continuation]
+      baselines: {}
+      parallel: null
+      data: null
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("science: [words]", "science: [wordz]", "no corpus has the source 'wordz'; did you mean 'words'?"),
+        ("[continuation]", "[continuation, gone.yaml]", "tasks: gone.yaml is not there"),
+        ("[continuation]", "['toy.py:aks']", "toy.py has no function 'aks'; did you mean 'ask'?"),
+        ("baselines: {}", "baselines: {other: words.jsonl}", "baselines: other: words.jsonl has no config.json"),
+        ("baselines: {}", "baselines: {this: words.jsonl}", "baselines has the name 'this', which tables have"),
+        ("parallel: null", "parallel: nowhere", "parallel: nowhere is no directory"),
+        ("data: null", "data: nowhere", "data: nowhere is no directory"),
+    ],
+)
+def test_a_mistake_in_an_evaluation_is_told_with_the_line_of_its_key(
+    place: Path, concord: Concord, old: str, new: str, says: str
+) -> None:
+    (place / "toy.py").write_text("def ask(model):\n    yield {'question': 'a', 'value': 1}\n")
+    text = RECIPE.replace("    config: {tasks: []}\n", EVALUATION)
+    (place / "toy.yaml").write_text(text)
+    read_recipe(Path("toy.yaml"), ())
+    (place / "toy.yaml").write_text(text.replace(old, new))
+    code, _, err = concord("plan", "toy.yaml")
+    assert code == 2 and says in err and "Traceback" not in err
+    at = next(number for number, line in enumerate(text.splitlines(), 1) if old in line)
+    own = 1 if "which tables have" in says else 0  # of what is refused by itself the whole config's
+    assert own or err.startswith(f"concord: toy.yaml:{at}: "), err
+
+
+def test_masks_that_leave_out_all_that_is_held_out_are_told_once_they_are_made(place: Path, concord: Concord) -> None:
+    (place / "stacks.jsonl").write_bytes((place / "words.jsonl").read_bytes())
+    asked = "inputs: {model: model, tokenizer: tokenizer, corpus: corpus.stacks, mask: unique.stacks}"
+    (place / "toy.yaml").write_text(
+        RECIPE.replace("inputs: {model: model, tokenizer: tokenizer, corpus: corpus, mask: unique}", asked).replace(
+            "language: fr", "language: en"
+        )
+    )
+    code, out, err = concord("run", "toy.yaml", "--cluster", "inline")
+    assert code == 2 and "the masks leave out all" in err and "held-out documents, which earlier corpora have" in err
+    assert not [line for line in out.splitlines() if line.startswith("model ")]
+
+
 def test_a_report_of_nothing_is_refused(place: Path) -> None:
     (place / "toy.yaml").write_text(RECIPE.replace("outputs:", "  page: {stage: report}\noutputs:"))
     assert "step 'page' has nothing to report on; give it an input" in refusal()

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from transformers import PretrainedConfig
 
 from cluster.executor import Rank
 from training.allocation.balance import Balancer, Sharing, describe_sharing
+from training.allocation.known_times import describe_model
 from training.allocation.pass_times import PassTimer
 from training.data.batches import Batches
 from training.job import Job
@@ -22,8 +22,6 @@ class Built(Protocol):
 
     @property
     def engine(self) -> Any: ...
-    @property
-    def config(self) -> PretrainedConfig: ...
     @property
     def traits(self) -> NetworkTraits: ...
 
@@ -60,7 +58,8 @@ def make_balancer(
             stopwatch=stopwatch,
             beat=beat,
         )
-        model, attention = built.config.to_json_string(), built.traits.attention
+        model = describe_model(config, vocab_size=job.tokenizer.manifest.vocab_size)
+        attention = built.traits.attention
         speeds = timer.find_speeds(job.out.parent, model=model, attention=attention, saved=saved, step=step)
         sharing = Sharing(
             speeds, equal_passes=has_collectives_in_passes(job, built.traits), overlaps=device.type != "cpu"

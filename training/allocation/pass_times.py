@@ -5,39 +5,38 @@ Every rank times passes over 1, 2, 3, 4, 6, 8, ... sequences, up to what its mem
 devices are alike are one type, whose times are the medians of theirs, kept in the store by all that they hang on.
 """
 
-import hashlib
-import json
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib.metadata import version as version_of
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cluster.host.files import write_text
 from cluster.placement import Placement
-from cluster.storage.errors import ignore_transient
 from training.accelerator import device_bytes, device_name, is_accelerator
-from training.allocation.balance import to_grain
-from training.allocation.devices import make_monotone
+from training.allocation.known_times import (
+    RankTimes,
+    RankType,
+    Setting,
+    are_of,
+    join_speeds,
+    keep,
+    read_known,
+    typical_times,
+)
+from training.allocation.link import fit_link
 from training.data.batches import Batches
 from training.network.compile import explain_compile_errors
 from training.network.packed_lm import PackedLoss
 from training.network.packed_rows import PackedRows, pack_rows
 from training.network.router_losses import StepRouting
-from training.records import DeviceSpeed, Speeds
+from training.records import Speeds
 from training.zero.engine import take_optimizer_step
 from training.zero.process_group import from_rank_0
 from training.zero.step_timing import Stopwatch
-
-PASS_TIMES = "pass_times"
-"""Directory of the store with what passes took, a file for each type of device and kind of pass."""
 
 WARM_UP_PASSES, REPEATS = 2, 2
 """Passes before the first that counts, and how many of each size count: the shortest does."""
@@ -45,43 +44,6 @@ WARM_UP_PASSES, REPEATS = 2, 2
 USED_MEMORY = 0.92
 """No pass is tried that would take more of a GPU's memory, by what those before it took: the allocator needs the rest
 (arXiv 2504.17096)."""
-
-FAR_OFF = 1.1
-"""A rank that takes so many times as long as the others of its type begins with a slowdown of its own."""
-
-
-@dataclass(frozen=True)
-class _Identity:
-    """What a rank computes on."""
-
-    kind: str
-    device: str
-    host: str
-    """Its machine, of a CPU; CPUs of one architecture differ in all else."""
-
-    key: str
-    """A digest of all that its times hang on."""
-
-
-@dataclass(frozen=True)
-class _Times:
-    """What one rank measured."""
-
-    seconds: dict[int, float]
-    """By sequences of a pass."""
-
-    communication: float
-    """The least that it waited for collectives in a pass."""
-
-
-class _Known(BaseModel):
-    """A file of PASS_TIMES."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    speed: DeviceSpeed
-    communication: float
-    """Seconds that the collectives of a pass took when the others waited for nobody."""
 
 
 class PassTimer:
@@ -113,44 +75,45 @@ class PassTimer:
         That is what a checkpoint has `saved` of the same devices in the same order, else what the store has of all
         their types, else what is measured now, and kept there.
         """
-        identities: list[Any] = [None] * self._world_size
-        torch.distributed.all_gather_object(identities, self._identity(model, attention))
-        if saved is not None and from_rank_0(lambda: _is_of(saved, identities)):
+        gathered: list[Any] = [None] * self._world_size
+        torch.distributed.all_gather_object(gathered, (self._type(model, attention), socket.gethostname()))
+        types, hosts = [one for one, _ in gathered], [host for _, host in gathered]
+        if saved is not None and from_rank_0(lambda: are_of(saved, types)):
             return saved
         version = saved.version + 1 if saved else 1
-        known = from_rank_0(lambda: _read_known(store, identities))
+        known = from_rank_0(lambda: read_known(store, types))
         if known is not None:
-            return _join(identities, known, None, step=step, version=version)
+            return join_speeds(types, known, None, step=step, version=version)
         times: list[Any] = [None] * self._world_size
         torch.distributed.all_gather_object(times, self._measure())
+        link = fit_link(self._device, devices=[one.device for one in types], hosts=hosts)
 
         def make() -> Speeds:
-            found = {one: _typical(one, identities, times) for one in set(identities)}
-            for identity, speed in found.items():
-                _keep(store, identity, speed)
-            return _join(identities, found, times, step=step, version=version)
+            found = {one: typical_times(one, types, times) for one in set(types)}
+            for identity, known in found.items():
+                keep(store, f"{identity.setting.key}.json", known)
+            keep(store, link.file(Path()).name, link)
+            return join_speeds(types, found, times, step=step, version=version)
 
         return from_rank_0(make)
 
-    def _identity(self, model: str, attention: str) -> _Identity:
-        placement, name = self._placement, device_name(self._device)
-        host = "" if is_accelerator(self._device) else socket.gethostname()
-        content = {
-            "model": model,
-            "attention": attention,
-            "recomputes": placement.activation_checkpointing,
-            "compiled": placement.compile,
-            "gathers": placement.zero_stage == 3,
-            "most": self._most,
-            "threads": placement.cpus_per_rank if host else 0,
-            "share": placement.cpu_share if host else 0,
-            "emulated": placement.emulated_seconds_per_sequence,
-            "device": name,
-            "host": host,
-            "versions": [version_of(package) for package in ("torch", "transformers", "deepspeed")],
-        }
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return _Identity(placement.kind, name, host, digest[:16])
+    def _type(self, model: str, attention: str) -> RankType:
+        placement, on_cpu = self._placement, not is_accelerator(self._device)
+        setting = Setting(
+            model=model,
+            attention=attention,
+            recomputes=placement.activation_checkpointing,
+            compiled=placement.compile,
+            gathers=placement.zero_stage == 3,
+            most=self._most,
+            device=device_name(self._device),
+            host=socket.gethostname() if on_cpu else "",
+            threads=placement.cpus_per_rank if on_cpu else 0,
+            cpu_share=placement.cpu_share if on_cpu else 0.0,
+            emulated=placement.emulated_seconds_per_sequence or 0.0,
+            versions=tuple(version_of(package) for package in ("torch", "transformers", "deepspeed")),
+        )
+        return RankType(placement.kind, setting)
 
     def _sizes(self) -> list[int]:
         """Return the sizes of passes to time: a compiled pass is filled up to the largest."""
@@ -159,7 +122,7 @@ class PassTimer:
         steps = [size for base in (2**n for n in range(20)) for size in (base, base * 3 // 2)]
         return sorted({1, *(size for size in steps if size < self._most), self._most})
 
-    def _measure(self) -> _Times:
+    def _measure(self) -> RankTimes:
         """Time the passes of all sizes; a rank with fewer of them runs empty ones beside the others'. Collective."""
         own = [1] * WARM_UP_PASSES + [size for size in self._sizes() for _ in range(REPEATS)]
         most = torch.tensor(len(own), device=self._device)
@@ -186,7 +149,7 @@ class PassTimer:
                 seconds[num_rows] = min(seconds.get(num_rows, spent), spent)
         take_optimizer_step(self._engine, loss_is_finite=False, max_gradient_norm=1.0)
         self._stopwatch.pop_seconds()
-        return _Times({size: spent for size, spent in seconds.items() if size <= memory.limit}, waited)
+        return RankTimes({size: spent for size, spent in seconds.items() if size <= memory.limit}, waited)
 
     def _time_pass(self, rows: PackedRows, size: int, *, is_last: bool) -> dict[str, float] | None:
         """Run a pass and return its seconds by part; None if the device has too little memory for it.
@@ -251,66 +214,3 @@ def run_pass(
     with stopwatch.part("backward"):
         engine.backward(found.objective / divisor, scale_wrt_gas=False)
     return found
-
-
-def _is_of(speeds: Speeds, identities: Sequence[_Identity]) -> bool:
-    """Return whether speeds are those of such ranks."""
-    devices = [speeds.devices[number] for number in speeds.device_of_rank]
-    return [(one.kind, one.device) for one in devices] == [(one.kind, one.device) for one in identities]
-
-
-def _typical(identity: _Identity, identities: Sequence[_Identity], times: Sequence[_Times]) -> _Known:
-    """Return what passes take on a type of device: the medians of its ranks, filled in between the sizes."""
-    own = [one for other, one in zip(identities, times, strict=True) if other == identity]
-    sizes = sorted(set[int].intersection(*(set(one.seconds) for one in own)))
-    medians = make_monotone([median(one.seconds[size] for one in own) for size in sizes])
-    every = np.interp(np.arange(1, sizes[-1] + 1), sizes, medians)
-    speed = DeviceSpeed(
-        kind=identity.kind, device=identity.device, pass_seconds=tuple(max(s, 1e-6) for s in every.tolist())
-    )
-    return _Known(speed=speed, communication=min(one.communication for one in times))
-
-
-def _join(
-    identities: Sequence[_Identity],
-    known: Mapping[_Identity, _Known],
-    times: Sequence[_Times] | None,
-    *,
-    step: int,
-    version: int,
-) -> Speeds:
-    """Return the speeds of all ranks; `times` is what they measured, if that was now."""
-    types = sorted(known, key=lambda one: identities.index(one))
-    slowdown = [1.0] * len(identities)
-    for rank, one in enumerate(times or ()):
-        usual = known[identities[rank]].speed.pass_seconds
-        ratio = median(spent / usual[size - 1] for size, spent in one.seconds.items() if size <= len(usual))
-        slowdown[rank] = to_grain(ratio) if ratio > FAR_OFF or ratio < 1 / FAR_OFF else 1.0
-    return Speeds(
-        version=version,
-        step=step,
-        why="measured at the start" if times else "measured before, and kept in the store",
-        devices=tuple(known[one].speed for one in types),
-        device_of_rank=tuple(types.index(one) for one in identities),
-        slowdown=tuple(slowdown),
-        pass_communication=max(one.communication for one in known.values()),
-    )
-
-
-def _read_known(store: Path, identities: Sequence[_Identity]) -> dict[_Identity, _Known] | None:
-    """Return what the store has of all types of devices; None if it lacks any."""
-    found = {}
-    for one in set(identities):
-        try:
-            found[one] = _Known.model_validate_json((store / PASS_TIMES / f"{one.key}.json").read_bytes())
-        except (OSError, ValidationError):  # it is measured anew
-            return None
-        if found[one].speed.kind != one.kind:
-            found[one] = found[one].model_copy(update={"speed": found[one].speed.model_copy(update={"kind": one.kind})})
-    return found
-
-
-def _keep(store: Path, identity: _Identity, known: _Known) -> None:
-    with ignore_transient():
-        (store / PASS_TIMES).mkdir(exist_ok=True)
-        write_text(store / PASS_TIMES / f"{identity.key}.json", known.model_dump_json())

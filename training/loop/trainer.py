@@ -155,8 +155,7 @@ class Trainer:
         step_input = self._read_step(timeout_factor)
         batch = step_input.batch
         self._seed_dropout()
-        factor = learning_rate_factor(config, state.progress.step)
-        learning_rate = config.optimizer.learning_rate * factor
+        learning_rate = config.optimizer.learning_rate * learning_rate_factor(config, state.progress.step)
         set_learning_rate(state.engine, learning_rate)
         status = RankStatus(
             self.requests.poll(), self.saver.failed, self.own_seconds, self.pass_seconds, self.new_speeds is not None

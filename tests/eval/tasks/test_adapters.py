@@ -12,6 +12,7 @@ from configs.base import ConfigError, UserError
 from configs.evaluation import EvaluateConfig
 from configs.load import dump_yaml
 from eval.tasks.answers import read_answers
+from eval.tasks.asked import answer_python_task
 from eval.tasks.programs import answer_by_program
 from eval.tasks.suites import find_tasks
 from eval.tasks.task import Task
@@ -130,6 +131,73 @@ def test_values_that_are_no_numbers_of_python_are_taken() -> None:
     assert (found.answers[0].value, found.kind, found.higher_is_better) == (0.5, "multiple_choice", True)
 
 
+def read(rows: list[Any], **given: Any) -> Any:
+    return read_answers(task(**given), rows, where="here", limit=None).answers
+
+
+def test_only_none_and_an_empty_text_are_no_passage() -> None:
+    found = read([{"question": f"q{n}", "value": 1, "cluster": n} for n in (0, 1, None, "", False, 0.0)])
+    assert [bool(one.cluster) for one in found] == [True, True, False, False, True, True]
+
+
+def test_numbers_of_choices_are_integers_of_any_kind() -> None:
+    import numpy as np
+
+    found = read([{"question": "a", "value": 1, "num_choices": np.int64(2)}, {"question": "b", "value": 1}])
+    assert [one.num_choices for one in found] == [2, 0]
+    for given in (2.5, "2", -1):
+        with pytest.raises(UserError, match="is no number of choices"):
+            read([{"question": "a", "value": 1, "num_choices": given}])
+
+
+@pytest.mark.parametrize(
+    ("row", "given", "told"),
+    [
+        ({"value": 2.5, "num_choices": 2}, {}, "value 2.5 is not between 0 and 1"),
+        ({"value": -3}, {"chance": 0.5}, "value -3 is not between 0 and 1"),
+        ({"value": 10**400}, {}, "is no finite number"),
+    ],
+)
+def test_values_that_no_score_can_be_are_refused(row: dict[str, Any], given: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told) as raised:
+        read([{"question": "a"} | row], **given)
+    assert len(str(raised.value)) < 300
+    assert [one.value for one in read([{"question": "a", "value": 2.5}])] == [2.5]
+
+
+def test_texts_that_are_no_unicode_can_be_written() -> None:
+    (one,) = read([{"question": "\ud800 a", "value": 1}])
+    assert one.document.encode() == b"\\ud800 a"
+
+
+class Model:
+    """In the place of a model, which the functions here do not ask."""
+
+
+@pytest.mark.parametrize("body", ["return {'question': 'a', 'value': 1}", "return 'abc'", "return None"])
+def test_a_function_that_returns_no_list_is_told_what_it_returned(tmp_path: Path, body: str) -> None:
+    (tmp_path / "mine.py").write_text(f"def ask(model):\n    {body}\n")
+    made = replace(task(), adapter="python", file=tmp_path / "mine.py", function="ask")
+    with pytest.raises(UserError, match=r"ask returned (one dict|one str|NoneType); yield a dict for each question"):
+        answer_python_task(made, Model(), limit=None)  # type: ignore[arg-type]
+
+
+def test_what_a_function_prints_is_no_output_of_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import os\nprint('imported')\n"
+        "def ask(model):\n"
+        "    print('asked')\n"
+        "    os.system('echo started')\n"
+        "    yield {'question': 'a', 'value': 1}\n"
+    )
+    made = replace(task(), adapter="python", file=tmp_path / "mine.py", function="ask")
+    print("before")
+    answer_python_task(made, Model(), limit=None)  # type: ignore[arg-type]
+    print("after")
+    said = capfd.readouterr()
+    assert said.out == "before\nafter\n" and {"imported", "asked", "started"} <= set(said.err.split())
+
+
 def suite(path: Path, **entry: Any) -> str:
     known = {"task": "mine", "kind": "multiple_choice", "licence": "CC0-1.0", "source": "made here"}
     path.write_text(dump_yaml({"description": "Mine.", "tasks": [known | entry]}))
@@ -171,3 +239,20 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         find_tasks(EvaluateConfig(tasks=(f"{tmp_path}/nowhere.py:ask",)))
     made = replace(task(), adapter="python")
     assert made.is_local
+
+
+def test_a_function_that_its_file_does_not_have_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text("from os import path as given\nmade = lambda model: []\ndef ask(model):\n    yield\n")
+    for name in ("given", "made", "ask"):
+        assert find_tasks(EvaluateConfig(tasks=(f"{script}:{name}",)))[0].function == name
+    with pytest.raises(UserError, match=r"mine\.py has no function 'aks'; did you mean 'ask'\?"):
+        find_tasks(EvaluateConfig(tasks=(f"{script}:aks",)))
+    with pytest.raises(UserError, match=r"has no function 'aks'"):
+        by_function = suite(tmp_path / "a.yaml", adapter="python", function=f"{script}:aks")
+        find_tasks(EvaluateConfig(tasks=(), suites=(by_function,)))
+    script.write_text("from os import *\n")  # what that gives is not read
+    assert find_tasks(EvaluateConfig(tasks=(f"{script}:aks",)))
+    script.write_text("def ask(:\n")
+    with pytest.raises(UserError, match=r"mine\.py is no Python file \(invalid syntax.*\); correct it"):
+        find_tasks(EvaluateConfig(tasks=(f"{script}:ask",)))

@@ -117,6 +117,8 @@ def test_data_on_disk_take_the_place_of_the_hub_and_are_hashed(tmp_path: Path) -
         ({"tasks": ["a", "a"]}, "tasks names 'a' twice"),
         ({"suites": ["early", "early"]}, "suites names 'early' twice"),
         ({"domains": {"one": ["web"], "two": ["web"]}}, "domains has the source 'web' twice"),
+        ({"baselines": {"this": "models/a"}}, "baselines has the name 'this', which tables have"),
+        ({"baselines": {"untrained": "models/a"}}, "baselines has the name 'untrained'"),
     ],
 )
 def test_what_is_named_twice_is_refused(given: dict[str, Any], says: str) -> None:

@@ -66,7 +66,7 @@ def test_a_task_that_an_untrained_network_answers_is_marked_explained_and_no_hea
         "knowledge and is no headline."
     ]
     assert shown.by_language is not None and shown.by_language.heads == ("Language", "gamed †", "quiz")
-    assert headlines(found) == [("quiz, 2 of 4 languages, chance 25%", "58% (51\u00a0to\u00a065%)")]
+    assert headlines(found) == [("quiz, 2 of 4 languages, chance 25%", "58% (48\u00a0to\u00a068%)")]
     assert column(shown.worst, "Tasks") == ["1", "1"]
     assert shown.worst is not None and shown.worst.caption.endswith("tasks without †")
 
@@ -106,7 +106,7 @@ def test_where_less_is_better_the_page_says_so_and_colours_by_it():
     assert shown.by_language is not None and list(shown.by_language.levels) == [[0], [6], [2]]
     low = [one.model_copy(update={"value": 0.2, "low": 0.1, "high": 0.3}) for one in tasks]
     assert headlines(covering(*low, untrained=control, languages=("ru", "sw", "zh"))) == [
-        ("pairs (less is better), chance 50%", "20% (14\u00a0to\u00a026%)")
+        ("pairs (less is better), chance 50%", "20% (10\u00a0to\u00a030%)")
     ]
     high = [one.model_copy(update={"value": 0.8, "low": 0.7, "high": 0.9}) for one in tasks]
     assert headlines(covering(*high, untrained=control, languages=("ru", "sw", "zh"))) == []
@@ -210,3 +210,14 @@ def test_scores_of_one_language_have_a_page():
     shown = part(found)
     assert shown.worst is None and shown.by_language is None and scripts_table(found) is None
     assert isinstance(found.bits_per_byte["sw"], BitsPerByte)
+
+
+def test_languages_that_are_as_bad_as_the_worst_are_counted():
+    """Of eleven at 0% the first by the alphabet was told, as if it were worse than the others."""
+    same = {f"a{letter}": 0.25 for letter in "bcdefghijklmn"}
+    shown = part(covering(*in_languages("quiz", ru=0.5, **same)))
+    assert column(shown.overview, "Worst language") == ["ab 25.0% (and 12 more)"]
+    assert shown.worst is not None and len(shown.worst.rows) == 10
+    assert shown.worst.caption == "The worst languages, by the mean over tasks; 3 more are at 0.0% like the last"
+    few = part(covering(*in_languages("quiz", ru=0.5, sw=0.25)))
+    assert few.worst is not None and few.worst.caption == "The worst languages, by the mean over tasks"

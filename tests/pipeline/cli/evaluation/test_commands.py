@@ -168,6 +168,12 @@ def test_what_was_answered_is_not_asked_again(place: Path, concord: Concord, mon
         (("{model}", "--task", "ask.py:first_letters", "--questions", "0"), "questions_per_task"),
         (("{model}", "--suite", "early", "--data", "sentences"), "no task of these suites has its data in sentences"),
         (("{model}", "--suite", "nothing"), "nothing"),
+        (("{model}", "--suite", "early", "--language", "qqq"), "suite early has no task in qqq; give another language"),
+        (
+            ("{model}", "--parallel", "sentences", "--language", "th"),
+            "sentences has no sentences in th; it has some in",
+        ),
+        (("{model}", "--task", "ask.py:firstletters"), "has no function 'firstletters'; did you mean 'first_letters'?"),
         (("{model}", "--parallel", "nowhere"), "parallel: nowhere is no directory"),
         (("{corpus}", "--task", "ask.py:first_letters"), "is no model; name a Hugging Face directory"),
         (("{train}", "--task", "ask.py:first_letters", "--checkpoint", "2"), "has no checkpoint of step 2"),
@@ -212,6 +218,41 @@ def test_two_models_are_compared_by_what_both_answered(place: Path, concord: Con
     assert all(row["difference"]["value"] < 0 and not row["higher_is_better"] for row in found["rows"])
     code, out, _ = concord("eval", "compare", "first", "second")
     assert code == 0 and "cannot tell (too few)" in out and "over 2 languages, the worst " in out
+
+
+def test_a_directory_without_answers_is_told_as_such(place: Path, concord: Concord) -> None:
+    code, _, err = concord("eval", "compare", "texts", "sentences")
+    told = "texts has no answers (samples/*.jsonl); name the artifact of an `evaluate` step, or what"
+    assert code == 1 and told in err and err.count("\n") == 1
+    code, _, err = concord("eval", "compare", "nowhere", "sentences")
+    assert code == 1 and "has no run and no artifact 'nowhere'" in err
+
+
+def test_tasks_of_a_suite_whose_data_are_there_are_scored_in_a_language_too(place: Path, concord: Concord) -> None:
+    """One task without data refused the whole command where a language was given, and none where none was."""
+    settings = {"dataset_path": "local", "test_split": "test", "output_type": "multiple_choice"}
+    settings |= {"doc_to_text": "{{question}}", "doc_to_choice": "{{choices}}", "doc_to_target": "{{label}}"}
+    entry = {"kind": "multiple_choice", "licence": "CC0-1.0", "source": "made here", "language": "sw", "folder": "."}
+    entry |= {"set": settings | {"metric_list": [{"metric": "acc"}]}}
+    tasks = [entry | {"task": name, "files": {"test": name}} for name in ("quiz", "gone")]
+    (place / "mine.yaml").write_text(dump_yaml({"description": "A quiz.", "tasks": tasks}))
+    rows = [{"question": f"lo {number}", "choices": ["ba", "lo"], "label": number % 2} for number in range(8)]
+    (place / "quiz.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    word = f"store/{artifact(place, 'export')}/model"
+    for more in ((), ("--language", "sw")):
+        code, out, err = concord("eval", "model", word, "--suite", "mine.yaml", "--data", ".", *more)
+        assert code == 0 and "not scored, since the data are not there: gone\n" in out, err
+        assert out.startswith("quiz")
+
+
+def test_what_a_function_prints_is_not_in_the_json(place: Path, concord: Concord) -> None:
+    (place / "ask.py").write_text(ASK.replace("    yield", "    print('SPILL')\n    yield", 1))
+    word = f"store/{artifact(place, 'export')}/model"
+    code, out, err = concord("eval", "model", word, "--task", "ask.py:second", "--json")
+    assert code == 0 and json.loads(out)["tasks"][0]["task"] == "second"
+    (place / "ask.py").write_text(ASK.replace("    for letter", "    print('SPILL')\n    for letter"))
+    code, out, err = concord("eval", "model", word, "--task", "ask.py:first_letters", "--json")
+    assert code == 0 and json.loads(out)["tasks"] and "SPILL" in err
 
 
 def test_what_two_models_are_not_compared_by_is_told(tmp_path: Path, concord: Concord) -> None:

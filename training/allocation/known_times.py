@@ -1,0 +1,195 @@
+"""What passes took on types of devices: the files that the store keeps of them, and the speeds of ranks that follow.
+
+Imports nothing heavy: plans read the files, too.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cluster.host.files import write_text
+from cluster.storage.errors import ignore_transient
+from configs.training.train import TrainConfig
+from training.allocation.balance import to_grain
+from training.allocation.devices import make_monotone
+from training.records import DeviceSpeed, Speeds
+
+PASS_TIMES = "pass_times"
+"""Directory of the store with what passes took, a file for each type of device and kind of pass, and with what their
+collectives took."""
+
+FAR_OFF = 1.1
+"""A rank that takes so many times as long as the others of its type begins with a slowdown of its own."""
+
+
+class Setting(BaseModel):
+    """All that the times of passes hang on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    """The model of the recipe, as JSON, with what of the recipe changes its passes."""
+
+    attention: str
+    recomputes: bool
+    compiled: bool
+    gathers: bool
+    """Whether weights are gathered in each pass: ZeRO 3."""
+
+    most: int
+    """Sequences of the largest pass that was to be tried."""
+
+    device: str
+    """Its name with the driver; of a CPU the architecture."""
+
+    host: str
+    """Its machine, of a CPU: CPUs of one architecture differ in all else. Empty for a GPU."""
+
+    threads: int
+    """Of a rank on a CPU; 0 for a GPU."""
+
+    cpu_share: float
+    """Cores of a rank on a CPU; 0 for a GPU."""
+
+    emulated: float
+    """What a sequence takes more, in seconds."""
+
+    versions: tuple[str, ...]
+    """Of PyTorch, transformers and DeepSpeed."""
+
+    @property
+    def key(self) -> str:
+        """A digest of it."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class RankType:
+    """What a rank computes on, and how."""
+
+    kind: str
+    """The member of the pool."""
+
+    setting: Setting
+
+    @property
+    def device(self) -> str:
+        """The name of the device."""
+        return self.setting.device
+
+
+@dataclass(frozen=True)
+class RankTimes:
+    """What one rank measured."""
+
+    seconds: dict[int, float]
+    """By sequences of a pass."""
+
+    communication: float
+    """The least that it waited for collectives in a pass."""
+
+
+class KnownTimes(BaseModel):
+    """A file of PASS_TIMES."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    setting: Setting
+    speed: DeviceSpeed
+    communication: float
+    """Seconds that the collectives of a pass took when the others waited for nobody."""
+
+
+class Link(BaseModel):
+    """What a collective takes: alpha_seconds, and its bytes over bytes_per_second."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    devices: tuple[str, ...]
+    """Names of the devices that took part, each once."""
+
+    num_ranks: int
+    num_hosts: int
+    alpha_seconds: float
+    bytes_per_second: float
+    """Bytes that a rank sends, (ranks - 1) / ranks of all, over the time beside alpha."""
+
+    def file(self, directory: Path) -> Path:
+        """Return where it is kept in a directory of the store."""
+        names = "-".join("".join(c if c.isalnum() else "_" for c in name) for name in self.devices)
+        return directory / f"link-{self.num_ranks}-ranks-{self.num_hosts}-hosts-{names}.json"
+
+
+def describe_model(config: TrainConfig, *, vocab_size: int) -> str:
+    """Return what of a recipe the times of passes hang on, as JSON."""
+    used = config.model_dump_json(include={"model", "sequence_length", "precision", "freeze"})
+    return f'{used[:-1]},"vocab_size":{vocab_size}}}'
+
+
+def are_of(speeds: Speeds, identities: Sequence[RankType]) -> bool:
+    """Return whether speeds are those of such ranks."""
+    devices = [speeds.devices[number] for number in speeds.device_of_rank]
+    return [(one.kind, one.device) for one in devices] == [(one.kind, one.device) for one in identities]
+
+
+def typical_times(identity: RankType, identities: Sequence[RankType], times: Sequence[RankTimes]) -> KnownTimes:
+    """Return what passes take on a type of device: the medians of its ranks, filled in between the sizes."""
+    own = [one for other, one in zip(identities, times, strict=True) if other == identity]
+    sizes = sorted(set[int].intersection(*(set(one.seconds) for one in own)))
+    medians = make_monotone([median(one.seconds[size] for one in own) for size in sizes])
+    every = np.interp(np.arange(1, sizes[-1] + 1), sizes, medians)
+    speed = DeviceSpeed(
+        kind=identity.kind, device=identity.device, pass_seconds=tuple(max(s, 1e-6) for s in every.tolist())
+    )
+    waited = min(one.communication for one in times)
+    return KnownTimes(setting=identity.setting, speed=speed, communication=waited)
+
+
+def join_speeds(
+    identities: Sequence[RankType],
+    known: Mapping[RankType, KnownTimes],
+    times: Sequence[RankTimes] | None,
+    *,
+    step: int,
+    version: int,
+) -> Speeds:
+    """Return the speeds of all ranks; `times` is what they measured, if that was now."""
+    types = sorted(known, key=lambda one: identities.index(one))
+    slowdown = [1.0] * len(identities)
+    for rank, one in enumerate(times or ()):
+        usual = known[identities[rank]].speed.pass_seconds
+        ratio = median(spent / usual[size - 1] for size, spent in one.seconds.items() if size <= len(usual))
+        slowdown[rank] = to_grain(ratio) if ratio > FAR_OFF or ratio < 1 / FAR_OFF else 1.0
+    return Speeds(
+        version=version,
+        step=step,
+        why="measured at the start" if times else "measured before, and kept in the store",
+        devices=tuple(known[one].speed for one in types),
+        device_of_rank=tuple(types.index(one) for one in identities),
+        slowdown=tuple(slowdown),
+        pass_communication=max(one.communication for one in known.values()),
+    )
+
+
+def read_known(store: Path, identities: Sequence[RankType]) -> dict[RankType, KnownTimes] | None:
+    """Return what the store has of all types of devices; None if it lacks any."""
+    found = {}
+    for one in set(identities):
+        try:
+            found[one] = KnownTimes.model_validate_json((store / PASS_TIMES / f"{one.setting.key}.json").read_bytes())
+        except (OSError, ValidationError):  # it is measured anew
+            return None
+        if found[one].speed.kind != one.kind:
+            found[one] = found[one].model_copy(update={"speed": found[one].speed.model_copy(update={"kind": one.kind})})
+    return found
+
+
+def keep(store: Path, name: str, found: BaseModel) -> None:
+    with ignore_transient():
+        (store / PASS_TIMES).mkdir(exist_ok=True)
+        write_text(store / PASS_TIMES / name, found.model_dump_json())
