@@ -233,7 +233,7 @@ def _compare_pairs(pairs: Sequence[tuple[Answer, Answer]]) -> Comparison:
 
 def _is_bits(rows: Sequence[Answer]) -> bool:
     """Return whether values are nats of so many bytes."""
-    return any("nats" in row or row["weight"] != 1 for row in rows)
+    return any("nats" in row or row.get("aggregation") == BITS_OF_TEXT or row["weight"] != 1 for row in rows)
 
 
 def _size(row: Answer) -> float:

@@ -149,7 +149,10 @@ def answer_task(
 def _aggregated(
     loaded: Any, metric: str, items: Sequence[Any], answers: Sequence[Answer], value: float, *, probes: bool
 ) -> tuple[str, Bounds]:
-    """Return the name of what lm-eval makes the score of, and the score's interval if it is not the mean's."""
+    """Return the name of what lm-eval makes the score of, and the score's interval if it is not the mean's.
+
+    With `probes` the function may be called with other items; unitxt's takes a second, whatever it is given.
+    """
     function = loaded.aggregation().get(metric.partition(",")[0], metrics.mean)
     names = {own: str(name) for name, own in AGGREGATION_REGISTRY.items()}
     found = Aggregation(
@@ -160,7 +163,8 @@ def _aggregated(
     with _silent():
         if is_mean(found, [one.value for one in answers], value, probes=probes):
             return MEAN, Bounds()
-        return found.name, bounds_of(found, items, [one.cluster for one in answers], value)
+        clusters = [one.cluster for one in answers]
+        return found.name, bounds_of(found, items, clusters, value) if probes else Bounds()
 
 
 def _finite(value: Any, metric: str) -> float:

@@ -20,14 +20,16 @@ def check_data(config: Mapping[str, Any]) -> None:
 
 def check_metric(config: Mapping[str, Any], metric: str, known: Collection[str]) -> None:
     """Raise UserError if neither the task nor lm-eval has a metric; `known` are lm-eval's."""
-    own = [one.get("metric") for one in config.get("metric_list") or [] if isinstance(one, Mapping)]
-    unknown = [name for name in (metric, *own) if isinstance(name, str) and name and name not in known]
-    computed = callable(config.get("process_results")) or config.get("class")
-    theirs = [one.get("metric") for one in config.get("metric_list") or [] if one.get("hf_evaluate")]
-    if unknown and not computed and unknown[0] not in theirs:
-        close = get_close_matches(unknown[0], known, n=1)
+    listed = [one for one in config.get("metric_list") or [] if isinstance(one, Mapping)]
+    names = [one.get("metric") for one in listed]
+    is_computed = callable(config.get("process_results")) or config.get("class")
+    unknown = [one.get("metric") for one in listed if "aggregation" not in one and one.get("metric") not in known]
+    if metric and not is_computed and metric not in names and metric not in known:
+        unknown.insert(0, metric)
+    if texts := [name for name in unknown if isinstance(name, str)]:  # others are functions
+        close = get_close_matches(texts[0], known, n=1)
         meant = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known))}"
-        raise UserError(f"lm-eval has no metric {unknown[0]!r}; {meant}")
+        raise UserError(f"lm-eval has no metric {texts[0]!r}; {meant}")
 
 
 def explain_load(config: Mapping[str, Any], error: BaseException) -> UserError | None:

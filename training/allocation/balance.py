@@ -164,6 +164,19 @@ class Balancer:
         expected = self.sharing.pass_seconds(plan).sum(1)
         return float((rates * np.where(expected > 0, expected / taken, 1.0)).sum())
 
+    def slowdown(self, seconds_before: Sequence[float]) -> list[float] | None:
+        """Return by rank how many times as long as its type it took for the passes of the last step taken down.
+
+        1 for a rank that had nothing to do. None without speeds, or before there is a step.
+        """
+        plan, taken = self._plan_before, np.asarray(seconds_before)
+        if plan is None or self.sharing is None or not (taken > 0).all():
+            return None
+        speeds = self.sharing.speeds
+        expected = self.sharing.pass_seconds(plan).sum(1) / np.asarray(speeds.slowdown)
+        ratios: list[float] = np.where(expected > 0, taken / np.where(expected > 0, expected, 1.0), 1.0).tolist()
+        return ratios
+
     def adopt(self, speeds: Speeds, num_samples: int) -> str:
         """Share the steps that are read from now on by other speeds; say in words how, a step of so many samples."""
         self.sharing = self._with(speeds)

@@ -14,6 +14,7 @@ from cluster.devices import peak_flops
 from cluster.executor import Rank
 from cluster.storage.errors import ignore_transient
 from training.accelerator import device_name, peak_memory_bytes
+from training.allocation.balance import FAR_BELOW
 from training.checkpoint.restore import Progress
 from training.data.batches import Batch
 from training.job import Job
@@ -82,6 +83,7 @@ class StepLog:
         self._bytes_per_token = {f"{s.source}/{s.language}": s.num_bytes / s.num_tokens for s in order.streams}
         self._streams = list(self._bytes_per_token)
         self._stragglers = StragglerDetector(hosts)
+        self._is_shared_by_speed = job.placement.balance == "speed" and rank.world_size > 1
         self._slow_host: str | None = None
         self.file = MetricsFile(job.out / METRICS_FILE, step=progress.step)
         self._log_every_steps = job.cadence.log_every_steps
@@ -123,6 +125,7 @@ class StepLog:
         batch: Batch,
         *,
         own_rates: float | None,
+        slowdown: Sequence[float] | None,
         progress: Progress,
         first_place: int,
         learning_rate: float,
@@ -131,7 +134,8 @@ class StepLog:
     ) -> None:
         """Take down a step, `progress` being that after it; write its line if it is the last of one.
 
-        `own_rates` are the sequences a second that the ranks compute, each by itself.
+        `own_rates` are the sequences a second that the ranks compute, each by itself; `slowdown` is how many times as
+        long as its type each took in the step before, where sequences are shared by speed.
         """
         wall, self._clock = time.perf_counter() - self._clock, time.perf_counter()
         self._line.append(
@@ -140,8 +144,9 @@ class StepLog:
         ends = progress.step % self._log_every_steps == 0 or progress.step in self._ends_of_lines
         if ends or validation is not None:
             self.end_line()
-        for text in self._stragglers.add_step(result.own_seconds):
-            self._notices.add(text)
+        if slowdown is not None or not self._is_shared_by_speed:
+            for text in self._stragglers.add_step(result.own_seconds, slowdown):
+                self._notices.add(text)
         if (host := self._stragglers.slow_host) != self._slow_host:
             with ignore_transient():  # then it is noted after the next step
                 note_slow_host(self._out, host)
@@ -256,7 +261,11 @@ def _sum_by_key(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 class StragglerDetector:
-    """Finds ranks that are slower than the others, by the time that they take without waiting."""
+    """Finds ranks that are slower than the others, by the time that they take without waiting.
+
+    Where sequences are shared by speed a rank is compared with others of its type, and one that is slower gets less to
+    do; only one that is far below its type (FAR_BELOW) had better be left out.
+    """
 
     WINDOW_STEPS = 20
     RATIO = 1.5
@@ -267,7 +276,7 @@ class StragglerDetector:
 
     def __init__(self, hosts: list[str]) -> None:
         self._hosts = hosts
-        self._window: list[list[float]] = []
+        self._window: list[Sequence[float]] = []
         self._stragglers: set[int] = set()
         self._num_windows: dict[int, int] = {}
         """For how many windows in a row a rank has been a straggler."""
@@ -275,24 +284,29 @@ class StragglerDetector:
         self.slow_host: str | None = None
         """A host with a rank that has been a straggler for the last NUM_WINDOWS windows or more."""
 
-    def add_step(self, own_seconds: list[float]) -> list[str]:
+    def add_step(self, own_seconds: Sequence[float], slowdown: Sequence[float] | None = None) -> list[str]:
         """Add a step's seconds by rank; return a sentence about each rank that became a straggler.
 
-        Ranks are compared once in WINDOW_STEPS steps, over all steps since the last comparison.
+        `slowdown` is how many times as long as its type each took, where sequences are shared by speed. Ranks are
+        compared once in WINDOW_STEPS steps, over all steps since the last comparison.
         """
-        self._window.append(own_seconds)
+        self._window.append(own_seconds if slowdown is None else slowdown)
         if len(self._window) < self.WINDOW_STEPS or len(self._hosts) < 2:
             return []
         medians = [sorted(column)[len(column) // 2] for column in zip(*self._window, strict=True)]
         self._window.clear()
-        usual = sorted(medians)[(len(medians) - 1) // 2]
+        usual = sorted(medians)[(len(medians) - 1) // 2] if slowdown is None else 1.0
         slow = {rank for rank, seconds in enumerate(medians) if seconds > self.RATIO * usual and usual > 0}
         new, self._stragglers = slow - self._stragglers, slow
-        self._num_windows = {rank: self._num_windows.get(rank, 0) + 1 for rank in slow}
+        far = slow if slowdown is None else {rank for rank in slow if medians[rank] > FAR_BELOW}
+        self._num_windows = {rank: self._num_windows.get(rank, 0) + 1 for rank in far}
         steadily = [self._hosts[rank] for rank, number in self._num_windows.items() if number >= self.NUM_WINDOWS]
         self.slow_host = min(steadily, default=None)
+        others = "which all wait for", "as the others"
+        if slowdown is not None:
+            others = "which gets less to do", "as its type"
         return [
-            f"rank {rank} on {self._hosts[rank]} is a straggler, which all wait for: over {self.WINDOW_STEPS} steps it "
-            f"took {medians[rank] / usual:.1f} times as long as the others"
+            f"rank {rank} on {self._hosts[rank]} is a straggler, {others[0]}: over {self.WINDOW_STEPS} steps it took "
+            f"{medians[rank] / usual:.1f} times as long {others[1]}"
             for rank in sorted(new)
         ]

@@ -191,6 +191,7 @@ class Trainer:
                 result,
                 batch,
                 own_rates=self.balancer.sum_of_rates(result.pass_seconds),
+                slowdown=self.balancer.slowdown(result.pass_seconds),
                 progress=state.progress,
                 first_place=step_input.first_place,
                 learning_rate=learning_rate,

@@ -151,3 +151,13 @@ def test_ten_thousand_noisy_ranks_of_which_some_are_slow_are_shared_well(equal_p
     assert changes == 1
     plan = one.plans(160_000)
     assert 160_000 / (true.step_seconds(plan) * true.sum_of_rates) > (0.85 if equal_passes else 0.9)
+
+
+def test_a_rank_is_compared_with_its_type_whatever_it_was_given_less_for():
+    slowed = Sharing(speeds(0.03, 0.03, 0.06, 0.12, slowdown=(1.0, 2.0, 1.0, 1.0)), equal_passes=False, overlaps=False)
+    one = balancer(slowed)
+    assert one.slowdown([1.0] * 4) is None, "no step was taken down"
+    plan = one.plans(60)
+    one.add_step(plan, step=1, seconds_before=[0.0] * 4, step_seconds=1.0)
+    assert one.slowdown(slowed.pass_seconds(plan).sum(1).tolist()) == pytest.approx([1, 2, 1, 1])
+    assert one.slowdown([0.0] * 4) is None

@@ -30,3 +30,18 @@ def test_a_slow_step_makes_no_straggler() -> None:
     rows = [[1.0, 9.0 if step % 3 == 0 else 1.0] for step in range(40)]
     assert [text for row in rows for text in detector.add_step(row)] == []
     assert [text for _ in range(40) for text in StragglerDetector(["a"]).add_step([1.0])] == []
+
+
+def test_where_sequences_are_shared_by_speed_a_rank_is_compared_with_its_type() -> None:
+    detector, own = StragglerDetector(["a", "b", "c"]), [1.0, 1.0, 1.0]  # all end together: the shares see to it
+    found = [text for _ in range(80) for text in detector.add_step(own, [1.0, 2.0, 1.1])]
+    assert found == [
+        "rank 1 on b is a straggler, which gets less to do: over 20 steps it took 2.0 times as long as its type"
+    ]
+    assert detector.slow_host is None, "it is of use"
+    named = []
+    for _ in range(4):
+        for _ in range(20):
+            detector.add_step(own, [1.0, 1.0, 3.5])
+        named.append(detector.slow_host)
+    assert named == [None, None, "c", "c"], "below 0.3 of its type's speed it had better be replaced"
