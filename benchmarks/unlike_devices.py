@@ -1,13 +1,13 @@
 """Four ranks of unlike speed train one model: an even split, equal passes, and Concord's allocation, in one run.
 
-    python benchmarks/unlike_devices.py [--steps 8] [--quota]
+    python benchmarks/unlike_devices.py [--steps 8]
 
 Speeds are 4 : 4 : 2 : 1. They are emulated: each pass sleeps so long a sequence, which takes no core, and is at least
 ten times what the pass computes. `equal passes` is what Poplar searches for (arXiv 2408.12596): the same passes again
 and again, in each of which a rank has the most sequences that take no longer than a common time. eta is that of
 metrics.jsonl: sequences of a step over those that the devices compute in that time, each by itself. It prints a JSON
-line for each way and ZeRO stage; then for a training in whose middle a rank becomes half as fast, eta before, after, and
-when the shares have changed. The samples and the losses of all are compared.
+line for each way and ZeRO stage; then, for a training in whose middle a rank becomes half as fast, eta before, after,
+and when the shares have changed. The losses of all ways are compared.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from training.job import Job
 from training.log.metrics_file import StepMetrics
 from training.zero.process_group import join_process_group, leave_process_group
 
-SECONDS = (0.03, 0.03, 0.06, 0.12)
-"""What a sequence takes each rank."""
+SECONDS = (0.1, 0.1, 0.2, 0.4)
+"""What a sequence takes each rank; of the last training, which has more steps, a third of it."""
 
 LIMIT, SEQUENCES = 8, 64
 """Most sequences of a pass; sequences of a step, 16 a rank."""
@@ -85,12 +85,14 @@ def train(rank: Rank, job: Job, way: str, slow_from: int | None) -> None:
     leave_process_group()
 
 
-def run(directory: Path, name: str, *, stage: int, way: str, steps: int, slow_from: int | None = None) -> Job:
-    """Run a training to its end."""
+def run(
+    directory: Path, name: str, *, stage: int, way: str, steps: int, scale: float = 1.0, slow_from: int | None = None
+) -> Job:
+    """Run a training to its end; a sequence takes `scale` times SECONDS."""
     config = tiny_config(
         global_batch_size=SEQUENCES, num_steps=steps, checkpoint_every_steps=steps, validation=None, sequence_length=16
     )
-    members = [{"num_ranks": 1, "emulated_seconds_per_sequence": seconds} for seconds in SECONDS]
+    members = [{"num_ranks": 1, "emulated_seconds_per_sequence": scale * seconds} for seconds in SECONDS]
     job = tiny_job(
         directory, config, world_size=4, zero_stage=stage, name=name, members=members, micro_batch_size=LIMIT
     )
@@ -101,12 +103,6 @@ def run(directory: Path, name: str, *, stage: int, way: str, steps: int, slow_fr
 def eta_of(found: list[StepMetrics]) -> float:
     """Return the median eta of some steps."""
     return round(median(line.eta for line in found if line.eta is not None), 3)
-
-
-def work_share(found: list[StepMetrics]) -> float:
-    """Return how many times what passes compute is slept, at least: by rank 0's own times."""
-    spent = median(line.seconds["forward"] + line.seconds["backward"] for line in found[1:])
-    return round(spent, 4)
 
 
 def main() -> None:
@@ -121,13 +117,13 @@ def main() -> None:
             job = run(directory, f"{stage}-{way.replace(' ', '-')}", stage=stage, way=way, steps=arguments.steps)
             found = lines(job)
             losses[way] = [line.loss for line in found]
-            wall = median(line.num_tokens / 1.0 for line in found) and median(
-                later.useful_seconds - earlier.useful_seconds for earlier, later in pairwise(found)
-            )
+            wall = median(later.useful_seconds - earlier.useful_seconds for earlier, later in pairwise(found))
+            limit = SEQUENCES / sum(1 / seconds for seconds in SECONDS)
             error = max(abs(a - b) for a, b in zip(losses[way], losses["even"], strict=True))
             row = {"zero_stage": stage, "way": way, "eta": eta_of(found[2:]), "step_seconds": round(wall, 3)}
-            print(json.dumps({**row, "most_loss_difference_to_even": error}), flush=True)
-    job = run(directory, "slowed", stage=1, way="ours", steps=3 * SLOW_FROM, slow_from=SLOW_FROM)
+            row |= {"of_emulated_speeds": round(limit / wall, 3), "most_loss_difference_to_even": error}
+            print(json.dumps(row), flush=True)
+    job = run(directory, "slowed", stage=1, way="ours", steps=3 * SLOW_FROM, scale=1 / 3, slow_from=SLOW_FROM)
     found = lines(job)
     changed = [line for line in (job.out / "notices.txt").read_text().splitlines() if "shared anew" in line]
     row = {"before": eta_of(found[2:SLOW_FROM]), "after": eta_of(found[SLOW_FROM + 2 : SLOW_FROM + 10])}

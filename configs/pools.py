@@ -175,7 +175,8 @@ class KindConfig(Config):
     where the pool has `members`, unless it is `deterministic`. Which samples a step reads hangs on none of it."""
 
     emulated_seconds_per_sequence: float | None = Field(default=None, gt=0, le=3600)
-    """Let each pass take so many seconds a sequence, as on a slower device: to try unlike devices on one machine."""
+    """Let each pass take so many seconds a sequence more, as on a slower device: to try unlike devices on one machine.
+    Only on CPUs."""
 
     @property
     def wants_gpus(self) -> bool:
