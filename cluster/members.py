@@ -41,9 +41,10 @@ def place_pool(pool: PoolConfig, nodes: Sequence[Sequence[Node]], *, wandb: Wand
             missing.append(TooFew(f"{name_of_kind(pool, number)}: {error}"))
             if not (pool.min_ranks and kind.machines):
                 raise missing[-1] from None
-            placed = replace(place(alone, described(kind), wandb=wandb), num_ranks=0)
+            placed = place(alone, described(kind), wandb=wandb)
+            placed = replace(placed, num_ranks=0, num_expected=placed.num_ranks)
         least = 0 if pool.min_ranks else placed.num_ranks
-        found.append(replace(placed, min_ranks=least, kind=name_of_kind(pool, number)))
+        found.append(replace(_with_machines(placed, kind, own), min_ranks=least, kind=name_of_kind(pool, number)))
     if missing and sum(one.num_ranks for one in found) < (pool.min_ranks or 1):
         raise missing[0]
     return _join(pool, _share_nodes(pool, found, nodes), nodes)
@@ -54,6 +55,22 @@ def name_of_kind(pool: PoolConfig, number: int) -> str:
     kinds = [kind.accelerator for kind in pool.kinds()]
     own = kinds[number]
     return own if own and kinds.count(own) == 1 else f"member {number + 1}"
+
+
+def _with_machines(member: Placement, kind: PoolConfig, nodes: Sequence[Node]) -> Placement:
+    """Return the layout of a kind with what is known of its machines.
+
+    Of machines that the cluster file describes that is what it says: a plan knows no more of them.
+    """
+    there = () if kind.machines else nodes
+    accelerators = {kind.accelerator} if kind.accelerator else {node.accelerator for node in there if node.num_gpus}
+    on_cpu = member.device == "cpu"
+    return replace(
+        member,
+        accelerator="" if on_cpu or len(accelerators) != 1 else accelerators.pop() or "",
+        hosts=tuple(sorted({node.host for node in there})) if on_cpu else (),
+        network_gbps_per_node=kind.machines.network_gbps_per_node if kind.machines else None,
+    )
 
 
 def device_of_all(pool: PoolConfig, nodes: Sequence[Sequence[Node]]) -> str | None:
@@ -177,6 +194,9 @@ def _join(pool: PoolConfig, members: Sequence[Placement], nodes: Sequence[Sequen
         else min(member.capability for member in there if member.capability),
         balance="speed" if pool.balance == "speed" or (pool.balance == "auto" and not pool.deterministic) else "even",
         kind="",
+        accelerator="",
+        hosts=(),
+        network_gbps_per_node=None,
         members=tuple(members),
     )
 

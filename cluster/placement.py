@@ -81,6 +81,18 @@ class Placement:
     kind: str = ""
     """What the devices are called where there are several kinds."""
 
+    accelerator: str = ""
+    """Ray's name of a member's GPUs; empty on CPUs, and where it is not known or there are several."""
+
+    hosts: tuple[str, ...] = ()
+    """Names of a member's machines on CPUs; empty on GPUs, and where the cluster file describes the machines."""
+
+    network_gbps_per_node: float | None = None
+    """Network of a machine of a member in Gbit/s each way; None where the cluster file does not say it."""
+
+    num_expected: int = 0
+    """The ranks that an elastic member without any now has once its machines join."""
+
     left_out: str = ""
     """Why the ranks of a member take no part in a training; empty if they do."""
 
@@ -143,24 +155,13 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
         host_bytes_per_rank=host_bytes,
         capability=_capability(nodes),
         balance="speed" if pool.balance == "speed" else "even",
-        **{name: getattr(pool, name) for name in _AS_THE_POOL_SAYS},
+        **{name: getattr(pool, name) for name in _AS_THE_POOL_SAYS.split()},
     )
 
 
 _AS_THE_POOL_SAYS = (
-    "offload_optimizer",
-    "activation_checkpointing",
-    "compile",
-    "attention",
-    "deterministic",
-    "deepspeed",
-    "retention",
-    "hang_timeout_seconds",
-    "warm_spares",
-    "max_restarts",
-    "start_timeout_seconds",
-    "grace_seconds",
-    "emulated_seconds_per_sequence",
+    "offload_optimizer activation_checkpointing compile attention deterministic deepspeed retention warm_spares "
+    "hang_timeout_seconds max_restarts start_timeout_seconds grace_seconds emulated_seconds_per_sequence"
 )
 """Fields of a placement that are keys of the pool."""
 
@@ -213,6 +214,8 @@ _DEVICES: dict[Maker, str] = {"NVIDIA": "cuda", "AMD": "cuda", "Intel": "xpu", "
 
 SHARES = 10_000
 """Ray counts in ten-thousandths of a core."""
+
+MAX_RANKS_ON_A_CORE = 64
 
 
 def count_slots(nodes: Sequence[Node], *, cpus_per_rank: float, device: str) -> int:
@@ -282,9 +285,6 @@ def _cpu_share(nodes: Sequence[Node], num_ranks: int, cpus_per_rank: int, device
     shares = [float(cpus_per_rank), *(SHARES // number / SHARES for number in range(1, MAX_RANKS_ON_A_CORE + 1))]
     fits = (share for share in shares if count_slots(nodes, cpus_per_rank=share, device=device) >= num_ranks)
     return next(fits, float(cpus_per_rank))
-
-
-MAX_RANKS_ON_A_CORE = 64
 
 
 def _gpu_bytes(pool: PoolConfig, nodes: Sequence[Node]) -> int | None:

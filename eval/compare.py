@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple
 
 from configs.base import UserError
 from configs.data.languages import UNDETERMINED
-from eval.samples import Answer, Key, list_samples, read_samples, value_of
 from eval.statistics import (
     Comparison,
     Interval,
@@ -27,6 +26,7 @@ from eval.statistics import (
 )
 from eval.tasks.aggregates import BITS_PER_BYTE as BITS_OF_TEXT
 from eval.tasks.aggregates import MEAN, WHOLE
+from eval.tasks.samples import Answer, Key, list_samples, read_samples, value_of
 from eval.tasks.task import BITS_PER_BYTE, BITS_PER_SENTENCE
 
 SIGNIFICANT = 0.05

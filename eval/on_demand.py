@@ -22,10 +22,10 @@ from eval.families import group_families
 from eval.manifests import BitsPerSentence, TaskScore, mean_scores
 from eval.parallel import parallel_files, read_sentences
 from eval.rows import bits_of_sentences
-from eval.samples import SAMPLES
 from eval.scoring import Scoring
 from eval.stage import DIGESTS, PARTS, UNTRAINED, answers_of, asked_by
 from eval.tasks.observed import check_tasks, digest_model, with_digests
+from eval.tasks.samples import SAMPLES
 from eval.tasks.suites import find_tasks
 from eval.tasks.task import Task
 from eval.workers import Weights, forget_model

@@ -15,11 +15,11 @@ from configs.base import Artifact
 from configs.evaluation import CONTINUATION, EvaluateConfig
 from data_prep.manifests import TrainedTokenizer
 from data_prep.sources.document import Document
-from eval.begun import mark_begun
 from eval.manifests import BitsPerByte, TaskScore
 from eval.parallel import Sentences
 from eval.rows import Answered, Prompt, bits_of_groups, rows_of, write_answers
 from eval.tasks.answers import Answer, Answers
+from eval.tasks.begun import mark_begun
 from eval.tasks.continuation import NUM_CHOICES, make_questions
 from eval.tasks.task import Task
 from eval.workers import Prompts, TaskWork, Texts, Untrained, Weights, WorkerPaths, answer, continue_texts, score_texts

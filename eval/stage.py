@@ -28,9 +28,9 @@ from eval.ledger import Checkpoint, Ledger
 from eval.manifests import BaselineScores, Scores
 from eval.parallel import read_sentences
 from eval.rows import Answered, bits_of_sentences
-from eval.samples import SAMPLES
 from eval.scoring import Scoring
 from eval.tasks.observed import with_digests
+from eval.tasks.samples import SAMPLES
 from eval.tasks.suites import find_tasks
 from eval.workers import forget_model
 from training.checkpoint.choice import ChosenWeights, choose_weights, list_own

@@ -35,6 +35,7 @@ def check_layouts(ready: Prepared, cluster: ClusterConfig) -> None:
                 nodes=nodes,
                 placement=placement,
                 store=None,
+                work_store=ready.store,
                 is_their_disk=False,
             )
             problem = describe_problem(found)

@@ -242,6 +242,7 @@ def _estimate(
         nodes=nodes,
         placement=placement,
         store=_directory(ready),
+        work_store=ready.store,
         is_their_disk=cluster.pools[pool].machines is None and cluster.launcher.kind == "local",
         first_step=_first_step(step, ready),
     )

@@ -27,8 +27,8 @@ ORDER = {
         "loop stage conform"
     ),
     "eval": (
-        "sizing likelihood statistics manifests families parallel tasks begun samples rows workers scoring ledger "
-        "compare screen stage on_demand"
+        "sizing likelihood statistics manifests families parallel tasks rows workers scoring ledger compare screen "
+        "stage on_demand"
     ),
     "pipeline": (
         "store graph estimate export report followers runner stages chain_checks recipe data_checks prepare "

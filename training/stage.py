@@ -53,7 +53,7 @@ def train(
     plan_epochs(corpus, config)  # what the corpus does not allow is told before anything waits for devices
     if config.init_from is not None and config.init_from.mode == "new_data":
         check_same_tokenizer(config.init_from, tokenizer)
-    placement = _settle(executor, config, tokenizer)
+    placement = _settle(executor, config, tokenizer, store=out.parent)
     session = record_session_start(out)
     end_reason: EndReason = "failed"
     job = Job(config, corpus, tokenizer, out, placement, session, fence_of(out), cadence)
@@ -84,9 +84,12 @@ def train(
     return model
 
 
-def _settle(executor: Executor, config: TrainConfig, tokenizer: Artifact[TrainedTokenizer]) -> Placement:
+def _settle(
+    executor: Executor, config: TrainConfig, tokenizer: Artifact[TrainedTokenizer], *, store: Path
+) -> Placement:
     """Lay the training out, choose what its pool leaves open, and say what it is laid out on."""
-    placement = settle_placement(executor.placement(), config, vocab_size=tokenizer.manifest.vocab_size)
+    vocab_size = tokenizer.manifest.vocab_size
+    placement = settle_placement(executor.placement(), config, vocab_size=vocab_size, store=store)
     executor.used_placement = placement
     print_line(f"training: {placement.found}")
     for member in placement.members:

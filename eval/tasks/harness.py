@@ -118,18 +118,13 @@ def answer_task(
     metric = _choose_metric(task, results["results"][name])
     value = _finite(results["results"][name].get(metric), metric)
     samples = _of_filter(results["samples"][name], metric)
-    check_clusters(task.cluster, [sample["doc"] for sample in samples])
-    items = [sample[metric.partition(",")[0]] for sample in samples]
-    if is_unitxt := _is_unitxt(loaded):
-        samples = _with_unitxt_scores(samples, metric.partition(",")[0])
-    else:
-        with _silent(), _seeded():
-            check_gold(loaded, samples)
     digest = hashlib.sha256("".join(str(sample["doc_hash"]) for sample in samples).encode()).hexdigest()
     if task.digest is not None and limit is None and digest != task.digest:
         raise UserError(f"its questions have the digest {digest}, and {task.digest} was wanted: the data have changed")
-    answers = tuple(_answer(task, sample, metric) for sample in samples)
-    aggregation, bounds = _aggregated(loaded, metric, items, answers, value, probes=not is_unitxt)
+    check_clusters(task.cluster, [sample["doc"] for sample in samples])
+    answers = _answers(task, loaded, samples, metric)
+    items = [sample[metric.partition(",")[0]] for sample in samples]
+    aggregation, bounds = _aggregated(loaded, metric, items, answers, value)
     return Answers(
         answers=answers,
         metric=metric.removesuffix(",none"),
@@ -146,13 +141,20 @@ def answer_task(
     )
 
 
-def _aggregated(
-    loaded: Any, metric: str, items: Sequence[Any], answers: Sequence[Answer], value: float, *, probes: bool
-) -> tuple[str, Bounds]:
-    """Return the name of what lm-eval makes the score of, and the score's interval if it is not the mean's.
+def _answers(task: Task, loaded: Any, samples: Sequence[Mapping[str, Any]], metric: str) -> tuple[Answer, ...]:
+    """Return the answers of lm-eval's samples. Raises UserError if right answers are none of the choices."""
+    if _is_unitxt(loaded):
+        samples = _with_unitxt_scores(samples, metric.partition(",")[0])
+    else:
+        with _silent(), _seeded():
+            check_gold(loaded, samples)
+    return tuple(_answer(task, sample, metric) for sample in samples)
 
-    With `probes` the function may be called with other items; unitxt's takes a second, whatever it is given.
-    """
+
+def _aggregated(
+    loaded: Any, metric: str, items: Sequence[Any], answers: Sequence[Answer], value: float
+) -> tuple[str, Bounds]:
+    """Return the name of what lm-eval makes the score of, and the score's interval if it is not the mean's."""
     function = loaded.aggregation().get(metric.partition(",")[0], metrics.mean)
     names = {own: str(name) for name, own in AGGREGATION_REGISTRY.items()}
     found = Aggregation(
@@ -160,6 +162,7 @@ def _aggregated(
     )
     if found.name == BITS_PER_BYTE:
         return BITS_PER_BYTE, Bounds()
+    probes = not _is_unitxt(loaded)  # whose function takes a second, whatever it is given
     with _silent():
         if is_mean(found, [one.value for one in answers], value, probes=probes):
             return MEAN, Bounds()

@@ -20,8 +20,8 @@ from training.conform.scale import CPU, Trial, choose_scale
 from training.log.sessions_file import GangStart, read_session_events
 from training.manifests import counted
 from training.sizing.flops import executed_flops_per_token
-from training.sizing.member_times import peak_of
 from training.sizing.recipe_size import find_parameters
+from training.sizing.step_time import peak_of
 
 
 @dataclass(frozen=True)

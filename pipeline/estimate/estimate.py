@@ -87,20 +87,22 @@ def estimate(
     nodes: Sequence[Node],
     placement: Placement,
     store: Path | None,
+    work_store: Path | None,
     is_their_disk: bool,
     first_step: int = 0,
 ) -> Estimate:
     """Return what a training takes on the nodes of a pool, which begins after `first_step` optimizer steps.
 
-    `store` is None if it is no directory; `is_their_disk` is whether the nodes certainly have it on the same disk as
-    this machine.
+    `store` is None if it is no directory; `work_store` is the directory that the run writes to, be it a working copy,
+    where what passes took on unlike devices is kept. `is_their_disk` is whether the nodes certainly have the store on
+    the same disk as this machine.
     """
     model = find_parameters(config, vocab_size=vocab_size)
     size = measure_model(model, config)
     num_tokens = config.tokens_after(first_step)
     checkpoint = checkpoint_bytes(size, 2 if config.precision == "bf16" else 4)
     found = (
-        _lay_out_members(config, model, size, placement, pool=pool, nodes=nodes)
+        _lay_out_members(config, model, size, placement, pool=pool, nodes=nodes, store=work_store)
         if placement.members
         else _lay_out(config, model, size, placement, pool=pool, nodes=nodes, store=store)
     )
@@ -182,9 +184,10 @@ def _lay_out_members(
     *,
     pool: PoolConfig,
     nodes: Sequence[Node],
+    store: Path | None,
 ) -> _Layout:
-    """Lay a training out on unlike devices. What was measured of one kind alone, in the store, says nothing of them."""
-    choice, found, speed = estimate_members(model, size, config, placement, pool=pool, nodes=nodes)
+    """Lay a training out on unlike devices, by what passes took on each; trainings in the store say nothing of them."""
+    choice, found, speed = estimate_members(model, size, config, placement, pool=pool, nodes=nodes, store=store)
     used = [(pool.kinds()[number].machines, found.members[number]) for number in choice.used]
     prices = [machines.price_per_node_hour if machines else None for machines, _ in used]
     currencies = {machines.currency for machines, _ in used if machines}

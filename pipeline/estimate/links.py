@@ -8,7 +8,7 @@ from cluster.devices import Device
 from cluster.machines import Node
 from cluster.placement import Placement, count_slots
 from configs.pools import PoolConfig
-from training.sizing.member_times import UNKNOWN_NETWORK
+from training.sizing.step_time import UNKNOWN_NETWORK
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What a training takes on unlike devices of one pool: who does how much of a step, how well, and at what price."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from cluster.devices import device_by_ray_name
 from cluster.machines import Node, described
@@ -18,14 +19,18 @@ from training.sizing.member_times import (
     KnownSpeed,
     MembersJob,
     find_candidates,
-    flops_of,
+    link_of,
+    measured_members,
+    recomputing_job,
     seconds_per_sequence,
     speeds_are_known,
 )
 from training.sizing.members import MembersChoice, choose_members, predict_members
 from training.sizing.model_size import ModelSize
 from training.sizing.parameter_shapes import ModelParameters
-from training.sizing.step_time import FAST, LIKELY, SLOW, Assumed
+from training.sizing.step_time import FAST, LIKELY, SLOW, Assumed, flops_of
+
+MEASURED = "measured in this store"
 
 
 @dataclass(frozen=True)
@@ -109,10 +114,14 @@ def estimate_members(
     *,
     pool: PoolConfig,
     nodes: Sequence[Node],
+    store: Path | None,
 ) -> tuple[MembersChoice, MembersEstimate, Speed]:
-    """Return how a pool with members trains, as a run chooses it, and the speed at the ends of what is assumed."""
-    choice = choose_members(model, size, config, placement)
-    job = MembersJob(model, size, config, placement)
+    """Return how a pool with members trains, as a run chooses it, and the speed at the ends of what is assumed.
+
+    `store` is the directory that may have what passes took.
+    """
+    choice = choose_members(model, size, config, placement, store=store)
+    job = choice.job
     own_nodes = [_nodes_of(kind, nodes) for kind in pool.kinds()]
     option = choice.option
     shares = option.allocation.shares if option else ()
@@ -167,18 +176,39 @@ def _eta_of_all(job: MembersJob, option: Option) -> float | None:
 
 def _source(job: MembersJob, used: Members) -> str:
     """Return what a step is reckoned from, in words, or why it is not known."""
-    words = []
+    exchange = _exchange_source(job, used)
+    if job.measured is not None:
+        return f"passes {MEASURED}, {exchange}"
+    sheets, emulated = [], []
     for number in used:
         member = job.placement.members[number]
-        device = device_by_ray_name(member.kind)
+        device = device_by_ray_name(member.accelerator)
         if device is not None and flops_of(member, job.config.precision, LIKELY) is not None:
             low, high = device.reached
-            words.append(f"{(low + high) / 2:.1%} of the peak of {device.driver_names[0]}")
+            sheets.append(f"{(low + high) / 2:.1%} of the peak of {device.driver_names[0]}")
         elif member.emulated_seconds_per_sequence is None:
             return f"not known: the speed of {member.kind} is not, before training measures it"
         if member.emulated_seconds_per_sequence is not None:
-            words.append(_emulated(member))
-    return f"assumed: {', '.join(words)}; no exchange is taken to be hidden"
+            emulated.append(_emulated(member))
+    assumed = f"assumed{' from data sheets' if sheets else ''}: {', '.join([*sheets, *emulated])}"
+    known = measured_members(job)
+    others = tuple(number for number in job.present if number not in known)
+    but = f", as {_names(job, known)} were {MEASURED} and {_names(job, others)} were not" if known else ""
+    return f"{assumed}{but}; {exchange}"
+
+
+def _exchange_source(job: MembersJob, used: Members) -> str:
+    members = [job.placement.members[number] for number in used]
+    if sum(one.num_ranks for one in members) == 1:
+        return "no exchange"
+    if link_of(job, used) is not None:
+        by = f"by the link {MEASURED}"
+    elif members[0].device == "cpu":
+        return "no exchange is reckoned"
+    else:
+        is_given = any(one.network_gbps_per_node is not None for one in members)
+        by = "by data sheets" + (" and network_gbps_per_node" if is_given else "")
+    return f"exchange {by}, none of it taken to be hidden"
 
 
 def _others(job: MembersJob, choice: MembersChoice) -> list[Other]:
@@ -191,13 +221,16 @@ def _others(job: MembersJob, choice: MembersChoice) -> list[Other]:
     if job.placement.balance == "even" or not speeds_are_known(job, job.present):
         return found
     sets = dict.fromkeys((job.present, choice.used))
-    again = [one for members in sets for one in find_candidates(job, members, recomputing=True)]
+    recomputing = recomputing_job(job)
+    again = [one for members in sets for one in find_candidates(recomputing, members)]
     best = fastest_option(again, job.config.global_batch_size)
     if best is None or best.candidate.recomputing == _recomputing(job, best.candidate.members):
         return found
     what = f"{_describe(job, best)}, all recomputing activations"
     if chosen is None or choice.remedy:
         found.append(Other(what, best.seconds, "it fits"))
+    elif (recomputing.measured is None) != (job.measured is None):
+        pass  # what was measured and what is assumed are not compared
     elif best.seconds < chosen.seconds * (1 - WORTH_LEAVING_OUT):
         faster = f"{1 - best.seconds / chosen.seconds:.1%} less; set activation_checkpointing: true for the pool"
         found.append(Other(what, best.seconds, faster))
@@ -252,18 +285,13 @@ def _speed(job: MembersJob, choice: MembersChoice, pool: PoolConfig, nodes: Sequ
     bases: list[Basis] = []
     for kind, own_nodes, member in zip(pool.kinds(), nodes, choice.placement.members, strict=True):
         bases.append(find_basis(job.config, member, pool=kind, nodes=own_nodes, store=None))
-    networks = tuple(
-        kind.machines.network_gbps_per_node / 8 if kind.machines and kind.machines.network_gbps_per_node else None
-        for kind in pool.kinds()
-    )
 
     def at(assumed: Assumed) -> Option | None:
         known = tuple(
             KnownSpeed(one.flops.low if assumed is SLOW else one.flops.high, one.whole) if one.flops else None
             for one in bases
         )
-        end = MembersJob(job.model, job.size, job.config, job.placement, assumed, known, networks, layouts=job.layouts)
-        return predict_members(end, choice.placement)
+        return predict_members(replace(job, assumed=assumed, known=known), choice.placement)
 
     slow, fast = at(SLOW), at(FAST)
     own = [(choice.placement.members[number], bases[number]) for number in choice.used]
@@ -272,6 +300,7 @@ def _speed(job: MembersJob, choice: MembersChoice, pool: PoolConfig, nodes: Sequ
         return Speed(None, unknown[0] if unknown else "not known: it does not fit")
     sources = [one.source for _, one in own if one.flops is not None]
     sources += [_emulated(member) for member, _ in own if member.emulated_seconds_per_sequence]
+    sources = [MEASURED] if job.measured is not None else sources
     tokens = job.config.global_batch_size * job.config.sequence_length
     return Speed(Range(tokens / slow.seconds, tokens / fast.seconds), "; ".join(dict.fromkeys(sources)))
 

@@ -29,11 +29,11 @@ from data_prep.tokenizer.sentencepiece_model import EOS_ID, load_sentencepiece
 from data_prep.tokenizer.stage import MODEL, train_tokenizer
 from data_prep.tokens.stage import tokenize
 from eval import scoring
-from eval.begun import mark_begun
 from eval.compare import ONE_ALONE, compare
 from eval.families import find_families
 from eval.manifests import Scores
 from eval.stage import check_held_out, evaluate
+from eval.tasks.begun import mark_begun
 from eval.tasks.continuation import make_questions
 from eval.tasks.observed import check_tasks, observe_tasks
 from pipeline.prepare import check_stages, prepare

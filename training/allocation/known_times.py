@@ -4,15 +4,19 @@ Imports nothing heavy: plans read the files, too.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from math import log
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cluster.devices import devices_by_ray_name
 from cluster.host.files import write_text
+from cluster.placement import Placement
 from cluster.storage.errors import ignore_transient
 from configs.training.train import TrainConfig
 from training.allocation.balance import to_grain
@@ -190,6 +194,89 @@ def read_known(store: Path, identities: Sequence[RankType]) -> dict[RankType, Kn
 
 
 def keep(store: Path, name: str, found: BaseModel) -> None:
+    """Write a record into PASS_TIMES of the store, whole or not at all; a store that is away gets none."""
     with ignore_transient():
         (store / PASS_TIMES).mkdir(exist_ok=True)
         write_text(store / PASS_TIMES / name, found.model_dump_json())
+
+
+@dataclass(frozen=True)
+class StoreTimes:
+    """What a store knows of passes and of collectives, the newest first."""
+
+    passes: tuple[KnownTimes, ...] = ()
+    links: tuple[Link, ...] = ()
+
+
+def read_store_times(store: Path | None) -> StoreTimes:
+    """Read all that a store knows; nothing without a store. A damaged file is none: what it had is measured anew."""
+    passes, links = list[KnownTimes](), list[Link]()
+    for text in _newest_first(store / PASS_TIMES) if store else ():
+        with suppress(ValidationError):
+            passes.append(KnownTimes.model_validate_json(text))
+            continue
+        with suppress(ValidationError):
+            links.append(Link.model_validate_json(text))
+    return StoreTimes(tuple(passes), tuple(links))
+
+
+def _newest_first(directory: Path) -> Iterator[bytes]:
+    found: list[tuple[int, str, bytes]] = []
+    for path in directory.glob("*.json"):
+        with suppress(OSError):  # another run has just replaced it
+            found.append((-path.stat().st_mtime_ns, path.name, path.read_bytes()))
+    yield from (text for _, _, text in sorted(found))
+
+
+def find_pass_seconds(
+    known: StoreTimes, member: Placement, *, model: str, most: int, gathers: bool
+) -> tuple[float, ...] | None:
+    """Return the seconds of passes of 1, 2, ... sequences, `most` at most, on a member's devices; None if not known.
+
+    `model` is as describe_model gives it, `gathers` as in a Setting. Of several files it is the newest of those that
+    have the most sizes, whatever their versions of packages. On CPUs it is the slowest of the member's machines that
+    were measured.
+    """
+    by_host: dict[str, tuple[float, ...]] = {}
+    for one in known.passes:
+        setting, seconds = one.setting, one.speed.pass_seconds[:most]
+        if setting.model == model and setting.gathers == gathers and _is_of(setting, member):
+            by_host[setting.host] = max(by_host.get(setting.host, ()), seconds, key=len)
+    return tuple(map(max, zip(*by_host.values(), strict=False))) or None
+
+
+def _is_of(setting: Setting, member: Placement) -> bool:
+    """Return whether times are of a member's devices, and of passes as it runs them."""
+    own = (member.activation_checkpointing, member.compile, member.emulated_seconds_per_sequence or 0.0)
+    if (setting.recomputes, setting.compiled, setting.emulated) != own:
+        return False
+    if member.attention not in ("auto", setting.attention):
+        return False
+    if member.device == "cpu":
+        cores = (member.cpus_per_rank, member.cpu_share)
+        return setting.host in member.hosts and (setting.threads, setting.cpu_share) == cores
+    return setting.device in driver_names(member)
+
+
+def driver_names(member: Placement) -> set[str]:
+    """Return what the driver may call a member's GPUs; nothing where their kind is not known."""
+    return {name for device in devices_by_ray_name(member.accelerator) for name in device.driver_names}
+
+
+def find_link(known: StoreTimes, members: Sequence[Placement], *, one_machine: bool) -> Link | None:
+    """Return the link of the same devices, on one machine or on several; None if it is not known.
+
+    Of several it is that of the number of ranks that is closest, then the newest.
+    """
+    num_ranks = sum(one.num_ranks for one in members)
+    fitting = [one for one in known.links if (one.num_hosts == 1) == one_machine and _links(one, members)]
+    return min(fitting, key=lambda one: abs(log(one.num_ranks / num_ranks)), default=None)
+
+
+def _links(link: Link, members: Sequence[Placement]) -> bool:
+    """Return whether a link is of the devices of these members, and of no others."""
+    if any(one.device == "cpu" for one in members):
+        return all(one.hosts for one in members) and all(name.endswith(" CPU") for name in link.devices)
+    names = [driver_names(one) for one in members]
+    of_all = all(own & set(link.devices) for own in names)
+    return of_all and set(link.devices) <= set[str].union(*names)

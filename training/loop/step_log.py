@@ -14,7 +14,7 @@ from cluster.devices import peak_flops
 from cluster.executor import Rank
 from cluster.storage.errors import ignore_transient
 from training.accelerator import device_name, peak_memory_bytes
-from training.allocation.balance import FAR_BELOW
+from training.allocation.balance import FAR_BELOW, Balancer
 from training.checkpoint.restore import Progress
 from training.data.batches import Batch
 from training.job import Job
@@ -124,8 +124,7 @@ class StepLog:
         result: StepResult,
         batch: Batch,
         *,
-        own_rates: float | None,
-        slowdown: Sequence[float] | None,
+        balancer: Balancer,
         progress: Progress,
         first_place: int,
         learning_rate: float,
@@ -134,9 +133,9 @@ class StepLog:
     ) -> None:
         """Take down a step, `progress` being that after it; write its line if it is the last of one.
 
-        `own_rates` are the sequences a second that the ranks compute, each by itself; `slowdown` is how many times as
-        long as its type each took in the step before, where sequences are shared by speed.
+        `balancer` knows how fast the ranks are, each by itself.
         """
+        own_rates, slowdown = balancer.sum_of_rates(result.pass_seconds), balancer.slowdown(result.pass_seconds)
         wall, self._clock = time.perf_counter() - self._clock, time.perf_counter()
         self._line.append(
             _LoggedStep(result, batch, own_rates, progress, first_place, learning_rate, seconds, wall, validation)

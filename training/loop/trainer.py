@@ -190,8 +190,7 @@ class Trainer:
             self.step_log.write_step(
                 result,
                 batch,
-                own_rates=self.balancer.sum_of_rates(result.pass_seconds),
-                slowdown=self.balancer.slowdown(result.pass_seconds),
+                balancer=self.balancer,
                 progress=state.progress,
                 first_place=step_input.first_place,
                 learning_rate=learning_rate,

@@ -1,100 +1,52 @@
 """What unlike devices of a pool can do together: the passes that each holds, what these take, and what ranks exchange.
 
-Where nothing was measured, a device is taken to reach shares of its data sheet (Assumed), and a network to be that of
-the maker's reference machine.
+Passes take what the store has of all members that have ranks. Where it lacks one, all are taken to reach shares of
+their data sheets (Assumed): one that is measured beside one that is assumed would be no comparison. The ranks exchange
+by the link that the store has of the same devices, else by the network of the pool or of the maker's reference machine.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import ceil, inf
+from pathlib import Path
 
-from cluster.devices import Device, device_by_ray_name
 from cluster.placement import Placement
 from configs.training.train import TrainConfig
 from training.allocation.choice import Candidate, Members, sets_of_types
 from training.allocation.devices import DeviceType
+from training.allocation.known_times import (
+    Link,
+    StoreTimes,
+    describe_model,
+    find_link,
+    find_pass_seconds,
+    read_store_times,
+)
 from training.sizing.attention import expected_attention
 from training.sizing.fit import CPU_SEQUENCES, GPU_PASS_TOKENS, LayoutChoice, make_layout, possible_stages
 from training.sizing.flops import executed_flops_per_token
 from training.sizing.model_size import ModelSize
 from training.sizing.parameter_shapes import ModelParameters
-from training.sizing.step_time import LIKELY, Assumed, Reach, predict_exchange, predict_pass, predict_update
+from training.sizing.step_time import (
+    LIKELY,
+    Assumed,
+    Reach,
+    are_on_one_machine,
+    flops_of,
+    member_reach,
+    predict_exchange,
+    predict_pass,
+    predict_update,
+    slowest_link,
+)
 
 LARGER_PASSES = 4
 """Passes may have so many times more tokens than keep a GPU busy: in one that all wait for, fast devices do more."""
 
-
-REFERENCE_GPUS = 8
-"""GPUs of a machine, and below the GB/s of its network, where it is only known what its GPUs are."""
-
-UNKNOWN_NETWORK = 12.5
-"""100 Gbit/s: that of a machine whose maker has no reference machine with a network."""
-
-
-def peak_of(device: Device | None, precision: str) -> float | None:
-    """Return the FLOP/s of a device's data sheet in bf16, else fp16; None if not known, or for fp32."""
-    if device is None or precision == "fp32":
-        return None
-    return device.peak_flops.get("bf16", device.peak_flops.get("fp16"))
-
-
-def flops_of(member: Placement, precision: str, assumed: Assumed) -> float | None:
-    """Return the FLOP/s that a rank of one kind of devices is assumed to reach; None where that is not known."""
-    device = device_by_ray_name(member.kind) if member.device != "cpu" else None
-    peak = peak_of(device, precision)
-    if device is None or peak is None:
-        return None
-    low, high = device.reached
-    return peak * (low + assumed.share * (high - low))
-
-
-def slowest_link(members: Sequence[Placement], networks: Sequence[float | None]) -> float | None:
-    """Return the GB/s of the slowest link of a ring through the ranks of some kinds; None on CPUs, or if not known.
-
-    `networks` are those of a machine of each kind, where they are known. Kinds are taken to be in machines of their
-    own, and so are more ranks of one than REFERENCE_GPUS.
-    """
-    found = [_links(member, network) for member, network in zip(members, networks, strict=True)]
-    if any(one is None for one in found):
-        return None
-    one_machine = len(members) == 1 and members[0].num_ranks <= REFERENCE_GPUS
-    return min(near if one_machine else min(near, far) for near, far in filter(None, found))
-
-
-def _links(member: Placement, network: float | None) -> tuple[float, float] | None:
-    """Return the GB/s of a device to others of its machine, and of the machine to others."""
-    device = device_by_ray_name(member.kind) if member.device != "cpu" else None
-    if device is None or device.links is None:
-        return None
-    if network is None:
-        share = device.links.network_share
-        network = UNKNOWN_NETWORK if share is None else share * REFERENCE_GPUS
-    return device.links.gpus, network
-
-
-def member_reach(member: Placement, *, flops: float, far: float | None, assumed: Assumed, whole: bool = False) -> Reach:
-    """Return what a rank of one kind of devices reaches, in a ring whose slowest link has `far` GB/s.
-
-    `whole` says that the FLOP/s are of whole steps, with all that they move through memory.
-    """
-    device = device_by_ray_name(member.kind) if member.device != "cpu" else None
-    memory = device.memory_gb_per_second if device and not whole else None
-    links = device.links if device else None
-
-    def bytes_per_second(gb: float | None) -> float | None:
-        return gb * 1e9 * assumed.wire if gb else None
-
-    return Reach(
-        flops=flops,
-        memory_bytes=bytes_per_second(memory),
-        near_bytes=bytes_per_second(links.gpus if links else None),
-        far_bytes=bytes_per_second(far),
-        host_bytes=bytes_per_second(links.host if links else None),
-        host_memory_bytes=assumed.host_memory / REFERENCE_GPUS,
-        layer_seconds=assumed.layer_seconds if member.device != "cpu" else 0.0,
-        overlaps=assumed.overlaps,
-    )
+Table = Mapping[int, tuple[float, ...]]
+"""By member the seconds of passes of 1, 2, ... sequences, as they were measured."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +72,8 @@ class MembersJob:
     known: tuple[KnownSpeed | None, ...] = ()
     """What is known of the members' devices, in their order; empty if nothing is."""
 
-    networks: tuple[float | None, ...] = ()
-    """GB/s of the network of a machine of each; empty where nothing is known of it."""
+    times: StoreTimes = field(default_factory=StoreTimes)
+    """What the store knows of passes and collectives."""
 
     layouts: dict[tuple[int, int, int], LayoutChoice] = field(default_factory=dict, compare=False)
     """Those that were looked for already: by member, stage and number of ranks."""
@@ -136,17 +88,54 @@ class MembersJob:
         """Whether the training goes on with fewer ranks."""
         return any(one.num_ranks > one.min_ranks for one in self.placement.members)
 
+    @cached_property
+    def measured(self) -> Table | None:
+        """The times of the members that have ranks, without weights that are gathered; None if the store lacks any."""
+        return _find_table(self, gathers=False) or _find_table(self, gathers=True)
 
-def find_candidates(
-    job: MembersJob, members: Members, *, stages: Sequence[int] | None = None, recomputing: bool = False
-) -> list[Candidate]:
-    """Return how some of the members can train together, by stage; nothing if their memory holds none.
+    @cached_property
+    def measured_gathering(self) -> Table | None:
+        """The same in ZeRO 3, or without where that was not measured: no wait for other ranks is in either."""
+        return _find_table(self, gathers=True) or self.measured
 
-    With `recomputing` all recompute activations, whatever the pool says.
-    """
-    if recomputing:
-        own = tuple(replace(one, activation_checkpointing=True) for one in job.placement.members)
-        job = replace(job, placement=replace(job.placement, members=own), layouts={})
+
+def make_job(
+    model: ModelParameters, size: ModelSize, config: TrainConfig, placement: Placement, *, store: Path | None
+) -> MembersJob:
+    """Return a training on a pool with members, with what the store knows of it; nothing is known without one."""
+    return MembersJob(model, size, config, placement, times=read_store_times(store))
+
+
+def recomputing_job(job: MembersJob) -> MembersJob:
+    """Return the job with all members recomputing activations, whatever the pool says."""
+    own = tuple(replace(one, activation_checkpointing=True) for one in job.placement.members)
+    return replace(job, placement=replace(job.placement, members=own), layouts={})
+
+
+def _find_table(job: MembersJob, *, gathers: bool) -> Table | None:
+    """Return what passes take on each member that has ranks; None if the store does not know it of all."""
+    found = {number: _find_measured(job, number, gathers=gathers) for number in job.present}
+    known = {number: seconds for number, seconds in found.items() if seconds is not None}
+    return known if known and len(known) == len(found) else None
+
+
+def _find_measured(job: MembersJob, number: int, *, gathers: bool) -> tuple[float, ...] | None:
+    own = job.placement.members[number]
+    model, most = describe_model(job.config, vocab_size=job.size.vocab_size), _most_sequences(job.config, own)
+    return find_pass_seconds(job.times, own, model=model, most=most, gathers=gathers)
+
+
+def measured_members(job: MembersJob) -> Members:
+    """Return the members with ranks of whose passes the store knows something, be it only of some of them."""
+    return tuple(
+        number
+        for number in job.present
+        if any(_find_measured(job, number, gathers=gathers) is not None for gathers in (False, True))
+    )
+
+
+def find_candidates(job: MembersJob, members: Members, *, stages: Sequence[int] | None = None) -> list[Candidate]:
+    """Return how some of the members can train together, by stage; nothing if their memory holds none."""
     wanted = possible_stages(job.config, job.placement) if stages is None else stages
     found = [_candidate(job, members, stage) for stage in wanted]
     return [one for one in found if one is not None]
@@ -206,7 +195,9 @@ def speeds_are_known(job: MembersJob, members: Members) -> bool:
 
 
 def seconds_per_sequence(job: MembersJob, number: int) -> float | None:
-    """Return what a sequence takes on a member's devices by their FLOPs, or is let take; None if neither is known."""
+    """Return what a sequence takes on a member's devices: measured, or by their FLOPs, or let take; else None."""
+    if job.measured is not None and number in job.measured:
+        return min(seconds / size for size, seconds in enumerate(job.measured[number], 1))
     member = job.placement.members[number]
     flops, rate = _flops_per_token(job, member), _flops(job, number)
     own = None if flops is None or rate is None else flops * job.config.sequence_length / rate.flops
@@ -244,23 +235,18 @@ def _candidate(job: MembersJob, members: Members, stage: int) -> Candidate | Non
     layouts = [largest_layout(job, number, num_ranks, stage) for number in members]
     if not all(layout.fits for layout in layouts):
         return None
-    own = [job.placement.members[number] for number in members]
-    far = slowest_link(own, [job.networks[number] if job.networks else None for number in members])
-    a_pass = sum(one.num_ranks * layout.micro_batch_size for one, layout in zip(own, layouts, strict=True))
+    a_pass = sum(
+        job.placement.members[number].num_ranks * layout.micro_batch_size
+        for number, layout in zip(members, layouts, strict=True)
+    )
     num_passes = ceil(job.config.global_batch_size / a_pass)
     devices, updates, exchanges = [], [], []
     for number, layout in zip(members, layouts, strict=True):
         placed = placement_of(job, number, num_ranks, stage)
-        speed = _flops(job, number)
-        rate, whole = (speed.flops, speed.whole) if speed else (inf, False)
-        reach = member_reach(placed, flops=rate, far=far, assumed=job.assumed, whole=whole)
-        flops = _flops_per_token(job, placed) or 0.0
-        seconds = []
-        for rows in range(1, layout.micro_batch_size + 1):
-            a_time = predict_pass(job.size, job.config, placed, num_sequences=rows, flops=flops, reach=reach)
-            seconds.append(max(a_time, rows * (placed.emulated_seconds_per_sequence or 0.0)))
+        reach = _reach(job, members, number)
+        seconds = _pass_seconds(job, placed, number, layout.micro_batch_size, reach)
         name = placed.kind or f"member {number + 1}"
-        devices.append(DeviceType(name, job.placement.members[number].num_ranks, tuple(seconds)))
+        devices.append(DeviceType(name, job.placement.members[number].num_ranks, seconds))
         updates.append(predict_update(job.size, job.config, placed, num_passes=num_passes, reach=reach))
         exchanges.append(predict_exchange(job.size, job.config, placed, reach))
     slowest = max(exchanges, key=lambda one: one.per_pass)  # they differ by the links in a machine
@@ -274,3 +260,34 @@ def _candidate(job: MembersJob, members: Members, stage: int) -> Candidate | Non
         pass_seconds=slowest.per_pass,
         overlaps=slowest.overlaps,
     )
+
+
+def _pass_seconds(job: MembersJob, placed: Placement, number: int, most: int, reach: Reach) -> tuple[float, ...]:
+    """Return what passes of 1, 2, ... sequences take a member, as many as it holds and, if measured, as were tried."""
+    table = job.measured_gathering if placed.zero_stage == 3 else job.measured
+    if table is not None:
+        return table[number][:most]
+    flops, least = _flops_per_token(job, placed) or 0.0, placed.emulated_seconds_per_sequence or 0.0
+    return tuple(
+        max(predict_pass(job.size, job.config, placed, num_sequences=n, flops=flops, reach=reach), n * least)
+        for n in range(1, most + 1)
+    )
+
+
+def _reach(job: MembersJob, members: Members, number: int) -> Reach:
+    """Return what a rank of a member reaches beside those of the other members."""
+    own, speed = [job.placement.members[one] for one in members], _flops(job, number)
+    rate, whole = (speed.flops, speed.whole) if speed else (inf, False)
+    far = slowest_link(own)
+    reach = member_reach(job.placement.members[number], flops=rate, far=far, assumed=job.assumed, whole=whole)
+    link = link_of(job, members)
+    if link is None:
+        return reach
+    alpha = link.alpha_seconds * (count_ranks(job, members) - 1) / max(1, link.num_ranks - 1)  # rounds of a ring
+    return replace(reach, far_bytes=link.bytes_per_second, collective_seconds=alpha)
+
+
+def link_of(job: MembersJob, members: Members) -> Link | None:
+    """Return the link that the store has of the devices of some members."""
+    own = [job.placement.members[number] for number in members]
+    return find_link(job.times, own, one_machine=are_on_one_machine(own))

@@ -1,18 +1,27 @@
 """Chooses how unlike devices of a pool train: ZeRO stage, most sequences of a pass of each kind, who takes part.
 
-What is chosen hangs on the placement alone, so that a plan and the run choose the same: on the memory of each kind, and
-on what its devices are assumed to reach of their data sheets (training/sizing/member_times.py). The run then measures
-what passes take, and shares each step by that.
+What is chosen hangs on the placement and the store alone, so that a plan and the run choose the same: on the memory of
+each kind, and on what passes took on its devices or, where the store lacks that of any, on what these are assumed to
+reach of their data sheets (training/sizing/member_times.py). The run measures what passes take where the store does not
+know it yet, and shares each step by that.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, inf
+from pathlib import Path
 
 from cluster.placement import Placement
 from configs.base import GIB, ConfigError
 from configs.training.train import TrainConfig
-from training.allocation.choice import Members, Option, allocate_evenly, choose_allocation, fastest_option
+from training.allocation.choice import (
+    WORTH_LEAVING_OUT,
+    Members,
+    Option,
+    allocate_evenly,
+    choose_allocation,
+    fastest_option,
+)
 from training.sizing.attention import why_not_attention
 from training.sizing.fit import (
     LayoutChoice,
@@ -27,6 +36,7 @@ from training.sizing.member_times import (
     count_ranks,
     find_candidates,
     largest_layout,
+    make_job,
     placement_of,
     possible_sets,
     speeds_are_known,
@@ -38,6 +48,9 @@ from training.sizing.parameter_shapes import ModelParameters
 @dataclass(frozen=True)
 class MembersChoice:
     """How a pool of unlike devices trains."""
+
+    job: MembersJob
+    """What it was chosen for."""
 
     placement: Placement
     """With nothing left open; members that are left out have no ranks."""
@@ -68,16 +81,19 @@ class MembersChoice:
         return tuple(number for number, one in enumerate(self.placement.members) if one.num_ranks)
 
 
-def choose_members(model: ModelParameters, size: ModelSize, config: TrainConfig, placement: Placement) -> MembersChoice:
+def choose_members(
+    model: ModelParameters, size: ModelSize, config: TrainConfig, placement: Placement, *, store: Path | None
+) -> MembersChoice:
     """Choose the ZeRO stage, each member's most sequences of a pass, and who takes part.
 
-    What the pool fixes stays. Where a device's speed is not known from here, or steps are shared evenly, nobody is left
-    out, and the stage is the lowest in which all fit. Raises ConfigError as choose_layout does.
+    `store` is the directory that may have what passes took. What the pool fixes stays. Where a device's speed is not
+    known, or steps are shared evenly, nobody is left out, and the stage is the lowest in which all fit. Raises
+    ConfigError as choose_layout does.
     """
     for member in placement.members:
         if reason := why_not_attention(config, member):
             raise ConfigError(f"{member.kind}: {reason}")
-    job = MembersJob(model, size, config, placement)
+    job = make_job(model, size, config, placement, store=store)
     if placement.balance == "even" or not speeds_are_known(job, job.present):
         return _without_speeds(job)
     found = choose_allocation(
@@ -89,7 +105,37 @@ def choose_members(model: ModelParameters, size: ModelSize, config: TrainConfig,
     reasons = {
         number: _why_without(job, chosen, number) for number in job.present if number not in chosen.candidate.members
     }
-    return _settled(job, chosen.candidate.zero_stage, chosen.candidate.members, reasons, (chosen, found.runner_up))
+    options = (chosen, found.runner_up)
+    return _judge_absent(_settled(job, chosen.candidate.zero_stage, chosen.candidate.members, reasons, options))
+
+
+def _judge_absent(choice: MembersChoice) -> MembersChoice:
+    """Return the choice with those left out, too, that have no ranks now and would slow the step if they joined."""
+    members = list(choice.placement.members)
+    for number, own in enumerate(members):
+        if own.num_expected and not own.left_out and (reason := _why_not_later(choice, number)):
+            members[number] = replace(own, left_out=reason)
+    return replace(choice, placement=replace(choice.placement, members=tuple(members)))
+
+
+def _why_not_later(choice: MembersChoice, number: int) -> str:
+    """Return why a member without ranks now is not to join, in words; empty if it may, or that is not known."""
+    job, own = choice.job, list(choice.job.placement.members)
+    own[number] = replace(own[number], num_ranks=own[number].num_expected)
+    later = replace(job, placement=replace(job.placement, members=tuple(own)))
+    together = tuple(sorted((*choice.used, number)))
+    if not speeds_are_known(later, together):
+        return ""
+
+    def seconds_of(members: Members) -> float:
+        candidates = find_candidates(later, members, stages=(choice.placement.zero_stage,))
+        option = fastest_option(candidates, job.config.global_batch_size)
+        return option.seconds if option else inf
+
+    joined, without = seconds_of(together), seconds_of(choice.used)
+    if inf in (joined, without) or joined <= without * (1 + WORTH_LEAVING_OUT):
+        return ""
+    return "with the ranks that it may have the step takes {} and without {}".format(*shown_times(joined, without))
 
 
 def _without_speeds(job: MembersJob) -> MembersChoice:
@@ -148,7 +194,7 @@ def _settled(
     if failing:
         own = placement_of(job, failing[0], num_ranks, possible_stages(job.config, job.placement)[0])
         remedy = find_remedy(job.size, job.config, own)
-    return MembersChoice(_join(job, members, used, num_ranks), tuple(layouts), *options, remedy)
+    return MembersChoice(job, _join(job, members, used, num_ranks), tuple(layouts), *options, remedy)
 
 
 def _join(job: MembersJob, members: Sequence[Placement], used: Members, num_ranks: int) -> Placement:

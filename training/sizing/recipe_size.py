@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from cluster.placement import Placement
@@ -68,17 +69,18 @@ def measure_model(found: ModelParameters, config: TrainConfig) -> ModelSize:
     )
 
 
-def settle_placement(placement: Placement, config: TrainConfig, *, vocab_size: int) -> Placement:
+def settle_placement(placement: Placement, config: TrainConfig, *, vocab_size: int, store: Path | None) -> Placement:
     """Return the placement of a training, with what its pool leaves open chosen as `concord plan` shows it.
 
-    Of a pool with members each gets the most sequences of a pass, and those that would slow the step are left out.
+    Of a pool with members each gets the most sequences of a pass, and those that would slow the step are left out, by
+    what passes took where the directory `store` has that.
     """
     if not placement.leaves_open and not placement.members:
         return placement
     model = find_parameters(config, vocab_size=vocab_size)
     size = measure_model(model, config)
     if placement.members:
-        return choose_members(model, size, config, placement).placement
+        return choose_members(model, size, config, placement, store=store).placement
     return apply_choice(placement, choose_layout(size, config, placement).chosen)
 
 

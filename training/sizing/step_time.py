@@ -4,18 +4,26 @@ Pure arithmetic, for `concord plan` where nothing was measured, and to carry wha
 docs/planning.md explains the terms.
 """
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
+from cluster.devices import Device, device_by_ray_name
 from cluster.placement import Placement
 from configs.training.train import TrainConfig
 from training.sizing.fit import sequences_per_rank
 from training.sizing.model_size import ModelSize
-from training.sizing.traffic import predict_traffic
+from training.sizing.traffic import count_collectives, predict_traffic
 from training.zero.config import choose_buffers
 
 UPDATE_BYTES = 30
 """Bytes an element that an update by AdamW moves: it reads gradient, weight and two moments in fp32, writes all but the
 gradient, and the weight in bf16."""
+
+REFERENCE_GPUS = 8
+"""GPUs of a machine, and below the GB/s of its network, where it is only known what its GPUs are."""
+
+UNKNOWN_NETWORK = 12.5
+"""100 Gbit/s: that of a machine whose maker has no reference machine with a network."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,80 @@ class Reach:
 
     overlaps: bool
     """Whether what may be exchanged while a pass computes costs nothing as long as the pass takes."""
+
+    collective_seconds: float = 0.0
+    """What each collective takes however little it sends, where that was measured."""
+
+
+def peak_of(device: Device | None, precision: str) -> float | None:
+    """Return the FLOP/s of a device's data sheet in bf16, else fp16; None if not known, or for fp32."""
+    if device is None or precision == "fp32":
+        return None
+    return device.peak_flops.get("bf16", device.peak_flops.get("fp16"))
+
+
+def flops_of(member: Placement, precision: str, assumed: Assumed) -> float | None:
+    """Return the FLOP/s that a rank of one kind of devices is assumed to reach; None where that is not known."""
+    device = device_by_ray_name(member.accelerator)
+    peak = peak_of(device, precision)
+    if device is None or peak is None:
+        return None
+    low, high = device.reached
+    return peak * (low + assumed.share * (high - low))
+
+
+def are_on_one_machine(members: Sequence[Placement]) -> bool:
+    """Return whether the ranks of some kinds are on one machine, by its name on CPUs.
+
+    On GPUs kinds are taken to be in machines of their own, and so are more ranks of one than REFERENCE_GPUS.
+    """
+    if any(member.device == "cpu" for member in members):
+        return len({host for member in members for host in member.hosts}) == 1
+    return len(members) == 1 and members[0].num_ranks <= REFERENCE_GPUS
+
+
+def slowest_link(members: Sequence[Placement]) -> float | None:
+    """Return the GB/s of the slowest link of a ring through the ranks of some kinds; None on CPUs, or if not known."""
+    found = [_links(member) for member in members]
+    if any(one is None for one in found):
+        return None
+    one_machine = are_on_one_machine(members)
+    return min(near if one_machine else min(near, far) for near, far in filter(None, found))
+
+
+def _links(member: Placement) -> tuple[float, float] | None:
+    """Return the GB/s of a device to others of its machine, and of the machine to others."""
+    device = device_by_ray_name(member.accelerator)
+    if device is None or device.links is None:
+        return None
+    if member.network_gbps_per_node is not None:
+        return device.links.gpus, member.network_gbps_per_node / 8
+    share = device.links.network_share
+    return device.links.gpus, UNKNOWN_NETWORK if share is None else share * REFERENCE_GPUS
+
+
+def member_reach(member: Placement, *, flops: float, far: float | None, assumed: Assumed, whole: bool = False) -> Reach:
+    """Return what a rank of one kind of devices reaches, in a ring whose slowest link has `far` GB/s.
+
+    `whole` says that the FLOP/s are of whole steps, with all that they move through memory.
+    """
+    device = device_by_ray_name(member.accelerator)
+    memory = device.memory_gb_per_second if device and not whole else None
+    links = device.links if device else None
+
+    def bytes_per_second(gb: float | None) -> float | None:
+        return gb * 1e9 * assumed.wire if gb else None
+
+    return Reach(
+        flops=flops,
+        memory_bytes=bytes_per_second(memory),
+        near_bytes=bytes_per_second(links.gpus if links else None),
+        far_bytes=bytes_per_second(far),
+        host_bytes=bytes_per_second(links.host if links else None),
+        host_memory_bytes=assumed.host_memory / REFERENCE_GPUS,
+        layer_seconds=assumed.layer_seconds if member.device != "cpu" else 0.0,
+        overlaps=assumed.overlaps,
+    )
 
 
 @dataclass(frozen=True)
@@ -180,11 +262,13 @@ def predict_exchange(size: ModelSize, config: TrainConfig, placement: Placement,
     """Predict what the ranks of a placement without anything left open exchange."""
     if placement.num_ranks == 1 or reach.far_bytes is None:
         return Exchange(0.0, 0.0, 0.0, overlaps=False)
-    traffic = predict_traffic(size, config, placement)
+    traffic, number = predict_traffic(size, config, placement), count_collectives(size, placement)
+    alpha, near_bytes = reach.collective_seconds, reach.near_bytes or reach.far_bytes
+    in_pass = traffic.per_pass / reach.far_bytes + traffic.per_pass_near / near_bytes
     return Exchange(
-        per_pass=traffic.per_pass / reach.far_bytes + traffic.per_pass_near / (reach.near_bytes or reach.far_bytes),
-        gradients=traffic.gradients_per_step / reach.far_bytes,
-        weights=traffic.weights_per_step / reach.far_bytes,
+        per_pass=in_pass + number.per_pass * alpha,
+        gradients=traffic.gradients_per_step / reach.far_bytes + number.gradients_per_step * alpha,
+        weights=traffic.weights_per_step / reach.far_bytes + number.weights_per_step * alpha,
         overlaps=reach.overlaps and _overlaps(size, placement),
     )
 

@@ -1,4 +1,4 @@
-"""Bytes that a rank sends to other ranks and to its host in an optimizer step. Pure arithmetic.
+"""What a rank sends to other ranks and to its host in an optimizer step: bytes, in how many collectives. Arithmetic.
 
 In a ring of n ranks each sends B (n-1)/n to gather or to scatter B bytes, and an all-reduce is both (Patarasuk and
 Yuan, 2009, doi 10.1016/j.jpdc.2008.09.002). What is exchanged when was read from training/zero/ and DeepSpeed 0.19.8,
@@ -6,11 +6,17 @@ and is the table of docs/training.md; ZeRO's paper counts the same (arXiv 1910.0
 """
 
 from dataclasses import dataclass
+from math import ceil
 
 from cluster.placement import Placement
 from configs.training.train import TrainConfig
 from training.sizing.model_size import ModelSize
-from training.zero.config import choose_buffers, reduces_to_owners
+from training.zero.config import (
+    ALLREDUCE_BUCKET_ELEMENTS,
+    MUON_BUCKET_ELEMENTS,
+    choose_buffers,
+    reduces_to_owners,
+)
 
 QUANTISED_GRADIENT_BYTES = 0.5
 """An element of gradients in 4 bits (ZeRO++, arXiv 2306.10209); the scales are left out."""
@@ -60,6 +66,38 @@ def predict_traffic(size: ModelSize, config: TrainConfig, placement: Placement) 
     if stage == 2:
         return Traffic(gradients, 0.0, 0.0, updated, *to_host)
     return Traffic(0.0, 0.0, gradients, updated, *to_host)
+
+
+@dataclass(frozen=True)
+class Collectives:
+    """How many collectives there are, by when, as in Traffic."""
+
+    per_pass: int
+    gradients_per_step: int
+    weights_per_step: int
+
+
+def count_collectives(size: ModelSize, placement: Placement) -> Collectives:
+    """Count the collectives of a placement without anything left open: about, for what each takes to begin.
+
+    Gradients are reduced bucket by bucket, weights gathered in pieces as large as DeepSpeed's own default; in stage 3
+    every layer is gathered in the forward and in the backward pass. A round of Muon's update has two. What is as small
+    as a gradient's norm is left out.
+    """
+    stage = placement.zero_stage
+    buffers = choose_buffers(
+        placement.deepspeed.zero_optimization,
+        device=placement.device,
+        zero_stage=stage,
+        num_trained=size.num_trained,
+    )
+    bucket = buffers.reduce_bucket if stage else ALLREDUCE_BUCKET_ELEMENTS
+    reductions = ceil(size.num_trained / bucket)
+    muon = 2 * ceil(size.num_muon / placement.num_ranks / MUON_BUCKET_ELEMENTS) if stage else 0
+    if stage == 3:
+        return Collectives(2 * (size.num_layers + 1) + reductions, 0, muon)
+    weights = muon + (ceil(size.num_trained / ALLREDUCE_BUCKET_ELEMENTS) if stage else 0)
+    return Collectives(reductions, 0, weights) if stage == 2 else Collectives(0, reductions, weights)
 
 
 def _secondary(size: ModelSize, config: TrainConfig, placement: Placement, *, width: int) -> float:

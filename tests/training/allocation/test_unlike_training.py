@@ -162,9 +162,10 @@ def test_what_passes_take_is_measured_once_and_kept_in_the_store(tmp_path):
     assert "measured at the start" in read_record(third.out / "checkpoints/step-00000006").speeds.why
 
 
-def test_measuring_leaves_no_trace_in_the_weights(tmp_path):
-    config = tiny_config(global_batch_size=16, num_steps=2, validation=None)
-    jobs = [job_of(tmp_path, name, config=config) for name in ("measured", "known")]
+@pytest.mark.parametrize(("stage", "precision"), [(0, "bf16"), (1, "fp32"), (2, "bf16"), (3, "bf16")])
+def test_measuring_leaves_no_trace_in_the_weights(tmp_path, stage, precision):
+    config = tiny_config(global_batch_size=16, num_steps=2, validation=None, precision=precision, ema={"decay": 0.9})
+    jobs = [job_of(tmp_path, name, stage=stage, config=config) for name in ("measured", "known")]
     run_ranks(train_with_even_plan, WORLD, jobs, members=MEMBERS)
     assert trajectory(jobs[0]) == trajectory(jobs[1])
     first, second = (weights(job, 2) for job in jobs)
