@@ -5,7 +5,7 @@ The driver's name is what torch.cuda.get_device_name() and nvidia-smi print. Ray
 name, such as `A100` for both sizes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -234,3 +234,10 @@ def peak_flops(driver_name: str) -> float | None:
     """Most FLOP/s of a device in bf16, or in fp16 where it has no bf16; None if it is not in the table."""
     device = device_by_driver_name(driver_name)
     return None if device is None else device.peak_flops.get("bf16", device.peak_flops.get("fp16"))
+
+
+def mean_peak_flops(names: Sequence[str]) -> float | None:
+    """Return the mean of the peaks of devices, each given by its driver's name; None where that of any is unknown."""
+    peaks = {name: peak_flops(name) for name in set(names)}
+    known = [peak for name in names if (peak := peaks[name]) is not None]
+    return sum(known) / len(known) if known and len(known) == len(names) else None

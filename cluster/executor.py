@@ -105,7 +105,8 @@ class Executor(Protocol):
         many. `resize`, called in this process at most once a start of the gang, asks the ranks that work to save and
         raise Resized, because more would fit; without it a gang never grows. Ranks that end first have ended well.
         `slow_host` returns the name of a host that keeps the others waiting, if `fn` has found one: where there is room
-        for its ranks elsewhere, they are asked to make way in the same manner, and the host is left out from then on.
+        for its ranks elsewhere, or the placement is elastic and the others are enough, they are asked to make way in
+        the same manner, and the host is left out from then on.
 
         `output` is a directory that all ranks reach: what each prints goes to a file there (cluster/rank_output.py),
         and the last lines of a rank that is lost are told. A rank that is this process prints where this does.

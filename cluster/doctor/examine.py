@@ -41,7 +41,7 @@ def examine(machines: ClusterConfig, *, store: Path, quick: bool = False) -> Rep
         address = address_finding(machines.ray_address, allow_no_token=machines.allow_no_token)
         report = _with_findings(report, [*token_findings(), address])
         return _joined(report, _examine_by_joining(machines, store, quick=quick)) if report.healthy else report
-    asks_for_gpus = any(pool.wants_gpus for pool in machines.pools.values())
+    asks_for_gpus = any(kind.wants_gpus for pool in machines.pools.values() for kind in pool.kinds())
     state = examine_node(node_needs(machines, store, quick=quick, gpus=asks_for_gpus))
     return _with_findings(report, state.findings)
 

@@ -218,20 +218,21 @@ def _others(job: MembersJob, choice: MembersChoice) -> list[Other]:
     if chosen is not None and other is not None:
         slower = other.seconds / chosen.seconds - 1
         found.append(Other(_describe(job, other), other.seconds, f"{slower:.1%} slower" if slower > 0 else "no faster"))
+    again = recomputing_job(job)
     if job.placement.balance == "even" or not speeds_are_known(job, job.present):
         return found
+    if not speeds_are_known(again, job.present):
+        return found
     sets = dict.fromkeys((job.present, choice.used))
-    recomputing = recomputing_job(job)
-    again = [one for members in sets for one in find_candidates(recomputing, members)]
-    best = fastest_option(again, job.config.global_batch_size)
+    candidates = [one for members in sets for one in find_candidates(again, members)]
+    best = fastest_option(candidates, job.config.global_batch_size)
     if best is None or best.candidate.recomputing == _recomputing(job, best.candidate.members):
         return found
     what = f"{_describe(job, best)}, all recomputing activations"
+    is_compared = (again.measured is None) == (job.measured is None)  # measured times say nothing beside assumed ones
     if chosen is None or choice.remedy:
         found.append(Other(what, best.seconds, "it fits"))
-    elif (recomputing.measured is None) != (job.measured is None):
-        pass  # what was measured and what is assumed are not compared
-    elif best.seconds < chosen.seconds * (1 - WORTH_LEAVING_OUT):
+    elif is_compared and best.seconds < chosen.seconds * (1 - WORTH_LEAVING_OUT):
         faster = f"{1 - best.seconds / chosen.seconds:.1%} less; set activation_checkpointing: true for the pool"
         found.append(Other(what, best.seconds, faster))
     return found

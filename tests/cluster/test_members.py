@@ -151,3 +151,16 @@ def test_ranks_of_a_pool_that_is_deterministic_get_as_many_sequences_each():
         ({"balance": "speed", "deterministic": True}, "speed"),
     ):
         assert place_pool(pool_of(*members, **settings), nodes, wandb=None).balance == balance
+
+
+def test_a_member_knows_its_machines_by_the_cluster_file_where_that_describes_them():
+    own = [{"accelerator": "H100", "machines": MACHINES | {"network_gbps_per_node": 400}}, {"device": "gpu"}]
+    mixed = [gpu_node("c", "A100"), gpu_node("d", "H100")]
+    for nodes, name in (([gpu_node("b", "A100")], "A100"), (mixed, "")):
+        first, second = place_pool(pool_of(*own), [[gpu_node("a", "H100")], nodes], wandb=None).members
+        assert (first.accelerator, first.network_gbps_per_node, first.hosts) == ("H100", 400, ())
+        assert (second.accelerator, second.network_gbps_per_node, second.hosts) == (name, None, ())
+    pool = pool_of({"num_ranks": 1}, {"num_ranks": 1, "machines": CPUS}, device="cpu")
+    placement = place_pool(pool, [[cpu_node("b"), cpu_node("a")], [cpu_node("c")]], wandb=None)
+    assert [one.hosts for one in placement.members] == [("a", "b"), ()]
+    assert placement.hosts == () and placement.accelerator == ""

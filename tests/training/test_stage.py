@@ -2,22 +2,31 @@
 
 import os
 import signal
+import socket
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import pytest
 
 from cluster.executor import Executor, Rank
 from cluster.host.files import sha256_of
 from cluster.inline import InlineExecutor
+from cluster.machines import GIB, Node
+from cluster.members import place_pool
+from cluster.placement import Placement
 from configs.base import Artifact
 from configs.pools import PoolConfig
 from data_prep.manifests import Certificate, TrainedTokenizer
 from data_prep.tokenizer.stage import HUGGING_FACE, MODEL
 from tests.training.ranks import CADENCE, VOCAB, run_ranks, tiny_config, tiny_corpus
 from tests.training.trials import before_step
+from training.allocation.known_times import KnownTimes, Link, Setting, describe_model, keep
 from training.checkpoint.directory import load_weights
 from training.log.metrics_file import METRICS_FILE, read_metrics
 from training.log.sessions_file import GangStart, SessionEnd, read_session_events
 from training.loop import stop_requests
+from training.records import DeviceSpeed
 from training.stage import train
 
 NUM_CPUS = len(os.sched_getaffinity(0))
@@ -85,3 +94,61 @@ def test_sigterm_to_the_driver_saves_and_the_next_run_goes_on(tmp_path: Path) ->
     events = read_session_events(tmp_path / "stopped")
     assert [event.why for event in events if isinstance(event, SessionEnd)] == ["stopped", "finished"]
     assert [event.step for event in events if isinstance(event, GangStart)] == [0, steps]
+
+
+@dataclass
+class NoRanks:
+    """An executor that lays a pool of two members out on this machine, and starts nothing."""
+
+    used_placement: Placement | None = None
+
+    def placement(self) -> Placement:
+        members = [{}, {"emulated_seconds_per_sequence": 9.0}]
+        shared = {"device": "cpu", "num_ranks": 2, "cpus_per_rank": 1, "zero_stage": 1}
+        pool = PoolConfig.model_validate({"members": members} | shared)
+        here = Node(socket.gethostname(), 8, 0, 32 * GIB, id="here")
+        return place_pool(pool, [[here], [here]], wandb=None)
+
+    def gang(self, *given: Any, **named: Any) -> NoReturn:
+        raise InterruptedError
+
+
+def keep_times(store: Path, emulated: float) -> None:
+    setting = Setting(
+        model=describe_model(tiny_config(), vocab_size=VOCAB),
+        attention="sdpa",
+        recomputes=False,
+        compiled=False,
+        gathers=False,
+        most=5,
+        device="x86_64 CPU",
+        host=socket.gethostname(),
+        threads=1,
+        cpu_share=1.0,
+        emulated=emulated,
+        versions=(),
+    )
+    speed = DeviceSpeed(kind="", device="x86_64 CPU", pass_seconds=tuple(n * (0.01 + emulated) for n in range(1, 6)))
+    keep(store, f"{setting.key}.json", KnownTimes(setting=setting, speed=speed, communication=0.0))
+
+
+def test_members_that_the_times_in_the_store_leave_out_are_told_of_when_training_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(name: str) -> Placement:
+        executor = NoRanks()
+        with pytest.raises(InterruptedError):
+            run_stage(tmp_path, name, executor)  # type: ignore[arg-type]
+        assert executor.used_placement is not None
+        return executor.used_placement
+
+    assert start("unknown").num_ranks == 4 and "takes no part" not in capsys.readouterr().err
+    for emulated in (0.0, 9.0):
+        keep_times(tmp_path, emulated)
+    names: dict[str, Any] = {"devices": ("x86_64 CPU",), "num_ranks": 4, "num_hosts": 1}
+    link = Link(**names, alpha_seconds=0.01, bytes_per_second=1e9)
+    keep(tmp_path, link.file(Path()).name, link)
+    settled = start("known")
+    assert settled.num_ranks == 2 and settled.members[1].num_ranks == 0
+    assert settled.members[1].left_out.startswith("the step takes ")
+    assert f"  training: member 2 takes no part: {settled.members[1].left_out}\n" in capsys.readouterr().err

@@ -55,7 +55,7 @@ class Setting(BaseModel):
     """Its machine, of a CPU: CPUs of one architecture differ in all else. Empty for a GPU."""
 
     threads: int
-    """Of a rank on a CPU; 0 for a GPU."""
+    """Threads of a rank on a CPU; 0 for a GPU."""
 
     cpu_share: float
     """Cores of a rank on a CPU; 0 for a GPU."""
@@ -64,7 +64,7 @@ class Setting(BaseModel):
     """What a sequence takes more, in seconds."""
 
     versions: tuple[str, ...]
-    """Of PyTorch, transformers and DeepSpeed."""
+    """Versions of PyTorch, transformers and DeepSpeed."""
 
     @property
     def key(self) -> str:

@@ -118,7 +118,8 @@ class StepMetrics(BaseModel):
 
     eta: float | None = None
     """Sequences of the steps over those that the ranks' devices would have computed in that wall time, each by itself:
-    G / (seconds of a step * sum of the rates in sequences a second). None before it is known."""
+    G / (seconds of a step * sum of the rates in sequences a second). It is that of the steps one earlier, whose passes
+    are known only then; None before it is known."""
 
     mfu: float | None
     """Model FLOPs utilisation (training/sizing/flops.py); None on a device whose peak is not known."""

@@ -28,6 +28,7 @@ import torch
 from cluster.executor import Rank
 from configs.base import UserError
 from configs.training.train import TrainConfig
+from training.accelerator import device_name
 from training.checkpoint.directory import delete_unfinished, read_record
 from training.checkpoint.restore import (
     Progress,
@@ -73,6 +74,7 @@ class RunState:
     ) -> None:
         """Start or resume the training of `job`, as the module says. Raises UserError if it cannot be continued."""
         self._rank, self._job, self._order, self._watchdog, self._notices = rank, job, order, watchdog, notices
+        self._device = device
         self.root = job.out / CHECKPOINTS
         self.first, self._continued = from_rank_0(self._find_beginning)
         self.start_id = self._clean_checkpoints()
@@ -102,11 +104,11 @@ class RunState:
         self.start_id = self._clean_checkpoints()
         self.progress = self._load()
 
-    def gather_hosts(self) -> list[str]:
-        """Return the name of each rank's machine."""
-        names = [""] * self._rank.world_size
-        torch.distributed.all_gather_object(names, socket.gethostname())
-        return names
+    def gather_machines(self) -> tuple[list[str], list[str]]:
+        """Return the name of each rank's machine, and of its device."""
+        found = [("", "")] * self._rank.world_size
+        torch.distributed.all_gather_object(found, (socket.gethostname(), device_name(self._device)))
+        return [host for host, _ in found], [device for _, device in found]
 
     def _record_rollback(self, instability: Instability, *, first_place: int) -> None:
         every = self._job.config.checkpoint_every_steps

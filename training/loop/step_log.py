@@ -10,10 +10,10 @@ from types import TracebackType
 
 import torch
 
-from cluster.devices import peak_flops
+from cluster.devices import mean_peak_flops
 from cluster.executor import Rank
 from cluster.storage.errors import ignore_transient
-from training.accelerator import device_name, peak_memory_bytes
+from training.accelerator import peak_memory_bytes
 from training.allocation.balance import FAR_BELOW, Balancer
 from training.checkpoint.restore import Progress
 from training.data.batches import Batch
@@ -40,8 +40,9 @@ class _LoggedStep:
 
     result: StepResult
     batch: Batch
-    own_rates: float | None
-    """Sequences a second that all ranks compute, each by itself; None where that is not known."""
+    before: tuple[int, float] | None
+    """The sequences of the step before, and those that the ranks would have computed in its time, each by itself: what
+    their passes took is known only now. None where it is not."""
 
     progress: Progress
     first_place: int
@@ -72,14 +73,18 @@ class StepLog:
         *,
         device: torch.device,
         hosts: list[str],
+        devices: list[str],
     ) -> None:
-        """Drop the metrics after the step that `state` is at, and record that the ranks, on `hosts`, have started."""
+        """Drop the metrics after the step that `state` is at, and record that the ranks have started.
+
+        `hosts` and `devices` are the names of what they are on.
+        """
         progress, built = state.progress, state.built
         self._out, self._notices, self._num_ranks, self._device = job.out, notices, rank.world_size, device
         self._flops_per_token = flops_per_token(
             built.config.to_dict(), built.shapes, sequence_length=job.config.sequence_length
         )
-        self._peak_flops = peak_flops(device_name(device))
+        self._peak_flops = mean_peak_flops(devices)
         self._bytes_per_token = {f"{s.source}/{s.language}": s.num_bytes / s.num_tokens for s in order.streams}
         self._streams = list(self._bytes_per_token)
         self._stragglers = StragglerDetector(hosts)
@@ -90,6 +95,7 @@ class StepLog:
         self._ends_of_lines = parts_of_summary(state.first.step, job.config.total_steps)
         self._line: list[_LoggedStep] = []
         """The steps of the line that is under way."""
+        self._last: _LoggedStep | None = None
         self._clock, self._num_graphs = time.perf_counter(), count_graphs()
         record_gang_start(
             job.out,
@@ -99,7 +105,7 @@ class StepLog:
             world_size=rank.world_size,
             zero_stage=job.placement.zero_stage,
             hosts=hosts,
-            device=device_name(device),
+            device=", ".join(sorted(set(devices))),
             attention=built.traits.attention,
             lost_steps=self.file.lost_steps,
             lost_until=self.file.lost_until,
@@ -137,9 +143,11 @@ class StepLog:
         """
         own_rates, slowdown = balancer.sum_of_rates(result.pass_seconds), balancer.slowdown(result.pass_seconds)
         wall, self._clock = time.perf_counter() - self._clock, time.perf_counter()
-        self._line.append(
-            _LoggedStep(result, batch, own_rates, progress, first_place, learning_rate, seconds, wall, validation)
-        )
+        last, before = self._last, None
+        if last is not None and own_rates is not None:
+            before = len(last.batch.stream), last.useful_seconds * own_rates
+        self._last = _LoggedStep(result, batch, before, progress, first_place, learning_rate, seconds, wall, validation)
+        self._line.append(self._last)
         ends = progress.step % self._log_every_steps == 0 or progress.step in self._ends_of_lines
         if ends or validation is not None:
             self.end_line()
@@ -219,12 +227,10 @@ class StepLog:
 
 
 def _eta(steps: Sequence[_LoggedStep]) -> float | None:
-    """Return the sequences of the steps over those that the devices would have computed each by itself."""
-    known = [step for step in steps if step.own_rates]
-    if not known:
-        return None
-    own = sum(step.useful_seconds * (step.own_rates or 0.0) for step in known)
-    return round(sum(len(step.batch.stream) for step in known) / own, 4)
+    """Return the sequences of the steps, each being that before, over those that the ranks would have computed."""
+    known = [step.before for step in steps if step.before]
+    own = sum(own for _, own in known)
+    return round(sum(number for number, _ in known) / own, 4) if own else None
 
 
 def _mean_terms(steps: Sequence[_LoggedStep]) -> dict[str, float]:

@@ -86,13 +86,13 @@ class Trainer:
         time_collectives(self.stopwatch)
         self.state = RunState(rank, job, self.order, watchdog, self.notices, device=device)
         time_waits(self.state.engine, self.stopwatch)
-        hosts = self.state.gather_hosts()
+        hosts, devices = self.state.gather_machines()
         self.profiler = StepProfiler(
             rank, job, hosts=hosts, stopwatch=self.stopwatch, watchdog=watchdog, notices=self.notices
         )
         self.profiler.note_start(self.state.progress.step)
         self.step_log = (
-            StepLog(rank, job, self.order, self.notices, self.state, device=device, hosts=hosts)
+            StepLog(rank, job, self.order, self.notices, self.state, device=device, hosts=hosts, devices=devices)
             if rank.index == 0
             else None
         )

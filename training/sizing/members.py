@@ -127,15 +127,16 @@ def _why_not_later(choice: MembersChoice, number: int) -> str:
     if not speeds_are_known(later, together):
         return ""
 
-    def seconds_of(members: Members) -> float:
-        candidates = find_candidates(later, members, stages=(choice.placement.zero_stage,))
-        option = fastest_option(candidates, job.config.global_batch_size)
-        return option.seconds if option else inf
-
-    joined, without = seconds_of(together), seconds_of(choice.used)
-    if inf in (joined, without) or joined <= without * (1 + WORTH_LEAVING_OUT):
+    joined, without = (
+        fastest_option(
+            find_candidates(later, members, stages=(choice.placement.zero_stage,)), job.config.global_batch_size
+        )
+        for members in (together, choice.used)
+    )
+    if joined is None or without is None or joined.seconds <= without.seconds * (1 + WORTH_LEAVING_OUT):
         return ""
-    return "with the ranks that it may have the step takes {} and without {}".format(*shown_times(joined, without))
+    times = shown_times(joined.seconds, without.seconds)
+    return "with the ranks that it may have the step takes {} and without {}".format(*times)
 
 
 def _without_speeds(job: MembersJob) -> MembersChoice:

@@ -73,7 +73,7 @@ def test_every_aggregation_of_lm_evals_is_known() -> None:
 @pytest.mark.parametrize("name", DRAWN)
 def test_what_is_no_mean_has_an_interval_of_its_own_that_holds_the_truth(name: str) -> None:
     generator = np.random.Generator(np.random.PCG64(5))
-    own, held, tries = aggregation(name), 0, 8
+    own, held, tries = aggregation(name), 0, 5
     truth = float(own.function(DRAWN[name](generator, 3000)))
     for seed in range(tries):
         items = DRAWN[name](generator, 60)
@@ -81,7 +81,7 @@ def test_what_is_no_mean_has_an_interval_of_its_own_that_holds_the_truth(name: s
         found = bounds_of(own, items, [""] * 60, score, seed=seed)
         assert found.low is not None and found.high is not None and found.low <= score <= found.high
         held += found.low <= truth <= found.high
-    assert held >= tries - 2
+    assert held >= tries - 1
     values = [one if isinstance(one, float) else float("nan") for one in items]
     assert not is_mean(own, values, score, probes=True)
 

@@ -1,6 +1,8 @@
 """What a plan says of a training on unlike devices: the choice of the run, who does how much, and at what price."""
 
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from pipeline.estimate.machines import lay_out
 from pipeline.estimate.member_rows import describe_passes
 from pipeline.estimate.rows import describe_problem, estimate_rows
 from tests.pipeline.estimate.test_speed import conform_record
+from tests.training.sizing.test_measured_members import A100, H100, SMALL, keep_cpu_times, keep_link, keep_times
 from tests.training.sizing.test_members import MODEL, config
 from training.sizing.recipe_size import settle_placement
 
@@ -22,7 +25,9 @@ def kind(accelerator: str, num_nodes: int = 2, price: float | None = None, **key
     return {"accelerator": accelerator, "num_nodes": num_nodes, "machines": MACHINES | priced} | keys
 
 
-def planned(*kinds: dict[str, object], trained: TrainConfig | None = None, **pool: object) -> Estimate:
+def planned(
+    *kinds: dict[str, object], trained: TrainConfig | None = None, store: Path | None = None, **pool: object
+) -> Estimate:
     settings = {"pools": {"default": {"members": list(kinds)} | pool}}
     cluster = ClusterConfig.model_validate(settings)
     nodes, placement = lay_out(cluster, "default")
@@ -33,6 +38,7 @@ def planned(*kinds: dict[str, object], trained: TrainConfig | None = None, **poo
         nodes=nodes,
         placement=placement,
         store=None,
+        work_store=store,
         is_their_disk=False,
     )
 
@@ -51,7 +57,8 @@ def test_kinds_whose_machines_are_described_alike_have_machines_of_their_own() -
 def test_the_plan_has_the_layout_of_the_run(other: str) -> None:
     cluster = ClusterConfig.model_validate({"pools": {"default": {"members": [kind("H100"), kind(other)]}}})
     _, placement = lay_out(cluster, "default")
-    assert planned(kind("H100"), kind(other)).placement == settle_placement(placement, config(), vocab_size=32_000)
+    settled = settle_placement(placement, config(), vocab_size=32_000, store=None)
+    assert planned(kind("H100"), kind(other)).placement == settled
 
 
 def test_each_kind_has_a_row_and_the_step_is_shared_whole() -> None:
@@ -94,9 +101,10 @@ def test_time_is_a_range_around_what_devices_were_chosen_by() -> None:
     per_step = found.members.step_seconds * found.num_steps
     assert found.seconds.low < per_step < found.seconds.high
     assert "25% to 50% of the peak of NVIDIA H100" in found.speed.source
-    slow = planned(kind("H100"), kind("A100", machines=MACHINES | {"network_gbps_per_node": 1}))
+    slow = planned(kind("H100"), kind("A100", machines=MACHINES | {"network_gbps_per_node": 200}))
     assert slow.seconds is not None and slow.seconds.high > found.seconds.high
-    assert slow.placement == found.placement
+    assert slow.placement.num_ranks == found.placement.num_ranks
+    assert slow.members is not None and "exchange by data sheets and network_gbps_per_node" in slow.members.source
 
 
 def test_even_steps_wait_for_the_slowest() -> None:
@@ -157,3 +165,62 @@ def test_a_record_of_conform_moves_the_time_and_not_the_choice(tmp_path: Path) -
     assumed, measured = planned(kind("H100"), kind("A100")), planned(kind("H100", conform=path), kind("A100"))
     assert f"measured by concord conform: {path}" in measured.speed.source
     assert measured.placement == assumed.placement and measured.seconds != assumed.seconds
+
+
+@pytest.mark.parametrize("seconds", [0.15, 5.0])
+def test_from_the_same_store_plan_and_run_choose_the_same(tmp_path: Path, seconds: float) -> None:
+    kinds = kind("H100"), kind("A100")
+    _, placement = lay_out(ClusterConfig.model_validate({"pools": {"default": {"members": list(kinds)}}}), "default")
+    keep_times(tmp_path, H100, 0.1, trained=config())
+    keep_times(tmp_path, A100, seconds, trained=config())
+    keep_link(tmp_path, A100, H100, num_ranks=32, num_hosts=4, alpha=1e-5, bandwidth=4e10)
+    found = planned(*kinds, store=tmp_path)
+    assert found.placement == settle_placement(placement, config(), vocab_size=32_000, store=tmp_path)
+    assert found.placement.num_ranks == (32 if seconds < 1 else 16)
+    rows = dict(rows_of(found))
+    by = "the link measured in this store" if seconds < 1 else "data sheets"
+    assert f"(passes measured in this store, exchange by {by}, none of it taken to be hidden)" in rows["a step"]
+    assert rows["time"].endswith("(measured in this store)")
+
+
+def test_numbers_that_are_assumed_are_said_to_be(tmp_path: Path) -> None:
+    rows = dict(rows_of(planned(kind("H100"), kind("A100"))))
+    assert "(assumed from data sheets: 37.5% of the peak of NVIDIA H100 80GB HBM3, 50.0% of" in rows["a step"]
+    assert "; exchange by data sheets, none of it taken to be hidden)" in rows["a step"]
+    keep_times(tmp_path, A100, 5.0, trained=config())
+    found = planned(kind("H100"), kind("A100"), store=tmp_path)
+    assert found.placement.num_ranks == 32
+    assert ", as A100 were measured in this store and H100 were not; exchange" in dict(rows_of(found))["a step"]
+
+
+def test_recomputation_that_was_not_measured_is_not_compared_with_what_was(tmp_path: Path) -> None:
+    trained = config(model=MODEL | {"hidden_size": 4096, "num_layers": 32, "intermediate_size": 14336})
+    kinds = kind("A100-40G"), kind("A100-80G")
+    for name in (A100, "NVIDIA A100-SXM4-80GB"):
+        keep_times(tmp_path, name, 2.0, trained=trained)
+    assumed, measured = (
+        planned(*kinds, trained=trained).members,
+        planned(*kinds, trained=trained, store=tmp_path).members,
+    )
+    assert assumed is not None and any("all recomputing" in one.what for one in assumed.others)
+    assert measured is not None and not any("all recomputing" in one.what for one in measured.others)
+
+
+def test_cpus_that_were_measured_have_a_step_time_and_eta_in_the_plan(tmp_path: Path) -> None:
+    own: list[dict[str, Any]] = [{}, {"emulated_seconds_per_sequence": 0.05}]
+    kinds = [{"num_ranks": 1, "cpus_per_rank": 1} | keys for keys in own]
+    settings = {"device": "cpu", "oversubscribe": True}
+    cluster = ClusterConfig.model_validate({"pools": {"default": {"members": kinds} | settings}})
+    _, placement = lay_out(cluster, "default")
+    assert {host for one in placement.members for host in one.hosts} == {socket.gethostname()}
+    unknown = planned(*kinds, trained=SMALL, store=tmp_path, **settings)
+    assert unknown.members is not None and unknown.members.step_seconds is None and unknown.seconds is None
+    for member in placement.members:
+        given = {"threads": 1, "cpu_share": member.cpu_share, "emulated": member.emulated_seconds_per_sequence or 0.0}
+        keep_cpu_times(tmp_path, 0.01 + given["emulated"], **given)
+    found = planned(*kinds, trained=SMALL, store=tmp_path, **settings)
+    assert found.placement == settle_placement(placement, SMALL, vocab_size=32_000, store=tmp_path)
+    assert found.members is not None and found.members.step_seconds and found.members.eta and found.seconds is not None
+    assert found.seconds.low == found.seconds.high == pytest.approx(found.members.step_seconds * found.num_steps)
+    assert "(passes measured in this store, no exchange is reckoned)" in dict(rows_of(found, SMALL))["a step"]
+    assert [text.split(":")[0] for name, text in rows_of(found, SMALL) if name == "member"] == ["member 1", "member 2"]

@@ -617,7 +617,7 @@ def test_report_tells_the_outcome_and_the_numbers(tmp_path: Path):
     assert "6.00 nats a token, 1.25 below the unigram entropy" in text
     assert "1.500 bits per byte, the mean of 2 languages" in text
     assert "2,026 2,000 20 6 246,912 8,000 2.50" in text
-    assert "xcopa 2 of 2 50.0% 40.0% to 60.0% 25.0% 33.3% 2 of 2 sw 50.0% 16 –" in text
+    assert "xcopa 2 of 2 50.0% 40.0% to 60.0% 25.0% 33.3% 2 of 2 sw 50.0% (and 1 more) 16 –" in text
     assert "piqa – 30.0% 10.0% to 70.0% 25.0% 6.7% 0 of 1 – 8 –" in text
     assert f"evil {EVIL} – failed – – – – – – –" in text
     assert "xcopa, chance 25% 50% (40 to 60%)" in text

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -38,8 +39,8 @@ def unlike(*kinds: str, num_nodes: int = 2, own: Sequence[dict[str, object]] = (
     given = [*own, *({} for _ in range(len(kinds) - len(own)))]
     members = [{"accelerator": kind} | keys for kind, keys in zip(kinds, given, strict=True)]
     nodes = [
-        [Node(f"{kind}-{i}", 64, 8, 2**40, kind, memory_bytes_by_ray_name(kind)) for i in range(num_nodes)]
-        for kind in kinds
+        [Node(f"{place}-{kind}-{i}", 64, 8, 2**40, kind, memory_bytes_by_ray_name(kind)) for i in range(num_nodes)]
+        for place, kind in enumerate(kinds)
     ]
     return place_pool(PoolConfig.model_validate({"members": members} | pool), nodes, wandb=None)
 
@@ -50,10 +51,10 @@ def cpus(*own: dict[str, object], **pool: object) -> Placement:
     return place_pool(PoolConfig.model_validate(settings), nodes, wandb=None)
 
 
-def choose(placement: Placement, trained: TrainConfig | None = None) -> MembersChoice:
+def choose(placement: Placement, trained: TrainConfig | None = None, *, store: Path | None = None) -> MembersChoice:
     trained = trained or config()
     model = find_parameters(trained, vocab_size=32_000)
-    return choose_members(model, measure_model(model, trained), trained, placement)
+    return choose_members(model, measure_model(model, trained), trained, placement, store=store)
 
 
 def job_of(placement: Placement, trained: TrainConfig | None = None) -> MembersJob:
@@ -64,13 +65,13 @@ def job_of(placement: Placement, trained: TrainConfig | None = None) -> MembersJ
 
 def test_nothing_is_left_open_and_each_kind_gets_what_its_memory_holds() -> None:
     placement = unlike("H100", "A100")
-    settled = settle_placement(placement, config(), vocab_size=32_000)
+    settled = settle_placement(placement, config(), vocab_size=32_000, store=None)
     assert settled.leaves_open == () and settled.zero_stage == 1 and settled.num_ranks == settled.min_ranks == 32
     fast, slow = settled.members
     assert fast.micro_batch_size > slow.micro_batch_size >= 1 and fast.leaves_open == slow.leaves_open == ()
     assert fast.zero_stage == slow.zero_stage == 1 and fast.left_out == slow.left_out == ""
     assert settled.micro_batch_size == slow.micro_batch_size and settled.memory_bytes_per_rank == 40 * GIB
-    assert settle_placement(settled, config(), vocab_size=32_000) == settled
+    assert settle_placement(settled, config(), vocab_size=32_000, store=None) == settled
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
@@ -167,6 +168,28 @@ def test_emulated_seconds_are_what_a_pass_takes_at_least() -> None:
     assert one_known.option is None and one_known.placement.num_ranks == 4
 
 
+def test_a_slow_network_leaves_the_kind_behind_it_out() -> None:
+    def with_network(gbps: float | None) -> MembersChoice:
+        placement = unlike("H100", "A100")
+        members = tuple(replace(one, network_gbps_per_node=gbps) for one in placement.members)
+        return choose(replace(placement, members=members))
+
+    assert with_network(None).placement.num_ranks == with_network(3200.0).placement.num_ranks == 32
+    slow = unlike("H100", "A100", num_nodes=1)
+    first, second = slow.members
+    found = choose(replace(slow, members=(first, replace(second, network_gbps_per_node=1.0))))
+    assert found.placement.num_ranks == 8 and found.placement.members[1].left_out.startswith("the step takes ")
+
+
+def test_kinds_with_the_same_accelerator_have_its_speed() -> None:
+    placement = unlike("H100", "H100", "A100", own=[{"micro_batch_size": 1}])
+    assert [one.kind for one in placement.members] == ["member 1", "member 2", "A100"]
+    found = choose(placement)
+    assert found.option is not None and found.placement.num_ranks == 48
+    first, second, _ = found.option.candidate.devices
+    assert first.pass_seconds[0] == second.pass_seconds[0] and len(second.pass_seconds) > 1
+
+
 def test_even_steps_have_the_layout_of_the_least_member() -> None:
     found = choose(unlike("H100", "V100", balance="even", own=[{}, {}])).placement
     fast, slow = found.members
@@ -206,3 +229,19 @@ def test_a_kind_without_ranks_now_has_the_limit_that_it_will_have() -> None:
     assert found.num_ranks == fast.num_ranks == 16 and found.min_ranks == 8 and later.num_ranks == 0
     assert later.left_out == "" and 1 <= later.micro_batch_size < fast.micro_batch_size and later.leaves_open == ()
     assert small.left_out.startswith("its ranks need ")  # which it would not hold, too
+
+
+@pytest.mark.parametrize(("network", "joins"), [(3200.0, True), (1.0, False)])
+def test_a_kind_without_ranks_now_may_join_unless_the_step_would_take_longer(network: float, joins: bool) -> None:
+    machines = {"cpus_per_node": 64, "memory_gib_per_node": 1024, "accelerators_per_node": 8}
+    kinds = [
+        {"accelerator": "H100"},
+        {"accelerator": "A100", "machines": machines | {"network_gbps_per_node": network}},
+    ]
+    pool = PoolConfig.model_validate({"members": kinds, "min_ranks": 4})
+    there = [Node("H100-0", 64, 8, 2**40, "H100", memory_bytes_by_ray_name("H100"))]
+    placement = place_pool(pool, [there, []], wandb=None)
+    assert [one.num_expected for one in placement.members] == [0, 8]
+    _, later = choose(placement).placement.members
+    assert later.num_ranks == 0 and (later.left_out == "") == joins
+    assert joins or later.left_out.startswith("with the ranks that it may have the step takes ")

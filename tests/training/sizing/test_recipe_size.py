@@ -77,7 +77,7 @@ def test_a_mixture_is_as_wide_as_the_experts_that_work_on_a_token():
 
 
 def test_what_a_pool_leaves_open_is_settled_by_what_fits():
-    placement = settle_placement(placed(80), tiny_config(model=model()), vocab_size=100)
+    placement = settle_placement(placed(80), tiny_config(model=model()), vocab_size=100, store=None)
     assert placement.leaves_open == ()
     assert (placement.zero_stage, placement.micro_batch_size) == (1, 1)  # 5 sequences on 8 ranks
 
@@ -85,10 +85,10 @@ def test_what_a_pool_leaves_open_is_settled_by_what_fits():
 @pytest.mark.parametrize("fixed", [{"zero_stage": 0, "micro_batch_size": 3}])
 def test_what_it_fixes_is_left_alone(fixed):
     placement = placed(80, **fixed)
-    assert settle_placement(placement, tiny_config(), vocab_size=100) is placement
+    assert settle_placement(placement, tiny_config(), vocab_size=100, store=None) is placement
 
 
 def test_without_knowledge_of_the_memory_the_defaults_stand():
     unknown = replace(placed(80), memory_bytes_per_rank=None)
-    placement = settle_placement(unknown, tiny_config(), vocab_size=100)
+    placement = settle_placement(unknown, tiny_config(), vocab_size=100, store=None)
     assert (placement.zero_stage, placement.micro_batch_size) == (1, 8)
