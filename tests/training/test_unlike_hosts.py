@@ -139,10 +139,10 @@ def test_hosts_of_unlike_speed_that_come_and_go_train_what_one_rank_trains(tmp_p
         job.wait_for(job.finished)
     assert speeds is not None and speeds.device_of_rank == (0, 1, 2)
     of_one = [device.pass_seconds[0] for device in speeds.devices]
-    assert of_one == sorted(of_one) and of_one[2] > of_one[0] + 0.02, "the quotas are felt"
+    assert of_one[2] > of_one[0] + 0.02, "the quotas are felt"
     lines = read_metrics(job.out / METRICS_FILE)
     assert_same_training(lines, expected)
-    assert all(line.eta for line in lines[1:10])
+    assert all(0 < (line.eta or 0) <= 1 for line in lines[1:10])
     everyone = ["member 1", "member 2", "member 3"]
     assert shares(job.out) == [
         ("measured at the start", everyone),

@@ -195,13 +195,13 @@ def speeds_are_known(job: MembersJob, members: Members) -> bool:
 
 
 def seconds_per_sequence(job: MembersJob, number: int) -> float | None:
-    """Return what a sequence takes on a member's devices: measured, or by their FLOPs, or let take; else None."""
+    """Return what a sequence takes on a member's devices: measured, or by their FLOPs and emulated; None if unknown."""
     if job.measured is not None and number in job.measured:
         return min(seconds / size for size, seconds in enumerate(job.measured[number], 1))
     member = job.placement.members[number]
     flops, rate = _flops_per_token(job, member), _flops(job, number)
     own = None if flops is None or rate is None else flops * job.config.sequence_length / rate.flops
-    return max((seconds for seconds in (own, member.emulated_seconds_per_sequence) if seconds), default=None)
+    return sum(seconds for seconds in (own, member.emulated_seconds_per_sequence) if seconds) or None
 
 
 def _flops(job: MembersJob, number: int) -> KnownSpeed | None:
@@ -267,9 +267,9 @@ def _pass_seconds(job: MembersJob, placed: Placement, number: int, most: int, re
     table = job.measured_gathering if placed.zero_stage == 3 else job.measured
     if table is not None:
         return table[number][:most]
-    flops, least = _flops_per_token(job, placed) or 0.0, placed.emulated_seconds_per_sequence or 0.0
+    flops, more = _flops_per_token(job, placed) or 0.0, placed.emulated_seconds_per_sequence or 0.0
     return tuple(
-        max(predict_pass(job.size, job.config, placed, num_sequences=n, flops=flops, reach=reach), n * least)
+        predict_pass(job.size, job.config, placed, num_sequences=n, flops=flops, reach=reach) + n * more
         for n in range(1, most + 1)
     )
 
