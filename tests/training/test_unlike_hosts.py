@@ -18,7 +18,7 @@ from benchmarks.host_cluster import MODEL, RECIPE, Cluster, Run, make_data
 from tests.hosts import Host, hosts, needs_hosts, ray_head, ray_join, ray_token, ray_variables
 from training.checkpoint.directory import read_record
 from training.log.metrics_file import METRICS_FILE, StepMetrics, read_metrics
-from training.records import CheckpointRecord
+from training.records import CHECKPOINTS, CheckpointRecord, list_checkpoints
 
 ROOT = Path(__file__).parents[2]
 QUOTAS = (1.0, 0.6, 0.35)
@@ -27,7 +27,7 @@ QUOTAS = (1.0, 0.6, 0.35)
 NUM_STEPS = 110
 """So many that a gang that lost a member has time to take it back: it grows a minute after its start."""
 
-FEW_STEPS = 24
+FEW_STEPS = 12
 SHARED = re.compile(r"sequences are shared by speed, (.*?): (.*); eta [\d.]+ is predicted")
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -92,7 +92,7 @@ def shares(out: Path) -> list[tuple[str, list[str]]]:
 
 
 def newest(out: Path) -> CheckpointRecord:
-    return read_record(max((out / "checkpoints").glob("step-*")))
+    return read_record(list_checkpoints(out / CHECKPOINTS)[0])
 
 
 def wait_for(condition: Callable[[], Any], *, seconds: float = 240) -> None:
@@ -164,14 +164,14 @@ def test_a_killed_run_goes_on_when_it_is_given_again_with_other_members(tmp_path
         return {"pools": {"default": {**shared, "warm_spares": False, "members": kinds}}}
 
     killed = start(recipe, members(0.05, 0.1))
-    wait_for(lambda: list((tmp_path / "store").glob("train-*/checkpoints/step-00000010/checkpoint.json")))
+    wait_for(lambda: list((tmp_path / "store").glob("train-*/checkpoints/step-*/checkpoint.json")))
     os.kill(killed.pid, signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
     out = out_of(recipe)
     before = newest(out)
     run(recipe, members(0.03, 0.06, 0.12))
     lines = read_metrics(out_of(recipe) / METRICS_FILE)
-    assert out_of(recipe) == out and 10 <= before.step < FEW_STEPS
+    assert out_of(recipe) == out and before.step < FEW_STEPS
     assert_same_training(lines, expected)
     assert [(why, len(names)) for why, names in shares(out)] == [("measured at the start", n) for n in (2, 3)]
     found = [before.speeds, newest(out).speeds]
