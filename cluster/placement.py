@@ -76,7 +76,7 @@ class Placement:
     """How a step's sequences are shared among the ranks."""
 
     emulated_seconds_per_sequence: float | None = None
-    """What a sequence of a pass takes at least."""
+    """What a sequence of a pass takes more."""
 
     kind: str = ""
     """What the devices are called where there are several kinds."""

@@ -237,7 +237,7 @@ class PoolConfig(KindConfig):
             for key in sorted(member.model_fields_set & set(_OF_THE_JOB)):
                 if getattr(member, key) != getattr(self, key):
                     raise ValueError(
-                        f"members: the {number}. has a `{key}` of its own, which all share; set it in the pool"
+                        f"members: number {number} has a `{key}` of its own, which all share; set it in the pool"
                     )
         if not self.members:
             return self
@@ -246,7 +246,7 @@ class PoolConfig(KindConfig):
                 self.model_copy(update={"members": self.members[number : number + 1]}).kinds()
             except ValidationError as error:
                 reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-                raise ValueError(f"members: the {number + 1}.: {reason}") from None
+                raise ValueError(f"members: number {number + 1}: {reason}") from None
         makers = {maker_of(kind.accelerator) for kind in self.kinds() if kind.accelerator}
         if len(makers) > 1:
             raise ValueError(
@@ -263,12 +263,6 @@ class PoolConfig(KindConfig):
                 "members differ in activation_checkpointing, which ZeRO stage 3 does not allow: its ranks gather "
                 "weights at the same times; set it in the pool"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _ranks_are_in_order(self) -> Self:
-        if self.min_ranks and (most := self.most_ranks) and self.min_ranks > most:
-            raise ValueError(f"min_ranks is {self.min_ranks}, more than num_ranks, {most}")
         return self
 
     @model_validator(mode="after")
@@ -289,7 +283,13 @@ class PoolConfig(KindConfig):
         return self
 
     @model_validator(mode="after")
-    def _stage_can_offload(self) -> Self:
+    def _settings_go_together(self) -> Self:
+        if self.min_ranks and (most := self.most_ranks) and self.min_ranks > most:
+            raise ValueError(f"min_ranks is {self.min_ranks}, more than num_ranks, {most}")
+        if self.deterministic and self.balance == "speed":
+            raise ValueError(
+                "balance: speed hangs on what is measured, and deterministic is true; leave one of them out"
+            )
         if self.offload_optimizer and self.zero_stage == 0:
             raise ValueError("offload_optimizer is for ZeRO stages 1 to 3; set zero_stage to one, or leave it out")
         return self

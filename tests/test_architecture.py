@@ -23,8 +23,8 @@ ORDER = {
     ),
     "data_prep": "manifests sources text cleaning masks tokenizer tokens",
     "training": (
-        "accelerator records job network zero data manifests allocation sizing checkpoint hf_files export init log "
-        "loop stage conform"
+        "accelerator speeds records job network zero data manifests allocation sizing checkpoint hf_files export init "
+        "log loop stage conform"
     ),
     "eval": (
         "sizing likelihood statistics manifests families parallel tasks rows workers scoring ledger compare screen "

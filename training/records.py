@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from cluster.host.files import FileEntry
 from configs.training.optimizer import BatchRampConfig
+from training.speeds import Speeds
 
 CHECKPOINTS = "checkpoints"
 """Directory of a training's checkpoints, in its artifact."""
@@ -135,38 +136,6 @@ class RankFileSums(BaseModel):
 
 
 _LATER_FIELDS = ("recent", "validation_loss", "own", "batch_ramp", "num_skipped", "speeds")
-
-
-class DeviceSpeed(_Frozen):
-    """How fast devices of one type are."""
-
-    kind: str
-    """The member of the pool; empty where it has none."""
-
-    device: str
-    """Its name with the driver; of a CPU the architecture."""
-
-    pass_seconds: tuple[float, ...]
-    """Seconds of a forward and backward pass over 1, 2, ... sequences, as many as its memory holds; never falling."""
-
-
-class Speeds(_Frozen):
-    """How fast each rank is, by which a step's sequences are shared (training/allocation/balance.py)."""
-
-    version: int
-    step: int
-    """The optimizer step after which this version was made."""
-
-    why: str
-    devices: tuple[DeviceSpeed, ...]
-    device_of_rank: tuple[int, ...]
-    """By rank, the index of its type in `devices`."""
-
-    slowdown: tuple[float, ...]
-    """By rank, how many times as long as its type it takes."""
-
-    pass_communication: float = 0.0
-    """Seconds that the collectives of a pass take, where each pass has some."""
 
 
 class CheckpointRecord(_Frozen):

@@ -101,10 +101,15 @@ def _assumed(device: Device | None, config: TrainConfig, *, on_cpu: bool) -> Bas
 
 
 def _trainings(config: TrainConfig, store: Path) -> Iterator[tuple[Record, GangStart]]:
-    """Yield the finished trainings of the same model, the newest first, with each start of a gang, the last first."""
+    """Yield the finished trainings of the same model, the newest first, with each start of a gang, the last first.
+
+    Those on unlike devices are left out: their speed is of no kind's.
+    """
     wanted = config.model_dump(mode="json")
     for record in finished_records("train", store):
-        if all(record.config.get(key) == wanted[key] for key in ("model", "sequence_length", "precision")):
+        is_of_one_kind = not (record.placement.get("members") or record.placement.get("emulated_seconds_per_sequence"))
+        same = all(record.config.get(key) == wanted[key] for key in ("model", "sequence_length", "precision"))
+        if same and is_of_one_kind:
             events = read_session_events(store / f"{record.stage}-{record.fingerprint[:12]}")
             yield from ((record, event) for event in reversed(events) if isinstance(event, GangStart))
 

@@ -40,7 +40,7 @@ def _nodes(cluster: ClusterConfig, name: str, kind: PoolConfig, number: int) -> 
     if not isinstance(cluster.launcher, LocalLauncher):
         raise UserError(
             f"the cluster file says nothing of the machines of pool {name!r}, which `concord plan` reckons with; "
-            f"describe them under pools.{name}.machines"
+            f"describe them under pools.{name}.machines{_or_ask(cluster.launcher)}"
         )
     return [this_machine(count_gpus())] if cluster.ray_address == "local" else _nodes_of_ray(cluster.ray_address, kind)
 
@@ -58,7 +58,7 @@ def _described_pool(cluster: ClusterConfig, pool: PoolConfig) -> PoolConfig | No
         machines = MachinesConfig(
             cpus_per_node=launcher.cpus_per_node,
             memory_gib_per_node=launcher.memory_gib_per_node,
-            accelerators_per_node=launcher.gpus_per_node or 0,
+            accelerators_per_node=launcher.gpus_per_node or _gpus_of_gres(launcher),
         )
         return pool.model_copy(update={"machines": machines, "num_nodes": pool.num_nodes or launcher.num_nodes})
     if isinstance(launcher, KubernetesLauncher) and launcher.num_workers != 0:
@@ -69,6 +69,20 @@ def _described_pool(cluster: ClusterConfig, pool: PoolConfig) -> PoolConfig | No
         )
         return pool.model_copy(update={"machines": machines, "num_nodes": pool.num_nodes or launcher.num_workers})
     return None
+
+
+def _or_ask(launcher: Launcher) -> str:
+    missing = []
+    if isinstance(launcher, SlurmLauncher):
+        missing = [key for key in ("cpus_per_node", "memory_gib_per_node") if getattr(launcher, key) is None]
+    return f", or set {' and '.join(missing)} for the launcher" if missing else ""
+
+
+def _gpus_of_gres(launcher: SlurmLauncher) -> int:
+    """Return the GPUs of a node that the option `gres` of sbatch asks for: `gpu:4`, `gpu:a100:4`; 0 without."""
+    asked = [part.split(":") for part in launcher.options.get("gres", "").split(",")]
+    numbers = [int(part[-1]) if part[-1].isdigit() else 1 for part in asked if part[0] == "gpu"]
+    return sum(numbers)
 
 
 def _nodes_of_ray(address: str, pool: PoolConfig) -> list[Node]:

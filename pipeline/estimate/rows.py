@@ -34,6 +34,8 @@ def estimate_rows(found: Estimate, config: TrainConfig) -> list[tuple[str, str]]
     rows += _layout(found, config) if found.members is None else members_rows(found.members, placement)
     if unused := placement.deepspeed.zero_optimization.unused_in(chosen.zero_stage):
         rows.append(("unused", f"deepspeed.zero_optimization.{unused[0]} does nothing in ZeRO {chosen.zero_stage}"))
+    if placement.balance == "speed" and not placement.members:
+        rows.append(("balance", "sequences by how fast each rank is, which is measured when training starts"))
     if placement.num_ranks > config.global_batch_size:
         rows.append(("idle", f"{placement.num_ranks - config.global_batch_size:,} ranks have no sequence of a batch"))
     return [

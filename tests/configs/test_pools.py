@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from configs.pools import PoolConfig
 
@@ -35,10 +36,14 @@ def test_the_most_ranks_are_those_of_all_members():
     ("members", "settings", "problem"),
     [
         ([H100], {}, "members has one kind of machine; write its keys in the pool itself"),
-        ([H100, {**A100, "zero_stage": 2}], {}, "the 2. has a `zero_stage` of its own, which all share"),
-        ([{**H100, "min_ranks": 1}, A100], {"min_ranks": 2}, "the 1. has a `min_ranks` of its own"),
-        ([H100, {**A100, "device": "cpu"}], {}, "members: the 2.: accelerator A100 is for GPUs, and device is cpu"),
-        ([H100, {"accelerator": "AMD-Instinct-MI300X-OAM"}], {}, "members: the 2.: accelerator .* is of AMD, on whose"),
+        ([H100, {**A100, "zero_stage": 2}], {}, "number 2 has a `zero_stage` of its own, which all share"),
+        ([{**H100, "min_ranks": 1}, A100], {"min_ranks": 2}, "number 1 has a `min_ranks` of its own"),
+        ([H100, {**A100, "device": "cpu"}], {}, "members: number 2: accelerator A100 is for GPUs, and device is cpu"),
+        (
+            [H100, {"accelerator": "AMD-Instinct-MI300X-OAM"}],
+            {},
+            "members: number 2: accelerator .* is of AMD, on whose",
+        ),
         (
             [H100, {"accelerator": "AMD-Instinct-MI300X-OAM"}],
             {"untested": True},
@@ -60,3 +65,9 @@ def test_members_that_do_not_go_together_are_refused(members, settings, problem)
 
 def test_a_member_may_repeat_what_all_share():
     assert pool_of({**H100, "zero_stage": 2}, A100, zero_stage=2).kinds()[0].zero_stage == 2
+
+
+def test_what_is_measured_and_what_is_deterministic_exclude_each_other():
+    with pytest.raises(ValidationError, match="balance: speed hangs on what is measured"):
+        PoolConfig(balance="speed", deterministic=True)
+    assert PoolConfig(deterministic=True).balance == "auto"

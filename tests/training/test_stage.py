@@ -26,7 +26,7 @@ from training.checkpoint.directory import load_weights
 from training.log.metrics_file import METRICS_FILE, read_metrics
 from training.log.sessions_file import GangStart, SessionEnd, read_session_events
 from training.loop import stop_requests
-from training.records import DeviceSpeed
+from training.speeds import DeviceSpeed
 from training.stage import train
 
 NUM_CPUS = len(os.sched_getaffinity(0))

@@ -19,10 +19,10 @@ from training.allocation.bottleneck import allocate_bottleneck
 from training.allocation.cover import allocate_cover
 from training.allocation.devices import Allocation, DeviceType, sum_of_rates
 from training.data.passes import PassPlan, Plans, even_plan, make_plan
-from training.records import Speeds
+from training.speeds import Speeds
 
 WINDOW_STEPS = 10
-"""How fast a rank is, is the median over so many steps."""
+"""How fast a rank is, is the median over so many steps; a change is one that two such windows show."""
 
 COOL_DOWN_STEPS = 20
 """So many steps at least are between two changes."""
@@ -91,15 +91,17 @@ class Sharing:
         return make_plan(passes, equal_passes=self.equal_passes)
 
     def pass_seconds(self, plan: PassPlan) -> Floats:
-        """Return what each pass takes each rank, (ranks, passes), without waiting; 0 without samples."""
+        """Return what each pass takes each rank, (ranks, passes), without waiting; those without samples, too."""
         most = max(len(one.pass_seconds) for one in self.speeds.devices)
         tables = np.zeros((len(self.speeds.devices), 1 + most))
         for row, one in zip(tables, self.speeds.devices, strict=True):
+            row[0] = one.empty_seconds
             row[1 : 1 + len(one.pass_seconds)] = one.pass_seconds
             row[1 + len(one.pass_seconds) :] = one.pass_seconds[-1]
         of_rank = tables[np.asarray(self.speeds.device_of_rank)]
         taken = np.take_along_axis(of_rank, plan.sizes.clip(max=most), axis=1)
-        return np.asarray(taken * np.asarray(self.speeds.slowdown)[:, None])
+        runs = np.arange(plan.sizes.shape[1]) < plan.nums_passes[:, None]
+        return np.asarray(np.where(runs, taken, 0.0) * np.asarray(self.speeds.slowdown)[:, None])
 
     def step_seconds(self, plan: PassPlan) -> float:
         """Return what the passes of a step take by the slowest, with their collectives if each has some."""
@@ -123,7 +125,7 @@ class Balancer:
         self.plans = self._make_plans()
         self._since_change = 0
         self._plan_before: PassPlan | None = None
-        self._ratios: deque[Floats] = deque(maxlen=WINDOW_STEPS)
+        self._ratios: deque[Floats] = deque(maxlen=2 * WINDOW_STEPS)
         self._steps: deque[float] = deque(maxlen=WINDOW_STEPS)
 
     def add_step(
@@ -140,10 +142,9 @@ class Balancer:
         self._since_change += 1
         taken = np.asarray(seconds_before)
         if before is not None and (taken > 0).all():
-            expected = self.sharing.pass_seconds(before).sum(1)
-            self._ratios.append(np.where(expected > 0, taken / np.where(expected > 0, expected, 1.0), np.nan))
+            self._ratios.append(_ratios(taken, self.sharing.pass_seconds(before).sum(1)))
             self._steps.append(step_seconds)
-        if len(self._ratios) < WINDOW_STEPS or self._since_change % WINDOW_STEPS:
+        if len(self._ratios) < 2 * WINDOW_STEPS or self._since_change % WINDOW_STEPS:
             return None
         return self._find_better(plan, step) if self._since_change >= COOL_DOWN_STEPS else None
 
@@ -161,20 +162,19 @@ class Balancer:
         rates = np.array([0.0] * len(taken))
         for device, ranks in self.sharing.groups:
             rates[ranks] = device.rate
-        expected = self.sharing.pass_seconds(plan).sum(1)
-        return float((rates * np.where(expected > 0, expected / taken, 1.0)).sum())
+        return float((rates / _ratios(taken, self.sharing.pass_seconds(plan).sum(1))).sum())
 
     def slowdown(self, seconds_before: Sequence[float]) -> list[float] | None:
         """Return by rank how many times as long as its type it took for the passes of the last step taken down.
 
-        1 for a rank that had nothing to do. None without speeds, or before there is a step.
+        A rank that had nothing to do is judged by its empty pass. None without speeds, or before there is a step.
         """
         plan, taken = self._plan_before, np.asarray(seconds_before)
         if plan is None or self.sharing is None or not (taken > 0).all():
             return None
         speeds = self.sharing.speeds
         expected = self.sharing.pass_seconds(plan).sum(1) / np.asarray(speeds.slowdown)
-        ratios: list[float] = np.where(expected > 0, taken / np.where(expected > 0, expected, 1.0), 1.0).tolist()
+        ratios: list[float] = _ratios(taken, expected).tolist()
         return ratios
 
     def adopt(self, speeds: Speeds, num_samples: int) -> str:
@@ -242,18 +242,29 @@ def _sequences(passes: Sequence[int]) -> str:
     return shown if len(passes) == 1 else f"{shown} in passes of {', '.join(map(str, sorted(set(passes))[::-1]))}"
 
 
+def _ratios(taken: Floats, expected: Floats) -> Floats:
+    """Return how many times as long as expected ranks took; 1 where it is not known what was to be expected."""
+    return np.where(expected > 0, taken / np.where(expected > 0, expected, 1.0), 1.0)
+
+
 def _clear_changes(ratios: Floats) -> Floats:
     """Return by rank how many times as long as expected it takes, 1 where that may be noise.
 
-    `ratios` is (steps, ranks), not a number where a rank had nothing to do. The error of a median of n normal values is
-    1.25 sigma / sqrt(n); sigma is taken to be the same share of each rank's time, and is 1.48 times the median absolute
-    deviation. Noise exceeds sqrt(2 ln m) of its standard errors less than once in m ranks and looks.
+    `ratios` is (steps, ranks) of two windows. A change is clear if each of them shows it by itself; the smaller of the
+    two counts. The error of a median of n normal values is 1.25 sigma / sqrt(n); sigma is 1.48 times the median
+    absolute deviation, of all ranks or of the rank itself, if that is more. Noise exceeds sqrt(2 ln m) of its standard
+    errors less than once in m ranks and looks.
     """
-    idle = np.isnan(ratios).all(0)
-    known = np.where(np.isnan(ratios), np.where(idle, 1.0, np.nanmean(np.where(idle, 1.0, ratios), axis=0)), ratios)
-    middle = np.median(known, axis=0)
-    spread = np.median(np.median(np.abs(known / middle - 1), axis=0)[~idle]) if not idle.all() else 0.0
-    error = 1.2533 * 1.4826 * float(spread) / len(ratios) ** 0.5
+    first, second = (_clear_in_window(part) for part in np.array_split(ratios, 2))
+    slower, faster = np.minimum(first, second), np.maximum(first, second)
+    return np.where(slower > 1, slower, np.where(faster < 1, faster, 1.0))
+
+
+def _clear_in_window(ratios: Floats) -> Floats:
+    middle = np.median(ratios, axis=0)
+    own = np.median(np.abs(ratios / middle - 1), axis=0)
+    spread = np.maximum(own, np.median(own))
+    error = 1.2533 * 1.4826 * spread / len(ratios) ** 0.5
     is_clear = np.abs(middle - 1) > (2 * log(NUM_LOOKS * ratios.shape[1])) ** 0.5 * error
     return np.where(is_clear, middle, 1.0)
 

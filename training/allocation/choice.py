@@ -21,6 +21,9 @@ ALL_SUBSETS = 8
 WORTH_LEAVING_OUT = 0.01
 """Devices are left out, or a higher stage taken, where that makes a step faster by more than this share of it."""
 
+ROUNDING = 1e-9
+"""Times that differ by no larger share of them are equal."""
+
 Members = tuple[int, ...]
 """Numbers of types, from 0, in order."""
 
@@ -177,7 +180,7 @@ def _limit(options: Sequence[Option]) -> float:
     """Return what the choice may take at most, by what is known so far: it falls with each option."""
     fastest = min((one.seconds for one in options), default=inf)
     alone = min((one.seconds for one in options if len(one.candidate.members) == 1), default=inf)
-    return min(fastest * (1 + WORTH_LEAVING_OUT), alone)
+    return min(fastest * (1 + WORTH_LEAVING_OUT), alone * (1 + ROUNDING))
 
 
 def _second_fastest(options: Sequence[Option]) -> float:

@@ -13,7 +13,7 @@ from training.data.batches import Batches
 from training.job import Job
 from training.network.packed_lm import minds_router
 from training.network.probes import NetworkTraits
-from training.records import Speeds
+from training.speeds import Speeds
 from training.zero.step_timing import Stopwatch
 
 

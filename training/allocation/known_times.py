@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.devices import devices_by_ray_name
 from cluster.host.files import write_text
@@ -21,7 +21,7 @@ from cluster.storage.errors import ignore_transient
 from configs.training.train import TrainConfig
 from training.allocation.balance import to_grain
 from training.allocation.devices import make_monotone
-from training.records import DeviceSpeed, Speeds
+from training.speeds import DeviceSpeed, Speeds
 
 PASS_TIMES = "pass_times"
 """Directory of the store with what passes took, a file for each type of device and kind of pass, and with what their
@@ -97,6 +97,12 @@ class RankTimes:
     communication: float
     """The least that it waited for collectives in a pass."""
 
+    empty: float
+    """Seconds of a pass without samples."""
+
+    most: int
+    """Sequences of the largest pass that its memory holds, as far as it was tried."""
+
 
 class KnownTimes(BaseModel):
     """A file of PASS_TIMES."""
@@ -105,7 +111,7 @@ class KnownTimes(BaseModel):
 
     setting: Setting
     speed: DeviceSpeed
-    communication: float
+    communication: float = Field(ge=0, lt=1e9)
     """Seconds that the collectives of a pass took when the others waited for nobody."""
 
 
@@ -117,10 +123,10 @@ class Link(BaseModel):
     devices: tuple[str, ...]
     """Names of the devices that took part, each once."""
 
-    num_ranks: int
-    num_hosts: int
-    alpha_seconds: float
-    bytes_per_second: float
+    num_ranks: int = Field(ge=2)
+    num_hosts: int = Field(ge=1)
+    alpha_seconds: float = Field(gt=0, lt=1e9)
+    bytes_per_second: float = Field(gt=0, lt=1e18)
     """Bytes that a rank sends, (ranks - 1) / ranks of all, over the time beside alpha."""
 
     def file(self, directory: Path) -> Path:
@@ -135,10 +141,18 @@ def describe_model(config: TrainConfig, *, vocab_size: int) -> str:
     return f'{used[:-1]},"vocab_size":{vocab_size}}}'
 
 
-def are_of(speeds: Speeds, identities: Sequence[RankType]) -> bool:
-    """Return whether speeds are those of such ranks."""
-    devices = [speeds.devices[number] for number in speeds.device_of_rank]
-    return [(one.kind, one.device) for one in devices] == [(one.kind, one.device) for one in identities]
+def speeds_of(saved: Speeds, identities: Sequence[RankType], hosts: Sequence[str]) -> Speeds | None:
+    """Return the speeds in a checkpoint as those of ranks on such hosts; None if they are of other ranks or passes.
+
+    A rank that is on another host now is taken to be as fast as its type.
+    """
+    devices = [saved.devices[number] for number in saved.device_of_rank]
+    if [(one.kind, one.key) for one in devices] != [(one.kind, one.setting.key) for one in identities]:
+        return None
+    before = saved.hosts or [""] * len(hosts)
+    slowdown = [by if was == now else 1.0 for by, was, now in zip(saved.slowdown, before, hosts, strict=True)]
+    update = {"slowdown": tuple(slowdown), "hosts": tuple(hosts), "why": "as when the checkpoint was written"}
+    return saved.model_copy(update=update)
 
 
 def typical_times(identity: RankType, identities: Sequence[RankType], times: Sequence[RankTimes]) -> KnownTimes:
@@ -146,9 +160,17 @@ def typical_times(identity: RankType, identities: Sequence[RankType], times: Seq
     own = [one for other, one in zip(identities, times, strict=True) if other == identity]
     sizes = sorted(set[int].intersection(*(set(one.seconds) for one in own)))
     medians = make_monotone([median(one.seconds[size] for one in own) for size in sizes])
+    most = min(one.most for one in own)
+    if most > sizes[-1]:  # not tried for want of time: in proportion
+        medians.append(medians[-1] * most / sizes[-1])
+        sizes.append(most)
     every = np.interp(np.arange(1, sizes[-1] + 1), sizes, medians)
     speed = DeviceSpeed(
-        kind=identity.kind, device=identity.device, pass_seconds=tuple(max(s, 1e-6) for s in every.tolist())
+        kind=identity.kind,
+        device=identity.device,
+        pass_seconds=tuple(max(s, 1e-6) for s in every.tolist()),
+        empty_seconds=median(one.empty for one in own),
+        key=identity.setting.key,
     )
     waited = min(one.communication for one in times)
     return KnownTimes(setting=identity.setting, speed=speed, communication=waited)
@@ -159,6 +181,7 @@ def join_speeds(
     known: Mapping[RankType, KnownTimes],
     times: Sequence[RankTimes] | None,
     *,
+    hosts: Sequence[str],
     step: int,
     version: int,
 ) -> Speeds:
@@ -176,6 +199,7 @@ def join_speeds(
         devices=tuple(known[one].speed for one in types),
         device_of_rank=tuple(types.index(one) for one in identities),
         slowdown=tuple(slowdown),
+        hosts=tuple(hosts),
         pass_communication=max(one.communication for one in known.values()),
     )
 
@@ -187,6 +211,8 @@ def read_known(store: Path, identities: Sequence[RankType]) -> dict[RankType, Kn
         try:
             found[one] = KnownTimes.model_validate_json((store / PASS_TIMES / f"{one.setting.key}.json").read_bytes())
         except (OSError, ValidationError):  # it is measured anew
+            return None
+        if found[one].setting != one.setting:
             return None
         if found[one].speed.kind != one.kind:
             found[one] = found[one].model_copy(update={"speed": found[one].speed.model_copy(update={"kind": one.kind})})

@@ -7,7 +7,7 @@ devices are alike are one type, whose times are the medians of theirs, kept in t
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
@@ -21,25 +21,28 @@ from training.allocation.known_times import (
     RankTimes,
     RankType,
     Setting,
-    are_of,
     join_speeds,
     keep,
     read_known,
+    speeds_of,
     typical_times,
 )
 from training.allocation.link import fit_link
-from training.data.batches import Batches
+from training.data.batches import EMPTY_TOKENS, Batches
 from training.network.compile import explain_compile_errors
 from training.network.packed_lm import PackedLoss
 from training.network.packed_rows import PackedRows, pack_rows
 from training.network.router_losses import StepRouting
-from training.records import Speeds
+from training.speeds import Speeds
 from training.zero.engine import take_optimizer_step
 from training.zero.process_group import from_rank_0
 from training.zero.step_timing import Stopwatch
 
-WARM_UP_PASSES, REPEATS = 2, 2
-"""Passes before the first that counts, and how many of each size count: the shortest does."""
+REPEATS = 2
+"""How often a pass of each size is timed: the shortest time counts."""
+
+BUDGET_SECONDS = 15.0
+"""A rank tries no pass after which it would have computed for longer: larger ones are taken to be in proportion."""
 
 USED_MEMORY = 0.92
 """No pass is tried that would take more of a GPU's memory, by what those before it took: the allocator needs the rest
@@ -78,12 +81,12 @@ class PassTimer:
         gathered: list[Any] = [None] * self._world_size
         torch.distributed.all_gather_object(gathered, (self._type(model, attention), socket.gethostname()))
         types, hosts = [one for one, _ in gathered], [host for _, host in gathered]
-        if saved is not None and from_rank_0(lambda: are_of(saved, types)):
-            return saved
+        if saved is not None and (same := from_rank_0(lambda: speeds_of(saved, types, hosts))) is not None:
+            return same
         version = saved.version + 1 if saved else 1
         known = from_rank_0(lambda: read_known(store, types))
         if known is not None:
-            return join_speeds(types, known, None, step=step, version=version)
+            return join_speeds(types, known, None, hosts=hosts, step=step, version=version)
         times: list[Any] = [None] * self._world_size
         torch.distributed.all_gather_object(times, self._measure())
         link = fit_link(self._device, devices=[one.device for one in types], hosts=hosts)
@@ -93,7 +96,7 @@ class PassTimer:
             for identity, known in found.items():
                 keep(store, f"{identity.setting.key}.json", known)
             keep(store, link.file(Path()).name, link)
-            return join_speeds(types, found, times, step=step, version=version)
+            return join_speeds(types, found, times, hosts=hosts, step=step, version=version)
 
         return from_rank_0(make)
 
@@ -124,19 +127,19 @@ class PassTimer:
 
     def _measure(self) -> RankTimes:
         """Time the passes of all sizes; a rank with fewer of them runs empty ones beside the others'. Collective."""
-        own = [1] * WARM_UP_PASSES + [size for size in self._sizes() for _ in range(REPEATS)]
+        own = [0, 0, 1, *(size for size in self._sizes() for _ in range(REPEATS))]
         most = torch.tensor(len(own), device=self._device)
         torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
         own += [0] * (int(most) - len(own))
         batch = self._batches.batch((range(self._most),))
         seconds: dict[int, float] = {}
-        waited = float("inf")
-        memory = _MemoryLimit(self._device)
+        waited, memory = float("inf"), _MemoryLimit(self._device)
         for number, size in enumerate(own):
             self._beat(f"timing passes, {number + 1} of {len(own)}")
-            num_rows = size if memory.may_hold(size) else 0
+            num_rows = size if memory.may_hold(size) and _has_time(size, seconds) else 0
             micro = self._batches.read(batch, np.arange(max(1, num_rows)), num_targetless=int(not num_rows))
-            rows = pack_rows(micro.tokens, micro.lengths, boundary_id=self._boundary_id)
+            tokens = micro.tokens if num_rows else micro.tokens[:, : EMPTY_TOKENS + 1]
+            rows = pack_rows(tokens, micro.lengths, boundary_id=self._boundary_id)
             moved = PackedRows(*(part.to(self._device) for part in rows))
             took = self._time_pass(moved, num_rows, is_last=number == len(own) - 1)
             if took is None:
@@ -144,12 +147,13 @@ class PassTimer:
                 continue
             memory.note(num_rows)
             waited = min(waited, took.get("communication", 0.0))
-            if number >= WARM_UP_PASSES and num_rows:
+            if number:  # the first makes what the others find there
                 spent = took.get("forward", 0.0) + took.get("backward", 0.0)
                 seconds[num_rows] = min(seconds.get(num_rows, spent), spent)
         take_optimizer_step(self._engine, loss_is_finite=False, max_gradient_norm=1.0)
         self._stopwatch.pop_seconds()
-        return RankTimes({size: spent for size, spent in seconds.items() if size <= memory.limit}, waited)
+        empty, most_held = seconds.pop(0), memory.largest(self._most)
+        return RankTimes({n: spent for n, spent in seconds.items() if n <= most_held}, waited, empty, most_held)
 
     def _time_pass(self, rows: PackedRows, size: int, *, is_last: bool) -> dict[str, float] | None:
         """Run a pass and return its seconds by part; None if the device has too little memory for it.
@@ -172,6 +176,15 @@ class PassTimer:
         return size * (self._placement.emulated_seconds_per_sequence or 0.0)
 
 
+def _has_time(size: int, seconds: Mapping[int, float]) -> bool:
+    """Return whether a pass of so many sequences is within the budget, by the passes that were timed."""
+    tried = [n for n in seconds if n]
+    if not tried or not size:
+        return True
+    spent = sum(REPEATS * seconds[n] for n in tried)
+    return spent + seconds[max(tried)] * size / max(tried) <= BUDGET_SECONDS
+
+
 class _MemoryLimit:
     """Knows which passes a GPU has the memory for, by what smaller ones took."""
 
@@ -190,6 +203,10 @@ class _MemoryLimit:
         before, last = known[-2:]
         slope = (self._peaks[last] - self._peaks[before]) / (last - before)
         return self._peaks[last] + slope * (size - last) <= USED_MEMORY * device_bytes(self._device)
+
+    def largest(self, most: int) -> int:
+        """Return the most sequences, of so many that were to be tried, that the memory holds as far as is known."""
+        return max(1, max((size for size in range(1, most + 1) if self.may_hold(size)), default=1))
 
     def note(self, size: int) -> None:
         """Take down what the pass that was just run held at most."""

@@ -18,7 +18,8 @@ from training.checkpoint.directory import DAMAGED, delete_checkpoint, read_index
 from training.checkpoint.fragment_index import FragmentIndex, load_fragments
 from training.checkpoint.retention import hold
 from training.checkpoint.rollbacks import is_still_valid, position_after
-from training.records import CheckpointRecord, Position, RecentStep, Rollback, Speeds, list_checkpoints, step_of
+from training.records import CheckpointRecord, Position, RecentStep, Rollback, list_checkpoints, step_of
+from training.speeds import Speeds
 from training.zero.config import EMA
 from training.zero.ema import begin_ema
 from training.zero.engine import set_num_updates

@@ -44,6 +44,11 @@ class PassPlan:
         used = np.flatnonzero(self.sizes[rank])
         return int(used[-1]) + 1 if len(used) else 1
 
+    @cached_property
+    def nums_passes(self) -> Ints:
+        """(ranks,) how many passes each rank runs."""
+        return np.array([self.num_passes(rank) for rank in range(len(self.sizes))])
+
     def rows(self, rank: int) -> list[Ints]:
         """Return the samples of each pass of a rank, by their numbers in the step."""
         found = []

@@ -268,8 +268,9 @@ def _sum_by_key(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
 class StragglerDetector:
     """Finds ranks that are slower than the others, by the time that they take without waiting.
 
-    Where sequences are shared by speed a rank is compared with others of its type, and one that is slower gets less to
-    do; only one that is far below its type (FAR_BELOW) had better be left out.
+    Where sequences are shared by speed, what counts is how many times as long as its type was measured to take a rank
+    takes, against the others: one that is slower gets less to do, and only one that is far below its type (FAR_BELOW)
+    had better be left out.
     """
 
     WINDOW_STEPS = 20
@@ -300,16 +301,16 @@ class StragglerDetector:
             return []
         medians = [sorted(column)[len(column) // 2] for column in zip(*self._window, strict=True)]
         self._window.clear()
-        usual = sorted(medians)[(len(medians) - 1) // 2] if slowdown is None else 1.0
+        usual = sorted(medians)[(len(medians) - 1) // 2]
         slow = {rank for rank, seconds in enumerate(medians) if seconds > self.RATIO * usual and usual > 0}
         new, self._stragglers = slow - self._stragglers, slow
-        far = slow if slowdown is None else {rank for rank in slow if medians[rank] > FAR_BELOW}
+        far = slow if slowdown is None else {rank for rank in slow if medians[rank] > FAR_BELOW * usual}
         self._num_windows = {rank: self._num_windows.get(rank, 0) + 1 for rank in far}
         steadily = [self._hosts[rank] for rank, number in self._num_windows.items() if number >= self.NUM_WINDOWS]
         self.slow_host = min(steadily, default=None)
         others = "which all wait for", "as the others"
         if slowdown is not None:
-            others = "which gets less to do", "as its type"
+            others = "which gets less to do", "as was measured of its type, against the others"
         return [
             f"rank {rank} on {self._hosts[rank]} is a straggler, {others[0]}: over {self.WINDOW_STEPS} steps it took "
             f"{medians[rank] / usual:.1f} times as long {others[1]}"

@@ -32,7 +32,8 @@ from training.loop.stop_requests import RequestPoller, Stopped, TrainingRequests
 from training.loop.validate import make_validator
 from training.loop.watchdog import START_TIMEOUT_FACTOR, Watchdog
 from training.manifests import TrainedModel
-from training.records import CheckpointRecord, RecentStep, Speeds, directory_of
+from training.records import CheckpointRecord, RecentStep, directory_of
+from training.speeds import Speeds
 from training.zero.communication import time_collectives, time_waits
 from training.zero.ema import decay_after, update_ema
 from training.zero.engine import set_learning_rate

@@ -224,3 +224,11 @@ def test_cpus_that_were_measured_have_a_step_time_and_eta_in_the_plan(tmp_path: 
     assert found.seconds.low == found.seconds.high == pytest.approx(found.members.step_seconds * found.num_steps)
     assert "(passes measured in this store, no exchange is reckoned)" in dict(rows_of(found, SMALL))["a step"]
     assert [text.split(":")[0] for name, text in rows_of(found, SMALL) if name == "member"] == ["member 1", "member 2"]
+
+
+@pytest.mark.parametrize(("gres", "gpus"), [("gpu:4", 4), ("gpu:a100:4", 4), ("gpu", 1), ("nvme:2", 0)])
+def test_gpus_that_slurm_is_asked_for_by_gres_are_counted(gres, gpus):
+    launcher = {"kind": "slurm", "cpus_per_node": 64, "memory_gib_per_node": 400, "options": {"gres": gres}}
+    machines = ClusterConfig.model_validate({"launcher": launcher, "pools": {"default": {"num_ranks": 1}}})
+    nodes, _ = lay_out(machines, "default")
+    assert [node.num_gpus for node in nodes] == [gpus]

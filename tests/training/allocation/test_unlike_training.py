@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from cluster.executor import Rank
 from tests.training.ranks import MIXTURE_OF_EXPERTS, run_ranks, tiny_config, tiny_job
@@ -18,10 +19,11 @@ from tests.training.trials import (
     weights,
 )
 from training.allocation.balance import Sharing
-from training.allocation.known_times import PASS_TIMES, Link
+from training.allocation.known_times import PASS_TIMES, KnownTimes, Link, RankType, Setting, join_speeds, speeds_of
 from training.checkpoint.directory import read_record
 from training.data.passes import PassPlan, Plans, make_plan
 from training.job import Job
+from training.speeds import DeviceSpeed
 from training.zero.process_group import join_process_group, leave_process_group
 
 WORLD = 3
@@ -137,12 +139,12 @@ def test_a_training_shared_by_speed_is_that_of_even_shares(tmp_path, stage):
     speeds = read_record(shared.out / "checkpoints/step-00000006").speeds
     assert speeds is not None and speeds.device_of_rank == (0, 1, 1)
     slow, fast = speeds.devices[1].pass_seconds, speeds.devices[0].pass_seconds
-    assert slow[0] - fast[0] > 0.015 and len(slow) == len(fast) == 8
+    assert slow[0] > fast[0] and len(slow) == len(fast) == 8
     assert read_record(even.out / "checkpoints/step-00000006").speeds is None
     assert all(0 < line.eta <= 1 for job in (shared, even) for line in lines(job)[1:]), "no step is shorter than a pass"
     assert lines(shared)[0].eta is None
     shares = Sharing(speeds, equal_passes=stage == 3, overlaps=False).plan(16).sizes.sum(1)
-    assert shares[0] >= 10 and shares.sum() == 16, "the others take several times as long"
+    assert shares[0] >= shares[1:].max() and shares.sum() == 16
     notices = (shared.out / "notices.txt").read_text()
     assert "sequences are shared by speed, measured at the start: member 1: 1 rank with" in notices
 
@@ -188,7 +190,9 @@ def test_a_killed_training_goes_on_by_the_same_shares_and_onto_another_mix(tmp_p
     run_ranks(train_and_die, WORLD, job, 3, members=MEMBERS)
     before = read_record(job.out / "checkpoints/step-00000002").speeds
     run_ranks(train_all, WORLD, [job], members=MEMBERS)
-    assert read_record(job.out / "checkpoints/step-00000004").speeds == before
+    resumed = read_record(job.out / "checkpoints/step-00000004").speeds
+    assert (resumed.devices, resumed.slowdown, resumed.version) == (before.devices, before.slowdown, before.version)
+    assert resumed.why == "as when the checkpoint was written"
     assert [line.loss for line in lines(job)] == pytest.approx([line.loss for line in lines(calm)], rel=1e-5)
     other = {"members": [{"num_ranks": 1, "emulated_seconds_per_sequence": 0.01}, {"num_ranks": 1}]}
     moved = tiny_job(tmp_path, config, world_size=2, zero_stage=stage, name="moved", micro_batch_size=8, **other)
@@ -216,3 +220,44 @@ def train_with_own_plan(rank: Rank, job: Job) -> str:
     except Exception as error:
         return f"{type(error).__name__} {error}"
     return ""
+
+
+@pytest.mark.parametrize("changed", [{"micro_batch_size": 2}, {"members": [{"num_ranks": 1}, {"num_ranks": 2}]}])
+def test_a_resumed_training_keeps_no_speeds_of_other_passes(tmp_path, changed):
+    config = tiny_config(global_batch_size=16)
+    run_ranks(train_and_die, WORLD, job_of(tmp_path, "out", config=config), 3, members=MEMBERS)
+    job = job_of(tmp_path, "out", config=config, **changed)
+    run_ranks(train_all, WORLD, [job], members=MEMBERS)
+    speeds = read_record(job.out / "checkpoints/step-00000004").speeds
+    assert speeds.version == 2
+    if "micro_batch_size" in changed:
+        assert max(len(one.pass_seconds) for one in speeds.devices) == 2, "as many as the pool allows now"
+    else:
+        assert len({one.key for one in speeds.devices}) == 1, "nothing is emulated any more"
+
+
+def test_a_rank_on_another_host_is_as_fast_as_its_type():
+    setting = Setting(
+        model="", attention="", recomputes=False, compiled=False, gathers=False, most=1, device="H100", host="",
+        threads=0, cpu_share=0, emulated=0, versions=(),
+    )  # fmt: skip
+    ranks = [RankType("H100", setting)] * 3
+    known = KnownTimes(
+        setting=setting,
+        speed=DeviceSpeed(kind="H100", device="H100", pass_seconds=(1.0,), key=setting.key),
+        communication=0,
+    )
+    saved = join_speeds(ranks, {ranks[0]: known}, None, hosts=("a", "a", "b"), step=3, version=2)
+    saved = saved.model_copy(update={"slowdown": (1.0, 1.5, 2.0)})
+    found = speeds_of(saved, ranks, ("a", "a", "c"))
+    assert found is not None and found.slowdown == (1.0, 1.5, 1.0) and found.hosts == ("a", "a", "c")
+    other = [RankType("H100", setting.model_copy(update={"most": 2}))] * 3
+    assert speeds_of(saved, other, ("a", "a", "b")) is None
+
+
+@pytest.mark.parametrize("damage", ["[3.0,2.0,1.0]", "[0,0.1]", "[]", "[1e400]"])
+def test_a_file_with_times_that_cannot_be_is_none(tmp_path, damage):
+    content = '{"kind":"","device":"cpu","pass_seconds":%s}'
+    assert DeviceSpeed.model_validate_json(content % "[0.1,0.1]")
+    with pytest.raises(ValidationError):
+        DeviceSpeed.model_validate_json(content % damage)

@@ -36,7 +36,8 @@ def test_where_sequences_are_shared_by_speed_a_rank_is_compared_with_its_type() 
     detector, own = StragglerDetector(["a", "b", "c"]), [1.0, 1.0, 1.0]  # all end together: the shares see to it
     found = [text for _ in range(80) for text in detector.add_step(own, [1.0, 2.0, 1.1])]
     assert found == [
-        "rank 1 on b is a straggler, which gets less to do: over 20 steps it took 2.0 times as long as its type"
+        "rank 1 on b is a straggler, which gets less to do: over 20 steps it took 1.8 times as long as was "
+        "measured of its type, against the others"
     ]
     assert detector.slow_host is None, "it is of use"
     named = []
@@ -45,3 +46,6 @@ def test_where_sequences_are_shared_by_speed_a_rank_is_compared_with_its_type() 
             detector.add_step(own, [1.0, 1.0, 3.5])
         named.append(detector.slow_host)
     assert named == [None, None, "c", "c"], "below 0.3 of its type's speed it had better be replaced"
+    alike = StragglerDetector(["a", "b", "c"])
+    assert [text for _ in range(80) for text in alike.add_step(own, [4.0, 4.1, 3.9])] == []
+    assert alike.slow_host is None, "what was measured was of another day"

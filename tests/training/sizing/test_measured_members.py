@@ -27,11 +27,11 @@ from training.allocation.known_times import (
     keep,
     read_store_times,
 )
-from training.records import DeviceSpeed
 from training.sizing.members import MembersChoice, choose_members
 from training.sizing.model_size import ModelSize
 from training.sizing.recipe_size import find_parameters, measure_model
 from training.sizing.traffic import count_collectives
+from training.speeds import DeviceSpeed
 
 H100, A100 = "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-40GB"
 SMALL = config(
