@@ -50,7 +50,6 @@ def make_balancer(
             built.engine,
             batches,
             placement.of_member(rank.member),
-            rank=rank.index,
             world_size=rank.world_size,
             most=config.global_batch_size,
             boundary_id=job.tokenizer.manifest.boundary_id,

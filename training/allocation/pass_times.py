@@ -58,7 +58,6 @@ class PassTimer:
         batches: Batches,
         placement: Placement,
         *,
-        rank: int,
         world_size: int,
         most: int,
         boundary_id: int,
@@ -68,7 +67,7 @@ class PassTimer:
     ) -> None:
         """`placement` is that of the rank's own member; `most` the sequences of a pass that are tried at most."""
         self._engine, self._batches, self._placement = engine, batches, placement
-        self._rank, self._world_size, self._boundary_id = rank, world_size, boundary_id
+        self._world_size, self._boundary_id = world_size, boundary_id
         self._most = min(most, placement.micro_batch_size)
         self._device, self._stopwatch, self._beat = device, stopwatch, beat
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -98,10 +99,11 @@ class Plans:
     """Gives the plan of a step of so many samples; each is made once. Threads may share it."""
 
     def __init__(self, make: Callable[[int], PassPlan]) -> None:
-        self._make, self._made = make, dict[int, PassPlan]()
+        self._make, self._made, self._lock = make, dict[int, PassPlan](), Lock()
 
     def __call__(self, num_samples: int) -> PassPlan:
         """Return the plan."""
-        if num_samples not in self._made:
-            self._made[num_samples] = self._make(num_samples)
-        return self._made[num_samples]
+        with self._lock:  # two plans of one size would be compared by some ranks alone (training/loop/step.py)
+            if num_samples not in self._made:
+                self._made[num_samples] = self._make(num_samples)
+            return self._made[num_samples]

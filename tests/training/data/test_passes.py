@@ -1,11 +1,13 @@
 """Passes: whatever their sizes, each sample of a step is computed once, and in the order of the batch."""
 
+from concurrent.futures import ThreadPoolExecutor
 from math import ceil
+from threading import Event
 
 import numpy as np
 import pytest
 
-from training.data.passes import PassPlan, even_plan, make_plan
+from training.data.passes import PassPlan, Plans, even_plan, make_plan
 
 UNEVEN = [
     [[3, 1], [2], [4, 4, 1]],
@@ -71,3 +73,17 @@ def test_plans_that_differ_have_other_digests_which_a_float_holds():
     assert len(digests) == len(plans)
     assert all(int(float(digest)) == digest for digest in digests)
     assert make_plan(UNEVEN[0], equal_passes=True).digest == plans[1].digest
+
+
+def test_threads_that_ask_at_once_get_one_plan():
+    made = []
+
+    def make(num_samples):
+        never.wait(0.05)  # so that the others ask meanwhile
+        made.append(num_samples)
+        return even_plan(num_samples, 2, size=2)
+
+    never, plans = Event(), Plans(make)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(plans, [8] * 4))
+    assert len({id(plan) for plan in found}) == 1 and made == [8]
