@@ -147,7 +147,7 @@ def test_members_that_the_times_in_the_store_leave_out_are_told_of_when_training
         keep_times(tmp_path, emulated)
     names: dict[str, Any] = {"devices": ("x86_64 CPU",), "num_ranks": 4, "num_hosts": 1}
     link = Link(**names, alpha_seconds=0.01, bytes_per_second=1e9)
-    keep(tmp_path, link.file(Path()).name, link)
+    keep(tmp_path, link.file_name, link)
     settled = start("known")
     assert settled.num_ranks == 2 and settled.members[1].num_ranks == 0
     assert settled.members[1].left_out.startswith("the step takes ")

@@ -129,10 +129,11 @@ class Link(BaseModel):
     bytes_per_second: float = Field(gt=0, lt=1e18)
     """Bytes that a rank sends, (ranks - 1) / ranks of all, over the time beside alpha."""
 
-    def file(self, directory: Path) -> Path:
-        """Return where it is kept in a directory of the store."""
+    @property
+    def file_name(self) -> str:
+        """Its file in PASS_TIMES."""
         names = "-".join("".join(c if c.isalnum() else "_" for c in name) for name in self.devices)
-        return directory / f"link-{self.num_ranks}-ranks-{self.num_hosts}-hosts-{names}.json"
+        return f"link-{self.num_ranks}-ranks-{self.num_hosts}-hosts-{names}.json"
 
 
 def describe_model(config: TrainConfig, *, vocab_size: int) -> str:

@@ -94,7 +94,7 @@ class PassTimer:
             found = {one: typical_times(one, types, times) for one in set(types)}
             for identity, known in found.items():
                 keep(store, f"{identity.setting.key}.json", known)
-            keep(store, link.file(Path()).name, link)
+            keep(store, link.file_name, link)
             return join_speeds(types, found, times, hosts=hosts, step=step, version=version)
 
         return from_rank_0(make)

@@ -71,7 +71,7 @@ def keep_link(store: Path, *devices: str, num_ranks: int, num_hosts: int, alpha:
         alpha_seconds=alpha,
         bytes_per_second=bandwidth,
     )
-    keep(store, link.file(Path()).name, link)
+    keep(store, link.file_name, link)
 
 
 def this_machine(*own: dict[str, Any], host: str = "") -> Placement:
