@@ -43,6 +43,8 @@ def place_pool(pool: PoolConfig, nodes: Sequence[Sequence[Node]], *, wandb: Wand
                 raise missing[-1] from None
             placed = place(alone, described(kind), wandb=wandb)
             placed = replace(placed, num_ranks=0, num_expected=placed.num_ranks)
+        if kind.activation_checkpointing is None:
+            placed = replace(placed, leaves_open=(*placed.leaves_open, "activation_checkpointing"))
         least = 0 if pool.min_ranks else placed.num_ranks
         found.append(replace(_with_machines(placed, kind, own), min_ranks=least, kind=name_of_kind(pool, number)))
     if missing and sum(one.num_ranks for one in found) < (pool.min_ranks or 1):

@@ -58,7 +58,7 @@ class Placement:
     grace_seconds: float
     wandb: WandbConfig | None
     leaves_open: tuple[str, ...] = ()
-    """Which of zero_stage and micro_batch_size the pool leaves to training: until it chooses they are 1 and 8."""
+    """Open is zero_stage (until then 1), micro_batch_size (8) and, of a member, activation_checkpointing (false)."""
 
     memory_bytes_per_rank: int | None = None
     """Memory of its GPU, or on CPUs its share of the host's; None where that is not known."""
@@ -149,6 +149,7 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
         num_tasks=sum(node.num_cpus // cpus_per_task for node in nodes),
         zero_stage=1 if pool.zero_stage is None else pool.zero_stage,
         micro_batch_size=pool.micro_batch_size or 8,
+        activation_checkpointing=bool(pool.activation_checkpointing),
         wandb=wandb,
         leaves_open=tuple(name for name in ("zero_stage", "micro_batch_size") if getattr(pool, name) is None),
         memory_bytes_per_rank=host_bytes if device == "cpu" else _gpu_bytes(pool, nodes),
@@ -160,7 +161,7 @@ def place(pool: PoolConfig, nodes: Sequence[Node], *, wandb: WandbConfig | None)
 
 
 _AS_THE_POOL_SAYS = (
-    "offload_optimizer activation_checkpointing compile attention deterministic deepspeed retention warm_spares "
+    "offload_optimizer compile attention deterministic deepspeed retention warm_spares "
     "hang_timeout_seconds max_restarts start_timeout_seconds grace_seconds emulated_seconds_per_sequence"
 )
 """Fields of a placement that are keys of the pool."""
@@ -237,8 +238,7 @@ def describe_found(pool: PoolConfig, nodes: Sequence[Node], placement: Placement
     else:
         kinds = ", ".join(sorted({node.accelerator or "of an unknown kind" for node in nodes if node.num_gpus}))
         text = f"{number} on the GPUs of {describe_machines(nodes)} ({kinds})"
-        idle = sum(node.num_gpus for node in nodes) - placement.num_ranks
-        if idle > 0 and pool.num_ranks is None:
+        if (idle := sum(node.num_gpus for node in nodes) - placement.num_ranks) > 0 and pool.num_ranks is None:
             text += f"; {idle} of them idle for want of cores (oversubscribe: true in the pool lets ranks share some)"
     missing = missing_machines(pool, nodes)
     return f"{text}; MISSING of the pool's machines: {missing}" if missing else text

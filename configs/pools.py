@@ -130,8 +130,10 @@ class KindConfig(Config):
     """Keep the optimizer's weights and moments in host memory and update them there (AdamW by DeepSpeed's CPUAdam,
     which is compiled at first use). For ZeRO stages 1 to 3."""
 
-    activation_checkpointing: bool = False
-    """Recompute activations in the backward pass instead of keeping them: less memory, about a third more time."""
+    activation_checkpointing: bool | None = None
+    """Recompute activations in the backward pass instead of keeping them: less memory, about a third more time. Left
+    out: they are kept; where the pool has `members` they are recomputed on those kinds where that makes a step faster
+    or lets it fit, as `concord plan` shows it."""
 
     compile: bool = False
     """Compile each layer with torch.compile: faster steps after a slower first one."""
@@ -258,7 +260,8 @@ class PoolConfig(KindConfig):
                 "members have GPUs and CPUs, which cannot train together; give each an `accelerator`, or all "
                 "device: cpu"
             )
-        if self.zero_stage == 3 and len({kind.activation_checkpointing for kind in self.kinds()}) > 1:
+        recomputing = {kind.activation_checkpointing for kind in self.kinds()}
+        if self.zero_stage == 3 and {True, False} <= recomputing:
             raise ValueError(
                 "members differ in activation_checkpointing, which ZeRO stage 3 does not allow: its ranks gather "
                 "weights at the same times; set it in the pool"

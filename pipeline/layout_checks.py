@@ -13,7 +13,7 @@ from pipeline.estimate.machines import are_known, lay_out
 from pipeline.estimate.rows import describe_problem
 from pipeline.prepare import Prepared, steps_to_make, vocab_size
 from pipeline.recipe import below
-from training.sizing.attention import why_not_attention
+from training.sizing.activations import why_not_attention
 
 
 def check_layouts(ready: Prepared, cluster: ClusterConfig) -> None:

@@ -121,11 +121,16 @@ def memory_bytes(root: Path = Path("/")) -> tuple[int, int]:
 
 def num_cores(root: Path = Path("/")) -> int:
     """Count the cores that this process may use, by its affinity and the quotas of its control groups."""
-    cores = len(os.sched_getaffinity(0))
+    return max(1, int(cores_of_time(root)))
+
+
+def cores_of_time(root: Path = Path("/")) -> float:
+    """Return the time on cores that this process may use in a second, in seconds: a quota may be a part of a core."""
+    cores = float(len(os.sched_getaffinity(0)))
     for group in _own_groups(root, "cpu"):
         quota, _, period = _read(root / _CPU_QUOTA.format(group)).partition(" ")
         if quota.isdecimal() and period.strip().isdecimal():
-            cores = min(cores, max(1, int(quota) // int(period)))
+            cores = min(cores, int(quota) / int(period))
     return cores
 
 

@@ -6,6 +6,7 @@ from itertools import groupby
 from cluster.placement import Placement
 from configs.base import GIB
 from pipeline.estimate.members import MemberPlan, MembersEstimate
+from training.allocation.choice import ROUNDING
 from training.allocation.devices import Share
 from training.manifests import counted
 from training.sizing.fit import HEADROOM
@@ -24,7 +25,7 @@ def members_rows(found: MembersEstimate, placement: Placement) -> list[tuple[str
     else:
         rows.append(("allocation", "; ".join(_shares(one) for one in found.members if one.shares)))
         rows.append(("a step", _step(found)))
-    for other in found.others:
+    if (other := found.runner_up) is not None:
         rows.append(("runner-up", f"{other.what}: {shown_times(other.step_seconds)[0]} a step, {other.why}"))
     return rows
 
@@ -73,11 +74,13 @@ def describe_passes(passes: Sequence[int]) -> str:
 
 
 def _step(found: MembersEstimate) -> str:
-    assert found.step_seconds is not None and found.eta is not None
+    assert found.step_seconds is not None and found.bound_seconds is not None and found.eta is not None
     some_left = any(one.left_out and one.num_ranks for one in found.members)
     of_all = f", {found.eta_of_all:.3f} of all members" if some_left and found.eta_of_all is not None else ""
     eta = f"eta {found.eta:.3f}, the share of what these devices compute alone{of_all}"
-    return f"{shown_times(found.step_seconds)[0]}, {eta} ({found.source})"
+    above = found.step_seconds / found.bound_seconds - 1
+    bound = f", at most {above:.2%} above the least there is" if above > ROUNDING else ""
+    return f"{shown_times(found.step_seconds)[0]}{bound}, {eta} ({found.source})"
 
 
 def _gib(num_bytes: float) -> str:

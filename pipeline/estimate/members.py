@@ -12,18 +12,19 @@ from configs.training.train import TrainConfig
 from pipeline.estimate.basis import Basis, Range, find_basis
 from pipeline.estimate.links import nodes_taken
 from pipeline.estimate.speed import Speed
-from training.allocation.choice import WORTH_LEAVING_OUT, Members, Option, fastest_option
+from training.allocation.choice import Members, Option, fastest_option
 from training.allocation.devices import Share
+from training.sizing.candidates import find_candidates
 from training.sizing.fit import LayoutChoice, needed_bytes
 from training.sizing.member_times import (
     KnownSpeed,
     MembersJob,
-    find_candidates,
     link_of,
     measured_members,
-    recomputing_job,
+    recomputing_members,
     seconds_per_sequence,
     speeds_are_known,
+    with_recomputing,
 )
 from training.sizing.members import MembersChoice, choose_members, predict_members
 from training.sizing.model_size import ModelSize
@@ -61,15 +62,15 @@ class MemberPlan:
 
 
 @dataclass(frozen=True)
-class Other:
-    """Another way to train on the pool."""
+class RunnerUp:
+    """The next best way to train on the pool."""
 
     what: str
     """Which devices, and how, in words."""
 
     step_seconds: float
     why: str
-    """What it would bring or cost."""
+    """How much slower it is."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,10 @@ class MembersEstimate:
     """What a step is predicted to take at the middle of what is assumed: what devices were chosen by. None where the
     speed of one is not known."""
 
+    bound_seconds: float | None
+    """What no allocation to these devices takes less than: `step_seconds` where it is the least, as it is up to 262,144
+    sequences a step."""
+
     eta: float | None
     """The share of their own speeds that the devices that take part have together."""
 
@@ -101,7 +106,7 @@ class MembersEstimate:
     source: str
     """What that was reckoned from."""
 
-    others: tuple[Other, ...]
+    runner_up: RunnerUp | None
     prices: tuple[Price, ...]
     """What 1e9 tokens cost with all members, and without the slow ones; empty where no price is known."""
 
@@ -144,10 +149,11 @@ def estimate_members(
         members=members,
         is_even=placement.balance == "even",
         step_seconds=option.seconds if option else None,
+        bound_seconds=option.allocation.bound if option else None,
         eta=option.eta if option else None,
         eta_of_all=_eta_of_all(job, option) if option else None,
-        source=_source(job, choice.used),
-        others=tuple(_others(job, choice)),
+        source=_source(with_recomputing(job, recomputing_members(choice.placement)), choice.used),
+        runner_up=_runner_up(choice),
         prices=_prices(job, choice, pool, members),
     )
     return choice, found, _speed(job, choice, pool, own_nodes)
@@ -178,7 +184,9 @@ def _source(job: MembersJob, used: Members) -> str:
     """Return what a step is reckoned from, in words, or why it is not known."""
     exchange = _exchange_source(job, used)
     if job.measured is not None:
-        return f"passes {MEASURED}, {exchange}"
+        scaled = tuple(number for number in used if job.measured[number].is_scaled)
+        but = f", of {_names(job, scaled)} with the other recomputation and scaled by FLOPs" if scaled else ""
+        return f"passes {MEASURED}{but}, {exchange}"
     sheets, emulated = [], []
     for number in used:
         member = job.placement.members[number]
@@ -211,40 +219,21 @@ def _exchange_source(job: MembersJob, used: Members) -> str:
     return f"exchange {by}, none of it taken to be hidden"
 
 
-def _others(job: MembersJob, choice: MembersChoice) -> list[Other]:
-    """Return what came next, and what recomputing activations would bring on the devices that take part or on all."""
-    found: list[Other] = []
+def _runner_up(choice: MembersChoice) -> RunnerUp | None:
+    """Return what came next."""
     chosen, other = choice.option, choice.runner_up
-    if chosen is not None and other is not None:
-        slower = other.seconds / chosen.seconds - 1
-        found.append(Other(_describe(job, other), other.seconds, f"{slower:.1%} slower" if slower > 0 else "no faster"))
-    again = recomputing_job(job)
-    if job.placement.balance == "even" or not speeds_are_known(job, job.present):
-        return found
-    if not speeds_are_known(again, job.present):
-        return found
-    sets = dict.fromkeys((job.present, choice.used))
-    candidates = [one for members in sets for one in find_candidates(again, members)]
-    best = fastest_option(candidates, job.config.global_batch_size)
-    if best is None or best.candidate.recomputing == _recomputing(job, best.candidate.members):
-        return found
-    what = f"{_describe(job, best)}, all recomputing activations"
-    is_compared = (again.measured is None) == (job.measured is None)  # measured times say nothing beside assumed ones
-    if chosen is None or choice.remedy:
-        found.append(Other(what, best.seconds, "it fits"))
-    elif is_compared and best.seconds < chosen.seconds * (1 - WORTH_LEAVING_OUT):
-        faster = f"{1 - best.seconds / chosen.seconds:.1%} less; set activation_checkpointing: true for the pool"
-        found.append(Other(what, best.seconds, faster))
-    return found
-
-
-def _recomputing(job: MembersJob, members: Members) -> Members:
-    return tuple(number for number in members if job.placement.members[number].activation_checkpointing)
+    if chosen is None or other is None:
+        return None
+    slower = other.seconds / chosen.seconds - 1
+    why = f"{slower:.1%} slower" if slower > 0 else "no faster"
+    return RunnerUp(_describe(choice.job, other), other.seconds, why)
 
 
 def _describe(job: MembersJob, option: Option) -> str:
-    kinds = _names(job, option.candidate.members)
-    return f"{kinds}{' alone' if len(option.candidate.members) == 1 else ''} in ZeRO {option.candidate.zero_stage}"
+    way = option.candidate
+    alone = " alone" if len(way.members) == 1 else ""
+    recomputing = f", {_names(job, way.recomputing)} recomputing activations" if way.recomputing else ""
+    return f"{_names(job, way.members)}{alone} in ZeRO {way.zero_stage}{recomputing}"
 
 
 def _names(job: MembersJob, members: Members) -> str:

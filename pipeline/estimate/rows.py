@@ -11,7 +11,7 @@ from pipeline.estimate.member_rows import members_problem, members_rows, price_r
 from pipeline.estimate.speed import Speed
 from pipeline.store.lineage import duration
 from training.manifests import counted
-from training.sizing.attention import expected_attention
+from training.sizing.activations import expected_attention
 from training.sizing.fit import HEADROOM, LayoutChoice, needed_host_bytes, sequences_per_rank
 from training.sizing.memory import PREDICTION_ERROR
 from training.sizing.start import HostMemory

@@ -8,7 +8,7 @@ from cluster.placement import Placement
 from configs.training.train import TrainConfig
 from pipeline.estimate.basis import Basis, Range
 from pipeline.estimate.links import Links, describe_links
-from training.sizing.attention import expected_attention
+from training.sizing.activations import expected_attention
 from training.sizing.flops import executed_flops_per_token
 from training.sizing.model_size import ModelSize
 from training.sizing.parameter_shapes import ModelParameters

@@ -40,9 +40,6 @@ class Candidate:
     recomputing: Members = ()
     """The members that recompute activations."""
 
-    coalesced: bool = False
-    """Whether ZeRO 2 reduces gradients once a step, which it holds whole until then."""
-
     step_seconds: float = 0.0
     """What a step takes besides its passes and their collectives."""
 
@@ -54,8 +51,11 @@ class Candidate:
 
     @property
     def has_equal_passes(self) -> bool:
-        """Whether every pass has collectives, so that all ranks have as many passes."""
-        return self.zero_stage == 3 or (self.zero_stage == 2 and not self.coalesced)
+        """Whether every pass has collectives, so that all ranks have as many passes.
+
+        ZeRO 2 that reduces once a step, and holds gradients whole until then, is ZeRO 1.
+        """
+        return self.zero_stage >= 2
 
     @property
     def num_ranks(self) -> int:
@@ -158,7 +158,7 @@ def choose_allocation(
     """Choose the fastest of the candidates of all sets of types; None if there is none.
 
     Of what is at most WORTH_LEAVING_OUT slower than the fastest, and no slower than the fastest of one type, it is that
-    with the most devices, then with the lowest stage.
+    with the most devices, then with the lowest stage, then with the least recomputation.
     """
     waiting = [(least_seconds(one, num_sequences), one) for members in sets for one in candidates_of(members)]
     found: list[Option] = []
@@ -169,11 +169,17 @@ def choose_allocation(
         return None
     chosen = min(
         (one for one in found if one.seconds <= _limit(found)),
-        key=lambda one: (-one.candidate.num_ranks, one.candidate.zero_stage, one.seconds),
+        key=_preference,
     )
     others = [one for one in found if one is not chosen]
     elsewhere = [one for one in others if one.candidate.members != chosen.candidate.members]
     return AllocationChoice(chosen, min(elsewhere or others, key=lambda one: one.seconds, default=None))
+
+
+def _preference(option: Option) -> tuple[int, int, int, float]:
+    """Return a key that sorts ways that are about as fast, that which is taken first."""
+    way = option.candidate
+    return -way.num_ranks, way.zero_stage, len(way.recomputing), option.seconds
 
 
 def _limit(options: Sequence[Option]) -> float:

@@ -60,6 +60,9 @@ class Setting(BaseModel):
     cpu_share: float
     """Cores of a rank on a CPU; 0 for a GPU."""
 
+    cores: float
+    """Cores that the process may use on a CPU, by its affinity and quotas: parts of one count; 0 for a GPU."""
+
     emulated: float
     """What a sequence takes more, in seconds."""
 
@@ -125,6 +128,9 @@ class Link(BaseModel):
 
     num_ranks: int = Field(ge=2)
     num_hosts: int = Field(ge=1)
+    hosts: tuple[str, ...] = ()
+    """Names of the machines, of CPUs; empty for GPUs."""
+
     alpha_seconds: float = Field(gt=0, lt=1e9)
     bytes_per_second: float = Field(gt=0, lt=1e18)
     """Bytes that a rank sends, (ranks - 1) / ranks of all, over the time beside alpha."""
@@ -133,7 +139,8 @@ class Link(BaseModel):
     def file_name(self) -> str:
         """Its file in PASS_TIMES."""
         names = "-".join("".join(c if c.isalnum() else "_" for c in name) for name in self.devices)
-        return f"link-{self.num_ranks}-ranks-{self.num_hosts}-hosts-{names}.json"
+        where = hashlib.sha256("\n".join(self.hosts).encode()).hexdigest()[:8] if self.hosts else ""
+        return f"link-{self.num_ranks}-ranks-{self.num_hosts}-hosts-{names}{where}.json"
 
 
 def describe_model(config: TrainConfig, *, vocab_size: int) -> str:
@@ -303,7 +310,8 @@ def find_link(known: StoreTimes, members: Sequence[Placement], *, one_machine: b
 def _links(link: Link, members: Sequence[Placement]) -> bool:
     """Return whether a link is of the devices of these members, and of no others."""
     if any(one.device == "cpu" for one in members):
-        return all(one.hosts for one in members) and all(name.endswith(" CPU") for name in link.devices)
+        hosts = {host for one in members for host in one.hosts}
+        return all(one.hosts for one in members) and bool(link.hosts) and set(link.hosts) <= hosts
     names = [driver_names(one) for one in members]
     of_all = all(own & set(link.devices) for own in names)
     return of_all and set(link.devices) <= set[str].union(*names)

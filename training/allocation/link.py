@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from training.accelerator import wait_for_stream
+from training.accelerator import is_accelerator, wait_for_stream
 from training.allocation.known_times import Link
 
 SIZES = (1 << 10, 1 << 15, 1 << 20)
@@ -43,6 +43,7 @@ def fit_link(device: torch.device, *, devices: Sequence[str], hosts: Sequence[st
         devices=tuple(sorted(set(devices))),
         num_ranks=world_size,
         num_hosts=len(set(hosts)),
+        hosts=() if is_accelerator(device) else tuple(sorted(set(hosts))),
         alpha_seconds=alpha,
         bytes_per_second=bandwidth,
     )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cluster.host.limits import cores_of_time
 from cluster.placement import Placement
 from training.accelerator import device_bytes, device_name, is_accelerator
 from training.allocation.known_times import (
@@ -112,6 +113,7 @@ class PassTimer:
             host=socket.gethostname() if on_cpu else "",
             threads=placement.cpus_per_rank if on_cpu else 0,
             cpu_share=placement.cpu_share if on_cpu else 0.0,
+            cores=cores_of_time() if on_cpu else 0.0,
             emulated=placement.emulated_seconds_per_sequence or 0.0,
             versions=tuple(version_of(package) for package in ("torch", "transformers", "deepspeed")),
         )

@@ -20,7 +20,7 @@ from training.network.initial_weights import InitialWeights
 from training.network.model_config import make_model_config
 from training.network.packed_lm import PackedLM, minds_router
 from training.network.probes import NetworkTraits, describe_attention, probe_network
-from training.sizing.attention import expected_attention
+from training.sizing.activations import expected_attention
 from training.sizing.fit import choose_layout, needed_bytes
 from training.sizing.recipe_size import find_parameters, measure_model
 from training.zero.engine import make_engine

@@ -1,10 +1,13 @@
-"""Bytes that autograd and the loss hold of a micro-batch.
+"""Bytes that autograd and the loss hold of a micro-batch, and the implementation of attention that they are of.
 
 The terms were read from transformers 5.23, PyTorch 2.13 and training/network/head_loss.py; docs/planning.md explains
 them.
 """
 
+from cluster.placement import Placement
+from configs.training.train import TrainConfig
 from training.network.loss_chunks import max_chunk_tokens
+from training.network.model_rules import refuse_attention, why_attention_never_runs
 from training.sizing.flops import SKIPS_PAIRS
 from training.sizing.model_size import ModelSize, TrainingLayout
 
@@ -67,3 +70,26 @@ def _mask_bytes(setting: TrainingLayout) -> int:
     if setting.attention != "sdpa":
         return 0
     return setting.micro_batch_size * setting.sequence_length**2 * setting.width
+
+
+def expected_attention(config: TrainConfig, placement: Placement) -> str:
+    """Return the implementation of attention to reckon with, where the pool leaves it to the start of training.
+
+    In bf16 GPUs from A100, and those whose kind is not known, have PyTorch's own flash kernel; where it does not do for
+    the architecture, the start of training checks again (training/loop/build.py).
+    """
+    if placement.attention != "auto":
+        return placement.attention
+    return "sdpa" if _why_not("varlen", config, placement) else "varlen"
+
+
+def why_not_attention(config: TrainConfig, placement: Placement) -> str | None:
+    """Return why the implementation of attention that the pool names cannot be used; None if it may."""
+    reason = _why_not(placement.attention, config, placement)
+    return None if reason is None else refuse_attention(f"{placement.attention} {reason}")
+
+
+def _why_not(attention: str, config: TrainConfig, placement: Placement) -> str | None:
+    return why_attention_never_runs(
+        attention, device=placement.device, precision=config.precision, capability=placement.capability
+    )

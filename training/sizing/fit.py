@@ -7,7 +7,7 @@ from math import ceil
 from cluster.placement import Placement
 from configs.base import GIB, ConfigError
 from configs.training.train import TrainConfig
-from training.sizing.attention import expected_attention, why_not_attention
+from training.sizing.activations import expected_attention, why_not_attention
 from training.sizing.memory import PREDICTION_ERROR, Memory, predict_memory
 from training.sizing.model_size import ModelSize, TrainingLayout
 from training.sizing.start import HostMemory, predict_host, predict_start

@@ -1,4 +1,4 @@
-"""What unlike devices of a pool can do together: the passes that each holds, what these take, and what ranks exchange.
+"""What unlike devices of a pool do by themselves: the passes that each holds, what these take, and what it exchanges.
 
 Passes take what the store has of all members that have ranks. Where it lacks one, all are taken to reach shares of
 their data sheets (Assumed): one that is measured beside one that is assumed would be no comparison. The ranks exchange
@@ -6,16 +6,16 @@ by the link that the store has of the same devices, else by the network of the p
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import ceil, inf
+from itertools import accumulate
+from math import inf
 from pathlib import Path
 
 from cluster.placement import Placement
 from configs.training.train import TrainConfig
-from training.allocation.choice import Candidate, Members, sets_of_types
-from training.allocation.devices import DeviceType
+from training.allocation.choice import Members
 from training.allocation.known_times import (
     Link,
     StoreTimes,
@@ -24,8 +24,8 @@ from training.allocation.known_times import (
     find_pass_seconds,
     read_store_times,
 )
-from training.sizing.attention import expected_attention
-from training.sizing.fit import CPU_SEQUENCES, GPU_PASS_TOKENS, LayoutChoice, make_layout, possible_stages
+from training.sizing.activations import expected_attention
+from training.sizing.fit import CPU_SEQUENCES, GPU_PASS_TOKENS, LayoutChoice, make_layout
 from training.sizing.flops import executed_flops_per_token
 from training.sizing.model_size import ModelSize
 from training.sizing.parameter_shapes import ModelParameters
@@ -36,17 +36,27 @@ from training.sizing.step_time import (
     are_on_one_machine,
     flops_of,
     member_reach,
-    predict_exchange,
     predict_pass,
-    predict_update,
     slowest_link,
 )
 
 LARGER_PASSES = 4
 """Passes may have so many times more tokens than keep a GPU busy: in one that all wait for, fast devices do more."""
 
-Table = Mapping[int, tuple[float, ...]]
-"""By member the seconds of passes of 1, 2, ... sequences, as they were measured."""
+RECOMPUTED = 4 / 3
+"""Where the FLOPs are not known, a pass that recomputes activations takes so many times as long: 8 FLOPs for 6."""
+
+Table = Mapping[int, "MeasuredPasses"]
+"""By member what its passes take."""
+
+
+@dataclass(frozen=True)
+class MeasuredPasses:
+    """What passes of 1, 2, ... sequences take on a member's devices, as the store has it."""
+
+    seconds: tuple[float, ...]
+    is_scaled: bool
+    """Whether they were measured without recomputation and are told with it, or the other way round: by the FLOPs."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +85,11 @@ class MembersJob:
     times: StoreTimes = field(default_factory=StoreTimes)
     """What the store knows of passes and collectives."""
 
-    layouts: dict[tuple[int, int, int], LayoutChoice] = field(default_factory=dict, compare=False)
-    """Those that were looked for already: by member, stage and number of ranks."""
+    layouts: dict[tuple[int, bool, int, int], LayoutChoice] = field(default_factory=dict, compare=False)
+    """Those that were looked for already: by member, whether it recomputes activations, number of ranks and stage."""
+
+    passes: dict[tuple[int, bool, bool], MeasuredPasses | None] = field(default_factory=dict, compare=False)
+    """The same: by member, whether it recomputes activations, and whether weights are gathered."""
 
     @property
     def present(self) -> Members:
@@ -106,23 +119,59 @@ def make_job(
     return MembersJob(model, size, config, placement, times=read_store_times(store))
 
 
-def recomputing_job(job: MembersJob) -> MembersJob:
-    """Return the job with all members recomputing activations, whatever the pool says."""
-    own = tuple(replace(one, activation_checkpointing=True) for one in job.placement.members)
-    return replace(job, placement=replace(job.placement, members=own), layouts={})
+def with_recomputing(job: MembersJob, recomputing: Members) -> MembersJob:
+    """Return the job with it settled who recomputes activations: these members, and no others."""
+    own = tuple(
+        replace(
+            one,
+            activation_checkpointing=number in recomputing,
+            leaves_open=tuple(name for name in one.leaves_open if name != "activation_checkpointing"),
+        )
+        for number, one in enumerate(job.placement.members)
+    )
+    return replace(job, placement=replace(job.placement, members=own))
+
+
+def recomputing_members(placement: Placement) -> Members:
+    """Return the members that recompute activations, as far as that is settled."""
+    return tuple(number for number, one in enumerate(placement.members) if one.activation_checkpointing)
 
 
 def _find_table(job: MembersJob, *, gathers: bool) -> Table | None:
     """Return what passes take on each member that has ranks; None if the store does not know it of all."""
     found = {number: _find_measured(job, number, gathers=gathers) for number in job.present}
-    known = {number: seconds for number, seconds in found.items() if seconds is not None}
+    known = {number: passes for number, passes in found.items() if passes is not None}
     return known if known and len(known) == len(found) else None
 
 
-def _find_measured(job: MembersJob, number: int, *, gathers: bool) -> tuple[float, ...] | None:
+def _find_measured(job: MembersJob, number: int, *, gathers: bool) -> MeasuredPasses | None:
     own = job.placement.members[number]
-    model, most = describe_model(job.config, vocab_size=job.size.vocab_size), _most_sequences(job.config, own)
-    return find_pass_seconds(job.times, own, model=model, most=most, gathers=gathers)
+    key = (number, own.activation_checkpointing, gathers)
+    if key not in job.passes:
+        model, most = describe_model(job.config, vocab_size=job.size.vocab_size), _most_sequences(job.config, own)
+        other = replace(own, activation_checkpointing=not own.activation_checkpointing)
+        seconds, others = (
+            find_pass_seconds(job.times, one, model=model, most=most, gathers=gathers) for one in (own, other)
+        )
+        if seconds is not None:
+            job.passes[key] = MeasuredPasses(seconds, is_scaled=False)
+        else:
+            job.passes[key] = None if others is None else _scaled(job, own, other, others, most)
+    return job.passes[key]
+
+
+def _scaled(job: MembersJob, own: Placement, other: Placement, seconds: Sequence[float], most: int) -> MeasuredPasses:
+    """Return what passes take a member by those of the `other` setting of recomputation, those above in proportion."""
+    flops, of_other = (_flops_per_token(job, one) for one in (own, other))
+    if flops is not None and of_other is not None:
+        ratio = flops / of_other
+    else:
+        ratio = RECOMPUTED if own.activation_checkpointing else 1 / RECOMPUTED
+    more = own.emulated_seconds_per_sequence or 0.0
+    last = seconds[-1] / len(seconds)
+    every = [*seconds, *(last * size for size in range(len(seconds) + 1, most + 1))]
+    own_seconds = ((spent - size * more) * ratio + size * more for size, spent in enumerate(every, 1))
+    return MeasuredPasses(tuple(accumulate(own_seconds, max)), is_scaled=True)
 
 
 def measured_members(job: MembersJob) -> Members:
@@ -134,13 +183,6 @@ def measured_members(job: MembersJob) -> Members:
     )
 
 
-def find_candidates(job: MembersJob, members: Members, *, stages: Sequence[int] | None = None) -> list[Candidate]:
-    """Return how some of the members can train together, by stage; nothing if their memory holds none."""
-    wanted = possible_stages(job.config, job.placement) if stages is None else stages
-    found = [_candidate(job, members, stage) for stage in wanted]
-    return [one for one in found if one is not None]
-
-
 def placement_of(job: MembersJob, number: int, num_ranks: int, stage: int) -> Placement:
     """Return the layout of the ranks of a member among so many ranks in all."""
     least = job.placement.min_ranks if job.is_elastic else num_ranks
@@ -150,10 +192,10 @@ def placement_of(job: MembersJob, number: int, num_ranks: int, stage: int) -> Pl
 
 def largest_layout(job: MembersJob, number: int, num_ranks: int, stage: int) -> LayoutChoice:
     """Return the layout of a member with the most sequences a pass that fit among so many ranks, or the fewest."""
-    key = (number, num_ranks, stage)
+    own = placement_of(job, number, num_ranks, stage)
+    key = (number, own.activation_checkpointing, num_ranks, stage)
     if key in job.layouts:
         return job.layouts[key]
-    own = placement_of(job, number, num_ranks, stage)
     most = _most_sequences(job.config, own)
     is_fixed = "micro_batch_size" not in own.leaves_open or own.memory_bytes_per_rank is None
     sizes = range(most if is_fixed else 1, most + 1)
@@ -174,16 +216,6 @@ def _most_sequences(config: TrainConfig, member: Placement) -> int:
     return max(1, min(config.global_batch_size, CPU_SEQUENCES if member.device == "cpu" else useful))
 
 
-def possible_sets(job: MembersJob) -> Iterator[Members]:
-    """Yield the sets of members that may train alone: of an elastic pool no fewer ranks than it may shrink to."""
-    rates = [1 / max(seconds_per_sequence(job, number) or 0.0, 1e-12) for number in job.present]
-    least = job.placement.min_ranks if job.is_elastic else 1
-    for places in sets_of_types(rates):
-        members = tuple(job.present[place] for place in places)
-        if count_ranks(job, members) >= least:
-            yield members
-
-
 def count_ranks(job: MembersJob, members: Members) -> int:
     """Return the ranks of some members."""
     return sum(job.placement.members[number].num_ranks for number in members)
@@ -197,7 +229,7 @@ def speeds_are_known(job: MembersJob, members: Members) -> bool:
 def seconds_per_sequence(job: MembersJob, number: int) -> float | None:
     """Return what a sequence takes on a member's devices: measured, or by their FLOPs and emulated; None if unknown."""
     if job.measured is not None and number in job.measured:
-        return min(seconds / size for size, seconds in enumerate(job.measured[number], 1))
+        return min(seconds / size for size, seconds in enumerate(job.measured[number].seconds, 1))
     member = job.placement.members[number]
     flops, rate = _flops_per_token(job, member), _flops(job, number)
     own = None if flops is None or rate is None else flops * job.config.sequence_length / rate.flops
@@ -222,51 +254,11 @@ def _flops_per_token(job: MembersJob, member: Placement) -> float | None:
     )
 
 
-def _candidate(job: MembersJob, members: Members, stage: int) -> Candidate | None:
-    """Return how some members train in a stage; None if the memory of one does not hold a sequence, or it may not be.
-
-    ZeRO 2 reduces gradients in every pass: with one reduction a step it would take the memory and time of ZeRO 1.
-    """
-    num_ranks = count_ranks(job, members)
-    secondary = job.placement.deepspeed.zero_optimization.zero_hpz_partition_size or 1
-    recomputing = tuple(number for number in members if job.placement.members[number].activation_checkpointing)
-    if num_ranks % secondary or (stage == 3 and recomputing and recomputing != members):
-        return None
-    layouts = [largest_layout(job, number, num_ranks, stage) for number in members]
-    if not all(layout.fits for layout in layouts):
-        return None
-    a_pass = sum(
-        job.placement.members[number].num_ranks * layout.micro_batch_size
-        for number, layout in zip(members, layouts, strict=True)
-    )
-    num_passes = ceil(job.config.global_batch_size / a_pass)
-    devices, updates, exchanges = [], [], []
-    for number, layout in zip(members, layouts, strict=True):
-        placed = placement_of(job, number, num_ranks, stage)
-        reach = _reach(job, members, number)
-        seconds = _pass_seconds(job, placed, number, layout.micro_batch_size, reach)
-        name = placed.kind or f"member {number + 1}"
-        devices.append(DeviceType(name, job.placement.members[number].num_ranks, seconds))
-        updates.append(predict_update(job.size, job.config, placed, num_passes=num_passes, reach=reach))
-        exchanges.append(predict_exchange(job.size, job.config, placed, reach))
-    slowest = max(exchanges, key=lambda one: one.per_pass)  # they differ by the links in a machine
-    shortest = min(one.pass_seconds[0] for one in devices)
-    return Candidate(
-        members,
-        tuple(devices),
-        stage,
-        recomputing=recomputing,
-        step_seconds=slowest.exposed_gradients(shortest) + slowest.weights + max(updates),
-        pass_seconds=slowest.per_pass,
-        overlaps=slowest.overlaps,
-    )
-
-
-def _pass_seconds(job: MembersJob, placed: Placement, number: int, most: int, reach: Reach) -> tuple[float, ...]:
+def pass_seconds(job: MembersJob, placed: Placement, number: int, most: int, reach: Reach) -> tuple[float, ...]:
     """Return what passes of 1, 2, ... sequences take a member, as many as it holds and, if measured, as were tried."""
     table = job.measured_gathering if placed.zero_stage == 3 else job.measured
     if table is not None:
-        return table[number][:most]
+        return table[number].seconds[:most]
     flops, more = _flops_per_token(job, placed) or 0.0, placed.emulated_seconds_per_sequence or 0.0
     return tuple(
         predict_pass(job.size, job.config, placed, num_sequences=n, flops=flops, reach=reach) + n * more
@@ -274,7 +266,7 @@ def _pass_seconds(job: MembersJob, placed: Placement, number: int, most: int, re
     )
 
 
-def _reach(job: MembersJob, members: Members, number: int) -> Reach:
+def reach_of(job: MembersJob, members: Members, number: int) -> Reach:
     """Return what a rank of a member reaches beside those of the other members."""
     own, speed = [job.placement.members[one] for one in members], _flops(job, number)
     rate, whole = (speed.flops, speed.whole) if speed else (inf, False)

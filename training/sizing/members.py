@@ -1,4 +1,4 @@
-"""Chooses how unlike devices of a pool train: ZeRO stage, most sequences of a pass of each kind, who takes part.
+"""Chooses how unlike devices of a pool train: ZeRO stage, each kind's passes and recomputation, who takes part.
 
 What is chosen hangs on the placement and the store alone, so that a plan and the run choose the same: on the memory of
 each kind, and on what passes took on its devices or, where the store lacks that of any, on what these are assumed to
@@ -22,7 +22,8 @@ from training.allocation.choice import (
     choose_allocation,
     fastest_option,
 )
-from training.sizing.attention import why_not_attention
+from training.sizing.activations import why_not_attention
+from training.sizing.candidates import find_candidates, may_recompute, possible_sets, recompute_alike, recomputing_sets
 from training.sizing.fit import (
     LayoutChoice,
     find_remedy,
@@ -34,12 +35,12 @@ from training.sizing.fit import (
 from training.sizing.member_times import (
     MembersJob,
     count_ranks,
-    find_candidates,
     largest_layout,
     make_job,
     placement_of,
-    possible_sets,
+    recomputing_members,
     speeds_are_known,
+    with_recomputing,
 )
 from training.sizing.model_size import ModelSize
 from training.sizing.parameter_shapes import ModelParameters
@@ -84,11 +85,11 @@ class MembersChoice:
 def choose_members(
     model: ModelParameters, size: ModelSize, config: TrainConfig, placement: Placement, *, store: Path | None
 ) -> MembersChoice:
-    """Choose the ZeRO stage, each member's most sequences of a pass, and who takes part.
+    """Choose the ZeRO stage, each member's most sequences of a pass, who recomputes activations, and who takes part.
 
     `store` is the directory that may have what passes took. What the pool fixes stays. Where a device's speed is not
-    known, or steps are shared evenly, nobody is left out, and the stage is the lowest in which all fit. Raises
-    ConfigError as choose_layout does.
+    known, or steps are shared evenly, nobody is left out, and the stage is the lowest in which all fit, without
+    recomputation if there is one. Raises ConfigError as choose_layout does.
     """
     for member in placement.members:
         if reason := why_not_attention(config, member):
@@ -106,7 +107,8 @@ def choose_members(
         number: _why_without(job, chosen, number) for number in job.present if number not in chosen.candidate.members
     }
     options = (chosen, found.runner_up)
-    return _judge_absent(_settled(job, chosen.candidate.zero_stage, chosen.candidate.members, reasons, options))
+    way = chosen.candidate
+    return _judge_absent(_settled(job, way.zero_stage, way.members, way.recomputing, reasons, options))
 
 
 def _judge_absent(choice: MembersChoice) -> MembersChoice:
@@ -120,7 +122,8 @@ def _judge_absent(choice: MembersChoice) -> MembersChoice:
 
 def _why_not_later(choice: MembersChoice, number: int) -> str:
     """Return why a member without ranks now is not to join, in words; empty if it may, or that is not known."""
-    job, own = choice.job, list(choice.job.placement.members)
+    job = with_recomputing(choice.job, recomputing_members(choice.placement))
+    own = list(job.placement.members)
     own[number] = replace(own[number], num_ranks=own[number].num_expected)
     later = replace(job, placement=replace(job.placement, members=tuple(own)))
     together = tuple(sorted((*choice.used, number)))
@@ -140,14 +143,21 @@ def _why_not_later(choice: MembersChoice, number: int) -> str:
 
 
 def _without_speeds(job: MembersJob) -> MembersChoice:
-    """Choose the lowest stage in which all members fit, or the last one where none is."""
+    """Choose the lowest stage in which all members fit as the pool has them, else where those that may recompute.
+
+    Where there is none it is the last stage, and all that may recompute.
+    """
     stages, num_ranks = possible_stages(job.config, job.placement), count_ranks(job, job.present)
 
-    def fits(stage: int) -> bool:
-        return all(largest_layout(job, number, num_ranks, stage).fits for number in job.present)
+    def fits(stage: int, recomputing: Members) -> bool:
+        own = with_recomputing(job, recomputing)
+        alike = recompute_alike(job.present, recomputing, stage)
+        return alike and all(largest_layout(own, number, num_ranks, stage).fits for number in job.present)
 
-    stage = next((stage for stage in stages if fits(stage)), stages[-1])
-    found = _settled(job, stage, job.present, {}, (None, None))
+    ways = [(stage, recomputing_members(job.placement)) for stage in stages]
+    ways += [(stage, own) for stage in stages for own in recomputing_sets(job, job.present, stage)]
+    stage, recomputing = next((way for way in ways if fits(*way)), ways[-1])
+    found = _settled(job, stage, job.present, recomputing, {}, (None, None))
     return replace(found, option=predict_members(job, found.placement))
 
 
@@ -156,7 +166,8 @@ def predict_members(job: MembersJob, settled: Placement) -> Option | None:
     used = tuple(number for number, one in enumerate(settled.members) if one.num_ranks)
     if not speeds_are_known(job, used):
         return None
-    candidates = find_candidates(job, used, stages=(settled.zero_stage,))
+    own = with_recomputing(job, recomputing_members(settled))
+    candidates = find_candidates(own, used, stages=(settled.zero_stage,))
     if settled.balance == "even" and candidates:
         return allocate_evenly(candidates[0], job.config.global_batch_size, most=settled.micro_batch_size)
     return fastest_option(candidates, job.config.global_batch_size)
@@ -166,11 +177,18 @@ def _settled(
     job: MembersJob,
     stage: int,
     used: Members,
+    recomputing: Members,
     reasons: dict[int, str],
     options: tuple[Option | None, Option | None],
 ) -> MembersChoice:
-    """Return the choice of a stage and of the members that take part; `reasons` says why others do not."""
-    num_ranks = count_ranks(job, used)
+    """Return the choice of a stage and of the members that take part; `reasons` says why others do not.
+
+    Of the members that have no ranks now, those recompute that would have to beside the others.
+    """
+    num_ranks, asked = count_ranks(job, used), job
+    absent = set(range(len(job.placement.members))) - set(used)
+    later = [number for number in absent if _recomputes_later(job, stage, used, recomputing, number)]
+    job = with_recomputing(job, (*recomputing, *later))
     layouts = [largest_layout(job, number, num_ranks, stage) for number in range(len(job.placement.members))]
     if job.placement.balance == "even":
         least = min(layouts[number].micro_batch_size for number in used)
@@ -195,7 +213,14 @@ def _settled(
     if failing:
         own = placement_of(job, failing[0], num_ranks, possible_stages(job.config, job.placement)[0])
         remedy = find_remedy(job.size, job.config, own)
-    return MembersChoice(job, _join(job, members, used, num_ranks), tuple(layouts), *options, remedy)
+    return MembersChoice(asked, _join(job, members, used, num_ranks), tuple(layouts), *options, remedy)
+
+
+def _recomputes_later(job: MembersJob, stage: int, used: Members, recomputing: Members, number: int) -> bool:
+    """Return whether a member would recompute activations beside those that take part: where it must."""
+    if stage == 3 and may_recompute(job, (number,)):
+        return bool(recomputing)
+    return number in recomputing_sets(job, tuple(sorted((*used, number))), stage)[0]
 
 
 def _join(job: MembersJob, members: Sequence[Placement], used: Members, num_ranks: int) -> Placement:
@@ -232,7 +257,8 @@ def _why_without(job: MembersJob, chosen: Option, number: int) -> str:
         return "the step takes {} with it and {} without".format(*shown_times(together.seconds, chosen.seconds))
     own = job.placement.members[number]
     stage = possible_stages(job.config, job.placement)[-1]
-    layout = largest_layout(job, number, count_ranks(job, members), stage)
+    saving = with_recomputing(job, (*recomputing_members(job.placement), *may_recompute(job, (number,))))
+    layout = largest_layout(saving, number, count_ranks(job, members), stage)
     if layout.fits:
         return "what the pool asks for does not go with it, as its number of ranks"
     return _why_it_does_not_fit(own, layout)

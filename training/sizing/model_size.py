@@ -68,7 +68,7 @@ class TrainingLayout:
     offload_optimizer: bool = False
     activation_checkpointing: bool = False
     attention: str = "sdpa"
-    """The implementation, not `auto` (training/sizing/attention.py)."""
+    """The implementation, not `auto` (training/sizing/activations.py)."""
 
     reduce_precision: Literal["fp32", "bf16"] = "fp32"
     zero_optimization: ZeroOptimizationConfig = field(default_factory=ZeroOptimizationConfig)

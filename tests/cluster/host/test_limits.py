@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from cluster.host import limits
-from cluster.host.limits import ask_gpus, count_gpus, memory_bytes, num_cores, num_memory_kills, this_machine
+from cluster.host.limits import (
+    ask_gpus,
+    cores_of_time,
+    count_gpus,
+    memory_bytes,
+    num_cores,
+    num_memory_kills,
+    this_machine,
+)
 from configs.base import GIB, MIB
 
 
@@ -79,7 +87,7 @@ def test_cores_are_limited_by_the_quota_of_a_container(tmp_path, monkeypatch):
     write(tmp_path / "sys/fs/cgroup/pod/cpu.max", "350000 100000\n")
     assert num_cores(tmp_path) == 3
     write(tmp_path / "sys/fs/cgroup/pod/cpu.max", "50000 100000\n")
-    assert num_cores(tmp_path) == 1
+    assert num_cores(tmp_path) == 1 and cores_of_time(tmp_path) == 0.5
 
 
 SMI = """#!/bin/sh

@@ -32,24 +32,23 @@ def trials(draw: st.DrawFn) -> tuple[list[DeviceType], dict[Members, list[Candid
     types = draw(devices())
     found: dict[Members, list[Candidate]] = {}
     for members in sets_of_types([one.rate for one in types]):
-        stages = draw(st.lists(st.sampled_from([(1, False), (2, True), (2, False), (3, False)]), max_size=3))
+        stages = draw(st.lists(st.sampled_from([1, 2, 3]), max_size=3))
         found[members] = [
             Candidate(
                 members,
                 tuple(types[place] for place in members),
                 stage,
-                coalesced=coalesced,
                 step_seconds=draw(COSTS),
                 pass_seconds=draw(COSTS),
                 overlaps=draw(st.booleans()),
             )
-            for stage, coalesced in stages
+            for stage in stages
         ]
     return types, found
 
 
 def brute_force(one: Candidate, wanted: int) -> float:
-    if one.zero_stage == 1 or one.coalesced:
+    if one.zero_stage == 1:
         return least_bottleneck(one.devices, wanted) + one.step_seconds
     return least_cover(one.devices, wanted, one.pass_seconds, overlaps=one.overlaps) + one.step_seconds
 
@@ -117,7 +116,7 @@ def test_the_lowest_of_stages_that_are_as_fast_is_taken() -> None:
 def test_one_reduction_a_step_lets_ranks_have_unlike_numbers_of_passes() -> None:
     types = (DeviceType("fast", 1, (1.0,)), DeviceType("slow", 1, (2.0,)))
     assert isclose(allocate(Candidate((0, 1), types, 2), 6).seconds, 6.0)
-    assert allocate(Candidate((0, 1), types, 2, coalesced=True), 6).seconds == 4.0
+    assert allocate(Candidate((0, 1), types, 1), 6).seconds == 4.0
     assert fastest_option([], 6) is None
 
 

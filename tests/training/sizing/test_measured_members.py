@@ -21,6 +21,7 @@ from training.allocation.known_times import (
     KnownTimes,
     Link,
     Setting,
+    StoreTimes,
     describe_model,
     find_link,
     find_pass_seconds,
@@ -54,6 +55,7 @@ def keep_times(
         "host": "",
         "threads": 0,
         "cpu_share": 0.0,
+        "cores": 0.0,
         "emulated": 0.0,
         "versions": ("1", "2", "3"),
     }
@@ -64,8 +66,10 @@ def keep_times(
 
 
 def keep_link(store: Path, *devices: str, num_ranks: int, num_hosts: int, alpha: float, bandwidth: float) -> None:
+    here = tuple(socket.gethostname() if one == 0 else f"host-{one}" for one in range(num_hosts))
     link = Link(
         devices=devices,
+        hosts=here if devices[0].endswith(" CPU") else (),
         num_ranks=num_ranks,
         num_hosts=num_hosts,
         alpha_seconds=alpha,
@@ -112,7 +116,6 @@ def test_all_members_must_be_measured_else_all_are_assumed(tmp_path):
 @pytest.mark.parametrize(
     "other",
     [
-        {"recomputes": True},
         {"compiled": True},
         {"emulated": 0.5},
         {"model": describe_model(config(sequence_length=2048), vocab_size=32_000)},
@@ -248,6 +251,17 @@ def test_on_cpus_exchange_counts_where_the_link_was_measured(tmp_path):
     assert choose(placement, SMALL, store=tmp_path).placement.num_ranks == 2  # fewer rounds of a ring
 
 
+def test_a_link_of_other_machines_cpus_is_none_of_these(tmp_path: Path) -> None:
+    found = Link(
+        devices=("x86_64 CPU",), num_ranks=4, num_hosts=1, hosts=("elsewhere",), alpha_seconds=9.0, bytes_per_second=1e9
+    )
+    here = found.model_copy(update={"hosts": (socket.gethostname(),)})
+    assert found.file_name != here.file_name
+    members = this_machine({}, {}).members
+    assert find_link(StoreTimes(links=(found,)), members, one_machine=True) is None
+    assert find_link(StoreTimes(links=(found, here)), members, one_machine=True) == here
+
+
 @pytest.mark.parametrize(
     ("stage", "counts"), [(0, (0, 3, 0)), (1, (0, 70, 3)), (2, (70, 0, 3)), (3, (2 * 17 + 70, 0, 0))]
 )
@@ -262,6 +276,27 @@ def test_collectives_are_counted_by_bucket_and_layer(stage: int, counts: tuple[i
     assert (number.per_pass, number.gradients_per_step, number.weights_per_step) == counts
 
 
+def test_times_of_the_other_recomputation_are_scaled_by_the_flops(tmp_path: Path) -> None:
+    for device in (H100, A100):
+        keep_times(tmp_path, device, 2.0, trained=config(), sizes=4)
+    again = choose(unlike("H100", "A100", activation_checkpointing=True), store=tmp_path).job.measured
+    plain = choose(unlike("H100", "A100"), store=tmp_path).job.measured
+    assert plain is not None and again is not None
+    assert not plain[0].is_scaled and again[0].is_scaled and len(plain[0].seconds) == 4
+    ratios = {round(own / (2.0 * size), 6) for size, own in enumerate(again[0].seconds, 1)}
+    assert len(again[0].seconds) > 4 and len(ratios) == 1 and 1.25 < ratios.pop() < 4 / 3
+    keep_times(tmp_path, H100, 9.0, trained=config(), recomputes=True)
+    measured = choose(unlike("H100", "A100", activation_checkpointing=True), store=tmp_path).job.measured
+    assert measured is not None and measured[0].seconds[0] == 9.0 and measured[1].is_scaled
+
+
+def test_what_is_emulated_does_not_grow_with_the_flops(tmp_path: Path) -> None:
+    keep_cpu_times(tmp_path, 0.5, emulated=0.1)
+    own = {"emulated_seconds_per_sequence": 0.1, "activation_checkpointing": True}
+    found = choose(this_machine(own, own), SMALL, store=tmp_path).job.measured
+    assert found is not None and 0.5 + 0.2 * 0.4 < found[0].seconds[0] < 0.1 + 0.4 * 4 / 3
+
+
 def test_what_a_training_measures_is_what_the_next_is_chosen_by(tmp_path):
     trained = tiny_config(global_batch_size=16, num_steps=2, validation=None)
     members = [{"num_ranks": 1}, {"num_ranks": 1, "emulated_seconds_per_sequence": 0.02}]
@@ -273,7 +308,7 @@ def test_what_a_training_measures_is_what_the_next_is_chosen_by(tmp_path):
     assert run_ranks(train_all, 2, [job], members=[0, 1]) == [None, None]
     found = choose_members(*given, store=tmp_path)
     assert found.option is not None and found.job.measured is not None
-    fast, slow = (found.job.measured[number] for number in (0, 1))
+    fast, slow = (found.job.measured[number].seconds for number in (0, 1))
     assert len(fast) == len(slow) == 8 and slow[0] - fast[0] > 0.015
     assert len(read_store_times(tmp_path).links) == 1 and found.job.times.links[0].num_ranks == 2
     alone = found.option.candidate.num_ranks == 1

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from configs.pools import PoolConfig
 from configs.training.train import TrainConfig
 from tests.training.sizing.test_fit import recipe
 from training.allocation.choice import fastest_option
+from training.sizing.candidates import find_candidates
 from training.sizing.fit import choose_layout, make_layout
-from training.sizing.member_times import MembersJob, find_candidates, largest_layout
+from training.sizing.member_times import MembersJob, largest_layout
 from training.sizing.members import MembersChoice, choose_members, shown_times
 from training.sizing.recipe_size import find_parameters, measure_model, settle_placement
 
@@ -92,7 +94,7 @@ def test_what_a_member_fixes_is_its_limit() -> None:
 
 
 def test_devices_that_slow_the_step_are_left_out_and_the_reason_has_both_times() -> None:
-    found = choose(unlike("H100", "V100"))
+    found = choose(unlike("H100", "V100", activation_checkpointing=False))
     fast, slow = found.placement.members
     assert found.placement.num_ranks == fast.num_ranks == 16 and slow.num_ranks == 0 and fast.left_out == ""
     assert found.option is not None and found.runner_up is not None
@@ -103,7 +105,7 @@ def test_devices_that_slow_the_step_are_left_out_and_the_reason_has_both_times()
 
 def test_devices_that_hold_no_sequence_are_left_out_with_what_they_lack() -> None:
     trained = config(model=MODEL | {"hidden_size": 4096, "num_layers": 32, "intermediate_size": 14336})
-    found = choose(unlike("B200", "L4"), trained)
+    found = choose(unlike("B200", "L4", activation_checkpointing=False), trained)
     assert found.placement.num_ranks == 16 and found.remedy == ""
     assert found.placement.members[1].left_out.startswith("its ranks need ")
     assert found.placement.members[1].left_out.endswith(" GiB in ZeRO 3, and have 22.5")
@@ -122,9 +124,10 @@ def test_the_choice_is_no_slower_than_any_kind_alone(kinds: tuple[str, ...]) -> 
 
 
 def test_an_elastic_pool_keeps_the_ranks_that_it_must_have() -> None:
-    assert choose(unlike("H100", "V100", min_ranks=16)).placement.num_ranks == 16
+    pool: dict[str, object] = {"activation_checkpointing": False}
+    assert choose(unlike("H100", "V100", min_ranks=16, **pool)).placement.num_ranks == 16
     for least in (20, 32):
-        kept = choose(unlike("H100", "V100", min_ranks=least)).placement
+        kept = choose(unlike("H100", "V100", min_ranks=least, **pool)).placement
         assert kept.num_ranks == 32 and kept.min_ranks == least and all(one.num_ranks for one in kept.members)
 
 
@@ -141,12 +144,62 @@ def test_a_stage_that_the_pool_fixes_stays_and_sets_are_chosen_from() -> None:
 
 
 def test_a_kind_that_alone_recomputes_does_so_below_stage_3_only() -> None:
-    placement = unlike("H100", "L4", own=[{}, {"activation_checkpointing": True}])
+    own = [{"activation_checkpointing": False}, {"activation_checkpointing": True}]
+    placement = unlike("H100", "L4", own=own)
     found = choose(placement).placement
     assert [one.activation_checkpointing for one in found.members] == [False, True]
     job = job_of(placement)
     assert {one.zero_stage for one in find_candidates(job, (0, 1))} <= {1, 2}
     assert any(one.recomputing == (1,) for one in find_candidates(job, (1,)))
+
+
+def test_of_what_a_pool_leaves_open_the_kind_that_holds_no_sequence_otherwise_recomputes() -> None:
+    found = choose(unlike("H100", "V100"))
+    assert [one.activation_checkpointing for one in found.placement.members] == [False, True]
+    assert found.placement.zero_stage == 1 and found.option and found.option.candidate.recomputing == (1,)
+    refused = choose(unlike("H100", "V100", activation_checkpointing=False))
+    assert not any(one.activation_checkpointing for one in refused.placement.members)
+    assert refused.option and refused.option.seconds >= found.option.seconds
+
+
+@pytest.mark.parametrize("layers", [16, 32, 48])
+@pytest.mark.parametrize("kinds", [("H100", "V100"), ("A100-40G", "A100-80G"), ("H100", "L40S", "V100")])
+def test_no_other_way_to_recompute_is_faster(kinds: tuple[str, ...], layers: int) -> None:
+    trained = config(model=MODEL | {"num_layers": layers})
+    chosen = choose(unlike(*kinds), trained)
+    assert chosen.option is not None and not any(one.leaves_open for one in chosen.placement.members)
+    for ways in product([False, True], repeat=len(kinds)):
+        own = [{"activation_checkpointing": recomputes} for recomputes in ways]
+        other = choose(unlike(*kinds, own=own), trained)
+        assert other.option is None or chosen.option.seconds <= other.option.seconds * 1.01
+
+
+def test_in_zero_3_all_recompute_or_none() -> None:
+    large = config(model=MODEL | {"hidden_size": 4096, "num_layers": 32, "intermediate_size": 14336})
+    placement = unlike("H100", "V100", zero_stage=3)
+    job = job_of(placement, large)
+    assert {one.recomputing for one in find_candidates(job, (0, 1))} == {(0, 1)}
+    half = unlike("H100", "V100", own=[{"activation_checkpointing": True}], zero_stage=3)
+    assert {one.recomputing for one in find_candidates(job_of(half, large), (0, 1))} == {(0, 1)}
+
+
+def test_where_speeds_are_not_known_recomputation_comes_after_higher_stages() -> None:
+    fits = choose(unlike("V100", "T4"), config(model=MODEL | {"num_layers": 8}, precision="fp32"))
+    assert fits.option is None and not fits.remedy and fits.placement.zero_stage > 1
+    assert not any(one.activation_checkpointing for one in fits.placement.members)
+    large = choose(unlike("V100", "T4"), config(model=MODEL | {"num_layers": 24}, precision="fp32"))
+    assert large.option is None and not large.remedy
+    assert any(one.activation_checkpointing for one in large.placement.members)
+
+
+def test_a_kind_without_ranks_recomputes_when_it_joins_if_it_must() -> None:
+    machines = {"cpus_per_node": 64, "memory_gib_per_node": 1024, "accelerators_per_node": 8}
+    settings = {"members": [{"accelerator": "H100"}, {"accelerator": "V100", "num_nodes": 2, "machines": machines}]}
+    nodes = [Node(f"{i}", 64, 8, 2**40, "H100", memory_bytes_by_ray_name("H100")) for i in range(2)]
+    pool = PoolConfig.model_validate(settings | {"min_ranks": 8})
+    found = choose(place_pool(pool, [nodes, []], wandb=None))
+    assert [one.num_ranks for one in found.placement.members] == [16, 0]
+    assert [one.activation_checkpointing for one in found.placement.members] == [False, True]
 
 
 def test_of_cpus_whose_speed_is_not_known_nobody_is_left_out() -> None:
@@ -222,7 +275,7 @@ def test_times_are_told_apart() -> None:
 def test_a_kind_without_ranks_now_has_the_limit_that_it_will_have() -> None:
     machines = {"cpus_per_node": 64, "memory_gib_per_node": 1024, "accelerators_per_node": 8}
     kinds = [{"accelerator": name, "machines": machines, "num_nodes": 2} for name in ("H100", "A100", "V100")]
-    pool = PoolConfig.model_validate({"members": kinds, "min_ranks": 8})
+    pool = PoolConfig.model_validate({"members": kinds, "min_ranks": 8, "activation_checkpointing": False})
     there = [Node(f"H100-{i}", 64, 8, 2**40, "H100", memory_bytes_by_ray_name("H100")) for i in range(2)]
     found = choose(place_pool(pool, [there, [], []], wandb=None)).placement
     fast, later, small = found.members

@@ -9,7 +9,7 @@ from configs.base import GIB
 from tests.training.sizing.test_fit import LARGE, gpus, recipe
 from training.init import fill
 from training.network import initial_weights
-from training.sizing.attention import expected_attention
+from training.sizing.activations import expected_attention
 from training.sizing.fit import choose_layout, needed_bytes, needed_host_bytes
 from training.sizing.memory import predict_memory
 from training.sizing.model_size import ModelSize, TrainingLayout
