@@ -205,6 +205,7 @@ def parts(*, tiny: bool) -> dict[str, tuple[float, Work]]:
         "checkpoint": (60.0, check_saving_on_disk),
         "memory": (60.0, check),
         "memory 1B": (60.0, partial(memory_1b, tiny=tiny)),
+        "passes 0.3B": (60.0, partial(passes, tiny=tiny)),
         "gradients": (90.0, check),
         "resume": (45.0, check),
         "deterministic": (45.0, check),
@@ -241,6 +242,15 @@ def memory_1b(name: str, kind: str, scale: Any, directory: Path, *, tiny: bool) 
 
     with open_bench(kind, scale, own_directory(directory, name)) as bench:
         yield from measure_memory(bench, trial(scale, "1B", tiny=tiny), name, stage=1)
+
+
+def passes(name: str, kind: str, scale: Any, directory: Path, *, tiny: bool) -> Iterator[Any]:
+    """Compare what passes take, by their sequences, with what is predicted."""
+    from benchmarks.pass_profile import measure_passes
+    from training.conform.synthetic_job import open_bench
+
+    with open_bench(kind, scale, own_directory(directory, name)) as bench:
+        yield from measure_passes(bench, trial(scale, "0.3B", tiny=tiny), name)
 
 
 def trial(scale: Any, size: str, *, tiny: bool) -> Any:

@@ -106,6 +106,9 @@ class RankTimes:
     most: int
     """Sequences of the largest pass that its memory holds, as far as it was tried."""
 
+    peak_bytes: dict[int, int]
+    """Most bytes of a GPU's memory that tensors took, by sequences of a pass; empty on a CPU."""
+
 
 class KnownTimes(BaseModel):
     """A file of PASS_TIMES."""

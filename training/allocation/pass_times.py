@@ -88,7 +88,7 @@ class PassTimer:
         if known is not None:
             return join_speeds(types, known, None, hosts=hosts, step=step, version=version)
         times: list[Any] = [None] * self._world_size
-        torch.distributed.all_gather_object(times, self._measure())
+        torch.distributed.all_gather_object(times, self.measure())
         link = fit_link(self._device, devices=[one.device for one in types], hosts=hosts)
 
         def make() -> Speeds:
@@ -126,7 +126,7 @@ class PassTimer:
         steps = [size for base in (2**n for n in range(20)) for size in (base, base * 3 // 2)]
         return sorted({1, *(size for size in steps if size < self._most), self._most})
 
-    def _measure(self) -> RankTimes:
+    def measure(self) -> RankTimes:
         """Time the passes of all sizes; a rank with fewer of them runs empty ones beside the others'. Collective."""
         own = [0, 0, 1, *(size for size in self._sizes() for _ in range(REPEATS))]
         most = torch.tensor(len(own), device=self._device)
@@ -153,8 +153,9 @@ class PassTimer:
                 seconds[num_rows] = min(seconds.get(num_rows, spent), spent)
         take_optimizer_step(self._engine, loss_is_finite=False, max_gradient_norm=1.0)
         self._stopwatch.pop_seconds()
-        empty, most_held = seconds.pop(0), memory.largest(self._most)
-        return RankTimes({n: spent for n, spent in seconds.items() if n <= most_held}, waited, empty, most_held)
+        empty, largest = seconds.pop(0), memory.largest(self._most)
+        fitting = {n: spent for n, spent in seconds.items() if n <= largest}
+        return RankTimes(fitting, waited, empty, largest, {n: peak for n, peak in memory.peaks.items() if n})
 
     def _time_pass(self, rows: PackedRows, size: int, *, is_last: bool) -> dict[str, float] | None:
         """Run a pass and return its seconds by part; None if the device has too little memory for it.
@@ -190,7 +191,7 @@ class _MemoryLimit:
     """Knows which passes a GPU has the memory for, by what smaller ones took."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._peaks = device, dict[int, int]()
+        self._device, self.peaks = device, dict[int, int]()
         self._module = torch.get_device_module(device) if is_accelerator(device) else None
         self.limit = 1 << 30
 
@@ -198,12 +199,12 @@ class _MemoryLimit:
         """Return whether a pass of so many sequences is within USED_MEMORY, if memory grows as it did."""
         if size > self.limit:
             return False
-        known = sorted(one for one in self._peaks if one < size)
-        if self._module is None or len(known) < 2 or size in self._peaks:
+        known = sorted(one for one in self.peaks if one < size)
+        if self._module is None or len(known) < 2 or size in self.peaks:
             return True
         before, last = known[-2:]
-        slope = (self._peaks[last] - self._peaks[before]) / (last - before)
-        return self._peaks[last] + slope * (size - last) <= USED_MEMORY * device_bytes(self._device)
+        slope = (self.peaks[last] - self.peaks[before]) / (last - before)
+        return self.peaks[last] + slope * (size - last) <= USED_MEMORY * device_bytes(self._device)
 
     def largest(self, most: int) -> int:
         """Return the most sequences, of so many that were to be tried, that the memory holds as far as is known."""
@@ -212,7 +213,7 @@ class _MemoryLimit:
     def note(self, size: int) -> None:
         """Take down what the pass that was just run held at most."""
         if self._module is not None:
-            self._peaks[size] = max(self._peaks.get(size, 0), self._module.max_memory_allocated(self._device))
+            self.peaks[size] = max(self.peaks.get(size, 0), self._module.max_memory_allocated(self._device))
             self._module.reset_peak_memory_stats(self._device)
 
 
