@@ -38,7 +38,8 @@ def place_pool(pool: PoolConfig, nodes: Sequence[Sequence[Node]], *, wandb: Wand
         try:
             placed = place(alone, own, wandb=wandb)
         except TooFew as error:
-            missing.append(TooFew(f"{name_of_kind(pool, number)}: {error}"))
+            hint = "; or say what its `machines` are, and the pool begins without them" if pool.min_ranks else ""
+            missing.append(TooFew(f"{name_of_kind(pool, number)}: {error}{'' if kind.machines else hint}"))
             if not (pool.min_ranks and kind.machines):
                 raise missing[-1] from None
             placed = place(alone, described(kind), wandb=wandb)

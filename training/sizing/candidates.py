@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from math import ceil
 
-from training.allocation.choice import Candidate, Members, sets_of_types
+from training.allocation.choice import ALL_SUBSETS, Candidate, Members, sets_of_types
 from training.allocation.devices import DeviceType
 from training.sizing.fit import possible_stages
 from training.sizing.member_times import (
@@ -19,9 +19,6 @@ from training.sizing.member_times import (
     with_recomputing,
 )
 from training.sizing.step_time import predict_exchange, predict_update
-
-TRIED_ALONE = 3
-"""All sets of so many members that hold larger passes if they recompute are tried; of more, none and all of them."""
 
 
 def find_candidates(job: MembersJob, members: Members, *, stages: Sequence[int] | None = None) -> list[Candidate]:
@@ -38,9 +35,10 @@ def find_candidates(job: MembersJob, members: Members, *, stages: Sequence[int] 
 def recomputing_sets(job: MembersJob, members: Members, stage: int) -> list[Members]:
     """Return which of some members may recompute activations, the fewest first.
 
-    That is for the pool to say; of those of which it does not, those that hold no sequence otherwise, and any others
-    that then hold more of them. In ZeRO 3 all do or none, since ranks gather weights at the same times. An architecture
-    that the formulas do not know may lack it, and does it only where the pool says so.
+    That is for the pool to say; of those of which it does not, those that hold no sequence otherwise do, and every set
+    is given of the others that then hold more of them, of more than ALL_SUBSETS none and all. In ZeRO 3 all do or none,
+    since ranks gather weights at the same times. An architecture that the formulas do not know may lack it, and does it
+    only where the pool says so.
     """
     fixed = tuple(number for number in recomputing_members(job.placement) if number in members)
     may = may_recompute(job, members)
@@ -56,7 +54,7 @@ def recomputing_sets(job: MembersJob, members: Members, stage: int) -> list[Memb
             gaining.append(number)
     if stage == 3:
         return [fixed, *([tuple(sorted((*fixed, *may)))] if fixed or forced or gaining else [])]
-    sizes = range(len(gaining) + 1) if len(gaining) <= TRIED_ALONE else (0, len(gaining))
+    sizes = range(len(gaining) + 1) if len(gaining) <= ALL_SUBSETS else (0, len(gaining))
     return [tuple(sorted((*fixed, *forced, *some))) for size in sizes for some in combinations(gaining, size)]
 
 

@@ -91,6 +91,9 @@ class MembersJob:
     passes: dict[tuple[int, bool, bool], MeasuredPasses | None] = field(default_factory=dict, compare=False)
     """The same: by member, whether it recomputes activations, and whether weights are gathered."""
 
+    flops: dict[tuple[str, bool], float | None] = field(default_factory=dict, compare=False)
+    """The same, of a token: by implementation of attention, and whether activations are recomputed."""
+
     @property
     def present(self) -> Members:
         """The members that have ranks."""
@@ -245,13 +248,17 @@ def _flops(job: MembersJob, number: int) -> KnownSpeed | None:
 
 
 def _flops_per_token(job: MembersJob, member: Placement) -> float | None:
-    return executed_flops_per_token(
-        job.model.config,
-        job.model.shapes,
-        sequence_length=job.config.sequence_length,
-        attention=expected_attention(job.config, member),
-        recomputes=member.activation_checkpointing,
-    )
+    key = (expected_attention(job.config, member), member.activation_checkpointing)
+    if key not in job.flops:
+        attention, recomputes = key
+        job.flops[key] = executed_flops_per_token(
+            job.model.config,
+            job.model.shapes,
+            sequence_length=job.config.sequence_length,
+            attention=attention,
+            recomputes=recomputes,
+        )
+    return job.flops[key]
 
 
 def pass_seconds(job: MembersJob, placed: Placement, number: int, most: int, reach: Reach) -> tuple[float, ...]:

@@ -75,6 +75,12 @@ def test_a_restart_goes_on_with_the_run_and_logs_no_step_twice(tmp_path: Path, r
     assert first["dir"] == str(tmp_path)
 
 
+def test_eta_is_a_number_of_its_own(tmp_path: Path, runs: list[FakeRun]) -> None:
+    with WandbLog(ONLINE, tmp_path, name="n", notify=print) as log:
+        log.log(line(1).model_copy(update={"eta": 0.93}))
+    assert runs[0].rows[0]["eta"] == 0.93
+
+
 def test_norms_by_layer_are_a_number_each(tmp_path: Path, runs: list[FakeRun]) -> None:
     with WandbLog(ONLINE, tmp_path, name="n", notify=print) as log:
         log.log(line(1).model_copy(update={"gradient_norms": {"embedding": 0.25, "layer_0": 0.5}}))
