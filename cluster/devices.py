@@ -11,7 +11,7 @@ from typing import Literal
 
 from configs.base import MIB
 
-Precision = Literal["bf16", "fp16"]
+Precision = Literal["bf16", "fp16", "fp32"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Device:
 
     peak_flops: Mapping[Precision, float]
     """Dense FLOP/s with fp32 accumulation, from the makers' data sheets; where one gives only the figure with
-    sparsity, half of it. Empty where none was found."""
+    sparsity, half of it. In fp32 only where there is no bf16 in hardware. Empty where none was found."""
 
     memory_mib: int | None = None
     """Total memory as the driver says it: nvidia-smi, for AMD's rocm-smi. None where that was not found."""
@@ -71,6 +71,10 @@ class Device:
 
 def _bf16(flops: float) -> Mapping[Precision, float]:
     return {"bf16": flops}
+
+
+def _volta(fp16: float, fp32: float) -> Mapping[Precision, float]:
+    return {"fp16": fp16, "fp32": fp32}
 
 
 DEVICES: tuple[Device, ...] = (
@@ -150,12 +154,12 @@ DEVICES: tuple[Device, ...] = (
     Device(("NVIDIA TITAN V", "TITAN V"), {}, 12288, ("TITAN-V",), 653, _PCIE_3),
     Device(("Quadro RTX 8000",), {}, 49152, ("RTX-8000",), 672, _PCIE_3),
     Device(("Quadro RTX 6000",), {}, 24576, ("RTX-6000",), 672, _PCIE_3),
-    Device(("Tesla V100-SXM2-16GB", "Tesla V100-SXM3-16GB"), {"fp16": 125e12}, 16384, ("V100",), 900, _HGX_V100),
-    Device(("Tesla V100-SXM2-32GB", "Tesla V100-SXM3-32GB"), {"fp16": 125e12}, 32768, ("V100",), 900, _HGX_V100),
+    Device(("Tesla V100-SXM2-16GB", "Tesla V100-SXM3-16GB"), _volta(125e12, 15.7e12), 16384, ("V100",), 900, _HGX_V100),
+    Device(("Tesla V100-SXM2-32GB", "Tesla V100-SXM3-32GB"), _volta(125e12, 15.7e12), 32768, ("V100",), 900, _HGX_V100),
     Device(("Tesla V100-SXM2-32GB-LS", "Tesla V100-DGXS-32GB"), {}, 32768, ("V100",), 900, None),
-    Device(("Tesla V100-PCIE-16GB", "Tesla V100-FHHL-16GB"), {"fp16": 112e12}, 16384, ("V100",), 900, _PCIE_3),
-    Device(("Tesla V100-PCIE-32GB",), {"fp16": 112e12}, 32768, ("V100",), 900, _PCIE_3),
-    Device(("Tesla V100S-PCIE-32GB",), {"fp16": 130e12}, 32768, ("V100S",), 1134, _PCIE_3),
+    Device(("Tesla V100-PCIE-16GB", "Tesla V100-FHHL-16GB"), _volta(112e12, 14e12), 16384, ("V100",), 900, _PCIE_3),
+    Device(("Tesla V100-PCIE-32GB",), _volta(112e12, 14e12), 32768, ("V100",), 900, _PCIE_3),
+    Device(("Tesla V100S-PCIE-32GB",), _volta(130e12, 16.4e12), 32768, ("V100S",), 1134, _PCIE_3),
     Device(("Tesla T4", "NVIDIA T4"), {}, 15360, ("T4",), 300, _PCIE_3),
     # A MI250 or MI250X is two devices, each of half the figure.
     Device(("AMD Instinct MI325X",), _bf16(1307.4e12), 262128, ("AMD-Instinct-MI325X-OAM",), 6000, _MI300),

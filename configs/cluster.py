@@ -124,11 +124,11 @@ def _ranks_on_a_node(launcher: SlurmLauncher, pool: PoolConfig) -> int | None:
     return gpus if by_cores is None else min(gpus, by_cores)
 
 
-def _asks_for_gpus(launcher: NodesLauncher, kind: PoolConfig) -> bool:
-    """Return whether a launcher asks for GPUs on the nodes of one kind."""
+def _gpus_asked(launcher: NodesLauncher, kind: PoolConfig) -> int:
+    """Return the GPUs that a launcher asks for on a node of one kind; 0 where it names no number."""
     if isinstance(launcher, SlurmLauncher):
-        return bool(slurm_for(launcher, kind).gpus_per_node)
-    return bool(kubernetes_for(launcher, kind).gpus_per_worker)
+        return slurm_for(launcher, kind).gpus_per_node or 0
+    return kubernetes_for(launcher, kind).gpus_per_worker
 
 
 class ClusterConfig(Config):
@@ -173,6 +173,14 @@ class ClusterConfig(Config):
     def _launcher_asks_for_nodes(self) -> Self:
         if isinstance(self.launcher, NodesLauncher):
             node_groups(self.launcher, self.pools)
+            for name, pool in self.pools.items():
+                for kind in pool.kinds():
+                    asked, described = _gpus_asked(self.launcher, kind), kind.machines
+                    if kind.device != "cpu" and described and asked not in (0, described.accelerators_per_node):
+                        raise ValueError(
+                            f"pool {name!r}: a job has {asked} GPUs of a node, as it is asked for, and machines has "
+                            f"accelerators_per_node: {described.accelerators_per_node}; make the two the same"
+                        )
         return self
 
     @model_validator(mode="after")
@@ -207,7 +215,7 @@ class ClusterConfig(Config):
         pool, launcher = self.pools[name], self.launcher
         if not isinstance(launcher, NodesLauncher):
             return pool
-        wanting = [kind.device == "auto" and _asks_for_gpus(launcher, kind) for kind in pool.kinds()]
+        wanting = [kind.device == "auto" and _gpus_asked(launcher, kind) > 0 for kind in pool.kinds()]
         members = tuple(
             member.model_copy(update={"device": "gpu"}) if wants else member
             for member, wants in zip(pool.members, wanting, strict=False)

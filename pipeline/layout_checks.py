@@ -10,18 +10,21 @@ from configs.training.train import TrainConfig
 from pipeline.chain_checks import retention_problems
 from pipeline.estimate.estimate import estimate
 from pipeline.estimate.machines import are_known, lay_out
+from pipeline.estimate.member_rows import describe_left_out
 from pipeline.estimate.rows import describe_problem
 from pipeline.prepare import Prepared, steps_to_make, vocab_size
 from pipeline.recipe import below
 from training.sizing.activations import why_not_attention
 
 
-def check_layouts(ready: Prepared, cluster: ClusterConfig) -> None:
+def check_layouts(ready: Prepared, cluster: ClusterConfig) -> list[str]:
     """Raise ConfigError if a training that is to be made does not fit on its pool, as far as that is known from here.
 
-    Disk is not looked at: a run that goes on has its checkpoints there already.
+    Returns a sentence on each kind of devices that a training would leave out, as `concord plan` has it. Disk is not
+    looked at: a run that goes on has its checkpoints there already.
     """
     problems: list[Problem] = []
+    idle: list[str] = []
     for name in steps_to_make(ready):
         step = ready.plan.steps[name]
         if not isinstance(step.config, TrainConfig) or not are_known(cluster, step.pool):
@@ -39,11 +42,13 @@ def check_layouts(ready: Prepared, cluster: ClusterConfig) -> None:
                 is_their_disk=False,
             )
             problem = describe_problem(found)
+            idle += [f"step {name!r} on pool {step.pool!r}: {words}" for words in describe_left_out(found.members)]
         except UserError as error:
             problem = str(error)
         if problem:
             problems.append(Problem(("steps", name), f"step {name!r} does not fit on pool {step.pool!r}: {problem}"))
     ready.loaded.fail(problems)
+    return idle
 
 
 def check_pool_settings(ready: Prepared, cluster: Loaded[ClusterConfig]) -> None:

@@ -15,7 +15,7 @@ from cluster.host.console import print_line
 from cluster.leases.fence import fence_of
 from cluster.placement import Placement
 from cluster.rank_output import RANKS
-from configs.base import Artifact
+from configs.base import Artifact, StartUpError
 from configs.training.train import CadenceConfig, TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
 from data_prep.tokenizer.stage import check_certificate
@@ -56,22 +56,19 @@ def train(
     placement = _settle(executor, config, tokenizer, store=out.parent)
     session = record_session_start(out)
     end_reason: EndReason = "failed"
-    job = Job(config, corpus, tokenizer, out, placement, session, fence_of(out), cadence)
     try:
         with (
             show_notices(out),
             show_progress(out / METRICS_FILE, num_steps=config.total_steps),
             stop_on_signal(out, grace_seconds=placement.grace_seconds),
         ):
-            model = executor.gang(
-                _train_rank,
-                job,
-                label="training",
-                warm=partial(_import_libraries, config.model.architecture),
-                resize=partial(ask_to_resize, out),
-                output=out / RANKS,
-                slow_host=partial(find_slow_host, out),
-            )
+            while True:
+                job = Job(config, corpus, tokenizer, out, placement, session, fence_of(out), cadence)
+                try:
+                    model = _run_gang(executor, job)
+                    break
+                except StartUpError as error:
+                    placement = _without_those_gone(executor, job, error)
         end_reason = "finished"
         executor.used_placement = replace(placement, attention=attention_used(out) or placement.attention)
     except (Stopped, KeyboardInterrupt):
@@ -95,6 +92,37 @@ def _settle(
     for member in placement.members:
         if member.left_out:
             print_line(f"training: {member.kind} takes no part: {member.left_out}")
+    return placement
+
+
+def _run_gang(executor: Executor, job: Job) -> TrainedModel | None:
+    return executor.gang(
+        _train_rank,
+        job,
+        label="training",
+        warm=partial(_import_libraries, job.config.model.architecture),
+        resize=partial(ask_to_resize, job.out),
+        output=job.out / RANKS,
+        slow_host=partial(find_slow_host, job.out),
+    )
+
+
+def _without_those_gone(executor: Executor, job: Job, error: StartUpError) -> Placement:
+    """Return the layout with members that were left out in the place of those whose machines are gone.
+
+    Raises `error`, for which the ranks did not start, if no such member takes part even so.
+    """
+    if not any(member.left_out for member in job.placement.members):
+        raise error
+    try:
+        placement = _settle(executor, job.config, job.tokenizer, store=job.out.parent)
+    except StartUpError:
+        raise error from None
+    both = zip(job.placement.members, placement.members, strict=True)
+    joined = [now.kind for before, now in both if before.left_out and now.num_ranks]
+    if not joined:
+        raise error
+    print_line(f"training: {error}; it goes on with {' and '.join(joined)}, which took no part before")
     return placement
 
 

@@ -58,7 +58,7 @@ class Estimate:
     """The speed of each of the fit's runners-up."""
 
     num_nodes: int
-    """The number of nodes that the ranks take."""
+    """The number of nodes that the pool holds for it, with those of members that are left out."""
 
     cost: Range | None
     currency: str | None
@@ -188,17 +188,19 @@ def _lay_out_members(
 ) -> _Layout:
     """Lay a training out on unlike devices, by what passes took on each; trainings in the store say nothing of them."""
     choice, found, speed = estimate_members(model, size, config, placement, pool=pool, nodes=nodes, store=store)
-    used = [(pool.kinds()[number].machines, found.members[number]) for number in choice.used]
-    prices = [machines.price_per_node_hour if machines else None for machines, _ in used]
-    currencies = {machines.currency for machines, _ in used if machines}
-    hour = [price * member.num_nodes for price, (_, member) in zip(prices, used, strict=True) if price is not None]
+    held = [
+        pair for pair in zip((kind.machines for kind in pool.kinds()), found.members, strict=True) if pair[1].num_nodes
+    ]
+    prices = [machines.price_per_node_hour if machines else None for machines, _ in held]
+    currencies = {machines.currency for machines, _ in held if machines}
+    hour = [price * member.num_nodes for price, (_, member) in zip(prices, held, strict=True) if price is not None]
     return _Layout(
         placement=choice.placement,
         fit=Fit(choice.tightest, (), choice.remedy),
         speed=speed,
         alternatives=(),
-        num_nodes=sum(member.num_nodes for _, member in used),
-        price_per_hour=sum(hour) if len(hour) == len(used) and len(currencies) == 1 else None,
+        num_nodes=sum(member.num_nodes for _, member in held),
+        price_per_hour=sum(hour) if len(hour) == len(held) and len(currencies) == 1 else None,
         currency=next(iter(currencies), None),
         members=found,
     )

@@ -19,7 +19,7 @@ def members_rows(found: MembersEstimate, placement: Placement) -> list[tuple[str
     used = f"{counted(placement.num_ranks, 'rank')} on {placement.device}: ZeRO {placement.zero_stage}, {how}"
     rows = [("layout", used)]
     rows += [("member", _member(one, placement.device)) for one in found.members]
-    rows += [("left out", f"{one.kind}: {one.left_out}") for one in found.members if one.left_out]
+    rows += [("left out", words) for words in describe_left_out(found)]
     if found.step_seconds is None:
         rows.append(("allocation", f"not known before the start; {found.source}"))
     else:
@@ -28,6 +28,15 @@ def members_rows(found: MembersEstimate, placement: Placement) -> list[tuple[str
     if (other := found.runner_up) is not None:
         rows.append(("runner-up", f"{other.what}: {shown_times(other.step_seconds)[0]} a step, {other.why}"))
     return rows
+
+
+def describe_left_out(found: MembersEstimate | None) -> list[str]:
+    """Say of each kind that takes no part why that is so, and that its machines are idle."""
+    words = []
+    for one in found.members if found else ():
+        idle = f"; {counted(one.num_idle_nodes, 'node')} of the pool would be idle" if one.num_idle_nodes else ""
+        words += [f"{one.kind}: {one.left_out}{idle}"] if one.left_out else []
+    return words
 
 
 def price_rows(found: MembersEstimate, currency: str) -> list[tuple[str, str]]:

@@ -45,6 +45,9 @@ class MemberPlan:
     num_nodes: int
     """The nodes that these take."""
 
+    num_idle_nodes: int
+    """Those of them that nobody computes on, where they take no part."""
+
     layout: LayoutChoice
     """That of its largest pass."""
 
@@ -128,26 +131,10 @@ def estimate_members(
     choice = choose_members(model, size, config, placement, store=store)
     job = choice.job
     own_nodes = [_nodes_of(kind, nodes) for kind in pool.kinds()]
-    option = choice.option
-    shares = option.allocation.shares if option else ()
-    members = tuple(
-        MemberPlan(
-            kind=settled.kind,
-            num_ranks=own.num_ranks,
-            num_nodes=nodes_taken(own, kind_nodes),
-            layout=layout,
-            needed_bytes=needed_bytes(layout, own.device),
-            memory_bytes=own.memory_bytes_per_rank,
-            shares=tuple(share for share in shares if share.device == settled.kind),
-            left_out=settled.left_out,
-        )
-        for own, settled, layout, kind_nodes in zip(
-            placement.members, choice.placement.members, choice.layouts, own_nodes, strict=True
-        )
-    )
+    option, members = choice.option, _plans(choice, own_nodes)
     found = MembersEstimate(
         members=members,
-        is_even=placement.balance == "even",
+        is_even=choice.placement.balance == "even",
         step_seconds=option.seconds if option else None,
         bound_seconds=option.allocation.bound if option else None,
         eta=option.eta if option else None,
@@ -159,11 +146,41 @@ def estimate_members(
     return choice, found, _speed(job, choice, pool, own_nodes)
 
 
+def _plans(choice: MembersChoice, nodes: Sequence[Sequence[Node]]) -> tuple[MemberPlan, ...]:
+    """Return what each kind of devices does, by the nodes of each."""
+    busy = [node for number in choice.used for node in nodes[number]]
+    shares = choice.option.allocation.shares if choice.option else ()
+    found = []
+    for number, (settled, layout) in enumerate(zip(choice.placement.members, choice.layouts, strict=True)):
+        own = choice.job.placement.members[number]
+        own_shares = tuple(share for share in shares if share.device == settled.kind)
+        num_passes = max((len(share.passes) for share in own_shares), default=layout.num_passes)
+        found.append(
+            MemberPlan(
+                kind=settled.kind,
+                num_ranks=own.num_ranks,
+                num_nodes=nodes_taken(own, nodes[number]),
+                num_idle_nodes=0 if settled.num_ranks else nodes_taken(own, _without(nodes[number], busy)),
+                layout=replace(layout, num_passes=num_passes),
+                needed_bytes=needed_bytes(layout, own.device),
+                memory_bytes=own.memory_bytes_per_rank,
+                shares=own_shares,
+                left_out=settled.left_out,
+            )
+        )
+    return tuple(found)
+
+
 def _nodes_of(kind: PoolConfig, nodes: Sequence[Node]) -> list[Node]:
     """Return the nodes of a kind: those described for it, else those of its accelerator among all."""
     if kind.machines is not None:
         return described(kind)
     return [node for node in nodes if kind.accelerator in (None, node.accelerator)] or list(nodes)
+
+
+def _without(nodes: Sequence[Node], others: Sequence[Node]) -> list[Node]:
+    """Return the nodes that are not among the others: those of kinds that are described alike are never the same."""
+    return [node for node in nodes if not any(node is other for other in others)]
 
 
 def _eta_of_all(job: MembersJob, option: Option) -> float | None:

@@ -175,7 +175,9 @@ def _cost(found: Estimate) -> list[tuple[str, str]]:
         return []
     amounts = [f"{amount:,.2f}" for amount in (found.cost.low, found.cost.high)]
     shown = amounts[0] if amounts[0] == amounts[1] else " to ".join(amounts)
-    return [("cost", f"{shown} {found.currency} for {counted(found.num_nodes, 'node')}")]
+    idle = sum(one.num_idle_nodes for one in found.members.members) if found.members else 0
+    words = f", {idle:,} of them idle" if idle else ""
+    return [("cost", f"{shown} {found.currency} for {counted(found.num_nodes, 'node')}{words}")]
 
 
 def _gib(num_bytes: float) -> str:

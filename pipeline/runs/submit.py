@@ -73,11 +73,12 @@ def submit_run(
     check_stages(ready)
     check_profile(ready, profile)
     check_pool_settings(ready, told)
-    check_layouts(ready, machines)
+    left_out = check_layouts(ready, machines)
     _check_shared(ready.loaded.config.store)
     record = _record(ready, run_id)
     directory = RunDirectory(store_of(ready.loaded.config.store), record.id, work_dir=machines.storage.work_dir)
-    idle, asked = describe_unused(ready, machines), machines.without_pools(unused_pools(ready, machines))
+    idle = [*describe_unused(ready, machines), *left_out]
+    asked = machines.without_pools(unused_pools(ready, machines))
     if dry_run:
         start = plan_start(1, ready, cluster, machines, avoid=(), take_over=False, profile=profile)
         out.print(launcher_for(asked).render(describe_submission(directory, record, start, asked)), markup=False)

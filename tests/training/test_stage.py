@@ -1,9 +1,10 @@
 """The stage `train` through executors: the same numbers in process and on Ray, and what the driver does on SIGTERM."""
 
 import os
+import re
 import signal
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +16,7 @@ from cluster.inline import InlineExecutor
 from cluster.machines import GIB, Node
 from cluster.members import place_pool
 from cluster.placement import Placement
-from configs.base import Artifact
+from configs.base import Artifact, StartUpError
 from configs.pools import PoolConfig
 from data_prep.manifests import Certificate, TrainedTokenizer
 from data_prep.tokenizer.stage import HUGGING_FACE, MODEL
@@ -23,6 +24,7 @@ from tests.training.ranks import CADENCE, VOCAB, run_ranks, tiny_config, tiny_co
 from tests.training.trials import before_step
 from training.allocation.known_times import KnownTimes, Link, Setting, describe_model, keep
 from training.checkpoint.directory import load_weights
+from training.job import Job
 from training.log.metrics_file import METRICS_FILE, read_metrics
 from training.log.sessions_file import GangStart, SessionEnd, read_session_events
 from training.loop import stop_requests
@@ -113,6 +115,25 @@ class NoRanks:
         raise InterruptedError
 
 
+class FastOnesGone(NoRanks):
+    """After the first look the machine of the first member is gone, and its ranks do not start."""
+
+    looks = 0
+
+    def placement(self) -> Placement:
+        self.looks += 1
+        found = super().placement()
+        if self.looks == 1:
+            return found
+        first, second = found.members
+        return replace(found, num_ranks=2, members=(replace(first, num_ranks=0, num_expected=2), second))
+
+    def gang(self, fn: Any, job: Job, **named: Any) -> NoReturn:
+        if self.looks == 1:
+            raise StartUpError("places did not become free")
+        raise InterruptedError(str([one.num_ranks for one in job.placement.members]))
+
+
 def keep_times(store: Path, emulated: float) -> None:
     setting = Setting(
         model=describe_model(tiny_config(), vocab_size=VOCAB),
@@ -125,11 +146,20 @@ def keep_times(store: Path, emulated: float) -> None:
         host=socket.gethostname(),
         threads=1,
         cpu_share=1.0,
+        cores=1.0,
         emulated=emulated,
         versions=(),
     )
     speed = DeviceSpeed(kind="", device="x86_64 CPU", pass_seconds=tuple(n * (0.01 + emulated) for n in range(1, 6)))
     keep(store, f"{setting.key}.json", KnownTimes(setting=setting, speed=speed, communication=0.0))
+
+
+def keep_times_that_leave_the_second_out(store: Path) -> None:
+    for emulated in (0.0, 9.0):
+        keep_times(store, emulated)
+    names: dict[str, Any] = {"devices": ("x86_64 CPU",), "num_ranks": 4, "num_hosts": 1}
+    link = Link(**names, hosts=(socket.gethostname(),), alpha_seconds=0.01, bytes_per_second=1e9)
+    keep(store, link.file_name, link)
 
 
 def test_members_that_the_times_in_the_store_leave_out_are_told_of_when_training_starts(
@@ -143,12 +173,23 @@ def test_members_that_the_times_in_the_store_leave_out_are_told_of_when_training
         return executor.used_placement
 
     assert start("unknown").num_ranks == 4 and "takes no part" not in capsys.readouterr().err
-    for emulated in (0.0, 9.0):
-        keep_times(tmp_path, emulated)
-    names: dict[str, Any] = {"devices": ("x86_64 CPU",), "num_ranks": 4, "num_hosts": 1}
-    link = Link(**names, alpha_seconds=0.01, bytes_per_second=1e9)
-    keep(tmp_path, link.file_name, link)
+    keep_times_that_leave_the_second_out(tmp_path)
     settled = start("known")
     assert settled.num_ranks == 2 and settled.members[1].num_ranks == 0
     assert settled.members[1].left_out.startswith("the step takes ")
     assert f"  training: member 2 takes no part: {settled.members[1].left_out}\n" in capsys.readouterr().err
+
+
+def test_members_that_were_left_out_take_the_place_of_those_that_are_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep_times_that_leave_the_second_out(tmp_path)
+    with pytest.raises(InterruptedError, match=re.escape("[0, 2]")):
+        run_stage(tmp_path, "gone", FastOnesGone())  # type: ignore[arg-type]
+    said = capsys.readouterr().err
+    assert "places did not become free; it goes on with member 2, which took no part before\n" in said
+
+
+def test_an_error_of_the_start_stays_where_nobody_was_left_out(tmp_path: Path) -> None:
+    with pytest.raises(StartUpError, match="places did not become free"):
+        run_stage(tmp_path, "gone", FastOnesGone())  # type: ignore[arg-type]

@@ -126,7 +126,10 @@ def allocate(candidate: Candidate, num_sequences: int) -> Option:
 
 
 def allocate_evenly(candidate: Candidate, num_sequences: int, *, most: int) -> Option:
-    """Share a step's sequences evenly, in passes of `most` at most: the first ranks have one more (even_plan)."""
+    """Share a step's sequences evenly, in passes of `most` at most: the first ranks have one more (even_plan).
+
+    Passes larger than those whose time is known take more in proportion.
+    """
     share = ceil(num_sequences / candidate.num_ranks)
     a_pass = ceil(share / ceil(share / most))
     left = num_sequences - (share - 1) * candidate.num_ranks  # ranks that have `share`
@@ -136,7 +139,7 @@ def allocate_evenly(candidate: Candidate, num_sequences: int, *, most: int) -> O
         left -= with_more
         for number, of in ((with_more, share), (one.number - with_more, share - 1)):
             passes = tuple(min(a_pass, of - start) for start in range(0, of, a_pass))
-            seconds = sum(one.pass_seconds[size - 1] for size in passes)
+            seconds = sum(_seconds_of(one, size) for size in passes)
             shares += [Share(one.name, number, passes, seconds)] if number else []
     slowest = max(one.seconds for one in shares)
     if candidate.has_equal_passes:
@@ -145,6 +148,11 @@ def allocate_evenly(candidate: Candidate, num_sequences: int, *, most: int) -> O
     seconds = slowest + candidate.step_seconds
     eta = num_sequences / (seconds * sum_of_rates(candidate.devices))
     return Option(candidate, Allocation(tuple(shares), seconds, seconds, eta))
+
+
+def _seconds_of(device: DeviceType, size: int) -> float:
+    known = min(size, len(device.pass_seconds))
+    return device.pass_seconds[known - 1] * size / known
 
 
 def fastest_option(candidates: Sequence[Candidate], num_sequences: int) -> Option | None:

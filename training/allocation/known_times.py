@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cluster.devices import devices_by_ray_name
 from cluster.host.files import write_text
 from cluster.placement import Placement
-from cluster.storage.errors import ignore_transient
 from configs.training.train import TrainConfig
 from training.allocation.balance import to_grain
 from training.allocation.devices import make_monotone
@@ -126,7 +125,7 @@ class Link(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    devices: tuple[str, ...]
+    devices: tuple[str, ...] = Field(min_length=1)
     """Names of the devices that took part, each once."""
 
     num_ranks: int = Field(ge=2)
@@ -231,10 +230,9 @@ def read_known(store: Path, identities: Sequence[RankType]) -> dict[RankType, Kn
 
 
 def keep(store: Path, name: str, found: BaseModel) -> None:
-    """Write a record into PASS_TIMES of the store, whole or not at all; a store that is away gets none."""
-    with ignore_transient():
-        (store / PASS_TIMES).mkdir(exist_ok=True)
-        write_text(store / PASS_TIMES / name, found.model_dump_json())
+    """Write a record into PASS_TIMES of the store, whole or not at all. Raises OSError if it cannot be written."""
+    (store / PASS_TIMES).mkdir(exist_ok=True)
+    write_text(store / PASS_TIMES / name, found.model_dump_json())
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Measures what forward and backward passes take on each type of device, on the engine that will train.
 
 Every rank times passes over 1, 2, 3, 4, 6, 8, ... sequences, up to what its memory holds, without waiting for others
-(training/zero/step_timing.py). What they leave is dropped as that of a step without update is. Ranks whose
-devices are alike are one type, whose times are the medians of theirs, kept in the store by all that they hang on.
+(training/zero/step_timing.py), in rounds over all of them. What they leave is dropped as that of a step without update
+is. Ranks whose devices are alike are one type, whose times are the medians of theirs, kept in the store by all that
+they hang on.
 """
 
 import socket
@@ -14,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 
 from cluster.host.limits import cores_of_time
 from cluster.placement import Placement
 from training.accelerator import device_bytes, device_name, is_accelerator
 from training.allocation.known_times import (
+    PASS_TIMES,
     RankTimes,
     RankType,
     Setting,
@@ -39,11 +42,13 @@ from training.zero.engine import take_optimizer_step
 from training.zero.process_group import from_rank_0
 from training.zero.step_timing import Stopwatch
 
-REPEATS = 2
-"""How often a pass of each size is timed: the shortest time counts."""
+ROUNDS = 5
+"""How often a pass of each size is timed, all sizes once in each round: what disturbs a device for a while hits many
+sizes once, and not one of them each time. The shortest time of a size counts."""
 
 BUDGET_SECONDS = 15.0
-"""A rank tries no pass after which it would have computed for longer: larger ones are taken to be in proportion."""
+"""A rank times no pass after which it would have computed for longer, and tries no larger size after which the first
+two rounds would take longer: sizes that it did not try are taken to be in proportion."""
 
 USED_MEMORY = 0.92
 """No pass is tried that would take more of a GPU's memory, by what those before it took: the allocator needs the rest
@@ -93,10 +98,10 @@ class PassTimer:
 
         def make() -> Speeds:
             found = {one: typical_times(one, types, times) for one in set(types)}
-            for identity, known in found.items():
-                keep(store, f"{identity.setting.key}.json", known)
-            keep(store, link.file_name, link)
-            return join_speeds(types, found, times, hosts=hosts, step=step, version=version)
+            files = {f"{identity.setting.key}.json": known for identity, known in found.items()}
+            problem = _keep_all(store, files | {link.file_name: link})
+            speeds = join_speeds(types, found, times, hosts=hosts, step=step, version=version)
+            return speeds.model_copy(update={"why": f"{speeds.why}; {problem}"}) if problem else speeds
 
         return from_rank_0(make)
 
@@ -120,24 +125,35 @@ class PassTimer:
         return RankType(placement.kind, setting)
 
     def _sizes(self) -> list[int]:
-        """Return the sizes of passes to time: a compiled pass is filled up to the largest."""
+        """Return the sizes of passes to time; of compiled ones the ends: each size takes a compilation."""
         if self._placement.compile:
-            return [self._most]
+            return sorted({1, self._most})
         steps = [size for base in (2**n for n in range(20)) for size in (base, base * 3 // 2)]
         return sorted({1, *(size for size in steps if size < self._most), self._most})
 
+    def _order(self) -> tuple[list[int], list[int]]:
+        """Return the sizes of the passes that warm up, and of those of a round; equally many on all ranks. Collective.
+
+        The first passes, and of compiled ones the first of each size, make what the others find there.
+        """
+        sizes = self._sizes()
+        warming, timed = [0, *(sizes if self._placement.compile else [1])], [0, *sizes]
+        most = torch.tensor([len(warming), len(timed)], device=self._device)
+        torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+        num_warming, num_timed = most.tolist()
+        return warming + [0] * (num_warming - len(warming)), timed + [0] * (num_timed - len(timed))
+
     def measure(self) -> RankTimes:
         """Time the passes of all sizes; a rank with fewer of them runs empty ones beside the others'. Collective."""
-        own = [0, 0, 1, *(size for size in self._sizes() for _ in range(REPEATS))]
-        most = torch.tensor(len(own), device=self._device)
-        torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
-        own += [0] * (int(most) - len(own))
+        warming, timed = self._order()
+        own = warming + ROUNDS * timed
         batch = self._batches.batch((range(self._most),))
-        seconds: dict[int, float] = {}
-        waited, memory = float("inf"), _MemoryLimit(self._device)
+        budget, waited, memory = _Budget(), float("inf"), _MemoryLimit(self._device)
         for number, size in enumerate(own):
             self._beat(f"timing passes, {number + 1} of {len(own)}")
-            num_rows = size if memory.may_hold(size) and _has_time(size, seconds) else 0
+            warms, again = number < len(warming), number >= len(warming) + len(timed)
+            has_time = warms or budget.has_time(size, again=again)
+            num_rows = size if memory.may_hold(size) and has_time else 0
             micro = self._batches.read(batch, np.arange(max(1, num_rows)), num_targetless=int(not num_rows))
             tokens = micro.tokens if num_rows else micro.tokens[:, : EMPTY_TOKENS + 1]
             rows = pack_rows(tokens, micro.lengths, boundary_id=self._boundary_id)
@@ -148,13 +164,12 @@ class PassTimer:
                 continue
             memory.note(num_rows)
             waited = min(waited, took.get("communication", 0.0))
-            if number:  # the first makes what the others find there
-                spent = took.get("forward", 0.0) + took.get("backward", 0.0)
-                seconds[num_rows] = min(seconds.get(num_rows, spent), spent)
+            if not warms:
+                budget.note(num_rows, took.get("forward", 0.0) + took.get("backward", 0.0))
         take_optimizer_step(self._engine, loss_is_finite=False, max_gradient_norm=1.0)
         self._stopwatch.pop_seconds()
-        empty, largest = seconds.pop(0), memory.largest(self._most)
-        fitting = {n: spent for n, spent in seconds.items() if n <= largest}
+        empty, largest = budget.seconds.pop(0), memory.largest(self._most)
+        fitting = {n: spent for n, spent in budget.seconds.items() if n <= largest}
         return RankTimes(fitting, waited, empty, largest, {n: peak for n, peak in memory.peaks.items() if n})
 
     def _time_pass(self, rows: PackedRows, size: int, *, is_last: bool) -> dict[str, float] | None:
@@ -178,13 +193,35 @@ class PassTimer:
         return size * (self._placement.emulated_seconds_per_sequence or 0.0)
 
 
-def _has_time(size: int, seconds: Mapping[int, float]) -> bool:
-    """Return whether a pass of so many sequences is within the budget, by the passes that were timed."""
-    tried = [n for n in seconds if n]
-    if not tried or not size:
-        return True
-    spent = sum(REPEATS * seconds[n] for n in tried)
-    return spent + seconds[max(tried)] * size / max(tried) <= BUDGET_SECONDS
+def _keep_all(store: Path, files: Mapping[str, BaseModel]) -> str:
+    """Keep what was measured, by name; return what to tell if that fails: training goes on without it."""
+    try:
+        for name, found in files.items():
+            keep(store, name, found)
+    except OSError as error:
+        return f"not kept in the store: {error.strerror or error} ({store / PASS_TIMES})"
+    return ""
+
+
+class _Budget:
+    """Knows what passes took, and which a rank has the time for."""
+
+    def __init__(self) -> None:
+        self.seconds, self._spent = dict[int, float](), 0.0
+
+    def has_time(self, size: int, *, again: bool) -> bool:
+        """Return whether a pass of so many sequences is within BUDGET_SECONDS; `again` after the first round."""
+        tried = [n for n in self.seconds if n]
+        if not size or (not again and not tried):
+            return True
+        if again:  # only what the first round had the time and the memory for
+            return size in self.seconds and self._spent + self.seconds[size] <= BUDGET_SECONDS
+        return 2 * self._spent + self.seconds[max(tried)] * size / max(tried) <= BUDGET_SECONDS
+
+    def note(self, size: int, spent: float) -> None:
+        """Take down what a pass took."""
+        self.seconds[size] = min(self.seconds.get(size, spent), spent)
+        self._spent += spent if size else 0.0
 
 
 class _MemoryLimit:

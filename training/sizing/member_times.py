@@ -287,6 +287,11 @@ def reach_of(job: MembersJob, members: Members, number: int) -> Reach:
 
 
 def link_of(job: MembersJob, members: Members) -> Link | None:
-    """Return the link that the store has of the devices of some members."""
+    """Return the link that the store has of the devices of some members.
+
+    There is none for CPUs whose passes were not measured: what these take is not known, but for what is emulated.
+    """
     own = [job.placement.members[number] for number in members]
+    if job.measured is None and any(one.device == "cpu" for one in own):
+        return None
     return find_link(job.times, own, one_machine=are_on_one_machine(own))

@@ -255,13 +255,14 @@ def _why_without(job: MembersJob, chosen: Option, number: int) -> str:
     together = fastest_option(find_candidates(job, members), job.config.global_batch_size)
     if together is not None:
         return "the step takes {} with it and {} without".format(*shown_times(together.seconds, chosen.seconds))
-    own = job.placement.members[number]
-    stage = possible_stages(job.config, job.placement)[-1]
-    saving = with_recomputing(job, (*recomputing_members(job.placement), *may_recompute(job, (number,))))
-    layout = largest_layout(saving, number, count_ranks(job, members), stage)
-    if layout.fits:
-        return "what the pool asks for does not go with it, as its number of ranks"
-    return _why_it_does_not_fit(own, layout)
+    stage, num_ranks = possible_stages(job.config, job.placement)[-1], count_ranks(job, members)
+    ways = [way for way in recomputing_sets(job, members, stage) if recompute_alike(members, way, stage)]
+    if not ways:
+        return f"some members set activation_checkpointing and some forbid it, and in ZeRO {stage} all do it or none"
+    layouts = [largest_layout(with_recomputing(job, way), number, num_ranks, stage) for way in ways]
+    if all(not layout.fits for layout in layouts):
+        return _why_it_does_not_fit(job.placement.members[number], layouts[-1])
+    return "what the pool asks for does not go with it, as its number of ranks, or what the others have to recompute"
 
 
 def _why_it_does_not_fit(member: Placement, layout: LayoutChoice) -> str:

@@ -88,10 +88,13 @@ class Reach:
 
 
 def peak_of(device: Device | None, precision: str) -> float | None:
-    """Return the FLOP/s of a device's data sheet in bf16, else fp16; None if not known, or for fp32."""
+    """Return the FLOP/s of a device's data sheet for a recipe in bf16; None if not known, or for a recipe in fp32.
+
+    What has no bf16 in hardware multiplies in fp32.
+    """
     if device is None or precision == "fp32":
         return None
-    return device.peak_flops.get("bf16", device.peak_flops.get("fp16"))
+    return device.peak_flops.get("bf16", device.peak_flops.get("fp32"))
 
 
 def flops_of(member: Placement, precision: str, assumed: Assumed) -> float | None:

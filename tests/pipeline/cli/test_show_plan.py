@@ -9,7 +9,11 @@ import pytest
 from rich.console import Console
 
 from configs.base import ConfigError, UserError
+from configs.cluster import ClusterConfig
+from configs.load import load
 from pipeline.cli.show_plan import show_plan
+from pipeline.layout_checks import check_layouts
+from pipeline.prepare import prepare
 from pipeline.recipe import read_recipe
 from tests.pipeline.toys import record_of
 
@@ -380,6 +384,14 @@ MEMBERS = (
     + ", ".join(f"{{accelerator: {kind}, num_nodes: 2, machines: {{{MACHINES}}}}}" for kind in ("H100", "V100"))
     + "], activation_checkpointing: false}}"
 )
+
+
+def test_a_submission_is_told_of_machines_that_would_be_idle(place):
+    (place / "mixed.yaml").write_text(MEMBERS)
+    ready = prepare(read_recipe(Path("toy.yaml"), ()))
+    (said,) = check_layouts(ready, load(Path("mixed.yaml"), ClusterConfig).config)
+    assert said.startswith("step 'model' on pool 'default': V100: the step takes ")
+    assert said.endswith(" without; 2 nodes of the pool would be idle")
 
 
 def test_unlike_devices_are_planned_for_by_kind(place, capsys):

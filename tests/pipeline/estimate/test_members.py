@@ -77,11 +77,13 @@ def test_each_kind_has_a_row_and_the_step_is_shared_whole() -> None:
 def test_what_is_left_out_is_said_with_the_reason_and_the_share_of_all() -> None:
     found = planned(kind("H100", price=80), kind("V100", price=20), activation_checkpointing=False)
     rows = dict(rows_of(found))
-    assert rows["left out"].startswith("V100: the step takes ") and " without" in rows["left out"]
+    assert rows["left out"].startswith("V100: the step takes ")
+    assert rows["left out"].endswith(" without; 2 nodes of the pool would be idle")
     assert found.members is not None and found.members.eta is not None and found.members.eta_of_all is not None
     assert found.members.eta_of_all < found.members.eta and " of all members" in rows["a step"]
-    assert found.num_nodes == 2 and found.cost is not None and found.seconds is not None
-    assert found.cost.low == pytest.approx(2 * 80 * found.seconds.low / 3600)
+    assert found.num_nodes == 4 and found.cost is not None and found.seconds is not None
+    assert found.cost.low == pytest.approx((2 * 80 + 2 * 20) * found.seconds.low / 3600)
+    assert rows["cost"].endswith(" for 4 nodes, 2 of them idle")
 
 
 def test_a_step_that_may_not_be_the_shortest_is_said_with_its_bound() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training.allocation import cover
 from training.allocation.bottleneck import allocate_bottleneck
 from training.allocation.cover import allocate_cover
 from training.allocation.devices import Allocation, DeviceType, make_monotone, sum_of_rates
@@ -129,6 +130,64 @@ def test_a_hundred_thousand_devices(numbers: Sequence[int]) -> None:
     found = allocate_cover(types, wanted, pass_seconds=0.3)
     check(found, types, wanted)
     assert found.bound <= found.seconds <= 1.005 * found.bound
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    devices(),
+    st.one_of(st.integers(1, 40), st.integers(500, 3000)),
+    st.integers(1, 16),
+    st.sampled_from([0.0, 0.75, 2.0]),
+    st.booleans(),
+)
+def test_above_what_is_solved_exactly_the_least_time_is_between_the_bound_and_what_is_found(
+    types: list[DeviceType], wanted: int, exact: int, cost: float, overlaps: bool
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cover, "EXACT_SEQUENCES", exact)
+        found = allocate_cover(types, wanted, pass_seconds=cost, overlaps=overlaps)
+    check(found, types, wanted)
+    least = least_cover(types, wanted, cost, overlaps=overlaps)
+    assert found.bound <= least * (1 + 1e-9) and least <= found.seconds * (1 + 1e-9)
+    assert found.bound <= found.seconds <= 1.005 * found.bound
+    if wanted >= 500 * exact:  # nearly all of it is done in bulk
+        assert found.seconds <= 1.003 * least
+
+
+@pytest.mark.parametrize("exact", [16, 1024, 1 << 18])
+def test_many_sequences_on_few_devices(exact: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    types = [DeviceType("a", 1, (1.0,)), DeviceType("b", 9, (0.001, 0.002, 0.003))]
+    reduce, calls = cover._reduced, list[int]()
+
+    def reduced(
+        groups: list[tuple[int, list[int]]], number: int, surplus: int
+    ) -> tuple[list[tuple[int, list[int]]], int]:
+        calls.append(number)
+        return reduce(groups, number, surplus)
+
+    monkeypatch.setattr(cover, "_reduced", reduced)
+    monkeypatch.setattr(cover, "EXACT_SEQUENCES", exact)
+    found = allocate_cover(types, 2_000_003)
+    check(found, types, 2_000_003)
+    assert found.bound <= found.seconds <= 1.00001 * found.bound
+    assert {len(share.passes) for share in found.shares} == {
+        74_075
+    }  # 74,074 of 27, which leave 5: the fewest there are
+    assert len(calls) <= len(types)  # passes of which nothing is taken are not gone through
+
+
+@pytest.mark.parametrize(
+    ("types", "wanted", "seconds"),
+    [
+        ([DeviceType("a", 1_000_003, (1.0, 2.5)), DeviceType("b", 1, (0.9,))], 2_000_006, 2.0),
+        ([DeviceType("a", 1_000_003, (1.0,)), DeviceType("b", 10, (0.0001,))], 1_000_103, 1.0009),
+        ([DeviceType("a", 400_009, (1.0, 3.0)), DeviceType("b", 200_003, (1.1,))], 1_000_021, 2.1),
+    ],
+)
+def test_passes_that_just_reach_all_sequences_are_found(types: list[DeviceType], wanted: int, seconds: float) -> None:
+    found = allocate_cover(types, wanted)
+    check(found, types, wanted)
+    assert isclose(found.seconds, seconds) and found.bound <= found.seconds <= 1.005 * found.bound
 
 
 def test_times_that_were_measured_are_made_to_never_fall() -> None:

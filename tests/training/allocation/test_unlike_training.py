@@ -170,6 +170,15 @@ def test_what_passes_take_is_measured_once_and_kept_in_the_store(tmp_path):
     assert "measured at the start" in read_record(third.out / "checkpoints/step-00000006").speeds.why
 
 
+def test_a_store_that_cannot_keep_what_was_measured_is_told_and_not_fatal(tmp_path):
+    job = job_of(tmp_path, "a", config=tiny_config(global_batch_size=16, num_steps=3, validation=None))
+    (tmp_path / PASS_TIMES).write_text("a file where a directory should be")
+    assert run_ranks(train_all, WORLD, [job], members=MEMBERS) == [None] * WORLD
+    reason = f"measured at the start; not kept in the store: File exists ({tmp_path / PASS_TIMES})"
+    assert f"sequences are shared by speed, {reason}: member 1: 1 rank with" in (job.out / "notices.txt").read_text()
+    assert read_record(job.out / "checkpoints/step-00000003").speeds.why == reason
+
+
 @pytest.mark.parametrize(("stage", "precision"), [(0, "bf16"), (1, "fp32"), (2, "bf16"), (3, "bf16")])
 def test_measuring_leaves_no_trace_in_the_weights(tmp_path, stage, precision):
     config = tiny_config(global_batch_size=16, num_steps=2, validation=None, precision=precision, ema={"decay": 0.9})
@@ -266,3 +275,10 @@ def test_a_file_with_times_that_cannot_be_is_none(tmp_path, damage):
     assert DeviceSpeed.model_validate_json(content % "[0.1,0.1]")
     with pytest.raises(ValidationError):
         DeviceSpeed.model_validate_json(content % damage)
+
+
+def test_a_link_between_no_devices_is_none():
+    link = '{"devices":%s,"num_ranks":2,"num_hosts":1,"alpha_seconds":1e-3,"bytes_per_second":1e9}'
+    assert Link.model_validate_json(link % '["x86_64 CPU"]')
+    with pytest.raises(ValidationError):
+        Link.model_validate_json(link % "[]")

@@ -251,6 +251,21 @@ def test_on_cpus_exchange_counts_where_the_link_was_measured(tmp_path):
     assert choose(placement, SMALL, store=tmp_path).placement.num_ranks == 2  # fewer rounds of a ring
 
 
+@pytest.mark.parametrize("pool", [{"balance": "even"}, {"deterministic": True}])
+def test_even_passes_larger_than_those_measured_take_more_in_proportion(tmp_path: Path, pool: dict[str, Any]) -> None:
+    for device in (H100, A100):
+        keep_times(tmp_path, device, 2.0, trained=config(), sizes=2)
+    found = choose(unlike("H100", "A100", micro_batch_size=3, **pool), config(global_batch_size=96), store=tmp_path)
+    assert found.placement.micro_batch_size == 3 and found.option is not None
+    assert found.option.allocation.shares[0].seconds == pytest.approx(3 * 2.0)
+
+
+def test_a_link_says_nothing_of_cpus_that_were_not_measured(tmp_path: Path) -> None:
+    keep_link(tmp_path, "x86_64 CPU", num_ranks=4, num_hosts=1, alpha=9.0, bandwidth=1e9)
+    emulated = ({"emulated_seconds_per_sequence": 0.02}, {"emulated_seconds_per_sequence": 0.08})
+    assert choose(this_machine(*emulated), SMALL, store=tmp_path).placement.num_ranks == 4
+
+
 def test_a_link_of_other_machines_cpus_is_none_of_these(tmp_path: Path) -> None:
     found = Link(
         devices=("x86_64 CPU",), num_ranks=4, num_hosts=1, hosts=("elsewhere",), alpha_seconds=9.0, bytes_per_second=1e9

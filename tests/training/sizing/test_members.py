@@ -153,13 +153,24 @@ def test_a_kind_that_alone_recomputes_does_so_below_stage_3_only() -> None:
     assert any(one.recomputing == (1,) for one in find_candidates(job, (1,)))
 
 
-def test_of_what_a_pool_leaves_open_the_kind_that_holds_no_sequence_otherwise_recomputes() -> None:
-    found = choose(unlike("H100", "V100"))
-    assert [one.activation_checkpointing for one in found.placement.members] == [False, True]
-    assert found.placement.zero_stage == 1 and found.option and found.option.candidate.recomputing == (1,)
-    refused = choose(unlike("H100", "V100", activation_checkpointing=False))
+WIDE = MODEL | {"hidden_size": 2560, "num_layers": 32, "intermediate_size": 10240}
+
+
+def test_where_a_pool_leaves_it_open_the_kind_that_holds_no_sequence_otherwise_recomputes() -> None:
+    kinds, trained = ("A100-40G", "A100-80G"), config(model=WIDE)
+    found = choose(unlike(*kinds), trained)
+    assert [one.activation_checkpointing for one in found.placement.members] == [True, False]
+    assert found.placement.zero_stage == 1 and found.option and found.option.candidate.recomputing == (0,)
+    refused = choose(unlike(*kinds, activation_checkpointing=False), trained)
     assert not any(one.activation_checkpointing for one in refused.placement.members)
     assert refused.option and refused.option.seconds >= found.option.seconds
+
+
+def test_why_a_kind_is_left_out_that_may_not_recompute_beside_the_others_is_what_it_lacks() -> None:
+    own = [{"activation_checkpointing": False}, {"accelerator_memory_gib": 10}]
+    found = choose(unlike("H100", "L40S", own=own, zero_stage=3))
+    assert found.placement.members[1].left_out.startswith("its ranks need ")
+    assert found.placement.members[1].left_out.endswith(" GiB in ZeRO 3, and have 10.0")
 
 
 @pytest.mark.parametrize("layers", [16, 32, 48])

@@ -5,12 +5,13 @@ from math import inf
 
 import pytest
 
+from cluster.devices import device_by_ray_name
 from cluster.machines import GIB, Node
 from cluster.placement import Placement, place
 from configs.pools import PoolConfig
 from configs.training.train import TrainConfig
 from tests.training.sizing.test_fit import LARGE, recipe
-from training.sizing.step_time import Reach, StepTime, predict_step
+from training.sizing.step_time import Reach, StepTime, peak_of, predict_step
 from training.sizing.traffic import Traffic, predict_traffic
 
 P = 8e9
@@ -24,6 +25,11 @@ def gpus(num_ranks: int = 8, *, stage: int, rows: int = 1, **pool) -> Placement:
 
 def traffic(placement: Placement, **changes) -> Traffic:
     return predict_traffic(LARGE, recipe(**changes), placement)
+
+
+def test_what_has_no_bf16_in_hardware_multiplies_in_fp32():
+    assert peak_of(device_by_ray_name("V100"), "bf16") == 15.7e12
+    assert peak_of(device_by_ray_name("A100"), "bf16") == 312e12
 
 
 def test_zero_1_sends_gradients_and_weights_once_a_step():
