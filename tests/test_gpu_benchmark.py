@@ -66,5 +66,6 @@ def test_every_stage_runs_in_one_process_without_ray(tmp_path):
 @pytest.mark.long
 def test_every_part_runs_at_a_tiny_size(tmp_path):
     found = run_tiny(tmp_path / "lines.json")
-    assert len(found) == 11
+    assert len(found) == 12
     assert all(checks for checks in found.values())
+    assert {"passes 0.3B 1 sequences", "passes 0.3B 8 sequences"} <= found["passes 0.3B"].keys()
