@@ -29,11 +29,11 @@ LARGEST = 8
 def measure_passes(bench: Bench, trial: Trial, name: str) -> Iterator[Check]:
     """Measure the passes of a trial in ZeRO 1, and compare them with what is predicted."""
     job = make_job(bench, trial, name.replace(" ", "-"), micro_batch_size=LARGEST)
-    free = 0
+    before = 0
     if is_accelerator(bench.device):
         import torch
 
-        free = int(torch.get_device_module(bench.device).memory_allocated(bench.device))
+        before = int(torch.get_device_module(bench.device).memory_allocated(bench.device))
     with open_trainer(bench, job) as trainer:
         timer = PassTimer(
             trainer.state.built.engine,
@@ -57,7 +57,7 @@ def measure_passes(bench: Bench, trial: Trial, name: str) -> Iterator[Check]:
         )
         yield Check(name=f"{name} {size} sequences", value=ratio, detail=detail)
         if size in times.peak_bytes:
-            held = times.peak_bytes[size] - free
+            held = times.peak_bytes[size] - before
             told = f"{held / 2**20:,.0f} MiB measured, {memory / 2**20:,.0f} MiB predicted"
             yield Check(name=f"{name} {size} sequences memory", value=held / memory, detail=told)
 

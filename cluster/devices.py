@@ -11,7 +11,7 @@ from typing import Literal
 
 from configs.base import MIB
 
-Precision = Literal["bf16", "fp16", "fp32"]
+Precision = Literal["bf16", "fp32"]
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def _bf16(flops: float) -> Mapping[Precision, float]:
     return {"bf16": flops}
 
 
-def _volta(fp16: float, fp32: float) -> Mapping[Precision, float]:
-    return {"fp16": fp16, "fp32": fp32}
+def _fp32(flops: float) -> Mapping[Precision, float]:
+    return {"fp32": flops}
 
 
 DEVICES: tuple[Device, ...] = (
@@ -154,12 +154,12 @@ DEVICES: tuple[Device, ...] = (
     Device(("NVIDIA TITAN V", "TITAN V"), {}, 12288, ("TITAN-V",), 653, _PCIE_3),
     Device(("Quadro RTX 8000",), {}, 49152, ("RTX-8000",), 672, _PCIE_3),
     Device(("Quadro RTX 6000",), {}, 24576, ("RTX-6000",), 672, _PCIE_3),
-    Device(("Tesla V100-SXM2-16GB", "Tesla V100-SXM3-16GB"), _volta(125e12, 15.7e12), 16384, ("V100",), 900, _HGX_V100),
-    Device(("Tesla V100-SXM2-32GB", "Tesla V100-SXM3-32GB"), _volta(125e12, 15.7e12), 32768, ("V100",), 900, _HGX_V100),
+    Device(("Tesla V100-SXM2-16GB", "Tesla V100-SXM3-16GB"), _fp32(15.7e12), 16384, ("V100",), 900, _HGX_V100),
+    Device(("Tesla V100-SXM2-32GB", "Tesla V100-SXM3-32GB"), _fp32(15.7e12), 32768, ("V100",), 900, _HGX_V100),
     Device(("Tesla V100-SXM2-32GB-LS", "Tesla V100-DGXS-32GB"), {}, 32768, ("V100",), 900, None),
-    Device(("Tesla V100-PCIE-16GB", "Tesla V100-FHHL-16GB"), _volta(112e12, 14e12), 16384, ("V100",), 900, _PCIE_3),
-    Device(("Tesla V100-PCIE-32GB",), _volta(112e12, 14e12), 32768, ("V100",), 900, _PCIE_3),
-    Device(("Tesla V100S-PCIE-32GB",), _volta(130e12, 16.4e12), 32768, ("V100S",), 1134, _PCIE_3),
+    Device(("Tesla V100-PCIE-16GB", "Tesla V100-FHHL-16GB"), _fp32(14e12), 16384, ("V100",), 900, _PCIE_3),
+    Device(("Tesla V100-PCIE-32GB",), _fp32(14e12), 32768, ("V100",), 900, _PCIE_3),
+    Device(("Tesla V100S-PCIE-32GB",), _fp32(16.4e12), 32768, ("V100S",), 1134, _PCIE_3),
     Device(("Tesla T4", "NVIDIA T4"), {}, 15360, ("T4",), 300, _PCIE_3),
     # A MI250 or MI250X is two devices, each of half the figure.
     Device(("AMD Instinct MI325X",), _bf16(1307.4e12), 262128, ("AMD-Instinct-MI325X-OAM",), 6000, _MI300),
@@ -234,10 +234,19 @@ def device_by_ray_name(name: str | None) -> Device | None:
     return next(iter(devices_by_ray_name(name)), None)
 
 
+def peak_of(device: Device | None, precision: str = "bf16") -> float | None:
+    """Most FLOP/s of a device for a recipe in bf16; None if not known, or for a recipe in fp32.
+
+    What has no bf16 in hardware multiplies in fp32.
+    """
+    if device is None or precision == "fp32":
+        return None
+    return device.peak_flops.get("bf16", device.peak_flops.get("fp32"))
+
+
 def peak_flops(driver_name: str) -> float | None:
-    """Most FLOP/s of a device in bf16, or in fp16 where it has no bf16; None if it is not in the table."""
-    device = device_by_driver_name(driver_name)
-    return None if device is None else device.peak_flops.get("bf16", device.peak_flops.get("fp16"))
+    """Most FLOP/s, as peak_of has them, of the device that the driver calls so; None if it is not in the table."""
+    return peak_of(device_by_driver_name(driver_name))
 
 
 def mean_peak_flops(names: Sequence[str]) -> float | None:

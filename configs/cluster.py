@@ -131,6 +131,23 @@ def _gpus_asked(launcher: NodesLauncher, kind: PoolConfig) -> int:
     return kubernetes_for(launcher, kind).gpus_per_worker
 
 
+def _check_gpus(launcher: NodesLauncher, name: str, kind: PoolConfig) -> None:
+    """Raise ValueError if a job is to have another number of GPUs of a node than its machines are said to have."""
+    if kind.machines is None or kind.device == "cpu":
+        return
+    key = "gpus_per_node" if isinstance(launcher, SlurmLauncher) else "gpus_per_worker"
+    if isinstance(launcher, SlurmLauncher) and any(
+        "gpu" in text for text in slurm_for(launcher, kind).options.values()
+    ):
+        return
+    asked, there = _gpus_asked(launcher, kind), kind.machines.accelerators_per_node
+    if asked not in (0, there):
+        raise ValueError(
+            f"pool {name!r}: {key} is {asked}, and accelerators_per_node of its machines is {there}; a job has the "
+            "GPUs that it asks for: make the two the same"
+        )
+
+
 class ClusterConfig(Config):
     """Where a run takes place."""
 
@@ -175,12 +192,7 @@ class ClusterConfig(Config):
             node_groups(self.launcher, self.pools)
             for name, pool in self.pools.items():
                 for kind in pool.kinds():
-                    asked, described = _gpus_asked(self.launcher, kind), kind.machines
-                    if kind.device != "cpu" and described and asked not in (0, described.accelerators_per_node):
-                        raise ValueError(
-                            f"pool {name!r}: a job has {asked} GPUs of a node, as it is asked for, and machines has "
-                            f"accelerators_per_node: {described.accelerators_per_node}; make the two the same"
-                        )
+                    _check_gpus(self.launcher, name, kind)
         return self
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ def check_layouts(ready: Prepared, cluster: ClusterConfig) -> list[str]:
     looked at: a run that goes on has its checkpoints there already.
     """
     problems: list[Problem] = []
-    idle: list[str] = []
+    left_out: list[str] = []
     for name in steps_to_make(ready):
         step = ready.plan.steps[name]
         if not isinstance(step.config, TrainConfig) or not are_known(cluster, step.pool):
@@ -42,13 +42,13 @@ def check_layouts(ready: Prepared, cluster: ClusterConfig) -> list[str]:
                 is_their_disk=False,
             )
             problem = describe_problem(found)
-            idle += [f"step {name!r} on pool {step.pool!r}: {words}" for words in describe_left_out(found.members)]
+            left_out += [f"step {name!r} on pool {step.pool!r}: {words}" for words in describe_left_out(found.members)]
         except UserError as error:
             problem = str(error)
         if problem:
             problems.append(Problem(("steps", name), f"step {name!r} does not fit on pool {step.pool!r}: {problem}"))
     ready.loaded.fail(problems)
-    return idle
+    return left_out
 
 
 def check_pool_settings(ready: Prepared, cluster: Loaded[ClusterConfig]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from cluster.devices import Device, device_by_ray_name, devices_by_ray_name
+from cluster.devices import Device, device_by_ray_name, devices_by_ray_name, peak_of
 from cluster.machines import Node
 from cluster.placement import Placement
 from configs.base import UserError
@@ -21,7 +21,6 @@ from training.log.sessions_file import GangStart, read_session_events
 from training.manifests import counted
 from training.sizing.flops import executed_flops_per_token
 from training.sizing.recipe_size import find_parameters
-from training.sizing.step_time import peak_of
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def describe_left_out(found: MembersEstimate | None) -> list[str]:
     """Say of each kind that takes no part why that is so, and that its machines are idle."""
     words = []
     for one in found.members if found else ():
-        idle = f"; {counted(one.num_idle_nodes, 'node')} of the pool would be idle" if one.num_idle_nodes else ""
+        idle = f"; {counted(one.num_nodes, 'node')} of the pool would be idle" if one.num_nodes else ""
         words += [f"{one.kind}: {one.left_out}{idle}"] if one.left_out else []
     return words
 
@@ -83,11 +83,11 @@ def describe_passes(passes: Sequence[int]) -> str:
 
 
 def _step(found: MembersEstimate) -> str:
-    assert found.step_seconds is not None and found.bound_seconds is not None and found.eta is not None
+    assert found.step_seconds is not None and found.eta is not None
     some_left = any(one.left_out and one.num_ranks for one in found.members)
     of_all = f", {found.eta_of_all:.3f} of all members" if some_left and found.eta_of_all is not None else ""
     eta = f"eta {found.eta:.3f}, the share of what these devices compute alone{of_all}"
-    above = found.step_seconds / found.bound_seconds - 1
+    above = found.step_seconds / found.bound_seconds - 1 if found.bound_seconds else 0.0
     bound = f", at most {above:.2%} above the least there is" if above > ROUNDING else ""
     return f"{shown_times(found.step_seconds)[0]}{bound}, {eta} ({found.source})"
 

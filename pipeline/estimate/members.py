@@ -20,6 +20,7 @@ from training.sizing.member_times import (
     KnownSpeed,
     MembersJob,
     link_of,
+    measured_in,
     measured_members,
     recomputing_members,
     seconds_per_sequence,
@@ -43,10 +44,7 @@ class MemberPlan:
     """Ranks that it has, whether or not they take part."""
 
     num_nodes: int
-    """The nodes that these take."""
-
-    num_idle_nodes: int
-    """Those of them that nobody computes on, where they take no part."""
+    """The nodes that these take beside those of the kinds before, and where they take no part, of all that do."""
 
     layout: LayoutChoice
     """That of its largest pass."""
@@ -98,7 +96,7 @@ class MembersEstimate:
 
     bound_seconds: float | None
     """What no allocation to these devices takes less than: `step_seconds` where it is the least, as it is up to 262,144
-    sequences a step."""
+    sequences a step. None where steps are shared evenly."""
 
     eta: float | None
     """The share of their own speeds that the devices that take part have together."""
@@ -136,10 +134,10 @@ def estimate_members(
         members=members,
         is_even=choice.placement.balance == "even",
         step_seconds=option.seconds if option else None,
-        bound_seconds=option.allocation.bound if option else None,
+        bound_seconds=option.allocation.bound if option and choice.placement.balance != "even" else None,
         eta=option.eta if option else None,
         eta_of_all=_eta_of_all(job, option) if option else None,
-        source=_source(with_recomputing(job, recomputing_members(choice.placement)), choice.used),
+        source=_source(choice),
         runner_up=_runner_up(choice),
         prices=_prices(job, choice, pool, members),
     )
@@ -148,19 +146,19 @@ def estimate_members(
 
 def _plans(choice: MembersChoice, nodes: Sequence[Sequence[Node]]) -> tuple[MemberPlan, ...]:
     """Return what each kind of devices does, by the nodes of each."""
-    busy = [node for number in choice.used for node in nodes[number]]
     shares = choice.option.allocation.shares if choice.option else ()
     found = []
     for number, (settled, layout) in enumerate(zip(choice.placement.members, choice.layouts, strict=True)):
         own = choice.job.placement.members[number]
+        others = range(number) if settled.num_ranks else (*choice.used, *range(number))
+        counted = [node for other in others for node in nodes[other]]
         own_shares = tuple(share for share in shares if share.device == settled.kind)
         num_passes = max((len(share.passes) for share in own_shares), default=layout.num_passes)
         found.append(
             MemberPlan(
                 kind=settled.kind,
                 num_ranks=own.num_ranks,
-                num_nodes=nodes_taken(own, nodes[number]),
-                num_idle_nodes=0 if settled.num_ranks else nodes_taken(own, _without(nodes[number], busy)),
+                num_nodes=nodes_taken(own, _without(nodes[number], counted)),
                 layout=replace(layout, num_passes=num_passes),
                 needed_bytes=needed_bytes(layout, own.device),
                 memory_bytes=own.memory_bytes_per_rank,
@@ -180,7 +178,8 @@ def _nodes_of(kind: PoolConfig, nodes: Sequence[Node]) -> list[Node]:
 
 def _without(nodes: Sequence[Node], others: Sequence[Node]) -> list[Node]:
     """Return the nodes that are not among the others: those of kinds that are described alike are never the same."""
-    return [node for node in nodes if not any(node is other for other in others)]
+    known = {id(other) for other in others}
+    return [node for node in nodes if id(node) not in known]
 
 
 def _eta_of_all(job: MembersJob, option: Option) -> float | None:
@@ -197,11 +196,12 @@ def _eta_of_all(job: MembersJob, option: Option) -> float | None:
     return job.config.global_batch_size / (option.seconds * sum(rates.values()))
 
 
-def _source(job: MembersJob, used: Members) -> str:
+def _source(choice: MembersChoice) -> str:
     """Return what a step is reckoned from, in words, or why it is not known."""
+    job, used = with_recomputing(choice.job, recomputing_members(choice.placement)), choice.used
     exchange = _exchange_source(job, used)
-    if job.measured is not None:
-        scaled = tuple(number for number in used if job.measured[number].is_scaled)
+    if (table := measured_in(job, choice.placement.zero_stage)) is not None:
+        scaled = tuple(number for number in used if table[number].is_scaled)
         but = f", of {_names(job, scaled)} with the other recomputation and scaled by FLOPs" if scaled else ""
         return f"passes {MEASURED}{but}, {exchange}"
     sheets, emulated = [], []

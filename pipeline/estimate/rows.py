@@ -175,7 +175,7 @@ def _cost(found: Estimate) -> list[tuple[str, str]]:
         return []
     amounts = [f"{amount:,.2f}" for amount in (found.cost.low, found.cost.high)]
     shown = amounts[0] if amounts[0] == amounts[1] else " to ".join(amounts)
-    idle = sum(one.num_idle_nodes for one in found.members.members) if found.members else 0
+    idle = sum(one.num_nodes for one in found.members.members if one.left_out) if found.members else 0
     words = f", {idle:,} of them idle" if idle else ""
     return [("cost", f"{shown} {found.currency} for {counted(found.num_nodes, 'node')}{words}")]
 

@@ -77,12 +77,12 @@ def submit_run(
     _check_shared(ready.loaded.config.store)
     record = _record(ready, run_id)
     directory = RunDirectory(store_of(ready.loaded.config.store), record.id, work_dir=machines.storage.work_dir)
-    idle = [*describe_unused(ready, machines), *left_out]
+    unused = [*describe_unused(ready, machines), *left_out]
     asked = machines.without_pools(unused_pools(ready, machines))
     if dry_run:
         start = plan_start(1, ready, cluster, machines, avoid=(), take_over=False, profile=profile)
         out.print(launcher_for(asked).render(describe_submission(directory, record, start, asked)), markup=False)
-        for line in idle:
+        for line in unused:
             out.print(f"# {line}", markup=False)
     elif _was_started(directory, record, out):
         if profile is not None:
@@ -97,7 +97,7 @@ def submit_run(
         start_driver(directory, record, start, asked)
         words = escape(command_words(directory))
         out.print(f"run [bold]{record.id}[/] submitted to {escape(cluster)}")
-        for line in idle:
+        for line in unused:
             out.print(escape(line))
         out.print(f"to watch it: concord status {words}   or   concord logs -f {words}")
     return record.id

@@ -22,7 +22,7 @@ from configs.pools import maker_of
         ("NVIDIA A100-SXM4-80GB", 312e12),
         ("NVIDIA L4", 121e12),
         ("NVIDIA L40S", 362.05e12),
-        ("Tesla V100-SXM2-32GB", 125e12),
+        ("Tesla V100-SXM2-32GB", 15.7e12),
         ("AMD Instinct MI250X", 191.5e12),
         ("NVIDIA B300 SXM6 AC", 2250e12),
     ],

@@ -30,6 +30,29 @@ def test_slurm_must_warn_earlier_than_a_checkpoint_takes():
     ClusterConfig.model_validate({"launcher": slurm, "pools": {"default": {"grace_seconds": 59}}})
 
 
+MACHINES = {"cpus_per_node": 8, "memory_gib_per_node": 64, "accelerators_per_node": 8}
+SLURM = {"kind": "slurm", "signal_seconds": 120}
+
+
+@pytest.mark.parametrize(
+    ("launcher", "pool", "problem"),
+    [
+        (SLURM | {"gpus_per_node": 4}, {}, "pool 'default': gpus_per_node is 4, and accelerators_per_node .* is 8"),
+        (SLURM, {"slurm": {"gpus_per_node": 4}}, "gpus_per_node is 4, and accelerators_per_node"),
+        (SLURM | {"gpus_per_node": 8}, {}, ""),
+        (SLURM | {"gpus_per_node": 4}, {"device": "cpu"}, ""),
+        (SLURM | {"gpus_per_node": 4}, {"slurm": {"options": {"gres": "gpu:a100:8"}}}, ""),
+    ],
+)
+def test_a_job_asks_for_the_gpus_that_the_machines_have(launcher, pool, problem):
+    told = {"launcher": launcher, "pools": {"default": {"machines": MACHINES, "num_nodes": 1} | pool}}
+    if not problem:
+        ClusterConfig.model_validate(told)
+        return
+    with pytest.raises(ValidationError, match=problem):
+        ClusterConfig.model_validate(told)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

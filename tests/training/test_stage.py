@@ -22,7 +22,8 @@ from data_prep.manifests import Certificate, TrainedTokenizer
 from data_prep.tokenizer.stage import HUGGING_FACE, MODEL
 from tests.training.ranks import CADENCE, VOCAB, run_ranks, tiny_config, tiny_corpus
 from tests.training.trials import before_step
-from training.allocation.known_times import KnownTimes, Link, Setting, describe_model, keep
+from training.allocation.known_links import Link
+from training.allocation.known_times import KnownTimes, Setting, describe_model, keep
 from training.checkpoint.directory import load_weights
 from training.job import Job
 from training.log.metrics_file import METRICS_FILE, read_metrics

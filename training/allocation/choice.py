@@ -156,8 +156,15 @@ def _seconds_of(device: DeviceType, size: int) -> float:
 
 
 def fastest_option(candidates: Sequence[Candidate], num_sequences: int) -> Option | None:
-    """Return the fastest of a few candidates; None of none."""
-    return min((allocate(one, num_sequences) for one in candidates), key=lambda one: one.seconds, default=None)
+    """Return the fastest of some candidates; None of none."""
+    waiting = sorted(((least_seconds(one, num_sequences), one) for one in candidates), key=lambda pair: pair[0])
+    found: Option | None = None
+    for least, one in waiting:
+        if found is not None and least >= found.seconds:
+            break
+        option = allocate(one, num_sequences)
+        found = option if found is None or option.seconds < found.seconds else found
+    return found
 
 
 def choose_allocation(

@@ -7,19 +7,18 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from math import log
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cluster.devices import devices_by_ray_name
 from cluster.host.files import write_text
 from cluster.placement import Placement
 from configs.training.train import TrainConfig
 from training.allocation.balance import to_grain
 from training.allocation.devices import make_monotone
+from training.allocation.known_links import Link, driver_names
 from training.speeds import DeviceSpeed, Speeds
 
 PASS_TIMES = "pass_times"
@@ -59,7 +58,7 @@ class Setting(BaseModel):
     cpu_share: float
     """Cores of a rank on a CPU; 0 for a GPU."""
 
-    cores: float
+    cores: float = Field(default=0.0, ge=0)
     """Cores that the process may use on a CPU, by its affinity and quotas: parts of one count; 0 for a GPU."""
 
     emulated: float
@@ -118,31 +117,6 @@ class KnownTimes(BaseModel):
     speed: DeviceSpeed
     communication: float = Field(ge=0, lt=1e9)
     """Seconds that the collectives of a pass took when the others waited for nobody."""
-
-
-class Link(BaseModel):
-    """What a collective takes: alpha_seconds, and its bytes over bytes_per_second."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    devices: tuple[str, ...] = Field(min_length=1)
-    """Names of the devices that took part, each once."""
-
-    num_ranks: int = Field(ge=2)
-    num_hosts: int = Field(ge=1)
-    hosts: tuple[str, ...] = ()
-    """Names of the machines, of CPUs; empty for GPUs."""
-
-    alpha_seconds: float = Field(gt=0, lt=1e9)
-    bytes_per_second: float = Field(gt=0, lt=1e18)
-    """Bytes that a rank sends, (ranks - 1) / ranks of all, over the time beside alpha."""
-
-    @property
-    def file_name(self) -> str:
-        """Its file in PASS_TIMES."""
-        names = "-".join("".join(c if c.isalnum() else "_" for c in name) for name in self.devices)
-        where = hashlib.sha256("\n".join(self.hosts).encode()).hexdigest()[:8] if self.hosts else ""
-        return f"link-{self.num_ranks}-ranks-{self.num_hosts}-hosts-{names}{where}.json"
 
 
 def describe_model(config: TrainConfig, *, vocab_size: int) -> str:
@@ -269,15 +243,33 @@ def find_pass_seconds(
     """Return the seconds of passes of 1, 2, ... sequences, `most` at most, on a member's devices; None if not known.
 
     `model` is as describe_model gives it, `gathers` as in a Setting. Of several files it is the newest of those that
-    have the most sizes, whatever their versions of packages. On CPUs it is the slowest of the member's machines that
-    were measured.
+    have the most sizes, whatever their versions of packages; sizes above are in proportion, unless memory held no more.
+    On CPUs it is the slowest of the member's machines that were measured.
     """
-    by_host: dict[str, tuple[float, ...]] = {}
+    by_host: dict[str, KnownTimes] = {}
     for one in known.passes:
-        setting, seconds = one.setting, one.speed.pass_seconds[:most]
+        setting = one.setting
         if setting.model == model and setting.gathers == gathers and _is_of(setting, member):
-            by_host[setting.host] = max(by_host.get(setting.host, ()), seconds, key=len)
-    return tuple(map(max, zip(*by_host.values(), strict=False))) or None
+            before = by_host.get(setting.host)
+            if before is None or _num_sizes(one, most) > _num_sizes(before, most):
+                by_host[setting.host] = one
+    tables = [
+        one.speed.pass_seconds[:most]
+        if _num_sizes(one) < one.setting.most
+        else in_proportion(one.speed.pass_seconds, most)
+        for one in by_host.values()
+    ]
+    return tuple(map(max, zip(*tables, strict=False))) or None
+
+
+def in_proportion(seconds: Sequence[float], most: int) -> tuple[float, ...]:
+    """Return times of passes of 1 to `most` sequences: those above the known ones take more in proportion."""
+    last = seconds[-1] / len(seconds)
+    return (*seconds[:most], *(last * size for size in range(len(seconds) + 1, most + 1)))
+
+
+def _num_sizes(known: KnownTimes, most: int = 1 << 30) -> int:
+    return min(len(known.speed.pass_seconds), most)
 
 
 def _is_of(setting: Setting, member: Placement) -> bool:
@@ -291,28 +283,3 @@ def _is_of(setting: Setting, member: Placement) -> bool:
         cores = (member.cpus_per_rank, member.cpu_share)
         return setting.host in member.hosts and (setting.threads, setting.cpu_share) == cores
     return setting.device in driver_names(member)
-
-
-def driver_names(member: Placement) -> set[str]:
-    """Return what the driver may call a member's GPUs; nothing where their kind is not known."""
-    return {name for device in devices_by_ray_name(member.accelerator) for name in device.driver_names}
-
-
-def find_link(known: StoreTimes, members: Sequence[Placement], *, one_machine: bool) -> Link | None:
-    """Return the link of the same devices, on one machine or on several; None if it is not known.
-
-    Of several it is that of the number of ranks that is closest, then the newest.
-    """
-    num_ranks = sum(one.num_ranks for one in members)
-    fitting = [one for one in known.links if (one.num_hosts == 1) == one_machine and _links(one, members)]
-    return min(fitting, key=lambda one: abs(log(one.num_ranks / num_ranks)), default=None)
-
-
-def _links(link: Link, members: Sequence[Placement]) -> bool:
-    """Return whether a link is of the devices of these members, and of no others."""
-    if any(one.device == "cpu" for one in members):
-        hosts = {host for one in members for host in one.hosts}
-        return all(one.hosts for one in members) and bool(link.hosts) and set(link.hosts) <= hosts
-    names = [driver_names(one) for one in members]
-    of_all = all(own & set(link.devices) for own in names)
-    return of_all and set(link.devices) <= set[str].union(*names)

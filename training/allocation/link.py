@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from training.accelerator import is_accelerator, wait_for_stream
-from training.allocation.known_times import Link
+from training.allocation.known_links import Link
 
 SIZES = (1 << 10, 1 << 15, 1 << 20)
 """Elements in fp32 that each rank gives: 4 KiB to 4 MiB."""

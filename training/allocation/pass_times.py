@@ -216,7 +216,7 @@ class _Budget:
             return True
         if again:  # only what the first round had the time and the memory for
             return size in self.seconds and self._spent + self.seconds[size] <= BUDGET_SECONDS
-        return 2 * self._spent + self.seconds[max(tried)] * size / max(tried) <= BUDGET_SECONDS
+        return 2 * (self._spent + self.seconds[max(tried)] * size / max(tried)) <= BUDGET_SECONDS
 
     def note(self, size: int, spent: float) -> None:
         """Take down what a pass took."""
@@ -231,6 +231,8 @@ class _MemoryLimit:
         self._device, self.peaks = device, dict[int, int]()
         self._module = torch.get_device_module(device) if is_accelerator(device) else None
         self.limit = 1 << 30
+        if self._module is not None:
+            self._module.reset_peak_memory_stats(device)  # what building the engine took says nothing
 
     def may_hold(self, size: int) -> bool:
         """Return whether a pass of so many sequences is within USED_MEMORY, if memory grows as it did."""

@@ -16,12 +16,12 @@ from pathlib import Path
 from cluster.placement import Placement
 from configs.training.train import TrainConfig
 from training.allocation.choice import Members
+from training.allocation.known_links import Link, find_link
 from training.allocation.known_times import (
-    Link,
     StoreTimes,
     describe_model,
-    find_link,
     find_pass_seconds,
+    in_proportion,
     read_store_times,
 )
 from training.sizing.activations import expected_attention
@@ -106,13 +106,17 @@ class MembersJob:
 
     @cached_property
     def measured(self) -> Table | None:
-        """The times of the members that have ranks, without weights that are gathered; None if the store lacks any."""
-        return _find_table(self, gathers=False) or _find_table(self, gathers=True)
+        """The times of the members that have ranks, without weights that are gathered; None if the store lacks any.
+
+        Where those were not measured it is the times with gathering: no wait for other ranks is in either. What had to
+        be scaled to the other recomputation comes last.
+        """
+        return _least_scaled(_find_table(self, gathers=False), _find_table(self, gathers=True))
 
     @cached_property
     def measured_gathering(self) -> Table | None:
-        """The same in ZeRO 3, or without where that was not measured: no wait for other ranks is in either."""
-        return _find_table(self, gathers=True) or self.measured
+        """The same in ZeRO 3, where the times with gathering come first."""
+        return _least_scaled(_find_table(self, gathers=True), _find_table(self, gathers=False))
 
 
 def make_job(
@@ -147,6 +151,17 @@ def _find_table(job: MembersJob, *, gathers: bool) -> Table | None:
     return known if known and len(known) == len(found) else None
 
 
+def _least_scaled(*tables: Table | None) -> Table | None:
+    """Return the first of the tables in which the times of the fewest members are scaled; None if there is none."""
+    known = [table for table in tables if table is not None]
+    return min(known, key=lambda table: sum(one.is_scaled for one in table.values()), default=None)
+
+
+def measured_in(job: MembersJob, stage: int) -> Table | None:
+    """Return the times that hold in a ZeRO stage; None if the store lacks those of any member that has ranks."""
+    return job.measured_gathering if stage == 3 else job.measured
+
+
 def _find_measured(job: MembersJob, number: int, *, gathers: bool) -> MeasuredPasses | None:
     own = job.placement.members[number]
     key = (number, own.activation_checkpointing, gathers)
@@ -171,9 +186,8 @@ def _scaled(job: MembersJob, own: Placement, other: Placement, seconds: Sequence
     else:
         ratio = RECOMPUTED if own.activation_checkpointing else 1 / RECOMPUTED
     more = own.emulated_seconds_per_sequence or 0.0
-    last = seconds[-1] / len(seconds)
-    every = [*seconds, *(last * size for size in range(len(seconds) + 1, most + 1))]
-    own_seconds = ((spent - size * more) * ratio + size * more for size, spent in enumerate(every, 1))
+    every = enumerate(in_proportion(seconds, most), 1)
+    own_seconds = ((spent - size * more) * ratio + size * more for size, spent in every)
     return MeasuredPasses(tuple(accumulate(own_seconds, max)), is_scaled=True)
 
 
@@ -262,8 +276,8 @@ def _flops_per_token(job: MembersJob, member: Placement) -> float | None:
 
 
 def pass_seconds(job: MembersJob, placed: Placement, number: int, most: int, reach: Reach) -> tuple[float, ...]:
-    """Return what passes of 1, 2, ... sequences take a member, as many as it holds and, if measured, as were tried."""
-    table = job.measured_gathering if placed.zero_stage == 3 else job.measured
+    """Return what passes of 1, 2, ... sequences take a member, as many as it holds."""
+    table = measured_in(job, placed.zero_stage)
     if table is not None:
         return table[number].seconds[:most]
     flops, more = _flops_per_token(job, placed) or 0.0, placed.emulated_seconds_per_sequence or 0.0
@@ -294,4 +308,4 @@ def link_of(job: MembersJob, members: Members) -> Link | None:
     own = [job.placement.members[number] for number in members]
     if job.measured is None and any(one.device == "cpu" for one in own):
         return None
-    return find_link(job.times, own, one_machine=are_on_one_machine(own))
+    return find_link(job.times.links, own, one_machine=are_on_one_machine(own))

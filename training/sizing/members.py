@@ -45,6 +45,9 @@ from training.sizing.member_times import (
 from training.sizing.model_size import ModelSize
 from training.sizing.parameter_shapes import ModelParameters
 
+RECOMPUTE_ALIKE = "in ZeRO 3 all recompute activations or none, and its activation_checkpointing is not as the others'"
+"""Why a member may not take part."""
+
 
 @dataclass(frozen=True)
 class MembersChoice:
@@ -156,6 +159,7 @@ def _without_speeds(job: MembersJob) -> MembersChoice:
 
     ways = [(stage, recomputing_members(job.placement)) for stage in stages]
     ways += [(stage, own) for stage in stages for own in recomputing_sets(job, job.present, stage)]
+    ways.append((stages[-1], (*recomputing_members(job.placement), *may_recompute(job, job.present))))
     stage, recomputing = next((way for way in ways if fits(*way)), ways[-1])
     found = _settled(job, stage, job.present, recomputing, {}, (None, None))
     return replace(found, option=predict_members(job, found.placement))
@@ -207,6 +211,12 @@ def _settled(
             settled = replace(settled, num_ranks=0, min_ranks=0, left_out=reasons[number])
         elif not own.num_ranks and not own.left_out and not layout.fits:
             settled = replace(settled, left_out=_why_it_does_not_fit(own, layout))
+        elif (
+            not own.num_ranks
+            and not own.left_out
+            and not recompute_alike((*used, number), (*recomputing, *later), stage)
+        ):
+            settled = replace(settled, left_out=RECOMPUTE_ALIKE)
         members.append(settled)
     failing = [number for number in used if not layouts[number].fits]
     remedy = ""
@@ -258,7 +268,7 @@ def _why_without(job: MembersJob, chosen: Option, number: int) -> str:
     stage, num_ranks = possible_stages(job.config, job.placement)[-1], count_ranks(job, members)
     ways = [way for way in recomputing_sets(job, members, stage) if recompute_alike(members, way, stage)]
     if not ways:
-        return f"some members set activation_checkpointing and some forbid it, and in ZeRO {stage} all do it or none"
+        return RECOMPUTE_ALIKE
     layouts = [largest_layout(with_recomputing(job, way), number, num_ranks, stage) for way in ways]
     if all(not layout.fits for layout in layouts):
         return _why_it_does_not_fit(job.placement.members[number], layouts[-1])

@@ -7,7 +7,7 @@ docs/planning.md explains the terms.
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
-from cluster.devices import Device, device_by_ray_name
+from cluster.devices import device_by_ray_name, peak_of
 from cluster.placement import Placement
 from configs.training.train import TrainConfig
 from training.sizing.fit import sequences_per_rank
@@ -85,16 +85,6 @@ class Reach:
 
     collective_seconds: float = 0.0
     """What each collective takes however little it sends, where that was measured."""
-
-
-def peak_of(device: Device | None, precision: str) -> float | None:
-    """Return the FLOP/s of a device's data sheet for a recipe in bf16; None if not known, or for a recipe in fp32.
-
-    What has no bf16 in hardware multiplies in fp32.
-    """
-    if device is None or precision == "fp32":
-        return None
-    return device.peak_flops.get("bf16", device.peak_flops.get("fp32"))
 
 
 def flops_of(member: Placement, precision: str, assumed: Assumed) -> float | None:

@@ -129,7 +129,7 @@ def test_a_hundred_thousand_devices(numbers: Sequence[int]) -> None:
     check(allocate_bottleneck(types, wanted), types, wanted)
     found = allocate_cover(types, wanted, pass_seconds=0.3)
     check(found, types, wanted)
-    assert found.bound <= found.seconds <= 1.005 * found.bound
+    assert found.bound <= found.seconds <= 1.003 * found.bound
 
 
 @settings(max_examples=100, deadline=None)
@@ -149,7 +149,7 @@ def test_above_what_is_solved_exactly_the_least_time_is_between_the_bound_and_wh
     check(found, types, wanted)
     least = least_cover(types, wanted, cost, overlaps=overlaps)
     assert found.bound <= least * (1 + 1e-9) and least <= found.seconds * (1 + 1e-9)
-    assert found.bound <= found.seconds <= 1.005 * found.bound
+    assert found.bound <= found.seconds <= 1.003 * found.bound
     if wanted >= 500 * exact:  # nearly all of it is done in bulk
         assert found.seconds <= 1.003 * least
 
@@ -187,7 +187,7 @@ def test_many_sequences_on_few_devices(exact: int, monkeypatch: pytest.MonkeyPat
 def test_passes_that_just_reach_all_sequences_are_found(types: list[DeviceType], wanted: int, seconds: float) -> None:
     found = allocate_cover(types, wanted)
     check(found, types, wanted)
-    assert isclose(found.seconds, seconds) and found.bound <= found.seconds <= 1.005 * found.bound
+    assert isclose(found.seconds, seconds) and found.bound <= found.seconds <= 1.003 * found.bound
 
 
 def test_times_that_were_measured_are_made_to_never_fall() -> None:

@@ -19,7 +19,8 @@ from tests.training.trials import (
     weights,
 )
 from training.allocation.balance import Sharing
-from training.allocation.known_times import PASS_TIMES, KnownTimes, Link, RankType, Setting, join_speeds, speeds_of
+from training.allocation.known_links import Link
+from training.allocation.known_times import PASS_TIMES, KnownTimes, RankType, Setting, join_speeds, speeds_of
 from training.checkpoint.directory import read_record
 from training.data.passes import PassPlan, Plans, make_plan
 from training.job import Job

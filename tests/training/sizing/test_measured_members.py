@@ -16,14 +16,12 @@ from configs.training.train import TrainConfig
 from tests.training.ranks import VOCAB, run_ranks, tiny_config, tiny_job
 from tests.training.sizing.test_members import MODEL, choose, config, unlike
 from tests.training.trials import train_all
+from training.allocation.known_links import Link, find_link
 from training.allocation.known_times import (
     PASS_TIMES,
     KnownTimes,
-    Link,
     Setting,
-    StoreTimes,
     describe_model,
-    find_link,
     find_pass_seconds,
     keep,
     read_store_times,
@@ -146,16 +144,16 @@ def test_of_several_files_that_with_most_sizes_is_taken_and_then_the_newest(tmp_
     keep_times(tmp_path, H100, 3.0, trained=config(), sizes=4, age=9)
     keep_times(tmp_path, H100, 2.0, trained=config(), sizes=4, age=5, versions=("9",))
     keep_times(tmp_path, H100, 1.0, trained=config(), sizes=2, age=1)
-    assert known(1) == (1.0,) and known(2) == (1.0, 2.0) and known(8) == (2.0, 4.0, 6.0, 8.0)
+    assert known(1) == (1.0,) and known(2) == (1.0, 2.0) and known(6) == (2.0, 4.0, 6.0, 8.0, 10.0, 12.0)
     (tmp_path / PASS_TIMES / "torn.json").write_text('{"setting"')
-    assert known(8) == (2.0, 4.0, 6.0, 8.0)
+    assert known(4) == (2.0, 4.0, 6.0, 8.0)
     assert known(8, activation_checkpointing=True) is None
 
 
-def test_no_pass_is_larger_than_the_memory_holds_or_than_was_measured(tmp_path):
+def test_no_pass_is_larger_than_the_memory_holds_or_held_when_it_was_measured(tmp_path):
     limit = choose(unlike("H100", "A100")).placement.members[0].micro_batch_size
     for name in (H100, A100):
-        keep_times(tmp_path, name, 0.1, trained=config(), sizes=64 if name == H100 else 1)
+        keep_times(tmp_path, name, 0.1, trained=config(), sizes=64 if name == H100 else 1, most=64)
     found = choose(unlike("H100", "A100", zero_stage=1), store=tmp_path)
     assert found.option is not None
     fast, slow = found.option.candidate.devices
@@ -206,7 +204,7 @@ def test_cpus_of_another_machine_or_with_other_threads_say_nothing(tmp_path, cha
 def test_of_several_machines_of_a_kind_the_slowest_that_was_measured_counts(tmp_path):
     (member, _), model = this_machine({}, {}).members, describe_model(SMALL, vocab_size=32_000)
     for host, seconds, sizes in (("a", 1.0, 4), ("b", 2.0, 2)):
-        keep_cpu_times(tmp_path, seconds, host=host, sizes=sizes)
+        keep_cpu_times(tmp_path, seconds, host=host, sizes=sizes, most=8)
 
     def of(*hosts: str) -> tuple[float, ...] | None:
         own = replace(member, hosts=hosts)
@@ -231,7 +229,7 @@ def test_a_link_is_that_of_the_same_devices_and_of_about_as_many_ranks(tmp_path)
     known, both = read_store_times(tmp_path), unlike("H100", "A100").members
 
     def alpha(*members: Placement, one_machine: bool = False) -> float | None:
-        link = find_link(known, members, one_machine=one_machine)
+        link = find_link(known.links, members, one_machine=one_machine)
         return None if link is None else link.alpha_seconds
 
     assert alpha(*both) == 2.0 and alpha(*both, one_machine=True) == 3.0
@@ -273,8 +271,8 @@ def test_a_link_of_other_machines_cpus_is_none_of_these(tmp_path: Path) -> None:
     here = found.model_copy(update={"hosts": (socket.gethostname(),)})
     assert found.file_name != here.file_name
     members = this_machine({}, {}).members
-    assert find_link(StoreTimes(links=(found,)), members, one_machine=True) is None
-    assert find_link(StoreTimes(links=(found, here)), members, one_machine=True) == here
+    assert find_link((found,), members, one_machine=True) is None
+    assert find_link((found, here), members, one_machine=True) == here
 
 
 @pytest.mark.parametrize(
@@ -297,12 +295,21 @@ def test_times_of_the_other_recomputation_are_scaled_by_the_flops(tmp_path: Path
     again = choose(unlike("H100", "A100", activation_checkpointing=True), store=tmp_path).job.measured
     plain = choose(unlike("H100", "A100"), store=tmp_path).job.measured
     assert plain is not None and again is not None
-    assert not plain[0].is_scaled and again[0].is_scaled and len(plain[0].seconds) == 4
+    assert not plain[0].is_scaled and again[0].is_scaled and plain[0].seconds[4] == 10.0
     ratios = {round(own / (2.0 * size), 6) for size, own in enumerate(again[0].seconds, 1)}
     assert len(again[0].seconds) > 4 and len(ratios) == 1 and 1.25 < ratios.pop() < 4 / 3
     keep_times(tmp_path, H100, 9.0, trained=config(), recomputes=True)
     measured = choose(unlike("H100", "A100", activation_checkpointing=True), store=tmp_path).job.measured
     assert measured is not None and measured[0].seconds[0] == 9.0 and measured[1].is_scaled
+
+
+def test_exact_times_of_the_other_passes_come_before_scaled_ones_and_the_plan_goes_by_them(tmp_path: Path) -> None:
+    for device in (H100, A100):
+        keep_times(tmp_path, device, 2.0, trained=config())
+        keep_times(tmp_path, device, 5.0, trained=config(), recomputes=True, gathers=True)
+    found = choose(unlike("H100", "A100", zero_stage=3, activation_checkpointing=False), store=tmp_path)
+    gathering = found.job.measured_gathering
+    assert gathering is not None and gathering[0].seconds[0] == 2.0 and not gathering[0].is_scaled
 
 
 def test_what_is_emulated_does_not_grow_with_the_flops(tmp_path: Path) -> None:

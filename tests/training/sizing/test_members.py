@@ -173,6 +173,21 @@ def test_why_a_kind_is_left_out_that_may_not_recompute_beside_the_others_is_what
     assert found.placement.members[1].left_out.endswith(" GiB in ZeRO 3, and have 10.0")
 
 
+@pytest.mark.parametrize("recomputes", [True, False])
+def test_a_kind_that_recomputes_otherwise_does_not_join_in_zero_3(recomputes: bool) -> None:
+    machines = {"cpus_per_node": 64, "memory_gib_per_node": 1024, "accelerators_per_node": 8}
+    own = {"activation_checkpointing": not recomputes, "num_nodes": 2, "machines": machines}
+    members = [{"accelerator": "H100", "activation_checkpointing": recomputes}, {"accelerator": "B200"} | own]
+    nodes = [Node(f"{i}", 64, 8, 2**40, "H100", memory_bytes_by_ray_name("H100")) for i in range(2)]
+    pool = PoolConfig.model_validate({"members": members, "min_ranks": 8})
+    large = config(model=MODEL | {"hidden_size": 4096, "num_layers": 32, "intermediate_size": 14336})
+    placement = place_pool(pool, [nodes, []], wandb=None)
+    placement = replace(placement, members=tuple(replace(one, zero_stage=3) for one in placement.members))
+    found = choose(replace(placement, zero_stage=3, leaves_open=("micro_batch_size",)), large).placement
+    assert [one.num_ranks for one in found.members] == [16, 0]
+    assert found.members[1].left_out.startswith("in ZeRO 3 all recompute activations or none")
+
+
 @pytest.mark.parametrize("layers", [16, 32, 48])
 @pytest.mark.parametrize("kinds", [("H100", "V100"), ("A100-40G", "A100-80G"), ("H100", "L40S", "V100")])
 def test_no_other_way_to_recompute_is_faster(kinds: tuple[str, ...], layers: int) -> None:

@@ -5,13 +5,13 @@ from math import inf
 
 import pytest
 
-from cluster.devices import device_by_ray_name
+from cluster.devices import device_by_ray_name, peak_of
 from cluster.machines import GIB, Node
 from cluster.placement import Placement, place
 from configs.pools import PoolConfig
 from configs.training.train import TrainConfig
 from tests.training.sizing.test_fit import LARGE, recipe
-from training.sizing.step_time import Reach, StepTime, peak_of, predict_step
+from training.sizing.step_time import Reach, StepTime, predict_step
 from training.sizing.traffic import Traffic, predict_traffic
 
 P = 8e9
