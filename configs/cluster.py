@@ -135,11 +135,11 @@ def _check_gpus(launcher: NodesLauncher, name: str, kind: PoolConfig) -> None:
     """Raise ValueError if a job is to have another number of GPUs of a node than its machines are said to have."""
     if kind.machines is None or kind.device == "cpu":
         return
-    key = "gpus_per_node" if isinstance(launcher, SlurmLauncher) else "gpus_per_worker"
-    if isinstance(launcher, SlurmLauncher) and any(
-        "gpu" in text for text in slurm_for(launcher, kind).options.values()
-    ):
-        return
+    key, options = "gpus_per_worker", dict[str, str]()
+    if isinstance(launcher, SlurmLauncher):
+        key, options = "gpus_per_node", slurm_for(launcher, kind).options
+    if any("gpu" in f"{option}={value}" for option, value in options.items()):
+        return  # it is asked for in Slurm's words
     asked, there = _gpus_asked(launcher, kind), kind.machines.accelerators_per_node
     if asked not in (0, there):
         raise ValueError(

@@ -15,7 +15,7 @@ from cluster.host.console import print_line
 from cluster.leases.fence import fence_of
 from cluster.placement import Placement
 from cluster.rank_output import RANKS
-from configs.base import Artifact, StartUpError, UserError
+from configs.base import Artifact, ConfigError, StartUpError
 from configs.training.train import CadenceConfig, TrainConfig
 from data_prep.manifests import TokenizedCorpus, TrainedTokenizer
 from data_prep.tokenizer.stage import check_certificate
@@ -116,7 +116,7 @@ def _without_those_gone(executor: Executor, job: Job, error: StartUpError) -> Pl
         raise error
     try:
         placement = _settle(executor, job.config, job.tokenizer, store=job.out.parent)
-    except UserError:
+    except (StartUpError, ConfigError):
         raise error from None
     both = zip(job.placement.members, placement.members, strict=True)
     joined = [now.kind for before, now in both if before.left_out and now.num_ranks]
