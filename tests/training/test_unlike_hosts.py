@@ -138,8 +138,9 @@ def test_hosts_of_unlike_speed_that_come_and_go_train_what_one_rank_trains(tmp_p
         job.wait_for(lambda: [one.world_size for one in job.gang_starts()] == [3, 2, 3])
         job.wait_for(job.finished)
     assert speeds is not None and speeds.device_of_rank == (0, 1, 2)
-    of_one = [device.pass_seconds[0] for device in speeds.devices]
-    assert of_one[2] > of_one[0] + 0.02, "the quotas are felt"
+    largest = min(len(device.pass_seconds) for device in speeds.devices)
+    took = [device.pass_seconds[largest - 1] for device in speeds.devices]
+    assert largest > 1 and took[2] > took[0] + 0.05, "the quotas are felt, as they are not where a pass is short"
     lines = read_metrics(job.out / METRICS_FILE)
     assert_same_training(lines, expected)
     assert all(0 < (line.eta or 0) <= 1 for line in lines[1:10])
