@@ -134,7 +134,9 @@ def test_hosts_of_unlike_speed_that_come_and_go_train_what_one_rank_trains(tmp_p
         speeds = newest(job.out).speeds
         cluster.hosts[2].power_off()
         job.wait_for(lambda: [one.world_size for one in job.gang_starts()] == [3, 2])
+        cluster.hosts[2].cpu_quota(1.0)  # else Ray's own start takes longer there than Ray waits for it
         join(cluster, cluster.hosts[2])
+        cluster.hosts[2].cpu_quota(QUOTAS[2])
         job.wait_for(lambda: [one.world_size for one in job.gang_starts()] == [3, 2, 3])
         job.wait_for(job.finished)
     assert speeds is not None and speeds.device_of_rank == (0, 1, 2)
