@@ -118,6 +118,11 @@ class KnownTimes(BaseModel):
     communication: float = Field(ge=0, lt=1e9)
     """Seconds that the collectives of a pass took when the others waited for nobody."""
 
+    @property
+    def num_sizes(self) -> int:
+        """The number of sizes of passes that are known: fewer than Setting.most where memory held no more."""
+        return len(self.speed.pass_seconds)
+
 
 def describe_model(config: TrainConfig, *, vocab_size: int) -> str:
     """Return what of a recipe the times of passes hang on, as JSON."""
@@ -251,11 +256,11 @@ def find_pass_seconds(
         setting = one.setting
         if setting.model == model and setting.gathers == gathers and _is_of(setting, member):
             before = by_host.get(setting.host)
-            if before is None or _num_sizes(one, most) > _num_sizes(before, most):
+            if before is None or min(most, one.num_sizes) > min(most, before.num_sizes):
                 by_host[setting.host] = one
     tables = [
         one.speed.pass_seconds[:most]
-        if _num_sizes(one) < one.setting.most
+        if one.num_sizes < one.setting.most
         else in_proportion(one.speed.pass_seconds, most)
         for one in by_host.values()
     ]
@@ -266,10 +271,6 @@ def in_proportion(seconds: Sequence[float], most: int) -> tuple[float, ...]:
     """Return times of passes of 1 to `most` sequences: those above the known ones take more in proportion."""
     last = seconds[-1] / len(seconds)
     return (*seconds[:most], *(last * size for size in range(len(seconds) + 1, most + 1)))
-
-
-def _num_sizes(known: KnownTimes, most: int = 1 << 30) -> int:
-    return min(len(known.speed.pass_seconds), most)
 
 
 def _is_of(setting: Setting, member: Placement) -> bool:

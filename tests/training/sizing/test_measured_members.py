@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cluster.host.limits import cores_of_time
 from cluster.machines import GIB, Node
 from cluster.members import place_pool
 from cluster.placement import Placement
@@ -332,6 +333,8 @@ def test_what_a_training_measures_is_what_the_next_is_chosen_by(tmp_path):
     assert found.option is not None and found.job.measured is not None
     fast, slow = (found.job.measured[number].seconds for number in (0, 1))
     assert len(fast) == len(slow) == 8 and slow[0] - fast[0] > 0.015
-    assert len(read_store_times(tmp_path).links) == 1 and found.job.times.links[0].num_ranks == 2
+    (link,), kept = found.job.times.links, found.job.times.passes
+    assert link.num_ranks == 2 and link.hosts == (socket.gethostname(),)
+    assert {one.setting.cores for one in kept} == {cores_of_time()}, "under another quota they are measured anew"
     alone = found.option.candidate.num_ranks == 1
     assert alone or found.option.candidate.step_seconds > found.job.times.links[0].alpha_seconds
